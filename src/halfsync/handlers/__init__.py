@@ -1,0 +1,1 @@
+"""What a worker invokes: files, WSGI."""

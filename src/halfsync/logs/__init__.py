@@ -1,0 +1,1 @@
+"""The access log: its formats and its writer."""

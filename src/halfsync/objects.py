@@ -1,0 +1,56 @@
+"""Simple objects: what a handler hands back and the pump sends by its fastest method.
+
+A body is a sequence of these. Framing looks at `length` and at nothing else; only the pump's
+sender knows how each kind is sent. They cross the seam inside messages (`wire.messages`); a
+descriptor crosses beside the message (SCM_RIGHTS), and `fd` is then its index among the
+packet's descriptors.
+
+This module is at the bottom: it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+SAME_FILE = -1
+"""In a message, `File.fd` with this value means the file that this reply's last `File` named."""
+
+
+class Memory(msgspec.Struct, tag="m", array_like=True, frozen=True, gc=False):
+    """Bytes, sent in a gathering write."""
+
+    data: bytes
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+
+class File(msgspec.Struct, tag="f", array_like=True, gc=False):
+    """`count` bytes of a regular file from `offset`, sent with sendfile(2).
+
+    The descriptor's own position is neither used nor moved, so one descriptor can serve many
+    replies at once.
+    """
+
+    fd: int
+    offset: int
+    count: int
+
+    @property
+    def length(self) -> int:
+        return self.count
+
+
+class Pipe(msgspec.Struct, tag="p", array_like=True, gc=False):
+    """A descriptor to read until it ends. Only a `Part` that says DONE makes the body whole:
+    end of file alone may also mean that the writer died."""
+
+    fd: int
+
+    @property
+    def length(self) -> None:
+        return None
+
+
+SimpleObject = Memory | File | Pipe

@@ -1,0 +1,1 @@
+"""The parent process: binds, forks, reaps, heeds signals."""

@@ -1,0 +1,1 @@
+"""The pump process: one event loop that holds every client connection."""

@@ -1,0 +1,226 @@
+"""All that crosses between two processes. Messages and their encoding; no I/O.
+
+Four channels, each a `SOCK_SEQPACKET` pair made by the parent, so packets keep their
+boundaries and can carry descriptors (SCM_RIGHTS):
+
+    tasks      pump -> worker   [Task | LogTask | Nudge, ...]   one packet a worker a turn
+               worker -> pump   [Reply | Part, ...]
+    watch      pump -> worker   Nudge | Stacks                  read by the worker's watch thread
+    orders     parent -> child  Attach | Retire | LogFile       (worker)
+               parent -> child  Join | Retire | Open | Drain    (pump)
+               parent -> child  Spawn                           (template)
+    reports    child -> parent  Ready | Failed | Drained | Hung (the same pair as `orders`)
+
+Beside the channels, one `board` of shared memory for each worker (see `BOARD_SLOTS`).
+
+In a packet of several messages, descriptors stand in the order in which the messages that need
+them stand; each message says how many it takes (`Task.body is None` takes one, each `File` or
+`Pipe` with an index >= 0 takes one).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from halfsync.objects import File, Memory, Pipe
+
+MAX_PACKET = 160 * 1024
+"""Bytes. A packet must fit the socket's send buffer whole; 212,992 is Linux's default limit."""
+
+MAX_DESCRIPTORS = 64
+"""In a packet. The kernel takes at most 253 (SCM_MAX_FD)."""
+
+BOARD_SLOTS = 256
+"""Slots of a worker's board: an array of unsigned 64-bit integers, one for each task that can be
+outstanding there. The pump zeroes `board[slot]` before it hands a task over; the worker writes
+`time.monotonic_ns()` there when the handler begins. So the pump knows, with no message, which
+tasks were begun when a worker dies or dawdles."""
+
+
+class Ending(IntEnum):
+    """How far a body has come."""
+
+    MORE = 0  # parts follow
+    DONE = 1  # this was the last of it
+    ABORTED = 2  # it will never be whole: the connection must show that
+
+
+# --- tasks: pump -> worker ---------------------------------------------------------------------
+
+
+class Task(msgspec.Struct, tag=0, array_like=True, gc=False):
+    """A request, with its complete head and complete body."""
+
+    slot: int
+    mount: int  # index into Plan.mounts
+    head: bytes  # validated: request line and field lines, through the empty line
+    body: bytes | None  # None: in a descriptor beside the packet, from offset 0
+    body_size: int
+    client: str  # address; "" on a unix socket
+    client_port: int
+    listener: int  # index into Plan.listeners
+    queued_ns: int  # monotonic, when the request was complete
+
+
+class LogRecord(msgspec.Struct, array_like=True, gc=False):
+    """What was sent, known only after it was sent."""
+
+    when: float  # seconds since 1970, when the first byte of the head was read
+    client: str
+    head: bytes  # the request head as received (or its start, when it was never whole)
+    status: int  # 0: no answer was begun
+    body_bytes: int  # of the body, without framing
+    wire_bytes: int  # all that the socket took
+    queue_us: int  # complete request to handler's begin; -1: no handler was asked
+    handler_us: int  # handler's begin to its end; -1: no handler was asked
+    total_us: int  # first byte read to last byte sent
+    ending: int  # index into pump.closes.CloseReason by value; 0: kept or closed in good order
+    served: int  # how many requests this connection had served before (Apache's %k)
+
+
+class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
+    """Records for the access log. Answered by Part(slot, [], DONE) once they are written."""
+
+    slot: int
+    records: list[LogRecord]
+
+
+class Nudge(msgspec.Struct, tag=2, array_like=True, gc=False):
+    """Tasks were handed over some milliseconds ago and are not begun. On `tasks` it wakes a
+    sibling thread, which takes from the backlog; on `watch` the watch thread sends replies that
+    wait to be sent in company."""
+
+
+# --- tasks: worker -> pump ---------------------------------------------------------------------
+
+
+class Lease(msgspec.Struct, array_like=True, gc=False):
+    """Permission to repeat a reply, for `seconds`, to requests with the same site, method and
+    target and the same values of the header fields `names` (lower case)."""
+
+    seconds: float
+    names: tuple[str, ...]
+
+
+class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
+    """A handler's answer: the head, and the body as far as it is known."""
+
+    slot: int
+    status: int
+    reason: str
+    fields: bytes  # validated field lines, each ended by CRLF; no Content-Length,
+    # Transfer-Encoding, Connection or Date among them unless `dated`
+    length: int  # of the whole body (what Content-Length says); -1: not known beforehand
+    body: bytes = b""  # the first bytes, which go out in one write with the head
+    objects: list[Memory | File | Pipe] = []
+    ending: Ending = Ending.DONE
+    dated: bool = False  # `fields` has a Date
+    close: bool = False  # close the connection after this reply
+    lease: Lease | None = None
+    handler_ns: int = 0  # time in the handler; with MORE, it comes in the last Part
+
+
+class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
+    """More of a body whose Reply said MORE; or, for a LogTask, that it is done."""
+
+    slot: int
+    objects: list[Memory | File | Pipe]
+    ending: Ending
+    handler_ns: int = 0
+
+
+# --- watch: pump -> worker ---------------------------------------------------------------------
+
+
+class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
+    """The handler of the task in `slot` passed its deadline: log its thread's stack."""
+
+    slot: int
+
+
+# --- orders: parent -> child -------------------------------------------------------------------
+
+
+class Attach(msgspec.Struct, tag="attach"):
+    """To a worker. Descriptors: its ends of `tasks` and `watch`, then the board. Sent at first
+    when the worker is ready, again whenever there is a new pump."""
+
+
+class Retire(msgspec.Struct, tag="retire"):
+    """To the pump: give this worker no more tasks; when its last has ended, close its channels.
+    The worker leaves when it sees them closed."""
+
+    worker: int
+
+
+class LogFile(msgspec.Struct, tag="logfile"):
+    """To a worker of the built-in pool. Descriptor: the access log, opened anew."""
+
+
+class Join(msgspec.Struct, tag="join"):
+    """To the pump: a worker is ready. Descriptors: the pump's ends of `tasks` and `watch`, then
+    the board."""
+
+    worker: int
+    pid: int
+    pool: int  # index into Plan.pools
+    threads: int
+
+
+class Open(msgspec.Struct, tag="open"):
+    """To the pump: accept connections from now on."""
+
+
+class Drain(msgspec.Struct, tag="drain"):
+    """To the pump: stop accepting, finish what is in flight, log it, report Drained, exit."""
+
+
+class Spawn(msgspec.Struct, tag="spawn"):
+    """To a template: fork a worker. Descriptor: the worker's end of its `orders` channel."""
+
+    worker: int
+
+
+# --- reports: child -> parent ------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """The child has imported what it needs and can work. `pid` is the sender's: a template's
+    worker is not the parent's own fork, and this is how the parent learns of it."""
+
+    pid: int
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """The application can't be imported. The child exits after this."""
+
+    sentence: str  # one clear sentence that names the target
+    traceback: str  # the application's; "" if its code is not to blame
+
+
+class Drained(msgspec.Struct, tag="drained"):
+    """From the pump: nothing is in flight and all records are logged."""
+
+
+class Hung(msgspec.Struct, tag="hung"):
+    """From the pump: a handler of this worker passed its deadline. The pump gives the worker no
+    more tasks; it is to be replaced."""
+
+    worker: int
+
+
+ToWorker = list[Task | LogTask | Nudge]
+ToPump = list[Reply | Part]
+Watch = Nudge | Stacks
+Order = Attach | Retire | LogFile | Join | Open | Drain | Spawn
+Report = Ready | Failed | Drained | Hung
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+decode_tasks = msgspec.msgpack.Decoder(ToWorker).decode
+decode_replies = msgspec.msgpack.Decoder(ToPump).decode
+decode_watch = msgspec.msgpack.Decoder(Watch).decode
+decode_order = msgspec.msgpack.Decoder(Order).decode
+decode_report = msgspec.msgpack.Decoder(Report).decode

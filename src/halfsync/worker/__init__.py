@@ -1,0 +1,1 @@
+"""Worker processes: threads that take tasks and turn bodies into simple objects."""
