@@ -1,0 +1,110 @@
+"""Chunked request bodies (RFC 9112 7.1): bytes in, pieces of the body out. No I/O.
+
+Why not llhttp, which can do this: through httptools it does not say where in a packet a body
+ended, and what is behind the end is the next request. The grammar is small, and it is held to the
+letter: a size of at most 16 hex digits, extensions without control characters and of bounded
+length, CR LF and nothing else at a line's end. Trailers are checked and dropped: merging them
+into the head is only safe for fields that are defined so (RFC 9110 6.5.1), and WSGI has no place
+for them. A test feeds everything that this accepts to llhttp too.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from halfsync.wire.refusals import Refusal
+
+MAX_LINE = 4096
+"""Bytes of one chunk-size line with extensions, or of one trailer line."""
+MAX_EXTENSIONS = 16 * 1024
+"""Bytes of chunk extensions in a whole body: they cost work and mean nothing here."""
+MAX_TRAILERS = 16 * 1024
+"""Bytes of all trailer lines together."""
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+
+
+class _Expecting(Enum):
+    SIZE = 1
+    DATA = 2
+    DATA_END = 3
+    TRAILER = 4
+    NOTHING = 5
+
+
+class ChunkedBody:
+    """Decodes one body. Call `feed` with what came until `done`; then `rest` is what follows."""
+
+    __slots__ = ("_expecting", "_extensions", "_left", "_line", "_trailers", "rest")
+
+    def __init__(self) -> None:
+        self._expecting = _Expecting.SIZE
+        self._left = 0  # bytes of the current chunk yet to come
+        self._line = b""  # what has come of a line
+        self._extensions = 0
+        self._trailers = 0
+        self.rest = b""
+
+    @property
+    def done(self) -> bool:
+        return self._expecting is _Expecting.NOTHING
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes of the body that `data` held. Raises Refusal(400)."""
+        pieces: list[bytes] = []
+        data = self._line + data
+        self._line = b""
+        at = 0
+        while at < len(data) and not self.done:
+            if self._expecting is _Expecting.DATA:
+                piece = data[at : at + self._left]
+                pieces.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if self._left == 0:
+                    self._expecting = _Expecting.DATA_END
+                continue
+            end = data.find(b"\r\n", at, at + MAX_LINE)
+            if end < 0:
+                self._keep_partial_line(data[at:])
+                return b"".join(pieces)
+            self._read_line(data[at:end])
+            at = end + 2
+        self.rest = data[at:]
+        return b"".join(pieces)
+
+    def _keep_partial_line(self, line: bytes) -> None:
+        """Raises Refusal for what can't become a good line, so that nobody waits for its end."""
+        if len(line) >= MAX_LINE:
+            raise Refusal(400, "A line of the chunked body is too long.")
+        whole = line[:-1] if line.endswith(b"\r") else line
+        if b"\n" in whole or b"\r" in whole:
+            raise Refusal(400, "A line of the chunked body does not end in CR LF.")
+        if self._expecting is _Expecting.DATA_END and whole:
+            raise Refusal(400, "A chunk is longer than its size.")
+        if self._expecting is _Expecting.SIZE and whole and not _SIZE.match(whole):
+            raise Refusal(400, "A chunk has no size.")
+        self._line = line
+
+    def _read_line(self, line: bytes) -> None:
+        if self._expecting is _Expecting.SIZE:
+            match = _SIZE.fullmatch(line)
+            if match is None:
+                raise Refusal(400, "A chunk has no size.")
+            self._extensions += len(match[2] or b"")
+            if self._extensions > MAX_EXTENSIONS:
+                raise Refusal(400, "The chunked body has too many extensions.")
+            self._left = int(match[1], 16)
+            self._expecting = _Expecting.DATA if self._left else _Expecting.TRAILER
+        elif self._expecting is _Expecting.DATA_END:
+            if line:
+                raise Refusal(400, "A chunk is longer than its size.")
+            self._expecting = _Expecting.SIZE
+        elif not line:
+            self._expecting = _Expecting.NOTHING
+        else:
+            self._trailers += len(line)
+            if self._trailers > MAX_TRAILERS or not _TRAILER.fullmatch(line):
+                raise Refusal(400, "A trailer field is malformed or too long.")

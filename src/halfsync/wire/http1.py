@@ -1,0 +1,234 @@
+"""HTTP/1.1 request heads (RFC 9110, 9112): bytes in, a `RequestHead` or a `Refusal` out. No I/O.
+
+Theory of operation
+-------------------
+llhttp (through httptools) looks at every byte of a head, with a new parser for every head: 0.2 µs
+to make, 0.5 µs for a browser's 500 bytes, and no state can leak from one request, let alone one
+connection, into another. It gets the head only, never what is behind it.
+
+It is strict: it refuses bare CR and LF, folded lines, white space before the colon, and
+Content-Length that is repeated, conflicting, overflowing or no number. What it lets pass and we
+refuse, because a server in front or behind may read it differently:
+
+ - a request line with more than one space between its parts, or any version but 1.0 and 1.1;
+ - Transfer-Encoding in 1.0, and any coding but a sole `chunked`;
+ - a missing or repeated Host in 1.1, and a Host that is no host.
+
+A head that passed holds lines that end in CRLF and names that are tokens, so one regular
+expression may pick the few fields that the pump needs (0.7 µs) with no parser of its own; a
+dictionary of all fields (3.9 µs with a callback a field) is the worker's, if anyone's.
+"""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from halfsync.wire.refusals import Refusal
+
+HEAD_END = b"\r\n\r\n"
+CHUNKED = -1
+"""`RequestHead.body_size` of a body whose end is told by its last chunk."""
+
+# Fields whose names begin like one that the pump looks at. Two classes of letters first: an
+# alternation of whole names, case folded, takes 1.8 µs for the same 500 bytes.
+_PICK = re.compile(rb"\r\n([HhCcTtEeRrIi][OoEeRrXxAaFf][SsNnTtAaPp\-][^:\r]*):[ \t]*([^\r]*)")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/(\d+)\.(\d+)")
+# RFC 3986 host and port; an empty host is what RFC 9112 3.2 asks for when there is none.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_KNOWN = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+
+CONDITIONAL = frozenset(
+    {b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"}
+)
+"""Fields that make a request for a file another request; `RequestHead.conditions` holds them."""
+
+
+class Limits:
+    """What a head may take. All in bytes, but `fields` in lines."""
+
+    __slots__ = ("field_size", "fields", "head", "line")
+
+    def __init__(
+        self, line: int = 8190, fields: int = 100, field_size: int = 8190, head: int = 65536
+    ) -> None:
+        self.line = line
+        self.fields = fields
+        self.field_size = field_size
+        self.head = head
+
+
+class _NoCallbacks:
+    """httptools asks its protocol for callbacks by name; there are none to find."""
+
+
+_no_callbacks = _NoCallbacks()
+
+
+class RequestHead:
+    """A head that passed all checks, and the few things that framing and routing need of it."""
+
+    __slots__ = (
+        "body_size",
+        "closes",
+        "conditions",
+        "expects",
+        "host",
+        "keep_alive",
+        "method",
+        "minor",
+        "raw",
+        "target",
+    )
+
+    def __init__(self, raw: bytes, method: bytes, target: bytes, minor: int) -> None:
+        self.raw = raw  # request line to empty line
+        self.method = method
+        self.target = target
+        self.minor = minor  # HTTP/1.`minor`
+        self.host = b""
+        self.closes = False  # the client said so
+        self.keep_alive = minor == 1
+        self.body_size = 0  # bytes, or CHUNKED
+        self.expects = False  # the client waits for 100 (Continue)
+        self.conditions: dict[bytes, bytes] | None = None
+
+
+def parse_head(raw: bytes, limits: Limits) -> RequestHead:
+    """A head, from its request line through its empty line and not a byte more.
+
+    Raises Refusal, always with `close`, and nothing else whatever the bytes are.
+    """
+    if len(raw) > limits.line:  # no line of a shorter head can be too long
+        _check_sizes(raw, limits)
+    try:
+        httptools.HttpRequestParser(_no_callbacks).feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # a request to upgrade, or CONNECT; the head is whole and right
+    except httptools.HttpParserError as error:
+        raise _why_refused(raw, error) from None
+    parts = raw[: raw.index(b"\r\n")].split(b" ")
+    if len(parts) != 3:
+        raise Refusal(400, "The request line must be method, target and version, one space between.")
+    method, target, version = parts
+    if version == b"HTTP/1.1":
+        head = RequestHead(raw, method, target, 1)
+    elif version == b"HTTP/1.0":
+        head = RequestHead(raw, method, target, 0)
+    else:
+        raise Refusal(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+    if raw.count(b"\r\n") - 2 > limits.fields:
+        raise Refusal(431, f"More than {limits.fields} header fields.")
+    if method == b"CONNECT":
+        raise Refusal(501, "This server is no proxy: it does not know CONNECT.")
+    _pick_fields(head)
+    if target[:1] != b"/":
+        _check_target(head)
+    return head
+
+
+def check_partial(buffer: bytes | bytearray, limits: Limits, scanned: int) -> None:
+    """What has come of a head that is not whole yet; `scanned` bytes of it were checked before.
+
+    Raises Refusal as soon as it can't become a good one, so that nobody waits for a time limit:
+    garbage, a bare line feed, or too much of anything.
+    """
+    if scanned == 0 and not _TOKEN.match(buffer):
+        raise Refusal(400, "This is not an HTTP request.")
+    if _BARE_LF.search(buffer, max(0, scanned - 1)):
+        raise Refusal(400, "A line ends in a bare line feed.")
+    if len(buffer) > limits.line:
+        _check_sizes(buffer, limits)
+
+
+def _check_sizes(head: bytes | bytearray, limits: Limits) -> None:
+    line_end = head.find(b"\r\n", 0, limits.line + 2)
+    if line_end < 0 or line_end > limits.line:
+        # 414 says that the target is too long; so it must have begun.
+        if re.match(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} ", head):
+            raise Refusal(414, f"The request line is longer than {limits.line} bytes.")
+        raise Refusal(400, "This is not an HTTP request.")
+    if len(head) > limits.head:
+        raise Refusal(431, f"The head is larger than {limits.head} bytes.")
+    if head.count(b"\r\n") - 2 > limits.fields:
+        raise Refusal(431, f"More than {limits.fields} header fields.")
+    if max(map(len, head[line_end + 2 :].split(b"\r\n"))) > limits.field_size:
+        raise Refusal(431, f"A header field is longer than {limits.field_size} bytes.")
+
+
+def _why_refused(raw: bytes, error: httptools.HttpParserError) -> Refusal:
+    """The right status for what llhttp refused. It tells errors apart only by their text."""
+    line = _REQUEST_LINE.fullmatch(raw, 0, max(raw.find(b"\r\n"), 0))
+    if line is not None:
+        if line[3] != b"1" or line[4] not in (b"0", b"1"):
+            return Refusal(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return Refusal(501, "This method is not known here.")
+    if "Transfer-Encoding" in str(error) and "Content-Length" not in str(error):
+        return Refusal(501, "The only transfer coding known here is a sole chunked.")
+    return Refusal(400, f"{error}.")
+
+
+def _pick_fields(head: RequestHead) -> None:
+    """RFC 9112 6.3 (length of the body), 9.3 (persistence), 3.2 (Host)."""
+    hosts = 0
+    for name, value in _PICK.findall(head.raw):
+        name = name.lower()
+        if name == b"host":
+            hosts += 1
+            head.host = value.rstrip(b" \t")
+        elif name == b"connection":
+            _read_connection(head, value)
+        elif name in CONDITIONAL:
+            if head.conditions is None:
+                head.conditions = {}
+            # A field that comes twice is joined, as any list (RFC 9110 5.3).
+            before = head.conditions.get(name)
+            head.conditions[name] = value if before is None else before + b", " + value
+        elif name in _KNOWN:
+            _read_framing(head, name, value.strip(b" \t"))
+    if hosts != 1 and (head.minor or hosts):
+        raise Refusal(400, "HTTP/1.1 wants exactly one Host." if head.minor else "More than one Host.")
+    if not _HOST.fullmatch(head.host):
+        raise Refusal(400, "The Host is not a host.")
+
+
+def _read_connection(head: RequestHead, value: bytes) -> None:
+    """RFC 9112 9.3: `close` always wins; 1.0 keeps only when asked to."""
+    if value == b"keep-alive" and head.minor == 1:
+        return  # a browser's, in every request
+    options = [option.strip(b" \t") for option in value.lower().split(b",")]
+    head.closes = head.closes or b"close" in options
+    head.keep_alive = not head.closes and (head.minor == 1 or b"keep-alive" in options or head.keep_alive)
+
+
+def _read_framing(head: RequestHead, name: bytes, value: bytes) -> None:
+    if name == b"content-length":
+        head.body_size = int(value)  # llhttp let only digits pass, once, and no Transfer-Encoding beside
+    elif name == b"transfer-encoding":
+        if head.minor == 0:
+            raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding.")
+        if head.body_size == CHUNKED or value.lower() != b"chunked":
+            raise Refusal(501, "The only transfer coding known here is a sole chunked.")
+        head.body_size = CHUNKED
+    elif name == b"expect":
+        if value.lower() != b"100-continue":
+            raise Refusal(417, "The only expectation known here is 100-continue.")
+        head.expects = head.minor == 1  # RFC 9110 10.1.1: a 1.0 client's is ignored
+
+
+def _check_target(head: RequestHead) -> None:
+    """RFC 9112 3.2: absolute-form from anyone, asterisk-form for OPTIONS, nothing else."""
+    if head.target == b"*":
+        if head.method == b"OPTIONS":
+            return
+    elif head.target[:7].lower() == b"http://" or head.target[:8].lower() == b"https://":
+        authority, _, _ = head.target.partition(b"://")[2].partition(b"/")
+        authority = authority.partition(b"?")[0].partition(b"#")[0]
+        if authority and b"@" not in authority and _HOST.fullmatch(authority):
+            head.host = authority  # RFC 9112 3.2.2: it wins over Host
+            return
+    raise Refusal(400, "The target is neither a path nor an absolute http address.")

@@ -1,0 +1,41 @@
+"""An error that is an answer: whose fault it is, and the response to send.
+
+A refusal takes the road of a good reply: status line, fields, body, log record. Only the
+connection's fate differs: where the framing has become doubtful it closes, and nothing behind
+the refused request is acted on.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+
+class Refusal(Exception):
+    """The pump answers with `status` by itself; no worker is asked.
+
+    `sentence` tells the client (and the log) what was wrong. `close` says that the connection
+    can't be kept: where the next request would begin is no longer certain, or not worth finding.
+    """
+
+    def __init__(
+        self, status: int, sentence: str, *, close: bool = True, retry_after: int | None = None
+    ) -> None:
+        super().__init__(f"{status} {HTTPStatus(status).phrase}: {sentence}")
+        self.status = status
+        self.sentence = sentence
+        self.close = close
+        self.retry_after = retry_after
+
+    @property
+    def servers_fault(self) -> bool:
+        return self.status >= 500 and self.status not in (501, 505)
+
+    def fields(self) -> bytes:
+        """Field lines, each ended by CRLF, without those that framing adds."""
+        lines = b"Content-Type: text/plain; charset=utf-8\r\n"
+        if self.retry_after is not None:
+            lines += b"Retry-After: %d\r\n" % self.retry_after
+        return lines
+
+    def body(self) -> bytes:
+        return f"{self.status} {HTTPStatus(self.status).phrase}\n{self.sentence}\n".encode()
