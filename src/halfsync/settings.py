@@ -1,0 +1,666 @@
+"""Every setting once: name, type, default, unit, reason, and where it may be set.
+
+`Settings` is the only list. The command line's options and help, the TOML keys, the environment
+variables, `--print-config` and docs/settings.md all grow from its fields; nothing repeats a name
+or a default.
+
+Values come from four places, the later ones win: the default here, the TOML file, the
+environment, the command line. `load` puts them together and remembers for each value where it
+came from. It reads the file and nothing else: no import, no socket.
+
+Whatever is wrong raises `SettingError`: one sentence that names the setting, for the user.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class SettingError(Exception):
+    """A setting or a target is wrong. `str()` is one sentence that names it."""
+
+
+def about(
+    section: str,
+    description: str,
+    *,
+    unit: str = "",
+    short: str = "",
+    env: str = "",
+    metavar: str = "",
+    least: float | None = None,
+    most: float | None = None,
+) -> Meta:
+    """What is said of a setting beside its name, type and default."""
+    extra = {"section": section, "unit": unit, "short": short, "env": env, "metavar": metavar}
+    return Meta(description=description, ge=least, le=most, extra=extra)
+
+
+_PREFIX = "HALFSYNC_"
+
+SECTIONS = ("Serving", "Processes", "Logging", "Time limits", "Size limits", "Leases")
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, checked. Durations are in seconds, sizes in bytes."""
+
+    bind: Annotated[
+        list[str],
+        about(
+            "Serving",
+            "Where to listen: host:port, [address]:port, port, or unix:/path. May be given several times. "
+            "PORT=8080 in the environment means 0.0.0.0:8080.",
+            short="-b",
+            env="PORT",
+            metavar="ADDRESS",
+        ),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.1:8000"])
+    backlog: Annotated[
+        int,
+        about(
+            "Serving",
+            "Connections that the kernel keeps for a listening socket until they are accepted.",
+            least=1,
+            most=65535,
+        ),
+    ] = 2048
+    chdir: Annotated[
+        str | None,
+        about(
+            "Serving", "Go to this folder first; targets and other paths start from there.", metavar="FOLDER"
+        ),
+    ] = None
+    env: Annotated[
+        list[str],
+        about(
+            "Serving",
+            "Set an environment variable before applications are imported. May be given several times.",
+            short="-e",
+            metavar="NAME=VALUE",
+        ),
+    ] = []
+
+    workers: Annotated[
+        int,
+        about(
+            "Processes",
+            "Worker processes of each application.",
+            short="-w",
+            env="WEB_CONCURRENCY",
+            least=1,
+            most=1000,
+        ),
+    ] = 1
+    threads: Annotated[
+        int,
+        about(
+            "Processes",
+            "Threads of each worker process. 1 for applications that are not thread-safe.",
+            least=1,
+            most=128,
+        ),
+    ] = 8
+    builtin_threads: Annotated[
+        int,
+        about(
+            "Processes",
+            "Threads of the built-in worker, which opens files and writes the access log.",
+            least=1,
+            most=128,
+        ),
+    ] = 4
+    preload: Annotated[
+        bool,
+        about(
+            "Processes",
+            "Import each application once, in a process from which its workers are then forked; "
+            "they share its memory.",
+        ),
+    ] = False
+    user: Annotated[
+        str | None,
+        about(
+            "Processes",
+            "Run the pump and the workers as this user (name or number); needs root.",
+            metavar="USER",
+        ),
+    ] = None
+    group: Annotated[
+        str | None,
+        about(
+            "Processes",
+            "Run the pump and the workers as this group (name or number). The default is the user's group.",
+            metavar="GROUP",
+        ),
+    ] = None
+    pid: Annotated[
+        str | None,
+        about("Processes", "Write the parent's process id to this file.", short="-p", metavar="FILE"),
+    ] = None
+    graceful_timeout: Annotated[
+        float,
+        about(
+            "Processes",
+            "How long requests in flight may take to finish at a stop, at a reload, or when a worker is "
+            "replaced. After that they are cut off.",
+            unit="seconds",
+            least=0,
+            most=86400,
+        ),
+    ] = 30.0
+
+    log_level: Annotated[
+        Level, about("Logging", "The least severe messages to write to standard error.", metavar="LEVEL")
+    ] = "info"
+    access_logfile: Annotated[
+        str | None,
+        about("Logging", "Write a line for each request to this file; - is standard output.", metavar="FILE"),
+    ] = None
+    access_logformat: Annotated[
+        str,
+        about(
+            "Logging",
+            "Format of the access log: common, combined, json, or a format string with Apache's letters.",
+            metavar="FORMAT",
+        ),
+    ] = "combined"
+
+    head_timeout: Annotated[
+        float,
+        about(
+            "Time limits", "A request's head must be complete within this time.", unit="seconds", least=0.1
+        ),
+    ] = 20.0
+    body_timeout: Annotated[
+        float,
+        about("Time limits", "A request's body may pause no longer than this.", unit="seconds", least=0.1),
+    ] = 60.0
+    send_timeout: Annotated[
+        float,
+        about(
+            "Time limits",
+            "A client may take nothing of its answer no longer than this.",
+            unit="seconds",
+            least=0.1,
+        ),
+    ] = 60.0
+    min_rate: Annotated[
+        int,
+        about(
+            "Time limits",
+            "What a client must send of its body, or take of its answer, on average. 0: no limit.",
+            unit="bytes per second",
+            least=0,
+        ),
+    ] = 500
+    rate_grace: Annotated[
+        float,
+        about("Time limits", "For this long no minimum rate is asked.", unit="seconds", least=0),
+    ] = 30.0
+    keep_alive: Annotated[
+        float,
+        about(
+            "Time limits",
+            "A connection may be idle between two requests no longer than this. 0: close after each answer.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 75.0
+    linger_timeout: Annotated[
+        float,
+        about(
+            "Time limits",
+            "After an answer that closes the connection early, what the client still sends is read and "
+            "dropped for this long, so that it can read the answer.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 5.0
+    queue_timeout: Annotated[
+        float,
+        about(
+            "Time limits",
+            "A request may wait for a free thread no longer than this; then it is answered 503.",
+            unit="seconds",
+            least=0.1,
+        ),
+    ] = 30.0
+    handler_timeout: Annotated[
+        float,
+        about(
+            "Time limits",
+            "A handler may take no longer than this; then the request is answered 504, the stack is logged, "
+            "and the worker replaced. 0: no limit.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 0.0
+
+    limit_request_line: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Longest request line; longer ones are answered 414.",
+            unit="bytes",
+            least=64,
+            most=65536,
+        ),
+    ] = 8190
+    limit_request_fields: Annotated[
+        int,
+        about("Size limits", "Most header fields in a request; more are answered 431.", least=1, most=10000),
+    ] = 100
+    limit_request_field_size: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Longest header field; longer ones are answered 431.",
+            unit="bytes",
+            least=64,
+            most=65536,
+        ),
+    ] = 8190
+    limit_request_head: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Largest request head in all; larger ones are answered 431.",
+            unit="bytes",
+            least=256,
+            most=65536,
+        ),
+    ] = 64 * KIB
+    limit_request_body: Annotated[
+        int,
+        about("Size limits", "Largest request body; larger ones are answered 413.", unit="bytes", least=0),
+    ] = 100 * MIB
+    queue_limit: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Most requests that may wait for an application's threads; more are answered 503.",
+            unit="requests",
+            least=1,
+        ),
+    ] = 2000
+    body_memory: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Request bodies up to this size stay in memory; larger ones go to an unnamed temporary file.",
+            unit="bytes",
+            least=0,
+            most=64 * KIB,
+        ),
+    ] = 32 * KIB
+    reply_memory: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Of an answer that an application produces, this much waits for the client in memory; the rest "
+            "in an unnamed temporary file.",
+            unit="bytes",
+            least=0,
+        ),
+    ] = 256 * KIB
+    reply_spool: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Of an answer that an application produces, this much may wait in a temporary file. Beyond that, "
+            "the handler's thread waits for the client.",
+            unit="bytes",
+            least=0,
+        ),
+    ] = 64 * MIB
+    spool_dir: Annotated[
+        str | None,
+        about("Size limits", "Folder of the temporary files. The default is the system's.", metavar="FOLDER"),
+    ] = None
+
+    lease: Annotated[
+        float,
+        about(
+            "Leases",
+            "For this long the pump may answer again with a file without looking at it again. 0: never.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 1.0
+    lease_memory: Annotated[
+        int, about("Leases", "Memory for leased answers, in all.", unit="bytes", least=0)
+    ] = 64 * MIB
+    lease_file_memory: Annotated[
+        int,
+        about(
+            "Leases",
+            "A leased file up to this size is held in memory, a larger one as an open file.",
+            unit="bytes",
+            least=0,
+            most=64 * KIB,
+        ),
+    ] = 64 * KIB
+
+
+# --- the rows: what the fields above say, in a form that help, docs and parsing can use ----------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting."""
+
+    name: str
+    type: Any  # without Annotated
+    default: Any
+    meta: Meta
+
+    def _extra(self, key: str) -> str:
+        return str((self.meta.extra or {})[key])
+
+    @property
+    def section(self) -> str:
+        return self._extra("section")
+
+    @property
+    def unit(self) -> str:
+        return self._extra("unit")
+
+    @property
+    def description(self) -> str:
+        return self.meta.description or ""
+
+    @property
+    def metavar(self) -> str:
+        """The word for the value in the help; "" for a switch."""
+        if self.type is bool:
+            return ""
+        if self._extra("metavar"):
+            return self._extra("metavar")
+        return {"seconds": "SECONDS", "bytes": "BYTES"}.get(self.unit, "N")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The options of the command line: ("-w", "--workers")."""
+        long = "--" + self.name.replace("_", "-")
+        return (self._extra("short"), long) if self._extra("short") else (long,)
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """Environment variables, the one that wins last."""
+        common = self._extra("env")
+        return (common, _PREFIX + self.name.upper()) if common else (_PREFIX + self.name.upper(),)
+
+    @cached_property
+    def is_list(self) -> bool:
+        return get_origin(self.type) is list
+
+    @property
+    def optional(self) -> bool:
+        return get_origin(self.type) in (Union, types.UnionType)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, as a phrase."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type is bool:
+            return "true or false"
+        if self.is_list:
+            return "a list of texts"
+        if self.type not in (int, float):
+            return "a text"
+        return ("a whole number" if self.type is int else "a number") + self._range()
+
+    def _range(self) -> str:
+        of = f" of {self.unit}" if self.unit else ""
+        least, most = self.meta.ge, self.meta.le
+        if least is not None and most is not None:
+            return f"{of} from {least:g} to {most}"
+        return f"{of}, {least:g} or more" if least is not None else of
+
+
+def _rows() -> tuple[Row, ...]:
+    hints = get_type_hints(Settings, include_extras=True)
+    defaults = Settings()
+    found = []
+    for name in Settings.__struct_fields__:
+        bare, meta = get_args(hints[name])
+        found.append(Row(name, bare, getattr(defaults, name), meta))
+    return tuple(found)
+
+
+ROWS: tuple[Row, ...] = _rows()
+BY_NAME: dict[str, Row] = {row.name: row for row in ROWS}
+
+
+# --- from texts and TOML values to checked values ----------------------------------------------
+
+_SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
+_SWITCH = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+def from_text(row: Row, text: str, where: str) -> Any:
+    """The value that `text`, from the environment or the command line, means."""
+    if row.type is bool:
+        value: Any = _SWITCH.get(text.strip().lower(), text)
+    elif row.is_list:
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    elif row.type in (int, float):
+        value = _number(row, text)
+    elif row.optional and not text:
+        value = None
+    else:
+        value = text
+    return checked(row, value, where)
+
+
+def from_toml(row: Row, value: Any, where: str) -> Any:
+    """The value that a TOML value means: a lone text may stand for a list of one, "64K" for a size."""
+    if row.is_list and isinstance(value, str):
+        value = [value]
+    if row.unit == "bytes" and isinstance(value, str):
+        value = _number(row, value)
+    return checked(row, value, where)
+
+
+def checked(row: Row, value: Any, where: str) -> Any:
+    """The value, if it has the setting's type and is within its bounds; else SettingError."""
+    if isinstance(value, bool) and row.type is not bool:
+        raise SettingError(_refusal(row, value, where))
+    try:
+        bounded = Annotated[row.type, row.meta] if row.type in (int, float) else row.type
+        found = msgspec.convert(value, bounded)
+    except msgspec.ValidationError:
+        raise SettingError(_refusal(row, value, where)) from None
+    if found == float("inf") or found != found or _has_nul(found):
+        raise SettingError(_refusal(row, value, where))
+    return found
+
+
+def _has_nul(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and "\0" in text for text in texts)
+
+
+def _refusal(row: Row, value: Any, where: str) -> str:
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    return f"{where} must be {row.expected}, not {shown}."
+
+
+def _number(row: Row, text: str) -> Any:
+    """The number in `text`, with K, M, G (also KiB, MiB, GiB) for sizes; `text` itself if there is none."""
+    stripped = text.strip().replace("_", "")
+    factor = 1
+    if row.unit == "bytes":
+        digits = stripped.rstrip("KMGkmgiB ")
+        factor = _SUFFIXES.get(stripped[len(digits) :].strip().upper().removesuffix("B").removesuffix("I"), 0)
+        stripped = digits
+    if not factor or not stripped.isascii():
+        return text
+    try:
+        return int(stripped) * factor if row.type is int else float(stripped)
+    except ValueError:
+        return text
+
+
+# --- the four places together --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to serve somewhere, as the user wrote it; `plan` finds out what it is."""
+
+    path: str  # "/" or "/static"
+    target: str  # "app:app", "./static"
+    where: str  # for sentences: "target '/static=./static'", "halfsync.toml: mounts.'/static'"
+    workers: int | None = None
+    threads: int | None = None
+    lease: float | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, where each came from, and the mounts that the TOML file lists."""
+
+    settings: Settings
+    origins: Mapping[str, str]  # name -> "default", the file, "environment variable PORT", "command line"
+    targets: tuple[Target, ...]
+
+
+def load(command_line: Mapping[str, Any], environment: Mapping[str, str], file: str | None) -> Loaded:
+    """Settings from all four places.
+
+    `command_line` holds the texts (lists of texts, booleans) of the options that were given, by
+    setting name. `file` is the TOML file's path. Raises SettingError.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(BY_NAME, "default")
+    table = _read_toml(file) if file else {}
+    targets = _toml_targets(table.pop("mounts", {}), file or "")
+    for name, value in table.items():
+        values[name] = from_toml(_known(name, BY_NAME, file or ""), value, f"{file}: {name}")
+        origins[name] = str(file)
+    for row, variable in _variables_set(environment):
+        values[row.name] = _from_environment(row, variable, environment[variable])
+        origins[row.name] = f"environment variable {variable}"
+    for name, given in command_line.items():
+        values[name] = _from_command_line(BY_NAME[name], given)
+        origins[name] = "command line"
+    settings = Settings(**values)
+    _check_together(settings)
+    return Loaded(settings, origins, targets)
+
+
+def _variables_set(environment: Mapping[str, str]) -> Iterable[tuple[Row, str]]:
+    known = {variable for row in ROWS for variable in row.environment}
+    for variable in environment:
+        if variable.startswith(_PREFIX) and variable not in known:
+            _check_misspelt(variable)
+    return [(row, variable) for row in ROWS for variable in row.environment if variable in environment]
+
+
+def _check_misspelt(variable: str) -> None:
+    """A name that is nearly a setting's is refused. Others pass: Kubernetes sets HALFSYNC_PORT and
+    HALFSYNC_SERVICE_HOST where a service has our name."""
+    name = variable.removeprefix(_PREFIX).lower()
+    if close := difflib.get_close_matches(name, list(BY_NAME), n=1, cutoff=0.75):
+        raise SettingError(
+            f"Environment variable {variable} names no setting; did you mean {_PREFIX}{close[0].upper()}?"
+        )
+
+
+def _from_environment(row: Row, variable: str, text: str) -> Any:
+    where = f"Environment variable {variable}"
+    if variable == "PORT":
+        if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+            raise SettingError(f"{where} must be a port number, not {text!r}.")
+        return [f"0.0.0.0:{text}"]
+    return from_text(row, text, where)
+
+
+def _from_command_line(row: Row, given: Any) -> Any:
+    where = row.flags[-1]
+    if isinstance(given, str):
+        return from_text(row, given, where)
+    return checked(row, list(given) if row.is_list else given, where)
+
+
+def _read_toml(file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise SettingError(f"The settings file {file} can't be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"The settings file {file} is not TOML: {str(error).rstrip('.')}.") from None
+
+
+def _known(name: str, rows: Mapping[str, Row], file: str) -> Row:
+    if name in rows:
+        return rows[name]
+    raise SettingError(f"{file}: there is no setting {name}{_meant(name, [*rows, 'mounts'])}")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+_MOUNT_KEYS = ("target", "workers", "threads", "lease")
+
+
+def _toml_targets(table: Any, file: str) -> tuple[Target, ...]:
+    if not isinstance(table, dict):
+        raise SettingError(f'{file}: mounts must be a table, such as [mounts] with "/" = "app:app" in it.')
+    return tuple(_toml_target(path, value, f"{file}: mounts.{path!r}") for path, value in table.items())
+
+
+def _toml_target(path: str, value: Any, where: str) -> Target:
+    if isinstance(value, str):
+        return Target(path, value, where)
+    if not isinstance(value, dict) or not _is_text(value.get("target")):
+        raise SettingError(f'{where} must be a target such as "app:app", or a table with target = "app:app".')
+    for key in value:
+        if key not in _MOUNT_KEYS:
+            raise SettingError(f"{where} has no setting {key}{_meant(key, _MOUNT_KEYS)}")
+    own = {key: from_toml(BY_NAME[key], value[key], f"{where}: {key}") for key in value if key != "target"}
+    return Target(path, value["target"], where, **own)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def _check_together(settings: Settings) -> None:
+    """Settings that are right each but not with each other."""
+    if not settings.bind:
+        raise SettingError("bind is empty: there is nowhere to listen.")
+    for pair in settings.env:
+        if not pair.partition("=")[0] or "=" not in pair:
+            raise SettingError(f"env {pair!r} must have the form NAME=VALUE.")
+    if settings.limit_request_line > settings.limit_request_head:
+        raise SettingError(
+            f"limit_request_line ({settings.limit_request_line}) must not be larger than "
+            f"limit_request_head ({settings.limit_request_head})."
+        )
