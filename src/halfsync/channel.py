@@ -1,0 +1,82 @@
+"""Sending and receiving packets with descriptors over `SOCK_SEQPACKET`.
+
+For the `orders` channels and wherever speed is no matter; the hot paths have their own.
+Nothing here blocks on a non-blocking socket, and every failure of the other side is a value:
+the parent must survive whatever a child does to a channel.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+from enum import Enum
+
+from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
+
+_ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+
+
+class Sent(Enum):
+    """What became of a packet."""
+
+    YES = "yes"
+    FULL = "full"  # no room now; try again later
+    GONE = "gone"  # the other side will never read it
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends, close-on-exec and blocking."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, packet: bytes, descriptors: tuple[int, ...] = ()) -> Sent:
+    """Send one packet. The descriptors stay open here. On a non-blocking socket, never waits."""
+    try:
+        socket.send_fds(channel, [packet], list(descriptors), socket.MSG_NOSIGNAL)
+    except (BlockingIOError, InterruptedError):
+        return Sent.FULL
+    except OSError as error:
+        return Sent.FULL if error.errno in _SHORT_OF else Sent.GONE
+    return Sent.YES
+
+
+_SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
+"""The last one means that too many descriptors are on their way to processes that have
+not read them yet (as many as RLIMIT_NOFILE may be)."""
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int]] | None:
+    """One packet and its descriptors (close-on-exec); None at the end, whatever brought it.
+
+    A packet is never empty. Raises BlockingIOError if a non-blocking socket has nothing to read.
+    """
+    try:
+        packet, ancillary, _, _ = channel.recvmsg(MAX_PACKET, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return None
+    descriptors = _descriptors(ancillary)
+    if packet:
+        return packet, descriptors
+    close_all(descriptors)
+    return None
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()
+
+
+def close_all(descriptors: list[int] | tuple[int, ...]) -> None:
+    """Close them; those that are closed already do not matter."""
+    for descriptor in descriptors:
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
