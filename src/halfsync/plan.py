@@ -5,11 +5,18 @@ Made once, in the parent, before the first fork; every process inherits it and n
 
 from __future__ import annotations
 
+import os
+import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from urllib.parse import unquote
 
-from halfsync.settings import Settings
+from halfsync.settings import SettingError, Settings, Target
+
+BUILT_IN = 0
+"""Index of the built-in pool."""
 
 
 class Kind(Enum):
@@ -54,3 +61,105 @@ class Plan:
     mounts: tuple[Mount, ...]  # longest prefix first
     pools: tuple[Pool, ...]
     listeners: tuple[Listener, ...]
+
+
+# --- from what the user wrote ---------------------------------------------------------------------
+
+
+def target_of(argument: str) -> Target:
+    """The mount that a positional argument `[PATH=]TARGET` means. Raises SettingError."""
+    where = f"Target {argument!r}"
+    path, equals, target = argument.partition("=")
+    if argument.startswith("/") and equals:
+        return Target(path, target, where)
+    if equals and not _APPLICATION.match(argument) and not argument.startswith("."):
+        raise SettingError(f"{where}: the path of a mount starts with '/', such as '/{path}={target}'.")
+    return Target("/", argument, where)
+
+
+def work_out(settings: Settings, targets: Sequence[Target]) -> tuple[tuple[Mount, ...], tuple[Pool, ...]]:
+    """Mounts (longest prefix first) and pools. Looks at folders, imports nothing. Raises
+    SettingError if a target is not to be found, or is mounted where another is."""
+    if not targets:
+        raise SettingError(
+            "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
+        )
+    pools = [Pool("built-in", None, 1, settings.builtin_threads)]
+    mounts: dict[str, Mount] = {}
+    for target in targets:
+        prefix = _prefix(target)
+        if prefix in mounts:
+            there = mounts[prefix].target
+            raise SettingError(f"{target.where}: {there!r} is mounted at '{prefix or '/'}' already.")
+        mounts[prefix] = _mount(prefix, target, settings, pools)
+    ordered = sorted(mounts.values(), key=lambda mount: (-len(mount.prefix), mount.prefix))
+    return tuple(ordered), tuple(pools)
+
+
+_APPLICATION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d][\w.]*(?:\(.*\))?$", re.DOTALL)
+"""`package.module:name`, `module:name.attribute` or `module:factory(...)`. Whether it can be
+imported, a worker finds out."""
+
+
+def _mount(prefix: str, target: Target, settings: Settings, pools: list[Pool]) -> Mount:
+    if _APPLICATION.match(target.target):
+        if target.lease is not None:
+            raise SettingError(f"{target.where}: lease is for folders; an application says its own.")
+        return Mount(prefix, target.target, Kind.WSGI, _pool(target, settings, pools), 0.0)
+    _check_folder(target)
+    if target.workers is not None or target.threads is not None:
+        raise SettingError(f"{target.where}: workers and threads are for applications, not for a folder.")
+    lease = settings.lease if target.lease is None else target.lease
+    return Mount(prefix, target.target, Kind.FILES, BUILT_IN, lease)
+
+
+def _pool(target: Target, settings: Settings, pools: list[Pool]) -> int:
+    """The application's pool. Mounts of one application share it, unless they ask for sizes of
+    their own that differ."""
+    pool = Pool(
+        target.target, target.target, target.workers or settings.workers, target.threads or settings.threads
+    )
+    if pool not in pools:
+        pools.append(pool)
+    return pools.index(pool)
+
+
+def _prefix(target: Target) -> str:
+    """The mount's path without the trailing slash, percent-decoded."""
+    if not target.path.startswith("/"):
+        raise SettingError(f"{target.where}: the path of a mount starts with '/', not {target.path!r}.")
+    prefix = unquote(target.path).removesuffix("/")
+    begin = target.path.partition("?")[0].partition("#")[0]
+    segments = prefix.split("/")[1:]
+    if begin != target.path or any(one in ("", ".", "..") for one in segments) or _UNFIT.search(prefix):
+        raise SettingError(f"{target.where}: no request has a path that begins with {target.path!r}.")
+    return prefix
+
+
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\ufffd]")
+
+
+def _check_folder(target: Target) -> None:
+    where, name = target.where, target.target
+    if not name:
+        raise SettingError(
+            f"{where} is empty: name an application such as app:app, or a folder such as ./public."
+        )
+    if os.path.isdir(name):
+        if not os.access(name, os.R_OK | os.X_OK):
+            raise SettingError(f"{where}: the folder {name!r} may not be read by this user.")
+        return
+    if os.path.exists(name):
+        raise SettingError(f"{where}: {name!r} is not a folder. To serve one file, name the folder it is in.")
+    if "/" in name or name.startswith("."):
+        raise SettingError(f"{where}: there is no folder {name!r} in {os.getcwd()}.")
+    if ":" in name:
+        raise SettingError(f"{where}: {name!r} is not of the form module:name or module:factory().")
+    raise SettingError(
+        f"{where}: {name!r} is neither a folder in {os.getcwd()} nor an application; "
+        f"an application is named with its module, such as {_guess(name)}:app."
+    )
+
+
+def _guess(name: str) -> str:
+    return name.removesuffix(".py") if re.fullmatch(r"[\w.]+", name) else "module"
