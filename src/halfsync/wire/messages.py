@@ -32,7 +32,7 @@ MAX_PACKET = 160 * 1024
 MAX_DESCRIPTORS = 64
 """In a packet. The kernel takes at most 253 (SCM_MAX_FD)."""
 
-BOARD_SLOTS = 256
+BOARD_SLOTS = 1024
 """Slots of a worker's board: an array of unsigned 64-bit integers, one for each task that can be
 outstanding there. The pump zeroes `board[slot]` before it hands a task over; the worker writes
 `time.monotonic_ns()` there when the handler begins. So the pump knows, with no message, which

@@ -1,0 +1,70 @@
+"""Records of what was sent, on their way to the worker that writes the access log.
+
+They go in batches, one batch at a time: so lines stand in order, a log that cannot be written
+fast enough holds no thread but one, and what waits is bounded.
+"""
+
+from __future__ import annotations
+
+from halfsync.pump.connection import NEVER
+from halfsync.wire.messages import LogRecord
+
+MAX_WAITING = 200_000
+"""Records. Past it the oldest are dropped, and how many is said: the log's disk or pipe is stuck."""
+BATCH_BYTES = 96 * 1024
+"""Of heads in a packet; the other columns add at most some 80 bytes a record (see MAX_PACKET)."""
+BATCH_RECORDS = 512
+DELAY = 0.1
+"""Seconds that a record may wait for company."""
+
+
+class AccessLog:
+    """`records` waits to be handed over. A hot path may append to it directly: tuples with a
+    LogRecord's columns, which the encoder does not tell from it."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.records: list[LogRecord] = []
+        self.under_way: list[LogRecord] = []  # handed over, not yet written
+        self.dropped = 0
+        self.due = NEVER  # monotonic: when the loop has to look at `ready` by itself
+
+    @property
+    def idle(self) -> bool:
+        return not self.records and not self.under_way
+
+    def ready(self, now: float) -> bool:
+        """Whether a batch should be handed over: it is large, or its first record has waited."""
+        if not self.records or self.under_way:
+            self.due = NEVER
+            return False
+        if self.due == NEVER:
+            self.due = now + DELAY
+        return now >= self.due or len(self.records) >= BATCH_RECORDS
+
+    def take_batch(self) -> list[LogRecord]:
+        """The next batch; empty while the one before is not written."""
+        if self.under_way or not self.records:
+            return []
+        if len(self.records) > MAX_WAITING:
+            surplus = len(self.records) - MAX_WAITING
+            del self.records[:surplus]
+            self.dropped += surplus
+        size = count = 0
+        for record in self.records:
+            size += len(record[2]) if type(record) is tuple else len(record.head)
+            if count and (size > BATCH_BYTES or count >= BATCH_RECORDS):
+                break
+            count += 1
+        self.under_way = self.records[:count]
+        del self.records[:count]
+        return self.under_way
+
+    def written(self) -> None:
+        self.under_way = []
+
+    def lost(self) -> None:
+        """The worker died before it said that the batch is written: another gets it. Lines may
+        come twice then; a line that is missing would be worse."""
+        self.records[:0] = self.under_way
+        self.under_way = []

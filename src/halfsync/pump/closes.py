@@ -1,0 +1,60 @@
+"""Why a connection, or an answer on it, ended: one table with text and whether it is an error.
+
+The value goes into log records (`LogRecord.ending`), so it is part of the seam.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class CloseReason(IntEnum):
+    KEPT = 0
+    ANSWERED = 1
+    CLIENT_CLOSED = 2
+    KEEP_ALIVE_TIMEOUT = 3
+    DRAINING = 4
+    DESCRIPTORS_SHORT = 5
+    LINGER_TIMEOUT = 6
+    CLIENT_LEFT = 7
+    HEAD_TIMEOUT = 8
+    BODY_TIMEOUT = 9
+    BODY_TOO_SLOW = 10
+    SEND_TIMEOUT = 11
+    SEND_TOO_SLOW = 12
+    REFUSED = 13
+    REPLY_CUT_SHORT = 14
+    WORKER_DIED = 15
+    FILE_SHRANK = 16
+    FAULT = 17
+
+    @property
+    def text(self) -> str:
+        return _TABLE[self][0]
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the client, or what it asked for, got less than it should."""
+        return _TABLE[self][1]
+
+
+_TABLE: dict[CloseReason, tuple[str, bool]] = {
+    CloseReason.KEPT: ("not closed: the connection is kept for the next request", False),
+    CloseReason.ANSWERED: ("answered, and the client or the answer asked for a close", False),
+    CloseReason.CLIENT_CLOSED: ("the client closed between requests", False),
+    CloseReason.KEEP_ALIVE_TIMEOUT: ("no further request came within keep_alive", False),
+    CloseReason.DRAINING: ("the server is stopping", False),
+    CloseReason.DESCRIPTORS_SHORT: ("idle, and its descriptor was needed", False),
+    CloseReason.LINGER_TIMEOUT: ("the client did not close within linger_timeout after the last answer", False),
+    CloseReason.CLIENT_LEFT: ("the client left before its request or its answer was whole", True),
+    CloseReason.HEAD_TIMEOUT: ("the head was not whole within head_timeout", True),
+    CloseReason.BODY_TIMEOUT: ("nothing of the body came within body_timeout", True),
+    CloseReason.BODY_TOO_SLOW: ("the body came slower than min_rate", True),
+    CloseReason.SEND_TIMEOUT: ("the client took nothing of the answer within send_timeout", True),
+    CloseReason.SEND_TOO_SLOW: ("the client took the answer slower than min_rate", True),
+    CloseReason.REFUSED: ("the request was refused and where the next one begins is not certain", True),
+    CloseReason.REPLY_CUT_SHORT: ("the handler did not deliver the whole body it had begun", True),
+    CloseReason.WORKER_DIED: ("the worker died after the answer had begun", True),
+    CloseReason.FILE_SHRANK: ("the file became shorter while it was sent", True),
+    CloseReason.FAULT: ("a fault of the server's own", True),
+}

@@ -1,0 +1,144 @@
+"""A client connection, and the request it is busy with: all state of either, in two objects.
+
+A connection that waits for its next request holds no parser, no buffer and no exchange: its socket
+and these slots are all there is (10,000 of them fit 2 KiB each with room to spare).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.states import TABLE, Event, State
+from halfsync.wire.messages import Ending
+
+if TYPE_CHECKING:
+    from halfsync.plan import Mount
+    from halfsync.pump.dispatch import Worker
+    from halfsync.pump.sender import Sendable
+    from halfsync.pump.spool import Spool
+    from halfsync.wire.chunked import ChunkedBody
+    from halfsync.wire.http1 import RequestHead
+
+NEVER = float("inf")
+
+
+class Connection:
+    """One client. `state` says who has the next word (see states.py)."""
+
+    __slots__ = (
+        "again",
+        "client",
+        "client_port",
+        "ended",
+        "exchange",
+        "expires",
+        "fd",
+        "first_byte",
+        "inbox",
+        "listener",
+        "readable",
+        "scanned",
+        "served",
+        "sock",
+        "state",
+        "when",
+    )
+
+    def __init__(
+        self, sock: socket.socket, client: str, client_port: int, listener: int, expires: float
+    ) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.client = client
+        self.client_port = client_port
+        self.listener = listener
+        self.state = State.FRESH
+        self.expires = expires  # monotonic: when the sweep has to look at it
+        self.exchange: Exchange | None = None
+        self.inbox = b""  # read and not yet framed
+        self.scanned = 0  # bytes of the inbox in which no end of head was found
+        self.readable = False  # the kernel may have bytes for us (edge-triggered: we must remember)
+        self.ended = False  # the client's end of file is on its way, behind what is unread
+        self.again = False  # due in the next turn: it used up its share of this one
+        self.served = 0  # requests before the present one
+        self.when = 0.0  # wall clock: first byte of the present head
+        self.first_byte = 0.0  # the same on the monotonic clock
+
+    def move(self, event: Event) -> None:
+        """To the state that the table names."""
+        state = TABLE[self.state][event]
+        if state is None:
+            raise AssertionError(f"no {event.name} in {self.state.name}")
+        self.state = state
+
+
+class Exchange:
+    """A request and its answer, from a whole head to the last byte sent."""
+
+    __slots__ = (
+        "attempts",
+        "begun_ns",
+        "body_bytes",
+        "body_left",
+        "body_owed",
+                "checked_at",
+        "chunked",
+        "chunks",
+        "conn",
+        "ending",
+        "handler_ns",
+        "head",
+        "keep",
+        "mount",
+        "mount_index",
+        "moved",
+        "out",
+        "progress_at",
+        "queued_ns",
+        "reason",
+        "received",
+        "shared_file",
+        "slot",
+        "spool",
+        "status",
+        "timed",
+        "wire_bytes",
+        "worker",
+    )
+
+    def __init__(self, conn: Connection, head: RequestHead | None, now: float) -> None:
+        self.conn: Connection | None = conn  # None: the client is gone
+        self.head = head  # None: it was refused before it was whole
+        self.mount: Mount | None = None
+        self.mount_index = -1
+        # the request's body
+        self.chunks: ChunkedBody | None = None  # decodes it, if it is chunked
+        self.body_left = 0  # bytes yet to come, if its size was announced
+        self.received = 0
+        self.spool: Spool | None = None
+        # who has it
+        self.queued_ns = 0
+        self.begun_ns = 0
+        self.handler_ns = -1
+        self.worker: Worker | None = None
+        self.slot = -1
+        self.attempts = 0
+        # the answer
+        self.status = 0
+        self.out: deque[Sendable] = deque()  # framed, and not yet taken by the socket
+        self.shared_file: object = None  # the Descriptor that SAME_FILE means
+        self.chunked = False
+        self.body_owed = -1  # bytes yet to be framed; -1: no size was announced
+        self.ending = Ending.MORE
+        self.keep = False  # the connection is kept after this answer
+        self.reason = CloseReason.KEPT
+        self.wire_bytes = 0
+        self.body_bytes = 0
+        # what the sweep saw last (see limits.py)
+        self.moved = 0
+        self.progress_at = now
+        self.checked_at = now
+        self.timed = 0.0

@@ -1,0 +1,507 @@
+"""Hands requests to workers: pools, their queues, and who has which task.
+
+Theory of operation
+-------------------
+A whole request waits in its pool's queue until the end of the turn; then each worker with room gets
+**one packet** with all that falls to it. One packet a request costs both sides a system call and a
+wake-up each: 10,000 to 14,000 req/s of a trivial application on one core; batched, 47,000 to 53,000.
+
+Several tasks in one packet are taken by one thread, one after the other. That is right for handlers
+that take microseconds and wrong for all others, so only a pool whose handlers have been fast lately
+(a running mean under FAST) gets them; any other pool gets one task a packet, each waking a thread
+of its own, and never more than it has threads. When the guess was wrong, because one request in the
+batch turns out slow, the board shows within milliseconds that tasks are not begun, and a Nudge
+brings a sibling thread to them.
+
+The pump knows who owns every task. When a worker's channel ends, its tasks that the board shows as
+never begun go back to the queue's front; begun ones are tried once more if that is harmless, and
+answered with 502 if not.
+
+Of the workers with room the one that was idle most recently is chosen: its caches are warm, and
+workers that are never chosen show that there are too many.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from halfsync.logs.error import log
+from halfsync.objects import File, Memory
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.leases import Leased
+from halfsync.pump.sender import MORE, WAIT, Outcome
+from halfsync.pump.states import Event, State
+from halfsync.wire.messages import (
+    BOARD_SLOTS,
+    MAX_DESCRIPTORS,
+    MAX_PACKET,
+    Ending,
+    LogTask,
+    Nudge,
+    Part,
+    Reply,
+    Stacks,
+    Task,
+    decode_replies,
+    encode,
+)
+from halfsync.wire.refusals import Refusal
+
+if TYPE_CHECKING:
+    from halfsync.pump.loop import Pump
+
+LOOK_AHEAD = 64
+"""Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
+FAST_NS = 1_000_000
+"""A mean time in the handler under this earns look-ahead: the cost that batching saves is some
+50 µs a request, so a handler of milliseconds gains nothing by it."""
+MEAN_OF = 8
+NUDGE_AFTER = 0.004
+"""Seconds. A fast batch of LOOK_AHEAD tasks takes less than this; a slow one shows by then."""
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
+
+
+class Worker:
+    """The pump's side of one worker process."""
+
+    def __init__(
+        self, worker_id: int, pid: int, pool: Pool, threads: int, tasks: Descriptor, watch: Descriptor, board: int
+    ) -> None:
+        self.id = worker_id
+        self.pid = pid
+        self.pool = pool
+        self.threads = threads
+        self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
+        self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))
+        self.tasks.setblocking(False)
+        self.watch.setblocking(False)
+        self._map = mmap.mmap(board, BOARD_SLOTS * 8)
+        self.board = memoryview(self._map).cast("Q")
+        self.slots: list[Exchange | list[object] | None] = [None] * BOARD_SLOTS
+        self.free = list(range(BOARD_SLOTS - 1, -1, -1))
+        self.retiring = False  # no more tasks; closed when the last has ended
+        self.full = False  # its socket took no more: wait until it does
+        self.nudge_at = 0.0  # when to look whether a batch is begun; 0: nothing to look at
+
+    @property
+    def outstanding(self) -> int:
+        return BOARD_SLOTS - len(self.free)
+
+    @property
+    def room(self) -> int:
+        if self.retiring or self.full:
+            return 0
+        return min(self.threads + (LOOK_AHEAD if self.pool.fast else 0) - self.outstanding, len(self.free))
+
+    def take_slot(self, owner: Exchange | list[object]) -> int:
+        slot = self.free.pop()
+        self.slots[slot] = owner
+        self.board[slot] = 0
+        return slot
+
+    def give_slot(self, slot: int) -> None:
+        self.slots[slot] = None
+        self.free.append(slot)
+
+    def unbegun(self) -> bool:
+        """Whether any task waits behind another in this worker."""
+        board = self.board
+        return any(owner is not None and board[slot] == 0 for slot, owner in enumerate(self.slots))
+
+    def close(self) -> None:
+        self.tasks.close()
+        self.watch.close()
+
+
+class Pool:
+    """Requests that wait for the workers of one pool."""
+
+    def __init__(self, index: int, name: str) -> None:
+        self.index = index
+        self.name = name
+        self.queue: deque[Exchange] = deque()
+        self.workers: list[Worker] = []  # the one that was idle most recently is the last
+        self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
+
+    @property
+    def fast(self) -> bool:
+        return self.mean_ns < FAST_NS
+
+
+class Dispatcher:
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._clock = pump.clock
+        self._settings = pump.settings
+        self.pools = [Pool(i, plan.name) for i, plan in enumerate(pump.plan.pools)]
+        self._due: set[Pool] = set()  # pools with something to hand over at the end of the turn
+        self._buffer = bytearray(MAX_PACKET + 4096)
+        self._view = memoryview(self._buffer)
+        self.workers: dict[int, Worker] = {}  # by id
+        self.nudge_at = float("inf")
+
+    # --- workers come and go ---------------------------------------------------------------------
+
+    def join(self, worker_id: int, pid: int, pool: int, threads: int, fds: list[Descriptor]) -> None:
+        tasks, watch, board = fds
+        worker = Worker(worker_id, pid, self.pools[pool], threads, tasks, watch, board.fd)
+        self.workers[worker_id] = worker
+        worker.pool.workers.append(worker)
+        self._pump.watch_worker(worker)
+        self._due.add(worker.pool)
+
+    def retire(self, worker_id: int) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.retiring = True
+            self._close_if_done(worker)
+
+    def _close_if_done(self, worker: Worker) -> None:
+        if worker.retiring and worker.outstanding == 0:
+            self._forget(worker)
+
+    def _forget(self, worker: Worker) -> None:
+        self.workers.pop(worker.id, None)
+        worker.pool.workers.remove(worker)
+        self._pump.forget_worker(worker)
+        worker.close()
+
+    def gone(self, worker: Worker) -> None:
+        """Its channel ended: it died, or was killed."""
+        self._forget(worker)
+        told: list[str] = []
+        for slot, owner in enumerate(worker.slots):
+            if isinstance(owner, Exchange):
+                fate = self._orphaned(worker, slot, owner)
+                if len(told) < 20:
+                    told.append(f"{_request_line(owner)} ({fate})")
+            elif owner is not None:
+                self._pump.access.lost()
+        what = "; ".join(told) if told else "none"
+        log("error" if told else "info", f"worker {worker.pid} of {worker.pool.name} is gone; requests in flight: {what}")
+        self._due.add(worker.pool)
+
+    def _orphaned(self, worker: Worker, slot: int, exchange: Exchange) -> str:
+        """What becomes of a request whose worker died; returns it in words."""
+        conn = exchange.conn
+        exchange.worker = None
+        if conn is None or conn.exchange is not exchange:
+            return "its client had left"
+        if conn.state is not State.WORKING:
+            self._pump.sender.abort(conn, CloseReason.WORKER_DIED)
+            return "its answer had begun: connection reset"
+        assert exchange.head is not None
+        begun = worker.board[slot] != 0
+        if not begun or (exchange.attempts < 2 and exchange.head.method in IDEMPOTENT):
+            conn.move(Event.TAKEN_BACK)
+            exchange.worker = None
+            worker.pool.queue.appendleft(exchange)
+            return "begun, to be tried once more" if begun else "not begun, given to another"
+        exchange.reason = CloseReason.WORKER_DIED
+        self._answer(conn, Refusal(502, "The worker that had this request died.", close=False))
+        return "begun: 502"
+
+    # --- requests to workers ---------------------------------------------------------------------
+
+    def queue(self, conn: Connection, exchange: Exchange) -> Outcome:
+        assert exchange.mount is not None
+        pool = self.pools[exchange.mount.pool]
+        if len(pool.queue) >= self._settings.queue_limit:
+            self._pump.sender.refuse(conn, self._overloaded())
+            return MORE
+        exchange.queued_ns = int(self._clock.now * 1e9)
+        pool.queue.append(exchange)
+        self._due.add(pool)
+        return WAIT
+
+    def _overloaded(self) -> Refusal:
+        return Refusal(503, "All workers are busy. Please try again soon.", close=False, retry_after=5)
+
+    def end_of_turn(self) -> None:
+        """Hand over what has been queued, one packet a worker, and what is to be logged."""
+        if self._due:
+            due, self._due = self._due, set()
+            for pool in due:
+                if pool.queue:
+                    self._hand_over(pool)
+        if self.nudge_at <= self._clock.now:
+            self._nudge()
+
+    def hand_over_records(self) -> None:
+        """Give the access log's next batch to a worker of the built-in pool."""
+        pool = self.pools[0]
+        worker = next((w for w in reversed(pool.workers) if not w.full and w.free), None)
+        if worker is None:
+            return
+        batch = self._pump.access.take_batch()
+        if not batch:
+            return
+        slot = worker.take_slot([])
+        if not self._send(worker, [LogTask(slot, batch)], []):
+            worker.give_slot(slot)
+            self._pump.access.lost()
+
+    def _hand_over(self, pool: Pool) -> None:
+        queue = pool.queue
+        while queue:
+            workers = [worker for worker in pool.workers if worker.room > 0]
+            if not workers:
+                return
+            worker = min(reversed(workers), key=lambda w: w.outstanding)
+            count = -(-len(queue) // len(workers)) if pool.fast else 1
+            if not self._hand_tasks(pool, worker, min(count, worker.room)):
+                return
+
+    def _hand_tasks(self, pool: Pool, worker: Worker, count: int) -> bool:
+        """Send `worker` up to `count` tasks in one packet; whether anything was done."""
+        tasks: list[Task] = []
+        taken: list[Exchange] = []
+        fds: list[int] = []
+        size = 0
+        while pool.queue and len(tasks) < count:
+            exchange = pool.queue[0]
+            conn = exchange.conn
+            if conn is None or conn.state is not State.QUEUED:
+                pool.queue.popleft()  # its client left, or it has been answered for it
+                continue
+            task = self._task(conn, exchange)
+            size += len(task.head) + len(task.body or b"") + 128
+            if taken and (size > MAX_PACKET or len(fds) >= MAX_DESCRIPTORS):
+                break
+            pool.queue.popleft()
+            if task.body is None:
+                assert exchange.spool is not None and exchange.spool.file is not None
+                fds.append(exchange.spool.file.fd)
+            task.slot = worker.take_slot(exchange)
+            tasks.append(task)
+            taken.append(exchange)
+        if not tasks:
+            return True
+        if not self._send(worker, tasks, fds):
+            for task, exchange in zip(reversed(tasks), reversed(taken), strict=True):
+                worker.give_slot(task.slot)
+                pool.queue.appendleft(exchange)
+            return True
+        for task, exchange in zip(tasks, taken, strict=True):
+            exchange.worker = worker
+            exchange.slot = task.slot
+            exchange.attempts += 1
+            assert exchange.conn is not None
+            exchange.conn.move(Event.HANDED_OVER)
+        if worker.nudge_at == 0.0 and (len(tasks) > 1 or worker.outstanding > 1):
+            worker.nudge_at = self._clock.now + NUDGE_AFTER
+            self.nudge_at = min(self.nudge_at, worker.nudge_at)
+        return True
+
+    @staticmethod
+    def _task(conn: Connection, exchange: Exchange) -> Task:
+        assert exchange.head is not None
+        spool = exchange.spool
+        body: bytes | None = b""
+        size = 0
+        if spool is not None:
+            size = spool.size
+            body = spool.memory() if spool.file is None else None
+        return Task(
+            0,
+            exchange.mount_index,
+            exchange.head.raw,
+            body,
+            size,
+            conn.client,
+            conn.client_port,
+            conn.listener,
+            exchange.queued_ns,
+        )
+
+    def _send(self, worker: Worker, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> bool:
+        """One packet. False: its socket is full (or gone, which the next event tells)."""
+        packet = encode(messages)
+        try:
+            if fds:
+                socket.send_fds(worker.tasks, [packet], fds)
+            else:
+                worker.tasks.send(packet)
+        except OSError:
+            worker.full = True
+            self._pump.want_writable(worker, True)
+            return False
+        return True
+
+    def writable(self, worker: Worker) -> None:
+        """Its socket takes packets again."""
+        if worker.full:
+            worker.full = False
+            self._pump.want_writable(worker, False)
+            self._due.add(worker.pool)
+
+    def _nudge(self) -> None:
+        """Look after batches that were handed over some milliseconds ago."""
+        now = self._clock.now
+        self.nudge_at = float("inf")
+        for worker in self.workers.values():
+            if worker.nudge_at == 0.0:
+                continue
+            if worker.nudge_at > now:
+                self.nudge_at = min(self.nudge_at, worker.nudge_at)
+                continue
+            worker.nudge_at = 0.0
+            if worker.outstanding == 0:
+                continue
+            self._tell(worker, Nudge())  # replies may be waiting for company behind a slow one
+            if worker.unbegun():
+                self._send(worker, [Nudge()], [])
+                worker.nudge_at = now + NUDGE_AFTER
+                self.nudge_at = min(self.nudge_at, worker.nudge_at)
+
+    @staticmethod
+    def _tell(worker: Worker, message: Nudge | Stacks) -> None:
+        try:
+            worker.watch.send(encode(message))
+        except OSError:
+            pass  # it is full of such messages already, or gone
+
+    # --- replies from workers --------------------------------------------------------------------
+
+    def read(self, worker: Worker) -> None:
+        """A packet of replies, or the end of the channel."""
+        if worker.id not in self.workers:
+            return
+        try:
+            size, ancillary, _flags, _ = worker.tasks.recvmsg_into(
+                [self._buffer], socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            size, ancillary = 0, []
+        if size == 0:
+            self.gone(worker)
+            return
+        fds = _descriptors(ancillary) if ancillary else []
+        for message in decode_replies(self._view[:size]):
+            owner = worker.slots[message.slot]
+            count = _descriptors_used(message) if fds else 0
+            own, fds = fds[:count], fds[count:]
+            if isinstance(owner, Exchange):
+                self._answer_from(worker, message, owner, own)
+            elif owner is not None:
+                worker.give_slot(message.slot)
+                self._pump.access.written()
+        if not worker.outstanding and worker.pool.workers[-1] is not worker:
+            worker.pool.workers.remove(worker)
+            worker.pool.workers.append(worker)
+        if worker.pool.queue:
+            self._due.add(worker.pool)
+        self._close_if_done(worker)
+
+    def _answer_from(self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor]) -> None:
+        ended = message.ending is not Ending.MORE
+        if ended:
+            pool = worker.pool
+            pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
+            exchange.begun_ns = worker.board[message.slot]
+            exchange.handler_ns = message.handler_ns
+            worker.give_slot(message.slot)
+        conn = exchange.conn
+        if conn is None or conn.exchange is not exchange:
+            return  # the client has left, or was answered for the worker
+        sender = self._pump.sender
+        if type(message) is Reply:
+            if conn.state is not State.WORKING:
+                return
+            exchange.begun_ns = worker.board[message.slot]
+            if message.lease is not None:
+                self._grant_lease(exchange, message, fds)
+            sender.begin(conn, exchange, message, fds)
+        elif conn.state is State.WORKING:
+            # ABORTED with no head: the worker could not even say why.
+            self._answer(conn, Refusal(502, "The worker gave no answer.", close=False))
+            return
+        else:
+            if not exchange.out:
+                sender.resume_timing(conn, exchange)
+            sender.add(exchange, message.objects, message.ending, fds)
+        self._pump.drive(conn)
+
+    def _grant_lease(self, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
+        """Only a whole answer can be repeated: bytes, or bytes and one span of a file."""
+        assert exchange.head is not None and reply.lease is not None
+        if reply.ending is not Ending.DONE or len(reply.objects) > 1 or exchange.head.method not in (b"GET", b"HEAD"):
+            return
+        file, offset, count = None, 0, 0
+        for item in reply.objects:
+            if not isinstance(item, File):
+                return
+            file, offset, count = fds[item.fd], item.offset, item.count
+        leased = Leased(reply.status, reply.reason, reply.fields, reply.dated, reply.body, file, offset, count)
+        if exchange.head.method == b"HEAD":
+            leased.length = reply.length
+            if reply.length < 0:
+                return
+        elif leased.length != reply.length:
+            return
+        self._pump.leases.grant(exchange.head, reply.lease, leased, self._clock.now)
+
+    def _answer(self, conn: Connection, refusal: Refusal) -> None:
+        self._pump.sender.refuse(conn, refusal)
+        self._pump.drive(conn)
+
+    # --- time limits -----------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Requests that wait too long, and handlers that take too long."""
+        now_ns = int(self._clock.now * 1e9)
+        queue_limit = int(self._settings.queue_timeout * 1e9)
+        for pool in self.pools:
+            while pool.queue and now_ns - pool.queue[0].queued_ns > queue_limit:
+                exchange = pool.queue.popleft()
+                if exchange.conn is not None and exchange.conn.state is State.QUEUED:
+                    self._answer(exchange.conn, self._overloaded())
+        if self._settings.handler_timeout:
+            limit = int(self._settings.handler_timeout * 1e9)
+            for worker in list(self.workers.values()):
+                self._find_hung(worker, now_ns - limit)
+
+    def _find_hung(self, worker: Worker, begun_before: int) -> None:
+        for slot, owner in enumerate(worker.slots):
+            begun = worker.board[slot]
+            if not isinstance(owner, Exchange) or begun == 0 or begun > begun_before or owner.worker is not worker:
+                continue
+            owner.worker = None  # said once
+            self._tell(worker, Stacks(slot))
+            log("error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {_request_line(owner)}")
+            conn = owner.conn
+            if conn is not None and conn.exchange is owner:
+                if conn.state is State.WORKING:
+                    self._answer(conn, Refusal(504, "The handler passed its deadline.", close=False))
+                elif conn.state is State.SENDING:
+                    self._pump.sender.abort(conn, CloseReason.REPLY_CUT_SHORT)
+            if not worker.retiring:
+                worker.retiring = True
+                self._pump.report_hung(worker)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:
+    fds: list[Descriptor] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % 4
+            fds += [Descriptor(fd) for fd in memoryview(data[:whole]).cast("i")]
+    return fds
+
+
+def _descriptors_used(message: Reply | Part) -> int:
+    return sum(1 for item in message.objects if not isinstance(item, Memory) and item.fd >= 0)
+
+
+def _request_line(exchange: Exchange) -> str:
+    if exchange.head is None:
+        return "?"
+    return f"{exchange.head.method.decode('latin-1')} {exchange.head.target.decode('latin-1')[:200]!r}"

@@ -1,0 +1,424 @@
+"""The pump: one event loop that holds every client connection.
+
+Theory of operation
+-------------------
+A *turn* is one epoll_wait(2) and all that follows from it: accept (a bounded number), take steps on
+connections that have something to read or room to write, take workers' replies; at its end hand over
+what has been queued, and log, and every half second keep the time limits. What can wait for the end
+of the turn does, because there it can be done for many at once.
+
+Client sockets are registered once, edge-triggered, for both directions. That saves the epoll_ctl(2)
+calls of changing one's mind (two for each answer that does not fit the send buffer), and a client
+that goes on sending while nobody wants to read it wakes us once and not in every turn. The price:
+we must remember (`conn.readable`) that there was something to read. A read that comes back short has
+emptied the socket, unless the end of file is announced (EPOLLRDHUP), which is then still to be read.
+Everything else (listeners, workers, pipes, orders) is level-triggered, and a callable by descriptor.
+
+The hot path, a request that a lease answers, is written out in `_turn`: one look-up of the very bytes
+that were read, one send. It changes no state, allocates one log record, and costs two system calls.
+
+Nothing that happens on one connection may stop the loop: a fault in a step is logged with its
+traceback and costs that connection its life.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from halfsync.logs.error import log
+from halfsync.pump.access import AccessLog
+from halfsync.pump.clock import Clock
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.cold import ColdFiles
+from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.dispatch import Dispatcher, Worker
+from halfsync.pump.leases import Leased, Leases, cut_cookie
+from halfsync.pump.limits import SWEEP, TimeLimits
+from halfsync.pump.receiver import Receiver
+from halfsync.pump.routes import Routes
+from halfsync.pump.sender import GONE, MORE, WAIT, Outcome, PipeEnd, Sender
+from halfsync.pump.states import Event, State
+from halfsync.wire.http1 import Limits, RequestHead, parse_head
+from halfsync.wire.messages import LogRecord
+
+if TYPE_CHECKING:
+    from halfsync.plan import Plan
+
+EVENTS_A_TURN = 512
+ACCEPTS_A_TURN = 64
+"""For each listener. More would let a flood of new clients delay the old ones."""
+STEPS_A_TURN = 64
+"""For each connection: how many pipelined requests it may have answered before others are served."""
+
+_CLIENT_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
+_READY = select.EPOLLIN | select.EPOLLOUT
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+
+class Pump:
+    """All that the pump process holds. `run` returns when it is drained."""
+
+    RECV_SIZE = 64 * 1024
+
+    def __init__(
+        self, plan: Plan, *, spool_folder: str, log_needs: tuple[bool, bool], report_hung: Callable[[Worker], None]
+    ) -> None:
+        self.plan = plan
+        self.settings = plan.settings
+        self.spool_folder = spool_folder
+        self.report_hung = report_hung
+        self.clock = Clock()
+        self.connections: dict[int, Connection] = {}
+        self.draining = False
+        self._epoll = select.epoll()
+        self._sources: dict[int, Callable[[int], None]] = {}
+        self._again: list[Connection] = []
+        self._accepting_paused = False
+        self._next_sweep = 0.0
+        self._log_times, self._log_cookies = log_needs
+        self.access = AccessLog(plan.settings.access_logfile is not None)
+        self.leases = Leases(plan.settings.lease_memory)
+        self.routes = Routes(plan.mounts)
+        self.sender = Sender(self)
+        self.receiver = Receiver(self)
+        self.dispatcher = Dispatcher(self)
+        self.limits = TimeLimits(self)
+        self.cold = ColdFiles(self)
+        self._steps: tuple[Callable[[Connection], Outcome], ...] = (
+            self.receiver.read_head,  # FRESH
+            self.receiver.read_head,  # IDLE
+            self.receiver.read_head,  # HEAD
+            self.receiver.read_body,  # BODY
+            _wait,  # QUEUED
+            _wait,  # WORKING
+            self.sender.send,  # SENDING
+            self.sender.linger,  # LINGERING
+            _gone,  # CLOSED
+        )
+        self.watch(self.cold.wakeup, lambda _mask: self.cold.finished())
+        # Every socket made by accept(2) is then non-blocking at its making: one system call less.
+        socket.setdefaulttimeout(0.0)
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while not (self.draining and self._is_drained()):
+            self._turn()
+
+    def _turn(self) -> None:
+        clock = self.clock
+        connections = self.connections
+        known = self.leases.known
+        known_uncookied = self.leases.known_uncookied
+        records = self.access.records if self.access.enabled else None
+        log_cookies = self._log_cookies
+        keep_alive = self.settings.keep_alive
+        size = self.RECV_SIZE
+        idle = State.IDLE
+        events = self._epoll.poll(self._patience(), EVENTS_A_TURN)
+        clock.tick()
+        now = clock.now
+        for fd, mask in events:
+            conn = connections.get(fd)
+            if conn is None:
+                self._call_source(fd, mask)
+                continue
+            if mask != _READY or conn.state is not idle or self.draining:
+                self._wake(conn, mask)
+                continue
+            # The hot path. `mask` says that there is something to read and nothing else.
+            try:
+                data = conn.sock.recv(size)
+                leased = known.get(data)
+                if leased is None and (logged := cut_cookie(data)):
+                    leased = known_uncookied.get(logged)
+                else:
+                    logged = data
+                if leased is not None and now < leased.until:
+                    sent = conn.sock.send(leased.wire)
+                    if sent == leased.size:
+                        conn.expires = now + keep_alive
+                        if records is not None:
+                            records.append(
+                                (  # type: ignore[arg-type]  # a LogRecord's columns; see AccessLog
+                                    clock.wall,
+                                    conn.client,
+                                    data if log_cookies else logged,
+                                    leased.status,
+                                    leased.body_bytes,
+                                    sent,
+                                    -1,
+                                    -1,
+                                    0,
+                                    0,
+                                    conn.served,
+                                )
+                            )
+                        conn.served += 1
+                        continue
+                    self._lease_taken_in_part(conn, data, sent, leased)
+                    continue
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            conn.inbox = data
+            conn.readable = not data or len(data) == size
+            self.drive(conn)
+        if self._again:
+            self._run_again()
+        self.dispatcher.end_of_turn()
+        if now >= self._next_sweep:
+            self._sweep()
+        if self.access.ready(now):
+            self.dispatcher.hand_over_records()
+
+    def _patience(self) -> float:
+        """Seconds until something is due by itself."""
+        if self._again:
+            return 0.0
+        now = self.clock.now
+        due = min(self._next_sweep, self.dispatcher.nudge_at)
+        due = min(due, self.access.due)
+        return max(0.0, due - now)
+
+    def _call_source(self, fd: int, mask: int) -> None:
+        source = self._sources.get(fd)
+        if source is None:
+            return  # closed earlier in this turn
+        try:
+            source(mask)
+        except Exception:
+            self.fault(f"in an event of descriptor {fd}:\n{traceback.format_exc()}")
+
+    def _wake(self, conn: Connection, mask: int) -> None:
+        """An event on a client's socket."""
+        if mask & _READ:
+            conn.readable = True
+            if mask & ~_READY:
+                conn.ended = True
+        if conn.state is State.SENDING and not mask & _WRITE:
+            return  # it sends on while it does not read: no reason to try again
+        if mask & (select.EPOLLERR | select.EPOLLHUP) and conn.state in (State.QUEUED, State.WORKING):
+            self.close(conn, CloseReason.CLIENT_LEFT)
+            return
+        self.drive(conn)
+
+    def drive(self, conn: Connection) -> None:
+        """Take steps until one says WAIT or GONE."""
+        steps = self._steps
+        try:
+            for _ in range(STEPS_A_TURN):
+                if steps[conn.state](conn) is not MORE:
+                    return
+            self.run_again(conn)
+        except Exception:
+            self.fault(f"serving {conn.client or 'a unix socket'} in {conn.state.name}:\n{traceback.format_exc()}")
+            self.sender.abort(conn, CloseReason.FAULT)
+
+    def run_again(self, conn: Connection) -> None:
+        """It had its share of this turn and goes on in the next."""
+        if not conn.again:
+            conn.again = True
+            self._again.append(conn)
+
+    def _run_again(self) -> None:
+        due, self._again = self._again, []
+        for conn in due:
+            conn.again = False
+            self.drive(conn)
+
+    def _sweep(self) -> None:
+        now = self.clock.now
+        self._next_sweep = now + SWEEP
+        try:
+            self.limits.sweep(now)
+            self.dispatcher.sweep()
+            self.leases.sweep(now)
+        except Exception:
+            self.fault(f"in the sweep:\n{traceback.format_exc()}")
+        if self._accepting_paused and not self.draining:
+            self._resume_accepting()
+
+    def _lease_taken_in_part(self, conn: Connection, raw: bytes, sent: int, leased: Leased) -> None:
+        """The send buffer is full: what is left goes the way of every other answer."""
+        head = parse_head(raw, Limits())
+        conn.when, conn.first_byte = self.clock.wall, self.clock.now
+        conn.exchange = exchange = Exchange(conn, head, self.clock.now)
+        self.sender.repeat(conn, exchange, leased)
+        self.sender.taken(exchange, sent)
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def start_accepting(self) -> None:
+        for index, listener in enumerate(self.plan.listeners):
+            fd = listener.socket.fileno()
+            if fd not in self._sources:
+                self._accept_from(index)
+
+    def _accept_from(self, index: int) -> None:
+        sock = self.plan.listeners[index].socket
+        sock.setblocking(False)
+        self.watch(sock.fileno(), lambda _mask: self._accept(index, sock))
+
+    def _accept(self, index: int, listener: socket.socket) -> None:
+        expires = self.clock.now + self.settings.head_timeout
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._make_room(error)
+                    return
+                continue  # that client has gone already (ECONNABORTED and its like)
+            client, port = address[:2] if isinstance(address, tuple) else ("", 0)
+            conn = Connection(sock, client, port, index, expires)
+            self.connections[conn.fd] = conn
+            # If the request is there already, this says so in the next turn.
+            self._epoll.register(conn.fd, _CLIENT_EVENTS)
+
+    def _make_room(self, error: OSError) -> None:
+        """Out of descriptors: close those that idle longest; if none does, stop accepting a while."""
+        idle = sorted((c for c in self.connections.values() if c.state is State.IDLE), key=lambda c: c.expires)
+        for conn in idle[:ACCEPTS_A_TURN]:
+            self.close(conn, CloseReason.DESCRIPTORS_SHORT)
+        if not idle and not self._accepting_paused:
+            log("warning", f"not accepting for now: {error.strerror} ({len(self.connections)} connections)")
+            self._accepting_paused = True
+            for listener in self.plan.listeners:
+                self.forget(listener.socket.fileno())
+
+    def _resume_accepting(self) -> None:
+        self._accepting_paused = False
+        self.start_accepting()
+
+    def exchange_of(self, conn: Connection) -> Exchange:
+        """The present one; or one for what has come of a head, so that it can be answered."""
+        if conn.exchange is None:
+            conn.exchange = Exchange(conn, RequestHead(conn.inbox[:1024], b"", b"", 1), self.clock.now)
+        return conn.exchange
+
+    def close(self, conn: Connection, reason: CloseReason) -> Outcome:
+        """The one place where a client's connection ends."""
+        if conn.state is State.CLOSED:
+            return GONE
+        conn.move(Event.CLOSE)
+        exchange = conn.exchange
+        if exchange is not None:
+            exchange.reason = reason
+            self.log(conn, exchange)
+            exchange.conn = None
+            for item in exchange.out:
+                if isinstance(item, PipeEnd):
+                    self.forget_pipe(item)
+            exchange.out.clear()
+            conn.exchange = None
+        self.connections.pop(conn.fd, None)
+        conn.sock.close()
+        return GONE
+
+    def log(self, conn: Connection, exchange: Exchange) -> None:
+        """Add an access log record, now that it is known what was sent."""
+        if not self.access.enabled or exchange.head is None:
+            return
+        raw = exchange.head.raw
+        queued = exchange.begun_ns - exchange.queued_ns if exchange.begun_ns else -1
+        self.access.records.append(
+            LogRecord(
+                conn.when,
+                conn.client,
+                raw if self._log_cookies else cut_cookie(raw) or raw,
+                exchange.status,
+                exchange.body_bytes,
+                exchange.wire_bytes,
+                max(0, queued // 1000) if queued >= 0 else -1,
+                exchange.handler_ns // 1000 if exchange.handler_ns >= 0 else -1,
+                max(0, int((time.monotonic() - conn.first_byte) * 1e6)),
+                exchange.reason,
+                conn.served,
+            )
+        )
+
+    # --- other descriptors -----------------------------------------------------------------------
+
+    def watch(self, fd: int, source: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        self._sources[fd] = source
+        self._epoll.register(fd, events)
+
+    def forget(self, fd: int) -> None:
+        if self._sources.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def watch_worker(self, worker: Worker) -> None:
+        def event(mask: int) -> None:
+            if mask & select.EPOLLOUT:
+                self.dispatcher.writable(worker)
+            if mask & _READ:
+                self.dispatcher.read(worker)
+
+        self.watch(worker.tasks.fileno(), event)
+
+    def want_writable(self, worker: Worker, wanted: bool) -> None:
+        self._epoll.modify(worker.tasks.fileno(), select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+    def forget_worker(self, worker: Worker) -> None:
+        self.forget(worker.tasks.fileno())
+
+    def watch_pipe(self, exchange: Exchange, pipe: PipeEnd) -> None:
+        """Go on with the exchange whenever the pipe has something."""
+        os.set_blocking(pipe.file.fd, False)
+
+        def event(_mask: int) -> None:
+            if exchange.conn is None:
+                self.forget_pipe(pipe)
+            else:
+                self.drive(exchange.conn)
+
+        self.watch(pipe.file.fd, event, select.EPOLLIN | select.EPOLLET)
+
+    def forget_pipe(self, pipe: PipeEnd) -> None:
+        self.forget(pipe.file.fd)
+
+    def fault(self, text: str) -> None:
+        """Something that should not be: say it, and go on."""
+        log("error", text)
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Accept what has connected, answer what has been asked, then nothing more."""
+        if self.draining:
+            return
+        for listener in self.plan.listeners:
+            source = self._sources.get(listener.socket.fileno())
+            if source is not None:
+                source(select.EPOLLIN)
+                self.forget(listener.socket.fileno())
+        self.draining = True
+        for conn in list(self.connections.values()):
+            if conn.state in (State.IDLE, State.FRESH):
+                conn.readable = True  # a request may have come in this very moment
+                self.drive(conn)
+                if conn.state in (State.IDLE, State.FRESH):
+                    self.close(conn, CloseReason.DRAINING)
+
+    def _is_drained(self) -> bool:
+        return not self.connections and self.access.idle
+
+
+def _wait(_conn: Connection) -> Outcome:
+    return WAIT
+
+
+def _gone(_conn: Connection) -> Outcome:
+    return GONE

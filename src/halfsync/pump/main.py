@@ -1,0 +1,71 @@
+"""The pump process: from its birth to its exit status."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import tempfile
+
+from halfsync import channel
+from halfsync.logs.error import log
+from halfsync.logs.formats import needs_cookie, needs_times
+from halfsync.plan import Plan
+from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.loop import Pump
+from halfsync.wire.messages import Drain, Drained, Hung, Join, Open, Ready, Retire, decode_order, encode
+
+
+class Orders:
+    """The pump's end of its channel with the parent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.sock.setblocking(False)
+
+    def report(self, message: Ready | Drained | Hung) -> None:
+        channel.send(self.sock, encode(message))
+
+
+def run(plan: Plan, orders_socket: socket.socket) -> int:
+    """The pump's whole life; returns its exit status."""
+    orders = Orders(orders_socket)
+    settings = plan.settings
+    pump = Pump(
+        plan,
+        spool_folder=settings.spool_dir or tempfile.gettempdir(),
+        log_needs=(needs_times(settings.access_logformat), needs_cookie(settings.access_logformat)),
+        report_hung=lambda worker: orders.report(Hung(worker.id)),
+    )
+    pump.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders))
+    orders.report(Ready(os.getpid()))
+    # What lives now lives as long as the process; and what is made per request is freed by its
+    # reference count. So the collector need not look at the one, and seldom at the other.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    pump.run()
+    orders.report(Drained())
+    return 0
+
+
+def _take_order(pump: Pump, orders: Orders) -> None:
+    try:
+        received = channel.receive(orders.sock)
+    except BlockingIOError:
+        return
+    if received is None:
+        os._exit(1)  # the parent was killed: nothing is to be left running
+    packet, fds = received
+    owned = [Descriptor(fd) for fd in fds]
+    order = decode_order(packet)
+    if isinstance(order, Join):
+        pump.dispatcher.join(order.worker, order.pid, order.pool, order.threads, owned)
+    elif isinstance(order, Retire):
+        pump.dispatcher.retire(order.worker)
+    elif isinstance(order, Open):
+        pump.start_accepting()
+    elif isinstance(order, Drain):
+        pump.drain()
+    else:
+        log("error", f"an order that is not the pump's: {type(order).__name__}")

@@ -1,0 +1,217 @@
+"""Reads requests: the steps of FRESH, IDLE, HEAD and BODY.
+
+A step reads once, frames at most one request, and says MORE, WAIT or GONE (see sender.py). What is
+behind the request stays in `conn.inbox`; pipelined requests are so answered one after the other,
+in order, and a client that sends without end is never read further than one buffer ahead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from halfsync.pump.answers import CONTINUE
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import NEVER, Connection, Exchange
+from halfsync.pump.leases import Leased
+from halfsync.pump.sender import MORE, RECHECK, WAIT, Outcome
+from halfsync.pump.spool import Spool
+from halfsync.pump.states import Event, State
+from halfsync.wire.chunked import ChunkedBody
+from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, parse_head
+from halfsync.wire.refusals import Refusal
+
+SERVER_OPTIONS = Leased(
+    200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", False, b"", None, 0, 0
+)
+"""The answer to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
+
+if TYPE_CHECKING:
+    from halfsync.pump.loop import Pump
+
+
+class Receiver:
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._clock = pump.clock
+        self._settings = settings = pump.settings
+        self._limits = Limits(
+            settings.limit_request_line,
+            settings.limit_request_fields,
+            settings.limit_request_field_size,
+            settings.limit_request_head,
+        )
+
+    # --- heads -----------------------------------------------------------------------------------
+
+    def read_head(self, conn: Connection) -> Outcome:
+        """The step of FRESH, IDLE and HEAD."""
+        if (not conn.inbox or conn.scanned) and not self._read(conn):
+            return self._head_ended(conn) if conn.ended and not conn.readable else WAIT
+        if not conn.scanned:
+            conn.when = self._clock.wall
+            conn.first_byte = self._clock.now
+            if conn.inbox[:2] == b"\r\n":  # RFC 9112 2.2: an empty line before a request is let pass
+                conn.inbox = conn.inbox[2:]
+                if not conn.inbox or conn.inbox[:2] == b"\r\n":
+                    return self._empty_lines(conn)
+        end = conn.inbox.find(HEAD_END, max(0, conn.scanned - 3))
+        raw = conn.inbox if end < 0 else conn.inbox[: end + 4]
+        try:
+            if end < 0:
+                return self._part_of_head(conn)
+            conn.inbox = conn.inbox[end + 4 :]
+            conn.scanned = 0
+            return self._take(conn, parse_head(raw, self._limits))
+        except Refusal as refusal:
+            return self._refuse(conn, refusal, raw)
+
+    def _read(self, conn: Connection) -> bool:
+        """One read, behind what the inbox holds; whether anything came. At the end of file,
+        `ended` is set and `readable` is not."""
+        if not conn.readable:
+            return False
+        size = self._pump.RECV_SIZE
+        try:
+            data = conn.sock.recv(size)
+        except BlockingIOError:
+            conn.readable = False
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            conn.ended = True
+            conn.readable = False
+            return False
+        if len(data) < size and not conn.ended:
+            conn.readable = False  # edge-triggered: the next bytes will be told
+        conn.inbox = conn.inbox + data if conn.inbox else data
+        return True
+
+    def _head_ended(self, conn: Connection) -> Outcome:
+        """The client closed its way before a whole head came."""
+        if conn.state is State.HEAD:
+            return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+        return self._pump.close(conn, CloseReason.CLIENT_CLOSED)
+
+    def _empty_lines(self, conn: Connection) -> Outcome:
+        if conn.inbox:
+            return self._refuse(conn, Refusal(400, "This is not an HTTP request."), conn.inbox)
+        return MORE if conn.readable else WAIT
+
+    def _part_of_head(self, conn: Connection) -> Outcome:
+        check_partial(conn.inbox, self._limits, conn.scanned)
+        if conn.state is not State.HEAD:
+            conn.expires = self._clock.now + self._settings.head_timeout
+        conn.move(Event.PART_OF_HEAD)
+        conn.scanned = len(conn.inbox)
+        return MORE if conn.readable else WAIT
+
+    def _refuse(self, conn: Connection, refusal: Refusal, raw: bytes) -> Outcome:
+        """An answer like any other. After one that closes, nothing behind it is acted on."""
+        if conn.exchange is None:
+            # What the log shows of a request that never became one: its beginning.
+            conn.exchange = Exchange(conn, RequestHead(raw[:1024], b"", b"", 1), self._clock.now)
+        if refusal.close:
+            conn.readable = conn.readable or bool(conn.inbox)  # there is something unread: linger
+            conn.inbox = b""
+            conn.scanned = 0
+        self._pump.sender.refuse(conn, refusal)
+        return MORE
+
+    def _take(self, conn: Connection, head: RequestHead) -> Outcome:
+        """A whole head: answer it from a lease, read its body, or give it to a pool."""
+        pump = self._pump
+        if head.body_size == 0:
+            leased = pump.leases.find(head)
+            if leased is not None and self._clock.now < leased.expires:
+                if self._clock.now < leased.renew_at:
+                    return self._repeat(conn, head, leased)
+                leased.renew_at = leased.expires  # this one asks for a new lease, for all
+        conn.exchange = exchange = Exchange(conn, head, self._clock.now)
+        exchange.mount_index, exchange.mount = pump.routes.find(head.target)
+        if head.target == b"*" and head.body_size == 0:
+            pump.sender.repeat(conn, exchange, SERVER_OPTIONS)
+            return MORE
+        if exchange.mount is None:
+            raise Refusal(404, "Nothing is served under this path.", close=head.body_size != 0)
+        if head.body_size == 0:
+            return self._queue(conn, exchange)
+        return self._expect_body(conn, exchange, head)
+
+    def _repeat(self, conn: Connection, head: RequestHead, leased: Leased) -> Outcome:
+        if head.keep_alive and head.minor == 1:
+            if leased.until <= self._clock.now:
+                leased.refresh(self._clock)
+            self._pump.leases.remember(head.raw, leased)
+        conn.exchange = exchange = Exchange(conn, head, self._clock.now)
+        self._pump.sender.repeat(conn, exchange, leased)
+        return MORE
+
+    def _queue(self, conn: Connection, exchange: Exchange) -> Outcome:
+        conn.move(Event.REQUEST)
+        conn.expires = NEVER  # the queue has its own limit, by age (see dispatch.py)
+        return self._pump.dispatcher.queue(conn, exchange)
+
+    # --- bodies ----------------------------------------------------------------------------------
+
+    def _expect_body(self, conn: Connection, exchange: Exchange, head: RequestHead) -> Outcome:
+        limit = self._settings.limit_request_body
+        if head.body_size > limit:
+            raise Refusal(413, f"The body is larger than {limit} bytes.")
+        if head.body_size == CHUNKED:
+            exchange.chunks = ChunkedBody()
+        exchange.body_left = head.body_size
+        exchange.spool = Spool(self._settings.body_memory, self._pump.spool_folder)
+        conn.move(Event.HEAD_WITH_BODY)
+        if head.expects and not conn.inbox:
+            # Nothing of ours is unsent, so the socket takes these 25 bytes whole.
+            try:
+                conn.sock.send(CONTINUE)
+            except OSError:
+                return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+        exchange.progress_at = exchange.checked_at = self._clock.now
+        conn.expires = self._clock.now + RECHECK
+        return MORE
+
+    def read_body(self, conn: Connection) -> Outcome:
+        """The step of BODY."""
+        exchange = conn.exchange
+        assert exchange is not None and exchange.spool is not None
+        if not conn.inbox and not self._read(conn):
+            return self._pump.close(conn, CloseReason.CLIENT_LEFT) if conn.ended and not conn.readable else WAIT
+        data = conn.inbox
+        conn.inbox = b""
+        exchange.received += len(data)
+        try:
+            if exchange.chunks is not None:
+                whole = self._take_chunks(conn, exchange, exchange.chunks, exchange.spool, data)
+            else:
+                whole = self._take_counted(conn, exchange, exchange.spool, data)
+        except Refusal as refusal:
+            return self._refuse(conn, refusal, b"")
+        except OSError as error:
+            self._pump.fault(f"cannot spool a request body in {self._pump.spool_folder}: {error.strerror}")
+            return self._refuse(conn, Refusal(507, "There is no room for this body."), b"")
+        if whole:
+            return self._queue(conn, exchange)
+        return MORE if conn.readable else WAIT
+
+    def _take_counted(self, conn: Connection, exchange: Exchange, spool: Spool, data: bytes) -> bool:
+        if len(data) > exchange.body_left:
+            conn.inbox = data[exchange.body_left :]
+            data = data[: exchange.body_left]
+        exchange.body_left -= len(data)
+        spool.write(data)
+        return exchange.body_left == 0
+
+    def _take_chunks(
+        self, conn: Connection, exchange: Exchange, chunks: ChunkedBody, spool: Spool, data: bytes
+    ) -> bool:
+        limit = self._settings.limit_request_body
+        piece = chunks.feed(data)
+        if spool.size + len(piece) > limit:
+            raise Refusal(413, f"The body is larger than {limit} bytes.")
+        if piece:
+            spool.write(piece)
+        conn.inbox = chunks.rest
+        return chunks.done

@@ -1,0 +1,434 @@
+"""Sends answers: each simple object by its fastest method, and nothing that is not true.
+
+Theory of operation
+-------------------
+`begin` frames an answer's head and what is known of its body into `exchange.out`; `add` frames more
+as it comes; `send` is the step that gives `out` to the socket until it would block. Framing looks
+at an object's length only; `send` alone knows the methods:
+
+    bytes   gathered, head and chunk lines among them, into one sendmsg(2)
+    file    sendfile(2), after a look whether its pages are in memory (see cold.py)
+    pipe    read(2), framed, gathered
+
+A body ends when a worker says DONE and its every byte was taken: then, and only then, is the last
+chunk written, or the connection kept or closed in good order. Whatever else happens (the worker
+died, the file shrank, the handler gave too few bytes) ends in `abort`: a reset, so that not even
+an answer whose end is told by the close alone can look complete.
+
+A step's outcome is one of three words: MORE (go on with the next step at once), WAIT (nothing to
+do until an event), GONE (the connection is closed).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import deque
+from enum import Enum
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from halfsync.objects import File, Memory, Pipe
+from halfsync.pump.answers import LAST_CHUNK, connection_line, has_no_body, status_line
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import NEVER, Connection, Exchange
+from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.states import Event, State
+from halfsync.wire.messages import Ending
+
+if TYPE_CHECKING:
+    from halfsync.pump.leases import Leased
+    from halfsync.pump.loop import Pump
+    from halfsync.wire.messages import Reply
+    from halfsync.wire.refusals import Refusal
+
+SEND_SHARE = 1024 * 1024
+"""Bytes that one connection may send in one turn, before the others have theirs."""
+GATHER = 64
+"""Buffers in one sendmsg(2); the kernel's limit (IOV_MAX) is 1024."""
+PIPE_READ = 64 * 1024
+RECHECK = 1.0
+"""Seconds between the sweep's looks at a client that is sending or receiving (see limits.py)."""
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
+
+
+class Outcome(Enum):
+    MORE = 1
+    WAIT = 2
+    GONE = 3
+
+
+MORE, WAIT, GONE = Outcome
+
+
+class Framing(bytes):
+    """Bytes that are sent but are not of the body: head, chunk lines."""
+
+    __slots__ = ()
+
+
+class FileSpan:
+    """`count` bytes of a file, from `offset`."""
+
+    __slots__ = ("count", "file", "offset", "warm_until")
+
+    def __init__(self, file: Descriptor, offset: int, count: int) -> None:
+        self.file = file
+        self.offset = offset
+        self.count = count
+        self.warm_until = 0  # offset up to which the pages were in memory when looked at
+
+
+class PipeEnd:
+    """A pipe to read until it ends."""
+
+    __slots__ = ("ended", "file")
+
+    def __init__(self, file: Descriptor) -> None:
+        self.file = file
+        self.ended = False
+
+
+Sendable = bytes | memoryview | FileSpan | PipeEnd
+
+
+class Sender:
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._clock = pump.clock
+
+    # --- beginning an answer ---------------------------------------------------------------------
+
+    def refuse(self, conn: Connection, refusal: Refusal) -> None:
+        """Answer by ourselves. The caller goes on with the step of SENDING."""
+        exchange = conn.exchange
+        if exchange is None:
+            exchange = conn.exchange = Exchange(conn, None, self._clock.now)
+        body = refusal.body()
+        if refusal.close:
+            exchange.reason = CloseReason.REFUSED
+        keep = not refusal.close and exchange.head is not None and exchange.head.keep_alive
+        conn.move(Event.ANSWER)
+        self._frame_head(exchange, refusal.status, "", refusal.fields(), len(body), False, keep)
+        self._frame_memory(exchange, body)
+        exchange.ending = Ending.DONE
+        self._time_sending(conn)
+
+    def repeat(self, conn: Connection, exchange: Exchange, leased: Leased) -> None:
+        """Answer from a lease."""
+        head = exchange.head
+        assert head is not None
+        conn.move(Event.ANSWER)
+        keep = head.keep_alive and not self._pump.draining
+        date_line = b"" if leased.dated else self._clock.date_line
+        exchange.out.append(Framing(leased.head(date_line, connection_line(keep, head.minor))))
+        exchange.status = leased.status
+        exchange.keep = keep
+        exchange.ending = Ending.DONE
+        if not leased.head_only:
+            if leased.body:
+                exchange.out.append(leased.body)
+            if leased.file is not None and leased.count:
+                exchange.out.append(FileSpan(leased.file, leased.offset, leased.count))
+        self._time_sending(conn)
+
+    def begin(self, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
+        """Answer with a worker's reply; `fds` are its descriptors, in order."""
+        conn.move(Event.REPLY)
+        keep = exchange.head is not None and exchange.head.keep_alive and not reply.close
+        self._frame_head(
+            exchange, reply.status, reply.reason, reply.fields, reply.length, reply.dated, keep
+        )
+        if reply.body:
+            self._frame_memory(exchange, reply.body)
+        self.add(exchange, reply.objects, reply.ending, fds)
+        self._time_sending(conn)
+
+    def add(
+        self, exchange: Exchange, objects: list[Memory | File | Pipe], ending: Ending, fds: list[Descriptor]
+    ) -> None:
+        """Frame more of a body. Nothing is sent yet."""
+        for item in objects:
+            if type(item) is Memory:
+                self._frame_memory(exchange, item.data)
+            elif type(item) is File:
+                self._frame_file(exchange, item, fds)
+            elif type(item) is Pipe:
+                pipe = PipeEnd(fds[item.fd])
+                if exchange.body_owed:
+                    exchange.out.append(pipe)
+                    self._pump.watch_pipe(exchange, pipe)
+        exchange.ending = ending
+
+    def _frame_head(
+        self, exchange: Exchange, status: int, reason: str, fields: bytes, length: int, dated: bool, keep: bool
+    ) -> None:
+        """RFC 9112 6: how the client will know where the body ends."""
+        head = exchange.head
+        minor = head.minor if head is not None else 1
+        exchange.status = status
+        keep = keep and not self._pump.draining
+        length_line = b""
+        if has_no_body(status):
+            exchange.body_owed = 0
+        elif length >= 0:
+            exchange.body_owed = length
+            length_line = b"Content-Length: %d\r\n" % length
+        elif head is not None and head.method == b"HEAD":
+            pass  # of a size that is not known: nothing is said of it
+        elif minor:
+            exchange.chunked = True
+            length_line = b"Transfer-Encoding: chunked\r\n"
+        else:
+            keep = False  # only the close can end it
+        if head is not None and head.method == b"HEAD":
+            exchange.body_owed = 0
+            exchange.chunked = False
+        exchange.keep = keep
+        exchange.out.append(
+            Framing(
+                b"".join(
+                    (
+                        status_line(status, reason),
+                        fields,
+                        length_line,
+                        b"" if dated else self._clock.date_line,
+                        connection_line(keep, minor),
+                        b"\r\n",
+                    )
+                )
+            )
+        )
+
+    def _frame_memory(self, exchange: Exchange, data: bytes) -> None:
+        size = self._grant(exchange, len(data))
+        if size:
+            if exchange.chunked:
+                exchange.out.append(Framing(b"%x\r\n" % size))
+                exchange.out.append(data)
+                exchange.out.append(Framing(b"\r\n"))
+            else:
+                exchange.out.append(data if size == len(data) else data[:size])
+
+    def _frame_file(self, exchange: Exchange, file: File, fds: list[Descriptor]) -> None:
+        if file.fd >= 0:
+            exchange.shared_file = fds[file.fd]
+        shared = exchange.shared_file
+        assert isinstance(shared, Descriptor)
+        size = self._grant(exchange, file.count)
+        if size:
+            if exchange.chunked:
+                exchange.out.append(Framing(b"%x\r\n" % size))
+            exchange.out.append(FileSpan(shared, file.offset, size))
+            if exchange.chunked:
+                exchange.out.append(Framing(b"\r\n"))
+
+    @staticmethod
+    def _grant(exchange: Exchange, size: int) -> int:
+        """How much of `size` more bytes may be sent: never more than Content-Length says, and
+        nothing where no body is sent (`body_owed` is 0 then)."""
+        if exchange.body_owed >= 0:
+            size = min(size, exchange.body_owed)
+            exchange.body_owed -= size
+        return size
+
+    def _time_sending(self, conn: Connection) -> None:
+        exchange = conn.exchange
+        assert exchange is not None
+        now = self._clock.now
+        exchange.progress_at = exchange.checked_at = now
+        exchange.moved = 0
+        exchange.timed = 0.0
+        conn.expires = now + RECHECK
+
+    def resume_timing(self, conn: Connection, exchange: Exchange) -> None:
+        """The handler gave more after the client had taken all: from now on the client is timed."""
+        now = self._clock.now
+        exchange.progress_at = exchange.checked_at = now
+        conn.expires = now + RECHECK
+
+    def taken(self, exchange: Exchange, sent: int) -> None:
+        """`sent` bytes of what has been framed were given to the socket already."""
+        exchange.wire_bytes += sent
+        self._consume(exchange, exchange.out, sent)
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    def send(self, conn: Connection) -> Outcome:
+        """The step of SENDING."""
+        exchange = conn.exchange
+        assert exchange is not None
+        out = exchange.out
+        share = SEND_SHARE
+        try:
+            while out:
+                first = out[0]
+                if isinstance(first, FileSpan):
+                    sent = self._send_file(conn, exchange, first)
+                elif isinstance(first, PipeEnd):
+                    sent = self._read_pipe(exchange, first)
+                else:
+                    sent = self._send_memory(conn, exchange, out)
+                if sent < 0:
+                    return WAIT
+                share -= sent
+                if share <= 0 and out:
+                    self._pump.run_again(conn)
+                    return WAIT
+        except BlockingIOError:
+            return WAIT
+        except ShrunkError:
+            return self.abort(conn, CloseReason.FILE_SHRANK)
+        except (OSError, ValueError):
+            return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+        return self._sent_all(conn, exchange)
+
+    def _send_memory(self, conn: Connection, exchange: Exchange, out: deque[Sendable]) -> int:
+        flags = 0
+        if len(out) == 1:
+            sent = conn.sock.send(out[0])  # type: ignore[arg-type]  # no other kind comes here
+        else:
+            buffers = []
+            for item in islice(out, GATHER):
+                if isinstance(item, FileSpan):
+                    flags = socket.MSG_MORE  # the head shares its packet with the file's first bytes
+                if isinstance(item, (FileSpan, PipeEnd)):
+                    break
+                buffers.append(item)
+            sent = conn.sock.sendmsg(buffers, (), flags)
+        exchange.wire_bytes += sent
+        self._consume(exchange, out, sent)
+        return sent
+
+    @staticmethod
+    def _consume(exchange: Exchange, out: deque[Sendable], sent: int) -> None:
+        """Take what the socket took off the queue."""
+        while sent:
+            item = out[0]
+            assert isinstance(item, (bytes, memoryview))
+            size = len(item)
+            framing = isinstance(item, Framing)
+            if sent < size:
+                out[0] = Framing(item[sent:]) if framing else memoryview(item)[sent:]
+                if not framing:
+                    exchange.body_bytes += sent
+                return
+            out.popleft()
+            sent -= size
+            if not framing:
+                exchange.body_bytes += size
+
+    def _send_file(self, conn: Connection, exchange: Exchange, span: FileSpan) -> int:
+        count = min(span.count, SEND_SHARE)
+        if span.offset + count > span.warm_until and not self._pump.cold.is_warm(conn, span, count):
+            return -1
+        sent = os.sendfile(conn.fd, span.file.fd, span.offset, count)
+        if sent == 0:
+            raise ShrunkError
+        exchange.wire_bytes += sent
+        exchange.body_bytes += sent
+        span.offset += sent
+        span.count -= sent
+        if span.count == 0:
+            exchange.out.popleft()
+        return sent
+
+    def _read_pipe(self, exchange: Exchange, pipe: PipeEnd) -> int:
+        """Turn what the pipe holds into framed memory at the queue's head."""
+        if pipe.ended:
+            if exchange.ending is Ending.MORE:
+                return -1  # the worker has yet to say that this was all
+            exchange.out.popleft()
+            return 0
+        try:
+            data = os.read(pipe.file.fd, PIPE_READ)
+        except BlockingIOError:
+            return -1
+        if not data:
+            pipe.ended = True
+            self._pump.forget_pipe(pipe)
+            return 0
+        out = exchange.out
+        out.popleft()
+        after = list(out)
+        out.clear()
+        self._frame_memory(exchange, data)
+        out.append(pipe)
+        out.extend(after)
+        return 0
+
+    # --- endings ---------------------------------------------------------------------------------
+
+    def _sent_all(self, conn: Connection, exchange: Exchange) -> Outcome:
+        """The queue is empty: is that the end?"""
+        if exchange.ending is Ending.MORE:
+            conn.expires = NEVER  # it is the handler's turn, not the client's
+            return WAIT
+        if exchange.ending is Ending.ABORTED or exchange.body_owed > 0:
+            return self.abort(conn, CloseReason.REPLY_CUT_SHORT)
+        if exchange.chunked:
+            exchange.chunked = False
+            exchange.out.append(Framing(LAST_CHUNK))
+            return MORE  # the step of SENDING once more
+        return self.finish(conn, exchange)
+
+    def finish(self, conn: Connection, exchange: Exchange) -> Outcome:
+        """The whole answer was taken."""
+        conn.exchange = None
+        keep = exchange.keep and not self._pump.draining
+        if not keep and exchange.reason is CloseReason.KEPT:
+            exchange.reason = CloseReason.DRAINING if exchange.keep else CloseReason.ANSWERED
+        self._pump.log(conn, exchange)
+        conn.served += 1
+        if keep:
+            conn.move(Event.SENT)
+            conn.expires = self._clock.now + self._pump.settings.keep_alive
+            return MORE if conn.inbox or conn.readable else WAIT
+        conn.move(Event.SENT_LAST)
+        return self._end_in_good_order(conn, exchange)
+
+    def _end_in_good_order(self, conn: Connection, exchange: Exchange) -> Outcome:
+        """RFC 9112 9.6. If bytes of the client's were unread, close(2) would send a reset, which
+        can destroy the answer before the client has read it. A client that has asked for the close
+        itself, and of which everything was read, sends nothing more: there a plain close will do."""
+        asked = exchange.head is not None and (exchange.head.closes or exchange.head.minor == 0)
+        if asked and exchange.reason is CloseReason.ANSWERED and not conn.inbox and not conn.readable:
+            return self._pump.close(conn, CloseReason.ANSWERED)
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+        conn.inbox = b""
+        conn.expires = self._clock.now + self._pump.settings.linger_timeout
+        return MORE
+
+    def linger(self, conn: Connection) -> Outcome:
+        """The step of LINGERING: read and drop, until the client closes."""
+        for _ in range(16):
+            try:
+                data = conn.sock.recv(self._pump.RECV_SIZE)
+            except BlockingIOError:
+                conn.readable = False
+                return WAIT
+            except OSError:
+                return self._pump.close(conn, CloseReason.ANSWERED)
+            if not data:
+                return self._pump.close(conn, CloseReason.ANSWERED)
+        self._pump.run_again(conn)
+        return WAIT
+
+    def abort(self, conn: Connection, reason: CloseReason) -> Outcome:
+        """End it so that what was sent can't be taken for the whole: no last chunk, and a reset."""
+        if conn.state is State.CLOSED:
+            return GONE
+        try:
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # the client was faster
+        return self._pump.close(conn, reason)
+
+
+class ShrunkError(Exception):
+    """A file ended before the length that was announced."""

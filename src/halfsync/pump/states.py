@@ -1,0 +1,126 @@
+"""A client connection's states: one table, state x event -> state.
+
+Theory of operation
+-------------------
+A connection is in exactly one state, and the state alone says who has the next word: the client
+(FRESH, HEAD, BODY, IDLE, LINGERING), the pump's queue (QUEUED), a worker (WORKING), or the client
+again as a reader (SENDING). Each state has one time limit of its own, and there is nothing else to
+time. There are no flags beside the state that say the same thing in other words.
+
+A kept connection's life is IDLE -> QUEUED -> WORKING -> SENDING -> IDLE. A reply from a lease that
+the socket takes whole is IDLE -> IDLE: the request begins and ends within one step, so the hot
+path changes no state at all.
+
+The pump reads from a client only where the table has an event for what may come: in IDLE, FRESH,
+HEAD, BODY and LINGERING. Everywhere else a client that goes on sending fills its own buffers.
+
+`python -m halfsync.pump.states` prints the table as a diagram; docs/architecture.md shows it, and a
+test holds the two together.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class State(IntEnum):
+    """The value is an index into TABLE and into the time limits."""
+
+    FRESH = 0  # accepted; no byte has come
+    IDLE = 1  # kept after a reply; no byte of the next request has come
+    HEAD = 2  # a part of a head has come
+    BODY = 3  # the head is whole, the body is not
+    QUEUED = 4  # the request is whole and waits for a worker with room
+    WORKING = 5  # a worker has it
+    SENDING = 6  # the reply has begun and has not been taken whole
+    LINGERING = 7  # answered and shut down our way; reads on until the client has read it too
+    CLOSED = 8
+
+
+class Event(IntEnum):
+    PART_OF_HEAD = 0  # bytes came, and the head is not whole
+    HEAD_WITH_BODY = 1  # the head is whole and announces a body
+    REQUEST = 2  # head and body are whole
+    LEASE = 3  # a lease answers, and the socket took it all
+    ANSWER = 4  # the pump answers by itself: a refusal, a time limit, a lease that takes longer
+    HANDED_OVER = 5  # sent to a worker
+    TAKEN_BACK = 6  # the worker died, and the request may be given to another
+    REPLY = 7  # the worker's reply began
+    SENT = 8  # the last byte was taken by the socket; the connection is kept
+    SENT_LAST = 9  # the same, and this was the connection's last
+    CLOSE = 10  # see closes.CloseReason
+
+
+S, E = State, Event
+
+_TRANSITIONS: dict[State, dict[Event, State]] = {
+    S.FRESH: {
+        E.PART_OF_HEAD: S.HEAD,
+        E.HEAD_WITH_BODY: S.BODY,
+        E.REQUEST: S.QUEUED,
+        E.LEASE: S.IDLE,
+        E.ANSWER: S.SENDING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.IDLE: {
+        E.PART_OF_HEAD: S.HEAD,
+        E.HEAD_WITH_BODY: S.BODY,
+        E.REQUEST: S.QUEUED,
+        E.LEASE: S.IDLE,
+        E.ANSWER: S.SENDING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.HEAD: {
+        E.PART_OF_HEAD: S.HEAD,
+        E.HEAD_WITH_BODY: S.BODY,
+        E.REQUEST: S.QUEUED,
+        E.LEASE: S.IDLE,
+        E.ANSWER: S.SENDING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.BODY: {
+        E.REQUEST: S.QUEUED,
+        E.ANSWER: S.SENDING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.QUEUED: {
+        E.HANDED_OVER: S.WORKING,
+        E.ANSWER: S.SENDING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.WORKING: {
+        E.TAKEN_BACK: S.QUEUED,
+        E.REPLY: S.SENDING,
+        E.ANSWER: S.SENDING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.SENDING: {
+        E.SENT: S.IDLE,
+        E.SENT_LAST: S.LINGERING,
+        E.CLOSE: S.CLOSED,
+    },
+    S.LINGERING: {
+        E.CLOSE: S.CLOSED,
+    },
+    S.CLOSED: {},
+}
+
+TABLE: tuple[tuple[State | None, ...], ...] = tuple(
+    tuple(_TRANSITIONS[state].get(event) for event in Event) for state in State
+)
+"""TABLE[state][event]; None: cannot be, and if it is, that is a bug of ours."""
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, edges between the same two states joined."""
+    lines = ["stateDiagram-v2", "    [*] --> FRESH"]
+    for state, row in _TRANSITIONS.items():
+        edges: dict[State, list[str]] = {}
+        for event, target in row.items():
+            edges.setdefault(target, []).append(event.name)
+        lines += [f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in edges.items()]
+    return "\n".join([*lines, "    CLOSED --> [*]", ""])
+
+
+if __name__ == "__main__":
+    print(diagram(), end="")
