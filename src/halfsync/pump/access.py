@@ -7,7 +7,10 @@ fast enough holds no thread but one, and what waits is bounded.
 from __future__ import annotations
 
 from halfsync.pump.connection import NEVER
-from halfsync.wire.messages import LogRecord
+
+Record = tuple[float, str, bytes, int, int, int, int, int, int, int, int]
+"""A LogRecord's columns, in order: on the wire they are the same, and a tuple costs 0.1 µs to make
+where the struct costs 0.3."""
 
 MAX_WAITING = 200_000
 """Records. Past it the oldest are dropped, and how many is said: the log's disk or pipe is stuck."""
@@ -19,13 +22,12 @@ DELAY = 0.1
 
 
 class AccessLog:
-    """`records` waits to be handed over. A hot path may append to it directly: tuples with a
-    LogRecord's columns, which the encoder does not tell from it."""
+    """`records` waits to be handed over. The hot path appends to it directly."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self.records: list[LogRecord] = []
-        self.under_way: list[LogRecord] = []  # handed over, not yet written
+        self.records: list[Record] = []
+        self.under_way: list[Record] = []  # handed over, not yet written
         self.dropped = 0
         self.due = NEVER  # monotonic: when the loop has to look at `ready` by itself
 
@@ -42,7 +44,7 @@ class AccessLog:
             self.due = now + DELAY
         return now >= self.due or len(self.records) >= BATCH_RECORDS
 
-    def take_batch(self) -> list[LogRecord]:
+    def take_batch(self) -> list[Record]:
         """The next batch; empty while the one before is not written."""
         if self.under_way or not self.records:
             return []
@@ -52,7 +54,7 @@ class AccessLog:
             self.dropped += surplus
         size = count = 0
         for record in self.records:
-            size += len(record[2]) if type(record) is tuple else len(record.head)
+            size += len(record[2])
             if count and (size > BATCH_BYTES or count >= BATCH_RECORDS):
                 break
             count += 1

@@ -26,11 +26,12 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import traceback
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from halfsync.logs.error import log
-from halfsync.objects import File, Memory
+from halfsync.objects import File
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
@@ -42,6 +43,7 @@ from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
     Ending,
+    LogRecord,
     LogTask,
     Nudge,
     Part,
@@ -243,7 +245,8 @@ class Dispatcher:
         if not batch:
             return
         slot = worker.take_slot([])
-        if not self._send(worker, [LogTask(slot, batch)], []):
+        records = cast(list[LogRecord], batch)  # the same on the wire; see access.Record
+        if not self._send(worker, [LogTask(slot, records)], []):
             worker.give_slot(slot)
             self._pump.access.lost()
 
@@ -385,15 +388,19 @@ class Dispatcher:
             self.gone(worker)
             return
         fds = _descriptors(ancillary) if ancillary else []
-        for message in decode_replies(self._view[:size]):
-            owner = worker.slots[message.slot]
-            count = _descriptors_used(message) if fds else 0
-            own, fds = fds[:count], fds[count:]
-            if isinstance(owner, Exchange):
-                self._answer_from(worker, message, owner, own)
-            elif owner is not None:
-                worker.give_slot(message.slot)
-                self._pump.access.written()
+        try:
+            for message in decode_replies(self._view[:size]):
+                owner = worker.slots[message.slot]
+                if isinstance(owner, Exchange):
+                    self._answer_from(worker, message, owner, fds)
+                elif owner is not None:
+                    worker.give_slot(message.slot)
+                    self._pump.access.written()
+        except Exception:
+            # Whatever a worker does to its channel costs that worker, not the pump.
+            self._pump.fault(f"worker {worker.pid} of {worker.pool.name} sent nonsense:\n{traceback.format_exc()}")
+            self.gone(worker)
+            return
         if not worker.outstanding and worker.pool.workers[-1] is not worker:
             worker.pool.workers.remove(worker)
             worker.pool.workers.append(worker)
@@ -495,10 +502,6 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:
             whole = len(data) - len(data) % 4
             fds += [Descriptor(fd) for fd in memoryview(data[:whole]).cast("i")]
     return fds
-
-
-def _descriptors_used(message: Reply | Part) -> int:
-    return sum(1 for item in message.objects if not isinstance(item, Memory) and item.fd >= 0)
 
 
 def _request_line(exchange: Exchange) -> str:

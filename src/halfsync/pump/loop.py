@@ -46,7 +46,6 @@ from halfsync.pump.routes import Routes
 from halfsync.pump.sender import GONE, MORE, WAIT, Outcome, PipeEnd, Sender
 from halfsync.pump.states import Event, State
 from halfsync.wire.http1 import Limits, RequestHead, parse_head
-from halfsync.wire.messages import LogRecord
 
 if TYPE_CHECKING:
     from halfsync.plan import Plan
@@ -148,7 +147,7 @@ class Pump:
                         conn.expires = now + keep_alive
                         if records is not None:
                             records.append(
-                                (  # type: ignore[arg-type]  # a LogRecord's columns; see AccessLog
+                                (
                                     clock.wall,
                                     conn.client,
                                     data if log_cookies else logged,
@@ -334,7 +333,7 @@ class Pump:
         raw = exchange.head.raw
         queued = exchange.begun_ns - exchange.queued_ns if exchange.begun_ns else -1
         self.access.records.append(
-            LogRecord(
+            (
                 conn.when,
                 conn.client,
                 raw if self._log_cookies else cut_cookie(raw) or raw,

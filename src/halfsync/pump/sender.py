@@ -135,15 +135,16 @@ class Sender:
         self._time_sending(conn)
 
     def begin(self, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
-        """Answer with a worker's reply; `fds` are its descriptors, in order."""
+        """Answer with a worker's reply; `fds` are its packet's descriptors. The caller goes on with
+        the step of SENDING."""
         conn.move(Event.REPLY)
         keep = exchange.head is not None and exchange.head.keep_alive and not reply.close
-        self._frame_head(
-            exchange, reply.status, reply.reason, reply.fields, reply.length, reply.dated, keep
-        )
+        self._frame_head(exchange, reply.status, reply.reason, reply.fields, reply.length, reply.dated, keep)
         if reply.body:
             self._frame_memory(exchange, reply.body)
-        self.add(exchange, reply.objects, reply.ending, fds)
+        if reply.objects:
+            self.add(exchange, reply.objects, reply.ending, fds)
+        exchange.ending = reply.ending
         self._time_sending(conn)
 
     def add(
@@ -286,20 +287,28 @@ class Sender:
         return self._sent_all(conn, exchange)
 
     def _send_memory(self, conn: Connection, exchange: Exchange, out: deque[Sendable]) -> int:
+        """One gathering write of all the memory at the queue's head."""
         flags = 0
-        if len(out) == 1:
-            sent = conn.sock.send(out[0])  # type: ignore[arg-type]  # no other kind comes here
-        else:
-            buffers = []
-            for item in islice(out, GATHER):
-                if isinstance(item, FileSpan):
-                    flags = socket.MSG_MORE  # the head shares its packet with the file's first bytes
-                if isinstance(item, (FileSpan, PipeEnd)):
-                    break
+        buffers: list[bytes | memoryview] = []
+        size = 0
+        for item in islice(out, GATHER):
+            if isinstance(item, (bytes, memoryview)):
                 buffers.append(item)
+                size += len(item)
+                continue
+            if isinstance(item, FileSpan):
+                flags = socket.MSG_MORE  # the head shares its packet with the file's first bytes
+            break
+        if len(buffers) == 1:
+            sent = conn.sock.send(buffers[0], flags)
+        else:
             sent = conn.sock.sendmsg(buffers, (), flags)
         exchange.wire_bytes += sent
-        self._consume(exchange, out, sent)
+        if sent == size and len(buffers) == len(out):  # nearly always
+            exchange.body_bytes += size - sum([len(b) for b in buffers if type(b) is Framing])
+            out.clear()
+        else:
+            self._consume(exchange, out, sent)
         return sent
 
     @staticmethod
