@@ -1,0 +1,160 @@
+"""The harness reads its tools rightly and sends what it says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from bench import compare, load, processes, report, servers, trace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+WRK_SAID = """\
+Running 3s test @ http://127.0.0.1:8000/
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     0.90ms  120.11us   5.21ms   88.00%
+    Req/Sec    71.02k     2.1k    75.00k    70.00%
+  Latency Distribution
+     50%    0.88ms
+     75%    0.95ms
+     90%    1.02ms
+     99%    1.31ms
+  212345 requests in 3.00s, 1.31GB read
+  Socket errors: connect 1, read 2, write 3, timeout 4
+  Non-2xx or 3xx responses: 5
+Requests/sec:  70781.66
+Transfer/sec:    447.5MB
+"""
+
+STRACE_SAID = """\
+syscall           calls
+---------------- ------
+setsockopt         3686
+recvfrom           1845
+---------------- ------
+total              5531
+"""
+
+
+def test_figures_are_read_from_what_wrk_prints():
+    assert load.read(WRK_SAID) == load.Outcome(212345, 70781.66, 1.31 * 1e-3, 15)
+
+
+def test_no_figures_is_an_error():
+    with pytest.raises(load.CannotLoad, match="no figures"):
+        load.read("unable to connect")
+
+
+def test_calls_are_read_from_what_strace_prints():
+    assert trace.read_summary(STRACE_SAID) == {"setsockopt": 3686, "recvfrom": 1845}
+
+
+def test_a_table_lines_up():
+    assert report.table(["", "n"], [["a", "1"], ["long", "22"]]).splitlines() == [
+        "         n",
+        "  ----  --",
+        "  a      1",
+        "  long  22",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figure", "at_least", "word"), [(1.0, True, "met"), (0.9, True, "NOT MET"), (0.9, False, "met")]
+)
+def test_a_verdict_says_whether_the_target_is_met(figure, at_least, word):
+    assert report.verdict("x", figure, 1.0, at_least=at_least).split("  ")[1].strip() == word
+
+
+def test_a_process_is_found_by_its_name():
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert processes.find_child(os.getpid(), "sleep") == child.pid
+        assert processes.resident_bytes(child.pid) > 0
+        with pytest.raises(LookupError, match="no process named 'nothing'"):
+            processes.find_child(child.pid, "nothing")
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.skipif(not load.installed(), reason="wrk is not installed")
+def test_browser_like_heads_have_600_bytes_and_never_repeat():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        heads: list[bytes] = []
+        answering = threading.Thread(target=_record, args=(listener, heads))
+        answering.start()
+        port = listener.getsockname()[1]
+        load.wrk(f"http://127.0.0.1:{port}/a/file.html", 1, connections=1, script=load.BROWSER)
+        answering.join()
+    assert len(heads) > 2
+    for head in heads[:3]:
+        assert len(head) == 600
+        assert head.count(b"\r\n") == 1 + 10 + 1
+    assert len(set(heads)) == len(heads)
+
+
+def _record(listener: socket.socket, heads: list[bytes]) -> None:
+    """Answer one connection until it is closed, and keep the heads that came. (wrk looks first
+    whether anyone listens, and says nothing.)"""
+    listener.settimeout(10)
+    while not heads:
+        connection, _ = listener.accept()
+        with connection:
+            rest = b""
+            try:
+                while data := connection.recv(65536):
+                    rest += data
+                    while b"\r\n\r\n" in rest:
+                        head, _, rest = rest.partition(b"\r\n\r\n")
+                        heads.append(head + b"\r\n\r\n")
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            except ConnectionResetError:
+                pass
+
+
+@pytest.mark.skipif(servers.version("nginx") is None, reason="nginx is not installed")
+def test_a_peer_is_started_pinned_and_stopped():
+    with compare.workplace() as place:
+        public = compare.own_folder(place, "public")
+        (public / "file.html").write_bytes(b"whole")
+        server = servers.nginx(compare.own_folder(place, "nginx"), public)
+        server.cores = {min(os.sched_getaffinity(0))}
+        with compare.running([server], "/file.html", b"whole") as up:
+            assert up == [server]
+            tree = [server.pid, *processes.children(server.pid)]
+            assert len(tree) == 2
+        assert not any(Path(f"/proc/{pid}").exists() for pid in tree)
+
+
+def test_a_server_that_does_not_start_is_named_and_left_out(capsys):
+    with compare.workplace() as place:
+        folder = compare.own_folder(place, "broken")
+        command = [sys.executable, "-c", "raise SystemExit('I will not')"]
+        broken = servers.Server("broken", servers.free_port(), command, folder)
+        with compare.running([broken], "/", b"") as up:
+            assert up == []
+    assert "broken does not start: it ended with status 1" in (said := capsys.readouterr().out)
+    assert "I will not" in said
+
+
+def test_an_unknown_case_is_named():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "nonsense"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "there is no case 'nonsense'" in done.stderr
+
+
+def test_only_listed_tools_are_needed():
+    """What the harness starts, .ci/debian-packages installs."""
+    packages = (ROOT / ".ci/debian-packages").read_text()
+    assert all(tool in packages for tool in ("wrk", "nginx-light", "strace"))
+    assert shutil.which("taskset"), "util-linux, on every Debian"
