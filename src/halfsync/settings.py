@@ -477,7 +477,10 @@ def from_text(row: Row, text: str, where: str) -> Any:
 
 
 def from_toml(row: Row, value: Any, where: str) -> Any:
-    """The value that a TOML value means: a lone text may stand for a list of one, "64K" for a size."""
+    """The value that a TOML value means: a lone text may stand for a list of one, "64K" for a size,
+    and "" for none, which TOML has no word for."""
+    if row.optional and value == "":
+        value = None
     if row.is_list and isinstance(value, str):
         value = [value]
     if row.unit == "bytes" and isinstance(value, str):

@@ -1,0 +1,5 @@
+"""`python -m halfsync`."""
+
+from halfsync.cli import main
+
+main()

@@ -1,0 +1,137 @@
+"""A child as the parent knows it: its state, its orders channel, and what waits to be sent there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+import msgspec
+
+from halfsync import channel
+from halfsync.parent.states import TRANSITIONS, Event, State
+from halfsync.wire import messages
+
+UNKNOWN = 0
+"""The process id of a worker that a template forks, until it has told it."""
+
+NEVER = float("inf")
+
+
+class Role(Enum):
+    PUMP = "pump"
+    WORKER = "worker"
+    TEMPLATE = "template"
+
+
+class Garbage(Exception):
+    """The child sent what is no report."""
+
+
+@dataclass(eq=False)
+class Child:
+    """One child process. Times are monotonic seconds."""
+
+    id: int  # given once, never again; messages call it `worker`
+    role: Role
+    name: str  # in the log
+    pool: int  # index into Plan.pools; -1 for the pump
+    generation: int  # which import of the pool's code it has
+    channel: socket.socket | None  # the parent's end of its orders; None once closed
+    started: float
+    pid: int = UNKNOWN
+    state: State = State.STARTING
+    was_ready: bool = False
+    limit: float = NEVER  # when it is to be killed
+    pump: int = -1  # id of the pump that knows it
+    opened: bool = False  # a pump that was told to accept
+    failure: messages.Failed | None = None
+    drained: bool = False
+    _unsent: deque[tuple[bytes, tuple[int, ...]]] = field(default_factory=deque)
+    stuck_since: float = NEVER
+
+    def on(self, event: Event) -> None:
+        """Go where the table says. An event that the state has no place for is a bug of ours."""
+        self.state = TRANSITIONS[self.state, event]
+
+    @property
+    def who(self) -> str:
+        return f"{self.name} [{self.pid}]" if self.pid != UNKNOWN else self.name
+
+    # --- orders
+
+    def order(self, message: messages.Order, descriptors: tuple[int, ...] = ()) -> None:
+        """Send this when there is room, after what waits already. Takes the descriptors over."""
+        self._unsent.append((messages.encode(message), descriptors))
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent)
+
+    def flush(self, now: float) -> None:
+        """Send what there is room for. Never waits."""
+        while self._unsent:
+            packet, descriptors = self._unsent[0]
+            sent = channel.Sent.GONE
+            if self.channel is not None:
+                sent = channel.send(self.channel, packet, descriptors)
+            if sent is channel.Sent.FULL:
+                self.stuck_since = min(self.stuck_since, now)
+                return
+            self._unsent.popleft()
+            channel.close_all(descriptors)
+        self.stuck_since = NEVER
+
+    # --- reports
+
+    def hear(self) -> messages.Report | None:
+        """The next report; None if there is none now, or never again (then `channel` is None).
+
+        Raises Garbage. Descriptors that came along are closed: no report has any.
+        """
+        if self.channel is None:
+            return None
+        try:
+            received = channel.receive(self.channel)
+        except BlockingIOError:
+            return None
+        if received is None:
+            self.close_channel()
+            return None
+        channel.close_all(received[1])
+        try:
+            report: messages.Report = messages.decode_report(received[0])
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise Garbage(str(error)) from None
+        return report
+
+    # --- ending
+
+    def close_channel(self) -> None:
+        """The child sees the end of its orders. What waits to be sent is dropped."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        for _, descriptors in self._unsent:
+            channel.close_all(descriptors)
+        self._unsent.clear()
+        self.stuck_since = NEVER
+
+    def kill(self) -> None:
+        """SIGKILL. Safe: until it is reaped, its number is nobody else's."""
+        self.on(Event.KILLED)
+        self.close_channel()  # if its number is not known, this is what ends it
+        if self.pid != UNKNOWN:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def forget_in_child(self) -> None:
+        """In a forked process: its descriptor is closed already, and its number may be another's."""
+        if self.channel is not None:
+            self.channel.detach()
+            self.channel = None

@@ -1,0 +1,76 @@
+"""A crew: the processes of one pool, as the parent staffs them.
+
+A crew has one current generation, whose workers the pump knows. A reload raises a second one
+beside it, with the code as it is now; when all of its workers are ready, it takes the place of
+the current one in one step. If any of them fails, the rising generation is dropped, and nothing
+has happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from halfsync.parent.children import Child, Role
+from halfsync.parent.pauses import Pause
+from halfsync.parent.states import State
+from halfsync.plan import Pool
+
+COUNTED = (State.STARTING, State.READY, State.WORKING)
+"""States in which a worker counts toward the size of its generation."""
+
+
+@dataclass(eq=False)
+class Crew:
+    index: int  # into Plan.pools
+    pool: Pool
+    preload: bool
+    size: int  # workers wanted; TTIN and TTOU change it
+    children: list[Child] = field(default_factory=list)  # templates too
+    current: int = 0
+    rising: int | None = None
+    pause: Pause = field(default_factory=Pause)
+    last_failure: str = ""  # already told in full
+    _newest: int = 0
+
+    @property
+    def has_application(self) -> bool:
+        return self.pool.target is not None
+
+    def raise_generation(self) -> None:
+        self._newest += 1
+        self.rising = self._newest
+
+    def promote(self) -> None:
+        assert self.rising is not None
+        self.current, self.rising = self.rising, None
+
+    @property
+    def generations(self) -> Iterable[int]:
+        """Those that are to be kept at their size."""
+        return (self.current,) if self.rising is None else (self.current, self.rising)
+
+    def of(self, generation: int | None) -> list[Child]:
+        return [child for child in self.children if child.generation == generation]
+
+    def workers(self, generation: int | None) -> list[Child]:
+        """Those that count, oldest first."""
+        return [
+            child for child in self.of(generation) if child.role is Role.WORKER and child.state in COUNTED
+        ]
+
+    def template(self, generation: int) -> Child | None:
+        for child in self.of(generation):
+            if child.role is Role.TEMPLATE and child.state in COUNTED:
+                return child
+        return None
+
+    @property
+    def has_risen(self) -> bool:
+        """All of the rising generation is ready."""
+        risen = [child for child in self.workers(self.rising) if child.state is State.READY]
+        return self.rising is not None and len(risen) >= self.size
+
+    @property
+    def works(self) -> bool:
+        return any(child.state is State.WORKING for child in self.workers(self.current))

@@ -1,0 +1,94 @@
+"""From checked settings to a serving tree of processes, and back to an exit status."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from contextlib import ExitStack
+
+from halfsync import __version__
+from halfsync.logs import error
+from halfsync.parent import listeners, privileges
+from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.pidfile import PidFile
+from halfsync.parent.supervisor import Entries, Supervisor, tell
+from halfsync.plan import Kind, Mount, Plan, Pool
+from halfsync.settings import Settings
+
+
+def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) -> int:
+    """Bind, fork, and serve until told to stop. Gives the exit status.
+
+    Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
+    was started and nothing is left behind.
+    """
+    error.be("parent", settings.log_level)
+    with ExitStack() as undo:
+        identity = privileges.identity(settings)
+        pid_file = PidFile(settings.pid) if settings.pid else None
+        if pid_file is not None:
+            undo.callback(pid_file.remove)
+        bound = listeners.bind(settings)
+        undo.callback(listeners.close, bound)
+        access_log = AccessLog(settings.access_logfile) if settings.access_logfile else None
+        plan = Plan(settings, mounts, pools, bound)
+        children = entries()
+        # What exists now is never collected: so the collector touches no page that children share.
+        gc.collect()
+        gc.freeze()
+        supervisor = Supervisor(
+            plan, children, access_log=access_log, identity=identity, announce=lambda: announce(plan)
+        )
+        status = supervisor.run()
+        if status == 0:
+            error.log("info", "stopped.")
+    return status
+
+
+def entries() -> Entries:
+    """The children's code, imported before the first fork: it is in memory once, and no child can
+    fail to find it, whatever happens to the files."""
+    from halfsync.pump import main as pump
+    from halfsync.worker import main as worker
+    from halfsync.worker import template
+
+    return Entries(pump.run, worker.run, template.run)
+
+
+def announce(plan: Plan) -> None:
+    """Say what is served and where: for a person if one is watching, else as a line of the log."""
+    addresses = [_url(listener.address) for listener in plan.listeners]
+    if sys.stderr is not None and sys.stderr.isatty():
+        tell(_readable(plan, addresses))
+        return
+    what = ", ".join(f"{mount.prefix or '/'} = {mount.target}" for mount in plan.mounts)
+    error.log("info", f"halfsync {__version__} serves {what} at {', '.join(addresses)}")
+
+
+def _readable(plan: Plan, addresses: list[str]) -> str:
+    paths = [mount.prefix or "/" for mount in reversed(plan.mounts)]
+    width = max(map(len, paths))
+    wide = max(len(mount.target) for mount in plan.mounts)
+    lines = [f"halfsync {__version__} (process {os.getpid()}) serves"]
+    for path, mount in zip(paths, reversed(plan.mounts), strict=True):
+        lines.append(f"  {path:{width}}  {mount.target:{wide}}  {_by_whom(plan, mount)}")
+    lines.append("at")
+    lines += [f"  {address}" for address in addresses]
+    lines.append("Ctrl-C stops it.")
+    return "\n".join(lines)
+
+
+def _by_whom(plan: Plan, mount: Mount) -> str:
+    if mount.kind is Kind.FILES:
+        return "files"
+    pool = plan.pools[mount.pool]
+    return f"{_count(pool.processes, 'process', 'processes')} of {_count(pool.threads, 'thread', 'threads')}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _url(address: str) -> str:
+    return address if address.startswith("unix:") else f"http://{address}"

@@ -1,0 +1,40 @@
+"""How long to wait before a dead child is replaced.
+
+At once, as a rule. Only what dies at the start, again and again, is tried more and more slowly;
+what had been ready is tried at least every second, because while nothing runs nothing is served.
+"""
+
+from __future__ import annotations
+
+PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+
+LONGEST_WHEN_READY = 1.0
+
+SOON = 1.0
+"""Seconds after its start within which an end is an early one."""
+
+
+class Pause:
+    """The early ends of one kind of child."""
+
+    def __init__(self) -> None:
+        self.early_ends = 0
+        self.until = 0.0
+
+    def ended(self, now: float, lived: float, was_ready: bool) -> float:
+        """A child ended unasked. Gives the seconds until the next one may start."""
+        if was_ready and lived > SOON:
+            self.early_ends = 0
+            self.until = now
+            return 0.0
+        pause = PAUSES[min(self.early_ends, len(PAUSES) - 1)]
+        if was_ready:
+            pause = min(pause, LONGEST_WHEN_READY)
+        self.early_ends += 1
+        self.until = now + pause
+        return pause
+
+    def forgive(self) -> None:
+        """Start over: the next may start now."""
+        self.early_ends = 0
+        self.until = 0.0

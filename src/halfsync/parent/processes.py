@@ -1,0 +1,129 @@
+"""Making a process: fork(2), and what a child does before it is itself.
+
+A child begins as a copy of the parent, and must keep nothing of it by accident. In this order:
+
+ 1. Signals: all are blocked across the fork, so that none is handled by the parent's handlers in
+    the child; the child resets them and only then lets them in.
+ 2. Descriptors: all are closed but 0, 1, 2 and those it is given. One stray copy of a channel's
+    other end would keep that channel from ever showing its end.
+ 3. Privileges are dropped.
+ 4. It is tied to the parent's life: the kernel kills it when the parent ends (the belt), and it
+    sees the end of its orders channel (the braces).
+
+It never returns into the parent's code: whatever happens, it ends in os._exit.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NoReturn
+
+from halfsync import prctl
+from halfsync.logs import error
+from halfsync.parent import privileges, signals
+
+FAILED = 1
+"""Exit status of a child whose entry point raised."""
+
+
+ENOUGH_DESCRIPTORS = 1_048_576
+"""The kernel's own default for the most that a process may ask for (fs.nr_open)."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new process is, and what it may keep."""
+
+    name: str  # in the log: "pump", "worker(app:app)"
+    title: str  # in ps and top
+    entry: Callable[[], int]  # gives the exit status
+    keep: Collection[int]  # descriptors beside 0, 1 and 2
+    identity: privileges.Identity | None
+    log_level: str
+
+
+def fork(start: Start) -> int:
+    """Start it. Gives its process id. Raises OSError if the machine has no room for it."""
+    parent = os.getpid()
+    _flush()  # or what waits in the streams' buffers would be written twice
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _live(start, parent, before)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def _live(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> NoReturn:
+    status = FAILED
+    try:
+        signals.reset_in_child()
+        error.be(start.name, start.log_level)
+        close_all_but(start.keep)
+        if start.identity is not None:
+            privileges.drop(start.identity)
+        prctl.die_with(parent)
+        prctl.be_called(start.title)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        status = start.entry()
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:  # noqa: BLE001 - it must be logged, and must not reach the parent's frames
+        error.log("error", "ended by a bug: " + traceback.format_exc())
+    finally:
+        _flush()
+        os._exit(status & 0xFF)
+
+
+def close_all_but(keep: Collection[int]) -> None:
+    """Close every descriptor but 0, 1, 2 and `keep`, a range between two kept ones at a time."""
+    kept = sorted(fd for fd in keep if fd > 2)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    for low, high in zip([2, *kept], [*kept, highest + 1], strict=True):
+        os.closerange(low + 1, high)
+
+
+def make_importable(folder: str) -> None:
+    """In a child that runs an application: its modules are found in this folder first."""
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+
+
+def raise_descriptor_limit() -> None:
+    """In the pump: as many descriptors as this machine allows it, for as many connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or most > ENOUGH_DESCRIPTORS:
+        most = ENOUGH_DESCRIPTORS
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    except (OSError, ValueError):
+        pass
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # full, closed, or None
+            pass
+
+
+def how_it_ended(status: int) -> str:
+    """A wait status in words: "was killed by SIGKILL", "exited with status 1"."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (" and dumped core" if os.WCOREDUMP(status) else "")

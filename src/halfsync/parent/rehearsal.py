@@ -1,0 +1,49 @@
+"""`--check-config`: whether each application can be imported, tried in a child of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from halfsync import channel
+from halfsync.parent import processes
+from halfsync.parent.children import Child, Garbage, Role
+from halfsync.parent.supervisor import Entries
+from halfsync.plan import Plan
+from halfsync.wire.messages import Failed
+
+
+def rehearse(plan: Plan, entries: Entries) -> Failed | None:
+    """Start one worker of each application and let it go again. Gives the first failure."""
+    for index, pool in enumerate(plan.pools):
+        if pool.target is not None and (failure := _rehearse_one(plan, entries, index)) is not None:
+            return failure
+    return None
+
+
+def _rehearse_one(plan: Plan, entries: Entries, index: int) -> Failed | None:
+    ours, theirs = channel.pair()
+    name = f"worker({plan.pools[index].name})"
+
+    def live() -> int:
+        ours.detach()
+        processes.make_importable(os.getcwd())
+        return entries.worker(plan, index, theirs, None)
+
+    start = processes.Start(name, "halfsync worker", live, [theirs.fileno()], None, plan.settings.log_level)
+    child = Child(0, Role.WORKER, name, index, 0, ours, 0.0, processes.fork(start))
+    theirs.close()
+    try:
+        report = child.hear()
+    except Garbage as garbage:
+        report = Failed(
+            f"Target {plan.pools[index].name!r}: its worker sent what is no report ({garbage}).", ""
+        )
+    if report is None:
+        _, status = os.waitpid(child.pid, 0)
+        ending = processes.how_it_ended(status)
+        return Failed(f"Target {plan.pools[index].name!r}: its worker {ending} while starting.", "")
+    child.close_channel()
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    return report if isinstance(report, Failed) else None

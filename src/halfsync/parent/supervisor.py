@@ -1,0 +1,736 @@
+"""The parent's loop.
+
+**Dull on purpose.** One thread, one loop, no callbacks. A turn waits (for a signal, a report, or
+the next limit), takes note of what happened, and then compares what there is with what there
+should be: is there a pump; has every pool its workers; does the pump know them; is anything past
+its limit. So nothing has to be remembered from one event to the next, an event that gets lost
+costs at most a second, and it does not matter in which order things die.
+
+**It survives every child.** Sockets here never block; reports are decoded strictly, and who sends
+anything else is killed; orders that find no room wait in the child's own list. A child can end
+at any line of its life: then it is reaped, its channel closed, and the comparison finds it missing.
+A bug in a turn is logged, and the next turn begins.
+
+**It owns no request.** It never reads a client's byte and never imports an application's code, so
+neither can make it fail.
+
+What the comparison aims at depends on the phase:
+
+    STARTING   fork the pump and all workers; when each pool has one that works, tell the pump to
+               accept. An application that fails now ends everything (exit status 2).
+    SERVING    replace what dies; raise and promote generations (HUP).
+    DRAINING   as before, but the pump was told to finish. When it has, or its limit is past:
+    LEAVING    every orders channel is closed; who does not leave by the limit is killed.
+    OVER
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from halfsync import channel, prctl
+from halfsync.logs.error import log
+from halfsync.parent import processes
+from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
+from halfsync.parent.crews import COUNTED, Crew
+from halfsync.parent.pauses import Pause
+from halfsync.parent.privileges import Identity
+from halfsync.parent.signals import Signals
+from halfsync.parent.states import Event, State
+from halfsync.plan import BUILT_IN, Plan
+from halfsync.wire import messages
+
+LONGEST_WAIT = 1.0
+"""Seconds between two turns at most, so that nothing that was missed is missed for long."""
+
+SHORTEST_WAIT = 0.05
+"""Seconds until the next try, when something could not be done now (no room, no descriptors)."""
+
+TRIES_AT_FIRST = 3
+"""At the first start, so many early ends without a report are taken for final."""
+
+LAST_WORD = 0.5
+"""Seconds beyond graceful_timeout that are left for cutting off and logging in good order."""
+
+REAPING = 5.0
+"""Seconds to wait for killed children. One that the kernel can't end must not keep us."""
+
+MOST_REPORTS = 16
+"""Of one child in one turn."""
+
+STUCK = 30.0
+"""Seconds for which a child may leave its orders unread when there is no more room for them."""
+
+SEAM_BUFFER = 208 * 1024
+"""Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
+for its own accounts, so that a packet of MAX_PACKET fits beside others."""
+
+EXIT_WRONG = 2
+"""Exit status when what was to be served can't be."""
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    LEAVING = "leaving"
+    OVER = "over"
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What the forked children run; each gives an exit status."""
+
+    pump: Callable[[Plan, socket.socket], int]
+    worker: Callable[[Plan, int, socket.socket, int | None], int]
+    template: Callable[[Plan, int, socket.socket], int]
+
+
+class Supervisor:
+    """Made once, run once."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        entries: Entries,
+        *,
+        access_log: AccessLog | None = None,
+        identity: Identity | None = None,
+        announce: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`announce` is called when the pump is told to accept for the first time."""
+        self.plan = plan
+        self.settings = plan.settings
+        self.phase = Phase.STARTING
+        self.exit_status = 0
+        self.crews = [
+            Crew(index, pool, self.settings.preload and pool.target is not None, pool.processes)
+            for index, pool in enumerate(plan.pools)
+        ]
+        self.pump: Child | None = None
+        self._entries = entries
+        self._access_log = access_log
+        self._identity = identity
+        self._announce = announce
+        self._pump_pause = Pause()
+        self._strangers: dict[int, int] = {}  # reaped, of children whose number was not known yet
+        self._newest = 0
+        self._limit = NEVER  # of the phase
+        self._signals = Signals()
+
+    def run(self) -> int:
+        """Serve until told to stop. Gives the exit status; no child is left then."""
+        if self.settings.preload:
+            prctl.adopt_orphans()  # a template's workers
+        try:
+            while self.phase is not Phase.OVER:
+                self._turn()
+        finally:
+            self._kill_all()
+            self._reap_the_killed()
+            self._signals.close()
+        return self.exit_status
+
+    def _turn(self) -> None:
+        try:
+            self._wait()
+            now = time.monotonic()
+            self._heed_signals(now)
+            self._hear_all(now)
+            self._reap(now)
+            self._enforce_limits(now)
+            self._staff(now)
+            self._advance(now)
+            self._flush(now)
+        except Exception:  # noqa: BLE001 - a bug here must not end the server
+            log("error", "a bug, survived: " + traceback.format_exc())
+            time.sleep(SHORTEST_WAIT)
+
+    # --- waiting
+
+    def _children(self) -> list[Child]:
+        found = [child for crew in self.crews for child in crew.children]
+        return [self.pump, *found] if self.pump else found
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        poller.register(self._signals.wake, select.POLLIN)
+        for child in self._children():
+            if child.channel is not None:
+                poller.register(child.channel, select.POLLIN)
+        poller.poll(1000 * self._wait_seconds(time.monotonic()))
+
+    def _wait_seconds(self, now: float) -> float:
+        children = self._children()
+        due = [child.limit for child in children]
+        pauses = [self._pump_pause, *(crew.pause for crew in self.crews)]
+        due += [pause.until for pause in pauses if pause.until > now]
+        if any(child.has_unsent for child in children) or self._lacks(now):
+            due.append(now + SHORTEST_WAIT)
+        return max(0.0, min([LONGEST_WAIT, self._limit - now, *(moment - now for moment in due)]))
+
+    def _lacks(self, now: float) -> bool:
+        """Something should be there, may be tried now, and is not."""
+        if self.phase in (Phase.LEAVING, Phase.OVER):
+            return False
+        if self.pump is None:
+            return self.phase is not Phase.DRAINING and self._pump_pause.until <= now
+        return any(self._is_to_join(child) for child in self._children())
+
+    # --- signals
+
+    def _heed_signals(self, now: float) -> None:
+        for number in self._signals.take():
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stop(now, signal.Signals(number).name)
+            elif number == signal.SIGQUIT:
+                self._stop_at_once(now, "SIGQUIT")
+            elif number == signal.SIGHUP:
+                self._reload()
+            elif number == signal.SIGUSR1:
+                self._reopen_log()
+            elif number == signal.SIGTTIN:
+                self._resize(+1)
+            elif number == signal.SIGTTOU:
+                self._resize(-1)
+
+    def _stop(self, now: float, name: str) -> None:
+        if self.phase in (Phase.DRAINING, Phase.LEAVING):
+            self._stop_at_once(now, f"a second {name}")
+            return
+        log("info", f"{name}: stopping; requests in flight may take {self.settings.graceful_timeout:g} s.")
+        was_serving = self.phase is Phase.SERVING
+        self.phase = Phase.DRAINING
+        self._limit = now + self.settings.graceful_timeout + LAST_WORD
+        for crew in self.crews:
+            self._drop_rising(crew)
+        if self.pump is not None and was_serving:
+            self.pump.order(messages.Drain())
+        elif self.pump is not None:
+            self._kill(self.pump)
+
+    def _stop_at_once(self, now: float, name: str) -> None:
+        log("info", f"{name}: stopping at once.")
+        self._leave(now)
+        self._kill_all()
+
+    def _reload(self) -> None:
+        if self.phase is not Phase.SERVING:
+            log("warning", f"SIGHUP: not reloading while {self.phase.value}.")
+            return
+        for crew in self.crews:
+            if crew.has_application:
+                self._drop_rising(crew)
+                crew.pause.forgive()
+                crew.raise_generation()
+                log("info", f"SIGHUP: reloading {crew.pool.name}.")
+
+    def _reopen_log(self) -> None:
+        if self._access_log is None:
+            return
+        try:
+            self._access_log.reopen()
+            for child in self.crews[BUILT_IN].children:
+                if child.state is not State.KILLED:
+                    child.order(messages.LogFile(), (os.dup(self._access_log.fd),))
+        except OSError as error:
+            log("error", f"SIGUSR1: the access log can't be reopened: {error}; the old one stays.")
+        else:
+            log("info", "SIGUSR1: the access log is reopened.")
+
+    def _resize(self, by: int) -> None:
+        for crew in self.crews:
+            if crew.has_application:
+                crew.size = max(1, crew.size + by)
+                log("info", f"{crew.pool.name}: {crew.size} worker processes from now on.")
+
+    # --- reports
+
+    def _hear_all(self, now: float) -> None:
+        for child in self._children():
+            try:
+                self._hear(child, now)
+            except Garbage as garbage:
+                log("error", f"{child.who} sent what is no report ({garbage}); it is killed.")
+                self._kill(child)
+            if child.channel is None and child.limit == NEVER and child.state is not State.KILLED:
+                child.limit = now + LAST_WORD  # it can't be told anything any more
+            if child.channel is None and child.pid == UNKNOWN:
+                self._ended(child, None, now)
+
+    def _hear(self, child: Child, now: float) -> None:
+        """A bounded number of reports: no child may keep the loop to itself."""
+        for _ in range(MOST_REPORTS):
+            report = child.hear()
+            if report is None:
+                return
+            self._heed_report(child, report, now)
+
+    def _heed_report(self, child: Child, report: messages.Report, now: float) -> None:
+        if isinstance(report, messages.Ready):
+            self._is_ready(child, report.pid)
+        elif isinstance(report, messages.Failed):
+            child.failure = report
+        elif isinstance(report, messages.Drained):
+            child.drained = True
+        else:
+            self._replace_hung(child, report.worker, now)
+
+    def _is_ready(self, child: Child, claimed: int) -> None:
+        if child.pid == UNKNOWN:
+            if not self._is_our_child(claimed):
+                raise Garbage(f"process {claimed} is not ours")
+            child.pid = claimed
+        if child.state is State.STARTING:
+            child.on(Event.READIED)
+            child.was_ready = True
+            log("debug", f"{child.who} is ready.")
+
+    def _is_our_child(self, pid: int) -> bool:
+        """A number that a child claims is not to be believed: we may be root, and will kill it."""
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+                parent = stat.read().rpartition(")")[2].split()[1]
+        except (OSError, IndexError):
+            return pid in self._strangers
+        self._strangers.pop(pid, None)  # an older process of the same number
+        return parent == str(os.getpid())
+
+    def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
+        for child in self._children():
+            if child.id == worker and child.state is State.WORKING and pump.role is Role.PUMP:
+                log("error", f"{child.who} has a handler past its deadline; it is replaced.")
+                self._retire(child, now)
+
+    # --- ends
+
+    def _reap(self, now: float) -> None:
+        by_pid = {child.pid: child for child in self._children() if child.pid != UNKNOWN}
+        for pid, status in _ended_processes():
+            if pid in by_pid:
+                child = by_pid[pid]
+                self._hear_last(child, now)
+                self._ended(child, status, now)
+            else:
+                self._strangers[pid] = status
+        self._match_strangers(now)
+
+    def _hear_last(self, child: Child, now: float) -> None:
+        """What it said before it ended is still in the channel."""
+        try:
+            self._hear(child, now)
+        except Garbage:
+            pass
+
+    def _match_strangers(self, now: float) -> None:
+        """Children of ours whose number came after their end; the others were some descendant's."""
+        for child in self._children():
+            if child.pid in self._strangers:
+                self._ended(child, self._strangers.pop(child.pid), now)
+        while len(self._strangers) > 100:
+            self._strangers.pop(next(iter(self._strangers)))
+
+    def _ended(self, child: Child, status: int | None, now: float) -> None:
+        before = child.state
+        child.on(Event.ENDED)
+        child.close_channel()
+        ending = "ended" if status is None else processes.how_it_ended(status)
+        if child is self.pump:
+            self.pump = None
+            self._pump_ended(child, before, ending, now)
+            return
+        crew = self.crews[child.pool]
+        crew.children.remove(child)
+        if before in COUNTED and self.phase is not Phase.LEAVING:
+            self._worker_ended(crew, child, ending, now)
+        else:
+            log("debug", f"{child.who} {ending}.")
+
+    def _pump_ended(self, child: Child, before: State, ending: str, now: float) -> None:
+        if self.phase in (Phase.DRAINING, Phase.LEAVING) and (child.drained or before is State.KILLED):
+            log("debug", f"{child.who} {ending}.")
+            return
+        pause = self._pump_pause.ended(now, now - child.started, was_ready=self.phase is Phase.SERVING)
+        if self.phase is Phase.SERVING:
+            log("error", f"{child.who} {ending}; its connections are lost. Another starts {_in(pause)}.")
+        else:
+            log("error", f"{child.who} {ending} while {self.phase.value}.")
+        if self.phase is Phase.STARTING and self._pump_pause.early_ends >= TRIES_AT_FIRST:
+            self._give_up(f"The pump {ending} while starting, {TRIES_AT_FIRST} times.", "", now)
+
+    def _worker_ended(self, crew: Crew, child: Child, ending: str, now: float) -> None:
+        """One that should still be there."""
+        if child.generation == crew.rising and not child.was_ready:
+            self._fail_reload(crew, child, ending)
+            return
+        if child.failure is not None:
+            self._failed_to_import(crew, child, child.failure, now)
+            return
+        pause = crew.pause.ended(now, now - child.started, child.was_ready)
+        log("error", f"{child.who} {ending}. Another starts {_in(pause)}.")
+        if self.phase is Phase.STARTING and crew.pause.early_ends >= TRIES_AT_FIRST and not crew.works:
+            sentence = (
+                f"Target {crew.pool.name!r}: its worker {ending} while starting, {TRIES_AT_FIRST} times."
+            )
+            self._give_up(sentence, "", now)
+
+    def _failed_to_import(self, crew: Crew, child: Child, failure: messages.Failed, now: float) -> None:
+        if self.phase is Phase.STARTING:
+            self._give_up(failure.sentence, failure.traceback, now)
+            return
+        pause = crew.pause.ended(now, now - child.started, was_ready=False)
+        log("error", f"{child.who}: {self._told_once(crew, failure)} Another starts {_in(pause)}.")
+
+    def _fail_reload(self, crew: Crew, child: Child, ending: str) -> None:
+        told = (
+            f"it {ending} while starting." if child.failure is None else self._told_once(crew, child.failure)
+        )
+        log("error", f"{child.who}: {told} {crew.pool.name} is NOT reloaded; the old workers go on.")
+        self._drop_rising(crew)
+
+    def _told_once(self, crew: Crew, failure: messages.Failed) -> str:
+        """The sentence; the traceback before it, unless it is the same as last time."""
+        told = failure.sentence + failure.traceback
+        if told == crew.last_failure or not failure.traceback:
+            return failure.sentence
+        crew.last_failure = told
+        return f"\n{failure.traceback.rstrip()}\n{failure.sentence}"
+
+    def _give_up(self, sentence: str, trace: str, now: float) -> None:
+        """At the first start: say why, and end."""
+        if self.exit_status == 0:
+            self.exit_status = EXIT_WRONG
+            tell(trace + ("\n" if trace and not trace.endswith("\n") else "") + f"halfsync: {sentence}")
+        self._leave(now)
+        self._kill_all()
+
+    # --- limits
+
+    def _enforce_limits(self, now: float) -> None:
+        for child in self._children():
+            if child.state is State.KILLED:
+                continue
+            if now >= child.limit:
+                log("warning", f"{child.who} did not leave in time; it is killed.")
+                self._kill(child)
+            elif now - child.stuck_since >= STUCK:
+                log("error", f"{child.who} has not read its orders for {STUCK:g} s; it is killed.")
+                self._kill(child)
+
+    def _kill(self, child: Child) -> None:
+        child.kill()
+        child.limit = NEVER
+
+    def _kill_all(self) -> None:
+        for child in self._children():
+            self._kill(child)
+
+    def _reap_the_killed(self) -> None:
+        deadline = time.monotonic() + REAPING
+        while self._children() and time.monotonic() < deadline:
+            self._reap(time.monotonic())
+            for child in self._children():
+                if child.pid == UNKNOWN:
+                    self._ended(child, None, time.monotonic())
+            time.sleep(0.002)
+
+    # --- what there should be
+
+    def _staff(self, now: float) -> None:
+        if self.phase in (Phase.LEAVING, Phase.OVER):
+            return
+        if self.pump is None and self.phase is not Phase.DRAINING and now >= self._pump_pause.until:
+            self._start_pump(now)
+        for crew in self.crews:
+            for generation in crew.generations:
+                self._staff_generation(crew, generation, now)
+        for child in self._children():
+            if self._is_to_join(child):
+                self._join(child)
+        if self.pump is not None and self.phase is Phase.SERVING and not self.pump.opened:
+            self._open()
+
+    def _staff_generation(self, crew: Crew, generation: int, now: float) -> None:
+        workers = crew.workers(generation)
+        for surplus in workers[crew.size :]:
+            if surplus.state is State.WORKING:
+                self._retire(surplus, now)
+        if len(workers) >= crew.size or now < crew.pause.until:
+            return
+        if not crew.preload:
+            for _ in range(crew.size - len(workers)):
+                self._start_worker(crew, generation, now)
+            return
+        template = crew.template(generation)
+        if template is None:
+            self._start_template(crew, generation, now)
+        elif template.state in (State.READY, State.WORKING):
+            for _ in range(crew.size - len(workers)):
+                self._spawn_worker(crew, generation, template, now)
+
+    def _start_pump(self, now: float) -> None:
+        keep = [listener.socket.fileno() for listener in self.plan.listeners]
+
+        def entry(orders: socket.socket) -> int:
+            processes.raise_descriptor_limit()
+            return self._entries.pump(self.plan, orders)
+
+        child = self._fork(Role.PUMP, "pump", -1, 0, entry, keep, self._pump_pause, now)
+        if child is not None:
+            self.pump = child
+            child.on(Event.READIED)
+            child.on(Event.JOINED)
+
+    def _start_worker(self, crew: Crew, generation: int, now: float) -> None:
+        log_fd = self._access_log.fd if self._access_log is not None and crew.index == BUILT_IN else None
+
+        def entry(orders: socket.socket) -> int:
+            self._settle_worker(crew)
+            return self._entries.worker(self.plan, crew.index, orders, log_fd)
+
+        keep = [] if log_fd is None else [log_fd]
+        name = f"worker({crew.pool.name})"
+        child = self._fork(Role.WORKER, name, crew.index, generation, entry, keep, crew.pause, now)
+        if child is not None:
+            crew.children.append(child)
+
+    def _start_template(self, crew: Crew, generation: int, now: float) -> None:
+        def entry(orders: socket.socket) -> int:
+            self._settle_worker(crew)
+            return self._entries.template(self.plan, crew.index, orders)
+
+        name = f"template({crew.pool.name})"
+        child = self._fork(Role.TEMPLATE, name, crew.index, generation, entry, [], crew.pause, now)
+        if child is not None:
+            crew.children.append(child)
+
+    def _spawn_worker(self, crew: Crew, generation: int, template: Child, now: float) -> None:
+        ours, theirs = channel.pair()
+        ours.setblocking(False)
+        self._newest += 1
+        name = f"worker({crew.pool.name})"
+        child = Child(self._newest, Role.WORKER, name, crew.index, generation, ours, now)
+        crew.children.append(child)
+        template.order(messages.Spawn(child.id), (theirs.detach(),))
+
+    def _settle_worker(self, crew: Crew) -> None:
+        """In the child: the listening sockets are closed here, the current folder is importable."""
+        for listener in self.plan.listeners:
+            listener.socket.detach()
+        if crew.has_application:
+            processes.make_importable(os.getcwd())
+
+    def _fork(
+        self,
+        role: Role,
+        name: str,
+        pool: int,
+        generation: int,
+        entry: Callable[[socket.socket], int],
+        keep: Iterable[int],
+        pause: Pause,
+        now: float,
+    ) -> Child | None:
+        """A new child; None if the machine has no room for one now."""
+        try:
+            ours, theirs = channel.pair()
+        except OSError as error:
+            self._found_no_room(name, error, pause, now)
+            return None
+
+        def live() -> int:
+            self._forget_in_child(ours)
+            return entry(theirs)
+
+        kept = [theirs.fileno(), *keep]
+        start = processes.Start(
+            name, f"halfsync {role.value}", live, kept, self._identity, self.settings.log_level
+        )
+        try:
+            pid = processes.fork(start)
+        except OSError as error:
+            ours.close()
+            self._found_no_room(name, error, pause, now)
+            return None
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._strangers.pop(pid, None)  # an older process of the same number
+        self._newest += 1
+        log("debug", f"{name} [{pid}] is started.")
+        return Child(self._newest, role, name, pool, generation, ours, now, pid)
+
+    def _found_no_room(self, name: str, error: OSError, pause: Pause, now: float) -> None:
+        seconds = pause.ended(now, 0.0, was_ready=False)
+        log("error", f"no {name} can be started: {error.strerror}. The next try is {_in(seconds)}.")
+
+    def _forget_in_child(self, ours: socket.socket) -> None:
+        ours.detach()
+        for child in self._children():
+            child.forget_in_child()
+        self._signals.forget_in_child()
+
+    # --- the pump knows its workers
+
+    def _is_to_join(self, child: Child) -> bool:
+        if child.role is not Role.WORKER or self.pump is None or child.channel is None:
+            return False
+        if self.pump.state is not State.WORKING or child.pump == self.pump.id:
+            return False
+        is_current = child.generation == self.crews[child.pool].current
+        return child.state is State.WORKING or (child.state is State.READY and is_current)
+
+    def _join(self, child: Child) -> None:
+        """Make the seam between the pump and this worker, and hand each its ends."""
+        assert self.pump is not None
+        try:
+            pumps, workers = _seam()
+        except OSError as error:
+            log("error", f"{child.who} can't be joined to the pump now: {error.strerror}.")
+            return
+        child.order(messages.Attach(), workers)
+        threads = self.plan.pools[child.pool].threads
+        self.pump.order(messages.Join(child.id, child.pid, child.pool, threads), pumps)
+        child.pump = self.pump.id
+        child.on(Event.JOINED)
+
+    def _open(self) -> None:
+        assert self.pump is not None
+        self.pump.order(messages.Open())
+        self.pump.opened = True
+
+    def _retire(self, child: Child, now: float) -> None:
+        """No more tasks. The pump closes its channels when the last has ended, and as the worker
+        was told too, it then leaves instead of waiting for a new pump."""
+        child.on(Event.RETIRED)
+        child.limit = now + self.settings.graceful_timeout + LAST_WORD
+        child.order(messages.Retire(child.id))
+        if self.pump is not None:
+            self.pump.order(messages.Retire(child.id))
+
+    def _drop_rising(self, crew: Crew) -> None:
+        for child in crew.of(crew.rising):
+            self._kill(child)
+        crew.rising = None
+
+    # --- from phase to phase
+
+    def _advance(self, now: float) -> None:
+        if self.phase is Phase.STARTING and self.pump is not None and all(crew.works for crew in self.crews):
+            self.phase = Phase.SERVING
+            self._open()
+            self._announce()
+        elif self.phase is Phase.SERVING:
+            for crew in self.crews:
+                if crew.has_risen and self.pump is not None:
+                    self._promote(crew, now)
+        elif self.phase is Phase.DRAINING:
+            self._advance_draining(now)
+        elif self.phase is Phase.LEAVING:
+            self._advance_leaving(now)
+
+    def _promote(self, crew: Crew, now: float) -> None:
+        old = crew.of(crew.current)
+        crew.promote()
+        for child in crew.workers(crew.current):
+            self._join(child)
+        for child in old:
+            if child.role is Role.TEMPLATE:
+                self._dismiss(child, now + self.settings.graceful_timeout + LAST_WORD)
+            elif child.state is State.WORKING:
+                self._retire(child, now)
+            elif child.state in COUNTED:
+                self._kill(child)
+        crew.last_failure = ""
+        log("info", f"{crew.pool.name} is reloaded; the old workers finish what they have.")
+
+    def _advance_draining(self, now: float) -> None:
+        if self.pump is not None and not self.pump.drained and now >= self._limit:
+            log("warning", f"requests were still in flight after {self.settings.graceful_timeout:g} s.")
+            self._kill(self.pump)
+        if self.pump is None or self.pump.drained or self.pump.state is State.KILLED:
+            self._leave(now)
+
+    def _leave(self, now: float) -> None:
+        """Everybody is to go, those that are still importing at once."""
+        self.phase = Phase.LEAVING
+        limit = max(self._limit if self._limit < NEVER else now, now + LAST_WORD)
+        self._limit = limit + REAPING
+        for child in self._children():
+            if child.state is State.STARTING:
+                self._kill(child)
+            else:
+                self._dismiss(child, limit)
+
+    def _dismiss(self, child: Child, limit: float) -> None:
+        if child.state is State.KILLED:
+            return
+        child.on(Event.DISMISSED)
+        child.close_channel()
+        child.limit = limit
+
+    def _advance_leaving(self, now: float) -> None:
+        if not self._children():
+            self.phase = Phase.OVER
+        elif now >= self._limit:
+            left = ", ".join(child.who for child in self._children())
+            log("error", f"these do not end, though they were killed: {left}.")
+            self.phase = Phase.OVER
+
+    def _flush(self, now: float) -> None:
+        for child in self._children():
+            child.flush(now)
+
+
+def _ended_processes() -> Iterable[tuple[int, int]]:
+    """(process id, wait status) of each child that has ended, once."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
+
+
+def _seam() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`tasks`, `watch` and the board: the pump's descriptors, and the worker's. Raises OSError."""
+    made: list[int] = []
+    try:
+        board = os.memfd_create("board", os.MFD_CLOEXEC)
+        made.append(board)
+        os.ftruncate(board, messages.BOARD_SLOTS * 8)
+        for _ in ("tasks", "watch"):
+            for end in channel.pair():
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEAM_BUFFER)
+                made.append(end.detach())
+        made.append(os.dup(board))
+    except OSError:
+        channel.close_all(made)
+        raise
+    board, pump_tasks, worker_tasks, pump_watch, worker_watch, second_board = made
+    return (pump_tasks, pump_watch, board), (worker_tasks, worker_watch, second_board)
+
+
+def _in(pause: float) -> str:
+    return f"in {pause:g} s" if pause else "at once"
+
+
+def tell(text: str) -> None:
+    """To the user, on standard error, without a date. Never raises."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
