@@ -45,7 +45,10 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.KEEP_ALIVE_TIMEOUT: ("no further request came within keep_alive", False),
     CloseReason.DRAINING: ("the server is stopping", False),
     CloseReason.DESCRIPTORS_SHORT: ("idle, and its descriptor was needed", False),
-    CloseReason.LINGER_TIMEOUT: ("the client did not close within linger_timeout after the last answer", False),
+    CloseReason.LINGER_TIMEOUT: (
+        "the client did not close within linger_timeout after the last answer",
+        False,
+    ),
     CloseReason.CLIENT_LEFT: ("the client left before its request or its answer was whole", True),
     CloseReason.HEAD_TIMEOUT: ("the head was not whole within head_timeout", True),
     CloseReason.BODY_TIMEOUT: ("nothing of the body came within body_timeout", True),

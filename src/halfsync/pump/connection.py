@@ -16,9 +16,9 @@ from halfsync.wire.messages import Ending
 
 if TYPE_CHECKING:
     from halfsync.plan import Mount
-    from halfsync.pump.dispatch import Worker
     from halfsync.pump.sender import Sendable
     from halfsync.pump.spool import Spool
+    from halfsync.pump.workers import Worker
     from halfsync.wire.chunked import ChunkedBody
     from halfsync.wire.http1 import RequestHead
 
@@ -84,7 +84,7 @@ class Exchange:
         "body_bytes",
         "body_left",
         "body_owed",
-                "checked_at",
+        "checked_at",
         "chunked",
         "chunks",
         "conn",

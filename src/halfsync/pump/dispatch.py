@@ -23,11 +23,8 @@ workers that are never chosen show that there are too many.
 
 from __future__ import annotations
 
-import mmap
-import os
 import socket
 import traceback
-from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from halfsync.logs.error import log
@@ -38,11 +35,12 @@ from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases import Leased
 from halfsync.pump.sender import MORE, WAIT, Outcome
 from halfsync.pump.states import Event, State
+from halfsync.pump.workers import LOG_BATCH, MEAN_OF, Pool, Worker
 from halfsync.wire.messages import (
-    BOARD_SLOTS,
     MAX_DESCRIPTORS,
     MAX_PACKET,
     Ending,
+    Join,
     LogRecord,
     LogTask,
     Nudge,
@@ -51,89 +49,15 @@ from halfsync.wire.messages import (
     Stacks,
     Task,
     decode_replies,
-    encode,
 )
 from halfsync.wire.refusals import Refusal
 
 if TYPE_CHECKING:
     from halfsync.pump.loop import Pump
 
-LOOK_AHEAD = 64
-"""Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
-FAST_NS = 1_000_000
-"""A mean time in the handler under this earns look-ahead: the cost that batching saves is some
-50 µs a request, so a handler of milliseconds gains nothing by it."""
-MEAN_OF = 8
 NUDGE_AFTER = 0.004
 """Seconds. A fast batch of LOOK_AHEAD tasks takes less than this; a slow one shows by then."""
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
-
-
-class Worker:
-    """The pump's side of one worker process."""
-
-    def __init__(
-        self, worker_id: int, pid: int, pool: Pool, threads: int, tasks: Descriptor, watch: Descriptor, board: int
-    ) -> None:
-        self.id = worker_id
-        self.pid = pid
-        self.pool = pool
-        self.threads = threads
-        self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
-        self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))
-        self.tasks.setblocking(False)
-        self.watch.setblocking(False)
-        self._map = mmap.mmap(board, BOARD_SLOTS * 8)
-        self.board = memoryview(self._map).cast("Q")
-        self.slots: list[Exchange | list[object] | None] = [None] * BOARD_SLOTS
-        self.free = list(range(BOARD_SLOTS - 1, -1, -1))
-        self.retiring = False  # no more tasks; closed when the last has ended
-        self.full = False  # its socket took no more: wait until it does
-        self.nudge_at = 0.0  # when to look whether a batch is begun; 0: nothing to look at
-
-    @property
-    def outstanding(self) -> int:
-        return BOARD_SLOTS - len(self.free)
-
-    @property
-    def room(self) -> int:
-        if self.retiring or self.full:
-            return 0
-        return min(self.threads + (LOOK_AHEAD if self.pool.fast else 0) - self.outstanding, len(self.free))
-
-    def take_slot(self, owner: Exchange | list[object]) -> int:
-        slot = self.free.pop()
-        self.slots[slot] = owner
-        self.board[slot] = 0
-        return slot
-
-    def give_slot(self, slot: int) -> None:
-        self.slots[slot] = None
-        self.free.append(slot)
-
-    def unbegun(self) -> bool:
-        """Whether any task waits behind another in this worker."""
-        board = self.board
-        return any(owner is not None and board[slot] == 0 for slot, owner in enumerate(self.slots))
-
-    def close(self) -> None:
-        self.tasks.close()
-        self.watch.close()
-
-
-class Pool:
-    """Requests that wait for the workers of one pool."""
-
-    def __init__(self, index: int, name: str) -> None:
-        self.index = index
-        self.name = name
-        self.queue: deque[Exchange] = deque()
-        self.workers: list[Worker] = []  # the one that was idle most recently is the last
-        self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
-
-    @property
-    def fast(self) -> bool:
-        return self.mean_ns < FAST_NS
 
 
 class Dispatcher:
@@ -141,7 +65,7 @@ class Dispatcher:
         self._pump = pump
         self._clock = pump.clock
         self._settings = pump.settings
-        self.pools = [Pool(i, plan.name) for i, plan in enumerate(pump.plan.pools)]
+        self.pools = [Pool(pool.name) for pool in pump.plan.pools]
         self._due: set[Pool] = set()  # pools with something to hand over at the end of the turn
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
@@ -150,10 +74,9 @@ class Dispatcher:
 
     # --- workers come and go ---------------------------------------------------------------------
 
-    def join(self, worker_id: int, pid: int, pool: int, threads: int, fds: list[Descriptor]) -> None:
-        tasks, watch, board = fds
-        worker = Worker(worker_id, pid, self.pools[pool], threads, tasks, watch, board.fd)
-        self.workers[worker_id] = worker
+    def join(self, join: Join, fds: list[Descriptor]) -> None:
+        worker = Worker(join, self.pools[join.pool], fds)
+        self.workers[worker.id] = worker
         worker.pool.workers.append(worker)
         self._pump.watch_worker(worker)
         self._due.add(worker.pool)
@@ -183,10 +106,10 @@ class Dispatcher:
                 fate = self._orphaned(worker, slot, owner)
                 if len(told) < 20:
                     told.append(f"{_request_line(owner)} ({fate})")
-            elif owner is not None:
+            elif owner is LOG_BATCH:
                 self._pump.access.lost()
-        what = "; ".join(told) if told else "none"
-        log("error" if told else "info", f"worker {worker.pid} of {worker.pool.name} is gone; requests in flight: {what}")
+        level, what = ("error", "; ".join(told)) if told else ("info", "none")
+        log(level, f"worker {worker.pid} of {worker.pool.name} is gone; requests in flight: {what}")
         self._due.add(worker.pool)
 
     def _orphaned(self, worker: Worker, slot: int, exchange: Exchange) -> str:
@@ -244,7 +167,7 @@ class Dispatcher:
         batch = self._pump.access.take_batch()
         if not batch:
             return
-        slot = worker.take_slot([])
+        slot = worker.take_slot(LOG_BATCH)
         records = cast(list[LogRecord], batch)  # the same on the wire; see access.Record
         if not self._send(worker, [LogTask(slot, records)], []):
             worker.give_slot(slot)
@@ -278,8 +201,7 @@ class Dispatcher:
             if taken and (size > MAX_PACKET or len(fds) >= MAX_DESCRIPTORS):
                 break
             pool.queue.popleft()
-            if task.body is None:
-                assert exchange.spool is not None and exchange.spool.file is not None
+            if exchange.spool is not None and exchange.spool.file is not None:
                 fds.append(exchange.spool.file.fd)
             task.slot = worker.take_slot(exchange)
             tasks.append(task)
@@ -323,19 +245,13 @@ class Dispatcher:
             exchange.queued_ns,
         )
 
-    def _send(self, worker: Worker, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> bool:
-        """One packet. False: its socket is full (or gone, which the next event tells)."""
-        packet = encode(messages)
-        try:
-            if fds:
-                socket.send_fds(worker.tasks, [packet], fds)
-            else:
-                worker.tasks.send(packet)
-        except OSError:
-            worker.full = True
-            self._pump.want_writable(worker, True)
-            return False
-        return True
+    def _send(
+        self, worker: Worker, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]
+    ) -> bool:
+        if worker.send(messages, fds):
+            return True
+        self._pump.want_writable(worker, True)
+        return False
 
     def writable(self, worker: Worker) -> None:
         """Its socket takes packets again."""
@@ -357,18 +273,11 @@ class Dispatcher:
             worker.nudge_at = 0.0
             if worker.outstanding == 0:
                 continue
-            self._tell(worker, Nudge())  # replies may be waiting for company behind a slow one
+            worker.tell(Nudge())  # replies may be waiting for company behind a slow one
             if worker.unbegun():
                 self._send(worker, [Nudge()], [])
                 worker.nudge_at = now + NUDGE_AFTER
                 self.nudge_at = min(self.nudge_at, worker.nudge_at)
-
-    @staticmethod
-    def _tell(worker: Worker, message: Nudge | Stacks) -> None:
-        try:
-            worker.watch.send(encode(message))
-        except OSError:
-            pass  # it is full of such messages already, or gone
 
     # --- replies from workers --------------------------------------------------------------------
 
@@ -393,12 +302,12 @@ class Dispatcher:
                 owner = worker.slots[message.slot]
                 if isinstance(owner, Exchange):
                     self._answer_from(worker, message, owner, fds)
-                elif owner is not None:
+                elif owner is LOG_BATCH:
                     worker.give_slot(message.slot)
                     self._pump.access.written()
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Whatever a worker does to its channel costs that worker, not the pump.
-            self._pump.fault(f"worker {worker.pid} of {worker.pool.name} sent nonsense:\n{traceback.format_exc()}")
+            self._pump.fault(f"worker {worker.pid} sent nonsense:\n{traceback.format_exc()}")
             self.gone(worker)
             return
         if not worker.outstanding and worker.pool.workers[-1] is not worker:
@@ -408,7 +317,9 @@ class Dispatcher:
             self._due.add(worker.pool)
         self._close_if_done(worker)
 
-    def _answer_from(self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor]) -> None:
+    def _answer_from(
+        self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor]
+    ) -> None:
         ended = message.ending is not Ending.MORE
         if ended:
             pool = worker.pool
@@ -438,23 +349,23 @@ class Dispatcher:
         self._pump.drive(conn)
 
     def _grant_lease(self, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
-        """Only a whole answer can be repeated: bytes, or bytes and one span of a file."""
-        assert exchange.head is not None and reply.lease is not None
-        if reply.ending is not Ending.DONE or len(reply.objects) > 1 or exchange.head.method not in (b"GET", b"HEAD"):
+        """Only a whole answer can be repeated: bytes, and at most one span of a file."""
+        head = exchange.head
+        if head is None or reply.lease is None or reply.ending is not Ending.DONE:
             return
-        file, offset, count = None, 0, 0
-        for item in reply.objects:
-            if not isinstance(item, File):
-                return
-            file, offset, count = fds[item.fd], item.offset, item.count
-        leased = Leased(reply.status, reply.reason, reply.fields, reply.dated, reply.body, file, offset, count)
-        if exchange.head.method == b"HEAD":
-            leased.length = reply.length
-            if reply.length < 0:
-                return
-        elif leased.length != reply.length:
+        span = reply.objects[0] if reply.objects else None
+        if len(reply.objects) > 1 or not (span is None or isinstance(span, File)):
             return
-        self._pump.leases.grant(exchange.head, reply.lease, leased, self._clock.now)
+        leased = Leased(
+            reply,
+            fds[span.fd] if span is not None else None,
+            span.offset if span is not None else 0,
+            span.count if span is not None else 0,
+        )
+        if head.method == b"GET" and leased.length != reply.length:
+            return
+        if head.method == b"GET" or (head.method == b"HEAD" and reply.length >= 0):
+            self._pump.leases.grant(head, reply, leased, self._clock.now)
 
     def _answer(self, conn: Connection, refusal: Refusal) -> None:
         self._pump.sender.refuse(conn, refusal)
@@ -479,11 +390,16 @@ class Dispatcher:
     def _find_hung(self, worker: Worker, begun_before: int) -> None:
         for slot, owner in enumerate(worker.slots):
             begun = worker.board[slot]
-            if not isinstance(owner, Exchange) or begun == 0 or begun > begun_before or owner.worker is not worker:
+            if not isinstance(owner, Exchange) or owner.worker is not worker:
+                continue
+            if begun == 0 or begun > begun_before:
                 continue
             owner.worker = None  # said once
-            self._tell(worker, Stacks(slot))
-            log("error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {_request_line(owner)}")
+            worker.tell(Stacks(slot))
+            log(
+                "error",
+                f"worker {worker.pid} of {worker.pool.name}: past its deadline: {_request_line(owner)}",
+            )
             conn = owner.conn
             if conn is not None and conn.exchange is owner:
                 if conn.state is State.WORKING:

@@ -34,7 +34,7 @@ from halfsync.wire.http1 import CONDITIONAL, RequestHead
 
 if TYPE_CHECKING:
     from halfsync.pump.clock import Clock
-    from halfsync.wire.messages import Lease
+    from halfsync.wire.messages import Reply
 
 Key = tuple[bytes, bytes, bytes]
 
@@ -73,26 +73,16 @@ class Leased:
         "wire",
     )
 
-    def __init__(
-        self,
-        status: int,
-        reason: str,
-        fields: bytes,
-        dated: bool,
-        body: bytes,
-        file: Descriptor | None,
-        offset: int,
-        count: int,
-    ) -> None:
-        self.status = status
-        self.status_line = status_line(status, reason)
-        self.fields = fields
-        self.dated = dated
-        self.body = body
+    def __init__(self, reply: Reply, file: Descriptor | None = None, offset: int = 0, count: int = 0) -> None:
+        self.status = reply.status
+        self.status_line = status_line(reply.status, reply.reason)
+        self.fields = reply.fields
+        self.dated = reply.dated
+        self.body = reply.body
         self.file = file
         self.offset = offset
         self.count = count
-        self.length = len(body) + count
+        self.length = len(reply.body) + count
         self.head_only = False  # to HEAD
         self.body_bytes = 0  # that `wire` holds
         self.ignores_cookie = True
@@ -167,12 +157,16 @@ class Leases:
             self._table.move_to_end(key)
         return leased
 
-    def grant(self, head: RequestHead, lease: Lease, leased: Leased, now: float) -> None:
-        """From now on `leased` answers this request."""
+    def grant(self, head: RequestHead, reply: Reply, leased: Leased, now: float) -> None:
+        """From now on `leased`, made of `reply`, answers this request."""
+        lease = reply.lease
+        assert lease is not None
         names = tuple(name.encode("latin-1") for name in lease.names)
         leased.expires = now + lease.seconds
         leased.renew_at = now + lease.seconds * EARLY
-        leased.head_only = head.method == b"HEAD"
+        if head.method == b"HEAD":
+            leased.head_only = True
+            leased.length = reply.length
         leased.ignores_cookie = b"cookie" not in names
         key = (head.method, head.host, head.target)
         variants = self._table.pop(key, None)

@@ -60,11 +60,11 @@ def _take_order(pump: Pump, orders: Orders) -> None:
     owned = [Descriptor(fd) for fd in fds]
     order = decode_order(packet)
     if isinstance(order, Join):
-        pump.dispatcher.join(order.worker, order.pid, order.pool, order.threads, owned)
+        pump.dispatcher.join(order, owned)
     elif isinstance(order, Retire):
         pump.dispatcher.retire(order.worker)
     elif isinstance(order, Open):
-        pump.start_accepting()
+        pump.acceptor.start()
     elif isinstance(order, Drain):
         pump.drain()
     else:

@@ -18,11 +18,10 @@ from halfsync.pump.spool import Spool
 from halfsync.pump.states import Event, State
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, parse_head
+from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
 
-SERVER_OPTIONS = Leased(
-    200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", False, b"", None, 0, 0
-)
+SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", 0))
 """The answer to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
 
 if TYPE_CHECKING:
@@ -176,9 +175,12 @@ class Receiver:
     def read_body(self, conn: Connection) -> Outcome:
         """The step of BODY."""
         exchange = conn.exchange
-        assert exchange is not None and exchange.spool is not None
+        assert exchange is not None
+        assert exchange.spool is not None
         if not conn.inbox and not self._read(conn):
-            return self._pump.close(conn, CloseReason.CLIENT_LEFT) if conn.ended and not conn.readable else WAIT
+            if conn.ended and not conn.readable:
+                return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+            return WAIT
         data = conn.inbox
         conn.inbox = b""
         exchange.received += len(data)

@@ -35,12 +35,11 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.states import Event, State
-from halfsync.wire.messages import Ending
+from halfsync.wire.messages import Ending, Reply
 
 if TYPE_CHECKING:
     from halfsync.pump.leases import Leased
     from halfsync.pump.loop import Pump
-    from halfsync.wire.messages import Reply
     from halfsync.wire.refusals import Refusal
 
 SEND_SHARE = 1024 * 1024
@@ -111,7 +110,7 @@ class Sender:
             exchange.reason = CloseReason.REFUSED
         keep = not refusal.close and exchange.head is not None and exchange.head.keep_alive
         conn.move(Event.ANSWER)
-        self._frame_head(exchange, refusal.status, "", refusal.fields(), len(body), False, keep)
+        self._frame_head(exchange, Reply(0, refusal.status, "", refusal.fields(), len(body)), keep)
         self._frame_memory(exchange, body)
         exchange.ending = Ending.DONE
         self._time_sending(conn)
@@ -139,7 +138,7 @@ class Sender:
         the step of SENDING."""
         conn.move(Event.REPLY)
         keep = exchange.head is not None and exchange.head.keep_alive and not reply.close
-        self._frame_head(exchange, reply.status, reply.reason, reply.fields, reply.length, reply.dated, keep)
+        self._frame_head(exchange, reply, keep)
         if reply.body:
             self._frame_memory(exchange, reply.body)
         if reply.objects:
@@ -163,13 +162,12 @@ class Sender:
                     self._pump.watch_pipe(exchange, pipe)
         exchange.ending = ending
 
-    def _frame_head(
-        self, exchange: Exchange, status: int, reason: str, fields: bytes, length: int, dated: bool, keep: bool
-    ) -> None:
+    def _frame_head(self, exchange: Exchange, reply: Reply, keep: bool) -> None:
         """RFC 9112 6: how the client will know where the body ends."""
         head = exchange.head
         minor = head.minor if head is not None else 1
-        exchange.status = status
+        exchange.status = status = reply.status
+        length = reply.length
         keep = keep and not self._pump.draining
         length_line = b""
         if has_no_body(status):
@@ -188,20 +186,16 @@ class Sender:
             exchange.body_owed = 0
             exchange.chunked = False
         exchange.keep = keep
-        exchange.out.append(
-            Framing(
-                b"".join(
-                    (
-                        status_line(status, reason),
-                        fields,
-                        length_line,
-                        b"" if dated else self._clock.date_line,
-                        connection_line(keep, minor),
-                        b"\r\n",
-                    )
-                )
-            )
+        date_line = b"" if reply.dated else self._clock.date_line
+        lines = (
+            status_line(status, reply.reason),
+            reply.fields,
+            length_line,
+            date_line,
+            connection_line(keep, minor),
+            b"\r\n",
         )
+        exchange.out.append(Framing(b"".join(lines)))
 
     def _frame_memory(self, exchange: Exchange, data: bytes) -> None:
         size = self._grant(exchange, len(data))

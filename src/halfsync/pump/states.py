@@ -118,7 +118,9 @@ def diagram() -> str:
         edges: dict[State, list[str]] = {}
         for event, target in row.items():
             edges.setdefault(target, []).append(event.name)
-        lines += [f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in edges.items()]
+        lines += [
+            f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in edges.items()
+        ]
     return "\n".join([*lines, "    CLOSED --> [*]", ""])
 
 

@@ -1,0 +1,110 @@
+"""The pump's side of worker processes: their channels, boards, slots, and the pools they are in."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections import deque
+
+from halfsync.logs.error import log
+from halfsync.pump.connection import Exchange
+from halfsync.pump.descriptors import Descriptor
+from halfsync.wire.messages import BOARD_SLOTS, Join, LogTask, Nudge, Stacks, Task, encode
+
+LOOK_AHEAD = 64
+"""Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
+FAST_NS = 1_000_000
+"""A mean time in the handler under this earns look-ahead: the cost that batching saves is some
+50 µs a request, so a handler of milliseconds gains nothing by it."""
+MEAN_OF = 8
+
+LOG_BATCH = object()
+"""What owns the slot of a LogTask; a request's slot is owned by its Exchange."""
+
+
+class Worker:
+    """The pump's side of one worker process."""
+
+    def __init__(self, join: Join, pool: Pool, fds: list[Descriptor]) -> None:
+        """`fds`: the pump's ends of `tasks` and `watch`, and the board."""
+        tasks, watch, board = fds
+        self.id = join.worker
+        self.pid = join.pid
+        self.threads = join.threads
+        self.pool = pool
+        self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
+        self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))
+        self.tasks.setblocking(False)
+        self.watch.setblocking(False)
+        self.board = memoryview(mmap.mmap(board.fd, BOARD_SLOTS * 8)).cast("Q")
+        self.slots: list[object] = [None] * BOARD_SLOTS
+        self.free = list(range(BOARD_SLOTS - 1, -1, -1))
+        self.retiring = False  # no more tasks; closed when the last has ended
+        self.full = False  # its socket took no more: wait until it does
+        self.nudge_at = 0.0  # when to look whether a batch is begun; 0: nothing to look at
+
+    @property
+    def outstanding(self) -> int:
+        return BOARD_SLOTS - len(self.free)
+
+    @property
+    def room(self) -> int:
+        if self.retiring or self.full:
+            return 0
+        return min(self.threads + (LOOK_AHEAD if self.pool.fast else 0) - self.outstanding, len(self.free))
+
+    def take_slot(self, owner: object) -> int:
+        slot = self.free.pop()
+        self.slots[slot] = owner
+        self.board[slot] = 0
+        return slot
+
+    def give_slot(self, slot: int) -> None:
+        self.slots[slot] = None
+        self.free.append(slot)
+
+    def unbegun(self) -> bool:
+        """Whether any task waits behind another in this worker."""
+        board = self.board
+        return any(owner is not None and board[slot] == 0 for slot, owner in enumerate(self.slots))
+
+    def send(self, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> bool:
+        """One packet. False: its socket is full, or gone, which its next event tells."""
+        packet = encode(messages)
+        try:
+            if fds:
+                socket.send_fds(self.tasks, [packet], fds)
+            else:
+                self.tasks.send(packet)
+        except OSError:
+            self.full = True
+            return False
+        return True
+
+    def tell(self, message: Nudge | Stacks) -> None:
+        """Say something to its watch thread."""
+        try:
+            self.watch.send(encode(message))
+        except BlockingIOError:
+            pass  # it has many of these to read already
+        except OSError as error:
+            log("debug", f"worker {self.pid} does not hear: {error.strerror}")
+
+    def close(self) -> None:
+        self.tasks.close()
+        self.watch.close()
+
+
+class Pool:
+    """Requests that wait for the workers of one pool."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.queue: deque[Exchange] = deque()
+        self.workers: list[Worker] = []  # the one that was idle most recently is the last
+        self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
+
+    @property
+    def fast(self) -> bool:
+        return self.mean_ns < FAST_NS
