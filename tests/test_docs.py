@@ -1,0 +1,252 @@
+"""The documentation is true: its examples run, its links lead somewhere, its words exist.
+
+In a page, an HTML comment before a fenced block says what the block is:
+
+    <!-- file: app.py -->   written into the page's own folder
+    <!-- run -->            `$ command` lines, each followed by the output it must have
+    <!-- serve -->          a command that serves, until the next such block or the page's end
+    <!-- try -->            like `run`, while that server is up
+
+`...` in an expected output stands for anything within the line. Each page has a port of its own in
+place of 8000.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from halfsync.settings import BY_NAME, ROWS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+COMMAND_LIMIT = 20
+START_LIMIT = 15
+
+
+@dataclass(frozen=True)
+class Block:
+    mark: str
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(one["mark"] or "", one["language"], one["text"]) for one in found]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+STORIES = [page for page in PAGES if any(block.mark in ("run", "serve") for block in blocks(page))]
+
+
+# --- the examples run ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("page", STORIES, ids=name)
+def test_the_examples_run(page, tmp_path):
+    with Story(tmp_path) as story:
+        for block in blocks(page):
+            story.tell(block)
+
+
+class Story:
+    """One page, told in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._server = contextlib.ExitStack()
+        commands = folder.parent / f"{folder.name}-commands"
+        commands.mkdir()
+        script = commands / "halfsync"
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m halfsync "$@"\n')
+        script.chmod(0o755)
+        self._environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("HALFSYNC_")},
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "src"),
+        }
+
+    def __enter__(self) -> Story:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+
+    def tell(self, block: Block) -> None:
+        if block.mark.startswith("file: "):
+            (self._folder / block.mark.removeprefix("file: ")).write_text(self._ours(block.text))
+        elif block.mark == "serve":
+            self._server.close()
+            self._server.enter_context(self._serving(self._ours(block.text)))
+        elif block.mark in ("run", "try"):
+            self._converse(self._ours(block.text))
+        else:
+            assert not block.mark, f"what is '{block.mark}'?"
+
+    def _ours(self, text: str) -> str:
+        return text.replace("127.0.0.1:8000", f"127.0.0.1:{self._port}")
+
+    def _converse(self, text: str) -> None:
+        for step in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, expected = step.partition("\n")
+            said = self._output(command)
+            pattern = ".*".join(map(re.escape, expected.split("...")))
+            assert re.fullmatch(pattern, said), f"$ {command}\nsaid:\n{said}\nexpected:\n{expected}"
+
+    def _output(self, command: str) -> str:
+        """What a command prints. Into a file, for what it leaves in the background has a pipe open."""
+        with tempfile.TemporaryFile("w+") as output:
+            subprocess.run(
+                ["bash", "-c", command],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=COMMAND_LIMIT,
+                check=False,
+            )
+            output.seek(0)
+            return output.read().replace("\r\n", "\n")
+
+    @contextlib.contextmanager
+    def _serving(self, command: str) -> Iterator[None]:
+        environment = {**self._environment, "HALFSYNC_BIND": f"127.0.0.1:{self._port}"}
+        log = self._folder.parent / f"{self._folder.name}.log"
+        with open(log, "ab") as output:
+            server = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"],
+                cwd=self._folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            wait_until_served(server, self._port, log)
+            yield
+        finally:
+            server.send_signal(signal.SIGQUIT)
+            server.wait(COMMAND_LIMIT)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_served(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """The listening socket is there before anything serves it, so ask for an answer."""
+    end = time.monotonic() + START_LIMIT
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=START_LIMIT) as connection:
+                connection.sendall(b"GET /is-it-up HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+                if connection.recv(100):
+                    return
+        except OSError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(f"it does not serve:\n{log.read_text()}")
+
+
+# --- words and links -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not link.startswith(("http://", "https://", "#")):
+            assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != DOCS / "README.md"], ids=name)
+def test_every_page_is_in_the_table_of_contents(page):
+    contents = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert page.parent == ROOT or f"({page.relative_to(DOCS)})" in contents
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_compiles_and_toml_has_settings_that_exist(page):
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, name(page), "exec")
+        elif block.language == "toml":
+            assert set(tomllib.loads(block.text)) <= {*BY_NAME, "mounts"}
+
+
+OTHER_OPTIONS = {"--config", "--check-config", "--print-config", "--version", "--help", "--no-preload"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_options_of_our_own_command_exist(page):
+    known = {flag for row in ROWS for flag in row.flags} | OTHER_OPTIONS | {"-c", "-h"}
+    for command in re.findall(r"(?:^|[`$ ])halfsync ([^`|\n]*)", page.read_text(encoding="utf-8")):
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", " " + command):
+            assert option in known, f"{option} in: halfsync {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_make_targets_exist(page):
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for target in re.findall(
+        r"(?:`|^    )make ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE
+    ):
+        assert target in targets
+
+
+SETTING_LIKE = re.compile(
+    r"`((?:limit|reply|body|lease|queue|head|send|min|rate|keep|handler|graceful|linger|access|log|spool)"
+    r"_[a-z_]+)(?: = [^`]*)?`"
+)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name)
+def test_settings_that_are_named_exist(page):
+    theirs = {"open_file_cache", "send_timeout", "access_log"}
+    for word in SETTING_LIKE.findall(page.read_text(encoding="utf-8")):
+        assert word in BY_NAME or word in theirs, word
+
+
+# --- generated pages -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", sorted(DOCS.glob("make_*.py")), ids=name)
+def test_generated_pages_are_current(script):
+    """`make docs` would change nothing."""
+    before = {page: page.read_bytes() for page in DOCS.rglob("*.*") if page.is_file()}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, str(script)], cwd=ROOT, env=environment, check=True)
+    stale = [page for page, data in before.items() if page.read_bytes() != data]
+    for page in stale:
+        page.write_bytes(before[page])
+    assert not stale, f"make docs, and commit: {[name(page) for page in stale]}"
