@@ -50,6 +50,7 @@ class Child:
     opened: bool = False  # a pump that was told to accept
     failure: messages.Failed | None = None
     drained: bool = False
+    at_fault: bool = False  # it was killed for what it did
     _unsent: deque[tuple[bytes, tuple[int, ...]]] = field(default_factory=deque)
     stuck_since: float = NEVER
 

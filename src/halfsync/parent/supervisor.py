@@ -262,7 +262,7 @@ class Supervisor:
                 self._hear(child, now)
             except Garbage as garbage:
                 log("error", f"{child.who} sent what is no report ({garbage}); it is killed.")
-                self._kill(child)
+                self._kill_at_fault(child)
             if child.channel is None and child.limit == NEVER and child.state is not State.KILLED:
                 child.limit = now + LAST_WORD  # it can't be told anything any more
             if child.channel is None and child.pid == UNKNOWN:
@@ -351,7 +351,7 @@ class Supervisor:
             return
         crew = self.crews[child.pool]
         crew.children.remove(child)
-        if before in COUNTED and self.phase is not Phase.LEAVING:
+        if (before in COUNTED or child.at_fault) and self.phase is not Phase.LEAVING:
             self._worker_ended(crew, child, ending, now)
         else:
             log("debug", f"{child.who} {ending}.")
@@ -425,7 +425,12 @@ class Supervisor:
                 self._kill(child)
             elif now - child.stuck_since >= STUCK:
                 log("error", f"{child.who} has not read its orders for {STUCK:g} s; it is killed.")
-                self._kill(child)
+                self._kill_at_fault(child)
+
+    def _kill_at_fault(self, child: Child) -> None:
+        """One that should go on, but not like this: its end counts as if it had died by itself."""
+        child.at_fault = child.state in COUNTED
+        self._kill(child)
 
     def _kill(self, child: Child) -> None:
         child.kill()
@@ -688,7 +693,8 @@ class Supervisor:
             self.phase = Phase.OVER
 
     def _flush(self, now: float) -> None:
-        for child in self._children():
+        """The pump last: a worker that is retired knows it before the pump lets go of it."""
+        for child in reversed(self._children()):
             child.flush(now)
 
 

@@ -1,0 +1,178 @@
+"""A stage for the parent: the real supervisor in a real process, with tiny stand-ins for the pump
+and the workers. They tell what they do as lines of JSON on standard output, and do what the file
+`script.json` in the current folder says when they start.
+
+    python parent_stage.py '{"workers": 2}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from halfsync import channel, prctl
+from halfsync.logs import error
+from halfsync.parent import listeners
+from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.supervisor import Entries, Supervisor
+from halfsync.plan import Plan, work_out
+from halfsync.settings import Settings, Target
+from halfsync.wire.messages import (
+    Attach,
+    Drain,
+    Drained,
+    Failed,
+    Join,
+    LogFile,
+    Open,
+    Ready,
+    Retire,
+    Spawn,
+    decode_order,
+    encode,
+)
+
+
+def tell(what: str, **more: Any) -> None:
+    os.write(1, json.dumps({"what": what, "pid": os.getpid(), **more}).encode() + b"\n")
+
+
+def script() -> dict[str, Any]:
+    try:
+        with open("script.json", encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
+            return found
+    except FileNotFoundError:
+        return {}
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def pump(plan: Plan, orders: socket.socket) -> int:
+    """Keeps the seams, closes a retired worker's at once, drains at once unless told to dawdle."""
+    tell("pump", fds=open_descriptors(), listening=[one.socket.getsockname() for one in plan.listeners])
+    seams: dict[int, list[int]] = {}
+    if script().get("pump") == "dies":
+        return 9
+    while (received := channel.receive(orders)) is not None:
+        order, descriptors = decode_order(received[0]), received[1]
+        if isinstance(order, Join):
+            seams[order.worker] = descriptors
+            tell("join", worker=order.worker, worker_pid=order.pid, pool=order.pool, count=len(descriptors))
+        elif isinstance(order, Retire):
+            tell("retire", worker=order.worker)
+            channel.close_all(seams.pop(order.worker, []))
+        elif isinstance(order, Open):
+            tell("open")
+        elif isinstance(order, Drain):
+            tell("drain")
+            time.sleep(script().get("drain_takes", 0))
+            channel.send(orders, encode(Drained()))
+            return 0
+    return 0
+
+
+def worker(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int:
+    does = script().get("worker", "works") if pool else "works"
+    if does == "fails":
+        sentence = f"Target {plan.pools[pool].name!r}: it does not work."
+        channel.send(orders, encode(Failed(sentence, "Traceback of the application\n")))
+        return 3
+    if does == "dies":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if does == "hangs":
+        time.sleep(1000)
+    if does == "garbage":
+        channel.send(orders, b"\xc1garbage")
+        time.sleep(1000)
+    return work(pool, orders, log_fd)
+
+
+def work(pool: int, orders: socket.socket, log_fd: int | None) -> int:
+    channel.send(orders, encode(Ready(os.getpid())))
+    tell("ready", pool=pool, fds=open_descriptors(), path=sys.path[0], value=os.environ.get("STAGE"))
+    watch: socket.socket | None = None
+    retired = False
+    while not (retired and watch is None and script().get("retired") != "stays"):
+        poller = select.poll()
+        poller.register(orders, select.POLLIN)
+        if watch is not None:
+            poller.register(watch, select.POLLIN)
+        ready = dict(poller.poll())
+        if watch is not None and watch.fileno() in ready and channel.receive(watch) is None:
+            watch.close()
+            watch = None
+            tell("released", retired=retired)
+        if orders.fileno() not in ready:
+            continue
+        received = channel.receive(orders)
+        if received is None:
+            time.sleep(script().get("leaving_takes", 0))
+            tell("leaves", pool=pool)
+            return 0
+        order = decode_order(received[0])
+        if isinstance(order, Attach):
+            tasks, descriptor, board = received[1]
+            watch = socket.socket(fileno=descriptor)
+            os.close(board)
+            os.close(tasks)
+            tell("attach", pool=pool)
+        elif isinstance(order, Retire):
+            retired = True
+        elif isinstance(order, LogFile):
+            os.write(received[1][0], b"reopened\n")
+            tell("logfile")
+    return 0
+
+
+def template(plan: Plan, pool: int, orders: socket.socket) -> int:
+    if script().get("worker") == "fails":
+        channel.send(orders, encode(Failed("The template does not work.", "")))
+        return 3
+    channel.send(orders, encode(Ready(os.getpid())))
+    tell("template")
+    parent = os.getppid()
+    while (received := channel.receive(orders)) is not None:
+        if isinstance(decode_order(received[0]), Spawn):
+            between = os.fork()
+            if between == 0:
+                if os.fork():
+                    os._exit(0)
+                while os.getppid() != parent:
+                    time.sleep(0.001)
+                prctl.die_with(parent)
+                orders.close()
+                their_orders = socket.socket(fileno=received[1][0])
+                os._exit(work(pool, their_orders, None))
+            os.waitpid(between, 0)
+        channel.close_all(received[1])
+    return 0
+
+
+def main() -> int:
+    told = json.loads(sys.argv[1])
+    log = AccessLog(told.pop("log")) if "log" in told else None
+    settings = Settings(**{"bind": ["127.0.0.1:0"], **told})
+    error.be("parent", "debug")
+    mounts, pools = work_out(settings, [Target("/", "app:app", "the test")])
+    plan = Plan(settings, mounts, pools, listeners.bind(settings))
+    supervisor = Supervisor(
+        plan, Entries(pump, worker, template), access_log=log, announce=lambda: tell("announced")
+    )
+    tell("parent", fds=open_descriptors())
+    signal.signal(signal.SIGUSR2, lambda *_: tell("descriptors", fds=open_descriptors()))
+    status = supervisor.run()
+    tell("over", fds=open_descriptors())
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,387 @@
+"""The parent, told in stories: real processes, with stand-ins for the pump and the workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STAGE = Path(__file__).with_name("parent_stage.py")
+LONG = 20.0  # seconds; far more than anything here takes
+
+
+class Stage:
+    """A running parent, and what it and its children told so far."""
+
+    def __init__(self, folder: Path, told: dict[str, Any], environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.errors = folder / "errors"
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, str(STAGE), json.dumps(told)],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self._rest = b""
+        self.heard: list[dict[str, Any]] = []
+
+    def script(self, **does: Any) -> None:
+        """What children that start from now on do."""
+        fresh = self.folder / "script.new"
+        fresh.write_text(json.dumps(does), "utf-8")
+        fresh.rename(self.folder / "script.json")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def log(self) -> str:
+        return self.errors.read_text("utf-8")
+
+    def next(self, what: str, **like: Any) -> dict[str, Any]:
+        """The next thing of this kind that anybody tells; it is taken out of what was heard."""
+        deadline = time.monotonic() + LONG
+        while True:
+            for told in self.heard:
+                if told["what"] == what and like.items() <= told.items():
+                    self.heard.remove(told)
+                    return told
+            assert time.monotonic() < deadline, f"no {what} {like} in {self.heard}\n{self.log()}"
+            self._listen(0.1)
+
+    def next_all(self, what: str, count: int, **like: Any) -> list[dict[str, Any]]:
+        return [self.next(what, **like) for _ in range(count)]
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LONG
+        while not holds():
+            assert time.monotonic() < deadline, self.log()
+            self._listen(0.02)
+
+    def ends(self) -> int:
+        """Its exit status. No process of the tree is left then."""
+        status = self.process.wait(LONG)
+        self._listen(0)
+        assert descendants(self.process.pid) == []
+        return status
+
+    def _listen(self, seconds: float) -> None:
+        assert self.process.stdout is not None
+        select.select([self.process.stdout], [], [], seconds)
+        self._rest += self.process.stdout.read() or b""
+        *lines, self._rest = self._rest.split(b"\n")
+        self.heard += [json.loads(line) for line in lines]
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    """Living processes whose parent is `pid`."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/stat", encoding="utf-8") as stat:
+                if stat.read().rpartition(")")[2].split()[1] == str(pid):
+                    found.append(int(entry))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return found
+
+
+@contextmanager
+def stage(folder: Path, *, environment: dict[str, str] | None = None, **told: Any) -> Iterator[Stage]:
+    running = Stage(folder, told, environment or {})
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+        assert running.process.stdout is not None
+        running.process.stdout.close()
+
+
+@pytest.fixture(params=[False, True], ids=["forked", "preloaded"])
+def preload(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def serving(parent: Stage, workers: int = 1) -> list[int]:
+    """Wait until it accepts with all workers; gives the pids of the application's."""
+    parent.next("open")
+    parent.next("join", pool=0)
+    return [told["worker_pid"] for told in parent.next_all("join", workers, pool=1)]
+
+
+def test_starts_joins_and_stops(tmp_path, preload):
+    """Every worker is made known to the pump, which accepts only then; TERM ends all, with 0."""
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        joined = serving(parent, 2)
+        ready = parent.next_all("ready", 2, pool=1)
+        assert {one["pid"] for one in ready} == set(joined)
+        parent.next_all("attach", 3)
+        parent.signal(signal.SIGTERM)
+        parent.next("drain")
+        parent.next_all("leaves", 3)
+        assert parent.ends() == 0
+
+
+def test_children_inherit_nothing_by_accident(tmp_path):
+    """A worker has its streams and its orders (and one for looking); the pump the listener too."""
+    with stage(tmp_path, workers=3) as parent:
+        serving(parent, 3)
+        assert [one["fds"] for one in parent.next_all("ready", 3, pool=1)] == [5] * 3
+        assert parent.next("pump")["fds"] == 6
+
+
+def test_the_current_folder_is_importable_in_workers(tmp_path):
+    with stage(tmp_path) as parent:
+        assert parent.next("ready", pool=1)["path"] == str(tmp_path)
+
+
+def test_a_killed_worker_is_replaced_and_named(tmp_path, preload):
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        victim = serving(parent, 2)[0]
+        os.kill(victim, signal.SIGKILL)
+        parent.next("join", pool=1)
+        assert f"worker(app:app) [{victim}] was killed by SIGKILL" in parent.log()
+
+
+def test_a_killed_pump_is_replaced_and_knows_the_living_workers(tmp_path, preload):
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        joined = serving(parent, 2)
+        first = parent.next("pump")
+        os.kill(first["pid"], signal.SIGKILL)
+        second = parent.next("pump")
+        assert second["listening"] == first["listening"]
+        again = [told["worker_pid"] for told in parent.next_all("join", 2, pool=1)]
+        assert sorted(again) == sorted(joined)
+        parent.next("open")
+        assert f"pump [{first['pid']}] was killed by SIGKILL" in parent.log()
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+
+
+def test_a_killed_template_is_replaced_when_it_is_needed(tmp_path):
+    with stage(tmp_path, preload=True) as parent:
+        (worker,) = serving(parent)
+        os.kill(parent.next("template")["pid"], signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        parent.next("template")
+        parent.next("join", pool=1)
+
+
+def test_if_the_parent_is_killed_nothing_is_left(tmp_path, preload):
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        joined = serving(parent, 2)
+        pump = parent.next("pump")["pid"]
+        children = [*descendants(parent.process.pid), *joined]
+        assert pump in children
+        parent.process.kill()
+        parent.until(lambda: not any(map(alive, children)))
+
+
+def test_an_application_that_fails_at_first_ends_everything(tmp_path, preload):
+    with_script(tmp_path, worker="fails")
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        assert parent.ends() == 2
+        assert parent.log().count("does not work.") == 1
+        assert preload or "Traceback of the application\nhalfsync: Target 'app:app': it does" in parent.log()
+
+
+@pytest.mark.parametrize("does", ["dies", "garbage"])
+def test_a_worker_that_never_becomes_ready_is_tried_three_times(tmp_path, does):
+    with_script(tmp_path, worker=does)
+    with stage(tmp_path) as parent:
+        assert parent.ends() == 2
+        assert "while starting, 3 times." in parent.log()
+
+
+def test_a_pump_that_never_lives_is_tried_three_times(tmp_path):
+    with_script(tmp_path, pump="dies", worker="hangs")
+    with stage(tmp_path) as parent:
+        assert parent.ends() == 2
+        assert "The pump exited with status 9 while starting, 3 times." in parent.log()
+
+
+def test_term_while_an_import_hangs(tmp_path):
+    with_script(tmp_path, worker="hangs")
+    with stage(tmp_path) as parent:
+        parent.next("ready", pool=0)
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+
+
+def test_reload_raises_new_workers_before_the_old_retire(tmp_path, preload):
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        old = serving(parent, 2)
+        parent.next_all("ready", 2, pool=1)
+        parent.signal(signal.SIGHUP)
+        parent.next_all("ready", 2, pool=1)
+        parent.until(lambda: len([one for one in parent.heard if one["what"] == "retire"]) == 2)
+        order = [one["what"] for one in parent.heard if one["what"] in ("join", "retire")]
+        assert order == ["join", "join", "retire", "retire"]
+        parent.until(lambda: not any(map(alive, old)))
+        assert "app:app is reloaded" in parent.log()
+
+
+@pytest.mark.parametrize("does", ["fails", "dies", "garbage"])
+def test_reload_of_broken_code_changes_nothing(tmp_path, does):
+    with stage(tmp_path, workers=2) as parent:
+        old = serving(parent, 2)
+        parent.script(worker=does)
+        parent.signal(signal.SIGHUP)
+        parent.until(lambda: "is NOT reloaded; the old workers go on." in parent.log())
+        assert all(map(alive, old))
+        parent.script()
+        parent.signal(signal.SIGHUP)
+        parent.next_all("join", 2, pool=1)
+        assert parent.log().count("NOT reloaded") == 1
+
+
+def test_reload_of_a_broken_template_changes_nothing(tmp_path):
+    with stage(tmp_path, preload=True) as parent:
+        old = serving(parent)
+        parent.script(worker="fails")
+        parent.signal(signal.SIGHUP)
+        parent.until(lambda: "is NOT reloaded; the old workers go on." in parent.log())
+        assert all(map(alive, old))
+
+
+def test_a_second_reload_takes_the_place_of_one_that_hangs(tmp_path):
+    with stage(tmp_path) as parent:
+        serving(parent)
+        parent.script(worker="hangs")
+        parent.signal(signal.SIGHUP)
+        parent.until(lambda: parent.log().count("worker(app:app)") >= 3)
+        parent.script()
+        parent.signal(signal.SIGHUP)
+        parent.next("join", pool=1)
+        parent.until(lambda: len(descendants(parent.process.pid)) == 3)
+
+
+def test_a_retired_worker_that_stays_is_killed(tmp_path):
+    with_script(tmp_path, retired="stays")
+    with stage(tmp_path, graceful_timeout=0.2) as parent:
+        (old,) = serving(parent)
+        parent.signal(signal.SIGHUP)
+        parent.until(lambda: not alive(old))
+        assert f"worker(app:app) [{old}] did not leave in time; it is killed." in parent.log()
+
+
+def test_a_stop_waits_no_longer_than_the_limit(tmp_path):
+    with_script(tmp_path, drain_takes=1000)
+    with stage(tmp_path, graceful_timeout=0.2) as parent:
+        serving(parent)
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+        assert "requests were still in flight after 0.2 s." in parent.log()
+        parent.next_all("leaves", 2)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_second_signal_stops_at_once(tmp_path, second):
+    with_script(tmp_path, drain_takes=1000)
+    with stage(tmp_path, graceful_timeout=1000) as parent:
+        serving(parent)
+        parent.signal(signal.SIGTERM)
+        parent.next("drain")
+        parent.signal(second)
+        assert parent.ends() == 0
+
+
+def test_workers_that_do_not_leave_are_killed(tmp_path):
+    with_script(tmp_path, leaving_takes=1000)
+    with stage(tmp_path, graceful_timeout=0.2) as parent:
+        serving(parent)
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+        assert "did not leave in time; it is killed." in parent.log()
+
+
+def test_workers_are_replaced_while_requests_drain(tmp_path):
+    with_script(tmp_path, drain_takes=1)
+    with stage(tmp_path) as parent:
+        (worker,) = serving(parent)
+        parent.next("ready", pool=1)
+        parent.signal(signal.SIGTERM)
+        parent.next("drain")
+        os.kill(worker, signal.SIGKILL)
+        parent.next("ready", pool=1)
+        assert parent.ends() == 0
+
+
+def test_usr1_reopens_the_access_log(tmp_path):
+    """The built-in worker gets the new file; after the move, nothing goes to the old one."""
+    with stage(tmp_path, log="access.log") as parent:
+        serving(parent)
+        (tmp_path / "access.log").rename(tmp_path / "access.log.1")
+        parent.signal(signal.SIGUSR1)
+        parent.next("logfile")
+        assert (tmp_path / "access.log").read_text() == "reopened\n"
+        assert (tmp_path / "access.log.1").read_text() == ""
+
+
+def test_ttin_and_ttou_change_the_number_of_workers(tmp_path, preload):
+    with stage(tmp_path, preload=preload) as parent:
+        serving(parent)
+        parent.signal(signal.SIGTTIN)
+        joined = parent.next("join", pool=1)
+        parent.signal(signal.SIGTTOU)
+        parent.until(lambda: not alive(joined["worker_pid"]))
+        parent.signal(signal.SIGTTOU)
+        parent.until(lambda: "app:app: 1 worker processes" in parent.log())
+
+
+def test_a_hundred_kills_leak_no_descriptor(tmp_path, preload):
+    """Of the parent, that is. It is counted until it fits: the parent closes what it sent just after."""
+    with stage(tmp_path, workers=25, preload=preload) as parent:
+        victims = serving(parent, 25)
+        before = open_descriptors(parent)
+        for _ in range(4):
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            victims = [told["worker_pid"] for told in parent.next_all("join", 25, pool=1)]
+        parent.until(lambda: open_descriptors(parent) <= before)
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+
+
+def open_descriptors(parent: Stage) -> int:
+    parent.signal(signal.SIGUSR2)
+    return int(parent.next("descriptors")["fds"])
+
+
+def test_a_terminals_interrupt_reaches_the_group_but_only_the_parent_heeds_it(tmp_path):
+    with_script(tmp_path, drain_takes=0.3)
+    with stage(tmp_path) as parent:
+        children = [*serving(parent), parent.next("pump")["pid"]]
+        for child in children:
+            os.kill(child, signal.SIGINT)
+            os.kill(child, signal.SIGHUP)
+        parent.signal(signal.SIGINT)
+        parent.next("drain")
+        parent.next_all("leaves", 2)
+        assert parent.ends() == 0
+
+
+def with_script(folder: Path, **does: Any) -> None:
+    (folder / "script.json").write_text(json.dumps(does), "utf-8")
