@@ -14,6 +14,7 @@ Whatever is wrong raises `SettingError`: one sentence that names the setting, fo
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -514,18 +515,17 @@ def _refusal(row: Row, value: Any, where: str) -> str:
 
 def _number(row: Row, text: str) -> Any:
     """The number in `text`, with K, M, G (also KiB, MiB, GiB) for sizes; `text` itself if there is none."""
-    stripped = text.strip().replace("_", "")
-    factor = 1
-    if row.unit == "bytes":
-        digits = stripped.rstrip("KMGkmgiB ")
-        factor = _SUFFIXES.get(stripped[len(digits) :].strip().upper().removesuffix("B").removesuffix("I"), 0)
-        stripped = digits
-    if not factor or not stripped.isascii():
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None or (found["suffix"] and row.unit != "bytes"):
         return text
     try:
-        return int(stripped) * factor if row.type is int else float(stripped)
+        number = int(found["digits"]) if row.type is int else float(found["digits"])
     except ValueError:
         return text
+    return number * _SUFFIXES[found["suffix"].upper()]
+
+
+_NUMBER = re.compile(r"(?P<digits>[+-]?(?:inf|nan|[0-9._]+))(?: ?(?P<suffix>[KMG]?)(?:i?B)?)", re.IGNORECASE)
 
 
 # --- the four places together --------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""Writes settings.md beside this file, from the settings themselves. A test checks that it is current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from halfsync.cli import in_toml, in_words
+from halfsync.settings import ROWS, SECTIONS, Row
+
+PAGE = Path(__file__).with_name("settings.md")
+
+HEAD = """\
+# Settings
+
+<!-- written by docs/make_settings_page.py (make docs) from src/halfsync/settings.py; do not edit -->
+
+Each setting can be given in four places; the later ones win:
+
+ 1. its default
+ 2. the TOML file named with `-c FILE`: `workers = 4`
+ 3. the environment: `HALFSYNC_WORKERS=4`; commas separate the members of a list
+ 4. the command line: `--workers 4`
+
+`halfsync --print-config` shows each value and where it came from. Sizes are in bytes and may end in K, M or G
+(in TOML as `"64K"`). An empty text means none. What is mounted where, is not a setting:
+[targets](reference/command-line.md).
+"""
+
+
+def page() -> str:
+    """The whole text."""
+    parts = [HEAD]
+    for section in SECTIONS:
+        parts.append(f"\n## {section}\n")
+        parts += [entry(row) for row in ROWS if row.section == section]
+    return "\n".join(parts)
+
+
+def entry(row: Row) -> str:
+    flags = ", ".join(f"`{flag}`" for flag in row.flags)
+    if not row.metavar:
+        flags += f", `--no-{row.flags[-1][2:]}`"
+    variables = ", ".join(f"`{variable}`" for variable in reversed(row.environment))
+    return (
+        f"### `{row.name}`\n\n{row.description}\n\n"
+        f"Default {default(row)}; {row.expected}. Option {flags}; variable {variables}.\n"
+    )
+
+
+def default(row: Row) -> str:
+    if row.default is None:
+        return "none"
+    return f"`{in_words(row.default) if row.unit == 'bytes' else in_toml(row.default)}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")

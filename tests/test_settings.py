@@ -1,0 +1,375 @@
+"""Settings: where they come from, which wins, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from halfsync.plan import Kind, target_of, work_out
+from halfsync.settings import BY_NAME, ROWS, SECTIONS, Loaded, SettingError, Settings, load
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def from_file(folder: Path, text: str, environment: dict[str, str] | None = None, **given: Any) -> Loaded:
+    path = folder / "halfsync.toml"
+    path.write_text(text, "utf-8")
+    return load(given, environment or {}, str(path))
+
+
+# --- where they come from
+
+
+def test_the_later_place_wins_and_is_named(tmp_path):
+    """default < file < environment < command line."""
+    found = from_file(
+        tmp_path,
+        "threads = 2\nkeep_alive = 2\nlease = 2",
+        {"HALFSYNC_KEEP_ALIVE": "3", "HALFSYNC_LEASE": "3"},
+        lease="4",
+    )
+    settings = found.settings
+    assert (settings.workers, settings.threads, settings.keep_alive, settings.lease) == (1, 2, 3.0, 4.0)
+    assert found.origins["workers"] == "default"
+    assert found.origins["threads"].endswith("halfsync.toml")
+    assert found.origins["keep_alive"] == "environment variable HALFSYNC_KEEP_ALIVE"
+    assert found.origins["lease"] == "command line"
+
+
+def test_the_platforms_variables_are_below_our_own():
+    found = load({}, {"PORT": "80", "WEB_CONCURRENCY": "3", "HALFSYNC_WORKERS": "5"}, None)
+    assert found.settings.bind == ["0.0.0.0:80"]
+    assert found.origins["bind"] == "environment variable PORT"
+    assert found.settings.workers == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("10", 10), ("64K", 65536), ("2M", 2 << 20), ("1G", 1 << 30), ("1 MiB", 1 << 20), ("3kb", 3072)],
+)
+def test_sizes_have_suffixes(tmp_path, text, size):
+    assert load({"limit_request_body": text}, {}, None).settings.limit_request_body == size
+    assert from_file(tmp_path, f'limit_request_body = "{text}"').settings.limit_request_body == size
+
+
+def test_lists_switches_and_none_as_texts(tmp_path):
+    environment = {"HALFSYNC_BIND": "1.2.3.4:5, unix:/x", "HALFSYNC_PRELOAD": "yes", "HALFSYNC_USER": ""}
+    settings = load({}, environment, None).settings
+    assert settings.bind == ["1.2.3.4:5", "unix:/x"]
+    assert settings.preload is True
+    assert settings.user is None
+    assert from_file(tmp_path, 'bind = "unix:/x"').settings.bind == ["unix:/x"]
+
+
+def test_kubernetes_may_have_a_service_of_our_name():
+    assert load({}, {"HALFSYNC_PORT": "tcp://10.0.0.1:80", "HALFSYNC_SERVICE_HOST": "10.0.0.1"}, None)
+
+
+# --- what is said of wrong ones
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"workers": "many"}, "--workers must be a whole number from 1 to 1000, not 'many'."),
+        ({"workers": "0"}, "--workers must be a whole number from 1 to 1000, not 0."),
+        ({"workers": "1.5"}, "--workers must be a whole number from 1 to 1000, not '1.5'."),
+        ({"keep_alive": "inf"}, "--keep-alive must be a number of seconds, 0 or more, not inf."),
+        ({"keep_alive": "nan"}, "--keep-alive must be a number of seconds, 0 or more, not nan."),
+        (
+            {"limit_request_body": "10Q"},
+            "--limit-request-body must be a whole number of bytes, 0 or more, not '10Q'.",
+        ),
+        ({"log_level": "loud"}, "--log-level must be one of debug, info, warning, error, not 'loud'."),
+        ({"env": ("A",)}, "env 'A' must have the form NAME=VALUE."),
+        ({"env": ("=A",)}, "env '=A' must have the form NAME=VALUE."),
+        ({"pid": "a\0b"}, "--pid must be a text, not 'a\\x00b'."),
+    ],
+)
+def test_wrong_on_the_command_line(given, sentence):
+    with pytest.raises(SettingError) as refused:
+        load(given, {}, None)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("wokers = 3", "there is no setting wokers; did you mean workers?"),
+        ("keep-alive = 3", "there is no setting keep-alive; did you mean keep_alive?"),
+        ("zzz = 3", "there is no setting zzz."),
+        ('workers = "3"', "workers must be a whole number from 1 to 1000, not '3'."),
+        ("workers = true", "workers must be a whole number from 1 to 1000, not true."),
+        ("preload = 1", "preload must be true or false, not 1."),
+        ("bind = [1]", "bind must be a list of texts, not [1]."),
+        ("bind = []", "bind is empty: there is nowhere to listen."),
+        ("workers = ", "is not TOML: Invalid value (at end of document)."),
+        ("mounts = 3", 'mounts must be a table, such as [mounts] with "/" = "app:app" in it.'),
+        (
+            'mounts = {"/" = 3}',
+            'mounts.\'/\' must be a target such as "app:app", or a table with target = "app:app".',
+        ),
+        (
+            'mounts = {"/" = {target="a:a", worker=3}}',
+            "mounts.'/' has no setting worker; did you mean workers?",
+        ),
+        (
+            'mounts = {"/" = {target="a:a", workers=0}}',
+            "mounts.'/': workers must be a whole number from 1 to 1000, not 0.",
+        ),
+        (
+            "limit_request_head = 1000",
+            "limit_request_line (8190) must not be larger than limit_request_head (1000).",
+        ),
+    ],
+)
+def test_wrong_in_the_file(tmp_path, text, sentence):
+    with pytest.raises(SettingError) as refused:
+        from_file(tmp_path, text)
+    assert str(refused.value).endswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "sentence"),
+    [
+        ("PORT", "http", "Environment variable PORT must be a port number, not 'http'."),
+        ("PORT", "65536", "Environment variable PORT must be a port number, not '65536'."),
+        (
+            "HALFSYNC_PRELOAD",
+            "maybe",
+            "Environment variable HALFSYNC_PRELOAD must be true or false, not 'maybe'.",
+        ),
+        (
+            "HALFSYNC_WORKRS",
+            "3",
+            "Environment variable HALFSYNC_WORKRS names no setting; did you mean HALFSYNC_WORKERS?",
+        ),
+    ],
+)
+def test_wrong_in_the_environment(variable, text, sentence):
+    with pytest.raises(SettingError) as refused:
+        load({}, {variable: text}, None)
+    assert str(refused.value) == sentence
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(
+        SettingError, match=r"^The settings file no.toml can't be read: No such file or directory\.$"
+    ):
+        load({}, {}, "no.toml")
+
+
+# --- each one once
+
+
+def test_every_setting_has_a_section_and_a_sentence():
+    for row in ROWS:
+        assert row.section in SECTIONS, row.name
+        assert row.description.endswith("."), row.name
+    assert set(BY_NAME) == set(Settings.__struct_fields__)
+
+
+def test_defaults_keep_their_own_rules():
+    defaults = Settings()
+    assert load({}, {}, None).settings == defaults
+    for row in ROWS:
+        if row.type in (int, float):
+            least, most = row.meta.ge, row.meta.le
+            value = getattr(defaults, row.name)
+            assert least is None or value >= least, row.name
+            assert most is None or value <= most, row.name
+
+
+def test_settings_do_not_change():
+    with pytest.raises(AttributeError):
+        Settings().workers = 3  # type: ignore[misc]
+
+
+def test_the_page_is_current():
+    made = runpy.run_path(str(DOCS / "make_settings_page.py"))
+    assert made["PAGE"].read_text("utf-8") == made["page"](), "make docs"
+
+
+# --- targets
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("public", "up", "with:colon"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "app.py").write_text("")
+    return tmp_path
+
+
+def mounted(*arguments: str) -> list[tuple[str, str, str, int]]:
+    mounts, _ = work_out(Settings(), [target_of(argument) for argument in arguments])
+    return [(mount.prefix, mount.target, mount.kind.value, mount.pool) for mount in mounts]
+
+
+@pytest.mark.usefixtures("here")
+class TestTargets:
+    def test_applications_and_folders(self):
+        assert mounted("app:app") == [("", "app:app", "wsgi", 1)]
+        assert mounted("a.b:c.d") == [("", "a.b:c.d", "wsgi", 1)]
+        assert mounted('app:create("x=1/2")') == [("", 'app:create("x=1/2")', "wsgi", 1)]
+        assert mounted("public") == [("", "public", "files", 0)]
+        assert mounted("./with:colon") == [("", "./with:colon", "files", 0)]
+        assert mounted(".") == [("", ".", "files", 0)]
+
+    def test_the_longest_prefix_is_first(self):
+        assert [prefix for prefix, *_ in mounted("app:app", "/a=public", "/a/b/=./up")] == ["/a/b", "/a", ""]
+
+    def test_prefixes_are_decoded(self):
+        assert mounted("/%C3%A9%20t=public")[0][0] == "/é t"
+
+    def test_an_application_on_two_mounts_has_one_pool(self):
+        assert [pool for *_, pool in mounted("app:app", "/b=app:app", "/c=other:app")] == [1, 2, 1]
+
+    def test_unless_it_asks_for_sizes_of_its_own(self, here):
+        text = (
+            '[mounts]\n"/" = "app:app"\n"/b" = {target = "app:app", threads = 1}\n'
+            '"/s" = {target = "up", lease = 9}'
+        )
+        loaded = from_file(here, text)
+        mounts, pools = work_out(loaded.settings, loaded.targets)
+        assert [(pool.name, pool.processes, pool.threads) for pool in pools] == [
+            ("built-in", 1, 4),
+            ("app:app", 1, 8),
+            ("app:app", 1, 1),
+        ]
+        leases = {mount.prefix: mount.lease for mount in mounts if mount.kind is Kind.FILES}
+        assert leases == {"/s": 9.0}
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (
+                (),
+                "There is nothing to serve: name an application such as app:app, or a folder",
+            ),
+            (("nope",), "an application is named with its module, such as nope:app."),
+            (
+                ("app.py",),
+                "Target 'app.py': 'app.py' is not a folder. To serve one file, name the folder it is in.",
+            ),
+            (("./nope",), "Target './nope': there is no folder './nope' in "),
+            (("a b:c",), "Target 'a b:c': 'a b:c' is not of the form module:name or module:factory()."),
+            (("s=./up",), "Target 's=./up': the path of a mount starts with '/', such as '/s=./up'."),
+            (("/x=",), "Target '/x=' is empty: name an application"),
+            (("/a//b=up",), "Target '/a//b=up': no request has a path that begins with '/a//b'."),
+            (("/a/../b=up",), "no request has a path that begins with '/a/../b'."),
+            (("/a?b=up",), "no request has a path that begins with '/a?b'."),
+            (("a:a", "/=up"), "Target '/=up': 'a:a' is mounted at '/' already."),
+            (("/u=up", "/u/=up"), "Target '/u/=up': 'up' is mounted at '/u' already."),
+        ],
+    )
+    def test_wrong_ones(self, arguments, sentence):
+        with pytest.raises(SettingError) as refused:
+            mounted(*arguments)
+        assert sentence in str(refused.value)
+
+
+# --- the command
+
+
+def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "halfsync", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def test_print_config_can_be_read_back(here):
+    """It prints a TOML file that means the same, with each value's origin as a comment."""
+    printed = halfsync(
+        here, "app:app", "/é=./up", "-w", "3", "-e", 'A="b"', "--lease=2.5", "--print-config", PORT="80"
+    ).stdout
+    table = tomllib.loads(printed)
+    assert table.pop("mounts") == {"/": "app:app", "/é": "./up"}
+    given = {"workers": 3, "env": ['A="b"'], "lease": 2.5, "bind": ["0.0.0.0:80"]}
+    again = from_file(here, printed).settings
+    assert again == msgspec.structs.replace(Settings(), **given)
+    assert "\nworkers = 3" in printed
+    assert "# environment variable PORT" in printed
+    assert "# command line" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--wrkers", "3"], "halfsync: No such option '--wrkers'. Did you mean '--workers'?"),
+        (["-w", "x", "app:app"], "halfsync: --workers must be a whole number from 1 to 1000, not 'x'."),
+        ([], "halfsync: There is nothing to serve"),
+        (
+            ["--chdir", "nope", "app:app"],
+            "halfsync: chdir: can't go to the folder 'nope': No such file or directory.",
+        ),
+        (
+            ["--user", "nobody-at-all", "app:app"],
+            "halfsync: user 'nobody-at-all': this machine has no such user.",
+        ),
+        (
+            ["--group", "none-at-all", "app:app"],
+            "halfsync: group 'none-at-all': this machine has no such group.",
+        ),
+        (
+            ["-b", "nonsense", "app:app"],
+            "halfsync: bind 'nonsense' must be host:port, [address]:port, a port, or unix:/path.",
+        ),
+        (["-b", "1.2.3.4:0", "app:app"], "halfsync: bind '1.2.3.4:0': this machine has no such address."),
+        (
+            ["--pid", "no/where", "app:app"],
+            "halfsync: pid: the file no/where can't be written: No such file or directory.",
+        ),
+        (
+            ["--access-logfile", ".", "up"],
+            "halfsync: access_logfile: the file . can't be written: Is a directory.",
+        ),
+        (["--access-logformat", "%q%Z%", "up"], "halfsync: access_logformat: "),
+        (
+            ["--spool-dir", "nope", "up"],
+            "halfsync: spool_dir: 'nope' is not a folder in which files can be made.",
+        ),
+    ],
+)
+def test_wrong_is_one_sentence_and_2(here, arguments, sentence):
+    done = halfsync(here, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_version(here):
+    helped = halfsync(here, "--help").stdout
+    for row in ROWS:
+        assert row.flags[-1] in helped
+    for section in SECTIONS:
+        assert f"{section}:\n" in helped
+    assert halfsync(here, "--version").stdout.startswith("halfsync 0.")
+
+
+def test_check_config(here):
+    (here / "good.py").write_text("def app(environ, start_response): ...")
+    (here / "bad.py").write_text("import nothing_of_that_name")
+    fine = halfsync(here, "good:app", "--check-config")
+    assert (fine.returncode, fine.stdout, fine.stderr) == (0, "The configuration is fine.\n", "")
+    bad = halfsync(here, "good:app", "/bad=bad:app", "--check-config")
+    assert bad.returncode == 2
+    assert "No module named 'nothing_of_that_name'" in bad.stderr
+    assert bad.stderr.splitlines()[-1].startswith("halfsync: Target 'bad:app'")
+    missing = halfsync(here, "missing:app", "--check-config")
+    assert missing.returncode == 2
+    assert missing.stderr.count("\n") == 1
