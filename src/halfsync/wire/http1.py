@@ -11,6 +11,7 @@ Content-Length that is repeated, conflicting, overflowing or no number. What it 
 refuse, because a server in front or behind may read it differently:
 
  - a request line with more than one space between its parts, or any version but 1.0 and 1.1;
+ - bare CR and LF before the request line, which it skips, and which would pass for part of the method;
  - Transfer-Encoding in 1.0, and any coding but a sole `chunked`;
  - a missing or repeated Host in 1.1, and a Host that is no host.
 
@@ -111,7 +112,7 @@ def parse_head(raw: bytes, limits: Limits) -> RequestHead:
     except httptools.HttpParserError as error:
         raise _why_refused(raw, error) from None
     parts = raw[: raw.index(b"\r\n")].split(b" ")
-    if len(parts) != 3:
+    if len(parts) != 3 or raw[0] < 33:
         raise Refusal(400, "The request line must be method, target and version, one space between.")
     method, target, version = parts
     if version == b"HTTP/1.1":
