@@ -1,0 +1,452 @@
+"""WSGI applications (PEP 3333).
+
+The road of a trivial request is short on purpose: what can be known once for a mount and listener is in a
+dictionary that is copied; names of fields are translated once; heads of replies are remembered
+(`response.head_of`). What an application yields goes to the Replier at once. It alone decides whether
+bytes travel in memory, in a file, or through a pipe.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import IO, Any
+
+from halfsync.handlers.errors import ErrorStream
+from halfsync.logs.error import log
+from halfsync.plan import Listener, Mount, Pool
+from halfsync.request import SpooledBody, decoded, path_and_query
+from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
+from halfsync.wire.messages import Ending, Lease, Task
+
+Environ = dict[str, Any]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class BadApplication(Exception):
+    """The application broke PEP 3333; `str()` says how."""
+
+
+class WSGIHandler:
+    """The handler of one mount."""
+
+    def __init__(
+        self, application: Application, mount: Mount, pool: Pool, listeners: Sequence[Listener]
+    ) -> None:
+        self._application = application
+        self._prefix = mount.prefix.encode().decode("latin-1")
+        self._bases = [self._base(pool, listener) for listener in listeners]
+
+    def _base(self, pool: Pool, listener: Listener) -> Environ:
+        """What is the same in every request of this mount and listener."""
+        return {
+            "SCRIPT_NAME": self._prefix,
+            "SERVER_SOFTWARE": "halfsync",
+            # Never empty (PEP 3333); on a unix socket nobody knows, and HTTP_HOST is what counts.
+            "SERVER_NAME": listener.host or "localhost",
+            "SERVER_PORT": str(listener.port or 80),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": _errors,
+            "wsgi.multithread": pool.threads > 1,
+            "wsgi.multiprocess": pool.processes > 1,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,  # reading to the end is safe, whatever CONTENT_LENGTH says
+            "wsgi.file_wrapper": FileWrapper,
+        }
+
+    def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
+        exchange = _Exchange(replier)
+        try:
+            environ = self._environ(task, spool, exchange)
+            result = self._application(environ, exchange.start_response)
+            head = exchange.head
+            if type(result) is list and len(result) == 1 and head is not None and not replier.begun:
+                exchange.send_only(result[0], head)
+            else:
+                _send(exchange, result)
+        except ClientGone:
+            _abort(replier)
+        except BaseException:  # noqa: BLE001
+            _fail(task, replier)
+
+    def _environ(self, task: Task, spool: SpooledBody | None, exchange: _Exchange) -> Environ:
+        environ = self._bases[task.listener].copy()
+        lines = str(task.head, "latin-1").split("\r\n")
+        method, target, protocol = lines[0].split(" ")
+        path, query = path_and_query(target)
+        if "%" in path:
+            path = decoded(path)
+        if self._prefix:
+            path = self._below(environ, path)
+        environ["REQUEST_METHOD"] = exchange.method = method
+        environ["PATH_INFO"] = path
+        environ["QUERY_STRING"] = query
+        environ["REQUEST_URI"] = environ["RAW_URI"] = target
+        environ["SERVER_PROTOCOL"] = protocol
+        environ["REMOTE_ADDR"] = task.client
+        environ["REMOTE_PORT"] = str(task.client_port)
+        environ["halfsync.lease"] = exchange.ask_lease
+        for line in lines[1:-2]:
+            name, _, value = line.partition(":")
+            key = _KEYS[name]
+            if key in environ:
+                environ[key] += ("; " if key == "HTTP_COOKIE" else ", ") + value.strip(" \t")
+            elif key:
+                environ[key] = value.strip(" \t")
+        if task.body_size or "CONTENT_LENGTH" in environ:
+            environ["CONTENT_LENGTH"] = str(task.body_size)
+        environ["wsgi.input"] = io.BytesIO(task.body or b"") if spool is None else io.BufferedReader(spool)
+        return environ
+
+    def _below(self, environ: Environ, path: str) -> str:
+        """The path without the mount's prefix."""
+        if path.startswith(self._prefix):
+            return path[len(self._prefix) :]
+        environ["SCRIPT_NAME"] = ""
+        return path
+
+
+_errors = ErrorStream()
+
+
+class _Keys(dict[str, str]):
+    """Field name as received -> key in the environ; "" for a field that the application does not
+    see: one with an underscore (it would be taken for the one with a hyphen), and
+    Transfer-Encoding (the body is decoded, CONTENT_LENGTH says its size)."""
+
+    MAX = 1024
+
+    def __missing__(self, name: str) -> str:
+        key = name.upper().replace("-", "_")
+        if "_" in name or key == "TRANSFER_ENCODING":
+            key = ""
+        elif key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = "HTTP_" + key
+        if len(self) < self.MAX and len(name) <= 64:
+            self[name] = key
+        return key
+
+
+_KEYS = _Keys()
+
+
+class FileWrapper:
+    """`wsgi.file_wrapper`: an iterable over a file. With a true file, it is never iterated."""
+
+    def __init__(self, filelike: IO[bytes], block_size: int = 64 * 1024) -> None:
+        self.filelike = filelike
+        self.block_size = block_size
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if data := self.filelike.read(self.block_size):
+            return data
+        raise StopIteration
+
+
+class _Exchange:
+    """One request's start_response, and what the application has said of its reply so far."""
+
+    __slots__ = ("_dropped", "_lease", "_length", "_replier", "_sent", "head", "method")
+
+    def __init__(self, replier: Replier) -> None:
+        self._replier = replier
+        self._length = -1  # of the whole body, once it is known
+        self._sent = 0
+        self._dropped = False
+        self._lease: Lease | None = None
+        self.head: Head | None = None
+        self.method = ""
+
+    # --- what the application calls ---------------------------------------------------------------
+
+    def start_response(
+        self, status: str, fields: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        if exc_info:
+            try:
+                if self._replier.begun:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # it would be a cycle with this frame
+        elif self.head is not None:
+            raise BadApplication("start_response was called again without exc_info.")
+        self.head = head_of(status, fields)
+        self._length = self.head.length
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """What start_response returns."""
+        self.send(data)
+
+    def ask_lease(self, seconds: float, *names: str) -> None:
+        """`environ["halfsync.lease"]`: this reply may be repeated for `seconds` to requests with the
+        same method, site, target and values of the fields `names`, without asking the application.
+
+        For GET and HEAD. Ignored, with a warning in the log, if the reply sets a cookie or its body
+        is not whole when it is handed over.
+        """
+        for name in names:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} can't be the name of a header field")
+        if seconds > 0 and self.method in ("GET", "HEAD"):
+            self._lease = Lease(float(seconds), tuple(name.lower() for name in names))
+
+    # --- what it hands back -------------------------------------------------------------------------
+
+    def send_only(self, piece: bytes, head: Head) -> None:
+        """A body of one piece."""
+        if type(piece) is not bytes:
+            _check_piece(piece)
+        size = len(piece)
+        if self._lease is None and head.length in (-1, size) and not self._is_bodiless(head):
+            self._replier.whole(head, size, piece)
+        else:
+            self.send_all([piece])
+
+    def send_all(self, pieces: Sequence[bytes]) -> None:
+        """All the pieces that remain, when it is known that these are all."""
+        head = self._head()
+        for piece in pieces:
+            _check_piece(piece)
+        if self._replier.begun:
+            for piece in pieces:
+                self.send(piece)
+            self.finish()
+            return
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        length = len(body) if self._length < 0 else self._length
+        if len(body) > length and not self._is_bodiless(head):
+            self._warn_of_surplus()
+            body = body[:length]
+        if len(body) == length and (not self._is_bodiless(head) or self._lease is not None):
+            self._whole(head, length, body, self._granted(head, length))
+        elif self._is_bodiless(head):
+            self._whole(head, self._length if head.status == 304 else length, b"", None)
+        else:
+            self._length = length
+            self.send(body)
+            self.finish()
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """What is in a regular file. Closes the descriptor."""
+        head = self._head()
+        length = count if self._length < 0 else self._length
+        if self._is_bodiless(head) and self._lease is None:
+            os.close(descriptor)
+            self._whole(head, length, b"", None)
+            return
+        if count > length:
+            self._warn_of_surplus()
+        if count < length:
+            self._length, self._sent = length, count
+            self._complain_of_missing()
+        ending = Ending.ABORTED if count < length else Ending.DONE
+        lease = self._granted(head, length) if ending is Ending.DONE else None
+        self._replier.file(head, length, descriptor, offset, min(count, length), lease, ending)
+
+    def send(self, piece: bytes) -> None:
+        """One piece of perhaps many; it leaves at once."""
+        head = self._head()
+        _check_piece(piece)
+        if not piece:
+            return
+        if self._is_bodiless(head):
+            self._dropped = True
+            return
+        if self._length >= 0:
+            piece = self._within_length(piece)
+            if not piece:
+                return
+        self._sent += len(piece)
+        last = self._sent == self._length
+        if self._replier.begun:
+            self._replier.write(piece, last=last)
+        elif last:
+            self._whole(head, self._length, piece, self._granted(head, self._length))
+        else:
+            self._refuse_lease("its body comes in pieces")
+            self._replier.begin(head, self._length, piece)
+
+    def finish(self) -> None:
+        """There will be no more pieces."""
+        head = self._head()
+        if self._replier.ended:
+            return
+        if self._is_bodiless(head):
+            self._whole(head, self._length, b"", None)
+        elif self._sent < self._length:
+            self._complain_of_missing()
+            if not self._replier.begun:
+                self._replier.begin(head, self._length, b"")
+            self._replier.abort()
+        elif self._replier.begun:
+            self._replier.finish()
+        else:
+            self._whole(head, 0, b"", self._granted(head, 0))
+
+    @property
+    def wants_no_more(self) -> bool:
+        """There has been a piece that was not to be sent. (A body that is whole may still be iterated: it
+        may have something to do at its end.)"""
+        return self._dropped
+
+    @property
+    def begun(self) -> bool:
+        return self._replier.begun
+
+    def soon(self) -> None:
+        self._replier.soon()
+
+    def _head(self) -> Head:
+        if self.head is None:
+            raise BadApplication("The application did not call start_response.")
+        return self.head
+
+    def _whole(self, head: Head, length: int, body: bytes, lease: Lease | None) -> None:
+        self._replier.whole(head, length, body, lease)
+
+    def _is_bodiless(self, head: Head) -> bool:
+        return self.method == "HEAD" or head.status in (204, 304)
+
+    def _within_length(self, piece: bytes) -> bytes:
+        room = self._length - self._sent
+        if len(piece) > room:
+            self._warn_of_surplus()
+        return piece[:room]
+
+    def _warn_of_surplus(self) -> None:
+        if not self._dropped:
+            log(
+                "warning",
+                f"The application gave more than its Content-Length of {self._length}; the rest is dropped.",
+            )
+        self._dropped = True
+
+    def _complain_of_missing(self) -> None:
+        log(
+            "error",
+            f"The application gave {self._sent} of the {self._length} bytes that its Content-Length says; "
+            "the connection is aborted.",
+        )
+
+    def _granted(self, head: Head, length: int) -> Lease | None:
+        if self._lease is None:
+            return None
+        if head.sets_cookie:
+            self._refuse_lease("it sets a cookie")
+            return None
+        return self._lease
+
+    def _refuse_lease(self, why: str) -> None:
+        if self._lease is not None:
+            log("warning", f"The application asked for a lease of a reply that can't have one: {why}.")
+
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def _check_piece(piece: object) -> None:
+    if not isinstance(piece, bytes):
+        raise BadApplication(f"A body consists of bytes, not of {type(piece).__name__}.")
+
+
+# --- any iterable -----------------------------------------------------------------------------------
+
+
+def _send(exchange: _Exchange, result: Iterable[bytes]) -> None:
+    """Send what the application returned, and close it whatever happens."""
+    try:
+        if type(result) is list or type(result) is tuple:
+            exchange.send_all(result)
+        elif not (type(result) is FileWrapper and _send_file(exchange, result)):
+            _iterate(exchange, result)
+    finally:
+        if hasattr(result, "close"):
+            exchange.soon()  # close() may take its time: work for after the reply is done there
+            result.close()
+
+
+def _iterate(exchange: _Exchange, result: Iterable[bytes]) -> None:
+    alone = _length_hint(result) == 1
+    for piece in result:
+        if alone and not exchange.begun:
+            exchange.send_all([piece])
+        else:
+            exchange.send(piece)
+        if exchange.wants_no_more:
+            break
+    exchange.finish()
+
+
+def _length_hint(result: Iterable[bytes]) -> int:
+    """`len(result)`, if it has one (PEP 3333, "Handling the Content-Length Header")."""
+    try:
+        return len(result)  # type: ignore[arg-type]
+    except (TypeError, AttributeError, NotImplementedError):
+        return -1
+
+
+def _send_file(exchange: _Exchange, wrapper: FileWrapper) -> bool:
+    """Send a true file's rest by its descriptor. False if it is none: then it must be iterated."""
+    if exchange.begun:
+        return False
+    file = _true_file(wrapper.filelike)
+    if file is None:
+        return False
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    offset = file.tell()
+    exchange.send_file(os.dup(file.fileno()), offset, max(0, status.st_size - offset))
+    return True
+
+
+def _true_file(filelike: Any) -> IO[bytes] | None:
+    """The file whose descriptor holds the very bytes that `filelike.read` would give.
+
+    A `fileno` method alone says nothing of it: gzip.GzipFile has one, and gives other bytes.
+    """
+    if type(filelike).__name__ == "_TemporaryFileWrapper":  # tempfile.NamedTemporaryFile
+        filelike = filelike.file
+    raw = filelike.raw if type(filelike) in (io.BufferedReader, io.BufferedRandom) else filelike
+    return filelike if type(raw) is io.FileIO and raw.readable() and not raw.closed else None
+
+
+# --- when it goes wrong ---------------------------------------------------------------------------
+
+
+def _abort(replier: Replier) -> None:
+    if replier.begun and not replier.ended:
+        replier.abort()
+
+
+def _fail(task: Task, replier: Replier) -> None:
+    """The application raised. The client gets 500 if nothing was sent, else a broken connection."""
+    trace = traceback.format_exception(*_without_ours(sys.exc_info()))
+    line = str(task.head.partition(b"\r\n")[0], "latin-1").rpartition(" ")[0].partition("?")[0]
+    what = "after its reply" if replier.ended else "amid its reply" if replier.begun else "before its reply"
+    log("error", f"The application failed {what} to {line}:\n{''.join(trace)}")
+    if replier.begun:
+        _abort(replier)
+    else:
+        head, body = INTERNAL_ERROR
+        replier.whole(head, len(body), body)
+
+
+def _without_ours(info: Any) -> tuple[Any, Any, TracebackType | None]:
+    """Without our frame at the top, unless it is all there is."""
+    kind, error, trace = info
+    return kind, error, trace.tb_next if trace is not None and trace.tb_next is not None else trace

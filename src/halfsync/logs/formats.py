@@ -1,0 +1,387 @@
+r"""Access log formats: compiled once into a function that renders a batch of records.
+
+Formats are `common`, `combined`, `json`, or a string with Apache's letters (mod_log_config):
+
+    %h %a      the client's address                %l         "-"
+    %u         the user of basic authorization     %t         [23/Nov/2026:10:00:00 +0000]
+    %{F}t      time by strftime(3) format F, or sec, msec, usec, msec_frac, usec_frac
+    %r %m %U %q %H   request line, method, path, query (with ?), protocol
+    %s %>s     status                              %b %B      bytes of the body ("-" or 0 for none)
+    %O         bytes that the socket took, with head and framing
+    %D %T      time in all, in microseconds; in seconds.   %{ms}T %{us}T %{s}T: in that unit
+    %{Name}i   a field of the request              %v %V      the host that the client named
+    %p         the port that the client named, or 80      %P  process id of the log's writer
+    %k         requests before on this connection  %X         X aborted, + kept, - closed
+    %%         a percent sign
+
+and with our own, in microseconds ("-" if no handler was asked):
+
+    %{queue}x    from the whole request to the handler's begin
+    %{handler}x  in the handler
+    %{total}x    as %D
+    %{ending}x   how it ended: the close reason's name in lower case, such as kept, client_left
+
+`json` gives an object a line, with the keys time, client, user, method, target, protocol, status,
+body_bytes, wire_bytes, referer, user_agent, host, queue_us, handler_us, total_us, ending, served.
+
+How it is made fast: the items fall into three kinds. What depends on nothing is text in a template.
+What depends on the request's head only is rendered together, and remembered by the head. Time is
+rendered once a second. What remains, some numbers, is put in by one formatting expression. All that is
+Python source, compiled once.
+
+Escaping is Apache's: a quote as \", a backslash as \\, other controls and everything beyond ASCII as
+\n, \t or \xhh. So no field can end a line or a quoted item. JSON is escaped by msgspec.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from halfsync.pump.closes import CloseReason
+from halfsync.request import fields_of, lines_of, path_and_query
+from halfsync.wire.messages import LogRecord
+
+Render = Callable[[list[LogRecord]], bytes]
+
+NAMED = {
+    "common": '%h %l %u %t "%r" %>s %b',
+    "combined": '%h %l %u %t "%r" %>s %b "%{Referer}i" "%{User-Agent}i"',
+}
+
+MAX_REMEMBERED = 2048
+"""Heads whose items are remembered."""
+MAX_HEAD = 2048
+"""Bytes of a head that is remembered; longer ones are rendered each time."""
+
+_ENDINGS = tuple(reason.name.lower() for reason in CloseReason)
+
+
+def compile_format(access_logformat: str) -> Render:
+    """The function that renders records in this format. Raises ValueError with a sentence that says
+    what is wrong with it."""
+    if access_logformat == "json":
+        return _JSON().render
+    return _Compiled(_items(NAMED.get(access_logformat, access_logformat))).render
+
+
+def needs_times(access_logformat: str) -> bool:
+    """Whether it has queue or handler times."""
+    if access_logformat == "json":
+        return True
+    return any(item.times for item in _items(NAMED.get(access_logformat, access_logformat)))
+
+
+def needs_cookie(access_logformat: str) -> bool:
+    """Whether it has the request's cookies. If not, heads without them serve as well, and better:
+    they repeat."""
+    items = [] if access_logformat == "json" else _items(NAMED.get(access_logformat, access_logformat))
+    return any(item.cookie for item in items)
+
+
+# --- a request's head, as far as a log wants it ------------------------------------------------------
+
+
+class _Request:
+    """The head may be anything, also cut off in the middle: it is logged as it came."""
+
+    def __init__(self, head: bytes) -> None:
+        lines = lines_of(head) if head.endswith(b"\r\n\r\n") else str(head, "latin-1").split("\r\n")
+        self.line = lines[0] or "-"
+        parts = self.line.split(" ")
+        whole = len(parts) == 3
+        self.method = parts[0] if whole else "-"
+        self.target = parts[1] if whole else "-"
+        self.protocol = parts[2] if whole else "-"
+        self.path, self.query = path_and_query(self.target) if whole else ("-", "")
+        self.fields = fields_of(lines[1:])
+
+    @property
+    def user(self) -> str:
+        scheme, _, value = self.fields.get("authorization", "").partition(" ")
+        if scheme.lower() != "basic":
+            return "-"
+        try:
+            user = base64.b64decode(value.strip(), validate=True).partition(b":")[0]
+        except binascii.Error:
+            return "-"
+        return str(user, "latin-1") or "-"
+
+    @property
+    def host(self) -> str:
+        host, _ = _host_and_port(self.fields.get("host", ""))
+        return host or "-"
+
+    @property
+    def port(self) -> str:
+        _, port = _host_and_port(self.fields.get("host", ""))
+        return port or "80"
+
+
+def _host_and_port(value: str) -> tuple[str, str]:
+    host, colon, port = value.rpartition(":")
+    if not colon or port.endswith("]"):
+        return value, ""
+    return host, port
+
+
+# --- the items of a format ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A piece of a format: constant text, or something of the head, or an expression over the
+    record `r` and, for times, `stamp`."""
+
+    text: str = ""
+    of_head: Callable[[_Request], str] | None = None
+    expression: str = ""
+    times: bool = False
+    cookie: bool = False
+
+
+_DIRECTIVE = re.compile(r"%(?:[0-9,!]*)(?:\{(?P<name>[^}]*)\})?(?P<last>[<>])?(?P<letter>.)", re.DOTALL)
+
+
+def _items(source: str) -> list[_Item]:
+    items = []
+    at = 0
+    for match in _DIRECTIVE.finditer(source):
+        items.append(_Item(text=source[at : match.start()]))
+        items.append(_item(match[0], match["letter"], match["name"]))
+        at = match.end()
+    if "%" in source[at:]:
+        raise ValueError(f"The log format {source!r} ends in the middle of a directive.")
+    items.append(_Item(text=source[at:]))
+    return [item for item in items if item != _Item()]
+
+
+def _item(directive: str, letter: str, name: str | None) -> _Item:
+    if re.match(r"%[0-9,!]", directive):
+        raise ValueError(
+            f"The log format's {directive!r} has a condition on the status; there are none here."
+        )
+    if name is None:
+        if letter in _SIMPLE:
+            return _SIMPLE[letter]
+    elif letter == "i" and name:
+        return _field_item(name)
+    elif letter == "t":
+        return _time_item(name)
+    elif letter == "T" and name in _UNITS:
+        return _Item(expression=_UNITS[name])
+    elif letter == "x" and name in _OWN:
+        return _OWN[name]
+    raise ValueError(f"The log format has {directive!r}, which is not known.")
+
+
+def _field_item(name: str) -> _Item:
+    lower = name.lower()
+    return _Item(of_head=lambda request: escape(request.fields.get(lower) or "-"), cookie=lower == "cookie")
+
+
+def _time_item(form: str) -> _Item:
+    form = form.removeprefix("begin:")
+    if form.startswith("end:"):
+        raise ValueError("The log format has a time 'end:', which is not known; %D says how long it took.")
+    if form in _FRACTIONS:
+        return _Item(expression=_FRACTIONS[form])
+    return _Item(expression=f"strftime({form!r}, localtime(r.when))")
+
+
+_FRACTIONS = {
+    "sec": "int(r.when)",
+    "msec": "int(r.when * 1000)",
+    "usec": "int(r.when * 1000000)",
+    "msec_frac": "f'{int(r.when * 1000) % 1000:03}'",
+    "usec_frac": "f'{int(r.when * 1000000) % 1000000:06}'",
+}
+_UNITS = {"us": "r.total_us", "ms": "r.total_us // 1000", "s": "r.total_us // 1000000"}
+
+_SIMPLE = {
+    "%": _Item(text="%"),
+    "h": _Item(expression="r.client or '-'"),
+    "a": _Item(expression="r.client or '-'"),
+    "l": _Item(text="-"),
+    "u": _Item(of_head=lambda request: escape(request.user)),
+    "t": _Item(expression="stamp"),
+    "r": _Item(of_head=lambda request: escape(request.line)),
+    "m": _Item(of_head=lambda request: escape(request.method)),
+    "U": _Item(of_head=lambda request: escape(request.path)),
+    "q": _Item(of_head=lambda request: escape("?" + request.query if request.query else "")),
+    "H": _Item(of_head=lambda request: escape(request.protocol)),
+    "s": _Item(expression="r.status or '-'"),
+    "b": _Item(expression="r.body_bytes or '-'"),
+    "B": _Item(expression="r.body_bytes"),
+    "O": _Item(expression="r.wire_bytes"),
+    "D": _Item(expression="r.total_us"),
+    "T": _Item(expression="r.total_us // 1000000"),
+    "v": _Item(of_head=lambda request: escape(request.host)),
+    "V": _Item(of_head=lambda request: escape(request.host)),
+    "p": _Item(of_head=lambda request: escape(request.port)),
+    "P": _Item(expression="getpid()"),
+    "k": _Item(expression="r.served"),
+    "X": _Item(expression="connection(r.ending)"),
+}
+
+_OWN = {
+    "queue": _Item(expression="r.queue_us if r.queue_us >= 0 else '-'", times=True),
+    "handler": _Item(expression="r.handler_us if r.handler_us >= 0 else '-'", times=True),
+    "total": _Item(expression="r.total_us"),
+    "ending": _Item(expression="ending(r.ending)"),
+}
+
+
+def _ending(number: int) -> str:
+    return _ENDINGS[number] if 0 <= number < len(_ENDINGS) else str(number)
+
+
+def _connection(number: int) -> str:
+    """Apache's %X."""
+    if number == CloseReason.KEPT:
+        return "+"
+    return "X" if number >= len(_ENDINGS) or CloseReason(number).is_error else "-"
+
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 256)]}
+_ESCAPES |= {ord('"'): '\\"', ord("\\"): "\\\\", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 13: "\\r"}
+_PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch
+
+
+def escape(text: str) -> str:
+    """As Apache does (ap_escape_logitem), so that it can stand between quotes in a line."""
+    return text if _PLAIN(text) else text.translate(_ESCAPES)
+
+
+# --- rendering ------------------------------------------------------------------------------------
+
+
+class _Compiled:
+    """A format as a function. Used by one thread at a time."""
+
+    def __init__(self, items: list[_Item]) -> None:
+        self._of_head = [item.of_head for item in items if item.of_head is not None]
+        self._heads: dict[bytes, tuple[str, ...]] = {}
+        self.render = self._compile(items)
+
+    def _compile(self, items: list[_Item]) -> Render:
+        """For `common`, this makes:
+
+        def render(records):
+            lines = []
+            second, stamp = -1, ""
+            for r in records:
+                if r.when // 1 != second:
+                    second = r.when // 1
+                    stamp = clock(r.when)
+                h0, h1, = find(r.head) or parts(r.head)
+                lines.append('%s - %s %s "%s" %s %s\n' % (r.client or '-', h0, stamp, h1, ...))
+            return ("".join(lines)).encode("ascii", "backslashreplace")
+        """
+        template = "".join(item.text.replace("%", "%%") or "%s" for item in items) + "\n"
+        numbers = iter(range(len(items)))
+        values = "".join(f"{item.expression or f'h{next(numbers)}'}, " for item in items if not item.text)
+        wants_time = any(item.expression == "stamp" for item in items)
+        names = "".join(f"h{number}, " for number in range(len(self._of_head)))
+        source = "def render(records):\n    lines = []\n    second = -1\n    for r in records:\n"
+        if wants_time:
+            source += "        if r.when // 1 != second:\n"
+            source += "            second = r.when // 1\n            stamp = clock(second)\n"
+        if names:
+            source += f"        {names} = find(r.head) or parts(r.head)\n"
+        source += f"        lines.append({template!r} % ({values}))\n"
+        source += '    return "".join(lines).encode("ascii", "backslashreplace")\n'
+        scope: dict[str, object] = {
+            "clock": _clock,
+            "connection": _connection,
+            "ending": _ending,
+            "find": self._heads.get,
+            "getpid": os.getpid,
+            "localtime": time.localtime,
+            "parts": self._parts,
+            "strftime": time.strftime,
+        }
+        exec(source, scope)
+        render: Render = scope["render"]  # type: ignore[assignment]
+        return render
+
+    def _parts(self, head: bytes) -> tuple[str, ...]:
+        request = _Request(head)
+        parts = tuple(render(request) for render in self._of_head)
+        if len(head) <= MAX_HEAD:
+            if len(self._heads) >= MAX_REMEMBERED:
+                self._heads.clear()
+            self._heads[head] = parts
+        return parts
+
+
+def _clock(second: float) -> str:
+    """%t. Month names are English whatever the locale says."""
+    local = time.localtime(second)
+    return time.strftime(f"[%d/{_MONTHS[local.tm_mon - 1]}/%Y:%H:%M:%S %z]", local)
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class _Line(msgspec.Struct):
+    """The keys of `json`, in order."""
+
+    time: str
+    client: str
+    user: str | None
+    method: str
+    target: str
+    protocol: str
+    status: int
+    body_bytes: int
+    wire_bytes: int
+    referer: str | None
+    user_agent: str | None
+    host: str | None
+    queue_us: int | None
+    handler_us: int | None
+    total_us: int
+    ending: str
+    served: int
+
+
+class _JSON:
+    def __init__(self) -> None:
+        self._encoder = msgspec.json.Encoder()
+
+    def render(self, records: list[LogRecord]) -> bytes:
+        return self._encoder.encode_lines([_line(record) for record in records])
+
+
+def _line(r: LogRecord) -> _Line:
+    request = _Request(r.head)
+    fields = request.fields
+    micro = int(r.when * 1_000_000)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(micro // 1_000_000))
+    return _Line(
+        f"{stamp}.{micro % 1_000_000:06}Z",
+        r.client,
+        request.user if request.user != "-" else None,
+        request.method,
+        request.target,
+        request.protocol,
+        r.status,
+        r.body_bytes,
+        r.wire_bytes,
+        fields.get("referer"),
+        fields.get("user-agent"),
+        fields.get("host"),
+        r.queue_us if r.queue_us >= 0 else None,
+        r.handler_us if r.handler_us >= 0 else None,
+        r.total_us,
+        _ending(r.ending),
+        r.served,
+    )

@@ -1,0 +1,314 @@
+"""A handler's answer turned into simple objects: what lets a thread go while the client still reads.
+
+Theory of operation
+-------------------
+Nobody acknowledges anything: the worker cannot know how fast the client takes its answer, and need not.
+What bounds memory is where the pieces go, by how much there has been of this body:
+
+    a whole body up to 64 KiB      in the Reply itself, and out in one write with the head
+    the first `reply_memory`       Memory objects
+    then, up to `reply_spool`      an unnamed file: each piece is written to it and said as a File segment;
+                                   the descriptor crosses once, then SAME_FILE
+    beyond                         a Pipe. The kernel's own back-pressure holds the thread now, and that is
+                                   the one case where a slow client holds one
+
+A whole body that is larger than `reply_memory` goes to the file at once: sent from there
+with sendfile(2), it costs the pump no memory at all.
+
+Small pieces go to the file early (after MAX_PIECES), for each Memory object costs the pump some 100
+bytes beside its data, while File segments that follow each other can be one.
+
+The end is said: the last message says DONE or ABORTED. End of file on the pipe is not the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Sized
+from dataclasses import dataclass
+
+from halfsync.objects import SAME_FILE, File, Memory, Pipe
+from halfsync.response import ClientGone, Head
+from halfsync.settings import Settings
+from halfsync.wire.messages import Ending, Lease, Part, Reply
+from halfsync.worker.outbox import Outbox
+
+WHOLE = 64 * 1024
+"""Bytes of a body that goes in its Reply."""
+MAX_PIECE = 128 * 1024
+"""Bytes of a Memory object: with its message it must fit a packet (MAX_PACKET)."""
+MAX_PIECES = 128
+"""Memory objects of one reply."""
+PIPE_SIZE = 1024 * 1024
+"""The most that an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    memory: int
+    spool: int
+    folder: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        folder = settings.spool_dir or tempfile.gettempdir()
+        return cls(settings.reply_memory, settings.reply_spool, folder)
+
+
+class TaskReplier:
+    """The Replier of one task. Used by the thread that has the task, and by no other."""
+
+    __slots__ = ("_began", "_limits", "_others", "_outbox", "_slot", "_spill", "begun", "ended")
+
+    def __init__(self, outbox: Outbox, limits: Limits, slot: int, began: int, others: Sized) -> None:
+        self._outbox = outbox
+        self._others = others  # tasks that wait to begin
+        self._limits = limits
+        self._slot = slot
+        self._began = began
+        self._spill: _Spill | None = None
+        self.begun = False
+        self.ended = False
+
+    def whole(self, head: Head, length: int, body: bytes, lease: Lease | None = None) -> None:
+        if len(body) > WHOLE:
+            self._large(head, length, body, lease)
+            return
+        self.begun = self.ended = True
+        now = time.monotonic_ns()
+        self._outbox.put(
+            Reply(
+                self._slot,
+                head.status,
+                head.reason,
+                head.fields,
+                length,
+                body,
+                [],
+                Ending.DONE,
+                head.dated,
+                False,
+                lease,
+                now - self._began,
+            ),
+            now,
+        )
+
+    def file(
+        self,
+        head: Head,
+        length: int,
+        descriptor: int,
+        offset: int,
+        count: int,
+        lease: Lease | None = None,
+        ending: Ending = Ending.DONE,
+    ) -> None:
+        self._reply(head, length, b"", [File(descriptor, offset, count)], ending, lease)
+
+    def begin(self, head: Head, length: int, piece: bytes) -> None:
+        assert not self.begun
+        self._spill = spill = _Spill(self._limits)
+        if len(piece) <= WHOLE:
+            spill.count_memory(len(piece))
+            self._reply(head, length, piece, [], Ending.MORE)
+            self._leave()
+            return
+        self._reply(head, length, b"", [], Ending.MORE)
+        self.write(piece)
+
+    def write(self, piece: bytes, *, last: bool = False) -> None:
+        assert self.begun
+        assert not self.ended
+        spill = self._spill
+        if spill is None:
+            self._spill = spill = _Spill(self._limits)
+        objects = spill.objects(piece)
+        if last and not spill.piped:
+            self._part(objects, Ending.DONE)
+        elif objects:
+            self._part(objects, Ending.MORE)
+            self._leave()
+        if spill.piped:
+            spill.write_pipe()
+            if last:
+                self.finish()
+
+    def finish(self) -> None:
+        self._part([], Ending.DONE)
+
+    def abort(self) -> None:
+        self._part([], Ending.ABORTED)
+
+    def soon(self) -> None:
+        # If others wait, the pump nudges when they wait too long, and that sends this reply too.
+        if not self._others:
+            self._outbox.flush()
+
+    def release(self) -> None:
+        """The thread is done with the task: let go of what the reply still holds."""
+        if self._spill is not None:
+            self._spill.close()
+
+    def _large(self, head: Head, length: int, body: bytes, lease: Lease | None) -> None:
+        """A whole body that does not fit its Reply. One with a lease must be whole in one message."""
+        if len(body) > self._limits.memory or lease is not None:
+            spill = self._spill = _Spill(self._limits)
+            objects = spill.objects_in_file(body)
+            if spill.piped:
+                self._reply(head, length, b"", objects, Ending.MORE)
+                self._leave()
+                spill.write_pipe()
+                self.finish()
+            else:
+                self._reply(head, length, b"", objects, Ending.DONE, lease)
+            return
+        self._reply(head, length, body[:WHOLE], [], Ending.MORE)
+        for start in range(WHOLE, len(body), MAX_PIECE):
+            piece = Memory(body[start : start + MAX_PIECE])
+            last = start + MAX_PIECE >= len(body)
+            self._part([piece], Ending.DONE if last else Ending.MORE)
+
+    def _reply(
+        self,
+        head: Head,
+        length: int,
+        body: bytes,
+        objects: list[Memory | File | Pipe],
+        ending: Ending,
+        lease: Lease | None = None,
+    ) -> None:
+        self.begun = True
+        self.ended = ending is not Ending.MORE
+        handler_ns = time.monotonic_ns() - self._began if self.ended else 0
+        self._outbox.put_objects(
+            Reply(
+                self._slot,
+                head.status,
+                head.reason,
+                head.fields,
+                length,
+                body,
+                objects,
+                ending,
+                head.dated,
+                False,
+                lease,
+                handler_ns,
+            )
+        )
+
+    def _part(self, objects: list[Memory | File | Pipe], ending: Ending) -> None:
+        assert not self.ended
+        self.ended = ending is not Ending.MORE
+        handler_ns = time.monotonic_ns() - self._began if self.ended else 0
+        self._outbox.put_objects(Part(self._slot, objects, ending, handler_ns))
+
+    def _leave(self) -> None:
+        self._outbox.flush()
+        if self._outbox.gone:
+            raise ClientGone
+
+
+class _Spill:
+    """Where the pieces of one body go: memory, then a file, then a pipe."""
+
+    __slots__ = ("_file", "_file_size", "_limits", "_memory", "_pieces", "_pipe", "_rest", "_said")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._memory = 0
+        self._pieces = 0
+        self._file = -1
+        self._file_size = 0
+        self._said = False  # the pump has the file's descriptor
+        self._pipe = -1
+        self._rest = memoryview(b"")  # to be written to the pipe
+
+    @property
+    def piped(self) -> bool:
+        return self._pipe >= 0
+
+    def count_memory(self, size: int) -> None:
+        self._memory += size
+        self._pieces += 1
+
+    def objects(self, piece: bytes) -> list[Memory | File | Pipe]:
+        """What to tell the pump of this piece. After it, `write_pipe` if `piped`."""
+        if self.piped:
+            self._rest = memoryview(piece)
+            return []
+        in_memory = self._file < 0 and self._pieces < MAX_PIECES and len(piece) <= MAX_PIECE
+        if in_memory and self._memory + len(piece) <= self._limits.memory:
+            self.count_memory(len(piece))
+            return [Memory(piece)]
+        return self.objects_in_file(piece)
+
+    def objects_in_file(self, piece: bytes) -> list[Memory | File | Pipe]:
+        data = memoryview(piece)
+        room = self._limits.spool - self._file_size
+        objects: list[Memory | File | Pipe] = []
+        if room > 0 and data:
+            objects.append(self._write_file(data[:room]))
+        if len(data) > room:
+            objects.append(Pipe(self._open_pipe()))
+            self._rest = data[max(0, room) :]
+        return objects
+
+    def _write_file(self, data: memoryview) -> File:
+        if self._file < 0:
+            self._file = unnamed_file(self._limits.folder)
+        offset = self._file_size
+        write_all(self._file, data)
+        self._file_size += len(data)
+        descriptor = SAME_FILE if self._said else os.dup(self._file)
+        self._said = True
+        return File(descriptor, offset, len(data))
+
+    def _open_pipe(self) -> int:
+        reading, self._pipe = os.pipe2(os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            pass  # this user has too much in pipes already (pipe(7)): the default size does, too
+        return reading
+
+    def write_pipe(self) -> None:
+        """Write what is left over for the pipe; waits for the client."""
+        rest, self._rest = self._rest, memoryview(b"")
+        try:
+            write_all(self._pipe, rest)
+        except BrokenPipeError:
+            raise ClientGone from None
+
+    def close(self) -> None:
+        for descriptor in (self._file, self._pipe):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._pipe = -1
+
+
+def write_all(descriptor: int, data: memoryview) -> None:
+    """Raises OSError."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+"""What open(2) says of O_TMPFILE on file systems and kernels that do not have it."""
+
+
+def unnamed_file(folder: str) -> int:
+    """A new file without a name, open for reading and writing. Raises OSError."""
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix="halfsync-")
+    os.unlink(name)
+    return descriptor

@@ -1,0 +1,121 @@
+"""Importing an application by its target, and saying well what is wrong when that fails."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from types import ModuleType, TracebackType
+from typing import Any
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class CannotImport(Exception):
+    """`sentence` names the target and says what is wrong; `traceback` is the application's own, ""
+    if its code is not to blame."""
+
+    def __init__(self, sentence: str, trace: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.traceback = trace
+
+
+def load(target: str) -> Callable[..., Any]:
+    """The WSGI callable that `target` names: `module:name`, `module:name.attribute`, or
+    `module:factory(arguments)`, which is called once, with literal arguments.
+
+    The current folder is importable. Raises CannotImport, whatever the application raised.
+    """
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    module_name, _, expression = target.partition(":")
+    name, call = _parse(target, expression)
+    found = _attribute(target, _module(target, module_name), name)
+    if call is not None:
+        found = _call(target, name, found, call)
+    if not callable(found):
+        raise CannotImport(
+            f"Target {target!r}: {expression!r} in module {module_name!r} is {_a(found)}, "
+            "which can't be called."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+_Arguments = tuple[list[Any], dict[str, Any]]
+
+
+def _parse(target: str, expression: str) -> tuple[str, _Arguments | None]:
+    name, paren, _ = expression.partition("(")
+    if not paren:
+        return name, None
+    try:
+        call = ast.parse(expression.strip(), mode="eval").body
+        assert isinstance(call, ast.Call)
+        positional = [ast.literal_eval(node) for node in call.args]
+        named = {node.arg: ast.literal_eval(node.value) for node in call.keywords if node.arg}
+        assert len(named) == len(call.keywords)
+    except (SyntaxError, ValueError, AssertionError):
+        raise CannotImport(
+            f"Target {target!r}: {expression!r} is not a call with literal arguments, such as create_app()."
+        ) from None
+    return name.strip(), (positional, named)
+
+
+def _module(target: str, name: str) -> ModuleType:
+    try:
+        __import__(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name + ".").startswith(error.name + "."):
+            raise CannotImport(
+                f"Target {target!r}: there is no module {error.name!r} in {os.getcwd()} or on Python's path."
+            ) from None
+        raise _blame(f"Target {target!r}: its import failed", error) from None
+    except BaseException as error:  # noqa: BLE001
+        raise _blame(f"Target {target!r}: its import failed", error) from None
+    return sys.modules[name]
+
+
+def _attribute(target: str, module: ModuleType, path: str) -> Any:
+    found: Any = module
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            where = f"module {module.__name__!r} ({getattr(module, '__file__', None) or 'no file'})"
+            raise CannotImport(f"Target {target!r}: {where} has no {path!r}.") from None
+    return found
+
+
+def _call(target: str, name: str, factory: Any, arguments: _Arguments) -> Any:
+    if not callable(factory):
+        raise CannotImport(f"Target {target!r}: {name!r} is {_a(factory)}, which can't be called.")
+    positional, named = arguments
+    try:
+        return factory(*positional, **named)
+    except BaseException as error:  # noqa: BLE001
+        raise _blame(f"Target {target!r}: the call of {name} failed", error) from None
+
+
+def _blame(what: str, error: BaseException) -> CannotImport:
+    said = str(error).partition("\n")[0]
+    reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    trace = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
+    return CannotImport(f"{what} with {reason}", "".join(trace))
+
+
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """The application's frames: from the first that is neither ours nor the import machinery's."""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith((_OURS + os.sep, "<frozen importlib")):
+            break
+        trace = trace.tb_next
+    return trace
+
+
+def _a(thing: object) -> str:
+    return f"of type {type(thing).__name__}"

@@ -1,0 +1,209 @@
+"""A worker process: imports the application of its pool, reports, attaches to the pump, leaves.
+
+The main thread is the watch thread. It never runs a handler, so it always hears the parent (`orders`) and the
+pump (`watch`), whatever the application's threads do. It wakes for:
+
+    Attach    there is a (new) pump: start threads on its sockets
+    Retire    leave when the pump lets go
+    LogFile   the access log was opened anew
+    Nudge     from the pump: send the replies that wait for company
+    Stacks    from the pump: say where a handler hangs
+
+It leaves when the parent is gone or tells it to (end of file on `orders`), or when the pump has let go of
+it (end of file on `watch`) and no new pump comes: after Retire at once, else after PATIENCE.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import mmap
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from halfsync import channel
+from halfsync.handlers.files import FilesHandler
+from halfsync.handlers.wsgi import WSGIHandler
+from halfsync.logs.error import log
+from halfsync.logs.writer import AccessLogWriter
+from halfsync.plan import BUILT_IN, Kind, Plan
+from halfsync.wire.messages import (
+    BOARD_SLOTS,
+    Attach,
+    Failed,
+    LogFile,
+    Nudge,
+    Ready,
+    Retire,
+    decode_order,
+    decode_watch,
+    encode,
+)
+from halfsync.worker.bodies import Limits
+from halfsync.worker.importing import CannotImport, load
+from halfsync.worker.threads import Handler, Threads
+
+PATIENCE = 5.0
+"""Seconds without a pump after which a worker that was not retired leaves all the same. The parent
+forks a new pump at once when one dies."""
+
+Application = Callable[..., Any]
+
+
+def run(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int:
+    """A worker's whole life; the process's exit status."""
+    atexit._clear()  # what the parent registered is the parent's
+    try:
+        application = import_application(plan, pool)
+    except CannotImport as error:
+        channel.send(orders, encode(Failed(error.sentence, error.traceback)))
+        return 3
+    return work(plan, pool, orders, log_fd, application)
+
+
+def import_application(plan: Plan, pool: int) -> Application | None:
+    """The pool's application; None for the built-in pool. Raises CannotImport."""
+    target = plan.pools[pool].target
+    return None if target is None else load(target)
+
+
+def work(
+    plan: Plan, pool: int, orders: socket.socket, log_fd: int | None, application: Application | None
+) -> int:
+    """The life of a worker whose application is imported."""
+    writer = AccessLogWriter(plan.settings.access_logformat, log_fd) if pool == BUILT_IN else None
+    worker = Worker(plan, pool, orders, writer, application)
+    if channel.send(orders, encode(Ready(os.getpid()))) is not channel.Sent.YES:
+        return 0
+    worker.watch()
+    leave()
+    return 0
+
+
+def leave() -> None:
+    """What Python does at its end, since the caller ends the process with os._exit: non-daemon
+    threads are joined, exit hooks run, the standard streams are flushed."""
+    steps: list[Callable[[], None]] = [
+        threading._shutdown,  # type: ignore[attr-defined]
+        atexit._run_exitfuncs,
+        logging.shutdown,
+        sys.stdout.flush,
+        sys.stderr.flush,
+    ]
+    for step in steps:
+        try:
+            step()
+        except BaseException:  # noqa: BLE001 - one that fails must not keep the others from their turn
+            log("error", f"At the worker's end:\n{traceback.format_exc()}")
+
+
+class Worker:
+    """The watch thread's view of its process."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        pool: int,
+        orders: socket.socket,
+        writer: AccessLogWriter | None,
+        application: Application | None,
+    ) -> None:
+        self._count = plan.pools[pool].threads
+        self._limits = Limits.of(plan.settings)
+        self._orders = orders
+        self._writer = writer
+        self._handlers = handlers_of(plan, pool, application)
+        self._threads: Threads | None = None
+        self._watch: socket.socket | None = None
+        self._retired = False
+        self._alone_since = 0.0  # monotonic; since when there is no pump
+
+    def watch(self) -> None:
+        """Until it is time to leave."""
+        while True:
+            ready = self._wait()
+            if self._orders.fileno() in ready and not self._obey():
+                break
+            if self._watch is not None and self._watch.fileno() in ready:
+                self._heed(self._watch)
+            if self._watch is None and self._alone_since and self._may_leave():
+                break
+        if self._threads is not None:
+            self._threads.join()
+
+    def _wait(self) -> set[int]:
+        poller = select.poll()
+        poller.register(self._orders, select.POLLIN)
+        if self._watch is not None:
+            poller.register(self._watch, select.POLLIN)
+        timeout = 100 if self._watch is None and self._alone_since else None
+        return {descriptor for descriptor, _ in poller.poll(timeout)}
+
+    def _may_leave(self) -> bool:
+        return self._retired or time.monotonic() - self._alone_since > PATIENCE
+
+    def _obey(self) -> bool:
+        """The next order. False if the parent is gone or has let go."""
+        packet = channel.receive(self._orders)
+        if packet is None:
+            return False
+        data, descriptors = packet
+        order = decode_order(data)
+        if isinstance(order, Attach):
+            self._attach(*descriptors)
+        elif isinstance(order, LogFile) and self._writer is not None:
+            self._writer.reopen(descriptors[0])
+        elif isinstance(order, Retire):
+            self._retired = True
+        else:
+            channel.close_all(descriptors)
+        return True
+
+    def _attach(self, tasks: int, watch: int, board: int) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        shared = mmap.mmap(board, BOARD_SLOTS * 8)
+        os.close(board)
+        self._watch = socket.socket(fileno=watch)
+        self._threads = Threads(
+            socket.socket(fileno=tasks),
+            memoryview(shared).cast("Q"),
+            self._handlers,
+            self._writer,
+            self._limits,
+        )
+        self._alone_since = 0.0
+        self._threads.start(self._count)
+
+    def _heed(self, watch: socket.socket) -> None:
+        assert self._threads is not None
+        packet = channel.receive(watch)
+        if packet is None:
+            watch.close()
+            self._watch = None
+            self._alone_since = time.monotonic()
+        elif isinstance(message := decode_watch(packet[0]), Nudge):
+            self._threads.outbox.flush()
+        else:
+            self._threads.log_stack(message.slot)
+
+
+def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[Handler | None]:
+    """By mount; None where another pool is responsible."""
+    handlers: list[Handler | None] = []
+    for mount in plan.mounts:
+        if mount.pool != pool:
+            handlers.append(None)
+        elif mount.kind is Kind.FILES:
+            handlers.append(FilesHandler(mount, plan.settings))
+        else:
+            assert application is not None
+            handlers.append(WSGIHandler(application, mount, plan.pools[pool], plan.listeners))
+    return handlers

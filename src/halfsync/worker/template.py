@@ -1,0 +1,72 @@
+"""With `preload`: a process that imports the application once and forks workers from itself.
+
+So the workers share the application's memory, and the parent still never imports it. The template
+runs nothing else: no thread of ours is alive when it forks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import socket
+import time
+import traceback
+
+from halfsync import channel, prctl
+from halfsync.logs import error as error_log
+from halfsync.logs.error import log
+from halfsync.plan import Plan
+from halfsync.wire.messages import Failed, Ready, Spawn, decode_order, encode
+from halfsync.worker.importing import CannotImport
+from halfsync.worker.main import Application, import_application, work
+
+
+def run(plan: Plan, pool: int, orders: socket.socket) -> int:
+    """A template's whole life; the process's exit status. A forked worker's also."""
+    atexit._clear()  # what the parent registered is the parent's
+    try:
+        application = import_application(plan, pool)
+    except CannotImport as error:
+        channel.send(orders, encode(Failed(error.sentence, error.traceback)))
+        return 3
+    gc.collect()
+    gc.freeze()  # what is here now stays: the collector need not touch, and so copy, its pages
+    channel.send(orders, encode(Ready(os.getpid())))
+    while (packet := channel.receive(orders)) is not None:
+        data, descriptors = packet
+        if isinstance(decode_order(data), Spawn):
+            _spawn(plan, pool, orders, descriptors[0], application)
+        channel.close_all(descriptors)
+    return 0
+
+
+def _spawn(
+    plan: Plan, pool: int, orders: socket.socket, descriptor: int, application: Application | None
+) -> None:
+    """Fork a worker that is not our child: the one between exits at once, and the parent, which is
+    the subreaper, reaps the worker as its own."""
+    parent = os.getppid()
+    between = os.fork()
+    if between:
+        os.waitpid(between, 0)
+        return
+    between, status = os.getpid(), 1
+    try:
+        if os.fork():
+            os._exit(0)
+        _become_child_of(parent, between)
+        orders.close()
+        error_log.be(f"worker({plan.pools[pool].name})", plan.settings.log_level)
+        status = work(plan, pool, socket.socket(fileno=descriptor), None, application)
+    except BaseException:  # noqa: BLE001
+        log("error", f"A worker failed:\n{traceback.format_exc()}")
+    finally:
+        os._exit(status)
+
+
+def _become_child_of(parent: int, between: int) -> None:
+    """Only when the process between is gone can this one be tied to the parent's life."""
+    while os.getppid() == between:
+        time.sleep(0.001)
+    prctl.die_with(parent)

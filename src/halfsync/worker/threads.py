@@ -1,0 +1,246 @@
+"""The threads of a worker: they take tasks, run handlers, and collect the replies.
+
+Theory of operation
+-------------------
+All threads block in recvmsg(2) on the one `tasks` socket and the kernel wakes one of them for each
+packet: no queue of our own, no thread that hands over. A packet may carry several tasks (one packet
+per worker per turn of the pump's loop is what makes the seam cheap), so:
+
+ - A thread puts the tasks of its packet into the `backlog`, which all threads share, and then works
+   until the backlog is empty. Whoever has finished takes the next, so a task never waits for the
+   thread that happened to receive it.
+ - If that thread hangs in its first task and the siblings all sleep in recvmsg, the rest would wait.
+   The pump sees it on the board (not begun), and sends a Nudge, which wakes a sibling.
+ - Replies wait in the outbox for company. They leave when the backlog is empty; before the next task is
+   begun if the oldest has waited 1 ms or they are many; when they stream; and when the pump
+   nudges the watch thread, which is how a finished reply gets past a sibling that hangs.
+
+`board[slot]` is written when the handler begins, which tells the pump, with no message, what was begun
+when the process dies.
+
+A thread must outlive whatever an application does: SystemExit, KeyboardInterrupt, RecursionError and
+MemoryError end in a 500 (or an aborted reply) and a line in the error log.
+
+One `Threads` serves one pair of sockets. After the pump died there is a new one of each; the threads of the
+old one end at its end of file, or after the task that they are in.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Protocol
+
+from halfsync.logs.error import log
+from halfsync.request import SpooledBody, lines_of
+from halfsync.response import INTERNAL_ERROR, Replier
+from halfsync.wire.messages import (
+    MAX_DESCRIPTORS,
+    MAX_PACKET,
+    Ending,
+    LogRecord,
+    LogTask,
+    Nudge,
+    Part,
+    Task,
+    decode_tasks,
+)
+from halfsync.worker.bodies import Limits, TaskReplier
+from halfsync.worker.outbox import Outbox
+
+MAX_WAIT = 1_000_000
+"""Nanoseconds that a reply waits for company while further tasks begin."""
+MAX_WAITING = 128 * 1024
+"""Bytes that wait."""
+
+_ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+
+
+class Handler(Protocol):
+    """What a thread invokes for a request. It answers through `replier`; if it raises, or
+    returns without an answer, the thread answers for it. `spool` is the body, if that is not in
+    `task.body`; the thread closes it afterwards."""
+
+    def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier, /) -> None: ...
+
+
+class LogHandler(Protocol):
+    """What a thread invokes for records. `written` may be called later, by another thread."""
+
+    def __call__(self, records: list[LogRecord], written: Callable[[], None], /) -> None: ...
+
+
+class Threads:
+    """`count` threads on one `tasks` socket. `handlers` is by mount; None where another pool is
+    responsible. The socket is this object's: its last
+    thread closes it."""
+
+    def __init__(
+        self,
+        tasks: socket.socket,
+        board: memoryview,
+        handlers: Sequence[Handler | None],
+        log_handler: LogHandler | None,
+        limits: Limits,
+    ) -> None:
+        self._tasks = tasks
+        self._board = board
+        self._handlers = handlers
+        self._log_handler = log_handler
+        self._limits = limits
+        self._backlog: deque[Task | LogTask] = deque()
+        self._spools: dict[int, int] = {}  # slot -> descriptor of a body that waits in the backlog
+        self._at: dict[int, Task | LogTask | None] = {}  # thread's identity -> what it is doing
+        self._threads: list[threading.Thread] = []
+        self._living = 0
+        self._ending = threading.Lock()
+        self.outbox = Outbox(tasks)
+
+    def start(self, count: int) -> None:
+        self._living = count
+        for number in range(count):
+            thread = threading.Thread(target=self._live, name=f"halfsync-{number + 1}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until all have ended, which they do after the socket's end of file."""
+        for thread in self._threads:
+            thread.join()
+
+    def log_stack(self, slot: int) -> None:
+        """Say in the error log where the thread is that has the task in `slot`."""
+        frames = sys._current_frames()
+        for identity, task in list(self._at.items()):
+            if task is not None and task.slot == slot and identity in frames:
+                log("warning", _stack(task, frames[identity]))
+                return
+
+    # --- a thread's life ---------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        buffer = bytearray(MAX_PACKET)
+        while True:
+            try:
+                if not self._receive(buffer):
+                    break
+                self._work()
+            except BaseException:  # noqa: BLE001 - the thread outlives everything
+                log("error", f"A thread of the worker met an error:\n{traceback.format_exc()}")
+                time.sleep(0.01)  # not a hot loop if it comes again at once
+        self._end()
+
+    def _end(self) -> None:
+        self._at.pop(threading.get_ident(), None)
+        with self._ending:
+            self._living -= 1
+            if not self._living:
+                self._tasks.close()
+
+    def _receive(self, buffer: bytearray) -> bool:
+        """Wait for a packet and put its tasks into the backlog. False at the end."""
+        try:
+            size, ancillary, _, _ = self._tasks.recvmsg_into([buffer], _ROOM, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return False
+        if not size:
+            return False
+        messages = decode_tasks(memoryview(buffer)[:size])
+        if ancillary:
+            self._keep_spools(messages, ancillary)
+        for message in messages:
+            if not isinstance(message, Nudge):
+                self._backlog.append(message)
+        return True
+
+    def _keep_spools(
+        self, messages: list[Task | LogTask | Nudge], ancillary: list[tuple[int, int, bytes]]
+    ) -> None:
+        found = array.array("i")
+        for _, _, data in ancillary:
+            found.frombytes(data)
+        descriptors = iter(found)
+        for message in messages:
+            if isinstance(message, Task) and message.body is None:
+                descriptor = next(descriptors, -1)
+                if descriptor >= 0:
+                    self._spools[message.slot] = descriptor
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _work(self) -> None:
+        """Until the backlog is empty."""
+        backlog, board, outbox, at = self._backlog, self._board, self.outbox, self._at
+        identity = threading.get_ident()
+        while True:
+            try:
+                task = backlog.popleft()
+            except IndexError:
+                break
+            began = time.monotonic_ns()
+            if outbox.since and (began - outbox.since > MAX_WAIT or outbox.size > MAX_WAITING):
+                outbox.flush()
+            board[task.slot] = began
+            at[identity] = task
+            if isinstance(task, Task):
+                self._handle(task, began)
+            else:
+                self._log(task)
+            at[identity] = None
+        if outbox.since:
+            outbox.flush()
+
+    def _handle(self, task: Task, began: int) -> None:
+        replier = TaskReplier(self.outbox, self._limits, task.slot, began, self._backlog)
+        spool = None
+        try:
+            if task.body is None:
+                spool = SpooledBody(self._spools.pop(task.slot), task.body_size)
+            handler = self._handlers[task.mount]
+            assert handler is not None
+            handler(task, spool, replier)
+        except BaseException:  # noqa: BLE001
+            log("error", f"The handler of {describe(task)} failed:\n{traceback.format_exc()}")
+        if not replier.ended:
+            self._end_for_it(replier)
+        if spool is not None:
+            spool.close()
+        replier.release()
+
+    def _end_for_it(self, replier: TaskReplier) -> None:
+        if replier.begun:
+            replier.abort()
+        else:
+            head, body = INTERNAL_ERROR
+            replier.whole(head, len(body), body)
+
+    def _log(self, task: LogTask) -> None:
+        def written() -> None:
+            self.outbox.put_objects(Part(task.slot, [], Ending.DONE))
+
+        if self._log_handler is None:
+            written()
+        else:
+            self._log_handler(task.records, written)
+
+
+def describe(task: Task | LogTask) -> str:
+    """For the error log: the request line, without the query, which may hold secrets."""
+    if not isinstance(task, Task):
+        return "a batch of log records"
+    method, _, rest = lines_of(task.head)[0].partition(" ")
+    target = rest.rpartition(" ")[0].partition("?")[0]
+    return f"{method} {target} from {task.client or 'a local client'}"
+
+
+def _stack(task: Task | LogTask, frame: FrameType) -> str:
+    lines = "".join(traceback.format_stack(frame))
+    return f"{describe(task)} passed its deadline; its thread is here:\n{lines}"
