@@ -13,7 +13,8 @@ HEAD = """\
 
 <!-- written by docs/make_close_reasons.py (make docs); do not edit -->
 
-Why a connection was closed, or an answer on it ended. The word is what the access log shows for `%{ending}x`.
+Why a connection was closed, or an answer on it ended. The word is what the access log shows for
+`%{ending}x`.
 
 | reason | what happened | an error |
 | --- | --- | --- |
@@ -22,7 +23,7 @@ Why a connection was closed, or an answer on it ended. The word is what the acce
 
 def page() -> str:
     rows = [
-        f"| `{reason.name}` | {reason.text} | {'yes' if reason.is_error else ''} |\n"
+        f"| `{reason.name.lower()}` | {reason.text} | {'yes' if reason.is_error else ''} |\n"
         for reason in CloseReason
     ]
     return HEAD + "".join(rows)

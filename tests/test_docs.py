@@ -14,6 +14,7 @@ place of 8000.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -30,7 +31,9 @@ from pathlib import Path
 
 import pytest
 
+from halfsync.logs.formats import NAMED, compile_format
 from halfsync.settings import BY_NAME, ROWS
+from halfsync.wire.messages import LogRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -230,11 +233,34 @@ SETTING_LIKE = re.compile(
 )
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name)
+NAMING_SETTINGS = [page for page in PAGES if page.parent != DOCS / "reference"]
+
+
+@pytest.mark.parametrize("page", NAMING_SETTINGS, ids=name)
 def test_settings_that_are_named_exist(page):
     theirs = {"open_file_cache", "access_log", "limit_req"}
     for word in SETTING_LIKE.findall(page.read_text(encoding="utf-8")):
         assert word in BY_NAME or word in theirs, word
+
+
+def test_the_letters_of_the_access_log_are_known():
+    page = (DOCS / "reference/access-log.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`%.*?`) \|", page, flags=re.MULTILINE)
+    letters = [letter for row in rows for letter in re.findall(r"`([^`]+)`", row)]
+    assert len(letters) > 30
+    for letter in letters:
+        compile_format(letter)
+    for named, form in re.findall(r"`(common|combined)` (?:is|the same with) `([^`]+)`", page):
+        assert NAMED[named].endswith(form)
+
+
+def test_the_keys_of_the_json_log_are_listed():
+    page = (DOCS / "reference/access-log.md").read_text(encoding="utf-8")
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    record = LogRecord(0.0, "127.0.0.1", head, 200, 0, 0, 0, 0, 0, 0, 0)
+    keys = json.loads(compile_format("json")([record]))
+    listed = page.partition("with these keys:")[2].partition("##")[0]
+    assert list(keys) == [word for word in re.findall(r"`(\w+)`", listed) if word != "null"]
 
 
 # --- generated pages -----------------------------------------------------------------------------
