@@ -19,7 +19,7 @@ WANTED = 10_000
 WARM = 500  # opened before the count begins: the first ones pay for tables and arenas
 SPARE = 500  # descriptors that the harness and the server need for other things
 TARGET = 2.0  # KiB for each
-PUMP = "halfsync: pump"
+PUMP = "halfsync pump"
 IP_BIND_ADDRESS_NO_PORT = 24
 
 

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 from flask.testing import FlaskClient
@@ -101,3 +114,96 @@ def test_the_front_page_counts_the_threads_of_the_settings(client):
     assert settings["workers"] * settings["threads"] == 8
     assert "const threads = 8;" in (DEMO / "guestbook/static/demo.js").read_text()
     assert "Two workers of four threads make eight" in client.get("/").text
+
+
+# --- its story, with real processes ----------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path):
+    """The demo as `make demo` starts it, in a folder and at a port of its own; its address."""
+    shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("var", "__pycache__"))
+    prepare.prepare(tmp_path / "demo/var", size=2 * prepare.MIB)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = {**os.environ, "HALFSYNC_BIND": address, "PYTHONPATH": str(DEMO.parent.parent / "src")}
+    with open(tmp_path / "log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "halfsync", "-c", "halfsync.toml"],
+            cwd=tmp_path / "demo",
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        answer(f"http://{address}/ping", patience=15)
+        yield f"http://{address}"
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        server.wait(10)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Message
+    body: bytes
+
+
+def answer(url: str, *, patience: float = 0, **options: Any) -> Answer:
+    """The whole answer; while nobody listens yet, try again for `patience` seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            with urlopen(Request(url, **options), timeout=15) as reply:
+                return Answer(reply.status, reply.headers, reply.read())
+        except HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, error.read())
+        except URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def test_a_worker_that_kills_itself_is_seen_by_its_own_request_only(site):
+    page = answer(f"{site}/notes")
+    token = re.search(r'name="token" value="([^"]+)"', page.body.decode())
+    assert token
+    cookie = page.headers["Set-Cookie"].partition(";")[0]
+    killed = answer(f"{site}/kill", data=b"token=" + token[1].encode(), headers={"Cookie": cookie})
+    assert killed.status == 502
+    assert answer(f"{site}/ping").status == 200
+
+
+def test_files_are_served_while_all_threads_hang(site):
+    with ThreadPoolExecutor(8) as crowd:
+        hanging = [crowd.submit(answer, f"{site}/hang?seconds=3") for _ in range(8)]
+        time.sleep(0.5)
+        begun = time.monotonic()
+        assert b"<svg" in answer(f"{site}/static/logo.svg").body
+        assert time.monotonic() - begun < 1
+        assert [one.result().status for one in hanging] == [200] * 8
+
+
+def test_progress_arrives_while_it_is_made(site):
+    with urlopen(f"{site}/progress", timeout=15) as page:
+        begun = b""
+        while b"Step 1 of" not in begun:
+            begun += page.read1()
+        assert b"Step 40 of" not in begun
+        assert b"Done." in page.read()
+
+
+def test_the_download_is_resumable(site):
+    address = f"{site}/download/hundred-mebibytes.bin"
+    whole = answer(address).body
+    rest = answer(address, headers={"Range": "bytes=1000000-"})
+    assert rest.status == 206
+    assert whole[1000000:] == rest.body
+
+
+def test_a_leased_page_is_not_made_anew(site):
+    pages = {re.sub(r"\s", "", answer(f"{site}/leased").body.decode()) for _ in range(20)}
+    assert len(pages) <= 2  # two, if the lease ended in between
