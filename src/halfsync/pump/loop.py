@@ -256,7 +256,7 @@ class Pump:
         """The send buffer is full: what is left goes the way of every other answer."""
         head = parse_head(raw, Limits())
         conn.when, conn.first_byte = self.clock.wall, self.clock.now
-        conn.exchange = exchange = Exchange(conn, head, self.clock.now)
+        conn.exchange = exchange = Exchange(conn, head)
         self.sender.repeat(conn, exchange, leased)
         self.sender.taken(exchange, sent)
 
@@ -265,7 +265,7 @@ class Pump:
     def exchange_of(self, conn: Connection) -> Exchange:
         """The present one; or one for what has come of a head, so that it can be answered."""
         if conn.exchange is None:
-            conn.exchange = Exchange(conn, RequestHead(conn.inbox[:1024], b"", b"", 1), self.clock.now)
+            conn.exchange = Exchange(conn, RequestHead(conn.inbox[:1024], b"", b"", 1))
         return conn.exchange
 
     def add(self, conn: Connection) -> None:

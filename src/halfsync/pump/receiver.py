@@ -21,6 +21,10 @@ from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_pa
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
 
+MAX_SEEN = 1024
+MAX_SEEN_HEAD = 1024
+"""Heads, and bytes of each, that are kept with what they mean: 2 MiB at most."""
+
 SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", 0))
 """The answer to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
 
@@ -39,6 +43,8 @@ class Receiver:
             settings.limit_request_field_size,
             settings.limit_request_head,
         )
+
+        self._seen: dict[bytes, RequestHead] = {}
 
     # --- heads -----------------------------------------------------------------------------------
 
@@ -60,9 +66,20 @@ class Receiver:
                 return self._part_of_head(conn)
             conn.inbox = conn.inbox[end + 4 :]
             conn.scanned = 0
-            return self._take(conn, parse_head(raw, self._limits))
+            head = self._seen.get(raw)
+            return self._take(conn, self._parse(raw) if head is None else head)
         except Refusal as refusal:
             return self._refuse(conn, refusal, raw)
+
+    def _parse(self, raw: bytes) -> RequestHead:
+        """The same bytes are the same head: programs that call an interface again and again send
+        it again and again, and a look-up costs 0.1 µs where parsing costs 4."""
+        head = parse_head(raw, self._limits)
+        if len(raw) <= MAX_SEEN_HEAD:
+            if len(self._seen) >= MAX_SEEN:
+                self._seen.clear()
+            self._seen[raw] = head
+        return head
 
     def _read(self, conn: Connection) -> bool:
         """One read, behind what the inbox holds; whether anything came. At the end of file,
@@ -109,7 +126,7 @@ class Receiver:
         """An answer like any other. After one that closes, nothing behind it is acted on."""
         if conn.exchange is None:
             # What the log shows of a request that never became one: its beginning.
-            conn.exchange = Exchange(conn, RequestHead(raw[:1024], b"", b"", 1), self._clock.now)
+            conn.exchange = Exchange(conn, RequestHead(raw[:1024], b"", b"", 1))
         if refusal.close:
             conn.readable = conn.readable or bool(conn.inbox)  # there is something unread: linger
             conn.inbox = b""
@@ -126,7 +143,7 @@ class Receiver:
                 if self._clock.now < leased.renew_at:
                     return self._repeat(conn, head, leased)
                 leased.renew_at = leased.expires  # this one asks for a new lease, for all
-        conn.exchange = exchange = Exchange(conn, head, self._clock.now)
+        conn.exchange = exchange = Exchange(conn, head)
         exchange.mount_index, exchange.mount = pump.routes.find(head.target)
         if head.target == b"*" and head.body_size == 0:
             pump.sender.repeat(conn, exchange, SERVER_OPTIONS)
@@ -142,7 +159,7 @@ class Receiver:
             if leased.until <= self._clock.now:
                 leased.refresh(self._clock)
             self._pump.leases.remember(head.raw, leased)
-        conn.exchange = exchange = Exchange(conn, head, self._clock.now)
+        conn.exchange = exchange = Exchange(conn, head)
         self._pump.sender.repeat(conn, exchange, leased)
         return MORE
 

@@ -104,7 +104,7 @@ class Sender:
         """Answer by ourselves. The caller goes on with the step of SENDING."""
         exchange = conn.exchange
         if exchange is None:
-            exchange = conn.exchange = Exchange(conn, None, self._clock.now)
+            exchange = conn.exchange = Exchange(conn, None)
         body = refusal.body()
         if refusal.close:
             exchange.reason = CloseReason.REFUSED
@@ -211,7 +211,7 @@ class Sender:
         if file.fd >= 0:
             exchange.shared_file = fds[file.fd]
         shared = exchange.shared_file
-        assert isinstance(shared, Descriptor)
+        assert shared is not None
         size = self._grant(exchange, file.count)
         if size:
             if exchange.chunked:
@@ -234,9 +234,10 @@ class Sender:
         assert exchange is not None
         now = self._clock.now
         exchange.progress_at = exchange.checked_at = now
-        exchange.moved = 0
-        exchange.timed = 0.0
         conn.expires = now + RECHECK
+        if exchange.moved:  # while the request's body came
+            exchange.moved = 0
+            exchange.timed = 0.0
 
     def resume_timing(self, conn: Connection, exchange: Exchange) -> None:
         """The handler gave more after the client had taken all: from now on the client is timed."""
