@@ -165,7 +165,11 @@ def main() -> int:
     mounts, pools = work_out(settings, [Target("/", "app:app", "the test")])
     plan = Plan(settings, mounts, pools, listeners.bind(settings))
     supervisor = Supervisor(
-        plan, Entries(pump, worker, template), access_log=log, announce=lambda: tell("announced")
+        plan,
+        Entries(pump, worker, template),
+        access_log=log,
+        folder=os.environ["PWD"],
+        announce=lambda: tell("announced"),
     )
     tell("parent", fds=open_descriptors())
     signal.signal(signal.SIGUSR2, lambda *_: tell("descriptors", fds=open_descriptors()))

@@ -161,6 +161,8 @@ def enter(loaded: Loaded) -> None:
             raise SettingError(
                 f"chdir: can't go to the folder {settings.chdir!r}: {error.strerror}."
             ) from None
+        # By name, not by where it leads: see Supervisor's `folder`.
+        os.environ["PWD"] = os.path.join(os.environ.get("PWD", ""), settings.chdir)
     for pair in settings.env:
         name, _, value = pair.partition("=")
         os.environ[name] = value

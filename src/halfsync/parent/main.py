@@ -38,12 +38,26 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
         gc.collect()
         gc.freeze()
         supervisor = Supervisor(
-            plan, children, access_log=access_log, identity=identity, announce=lambda: announce(plan)
+            plan,
+            children,
+            access_log=access_log,
+            identity=identity,
+            folder=current_folder(),
+            announce=lambda: announce(plan),
         )
         status = supervisor.run()
         if status == 0:
             error.log("info", "stopped.")
     return status
+
+
+def current_folder() -> str:
+    """The current folder by the name that the shell knows, symbolic links and all."""
+    named = os.environ.get("PWD", "")
+    try:
+        return named if os.path.isabs(named) and os.path.samefile(named, ".") else os.getcwd()
+    except OSError:
+        return os.getcwd()
 
 
 def entries() -> Entries:

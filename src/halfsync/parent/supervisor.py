@@ -106,9 +106,14 @@ class Supervisor:
         *,
         access_log: AccessLog | None = None,
         identity: Identity | None = None,
+        folder: str = ".",
         announce: Callable[[], None] = lambda: None,
     ) -> None:
-        """`announce` is called when the pump is told to accept for the first time."""
+        """`announce` is called when the pump is told to accept for the first time.
+
+        `folder` is where workers go when they start: by name, so that after a reload they are in
+        the folder that a symbolic link in it names *then*, as deployments of many kinds expect.
+        """
         self.plan = plan
         self.settings = plan.settings
         self.phase = Phase.STARTING
@@ -122,6 +127,7 @@ class Supervisor:
         self._access_log = access_log
         self._identity = identity
         self._announce = announce
+        self._folder = folder
         self._pump_pause = Pause()
         self._strangers: dict[int, int] = {}  # reaped, of children whose number was not known yet
         self._newest = 0
@@ -228,12 +234,11 @@ class Supervisor:
         if self.phase is not Phase.SERVING:
             log("warning", f"SIGHUP: not reloading while {self.phase.value}.")
             return
+        log("info", "SIGHUP: reloading.")
         for crew in self.crews:
-            if crew.has_application:
-                self._drop_rising(crew)
-                crew.pause.forgive()
-                crew.raise_generation()
-                log("info", f"SIGHUP: reloading {crew.pool.name}.")
+            self._drop_rising(crew)
+            crew.pause.forgive()
+            crew.raise_generation()
 
     def _reopen_log(self) -> None:
         if self._access_log is None:
@@ -400,11 +405,12 @@ class Supervisor:
 
     def _told_once(self, crew: Crew, failure: messages.Failed) -> str:
         """The sentence; the traceback before it, unless it is the same as last time."""
-        told = failure.sentence + failure.traceback
+        sentence = failure.sentence.rstrip(".") + "."
+        told = sentence + failure.traceback
         if told == crew.last_failure or not failure.traceback:
-            return failure.sentence
+            return sentence
         crew.last_failure = told
-        return f"\n{failure.traceback.rstrip()}\n{failure.sentence}"
+        return f"\n{failure.traceback.rstrip()}\n{sentence}"
 
     def _give_up(self, sentence: str, trace: str, now: float) -> None:
         """At the first start: say why, and end."""
@@ -532,6 +538,10 @@ class Supervisor:
         """In the child: the listening sockets are closed here, the current folder is importable."""
         for listener in self.plan.listeners:
             listener.socket.detach()
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            log("warning", f"can't go to {self._folder} again, staying in {os.getcwd()}: {error.strerror}.")
         if crew.has_application:
             processes.make_importable(os.getcwd())
 
@@ -657,7 +667,8 @@ class Supervisor:
             elif child.state in COUNTED:
                 self._kill(child)
         crew.last_failure = ""
-        log("info", f"{crew.pool.name} is reloaded; the old workers finish what they have.")
+        level = "info" if crew.has_application else "debug"
+        log(level, f"{crew.pool.name} is reloaded; the old workers finish what they have.")
 
     def _advance_draining(self, now: float) -> None:
         if self.pump is not None and not self.pump.drained and now >= self._limit:
