@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from http import HTTPStatus
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
-_status_lines = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
 
-
+@lru_cache(maxsize=256)
 def status_line(status: int, reason: str) -> bytes:
-    line = _status_lines.get(status)
-    if line is None or (reason and line[13:-2] != reason.encode("latin-1")):
-        return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
-    return line
+    if not reason:
+        reason = HTTPStatus(status).phrase
+    return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
 
 
 def has_no_body(status: int) -> bool:

@@ -7,9 +7,10 @@ from email.utils import formatdate
 
 
 class Clock:
-    """`tick` once a turn. `now` is monotonic and measures; `wall` is what the log shows."""
+    """`tick` once a turn. `now` is monotonic and measures (`now_ns` is the same in nanoseconds);
+    `wall` is what the log shows."""
 
-    __slots__ = ("date_line", "next_second", "now", "wall")
+    __slots__ = ("date_line", "next_second", "now", "now_ns", "wall")
 
     def __init__(self) -> None:
         self.next_second = 0.0  # monotonic: when `date_line` is out of date
@@ -17,7 +18,8 @@ class Clock:
 
     def tick(self) -> bool:
         """Take the time; whether a new second of the day began (and `date_line` is another)."""
-        self.now = now = time.monotonic()
+        self.now_ns = now_ns = time.monotonic_ns()
+        self.now = now = now_ns / 1e9
         self.wall = wall = time.time()
         if now < self.next_second:
             return False

