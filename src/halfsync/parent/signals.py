@@ -22,8 +22,10 @@ HEEDED = (
     signal.SIGCHLD,
 )
 
-IGNORED_BY_CHILDREN = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""A terminal's Ctrl-C, or its end, reaches the whole group; what follows is the parent's to say."""
+LEFT_TO_THE_PARENT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""These often reach the whole group: a terminal's Ctrl-C, or its end, and a service manager's TERM
+(systemd sends it to every process of the service). What follows is the parent's to say: a pump or
+worker that left on its own would drop the very requests that a graceful stop waits for."""
 
 
 class Signals:
@@ -69,5 +71,10 @@ def reset_in_child() -> None:
     signal.set_wakeup_fd(-1)
     for number in HEEDED:
         signal.signal(number, signal.SIG_DFL)
-    for number in IGNORED_BY_CHILDREN:
-        signal.signal(number, signal.SIG_IGN)
+    for number in LEFT_TO_THE_PARENT:
+        signal.signal(number, _leave_to_the_parent)
+
+
+def _leave_to_the_parent(_number: int, _frame: FrameType | None) -> None:
+    """A handler, because SIG_IGN would be inherited by programs that an application starts, and
+    those could then not be terminated."""
