@@ -113,6 +113,10 @@ MAX_HEADS = 512
 MAX_REMEMBERED = 1024
 """Bytes of a line or head; longer ones are encoded each time."""
 
+MAX_FIELDS = 64 * 1024
+"""Bytes of all field lines: with a body beside them they must fit one packet (MAX_PACKET). Clients and
+proxies stop far below."""
+
 _lines: dict[tuple[str, str], bytes] = {}
 _heads: dict[tuple[Any, ...], Head] = {}
 
@@ -153,7 +157,10 @@ def _make(status: str, fields: list[tuple[str, str]]) -> Head:
         dated = dated or lower == "date"
         sets_cookie = sets_cookie or lower == "set-cookie"
         lines.append(_line(name, value))
-    return Head(number, reason, b"".join(lines), length, dated, sets_cookie)
+    encoded = b"".join(lines)
+    if len(encoded) > MAX_FIELDS:
+        raise BadHead(f"The header fields take {len(encoded)} bytes; no more than {MAX_FIELDS} can be sent.")
+    return Head(number, reason, encoded, length, dated, sets_cookie)
 
 
 def _status(status: str) -> tuple[int, str]:
@@ -164,6 +171,8 @@ def _status(status: str) -> tuple[int, str]:
         raise BadHead(f"The status {status!r} is not of the form '200 OK'.")
     reason = match[2] or ""
     _check_text("status", status, reason)
+    if len(reason) > 512:
+        raise BadHead("The status has a reason of more than 512 characters.")
     return int(match[1]), reason
 
 

@@ -95,6 +95,7 @@ class TaskReplier:
                 lease,
                 now - self._began,
             ),
+            len(body),
             now,
         )
 
@@ -184,8 +185,9 @@ class TaskReplier:
     ) -> None:
         self.begun = True
         self.ended = ending is not Ending.MORE
-        handler_ns = time.monotonic_ns() - self._began if self.ended else 0
-        self._outbox.put_objects(
+        now = time.monotonic_ns()
+        handler_ns = now - self._began if self.ended else 0
+        self._outbox.put(
             Reply(
                 self._slot,
                 head.status,
@@ -199,19 +201,26 @@ class TaskReplier:
                 False,
                 lease,
                 handler_ns,
-            )
+            ),
+            len(body),
+            now,
         )
 
     def _part(self, objects: list[Memory | File | Pipe], ending: Ending) -> None:
         assert not self.ended
         self.ended = ending is not Ending.MORE
-        handler_ns = time.monotonic_ns() - self._began if self.ended else 0
-        self._outbox.put_objects(Part(self._slot, objects, ending, handler_ns))
+        now = time.monotonic_ns()
+        handler_ns = now - self._began if self.ended else 0
+        self._outbox.put(Part(self._slot, objects, ending, handler_ns), _memory(objects), now)
 
     def _leave(self) -> None:
         self._outbox.flush()
         if self._outbox.gone:
             raise ClientGone
+
+
+def _memory(objects: list[Memory | File | Pipe]) -> int:
+    return sum(len(item.data) for item in objects if isinstance(item, Memory))
 
 
 class _Spill:

@@ -12,10 +12,13 @@ here. Messages of one slot leave in the order in which they were put.
 from __future__ import annotations
 
 import array
+import errno
+import operator
 import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 
 from halfsync.objects import File, Memory, Pipe
@@ -23,78 +26,74 @@ from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, Part, Reply, enc
 
 Message = Reply | Part
 
-_SMALL_PACKET = MAX_PACKET // 2
-"""Bytes of bodies and fields. Messages that have less in all, and no more than `_FEW`, fit one packet."""
 _FEW = 256
+"""Messages that are encoded without a look at their sizes first."""
 _OVERHEAD = 160
 """Bytes that a message can take beside its fields and bodies: numbers, reason, a lease's names."""
 
+_objects = operator.attrgetter("objects")
+
 
 class Outbox:
-    """Any thread may call any method."""
+    """Any thread may call any method. To put is an append to a deque, which needs no lock; `size` and
+    `since`, only there to tell when to flush, may be a little wrong."""
 
     def __init__(self, tasks: socket.socket) -> None:
         self._tasks = tasks
-        self._lock = threading.Lock()
-        self._sending = threading.Lock()  # taken first, then `_lock`
-        self._waiting: list[Message] = []
-        self._gone = False
-        self.plain = True  # nothing that waits has objects
-        self.size = 0  # bytes of bodies and fields that wait
+        self._sending = threading.Lock()
+        self.waiting: deque[Message] = deque()
+        self.gone = False  # the pump will read nothing more
+        self.size = 0  # bytes of bodies that wait
         self.since = 0  # monotonic nanoseconds when the oldest that waits was put; 0: none does
 
-    @property
-    def gone(self) -> bool:
-        """The pump will read nothing more."""
-        return self._gone
-
-    def put(self, message: Reply, now: int) -> None:
-        """A reply without objects, to leave in company."""
-        with self._lock:
-            self._waiting.append(message)
-            self.size += len(message.body) + len(message.fields)
-            if not self.since:
-                self.since = now
-
-    def put_objects(self, message: Message) -> None:
-        """A message with objects. Their descriptors are closed after it left."""
-        with self._lock:
-            self._waiting.append(message)
-            self.plain = False
-            self.size += _size(message)
-            if not self.since:
-                self.since = time.monotonic_ns()
+    def put(self, message: Message, size: int, now: int) -> None:
+        """`size` is that of its body; `now` is monotonic nanoseconds. The descriptors of its objects
+        are closed after it left."""
+        self.waiting.append(message)
+        self.size += size
+        if not self.since:
+            self.since = now
 
     def flush(self) -> None:
         """Send all that waits. Waits while the pump reads too slowly; never raises."""
         with self._sending:
-            with self._lock:
-                messages, plain, size = self._waiting, self.plain, self.size
-                self._waiting = []
-                self.plain, self.size, self.since = True, 0, 0
+            self.size = self.since = 0
+            take = self.waiting.popleft
+            messages = [take() for _ in range(len(self.waiting))]
             if not messages:
                 return
-            if plain and size < _SMALL_PACKET and len(messages) <= _FEW:
-                self._send(encode(messages), [])
-                return
-            for packet in _packets(messages):
-                descriptors = _index_descriptors(packet)
-                self._send(encode(packet), descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
+            if len(messages) <= _FEW and not any(map(_objects, messages)):
+                packet = encode(messages)
+                if len(packet) <= MAX_PACKET:
+                    self._send(packet, [])
+                    return
+            self._send_in_packets(messages)
+
+    def _send_in_packets(self, messages: list[Message]) -> None:
+        for some in _packets(messages):
+            descriptors = _index_descriptors(some)
+            self._send(encode(some), descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _send(self, packet: bytes, descriptors: list[int]) -> None:
-        if self._gone:
-            return
-        try:
-            if descriptors:
-                rights = array.array("i", descriptors)
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-                self._tasks.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
-            else:
-                self._tasks.send(packet, socket.MSG_NOSIGNAL)
-        except OSError:  # the pump died; its connections are gone with it
-            self._gone = True
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        while not self.gone:
+            try:
+                if descriptors:
+                    self._tasks.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+                else:
+                    self._tasks.send(packet, socket.MSG_NOSIGNAL)
+                return
+            except OSError as error:
+                if error.errno in _SHORT_OF:
+                    time.sleep(0.001)
+                else:  # the pump died; its connections are gone with it
+                    self.gone = True
+
+
+_SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
+"""The last one: as many descriptors as we may have are on their way, and the pump has not read them yet."""
 
 
 def _size(message: Message) -> int:

@@ -195,7 +195,7 @@ class Threads:
             else:
                 self._log(task)
             at[identity] = None
-        if outbox.since:
+        if outbox.waiting:
             outbox.flush()
 
     def _handle(self, task: Task, began: int) -> None:
@@ -224,7 +224,8 @@ class Threads:
 
     def _log(self, task: LogTask) -> None:
         def written() -> None:
-            self.outbox.put_objects(Part(task.slot, [], Ending.DONE))
+            self.outbox.put(Part(task.slot, [], Ending.DONE), 0, time.monotonic_ns())
+            self.outbox.flush()
 
         if self._log_handler is None:
             written()

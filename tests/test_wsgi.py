@@ -1,0 +1,768 @@
+"""WSGI to the letter: PEP 3333's rules, each shown over a worker's real threads and seam."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import tempfile
+import threading
+import time
+from wsgiref.validate import validator
+
+import pytest
+from worker_stage import Stage
+
+from halfsync.wire.messages import Ending
+
+PLAIN = [("Content-Type", "text/plain")]
+KIB, MIB = 1024, 1024 * 1024
+
+
+def app_of(body, status="200 OK", fields=PLAIN):
+    """An application that returns what `body(environ)` gives."""
+
+    def app(environ, start_response):
+        start_response(status, list(fields))
+        return body(environ)
+
+    return app
+
+
+def environ_of(head, body=b"", *, stage=None, **more):
+    """The environ that an application sees for this request."""
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", PLAIN)
+        return [b"ok"]
+
+    with Stage(app, **(stage or {})) as s:
+        assert s.ask(head, body, **more).body == b"ok"
+    return seen
+
+
+# --- what the application is told -------------------------------------------------------------------
+
+
+def test_environ_has_all_that_the_pep_lists():
+    environ = environ_of("GET /a?b=c&d HTTP/1.1\nHost: example.org:81\nX-Y: z")
+    expected = {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/a",
+        "QUERY_STRING": "b=c&d",
+        "REQUEST_URI": "/a?b=c&d",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8000",
+        "REMOTE_ADDR": "192.0.2.1",
+        "REMOTE_PORT": "4711",
+        "HTTP_HOST": "example.org:81",
+        "HTTP_X_Y": "z",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.run_once": False,
+    }
+    assert {key: environ[key] for key in expected} == expected
+    assert "CONTENT_LENGTH" not in environ
+    assert "CONTENT_TYPE" not in environ
+
+
+@pytest.mark.parametrize(
+    ("prefix", "target", "script_name", "path_info"),
+    [
+        ("", "/", "", "/"),
+        ("", "/a%20b%2Fc", "", "/a b/c"),
+        ("", "/%E2%82%AC", "", "\xe2\x82\xac"),
+        ("", "*", "", "/"),
+        ("", "http://example.org/x?y", "", "/x"),
+        ("", "http://example.org?y", "", "/"),
+        ("/app", "/app", "/app", ""),
+        ("/app", "/app/", "/app", "/"),
+        ("/app", "/a%70p/x%3Fy", "/app", "/x?y"),
+        ("/é", "/%C3%A9/ü".replace("ü", "%C3%BC"), "/\xc3\xa9", "/\xc3\xbc"),
+    ],
+)
+def test_script_name_and_path_info_under_a_mount(prefix, target, script_name, path_info):
+    if target.startswith("/%E2"):
+        path_info = "/" + path_info
+    environ = environ_of(f"GET {target} HTTP/1.1\nHost: a", stage={"prefix": prefix})
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == (script_name, path_info)
+
+
+def test_repeated_fields_are_joined():
+    environ = environ_of("GET / HTTP/1.1\nHost: a\nX-A: 1\nx-a:2 \nCookie: a=1\nCookie: b=2")
+    assert environ["HTTP_X_A"] == "1, 2"
+    assert environ["HTTP_COOKIE"] == "a=1; b=2"
+
+
+def test_a_field_with_an_underscore_is_not_taken_for_the_one_with_a_hyphen():
+    environ = environ_of("GET / HTTP/1.1\nHost: a\nX_Real_Ip: 6.6.6.6\nX-Other: 1\nContent_Length: 5")
+    assert "HTTP_X_REAL_IP" not in environ
+    assert "CONTENT_LENGTH" not in environ
+    assert environ["HTTP_X_OTHER"] == "1"
+
+
+def test_a_chunked_body_has_a_length_and_no_transfer_encoding():
+    environ = environ_of("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked", b"12345")
+    assert environ["CONTENT_LENGTH"] == "5"
+    assert "HTTP_TRANSFER_ENCODING" not in environ
+
+
+def test_an_empty_body_may_say_so():
+    assert environ_of("POST / HTTP/1.1\nHost: a\nContent-Length: 0")["CONTENT_LENGTH"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("threads", "processes", "expected"),
+    [(1, 1, (False, False)), (8, 2, (True, True)), (1, 2, (False, True))],
+)
+def test_multithread_and_multiprocess(threads, processes, expected):
+    environ = environ_of("GET / HTTP/1.0", stage={"threads": threads, "processes": processes})
+    assert (environ["wsgi.multithread"], environ["wsgi.multiprocess"]) == expected
+
+
+# --- wsgi.input -----------------------------------------------------------------------------------------
+
+LINES = b"first\nsecond line\n\nlast without an end"
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda f: f.read(), LINES),
+        (lambda f: f.read(-1), LINES),
+        (lambda f: f.read(None), LINES),
+        (lambda f: f.read(10**9), LINES),
+        (lambda f: [f.read(7), f.read(0), f.read(3)], [LINES[:7], b"", LINES[7:10]]),
+        (lambda f: f.readline(), b"first\n"),
+        (lambda f: [f.readline(3), f.readline(-1), f.readline(100)], [b"fir", b"st\n", b"second line\n"]),
+        (lambda f: f.readlines(), LINES.splitlines(keepends=True)),
+        (lambda f: f.readlines(5), [b"first\n"]),
+        (lambda f: list(f), LINES.splitlines(keepends=True)),
+        (lambda f: [f.read(), f.read(), f.read(5), f.readline(), f.readlines()], [LINES, b"", b"", b"", []]),
+    ],
+)
+def test_input_may_be_read_in_every_way(spooled, read, expected):
+    found = []
+
+    def app(environ, start_response):
+        found.append(read(environ["wsgi.input"]))
+        start_response("200 OK", PLAIN)
+        return []
+
+    with Stage(app) as stage:
+        stage.ask("POST / HTTP/1.1\nHost: a", LINES, spooled=spooled)
+    assert found == [expected]
+
+
+def test_a_spooled_body_never_shows_what_is_behind_it_in_the_file():
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        return [environ["wsgi.input"].read()]
+
+    with Stage(app) as stage, tempfile.TemporaryFile() as file:
+        file.write(b"body and what is no part of it")
+        file.flush()
+        task = stage.task("POST / HTTP/1.1\nHost: a", b"body", spooled=True)
+        file.seek(9)  # the offset is shared with us, and must not matter
+        stage.send(task, descriptors=[file.fileno()])
+        assert stage.wait(task.slot).body == b"body"
+
+
+def test_a_spooled_body_is_closed_after_the_request_even_if_the_application_keeps_it():
+    kept = []
+
+    def app(environ, start_response):
+        kept.append(environ["wsgi.input"])
+        start_response("200 OK", PLAIN)
+        return []
+
+    with Stage(app) as stage:
+        stage.ask("POST / HTTP/1.1\nHost: a", b"x" * 100, spooled=True)
+        stage.get("/", spooled=False)
+    with pytest.raises(ValueError, match="closed"):
+        kept[0].read()
+
+
+# --- the head ---------------------------------------------------------------------------------------------
+
+
+def test_a_single_piece_gets_its_length():
+    with Stage(app_of(lambda e: [b"hello"])) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.length, answer.body, answer.messages) == (200, 5, b"hello", 1)
+    assert answer.fields == {"content-type": "text/plain"}
+
+
+def test_content_length_is_taken_out_of_the_fields_and_a_date_is_marked():
+    fields = [("content-length", "5"), ("date", "Mon, 23 Nov 2026 10:00:00 GMT")]
+    with Stage(app_of(lambda e: [b"hello"], "200 Fine", fields)) as stage:
+        answer = stage.get("/")
+    assert answer.length == 5
+    assert list(answer.fields) == ["date"]
+    assert answer.reply is not None
+    assert answer.reply.dated
+    assert answer.reply.reason == "Fine"
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "said"),
+    [
+        ("200 OK", [("X", "a\r\nSet-Cookie: b")], "control character"),
+        ("200 OK", [("X", "a\0")], "control character"),
+        ("200 OK", [("X Y", "a")], "name of a header field"),
+        ("200 OK", [("", "a")], "name of a header field"),
+        ("200 OK", [("X:", "a")], "name of a header field"),
+        ("200 OK", [("X", "€")], "latin-1"),
+        ("200 OK", [("X", b"bytes")], "must be str"),
+        ("200 OK", [["X", "list"]], "must be a tuple"),
+        ("200 OK", [("X", "1", "2")], "must be a tuple"),
+        ("200 OK", (("X", "1"),), "must be a list"),
+        ("200 OK", [("Connection", "close")], "between server and client"),
+        ("200 OK", [("Transfer-Encoding", "chunked")], "between server and client"),
+        ("200 OK", [("Content-Length", "-1")], "not a number"),
+        ("200 OK", [("Content-Length", "1"), ("Content-Length", "2")], "two Content-Length"),
+        ("200 OK", [("X", "y" * 70_000)], "take 70005 bytes"),
+        ("OK", [], "not of the form"),
+        ("100 Continue", [], "not of the form"),
+        ("200 O\r\nK", [], "control character"),
+        (200, [], "must be a str"),
+        ("200 O€", [], "latin-1"),
+    ],
+)
+def test_a_bad_head_is_a_500_and_the_log_says_what_is_wrong(capfd, status, fields, said):
+    with Stage(lambda e, start_response: start_response(status, fields) and []) as stage:
+        assert stage.get("/").status == 500
+    assert said in capfd.readouterr().err
+
+
+def test_head_gives_the_length_and_no_body():
+    with Stage(app_of(lambda e: [b"hel", b"lo"])) as stage:
+        answer = stage.ask("HEAD / HTTP/1.1\nHost: a")
+    assert (answer.length, answer.body, answer.messages) == (5, b"", 1)
+
+
+def test_head_does_not_run_a_generator_to_its_end():
+    produced = []
+
+    def body(environ):
+        for number in range(1000):
+            produced.append(number)
+            yield b"x"
+
+    with Stage(app_of(body)) as stage:
+        answer = stage.ask("HEAD / HTTP/1.1\nHost: a")
+    assert (answer.status, answer.length, answer.body) == (200, -1, b"")
+    assert len(produced) == 1
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_where_there_is_no_body_none_is_sent(status):
+    with Stage(app_of(lambda e: [b"surplus"], status, [])) as stage:
+        assert stage.get("/").body == b""
+    with Stage(app_of(lambda e: iter([b"surplus"]), status, [])) as stage:
+        assert stage.get("/").body == b""
+
+
+def test_an_application_without_start_response_is_a_500(capfd):
+    with Stage(lambda e, s: [b"x"]) as stage:
+        assert stage.get("/").status == 500
+    assert "did not call start_response" in capfd.readouterr().err
+
+
+def test_start_response_may_be_called_when_the_first_piece_is_asked_for():
+    def app(environ, start_response):
+        start_response("201 Created", PLAIN)
+        yield b"late"
+
+    with Stage(app) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.body) == (201, b"late")
+
+
+def test_start_response_twice_is_an_error_without_exc_info(capfd):
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        start_response("201 Created", PLAIN)
+        return [b""]
+
+    with Stage(app) as stage:
+        assert stage.get("/").status == 500
+    assert "called again" in capfd.readouterr().err
+
+
+def test_exc_info_before_the_head_was_sent_replaces_it():
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        try:
+            raise ValueError("oops")
+        except ValueError:
+            start_response("503 Sorry", PLAIN, sys.exc_info())
+        return [b"sorry"]
+
+    with Stage(app) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.body) == (503, b"sorry")
+
+
+def test_exc_info_after_the_head_was_sent_is_raised_and_the_reply_aborted(capfd):
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        yield b"begun"
+        try:
+            raise ValueError("oops")
+        except ValueError:
+            start_response("500 Sorry", PLAIN, sys.exc_info())
+        yield b"never"
+
+    with Stage(app) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.body, answer.ending) == (200, b"begun", Ending.ABORTED)
+    assert "ValueError: oops" in capfd.readouterr().err
+
+
+# --- bodies -------------------------------------------------------------------------------------------------
+
+
+def test_write_then_iterable():
+    def app(environ, start_response):
+        write = start_response("200 OK", PLAIN)
+        write(b"one ")
+        write(b"two ")
+        return [b"three"]
+
+    with Stage(app) as stage:
+        answer = stage.get("/")
+    assert (answer.body, answer.length, answer.ending) == (b"one two three", -1, Ending.DONE)
+
+
+def test_a_piece_leaves_when_it_is_yielded():
+    seen = threading.Event()
+
+    def body(environ):
+        yield b"first"
+        assert seen.wait(10)
+        yield b"second"
+
+    with Stage(app_of(body), threads=1) as stage:
+        slot = stage.start("GET / HTTP/1.1\nHost: a")
+        stage.read_packet()
+        assert stage.answers[slot].body == b"first"
+        seen.set()
+        assert stage.wait(slot).body == b"firstsecond"
+
+
+def test_a_written_piece_leaves_before_the_application_goes_on():
+    seen = threading.Event()
+
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)(b"first")
+        assert seen.wait(10)
+        return []
+
+    with Stage(app, threads=1) as stage:
+        slot = stage.start("GET / HTTP/1.1\nHost: a")
+        stage.read_packet()
+        assert stage.answers[slot].body == b"first"
+        seen.set()
+        assert stage.wait(slot).done
+
+
+def test_empty_pieces_do_not_send_the_head():
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        yield b""
+        start_response("404 Not Found", PLAIN, (ValueError, ValueError(), None))
+        yield b"no"
+
+    with Stage(app) as stage:
+        assert stage.get("/").status == 404
+
+
+@pytest.mark.parametrize("empty", [[], (), iter(()), [b""]])
+def test_an_empty_body(empty):
+    with Stage(app_of(lambda e: empty)) as stage:
+        answer = stage.get("/")
+    assert (answer.length, answer.body, answer.done) == (0, b"", True)
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter])
+def test_more_than_content_length_is_dropped(capfd, make):
+    fields = [("Content-Length", "5")]
+    with Stage(app_of(lambda e: make([b"hel", b"lo and more", b"x"]), fields=fields)) as stage:
+        answer = stage.get("/")
+    assert (answer.length, answer.body, answer.ending) == (5, b"hello", Ending.DONE)
+    assert capfd.readouterr().err.count("more than its Content-Length") == 1
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter])
+def test_less_than_content_length_aborts(capfd, make):
+    fields = [("Content-Length", "50")]
+    with Stage(app_of(lambda e: make([b"hel", b"lo"]), fields=fields)) as stage:
+        answer = stage.get("/")
+    assert (answer.length, answer.body, answer.ending) == (50, b"hello", Ending.ABORTED)
+    assert "gave 5 of the 50 bytes" in capfd.readouterr().err
+
+
+def test_nothing_at_all_of_a_content_length_aborts():
+    with Stage(app_of(lambda e: [], fields=[("Content-Length", "50")])) as stage:
+        assert stage.get("/").ending is Ending.ABORTED
+
+
+def test_a_generator_that_reaches_its_length_is_done_but_runs_to_its_end():
+    after = []
+
+    def body(environ):
+        yield b"hello"
+        after.append(True)
+
+    with Stage(app_of(body, fields=[("Content-Length", "5")])) as stage:
+        assert stage.get("/").messages == 1
+    assert after == [True]
+
+
+class Body:
+    """An iterable that remembers that it was closed."""
+
+    def __init__(self, pieces, error=None, on_close=None):
+        self.pieces, self.error, self.on_close = pieces, error, on_close
+        self.closed = 0
+
+    def __iter__(self):
+        yield from self.pieces
+        if self.error:
+            raise self.error
+
+    def close(self):
+        self.closed += 1
+        if self.on_close:
+            self.on_close()
+
+
+@pytest.mark.parametrize("pieces", [[], [b"a"], [b"a", b"b"], ["not bytes"]])
+@pytest.mark.parametrize("error", [None, ValueError("oops"), SystemExit(1)])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_close_is_called_once_whatever_happens(pieces, error, method):
+    body = Body(pieces, error)
+    with Stage(app_of(lambda e: body)) as stage:
+        assert stage.ask(f"{method} / HTTP/1.1\nHost: a").ending is not Ending.MORE
+    assert body.closed == 1
+
+
+def test_a_reply_does_not_wait_for_a_long_close():
+    go_on = threading.Event()
+    body = Body([b"whole"], on_close=lambda: go_on.wait(10))
+    with Stage(app_of(lambda e: body, fields=[("Content-Length", "5")])) as stage:
+        assert stage.get("/").done
+        assert not go_on.is_set()
+        go_on.set()
+
+
+def test_a_close_that_raises_is_logged_and_harms_nothing(capfd):
+    def fail():
+        raise ValueError("in close")
+
+    with Stage(app_of(lambda e: Body([b"a"], on_close=fail))) as stage:
+        assert stage.get("/").done
+    assert "in close" in capfd.readouterr().err
+
+
+def test_an_iterable_of_length_one_has_a_known_length():
+    class One(Body):
+        def __len__(self):
+            return len(self.pieces)
+
+    with Stage(app_of(lambda e: One([b"known"]))) as stage:
+        assert stage.get("/").length == 5
+
+
+# --- exceptions ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("oops"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        MemoryError(),
+        GeneratorExit(),
+        RecursionError(),
+    ],
+)
+def test_a_thread_survives_whatever_an_application_raises(capfd, error):
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/fine":
+            start_response("200 OK", PLAIN)
+            return [b"fine"]
+        raise error
+
+    with Stage(app, threads=1) as stage:
+        assert stage.get("/bad?secret=1").status == 500
+        assert stage.get("/fine").body == b"fine"
+    said = capfd.readouterr().err
+    assert type(error).__name__ in said
+    assert "GET /bad:" in said
+    assert "secret" not in said
+    assert "handlers/wsgi.py" not in said  # the application's frames, not ours
+
+
+def test_a_thread_survives_real_recursion():
+    def app(environ, start_response):
+        return app(environ, start_response)
+
+    with Stage(app, threads=1) as stage:
+        assert stage.get("/").status == 500
+        assert stage.get("/").status == 500
+
+
+def test_an_exception_amid_the_body_aborts():
+    with Stage(app_of(lambda e: Body([b"a"], ValueError()))) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.body, answer.ending) == (200, b"a", Ending.ABORTED)
+
+
+def test_pieces_must_be_bytes(capfd):
+    with Stage(app_of(lambda e: ["text"])) as stage:
+        assert stage.get("/").status == 500
+    assert "not of str" in capfd.readouterr().err
+
+
+# --- wsgi.errors ----------------------------------------------------------------------------------------
+
+
+def test_errors_writes_whole_lines(capfd):
+    def app(environ, start_response):
+        errors = environ["wsgi.errors"]
+        errors.write("half ")
+        errors.write("and half\n")
+        errors.writelines(["two\n", "three\n"])
+        errors.write("flushed")
+        errors.flush()
+        start_response("200 OK", PLAIN)
+        return []
+
+    with Stage(app) as stage:
+        stage.get("/")
+    texts = [line.partition("ERROR ")[2] or line.strip() for line in capfd.readouterr().err.splitlines()]
+    assert texts == ["half and half", "two", "three", "flushed"]
+
+
+# --- simple objects -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "kinds"),
+    [
+        (64 * KIB, []),
+        (64 * KIB + 1, ["Memory"]),
+        (256 * KIB, ["Memory", "Memory"]),
+        (256 * KIB + 1, ["File"]),
+        (5 * MIB, ["File"]),
+        (9 * MIB, ["File", "Pipe"]),
+    ],
+)
+def test_a_whole_body_becomes_simple_objects_by_its_size(size, kinds):
+    data = os.urandom(size)
+    with Stage(app_of(lambda e: [data]), reply_spool=8 * MIB) as stage:
+        answer = stage.get("/")
+    assert answer.kinds == kinds
+    assert answer.body == data
+    assert (answer.length, answer.done) == (size, True)
+
+
+@pytest.mark.parametrize(
+    ("piece", "count", "last_kind"),
+    [
+        (1000, 10, "Memory"),
+        (1000, 200, "File"),
+        (100 * KIB, 10, "File"),
+        (200 * KIB, 1, "File"),
+        (1 * MIB, 12, "Pipe"),
+    ],
+)
+def test_a_generated_body_becomes_simple_objects_as_it_grows(piece, count, last_kind):
+    data = os.urandom(piece)
+    with Stage(app_of(lambda e: (data for _ in range(count))), reply_spool=8 * MIB) as stage:
+        answer = stage.get("/")
+    assert answer.kinds[-1] == last_kind
+    assert answer.body == data * count
+    assert (answer.length, answer.done) == (-1, True)
+
+
+def test_a_client_that_left_ends_the_body_that_goes_by_pipe():
+    body = Body(b"x" * MIB for _ in range(1000))
+    with Stage(app_of(lambda e: body), reply_spool=0, reply_memory=0, threads=1) as stage:
+        task = stage.task("GET / HTTP/1.1\nHost: a")
+        stage.send(task)
+        packet, descriptors = b"", []
+        while not descriptors:
+            packet, descriptors, _, _ = __import__("socket").recv_fds(stage.tasks, 1 << 18, 4)
+        os.close(descriptors[0])
+        deadline = time.monotonic() + 10
+        while not body.closed and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert body.closed == 1
+
+
+def test_no_descriptor_is_left_behind():
+    data = b"x" * (300 * KIB)
+    with Stage(app_of(lambda e: iter([data, data])), threads=1) as stage:
+        stage.get("/")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(10):
+            os.close(stage.get("/").file)
+        for answer in stage.answers.values():
+            answer.file = -1
+        assert len(os.listdir("/proc/self/fd")) <= before
+
+
+# --- wsgi.file_wrapper ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 4)
+    return path
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_a_true_file_is_handed_over_by_its_descriptor(file, buffering):
+    opened = []
+
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        f = open(file, "rb", buffering)
+        opened.append(f)
+        f.read(24)
+        return environ["wsgi.file_wrapper"](f)
+
+    with Stage(app) as stage:
+        answer = stage.get("/")
+    assert (answer.kinds, answer.length) == (["File"], 1000)
+    assert answer.body == file.read_bytes()[24:]
+    assert opened[0].closed
+
+
+@pytest.mark.parametrize(("declared", "ending"), [(10, Ending.DONE), (2000, Ending.ABORTED)])
+def test_a_file_and_its_content_length(file, declared, ending):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", str(declared))])
+        return environ["wsgi.file_wrapper"](open(file, "rb"))
+
+    with Stage(app) as stage:
+        answer = stage.get("/")
+    assert (answer.length, answer.ending) == (declared, ending)
+    assert answer.body == file.read_bytes()[:declared]
+
+
+def test_what_is_no_true_file_is_read(tmp_path):
+    zipped = tmp_path / "z.gz"
+    zipped.write_bytes(gzip.compress(b"unzipped"))
+    for make in (lambda: io.BytesIO(b"unzipped"), lambda: gzip.open(zipped)):
+        with Stage(lambda e, s, make=make: s("200 OK", PLAIN) and e["wsgi.file_wrapper"](make(), 3)) as stage:
+            answer = stage.get("/")
+        assert (answer.body, answer.kinds.count("File")) == (b"unzipped", 0)
+
+
+def test_a_pipe_is_read():
+    reading, writing = os.pipe()
+    os.write(writing, b"from a pipe")
+    os.close(writing)
+    with Stage(lambda e, s: s("200 OK", PLAIN) and e["wsgi.file_wrapper"](open(reading, "rb"))) as stage:
+        assert stage.get("/").body == b"from a pipe"
+
+
+def test_head_of_a_file(file):
+    with Stage(lambda e, s: s("200 OK", PLAIN) and e["wsgi.file_wrapper"](open(file, "rb"))) as stage:
+        answer = stage.ask("HEAD / HTTP/1.1\nHost: a")
+    assert (answer.length, answer.body) == (1024, b"")
+
+
+# --- leases -----------------------------------------------------------------------------------------------
+
+
+def leasing(body, fields=PLAIN, seconds=5.0, names=("Accept",)):
+    def app(environ, start_response):
+        environ["halfsync.lease"](seconds, *names)
+        start_response("200 OK", fields)
+        return body(environ)
+
+    return app
+
+
+def test_an_application_may_give_a_lease():
+    with Stage(leasing(lambda e: [b"same"])) as stage:
+        lease = stage.get("/").lease
+        assert lease is not None
+        assert (lease.seconds, lease.names) == (5.0, ("accept",))
+        head = stage.ask("HEAD / HTTP/1.1\nHost: a")
+        assert (head.length, head.lease) == (4, lease)
+        assert stage.ask("POST / HTTP/1.1\nHost: a").lease is None
+
+
+@pytest.mark.parametrize("size", [100 * KIB, MIB])
+def test_a_large_leased_reply_is_whole_in_one_message(size):
+    with Stage(leasing(lambda e: [b"x" * size])) as stage:
+        answer = stage.get("/")
+    assert (answer.messages, answer.kinds, len(answer.body)) == (1, ["File"], size)
+    assert answer.lease is not None
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        (leasing(lambda e: [b"x"], [("Set-Cookie", "a=b")]), "sets a cookie"),
+        (leasing(lambda e: iter([b"x", b"y"])), "in pieces"),
+    ],
+)
+def test_a_lease_that_can_not_be_is_refused_with_a_warning(capfd, app, said):
+    with Stage(app) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.lease) == (200, None)
+    assert said in capfd.readouterr().err
+
+
+# --- wsgiref.validate, for every kind of application ------------------------------------------------------
+
+
+def echo(environ, start_response):
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def generating(environ, start_response):
+    start_response("200 OK", PLAIN)
+    yield b"a"
+    yield b"b"
+
+
+def writing(environ, start_response):
+    start_response("200 OK", PLAIN)(b"a")
+    return [b"b"]
+
+
+@pytest.mark.parametrize("app", [echo, generating, writing])
+@pytest.mark.parametrize(
+    ("head", "body", "spooled"),
+    [
+        ("GET /a%20b?c=d HTTP/1.1\nHost: example.org", b"", False),
+        ("GET /app HTTP/1.0", b"", False),
+        ("OPTIONS * HTTP/1.1\nHost: a", b"", False),
+        ("POST / HTTP/1.1\nHost: a\nContent-Type: text/plain\nContent-Length: 2", b"ab", False),
+        ("POST / HTTP/1.1\nHost: a\nContent-Type: text/plain\nTransfer-Encoding: chunked", b"ab", True),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/app"])
+def test_under_the_validator(capfd, app, head, body, spooled, prefix):
+    with Stage(validator(app), prefix=prefix) as stage:
+        answer = stage.ask(head, body, spooled=spooled)
+    assert (answer.status, answer.done) == (200, True), capfd.readouterr().err
+    assert answer.body == (body if app is echo else b"ab")
