@@ -1,0 +1,33 @@
+"""Brings the generated parts of docs/architecture.md up to date: the state diagram and the channels.
+
+The prose around them is written by hand; what stands between the markers comes from the code.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from halfsync.pump.states import diagram
+from halfsync.wire import messages
+
+PAGE = Path(__file__).resolve().parent / "architecture.md"
+
+
+def page() -> str:
+    text = PAGE.read_text(encoding="utf-8")
+    text = _fill(text, "states", f"```mermaid\n{diagram()}```\n")
+    channels = (messages.__doc__ or "").partition("descriptors (SCM_RIGHTS):\n\n")[2].partition("\n\n")[0]
+    return _fill(text, "channels", f"```text\n{channels}\n```\n")
+
+
+def _fill(text: str, name: str, content: str) -> str:
+    pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)"
+    filled, count = re.subn(pattern, lambda m: m[1] + content + m[2], text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{PAGE.name} has {count} places for {name}")
+    return filled
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
