@@ -44,6 +44,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
             identity=identity,
             folder=current_folder(),
             announce=lambda: announce(plan),
+            stop_listening=lambda: listeners.close(bound),
         )
         status = supervisor.run()
         if status == 0:

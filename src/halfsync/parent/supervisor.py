@@ -68,6 +68,9 @@ REAPING = 5.0
 MOST_REPORTS = 16
 """Of one child in one turn."""
 
+MOST_STARTS = 4
+"""Of one generation in one turn: with many workers, the first ones serve while the last are forked."""
+
 STUCK = 30.0
 """Seconds for which a child may leave its orders unread when there is no more room for them."""
 
@@ -108,11 +111,16 @@ class Supervisor:
         identity: Identity | None = None,
         folder: str = ".",
         announce: Callable[[], None] = lambda: None,
+        stop_listening: Callable[[], None] = lambda: None,
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
 
         `folder` is where workers go when they start: by name, so that after a reload they are in
         the folder that a symbolic link in it names *then*, as deployments of many kinds expect.
+
+        `stop_listening` is called when a stop begins, so that the sockets are gone as soon as the
+        pump has closed its own: who comes later is refused, and not left in a queue that nobody
+        takes him from.
         """
         self.plan = plan
         self.settings = plan.settings
@@ -127,10 +135,12 @@ class Supervisor:
         self._access_log = access_log
         self._identity = identity
         self._announce = announce
+        self._stop_listening = stop_listening
         self._folder = folder
         self._pump_pause = Pause()
         self._strangers: dict[int, int] = {}  # reaped, of children whose number was not known yet
         self._newest = 0
+        self._is_behind = False  # there are more workers to start, in the next turn
         self._limit = NEVER  # of the phase
         self._signals = Signals()
 
@@ -177,6 +187,8 @@ class Supervisor:
         poller.poll(1000 * self._wait_seconds(time.monotonic()))
 
     def _wait_seconds(self, now: float) -> float:
+        if self._is_behind:
+            return 0.0
         children = self._children()
         due = [child.limit for child in children]
         pauses = [self._pump_pause, *(crew.pause for crew in self.crews)]
@@ -215,6 +227,7 @@ class Supervisor:
             self._stop_at_once(now, f"a second {name}")
             return
         log("info", f"{name}: stopping; requests in flight may take {self.settings.graceful_timeout:g} s.")
+        self._stop_listening()
         was_serving = self.phase is Phase.SERVING
         self.phase = Phase.DRAINING
         self._limit = now + self.settings.graceful_timeout + LAST_WORD
@@ -458,6 +471,7 @@ class Supervisor:
     # --- what there should be
 
     def _staff(self, now: float) -> None:
+        self._is_behind = False
         if self.phase in (Phase.LEAVING, Phase.OVER):
             return
         if self.pump is None and self.phase is not Phase.DRAINING and now >= self._pump_pause.until:
@@ -478,16 +492,19 @@ class Supervisor:
                 self._retire(surplus, now)
         if len(workers) >= crew.size or now < crew.pause.until:
             return
-        if not crew.preload:
-            for _ in range(crew.size - len(workers)):
-                self._start_worker(crew, generation, now)
-            return
-        template = crew.template(generation)
-        if template is None:
+        missing = crew.size - len(workers)
+        template = crew.template(generation) if crew.preload else None
+        if crew.preload and template is None:
             self._start_template(crew, generation, now)
-        elif template.state in (State.READY, State.WORKING):
-            for _ in range(crew.size - len(workers)):
+            return
+        if template is not None and template.state is State.STARTING:
+            return
+        for _ in range(min(missing, MOST_STARTS)):
+            if template is None:
+                self._start_worker(crew, generation, now)
+            else:
                 self._spawn_worker(crew, generation, template, now)
+        self._is_behind = self._is_behind or missing > MOST_STARTS
 
     def _start_pump(self, now: float) -> None:
         keep = [listener.socket.fileno() for listener in self.plan.listeners]

@@ -1,0 +1,339 @@
+"""The parent's parts, each alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from halfsync import channel
+from halfsync.logs import error
+from halfsync.parent import listeners, privileges, processes
+from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.children import Child, Garbage, Role
+from halfsync.parent.pauses import PAUSES, Pause
+from halfsync.parent.pidfile import PidFile
+from halfsync.parent.states import TRANSITIONS, Event, State
+from halfsync.settings import SettingError, Settings
+from halfsync.wire import messages
+
+# --- states
+
+
+def test_every_state_can_end_and_be_killed():
+    for state in State:
+        if state is not State.ENDED:
+            assert TRANSITIONS[state, Event.ENDED] is State.ENDED
+            assert TRANSITIONS[state, Event.KILLED] is State.KILLED
+
+
+def test_nothing_follows_the_end_and_every_state_is_reached():
+    assert not [event for (state, event) in TRANSITIONS if state is State.ENDED]
+    assert set(TRANSITIONS.values()) | {State.STARTING} == set(State)
+
+
+def test_only_a_ready_worker_is_made_known_to_the_pump():
+    before = {state for (state, event) in TRANSITIONS if event is Event.JOINED}
+    assert before == {State.READY, State.WORKING}
+
+
+# --- pauses
+
+
+def test_a_child_that_lived_is_replaced_at_once():
+    pause = Pause()
+    assert pause.ended(now=100.0, lived=50.0, was_ready=True) == 0.0
+
+
+def test_one_that_dies_at_the_start_is_tried_more_and_more_slowly():
+    pause = Pause()
+    waits = [pause.ended(now=0.0, lived=0.1, was_ready=False) for _ in range(10)]
+    assert waits == [*PAUSES, 30.0, 30.0]
+    assert pause.until == 30.0
+    assert pause.ended(now=0.0, lived=50.0, was_ready=True) == 0.0
+    assert pause.early_ends == 0
+
+
+def test_one_that_had_been_ready_is_tried_every_second():
+    pause = Pause()
+    waits = [pause.ended(now=0.0, lived=0.1, was_ready=True) for _ in range(5)]
+    assert waits == [0.0, 0.5, 1.0, 1.0, 1.0]
+
+
+# --- listeners
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("localhost:0", ("localhost", 0)),
+        (":8000", ("0.0.0.0", 8000)),
+        ("8000", ("127.0.0.1", 8000)),
+        ("[::1]:80", ("::1", 80)),
+        ("unix:/run/a:b.sock", "/run/a:b.sock"),
+        ("unix:here.sock", "here.sock"),
+    ],
+)
+def test_addresses(address, where):
+    assert listeners.parse(address) == where
+
+
+@pytest.mark.parametrize(
+    "address", ["", "host", "host:", "host:http", "host:65536", "host:-1", "::1:80", "unix:", "1.2.3.4:٣"]
+)
+def test_addresses_that_are_none(address):
+    with pytest.raises(SettingError, match=r"^bind "):
+        listeners.parse(address)
+
+
+def test_accepted_sockets_inherit_nodelay():
+    (listener,) = listeners.bind(Settings(bind=["127.0.0.1:0"]))
+    with socket.create_connection(("127.0.0.1", listener.port)):
+        listener.socket.setblocking(True)
+        accepted, _ = listener.socket.accept()
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        accepted.close()
+    listeners.close([listener])
+
+
+def test_if_one_address_fails_none_stays_bound(tmp_path):
+    (taken,) = listeners.bind(Settings(bind=["127.0.0.1:0"]))
+    path = f"{tmp_path}/a.sock"
+    with pytest.raises(SettingError, match="the address is in use by another program"):
+        listeners.bind(Settings(bind=[f"unix:{path}", taken.address]))
+    assert not os.path.exists(path)
+    listeners.close([taken])
+
+
+def test_a_unix_socket_is_open_to_all_and_removed_at_the_end(tmp_path):
+    path = f"{tmp_path}/a.sock"
+    bound = listeners.bind(Settings(bind=[f"unix:{path}"]))
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o666
+    with pytest.raises(SettingError, match="in use"):
+        listeners.bind(Settings(bind=[f"unix:{path}"]))
+    listeners.close(bound)
+    assert not os.path.exists(path)
+
+
+def test_a_stale_unix_socket_gives_way_but_no_other_file(tmp_path):
+    path = f"{tmp_path}/a.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    listeners.close(listeners.bind(Settings(bind=[f"unix:{path}"])))
+    Path(path).write_text("precious")
+    with pytest.raises(SettingError, match="there is a file of that name which is not a socket"):
+        listeners.bind(Settings(bind=[f"unix:{path}"]))
+    assert Path(path).read_text() == "precious"
+
+
+def test_a_unix_socket_that_another_made_since_stays(tmp_path):
+    path = f"{tmp_path}/a.sock"
+    bound = listeners.bind(Settings(bind=[f"unix:{path}"]))
+    os.rename(path, path + ".away")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        listeners.close(bound)
+        assert os.path.exists(path)
+
+
+# --- the pid file, the access log
+
+
+def test_the_pid_file_is_held_while_its_server_lives(tmp_path):
+    path = str(tmp_path / "pid")
+    (tmp_path / "pid").write_text("1\n")  # left over by a dead one, whose number lives on
+    held = PidFile(path)
+    assert int(Path(path).read_text()) == os.getpid()
+    with pytest.raises(SettingError, match=f"belongs to a running server, process {os.getpid()}"):
+        PidFile(path)
+    held.remove()
+    assert not os.path.exists(path)
+
+
+def test_a_named_pipe_without_a_reader_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(SettingError, match=r"^access_logfile: the file .*/log can't be written: "):
+        AccessLog(str(tmp_path / "log"))
+
+
+def test_if_reopening_fails_the_old_access_log_stays(tmp_path):
+    log = AccessLog(str(tmp_path / "log"))
+    (tmp_path / "log").unlink()
+    (tmp_path / "log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        log.reopen()
+    os.write(log.fd, b"still open")
+    os.close(log.fd)
+
+
+# --- privileges and processes
+
+
+def in_a_child(entry: Callable[[], int], **more: privileges.Identity) -> int:
+    start = processes.Start("test", "test", entry, [], more.get("identity"), "error")
+    return os.waitstatus_to_exitcode(os.waitpid(processes.fork(start), 0)[1])
+
+
+def test_a_child_ends_with_the_entrys_status_whatever_it_does(capfd):
+    def raises() -> int:
+        raise KeyError("oh")
+
+    assert in_a_child(lambda: 7) == 7
+    assert in_a_child(lambda: sys.exit(8)) == 8
+    assert in_a_child(sys.exit) == 0
+    assert in_a_child(raises) == processes.FAILED
+    assert "ERROR ended by a bug: Traceback" in capfd.readouterr().err
+
+
+def test_a_child_has_its_own_signals():
+    """And the mask that its parent had before the fork."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    def looks() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)  # is the parent's to heed: nothing happens
+        os.kill(os.getpid(), signal.SIGINT)
+        default = [signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGQUIT)]
+        fine = set(default) == {signal.SIG_DFL}
+        return int(not fine or signal.pthread_sigmask(signal.SIG_BLOCK, []) != mask)
+
+    assert in_a_child(looks) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another")
+def test_dropped_privileges_are_gone_for_good():
+    identity = privileges.identity(Settings(user="65534", group="0"))
+    assert identity is not None
+
+    def looks() -> int:
+        try:
+            os.setuid(0)
+        except PermissionError:
+            return int(os.getresuid() != (65534,) * 3 or os.getresgid() != (0,) * 3)
+        return 2
+
+    assert in_a_child(looks, identity=identity) == 0
+
+
+def test_how_it_ended():
+    assert processes.how_it_ended(9) == "was killed by SIGKILL"
+    assert processes.how_it_ended(3 << 8) == "exited with status 3"
+    assert processes.how_it_ended(11 | 0x80) == "was killed by SIGSEGV and dumped core"
+
+
+# --- channels
+
+
+@pytest.fixture
+def child_and_end():
+    ours, theirs = channel.pair()
+    ours.setblocking(False)
+    child = Child(1, Role.WORKER, "worker(test)", 1, 0, ours, 0.0)
+    yield child, theirs
+    child.close_channel()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\xc1", b"garbage", b"\x91" * 5000, messages.encode(messages.Drain()), b"\x80"]
+)
+def test_what_is_no_report_is_garbage(child_and_end, sent):
+    child, theirs = child_and_end
+    theirs.send(sent)
+    with pytest.raises(Garbage):
+        child.hear()
+
+
+def test_descriptors_that_come_with_a_report_are_closed(child_and_end):
+    child, theirs = child_and_end
+    before = len(os.listdir("/proc/self/fd"))
+    channel.send(theirs, messages.encode(messages.Ready(5)), (0, 1, 2))
+    assert child.hear() == messages.Ready(5)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert child.hear() is None
+    assert child.channel is not None
+
+
+def test_orders_wait_for_room_and_keep_their_descriptors(child_and_end):
+    """Nothing is lost and nothing blocks, however slowly the child reads."""
+    child, theirs = child_and_end
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(1000):
+        child.order(messages.LogFile(), (os.dup(0),))
+    child.flush(now=1.0)
+    assert child.has_unsent
+    assert child.stuck_since == 1.0
+    arrived = 0
+    while arrived < 1000:
+        received = channel.receive(theirs)
+        assert received is not None
+        packet, descriptors = received
+        assert messages.decode_order(packet) == messages.LogFile()
+        assert len(descriptors) == 1
+        channel.close_all(descriptors)
+        arrived += 1
+        child.flush(now=2.0)
+    assert child.stuck_since == float("inf")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_orders_to_the_dead_are_dropped(child_and_end):
+    child, theirs = child_and_end
+    before = len(os.listdir("/proc/self/fd"))
+    theirs.close()
+    child.order(messages.LogFile(), (os.dup(0),))
+    child.flush(now=1.0)
+    assert not child.has_unsent
+    assert child.hear() is None
+    assert child.channel is None
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+
+
+# --- the error log
+
+
+def test_a_record_is_one_line_and_further_ones_are_indented(capfd):
+    error.be("worker(app:app)", "info")
+    error.log("debug", "not said")
+    error.log("warning", "first\nsecond\x1b[0m \udc80\n")
+    said = capfd.readouterr().err
+    when = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4}"
+    head = rf"{when} \[{os.getpid()}\] worker\(app:app\) WARNING "
+    assert re.sub(head, "", said) == "first\n    second\\x1b[0m \\udc80\n"
+
+
+def test_a_reader_that_has_stopped_does_not_stop_us():
+    """Records are dropped, and when there is room again it is said how many."""
+    writes = "from halfsync.logs import error\nfor n in range(36): error.log('error', f'{n} ' + 'x' * 2000)"
+    code = f"{writes}\nimport sys; print('alive', flush=True); sys.stdin.read(1); error.log('error', 'end')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        began = time.monotonic()
+        assert writer.stdout.readline() == b"alive\n"
+        assert time.monotonic() - began < 15
+        os.set_blocking(writer.stderr.fileno(), False)
+        before = writer.stderr.read() or b""
+        os.set_blocking(writer.stderr.fileno(), True)
+        writer.stdin.write(b"x")
+        writer.stdin.close()
+        after = writer.stderr.read()
+    dropped = 36 - before.count(b"\n")
+    assert dropped > 0
+    assert f"(and {dropped} earlier records that found no room) end\n".encode() in after
