@@ -5,22 +5,24 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import socket
 import sys
 import tempfile
 import threading
 import time
+from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from worker_stage import Stage
 
 from halfsync.wire.messages import Ending
+from tests.worker_stage import Stage
 
 PLAIN = [("Content-Type", "text/plain")]
 KIB, MIB = 1024, 1024 * 1024
 
 
-def app_of(body, status="200 OK", fields=PLAIN):
+def app_of(body: Any, status: str = "200 OK", fields: Any = PLAIN) -> Any:
     """An application that returns what `body(environ)` gives."""
 
     def app(environ, start_response):
@@ -30,7 +32,7 @@ def app_of(body, status="200 OK", fields=PLAIN):
     return app
 
 
-def environ_of(head, body=b"", *, stage=None, **more):
+def environ_of(head: str, body: bytes = b"", *, stage: Any = None, **more: Any) -> Any:
     """The environ that an application sees for this request."""
     seen = {}
 
@@ -143,7 +145,7 @@ LINES = b"first\nsecond line\n\nlast without an end"
         (lambda f: [f.readline(3), f.readline(-1), f.readline(100)], [b"fir", b"st\n", b"second line\n"]),
         (lambda f: f.readlines(), LINES.splitlines(keepends=True)),
         (lambda f: f.readlines(5), [b"first\n"]),
-        (lambda f: list(f), LINES.splitlines(keepends=True)),
+        (list, LINES.splitlines(keepends=True)),
         (lambda f: [f.read(), f.read(), f.read(5), f.readline(), f.readlines()], [LINES, b"", b"", b"", []]),
     ],
 )
@@ -429,7 +431,7 @@ def test_a_generator_that_reaches_its_length_is_done_but_runs_to_its_end():
 class Body:
     """An iterable that remembers that it was closed."""
 
-    def __init__(self, pieces, error=None, on_close=None):
+    def __init__(self, pieces: Any, error: Any = None, on_close: Any = None) -> None:
         self.pieces, self.error, self.on_close = pieces, error, on_close
         self.closed = 0
 
@@ -513,8 +515,11 @@ def test_a_thread_survives_whatever_an_application_raises(capfd, error):
 
 
 def test_a_thread_survives_real_recursion():
+    def recurse() -> Any:
+        return recurse()
+
     def app(environ, start_response):
-        return app(environ, start_response)
+        return recurse()
 
     with Stage(app, threads=1) as stage:
         assert stage.get("/").status == 500
@@ -600,9 +605,9 @@ def test_a_client_that_left_ends_the_body_that_goes_by_pipe():
     with Stage(app_of(lambda e: body), reply_spool=0, reply_memory=0, threads=1) as stage:
         task = stage.task("GET / HTTP/1.1\nHost: a")
         stage.send(task)
-        packet, descriptors = b"", []
+        descriptors: list[int] = []
         while not descriptors:
-            packet, descriptors, _, _ = __import__("socket").recv_fds(stage.tasks, 1 << 18, 4)
+            _, descriptors, _, _ = socket.recv_fds(stage.tasks, 1 << 18, 4)
         os.close(descriptors[0])
         deadline = time.monotonic() + 10
         while not body.closed and time.monotonic() < deadline:
@@ -638,7 +643,7 @@ def test_a_true_file_is_handed_over_by_its_descriptor(file, buffering):
 
     def app(environ, start_response):
         start_response("200 OK", PLAIN)
-        f = open(file, "rb", buffering)
+        f = open(file, "rb", buffering)  # noqa: SIM115 - the server closes it
         opened.append(f)
         f.read(24)
         return environ["wsgi.file_wrapper"](f)
@@ -665,7 +670,8 @@ def test_a_file_and_its_content_length(file, declared, ending):
 def test_what_is_no_true_file_is_read(tmp_path):
     zipped = tmp_path / "z.gz"
     zipped.write_bytes(gzip.compress(b"unzipped"))
-    for make in (lambda: io.BytesIO(b"unzipped"), lambda: gzip.open(zipped)):
+    makers: list[Any] = [lambda: io.BytesIO(b"unzipped"), lambda: gzip.open(zipped)]  # noqa: SIM115 - as above
+    for make in makers:
         with Stage(lambda e, s, make=make: s("200 OK", PLAIN) and e["wsgi.file_wrapper"](make(), 3)) as stage:
             answer = stage.get("/")
         assert (answer.body, answer.kinds.count("File")) == (b"unzipped", 0)
@@ -688,7 +694,7 @@ def test_head_of_a_file(file):
 # --- leases -----------------------------------------------------------------------------------------------
 
 
-def leasing(body, fields=PLAIN, seconds=5.0, names=("Accept",)):
+def leasing(body: Any, fields: Any = PLAIN, seconds: float = 5.0, names: Any = ("Accept",)) -> Any:
     def app(environ, start_response):
         environ["halfsync.lease"](seconds, *names)
         start_response("200 OK", fields)
