@@ -1,0 +1,354 @@
+"""A real server for the stories, and clients that see every byte.
+
+`serving(folder, "app:app", ...)` starts `python -m halfsync` in `folder`, on a port that the kernel
+chooses, waits until it says that it serves, and stops it at the end. A story fails if the error log
+then holds a traceback that it did not expect, or if any process of the tree is left: all of
+them carry a mark in their environment, by which even orphans are found.
+
+Nothing here sleeps to let something happen; `until` polls a condition, with a deadline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parent.parent / "src"
+APPS = HERE / "apps"
+
+LONG = 20.0
+"""Seconds; far more than anything here takes. No story asks for speed."""
+AT_ONCE = 5.0
+"""Seconds within which comes what waits for nobody, also on a busy machine. What does wait, here, waits
+for much longer."""
+
+MIB = 1024 * 1024
+T = TypeVar("T")
+
+
+def until(holds: Callable[[], T], seconds: float = LONG, told: Callable[[], str] = str) -> T:
+    """What `holds` gives, when that is true at last."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.01)
+    return found
+
+
+def pattern(size: int) -> bytes:
+    """Bytes of which no two parts are alike, the same in every process."""
+    blocks = (hashlib.sha512(number.to_bytes(8, "big")).digest() for number in range(-(-size // 64)))
+    return b"".join(blocks)[:size]
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# --- the server ------------------------------------------------------------------------------------
+
+
+class Server:
+    """A running halfsync."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.tracebacks = 0  # that the story expects in the error log; -1: any number
+        self._mark = f"HALFSYNC_STORY={uuid.uuid4().hex}"
+        self.errors = folder / f"errors-{self._mark[-8:]}"
+        self.output = folder / f"output-{self._mark[-8:]}"
+        name, _, value = self._mark.partition("=")
+        inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
+        with self.errors.open("wb") as errors, self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "halfsync", "--log-level", "debug", *arguments],
+                cwd=folder,
+                env={
+                    **inherited,
+                    "PWD": str(folder),
+                    "PYTHONPATH": os.pathsep.join([str(SOURCES), str(APPS)]),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    name: value,
+                    **environment,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+            )
+
+    def log(self) -> str:
+        return self.errors.read_text("utf-8", "replace")
+
+    def until(self, holds: Callable[[], T], seconds: float = LONG) -> T:
+        return until(holds, seconds, self.log)
+
+    def until_logged(self, words: str, times: int = 1) -> None:
+        """(A regular expression.)"""
+        self.until(lambda: len(re.findall(words, self.log())) >= times)
+
+    def wait_until_it_serves(self) -> None:
+        self.until(lambda: " serves " in self.log() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.log()
+
+    @property
+    def addresses(self) -> list[str]:
+        said = re.search(r" serves .* at (.*)", self.log())
+        assert said, self.log()
+        return said[1].split(", ")
+
+    @property
+    def port(self) -> int:
+        return int(self.addresses[0].rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        return self.addresses[0]
+
+    @property
+    def pump(self) -> int:
+        """Its process id."""
+        return self._living(r"pump \[(\d+)\] is started")[-1]
+
+    def workers(self, name: str) -> list[int]:
+        """Process ids of the living workers that were ready, the oldest first."""
+        return self._living(rf"worker\({re.escape(name)}\) \[(\d+)\] is ready")
+
+    def _living(self, words: str) -> list[int]:
+        return [pid for found in re.findall(words, self.log()) if is_alive(pid := int(found))]
+
+    def processes(self) -> list[int]:
+        """All living ones of the tree."""
+        mark = self._mark.encode()
+        found = []
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                environment = Path("/proc", entry, "environ").read_bytes()
+            except OSError:
+                continue
+            if mark in environment.split(b"\0") and is_alive(int(entry)):
+                found.append(int(entry))
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ends(self, seconds: float = LONG) -> int:
+        """Its exit status. Nothing of the tree is left then."""
+        status = self.process.wait(seconds)
+        self.until(lambda: not self.processes(), AT_ONCE)
+        return status
+
+    def stop(self) -> None:
+        try:
+            if self.process.poll() is None:
+                self.signal(signal.SIGTERM)
+                self.process.wait(LONG)
+        finally:
+            self.kill()
+        left = self._left_over()
+        assert not left, f"processes are left: {left}\n{self.log()}"
+        log = self.log()
+        assert "a bug, survived" not in log, log
+        if self.tracebacks >= 0:
+            assert log.count("Traceback (most recent call last)") == self.tracebacks, log
+
+    def _left_over(self) -> list[int]:
+        try:
+            until(lambda: not self.processes(), AT_ONCE)
+        except AssertionError:
+            left = self.processes()
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            return left
+        return []
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    # --- clients of it
+
+    def client(self, **options: Any) -> Client:
+        return Client(("127.0.0.1", self.port), **options)
+
+    def get(self, target: str, *fields: str, method: str = "GET", body: bytes = b"") -> Answer:
+        """An answer, on a connection of its own."""
+        with self.client() as client:
+            return client.ask(target, *fields, method=method, body=body)
+
+
+@contextmanager
+def serving(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None, bind: bool = True
+) -> Iterator[Server]:
+    where = ("-b", "127.0.0.1:0") if bind else ()
+    server = Server(folder, (*where, *arguments), environment or {})
+    try:
+        server.wait_until_it_serves()
+        yield server
+    except BaseException:
+        server.kill()
+        server._left_over()
+        print(server.log()[-20_000:], file=sys.stderr)
+        raise
+    server.stop()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def resident(pid: int) -> int:
+    """Bytes of the process's own memory that are in use (files that it maps do not count)."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
+    assert found
+    return int(found[1]) * 1024
+
+
+# --- clients ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    status: int
+    line: str
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+    whole: bool = True  # the body ended as its framing says
+    closed: bool = False  # there was an end of file behind it
+
+    def __getitem__(self, name: str) -> str:
+        """All values of a field, joined; "" if it has none."""
+        return ", ".join(value for key, value in self.fields if key.lower() == name.lower())
+
+
+class Client:
+    """One connection, one byte after the other. Fields `Host` and, for a body, `Content-Length` are added
+    to what is asked; `send` sends what it gets and nothing else."""
+
+    def __init__(
+        self, address: tuple[str, int] | str, *, seconds: float = LONG, receive_buffer: int = 0
+    ) -> None:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(seconds)
+        self.socket.connect(address)
+        self.unread = bytearray()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def ask(self, target: str, *fields: str, method: str = "GET", body: bytes = b"") -> Answer:
+        self.send(request(target, *fields, method=method, body=body))
+        return self.answer(method)
+
+    def answer(self, method: str = "GET") -> Answer:
+        """The next one, whole or cut short. 1xx answers are answers too."""
+        head = self.until(b"\r\n\r\n")
+        assert head, f"no answer, but {bytes(self.unread)!r}"
+        line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        fields = [(name, value.strip()) for name, _, value in (one.partition(":") for one in lines)]
+        answer = Answer(int(line.split(" ")[1]), line, fields)
+        if method != "HEAD" and answer.status >= 200 and answer.status not in (204, 304):
+            self._read_body(answer)
+        return answer
+
+    def _read_body(self, answer: Answer) -> None:
+        if answer["Transfer-Encoding"]:
+            self._read_chunks(answer)
+        elif answer["Content-Length"]:
+            size = int(answer["Content-Length"])
+            answer.body = self.take(size)
+            answer.whole = len(answer.body) == size
+        else:
+            answer.body = self.rest()
+            answer.closed = True
+
+    def _read_chunks(self, answer: Answer) -> None:
+        body = bytearray()
+        while True:
+            line = self.until(b"\r\n")
+            size = int(line, 16) if line else -1
+            body += self.take(max(0, size))
+            ended = self.take(2) == b"\r\n"
+            if size <= 0 or not ended:
+                answer.body, answer.whole = bytes(body), size == 0 and ended
+                return
+
+    def until(self, end: bytes) -> bytes:
+        """What comes up to `end` and with it; empty if the connection ends before."""
+        start = 0
+        while (at := self.unread.find(end, start)) < 0:
+            start = max(0, len(self.unread) - len(end) + 1)
+            if not self._receive():
+                return b""
+        return self._cut(at + len(end))
+
+    def take(self, size: int) -> bytes:
+        """So many bytes; fewer if the connection ends before."""
+        while len(self.unread) < size and self._receive():
+            pass
+        return self._cut(size)
+
+    def rest(self) -> bytes:
+        """All until the end of the connection."""
+        while self._receive():
+            pass
+        return self._cut(len(self.unread))
+
+    def is_closed(self) -> bool:
+        """Whether the server closes now, with nothing more to say. Waits for it."""
+        return not self.unread and not self._receive()
+
+    def _receive(self) -> bool:
+        try:
+            data = self.socket.recv(256 * 1024)
+        except ConnectionResetError:
+            return False
+        self.unread += data
+        return bool(data)
+
+    def _cut(self, size: int) -> bytes:
+        data = bytes(self.unread[:size])
+        del self.unread[:size]
+        return data
+
+
+def request(target: str, *fields: str, method: str = "GET", body: bytes = b"") -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", "Host: story.test", *fields]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def run(*command: str, seconds: float = 60, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, capture_output=True, timeout=seconds, cwd=cwd, check=False)
