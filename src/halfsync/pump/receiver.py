@@ -7,6 +7,7 @@ in order, and a client that sends without end is never read further than one buf
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from halfsync.pump.answers import CONTINUE
@@ -24,6 +25,8 @@ from halfsync.wire.refusals import Refusal
 MAX_SEEN = 1024
 MAX_SEEN_HEAD = 1024
 """Heads, and bytes of each, that are kept with what they mean: 2 MiB at most."""
+
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 
 SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", 0))
 """The answer to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
@@ -55,10 +58,8 @@ class Receiver:
         if not conn.scanned:
             conn.when = self._clock.wall
             conn.first_byte = self._clock.now
-            if conn.inbox[:2] == b"\r\n":  # RFC 9112 2.2: an empty line before a request is let pass
-                conn.inbox = conn.inbox[2:]
-                if not conn.inbox or conn.inbox[:2] == b"\r\n":
-                    return self._empty_lines(conn)
+        if conn.inbox[0] == 13 and not self._skip_empty_lines(conn):
+            return MORE if conn.readable else WAIT
         end = conn.inbox.find(HEAD_END, max(0, conn.scanned - 3))
         raw = conn.inbox if end < 0 else conn.inbox[: end + 4]
         try:
@@ -109,18 +110,28 @@ class Receiver:
             return self._pump.close(conn, CloseReason.CLIENT_LEFT)
         return self._pump.close(conn, CloseReason.CLIENT_CLOSED)
 
-    def _empty_lines(self, conn: Connection) -> Outcome:
-        if conn.inbox:
-            return self._refuse(conn, Refusal(400, "This is not an HTTP request."), conn.inbox)
-        return MORE if conn.readable else WAIT
+    def _skip_empty_lines(self, conn: Connection) -> bool:
+        """RFC 9112 2.2: empty lines before a request are let pass. Whether anything is behind them."""
+        begun = _EMPTY_LINES.match(conn.inbox)
+        if begun is not None:
+            conn.inbox = conn.inbox[begun.end() :]
+        conn.scanned = 0
+        if conn.inbox == b"\r":  # half of one
+            self._begin_head(conn)
+            conn.scanned = 1
+            return False
+        return bool(conn.inbox)
 
     def _part_of_head(self, conn: Connection) -> Outcome:
         check_partial(conn.inbox, self._limits, conn.scanned)
+        self._begin_head(conn)
+        conn.scanned = len(conn.inbox)
+        return MORE if conn.readable else WAIT
+
+    def _begin_head(self, conn: Connection) -> None:
         if conn.state is not State.HEAD:
             conn.expires = self._clock.now + self._settings.head_timeout
         conn.move(Event.PART_OF_HEAD)
-        conn.scanned = len(conn.inbox)
-        return MORE if conn.readable else WAIT
 
     def _refuse(self, conn: Connection, refusal: Refusal, raw: bytes) -> Outcome:
         """An answer like any other. After one that closes, nothing behind it is acted on."""
