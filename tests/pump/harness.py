@@ -1,0 +1,564 @@
+"""A real pump in the test's own process, with real sockets on both of its sides.
+
+Theory of operation
+-------------------
+A `Stage` holds a `Pump` that listens on a real port, and the test holds the other ends: `Client`s
+(real TCP sockets) and `Hand`s (a worker's ends of real `SOCK_SEQPACKET` pairs and of a real board).
+There is no second thread: the test says when the pump takes a turn, so what happens between two
+lines of a test is known. A turn never waits; time is a `FakeTime` that only the test moves.
+
+The kernel may deliver a loopback segment a moment late. So a test says what it waits for
+(`stage.until(...)`, `client.answer()`), and the stage takes turns until it is there; the patience of
+seconds in there is only how long a failing test takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+from unittest import mock
+
+import msgspec
+
+from halfsync.objects import File, Memory, Pipe
+from halfsync.plan import Kind, Listener, Mount, Plan, Pool
+from halfsync.pump import clock as clock_module
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.loop import Pump
+from halfsync.pump.workers import Worker
+from halfsync.settings import Settings
+from halfsync.wire.messages import (
+    BOARD_SLOTS,
+    MAX_DESCRIPTORS,
+    MAX_PACKET,
+    Ending,
+    Join,
+    Lease,
+    LogTask,
+    Nudge,
+    Part,
+    Reply,
+    Stacks,
+    Task,
+    decode_tasks,
+    decode_watch,
+    encode,
+)
+
+PATIENCE = 2.0
+"""Seconds of real time until a test that waits for something fails."""
+
+BUILT_IN, APP = 0, 1
+"""The stage's pools."""
+
+
+class FakeTime:
+    """Stands in for the `time` module in `halfsync.pump.clock`."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def time(self) -> float:
+        return 1_700_000_000.0 - 1000.0 + self._now
+
+    def monotonic_ns(self) -> int:
+        return round(self._now * 1e9)
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class _Watched:
+    """The pump's epoll, which remembers how many events the last poll gave."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self.last = 0
+        self.register = epoll.register
+        self.unregister = epoll.unregister
+        self.modify = epoll.modify
+        self.close = epoll.close
+
+    def poll(self, _timeout: float, count: int) -> list[tuple[int, int]]:
+        events = self._epoll.poll(0.0, count)
+        self.last = len(events)
+        return events
+
+
+class Stage:
+    """A pump, its clients and its workers. Use it as a context manager."""
+
+    def __init__(
+        self, *, mounts: tuple[Mount, ...] | None = None, unix: bool = False, **settings: Any
+    ) -> None:
+        self.time = FakeTime()
+        self._undo = contextlib.ExitStack()
+        self._undo.enter_context(mock.patch.object(clock_module, "time", self.time))
+        self._undo.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        self.folder = self._undo.enter_context(tempfile.TemporaryDirectory())
+        if unix:
+            self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.listener.bind(self.folder + "/socket")
+        else:
+            self.listener = socket.socket()
+            self.listener.bind(("127.0.0.1", 0))
+            self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.listener.listen(512)
+        name = self.listener.getsockname()
+        self.plan = Plan(
+            Settings(**settings),
+            mounts or (Mount("", "app:app", Kind.WSGI, APP, 0.0),),
+            (Pool("built-in", None, 1, 4), Pool("app:app", "app:app", 1, 8)),
+            (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self.listener),),
+        )
+        self.hung: list[Worker] = []
+        self.pump = Pump(
+            self.plan, spool_folder=self.folder, log_needs=(True, True), report_hung=self.hung.append
+        )
+        self._epoll = _Watched(self.pump._epoll)
+        self.pump._epoll = self._epoll  # type: ignore[assignment]
+        self.hands: list[Hand] = []
+        self.clients: list[Client] = []
+        self.handler: Callable[[Hand, Task], None] | None = None
+        self.pump.acceptor.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.sock.close()
+        for conn in list(self.pump.connections.values()):
+            self.pump.close(conn, CloseReason.FAULT)
+        for worker in list(self.pump.dispatcher.workers.values()):
+            worker.close()
+        for hand in self.hands:
+            hand.close()
+        self.listener.close()
+        self._epoll.close()
+        os.close(self.pump.cold.wakeup)
+        self._undo.close()
+
+    # --- turning ---------------------------------------------------------------------------------
+
+    def turn(self) -> int:
+        """One turn of the loop, and whatever the workers do of themselves; how much happened."""
+        self.pump._turn()
+        happened = self._epoll.last + len(self.pump._again)
+        for hand in self.hands:
+            happened += hand.work()
+        return happened
+
+    def settle(self) -> None:
+        """Turn until nothing happens any more."""
+        while self.turn():
+            pass
+
+    def until(self, condition: Callable[[], object], what: str = "") -> None:
+        """Turn until it is so."""
+        give_up = time.monotonic() + PATIENCE
+        while not condition():
+            if not self.turn() and time.monotonic() > give_up:
+                raise AssertionError(f"this never came: {what or condition}")
+
+    def later(self, seconds: float) -> None:
+        """Let time pass, as the pump sees it when it looks twice a second."""
+        self.settle()
+        whole, rest = divmod(seconds, 0.5)
+        for _ in range(int(whole)):
+            self.time.advance(0.5)
+            self.settle()
+        self.time.advance(rest)
+        self.settle()
+
+    # --- the others ------------------------------------------------------------------------------
+
+    def client(self, *, rcvbuf: int = 0) -> Client:
+        """A connected client that the pump has accepted."""
+        before = len(self.pump.connections)
+        client = Client(self, rcvbuf)
+        self.clients.append(client)
+        self.until(lambda: len(self.pump.connections) > before, "a connection")
+        return client
+
+    def hand(self, pool: int = APP, *, threads: int = 8, answers: bool = False) -> Hand:
+        """A worker. With `answers` it gives each task to `stage.handler` (or `echo`) by itself."""
+        hand = Hand(self, len(self.hands) + 1, pool, threads, answers)
+        self.hands.append(hand)
+        return hand
+
+
+class Client:
+    """A browser, or something worse."""
+
+    def __init__(self, stage: Stage, rcvbuf: int = 0) -> None:
+        self.stage = stage
+        self.sock = socket.socket(stage.listener.family)
+        self.sock.setblocking(True)  # the pump has changed the default
+        if rcvbuf:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        self.sock.connect(stage.listener.getsockname())
+        self.sock.setblocking(False)
+        self.inbox = b""
+        self.ended = False  # end of file, in good order
+        self.reset = False
+
+    @property
+    def over(self) -> bool:
+        return self.ended or self.reset
+
+    def send(self, data: bytes) -> None:
+        """Send all of it, and let the pump see it. What nobody wants any more is dropped."""
+        give_up = time.monotonic() + PATIENCE
+        while data:
+            try:
+                data = data[self.sock.send(data) :]
+            except BlockingIOError:
+                assert time.monotonic() < give_up, "nobody reads"
+            except OSError:
+                break
+            self.stage.settle()
+        self.stage.settle()
+
+    def finish(self) -> None:
+        """Say that nothing more will come."""
+        self.sock.shutdown(socket.SHUT_WR)
+        self.stage.settle()
+
+    def leave(self) -> None:
+        """Go without a word."""
+        self.stage.clients.remove(self)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+        self.stage.settle()
+
+    def receive(self, most: int = 1 << 20) -> int:
+        """Read what is there; how much that was."""
+        if self.over:
+            return 0
+        try:
+            data = self.sock.recv(most)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.reset = True
+            return 0
+        self.inbox += data
+        self.ended = not data
+        return len(data)
+
+    def answer(self, method: str = "GET") -> Answer:
+        """The next final answer, whole."""
+        while True:
+            found = self._interim_or_answer(method)
+            if found.status >= 200:
+                return found
+
+    def interim(self) -> Answer:
+        """The next answer of any status."""
+        return self._interim_or_answer("GET")
+
+    def _interim_or_answer(self, method: str) -> Answer:
+        found: list[Answer] = []
+
+        def whole() -> bool:
+            self.receive()
+            answer = parse_answer(self.inbox, method, self.ended)
+            if answer is not None:
+                found.append(answer)
+            elif self.over:
+                raise AssertionError(f"closed, and all there is of an answer is {self.inbox[:300]!r}")
+            return bool(found)
+
+        self.stage.until(whole, f"an answer; there is {self.inbox[:300]!r}")
+        self.inbox = self.inbox[found[0].size :]
+        return found[0]
+
+    def ask(self, head: bytes | str = b"/", method: str = "GET") -> Answer:
+        """Send a head (or GET a path) and wait for the answer."""
+        self.send(get(head) if isinstance(head, str) else head)
+        return self.answer(method)
+
+    def rest(self) -> bytes:
+        """All that comes until the pump closes."""
+
+        def over() -> bool:
+            self.receive()
+            return self.over
+
+        self.stage.until(over, "the end of the connection")
+        data, self.inbox = self.inbox, b""
+        return data
+
+    def quiet(self) -> bool:
+        """Whether nothing comes."""
+        self.stage.settle()
+        self.receive()
+        return not self.inbox and not self.over
+
+
+class Answer(msgspec.Struct):
+    """An answer, as a strict client reads it."""
+
+    status: int
+    fields: dict[str, str]
+    body: bytes
+    size: int  # on the wire
+    until_close: bool  # its end was told by the close alone
+    head: bytes
+
+    @property
+    def closes(self) -> bool:
+        return self.fields.get("connection", "") == "close"
+
+
+def parse_answer(data: bytes, method: str = "GET", ended: bool = False) -> Answer | None:
+    """None: it is not whole."""
+    head, found, _ = data.partition(b"\r\n\r\n")
+    if not found:
+        return None
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    version, status, _ = status_line.split(" ", 2)
+    assert version == "HTTP/1.1", status_line
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        assert colon, line
+        assert name.lower() not in fields, f"{name} comes twice"
+        fields[name.lower()] = value.strip()
+    start = len(head) + 4
+    code = int(status)
+    until_close = False
+    if code >= 200:
+        assert "date" in fields, head
+    if method == "HEAD" or code < 200 or code in (204, 304):
+        assert "transfer-encoding" not in fields or method == "HEAD"
+        body, size = b"", start
+    elif "transfer-encoding" in fields:
+        assert "content-length" not in fields
+        decoded = _dechunk(data[start:])
+        if decoded is None:
+            return None
+        body, used = decoded
+        size = start + used
+    elif "content-length" in fields:
+        size = start + int(fields["content-length"])
+        if len(data) < size:
+            return None
+        body = data[start:size]
+    else:
+        if not ended:
+            return None
+        body, size, until_close = data[start:], len(data), True
+    return Answer(code, fields, body, size, until_close, head)
+
+
+def _dechunk(data: bytes) -> tuple[bytes, int] | None:
+    body, at = b"", 0
+    while True:
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            return None
+        count = int(data[at:end], 16)
+        at = end + 2
+        if len(data) < at + count + 2:
+            return None
+        body += data[at : at + count]
+        assert data[at + count : at + count + 2] == b"\r\n"
+        at += count + 2
+        if count == 0:
+            return body, at
+
+
+class Hand:
+    """A worker's side of the seam, played by the test."""
+
+    def __init__(self, stage: Stage, number: int, pool: int, threads: int, answers: bool) -> None:
+        self.stage = stage
+        self.number = number
+        self.answers = answers
+        self.open = True
+        theirs, self.tasks_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs_watch, self.watch_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._board_fd = os.memfd_create("board")
+        os.ftruncate(self._board_fd, BOARD_SLOTS * 8)
+        for sock in (self.tasks_sock, self.watch_sock):
+            sock.setblocking(False)
+        self.packets: list[list[Task | LogTask | Nudge]] = []  # as they came
+        self.tasks: list[Task] = []  # taken, and not yet answered by the test
+        self.log_tasks: list[LogTask] = []
+        self.nudges = 0
+        self.bodies: dict[int, bytes] = {}  # by slot: what came in a descriptor
+        fds = [theirs.detach(), theirs_watch.detach(), os.dup(self._board_fd)]
+        stage.pump.dispatcher.join(Join(number, 4000 + number, pool, threads), [Descriptor(fd) for fd in fds])
+        stage.settle()
+
+    @property
+    def worker(self) -> Worker | None:
+        """The pump's side of it, while it has one."""
+        return self.stage.pump.dispatcher.workers.get(self.number)
+
+    def close(self) -> None:
+        if self.open:
+            self.open = False
+            self.tasks_sock.close()
+            self.watch_sock.close()
+            os.close(self._board_fd)
+
+    def die(self) -> None:
+        self.close()
+        self.stage.settle()
+
+    # --- taking ----------------------------------------------------------------------------------
+
+    def work(self) -> int:
+        """Take all packets that came; answer them if that is what it does. How many there were."""
+        count = 0
+        while self.open and self._take_packet():
+            count += 1
+        if self.answers:
+            tasks, self.tasks = self.tasks, []
+            for task in tasks:
+                self.begin(task)
+                (self.stage.handler or echo)(self, task)
+        return count
+
+    def _take_packet(self) -> bool:
+        try:
+            data, ancillary, flags, _ = self.tasks_sock.recvmsg(
+                MAX_PACKET + 4096, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
+            )
+        except BlockingIOError:
+            return False
+        if not data:
+            self.close()
+            return False
+        assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+        fds = [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")]
+        packet = decode_tasks(data)
+        self.packets.append(packet)
+        for message in packet:
+            if isinstance(message, Task):
+                self.tasks.append(message)
+                if message.body is None:
+                    fd = fds.pop(0)
+                    self.bodies[message.slot] = os.pread(fd, message.body_size + 1, 0)
+                    os.close(fd)
+                else:
+                    self.bodies[message.slot] = message.body
+            elif isinstance(message, LogTask):
+                self.log_tasks.append(message)
+            else:
+                self.nudges += 1
+        assert not fds
+        return True
+
+    def take(self, *, begin: bool = True) -> Task:
+        """The next task, whose handler then has begun."""
+        self.stage.until(lambda: self.tasks, "a task")
+        task = self.tasks.pop(0)
+        if begin:
+            self.begin(task)
+        return task
+
+    def begin(self, task: Task) -> None:
+        os.pwrite(self._board_fd, struct.pack("Q", self.stage.time.monotonic_ns()), task.slot * 8)
+
+    def heard(self) -> list[Nudge | Stacks]:
+        """What came on the watch socket."""
+        self.stage.settle()
+        messages: list[Nudge | Stacks] = []
+        while True:
+            try:
+                messages.append(decode_watch(self.watch_sock.recv(4096)))
+            except BlockingIOError:
+                return messages
+
+    # --- replying --------------------------------------------------------------------------------
+
+    def reply(
+        self,
+        task: Task,
+        body: bytes = b"",
+        *,
+        status: int = 200,
+        reason: str = "OK",
+        fields: bytes = b"Content-Type: text/plain\r\n",
+        length: int | None = None,
+        objects: list[Memory | File | Pipe] | None = None,
+        fds: tuple[int, ...] = (),
+        ending: Ending = Ending.DONE,
+        close: bool = False,
+        lease: Lease | None = None,
+        handler_ns: int = 5_000_000,
+    ) -> None:
+        """Answer. `length`: what Content-Length says; by default that of all objects together."""
+        objects = objects or []
+        if length is None:
+            sizes = [item.length for item in objects]
+            whole = ending is Ending.DONE and None not in sizes
+            length = len(body) + sum(size or 0 for size in sizes) if whole else -1
+        message = Reply(
+            task.slot, status, reason, fields, length, body, objects, ending, False, close, lease, handler_ns
+        )
+        self.send([message], fds)
+
+    def part(
+        self,
+        task: Task,
+        *objects: Memory | File | Pipe,
+        ending: Ending = Ending.MORE,
+        fds: tuple[int, ...] = (),
+        handler_ns: int = 5_000_000,
+    ) -> None:
+        self.send([Part(task.slot, list(objects), ending, handler_ns)], fds)
+
+    def send(self, messages: list[Any], fds: tuple[int, ...] = ()) -> None:
+        """One packet. The descriptors are closed here then, as a worker does."""
+        self.send_packet(encode(messages), fds)
+
+    def send_packet(self, packet: bytes, fds: tuple[int, ...] = ()) -> None:
+        try:
+            socket.send_fds(self.tasks_sock, [packet], list(fds))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if not self.answers:
+            self.stage.settle()
+
+
+def echo(hand: Hand, task: Task) -> None:
+    """Answers with what it was asked: request line, and body."""
+    line = task.head.partition(b"\r\n")[0]
+    hand.reply(task, line + b"\n" + hand.bodies[task.slot])
+
+
+def get(path: str = "/", *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
+    """A head."""
+    host = ["Host: a"] if version == "1.1" else []
+    return "\r\n".join([f"{method} {path} HTTP/{version}", *host, *lines, "", ""]).encode("latin-1")
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@contextlib.contextmanager
+def no_descriptor_left(stage: Stage) -> Iterator[None]:
+    """Within it as many descriptors are closed as are opened."""
+    stage.settle()
+    before = open_descriptors()
+    yield
+    stage.until(lambda: open_descriptors() <= before, f"{before} descriptors; there are {open_descriptors()}")
+    assert open_descriptors() == before
