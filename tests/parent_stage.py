@@ -20,7 +20,8 @@ from halfsync import channel, prctl
 from halfsync.logs import error
 from halfsync.parent import listeners
 from halfsync.parent.accesslog import AccessLog
-from halfsync.parent.supervisor import Entries, Supervisor
+from halfsync.parent.births import Entries
+from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Plan, work_out
 from halfsync.settings import Settings, Target
 from halfsync.wire.messages import (

@@ -111,6 +111,7 @@ def command() -> click.Command:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit. What is wrong is one sentence on standard error, and status 2."""
+    open_standard_streams()
     try:
         status = command().main(arguments, prog_name="halfsync", standalone_mode=False)
     except click.UsageError as wrong:
@@ -124,8 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status)
 
 
+def open_standard_streams() -> None:
+    """A standard stream that is closed becomes /dev/null. Else the next socket would get its number,
+    and what is written to standard error would be sent there."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def fail(sentence: str) -> NoReturn:
-    from halfsync.parent.supervisor import tell
+    from halfsync.logs.error import tell
 
     tell(f"halfsync: {' '.join(sentence.split())}")
     sys.exit(WRONG)
@@ -183,10 +192,10 @@ def check_formats(loaded: Loaded) -> None:
 
 def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) -> int:
     """`--check-config`: all but binding, since the server may be running."""
+    from halfsync.logs.error import tell
     from halfsync.parent import listeners, privileges
     from halfsync.parent.main import entries
     from halfsync.parent.rehearsal import rehearse
-    from halfsync.parent.supervisor import tell
 
     settings = loaded.settings
     for address in settings.bind:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -49,6 +50,15 @@ def log(level: str, text: str) -> None:
         _dropped = 0
     else:
         _dropped += 1
+
+
+def tell(text: str) -> None:
+    """To the person who started us: as it is, without a date. Never raises."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
 
 
 def _record(level: str, text: str) -> bytes:

@@ -11,8 +11,9 @@ from halfsync import __version__
 from halfsync.logs import error
 from halfsync.parent import listeners, privileges
 from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.births import Entries
 from halfsync.parent.pidfile import PidFile
-from halfsync.parent.supervisor import Entries, Supervisor, tell
+from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Kind, Mount, Plan, Pool
 from halfsync.settings import Settings
 
@@ -75,7 +76,7 @@ def announce(plan: Plan) -> None:
     """Say what is served and where: for a person if one is watching, else as a line of the log."""
     addresses = [_url(listener.address) for listener in plan.listeners]
     if sys.stderr is not None and sys.stderr.isatty():
-        tell(_readable(plan, addresses))
+        error.tell(_readable(plan, addresses))
         return
     what = ", ".join(f"{mount.prefix or '/'} = {mount.target}" for mount in plan.mounts)
     error.log("info", f"halfsync {__version__} serves {what} at {', '.join(addresses)}")

@@ -7,8 +7,8 @@ import signal
 
 from halfsync import channel
 from halfsync.parent import processes
+from halfsync.parent.births import Entries
 from halfsync.parent.children import Child, Garbage, Role
-from halfsync.parent.supervisor import Entries
 from halfsync.plan import Plan
 from halfsync.wire.messages import Failed
 

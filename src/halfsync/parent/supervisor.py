@@ -29,18 +29,17 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
-from halfsync import channel, prctl
-from halfsync.logs.error import log
-from halfsync.parent import processes
+from halfsync import prctl
+from halfsync.logs.error import log, tell
+from halfsync.parent import processes, seam
 from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.births import Births, Entries
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
 from halfsync.parent.crews import COUNTED, Crew
 from halfsync.parent.pauses import Pause
@@ -71,12 +70,11 @@ MOST_REPORTS = 16
 MOST_STARTS = 4
 """Of one generation in one turn: with many workers, the first ones serve while the last are forked."""
 
+MOST_RETIRING = 4
+"""Hung workers that may still be there for each one that is wanted."""
+
 STUCK = 30.0
 """Seconds for which a child may leave its orders unread when there is no more room for them."""
-
-SEAM_BUFFER = 208 * 1024
-"""Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
-for its own accounts, so that a packet of MAX_PACKET fits beside others."""
 
 EXIT_WRONG = 2
 """Exit status when what was to be served can't be."""
@@ -88,15 +86,6 @@ class Phase(Enum):
     DRAINING = "draining"
     LEAVING = "leaving"
     OVER = "over"
-
-
-@dataclass(frozen=True)
-class Entries:
-    """What the forked children run; each gives an exit status."""
-
-    pump: Callable[[Plan, socket.socket], int]
-    worker: Callable[[Plan, int, socket.socket, int | None], int]
-    template: Callable[[Plan, int, socket.socket], int]
 
 
 class Supervisor:
@@ -115,8 +104,7 @@ class Supervisor:
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
 
-        `folder` is where workers go when they start: by name, so that after a reload they are in
-        the folder that a symbolic link in it names *then*, as deployments of many kinds expect.
+        `folder`: see Births.
 
         `stop_listening` is called when a stop begins, so that the sockets are gone as soon as the
         pump has closed its own: who comes later is refused, and not left in a queue that nobody
@@ -131,15 +119,12 @@ class Supervisor:
             for index, pool in enumerate(plan.pools)
         ]
         self.pump: Child | None = None
-        self._entries = entries
         self._access_log = access_log
-        self._identity = identity
         self._announce = announce
         self._stop_listening = stop_listening
-        self._folder = folder
+        self._births = Births(plan, entries, access_log, identity, folder, self._forget_in_child)
         self._pump_pause = Pause()
         self._strangers: dict[int, int] = {}  # reaped, of children whose number was not known yet
-        self._newest = 0
         self._is_behind = False  # there are more workers to start, in the next turn
         self._limit = NEVER  # of the phase
         self._signals = Signals()
@@ -329,6 +314,13 @@ class Supervisor:
             if child.id == worker and child.state is State.WORKING and pump.role is Role.PUMP:
                 log("error", f"{child.who} has a handler past its deadline; it is replaced.")
                 self._retire(child, now)
+                self._bound_retiring(self.crews[child.pool])
+
+    def _bound_retiring(self, crew: Crew) -> None:
+        """When every request hangs, the hung ones must not pile up until graceful_timeout ends them."""
+        retiring = [child for child in crew.children if child.state is State.RETIRING]
+        for child in retiring[: max(0, len(retiring) - MOST_RETIRING * crew.size)]:
+            self._kill(child)
 
     # --- ends
 
@@ -441,7 +433,7 @@ class Supervisor:
                 continue
             if now >= child.limit:
                 log("warning", f"{child.who} did not leave in time; it is killed.")
-                self._kill(child)
+                self._kill_at_fault(child)
             elif now - child.stuck_since >= STUCK:
                 log("error", f"{child.who} has not read its orders for {STUCK:g} s; it is killed.")
                 self._kill_at_fault(child)
@@ -495,119 +487,38 @@ class Supervisor:
         missing = crew.size - len(workers)
         template = crew.template(generation) if crew.preload else None
         if crew.preload and template is None:
-            self._start_template(crew, generation, now)
+            self._start_for(crew, partial(self._births.template, crew, generation), now)
             return
         if template is not None and template.state is State.STARTING:
             return
         for _ in range(min(missing, MOST_STARTS)):
-            if template is None:
-                self._start_worker(crew, generation, now)
-            else:
-                self._spawn_worker(crew, generation, template, now)
+            self._start_for(crew, partial(self._births.worker, crew, generation, template), now)
         self._is_behind = self._is_behind or missing > MOST_STARTS
 
     def _start_pump(self, now: float) -> None:
-        keep = [listener.socket.fileno() for listener in self.plan.listeners]
+        pump = self._start("pump", self._births.pump, self._pump_pause, now)
+        if pump is not None:
+            self.pump = pump
+            pump.on(Event.READIED)
+            pump.on(Event.JOINED)
 
-        def entry(orders: socket.socket) -> int:
-            processes.raise_descriptor_limit()
-            return self._entries.pump(self.plan, orders)
-
-        child = self._fork(Role.PUMP, "pump", -1, 0, entry, keep, self._pump_pause, now)
-        if child is not None:
-            self.pump = child
-            child.on(Event.READIED)
-            child.on(Event.JOINED)
-
-    def _start_worker(self, crew: Crew, generation: int, now: float) -> None:
-        log_fd = self._access_log.fd if self._access_log is not None and crew.index == BUILT_IN else None
-
-        def entry(orders: socket.socket) -> int:
-            self._settle_worker(crew)
-            return self._entries.worker(self.plan, crew.index, orders, log_fd)
-
-        keep = [] if log_fd is None else [log_fd]
-        name = f"worker({crew.pool.name})"
-        child = self._fork(Role.WORKER, name, crew.index, generation, entry, keep, crew.pause, now)
+    def _start_for(self, crew: Crew, make: Callable[[], Child], now: float) -> None:
+        child = self._start(f"worker({crew.pool.name})", make, crew.pause, now)
         if child is not None:
             crew.children.append(child)
 
-    def _start_template(self, crew: Crew, generation: int, now: float) -> None:
-        def entry(orders: socket.socket) -> int:
-            self._settle_worker(crew)
-            return self._entries.template(self.plan, crew.index, orders)
-
-        name = f"template({crew.pool.name})"
-        child = self._fork(Role.TEMPLATE, name, crew.index, generation, entry, [], crew.pause, now)
-        if child is not None:
-            crew.children.append(child)
-
-    def _spawn_worker(self, crew: Crew, generation: int, template: Child, now: float) -> None:
-        ours, theirs = channel.pair()
-        ours.setblocking(False)
-        self._newest += 1
-        name = f"worker({crew.pool.name})"
-        child = Child(self._newest, Role.WORKER, name, crew.index, generation, ours, now)
-        crew.children.append(child)
-        template.order(messages.Spawn(child.id), (theirs.detach(),))
-
-    def _settle_worker(self, crew: Crew) -> None:
-        """In the child: the listening sockets are closed here, the current folder is importable."""
-        for listener in self.plan.listeners:
-            listener.socket.detach()
-        try:
-            os.chdir(self._folder)
-        except OSError as error:
-            log("warning", f"can't go to {self._folder} again, staying in {os.getcwd()}: {error.strerror}.")
-        if crew.has_application:
-            processes.make_importable(os.getcwd())
-
-    def _fork(
-        self,
-        role: Role,
-        name: str,
-        pool: int,
-        generation: int,
-        entry: Callable[[socket.socket], int],
-        keep: Iterable[int],
-        pause: Pause,
-        now: float,
-    ) -> Child | None:
+    def _start(self, name: str, make: Callable[[], Child], pause: Pause, now: float) -> Child | None:
         """A new child; None if the machine has no room for one now."""
         try:
-            ours, theirs = channel.pair()
+            child = make()
         except OSError as error:
-            self._found_no_room(name, error, pause, now)
+            seconds = pause.ended(now, 0.0, was_ready=False)
+            log("error", f"no {name} can be started: {error.strerror}. The next try is {_in(seconds)}.")
             return None
+        self._strangers.pop(child.pid, None)  # an older process of the same number
+        return child
 
-        def live() -> int:
-            self._forget_in_child(ours)
-            return entry(theirs)
-
-        kept = [theirs.fileno(), *keep]
-        start = processes.Start(
-            name, f"halfsync {role.value}", live, kept, self._identity, self.settings.log_level
-        )
-        try:
-            pid = processes.fork(start)
-        except OSError as error:
-            ours.close()
-            self._found_no_room(name, error, pause, now)
-            return None
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        self._strangers.pop(pid, None)  # an older process of the same number
-        self._newest += 1
-        log("debug", f"{name} [{pid}] is started.")
-        return Child(self._newest, role, name, pool, generation, ours, now, pid)
-
-    def _found_no_room(self, name: str, error: OSError, pause: Pause, now: float) -> None:
-        seconds = pause.ended(now, 0.0, was_ready=False)
-        log("error", f"no {name} can be started: {error.strerror}. The next try is {_in(seconds)}.")
-
-    def _forget_in_child(self, ours: socket.socket) -> None:
-        ours.detach()
+    def _forget_in_child(self) -> None:
         for child in self._children():
             child.forget_in_child()
         self._signals.forget_in_child()
@@ -626,7 +537,7 @@ class Supervisor:
         """Make the seam between the pump and this worker, and hand each its ends."""
         assert self.pump is not None
         try:
-            pumps, workers = _seam()
+            pumps, workers = seam.make()
         except OSError as error:
             log("error", f"{child.who} can't be joined to the pump now: {error.strerror}.")
             return
@@ -738,33 +649,5 @@ def _ended_processes() -> Iterable[tuple[int, int]]:
         yield pid, status
 
 
-def _seam() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`tasks`, `watch` and the board: the pump's descriptors, and the worker's. Raises OSError."""
-    made: list[int] = []
-    try:
-        board = os.memfd_create("board", os.MFD_CLOEXEC)
-        made.append(board)
-        os.ftruncate(board, messages.BOARD_SLOTS * 8)
-        for _ in ("tasks", "watch"):
-            for end in channel.pair():
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEAM_BUFFER)
-                made.append(end.detach())
-        made.append(os.dup(board))
-    except OSError:
-        channel.close_all(made)
-        raise
-    board, pump_tasks, worker_tasks, pump_watch, worker_watch, second_board = made
-    return (pump_tasks, pump_watch, board), (worker_tasks, worker_watch, second_board)
-
-
 def _in(pause: float) -> str:
     return f"in {pause:g} s" if pause else "at once"
-
-
-def tell(text: str) -> None:
-    """To the user, on standard error, without a date. Never raises."""
-    try:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        pass

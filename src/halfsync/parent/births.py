@@ -1,0 +1,149 @@
+"""Making each kind of child: the pump, a worker, a template, a worker through a template.
+
+What a child needs to be itself, beyond what every process of ours does first (`processes`), is
+done here, in the child, before its entry point is called.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from halfsync import channel
+from halfsync.logs.error import log
+from halfsync.parent import processes
+from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.children import UNKNOWN, Child, Role
+from halfsync.parent.crews import Crew
+from halfsync.parent.privileges import Identity
+from halfsync.plan import BUILT_IN, Plan
+from halfsync.wire import messages
+
+NO_POOL = -1
+"""The pump's."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What the forked children run; each gives an exit status."""
+
+    pump: Callable[[Plan, socket.socket], int]
+    worker: Callable[[Plan, int, socket.socket, int | None], int]
+    template: Callable[[Plan, int, socket.socket], int]
+
+
+class Births:
+    """Makes children. Each method raises OSError if the machine has no room for one now."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        entries: Entries,
+        access_log: AccessLog | None,
+        identity: Identity | None,
+        folder: str,
+        forget: Callable[[], None],
+    ) -> None:
+        """`folder` is where workers go when they start: by name, so that after a reload they are
+        in the folder that a symbolic link in it names *then*, as deployments of many kinds expect.
+
+        `forget` is called in each child: the parent's own descriptors are closed there.
+        """
+        self._plan = plan
+        self._entries = entries
+        self._access_log = access_log
+        self._identity = identity
+        self._folder = folder
+        self._forget = forget
+        self._newest = 0
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # The pump needs one for each connection; the parent, one for each worker, and for sending
+        # them: the kernel bounds those that are on their way by the same limit.
+        processes.raise_descriptor_limit()
+
+    def pump(self) -> Child:
+        keep = [listener.socket.fileno() for listener in self._plan.listeners]
+        return self._fork(
+            Role.PUMP, "pump", NO_POOL, 0, keep, lambda orders: self._entries.pump(self._plan, orders)
+        )
+
+    def worker(self, crew: Crew, generation: int, template: Child | None) -> Child:
+        """Forked here, or by the template if there is one."""
+        name = f"worker({crew.pool.name})"
+        if template is not None:
+            return self._spawned(crew, name, generation, template)
+        log_fd = self._access_log.fd if self._access_log is not None and crew.index == BUILT_IN else None
+
+        def entry(orders: socket.socket) -> int:
+            self._settle(crew)
+            return self._entries.worker(self._plan, crew.index, orders, log_fd)
+
+        keep = [] if log_fd is None else [log_fd]
+        return self._fork(Role.WORKER, name, crew.index, generation, keep, entry)
+
+    def template(self, crew: Crew, generation: int) -> Child:
+        def entry(orders: socket.socket) -> int:
+            self._settle(crew)
+            return self._entries.template(self._plan, crew.index, orders)
+
+        name = f"template({crew.pool.name})"
+        return self._fork(Role.TEMPLATE, name, crew.index, generation, [], entry)
+
+    def _spawned(self, crew: Crew, name: str, generation: int, template: Child) -> Child:
+        ours, theirs = channel.pair()
+        child = self._child(Role.WORKER, name, crew.index, generation, ours, UNKNOWN)
+        template.order(messages.Spawn(child.id), (theirs.detach(),))
+        return child
+
+    def _settle(self, crew: Crew) -> None:
+        """In a worker or template, which has no listening socket, and where applications find the
+        folder and the limits that they expect."""
+        for listener in self._plan.listeners:
+            listener.socket.detach()
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            log("warning", f"can't go to {self._folder} again, staying in {os.getcwd()}: {error.strerror}.")
+        if crew.has_application:
+            processes.make_importable(os.getcwd())
+
+    def _fork(
+        self,
+        role: Role,
+        name: str,
+        pool: int,
+        generation: int,
+        keep: Collection[int],
+        entry: Callable[[socket.socket], int],
+    ) -> Child:
+        ours, theirs = channel.pair()
+
+        def live() -> int:
+            ours.detach()
+            self._forget()
+            return entry(theirs)
+
+        level = self._plan.settings.log_level
+        kept = [theirs.fileno(), *keep]
+        start = processes.Start(name, f"halfsync {role.value}", live, kept, self._identity, level)
+        try:
+            pid = processes.fork(start)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        log("debug", f"{name} [{pid}] is started.")
+        return self._child(role, name, pool, generation, ours, pid)
+
+    def _child(
+        self, role: Role, name: str, pool: int, generation: int, ours: socket.socket, pid: int
+    ) -> Child:
+        ours.setblocking(False)
+        self._newest += 1
+        return Child(self._newest, role, name, pool, generation, ours, time.monotonic(), pid)

@@ -1,0 +1,32 @@
+"""The seam between the pump and one worker, made by the parent: two socket pairs and the board."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from halfsync import channel
+from halfsync.wire.messages import BOARD_SLOTS
+
+SEAM_BUFFER = 208 * 1024
+"""Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
+for its own accounts, so that a packet of MAX_PACKET fits beside others."""
+
+
+def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`tasks`, `watch` and the board: the pump's descriptors, and the worker's. Raises OSError."""
+    made: list[int] = []
+    try:
+        board = os.memfd_create("board", os.MFD_CLOEXEC)
+        made.append(board)
+        os.ftruncate(board, BOARD_SLOTS * 8)
+        for _ in ("tasks", "watch"):
+            for end in channel.pair():
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEAM_BUFFER)
+                made.append(end.detach())
+        made.append(os.dup(board))
+    except OSError:
+        channel.close_all(made)
+        raise
+    board, pump_tasks, worker_tasks, pump_watch, worker_watch, second_board = made
+    return (pump_tasks, pump_watch, board), (worker_tasks, worker_watch, second_board)
