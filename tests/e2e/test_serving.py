@@ -113,7 +113,8 @@ class Browser:
     def open(self, path: str, **form: str) -> str:
         data = urllib.parse.urlencode(form).encode() if form else None
         with self._opener.open(self._base + path, data, timeout=20) as answer:
-            return answer.read().decode()
+            page: bytes = answer.read()
+        return page.decode()
 
 
 def upload(server: Server, path: str, tmp_path: Path, *more: str) -> tuple[str, str]:
