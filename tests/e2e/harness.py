@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -352,3 +353,66 @@ def request(target: str, *fields: str, method: str = "GET", body: bytes = b"") -
 
 def run(*command: str, seconds: float = 60, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, timeout=seconds, cwd=cwd, check=False)
+
+
+class Crowd:
+    """Clients in threads that ask again and again, each on its own connection, until told to stop.
+
+    Every answer is judged by `judge`; what it returns is kept in `seen`, and what it complains of in
+    `wrong`. A connection that breaks is counted in `broken`, and replaced by a new one.
+    """
+
+    def __init__(self, server: Server, targets: list[str], judge: Callable[[Answer], str]) -> None:
+        self._server = server
+        self._judge = judge
+        self._over = threading.Event()
+        self.seen: list[str] = []
+        self.broken: list[str] = []
+        self.wrong: list[str] = []
+        self._threads = [threading.Thread(target=self._ask_on, args=[target]) for target in targets]
+
+    def __enter__(self) -> Crowd:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(LONG)
+        assert not any(thread.is_alive() for thread in self._threads), "a client waits for ever"
+
+    def until_seen(self, more: int) -> None:
+        """Until so many more answers have come."""
+        aim = len(self.seen) + more
+        until(
+            lambda: len(self.seen) >= aim or self._over.is_set(), told=lambda: f"{self.broken} {self.wrong}"
+        )
+
+    def _ask_on(self, target: str) -> None:
+        port = self._server.port
+        client: Client | None = None
+        while not self._over.is_set():
+            try:
+                client = client or Client(("127.0.0.1", port))
+                client.send(request(target))
+                answer = client.answer()
+            except (OSError, AssertionError) as error:
+                self.broken.append(repr(error))
+                answer = None
+            else:
+                self._take(answer)
+            if client is not None and (answer is None or not answer.whole or answer["Connection"] == "close"):
+                client.close()
+                client = None
+        if client is not None:
+            client.close()
+
+    def _take(self, answer: Answer) -> None:
+        try:
+            self.seen.append(self._judge(answer))
+        except AssertionError as error:
+            self.wrong.append(f"{error} {answer.line} {answer.body[:100]!r}")
