@@ -29,6 +29,7 @@ from halfsync.wire.messages import (
     Drain,
     Drained,
     Failed,
+    Hung,
     Join,
     LogFile,
     Open,
@@ -68,6 +69,8 @@ def pump(plan: Plan, orders: socket.socket) -> int:
         if isinstance(order, Join):
             seams[order.worker] = descriptors
             tell("join", worker=order.worker, worker_pid=order.pid, pool=order.pool, count=len(descriptors))
+            if order.pool and script().get("handlers") == "hang":
+                channel.send(orders, encode(Hung(order.worker)))
         elif isinstance(order, Retire):
             tell("retire", worker=order.worker)
             channel.close_all(seams.pop(order.worker, []))
@@ -126,6 +129,9 @@ def work(pool: int, orders: socket.socket, log_fd: int | None) -> int:
             os.close(board)
             os.close(tasks)
             tell("attach", pool=pool)
+            if pool and script().get("worker") == "babbles":
+                while True:
+                    channel.send(orders, os.urandom(100))
         elif isinstance(order, Retire):
             retired = True
         elif isinstance(order, LogFile):

@@ -349,6 +349,37 @@ def test_workers_are_replaced_while_requests_drain(tmp_path):
         assert parent.ends() == 0
 
 
+def test_a_worker_whose_handler_hangs_is_retired_and_replaced(tmp_path, preload):
+    with_script(tmp_path, handlers="hang")
+    with stage(tmp_path, preload=preload) as parent:
+        (hung,) = serving(parent)
+        parent.script()
+        parent.next("retire")
+        (fresh,) = [told["worker_pid"] for told in parent.next_all("join", 1, pool=1)]
+        assert fresh != hung
+        parent.until(lambda: not alive(hung))
+        assert f"worker(app:app) [{hung}] has a handler past its deadline; it is replaced." in parent.log()
+
+
+def test_hung_workers_do_not_pile_up(tmp_path):
+    """Every handler hangs and no worker leaves: there are never many more than are wanted."""
+    with_script(tmp_path, handlers="hang", retired="stays")
+    with stage(tmp_path) as parent:
+        serving(parent)
+        parent.next_all("join", 30, pool=1)
+        assert len(descendants(parent.process.pid)) < 12
+
+
+def test_a_worker_that_babbles_is_killed(tmp_path):
+    with_script(tmp_path, worker="babbles")
+    with stage(tmp_path) as parent:
+        (babbling,) = serving(parent)
+        parent.script()
+        parent.until(lambda: not alive(babbling))
+        parent.next("join", pool=1)
+        assert f"worker(app:app) [{babbling}] sent what is no report" in parent.log()
+
+
 def test_usr1_reopens_the_access_log(tmp_path):
     """The built-in worker gets the new file; after the move, nothing goes to the old one."""
     with stage(tmp_path, log="access.log") as parent:

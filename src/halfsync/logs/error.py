@@ -8,7 +8,7 @@ Further lines of a text are indented, so that a line which starts with a date st
 
 Nothing here raises, and nothing waits long: standard error may be a pipe whose reader has
 stopped, and neither the parent nor the pump may hang with it. After `PATIENCE_MS` a record is
-dropped, and how many were is said when there is room again.
+dropped, the next ones at once, and how many were is said when there is room again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 PATIENCE_MS = 200
-"""How long a record may wait for a full pipe."""
+"""How long a record may wait for a full pipe, if the one before it found room."""
 
 _PIECE = select.PIPE_BUF
 """A pipe that polls writable takes this many bytes without blocking (pipe(7))."""
@@ -88,7 +88,7 @@ def _write(record: bytes) -> bool:
 def _room() -> bool:
     poller = select.poll()
     poller.register(2, select.POLLOUT)
-    return bool(poller.poll(PATIENCE_MS))
+    return bool(poller.poll(0 if _dropped else PATIENCE_MS))
 
 
 def _largest(record: bytes) -> int:
