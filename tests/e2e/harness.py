@@ -127,6 +127,9 @@ class Server:
         """Process ids of the living workers that were ready, the oldest first."""
         return self._living(rf"worker\({re.escape(name)}\) \[(\d+)\] is ready")
 
+    def until_gone(self, pids: list[int]) -> None:
+        self.until(lambda: not any(map(is_alive, pids)))
+
     def _living(self, words: str) -> list[int]:
         return [pid for found in re.findall(words, self.log()) if is_alive(pid := int(found))]
 
@@ -253,8 +256,12 @@ class Client:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(seconds)
-        self.socket.connect(address)
         self.unread = bytearray()
+        try:
+            self.socket.connect(address)
+        except OSError:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> Client:
         return self
@@ -385,6 +392,10 @@ class Crowd:
             thread.join(LONG)
         assert not any(thread.is_alive() for thread in self._threads), "a client waits for ever"
 
+    def until_lately(self, outcome: str) -> None:
+        """Until one of the last answers was this."""
+        until(lambda: outcome in self.seen[-20:])
+
     def until_seen(self, more: int) -> None:
         """Until so many more answers have come."""
         aim = len(self.seen) + more
@@ -395,16 +406,18 @@ class Crowd:
     def _ask_on(self, target: str) -> None:
         port = self._server.port
         client: Client | None = None
+        answer: Answer | None
         while not self._over.is_set():
             try:
                 client = client or Client(("127.0.0.1", port))
                 client.send(request(target))
-                answer = client.answer()
+                answer = found = client.answer()
             except (OSError, AssertionError) as error:
                 self.broken.append(repr(error))
                 answer = None
+                self._over.wait(0.01)
             else:
-                self._take(answer)
+                self._take(found)
             if client is not None and (answer is None or not answer.whole or answer["Connection"] == "close"):
                 client.close()
                 client = None

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, is_alive, request, serving
+from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, request, serving
 
 COUNTED, CHUNKED = "/digested?counted=1", "/digested"
 
@@ -66,7 +66,7 @@ def test_the_log_names_the_requests_that_a_dead_worker_had(tmp_path):
             begun.send(request("/slow_exactly?file=never"))
             assert begun.until(b"\r\n\r\n")
             posted.send(request("/hang?file=never&as=post", method="POST", body=b"a=b"))
-            server.until(lambda: (tmp_path / "here-post").exists())
+            server.until((tmp_path / "here-post").exists)
             os.kill(worker, signal.SIGKILL)
             assert posted.answer().status == 502
             assert len(begun.rest()) < 64 * 1024
@@ -111,7 +111,6 @@ def test_a_killed_pump_is_replaced_while_the_socket_stays_open(tmp_path):
             # connecting and asking never waits for the log to say that there is another
             with server.client(seconds=AT_ONCE) as client:
                 assert client.ask("/hello").body == b"hello\n"
-            server.until(lambda first=first: server.pump != first)
             server.until_logged(rf"pump \[{first}\] was killed by SIGKILL; its connections are lost")
         assert kept.rest() == b""
         kept.close()
@@ -121,7 +120,7 @@ def test_a_killed_pump_is_replaced_while_the_socket_stays_open(tmp_path):
 def test_a_handler_at_work_while_the_pump_dies_harms_nobody(tmp_path):
     with serving(tmp_path, "story:app", "--threads", "1") as server, server.client() as lost:
         lost.send(request("/hang?file=go&as=it"))
-        server.until(lambda: (tmp_path / "here-it").exists())
+        server.until((tmp_path / "here-it").exists)
         os.kill(server.pump, signal.SIGKILL)
         assert lost.rest() == b""
         with server.client() as client:
@@ -135,12 +134,12 @@ def test_if_the_parent_is_killed_nothing_is_left_running(tmp_path, preload):
     """Not even with a handler that hangs."""
     with serving(tmp_path, "story:app", "-w", "2", *preload) as server, server.client() as client:
         client.send(request("/hang?file=never&as=it"))
-        server.until(lambda: (tmp_path / "here-it").exists())
+        server.until((tmp_path / "here-it").exists)
         tree = server.processes()
         assert len(tree) >= 5
         server.process.kill()
         assert server.ends() == -signal.SIGKILL
-        server.until(lambda: not any(map(is_alive, tree)), AT_ONCE)
+        server.until_gone(tree)
 
 
 def test_an_application_that_dies_at_every_start_after_a_good_one_is_tried_with_pauses(tmp_path):
