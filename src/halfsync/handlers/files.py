@@ -18,6 +18,7 @@ What may not be served and what does not exist get the same 404.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from urllib.parse import quote, unquote_to_bytes
@@ -36,6 +37,9 @@ _SHORT = 1.0
 """Seconds, at most, of a lease on what is not there. (It may be there the next moment.)"""
 _MAX_BODY = 64 * 1024
 """Bytes that fit a Reply beside its head."""
+
+_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+"""Errors that say nothing of whether the file is there."""
 
 _NOT_FOUND = plain(404, "Not Found", "There is nothing here.\n")
 _NOT_ALLOWED = plain(405, "Method Not Allowed", "Files can be read only.\n", [("Allow", "GET, HEAD")])
@@ -87,7 +91,9 @@ class FilesHandler:
         wanted = name + b"index.html" if not parts[-1] else name
         try:
             descriptor = os.open(self._root + b"/" + wanted, os.O_PATH | os.O_CLOEXEC)
-        except (OSError, ValueError):
+        except OSError as error:
+            if error.errno in _OUR_FAULT:
+                raise
             return -1
         if self._is_inside(descriptor):
             return descriptor
@@ -122,7 +128,9 @@ class FilesHandler:
             return
         try:
             descriptor = os.open(b"/proc/self/fd/%d" % at, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:  # not ours to read
+        except OSError as error:  # not ours to read
+            if error.errno in _OUR_FAULT:
+                raise
             self._not_found(method, replier)
             return
         try:

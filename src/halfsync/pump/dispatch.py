@@ -45,6 +45,7 @@ from halfsync.wire.messages import (
     LogTask,
     Nudge,
     Part,
+    Recall,
     Reply,
     Stacks,
     Task,
@@ -274,10 +275,18 @@ class Dispatcher:
             if worker.outstanding == 0:
                 continue
             worker.tell(Nudge())  # replies may be waiting for company behind a slow one
-            if worker.unbegun():
-                self._send(worker, [Nudge()], [])
+            if waiting := worker.unbegun():
+                self._help(worker, waiting)
                 worker.nudge_at = now + NUDGE_AFTER
                 self.nudge_at = min(self.nudge_at, worker.nudge_at)
+
+    def _help(self, worker: Worker, waiting: int) -> None:
+        """Tasks wait behind slow ones: bring a sibling thread to them, or them to another worker."""
+        if worker.outstanding - waiting < worker.threads:
+            self._send(worker, [Nudge()], [])
+        elif any(other.room > 0 for other in worker.pool.workers if other is not worker):
+            worker.recalled = True
+            worker.tell(Recall())
 
     # --- replies from workers --------------------------------------------------------------------
 
@@ -310,6 +319,8 @@ class Dispatcher:
             self._pump.fault(f"worker {worker.pid} sent nonsense:\n{traceback.format_exc()}")
             self.gone(worker)
             return
+        if worker.outstanding < worker.threads:
+            worker.recalled = False
         if not worker.outstanding and worker.pool.workers[-1] is not worker:
             worker.pool.workers.remove(worker)
             worker.pool.workers.append(worker)
@@ -321,6 +332,9 @@ class Dispatcher:
         self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor]
     ) -> None:
         ended = message.ending is not Ending.MORE
+        if message.ending is Ending.NOT_BEGUN:
+            self._take_back(worker, message.slot, exchange)
+            return
         if ended:
             pool = worker.pool
             pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
@@ -348,6 +362,15 @@ class Dispatcher:
                 sender.resume_timing(conn, exchange)
             sender.add(exchange, message.objects, message.ending, fds)
         self._pump.drive(conn)
+
+    def _take_back(self, worker: Worker, slot: int, exchange: Exchange) -> None:
+        worker.give_slot(slot)
+        exchange.worker = None
+        exchange.attempts -= 1
+        conn = exchange.conn
+        if conn is not None and conn.exchange is exchange and conn.state is State.WORKING:
+            conn.move(Event.TAKEN_BACK)
+            worker.pool.queue.appendleft(exchange)
 
     def _grant_lease(self, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
         """Only a whole answer can be repeated: bytes, and at most one span of a file."""

@@ -44,7 +44,7 @@ class Event(IntEnum):
     LEASE = 3  # a lease answers, and the socket took it all
     ANSWER = 4  # the pump answers by itself: a refusal, a time limit, a lease that takes longer
     HANDED_OVER = 5  # sent to a worker
-    TAKEN_BACK = 6  # the worker died, and the request may be given to another
+    TAKEN_BACK = 6  # the worker died, or is busy with slow ones; another is to have it
     REPLY = 7  # the worker's reply began
     SENT = 8  # the last byte was taken by the socket; the connection is kept
     SENT_LAST = 9  # the same, and this was the connection's last

@@ -10,7 +10,7 @@ from collections import deque
 from halfsync.logs.error import log
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.wire.messages import BOARD_SLOTS, Join, LogTask, Nudge, Stacks, Task, encode
+from halfsync.wire.messages import BOARD_SLOTS, Join, LogTask, Nudge, Recall, Stacks, Task, encode
 
 LOOK_AHEAD = 64
 """Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
@@ -42,6 +42,7 @@ class Worker:
         self.free = list(range(BOARD_SLOTS - 1, -1, -1))
         self.retiring = False  # no more tasks; closed when the last has ended
         self.full = False  # its socket took no more: wait until it does
+        self.recalled = False  # tasks had to be taken back: no look-ahead until it has caught up
         self.nudge_at = 0.0  # when to look whether a batch is begun; 0: nothing to look at
 
     @property
@@ -52,7 +53,8 @@ class Worker:
     def room(self) -> int:
         if self.retiring or self.full:
             return 0
-        return min(self.threads + (LOOK_AHEAD if self.pool.fast else 0) - self.outstanding, len(self.free))
+        ahead = LOOK_AHEAD if self.pool.fast and not self.recalled else 0
+        return min(self.threads + ahead - self.outstanding, len(self.free))
 
     def take_slot(self, owner: object) -> int:
         slot = self.free.pop()
@@ -64,10 +66,10 @@ class Worker:
         self.slots[slot] = None
         self.free.append(slot)
 
-    def unbegun(self) -> bool:
-        """Whether any task waits behind another in this worker."""
+    def unbegun(self) -> int:
+        """How many tasks wait behind others in this worker."""
         board = self.board
-        return any(owner is not None and board[slot] == 0 for slot, owner in enumerate(self.slots))
+        return sum(1 for slot, owner in enumerate(self.slots) if owner is not None and board[slot] == 0)
 
     def send(self, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> bool:
         """One packet. False: its socket is full, or gone, which its next event tells."""
@@ -82,7 +84,7 @@ class Worker:
             return False
         return True
 
-    def tell(self, message: Nudge | Stacks) -> None:
+    def tell(self, message: Nudge | Recall | Stacks) -> None:
         """Say something to its watch thread."""
         try:
             self.watch.send(encode(message))

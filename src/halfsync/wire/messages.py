@@ -5,7 +5,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
 
     tasks      pump -> worker   [Task | LogTask | Nudge, ...]   one packet a worker a turn
                worker -> pump   [Reply | Part, ...]
-    watch      pump -> worker   Nudge | Stacks                  read by the worker's watch thread
+    watch      pump -> worker   Nudge | Recall | Stacks         read by the worker's watch thread
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Open | Drain    (pump)
                parent -> child  Spawn                           (template)
@@ -45,6 +45,7 @@ class Ending(IntEnum):
     MORE = 0  # parts follow
     DONE = 1  # this was the last of it
     ABORTED = 2  # it will never be whole: the connection must show that
+    NOT_BEGUN = 3  # the answer to Recall: no handler was asked, and none will be here
 
 
 # --- tasks: pump -> worker ---------------------------------------------------------------------
@@ -134,6 +135,11 @@ class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
 # --- watch: pump -> worker ---------------------------------------------------------------------
 
 
+class Recall(msgspec.Struct, tag=4, array_like=True, gc=False):
+    """Give back the tasks that are not begun: all threads here are busy with slow ones, and
+    another worker has room. The answer is a Part for each, with no objects, that says NOT_BEGUN."""
+
+
 class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
     """The handler of the task in `slot` passed its deadline: log its thread's stack."""
 
@@ -213,7 +219,7 @@ class Hung(msgspec.Struct, tag="hung"):
 
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
-Watch = Nudge | Stacks
+Watch = Nudge | Recall | Stacks
 Order = Attach | Retire | LogFile | Join | Open | Drain | Spawn
 Report = Ready | Failed | Drained | Hung
 

@@ -41,6 +41,7 @@ from halfsync.wire.messages import (
     LogFile,
     Nudge,
     Ready,
+    Recall,
     Retire,
     decode_order,
     decode_watch,
@@ -189,8 +190,12 @@ class Worker:
             watch.close()
             self._watch = None
             self._alone_since = time.monotonic()
-        elif isinstance(message := decode_watch(packet[0]), Nudge):
+            return
+        message = decode_watch(packet[0])
+        if isinstance(message, Nudge):
             self._threads.outbox.flush()
+        elif isinstance(message, Recall):
+            self._threads.give_back()
         else:
             self._threads.log_stack(message.slot)
 

@@ -124,6 +124,28 @@ class Threads:
                 log("warning", _stack(task, frames[identity]))
                 return
 
+    def give_back(self) -> None:
+        """Tell the pump which tasks wait here, and forget them: those in the backlog, and those that
+        are still in the socket because all threads are busy."""
+        buffer = bytearray(MAX_PACKET)
+        while self._receive(buffer, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT):
+            pass
+        tasks: list[Task | LogTask] = []
+        while self._backlog:
+            try:
+                tasks.append(self._backlog.popleft())
+            except IndexError:  # a thread was faster
+                break
+        for task in tasks:
+            if isinstance(task, LogTask):
+                self._backlog.append(task)
+                continue
+            descriptor = self._spools.pop(task.slot, None)
+            if descriptor is not None:
+                os.close(descriptor)
+            self.outbox.put(Part(task.slot, [], Ending.NOT_BEGUN), 0, time.monotonic_ns())
+        self.outbox.flush()
+
     # --- a thread's life ---------------------------------------------------------------------------
 
     def _live(self) -> None:
@@ -145,10 +167,11 @@ class Threads:
             if not self._living:
                 self._tasks.close()
 
-    def _receive(self, buffer: bytearray) -> bool:
-        """Wait for a packet and put its tasks into the backlog. False at the end."""
+    def _receive(self, buffer: bytearray, flags: int = socket.MSG_CMSG_CLOEXEC) -> bool:
+        """Wait for a packet and put its tasks into the backlog. False at the end, or if `flags` say
+        not to wait and there is none."""
         try:
-            size, ancillary, _, _ = self._tasks.recvmsg_into([buffer], _ROOM, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, _, _ = self._tasks.recvmsg_into([buffer], _ROOM, flags)
         except OSError:
             return False
         if not size:
