@@ -114,6 +114,8 @@ class Stage:
             self.listener = socket.socket()
             self.listener.bind(("127.0.0.1", 0))
             self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Accepted sockets inherit it: an answer of megabytes does not fit, as on a real network.
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         self.listener.listen(512)
         name = self.listener.getsockname()
         self.plan = Plan(
@@ -129,6 +131,7 @@ class Stage:
         self._epoll = _Watched(self.pump._epoll)
         self.pump._epoll = self._epoll  # type: ignore[assignment]
         self.hands: list[Hand] = []
+        self.helpers: list[Callable[[], int]] = []  # what else goes on; each says how much it did
         self.clients: list[Client] = []
         self.handler: Callable[[Hand, Task], None] | None = None
         self.pump.acceptor.start()
@@ -158,12 +161,16 @@ class Stage:
         happened = self._epoll.last + len(self.pump._again)
         for hand in self.hands:
             happened += hand.work()
+        for helper in self.helpers:
+            happened += helper()
         return happened
 
     def settle(self) -> None:
         """Turn until nothing happens any more."""
-        while self.turn():
-            pass
+        for _ in range(100_000):
+            if not self.turn():
+                return
+        raise AssertionError("it never comes to rest: something spins")
 
     def until(self, condition: Callable[[], object], what: str = "") -> None:
         """Turn until it is so."""
@@ -181,6 +188,11 @@ class Stage:
             self.settle()
         self.time.advance(rest)
         self.settle()
+
+    def reasons(self) -> list[CloseReason]:
+        """How the exchanges that were logged have ended, in order; for a stage with an access log
+        and no worker to write it."""
+        return [CloseReason(record[9]) for record in self.pump.access.records]
 
     # --- the others ------------------------------------------------------------------------------
 
