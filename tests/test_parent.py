@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import subprocess
@@ -374,10 +375,10 @@ def test_a_worker_that_babbles_is_killed(tmp_path):
     with_script(tmp_path, worker="babbles")
     with stage(tmp_path) as parent:
         (babbling,) = serving(parent)
+        parent.until(lambda: f"worker(app:app) [{babbling}] sent what is no report" in parent.log())
         parent.script()
         parent.until(lambda: not alive(babbling))
         parent.next("join", pool=1)
-        assert f"worker(app:app) [{babbling}] sent what is no report" in parent.log()
 
 
 def test_usr1_reopens_the_access_log(tmp_path):
@@ -436,3 +437,42 @@ def test_a_terminals_interrupt_reaches_the_group_but_only_the_parent_heeds_it(tm
 
 def with_script(folder: Path, **does: Any) -> None:
     (folder / "script.json").write_text(json.dumps(does), "utf-8")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_chaos(tmp_path, preload, seed):
+    """Whatever dies and whatever is asked, in any order: the parent finds no bug in itself, staffs all
+    again when it is left in peace, and stops with 0."""
+    dice = random.Random(seed)
+    asked = [signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD]
+    with stage(tmp_path, workers=2, preload=preload, graceful_timeout=1, log="access.log") as parent:
+        serving(parent, 2)
+        for _ in range(60):
+            children = descendants(parent.process.pid)
+            match dice.randrange(4):
+                case 0 if children:
+                    kill(dice.choice(children), dice.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]))
+                case 1:
+                    parent.signal(dice.choice(asked))
+                case 2:
+                    parent.script(
+                        worker=dice.choice(["works", "fails", "dies", "garbage", "babbles", "hangs"])
+                    )
+                case 3:
+                    parent.script(handlers=dice.choice(["hang", ""]), retired=dice.choice(["stays", ""]))
+            time.sleep(dice.choice([0, 0, 0.01, 0.05]))
+        parent.script()
+        time.sleep(0.1)
+        parent.heard.clear()
+        parent.signal(signal.SIGHUP)
+        parent.next("join", pool=1)
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+        assert "bug" not in parent.log()
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -586,7 +586,8 @@ class Supervisor:
         old = crew.of(crew.current)
         crew.promote()
         for child in crew.workers(crew.current):
-            self._join(child)
+            if self._is_to_join(child):
+                self._join(child)
         for child in old:
             if child.role is Role.TEMPLATE:
                 self._dismiss(child, now + self.settings.graceful_timeout + LAST_WORD)
