@@ -6,6 +6,7 @@ fast enough holds no thread but one, and what waits is bounded.
 
 from __future__ import annotations
 
+from halfsync.logs.error import log
 from halfsync.pump.connection import NEVER
 
 Record = tuple[float, str, bytes, int, int, int, int, int, int, int, int]
@@ -28,7 +29,6 @@ class AccessLog:
         self.enabled = enabled
         self.records: list[Record] = []
         self.under_way: list[Record] = []  # handed over, not yet written
-        self.dropped = 0
         self.due = NEVER  # monotonic: when the loop has to look at `ready` by itself
 
     @property
@@ -51,7 +51,7 @@ class AccessLog:
         if len(self.records) > MAX_WAITING:
             surplus = len(self.records) - MAX_WAITING
             del self.records[:surplus]
-            self.dropped += surplus
+            log("error", f"the access log is not written fast enough: {surplus} records dropped")
         size = count = 0
         for record in self.records:
             size += len(record[2])

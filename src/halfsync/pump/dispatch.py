@@ -343,7 +343,9 @@ class Dispatcher:
             worker.give_slot(message.slot)
         conn = exchange.conn
         if conn is None or conn.exchange is not exchange:
-            return  # the client has left, or was answered for the worker
+            if not ended:
+                worker.tell_left(exchange)  # or it was answered for the worker, which is the same to it
+            return
         sender = self._pump.sender
         if type(message) is Reply:
             if conn.state is not State.WORKING:
@@ -418,6 +420,8 @@ class Dispatcher:
                 continue
             if begun == 0 or begun > begun_before:
                 continue
+            if owner.conn is not None and owner.conn.state is not State.WORKING:
+                continue  # it streams: that is no sign of hanging
             owner.worker = None  # said once
             worker.tell(Stacks(slot))
             log(
@@ -426,10 +430,7 @@ class Dispatcher:
             )
             conn = owner.conn
             if conn is not None and conn.exchange is owner:
-                if conn.state is State.WORKING:
-                    self._answer(conn, Refusal(504, "The handler passed its deadline.", close=False))
-                elif conn.state is State.SENDING:
-                    self._pump.sender.abort(conn, CloseReason.REPLY_CUT_SHORT)
+                self._answer(conn, Refusal(504, "The handler passed its deadline.", close=False))
             if not worker.retiring:
                 worker.retiring = True
                 self._pump.report_hung(worker)

@@ -58,6 +58,7 @@ STEPS_A_TURN = 64
 _CLIENT_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 _READY = select.EPOLLIN | select.EPOLLOUT
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_WAITS_FOR_US = (State.QUEUED, State.WORKING, State.SENDING)
 _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
@@ -208,11 +209,11 @@ class Pump:
             conn.readable = True
             if mask & ~_READY:
                 conn.ended = True
-        if conn.state is State.SENDING and not mask & _WRITE:
-            return  # it sends on while it does not read: no reason to try again
-        if mask & (select.EPOLLERR | select.EPOLLHUP) and conn.state in (State.QUEUED, State.WORKING):
+        if mask & (select.EPOLLERR | select.EPOLLHUP) and conn.state in _WAITS_FOR_US:
             self.close(conn, CloseReason.CLIENT_LEFT)
             return
+        if conn.state is State.SENDING and not mask & _WRITE:
+            return  # it sends on while it does not read: no reason to try again
         self.drive(conn)
 
     def drive(self, conn: Connection) -> None:
@@ -283,6 +284,8 @@ class Pump:
             exchange.reason = reason
             self.log(conn, exchange)
             exchange.conn = None
+            if exchange.worker is not None:
+                exchange.worker.tell_left(exchange)
             for item in exchange.out:
                 if isinstance(item, PipeEnd):
                     self.forget_pipe(item)

@@ -129,7 +129,7 @@ class Receiver:
         return MORE if conn.readable else WAIT
 
     def _begin_head(self, conn: Connection) -> None:
-        if conn.state is not State.HEAD:
+        if conn.state is State.IDLE:  # FRESH has had its limit since it was accepted
             conn.expires = self._clock.now + self._settings.head_timeout
         conn.move(Event.PART_OF_HEAD)
 

@@ -7,9 +7,9 @@ stalled upload holds a few kilobytes here and nobody's thread.
 from __future__ import annotations
 
 import os
-import tempfile
 
 from halfsync.pump.descriptors import Descriptor
+from halfsync.unnamed import unnamed_file
 
 
 class Spool:
@@ -45,13 +45,3 @@ class Spool:
         if len(self._parts) != 1:
             self._parts = [b"".join(self._parts)]
         return self._parts[0]
-
-
-def unnamed_file(folder: str) -> int:
-    """A descriptor for reading and writing a file that no path leads to."""
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except (OSError, AttributeError):  # a file system without O_TMPFILE (overlayfs was one)
-        fd, path = tempfile.mkstemp(dir=folder)
-        os.unlink(path)
-        return fd

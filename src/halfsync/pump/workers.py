@@ -10,7 +10,7 @@ from collections import deque
 from halfsync.logs.error import log
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.wire.messages import BOARD_SLOTS, Join, LogTask, Nudge, Recall, Stacks, Task, encode
+from halfsync.wire.messages import BOARD_SLOTS, Join, Left, LogTask, Nudge, Recall, Stacks, Task, encode
 
 LOOK_AHEAD = 64
 """Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
@@ -84,7 +84,7 @@ class Worker:
             return False
         return True
 
-    def tell(self, message: Nudge | Recall | Stacks) -> None:
+    def tell(self, message: Nudge | Recall | Stacks | Left) -> None:
         """Say something to its watch thread."""
         try:
             self.watch.send(encode(message))
@@ -92,6 +92,12 @@ class Worker:
             pass  # it has many of these to read already
         except OSError as error:
             log("debug", f"worker {self.pid} does not hear: {error.strerror}")
+
+    def tell_left(self, exchange: Exchange) -> None:
+        """The exchange's client has left: its handler may stop, if it has begun and not ended."""
+        slot = exchange.slot
+        if slot >= 0 and self.slots[slot] is exchange and self.board[slot]:
+            self.tell(Left(slot, self.board[slot]))
 
     def close(self) -> None:
         self.tasks.close()

@@ -5,7 +5,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
 
     tasks      pump -> worker   [Task | LogTask | Nudge, ...]   one packet a worker a turn
                worker -> pump   [Reply | Part, ...]
-    watch      pump -> worker   Nudge | Recall | Stacks         read by the worker's watch thread
+    watch      pump -> worker   Nudge | Recall | Stacks | Left  read by the worker's watch thread
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Open | Drain    (pump)
                parent -> child  Spawn                           (template)
@@ -146,6 +146,14 @@ class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
     slot: int
 
 
+class Left(msgspec.Struct, tag=5, array_like=True, gc=False):
+    """The client of the task in `slot`, begun at `begun_ns` (the board's number, for slots are used
+    again), has left: nobody wants more of its body."""
+
+    slot: int
+    begun_ns: int
+
+
 # --- orders: parent -> child -------------------------------------------------------------------
 
 
@@ -219,7 +227,7 @@ class Hung(msgspec.Struct, tag="hung"):
 
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
-Watch = Nudge | Recall | Stacks
+Watch = Nudge | Recall | Stacks | Left
 Order = Attach | Retire | LogFile | Join | Open | Drain | Spawn
 Report = Ready | Failed | Drained | Hung
 

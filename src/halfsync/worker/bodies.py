@@ -23,7 +23,6 @@ The end is said: the last message says DONE or ABORTED. End of file on the pipe 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import tempfile
@@ -34,6 +33,7 @@ from dataclasses import dataclass
 from halfsync.objects import SAME_FILE, File, Memory, Pipe
 from halfsync.response import ClientGone, Head
 from halfsync.settings import Settings
+from halfsync.unnamed import unnamed_file
 from halfsync.wire.messages import Ending, Lease, Part, Reply
 from halfsync.worker.outbox import Outbox
 
@@ -215,7 +215,7 @@ class TaskReplier:
 
     def _leave(self) -> None:
         self._outbox.flush()
-        if self._outbox.gone:
+        if self._outbox.gone or self._outbox.left.get(self._slot) == self._began:
             raise ClientGone
 
 
@@ -305,19 +305,3 @@ def write_all(descriptor: int, data: memoryview) -> None:
     """Raises OSError."""
     while data:
         data = data[os.write(descriptor, data) :]
-
-
-_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
-"""What open(2) says of O_TMPFILE on file systems and kernels that do not have it."""
-
-
-def unnamed_file(folder: str) -> int:
-    """A new file without a name, open for reading and writing. Raises OSError."""
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in _NO_TMPFILE:
-            raise
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix="halfsync-")
-    os.unlink(name)
-    return descriptor

@@ -38,6 +38,7 @@ from halfsync.wire.messages import (
     BOARD_SLOTS,
     Attach,
     Failed,
+    Left,
     LogFile,
     Nudge,
     Ready,
@@ -137,7 +138,7 @@ class Worker:
             if self._watch is None and self._alone_since and self._may_leave():
                 break
         if self._threads is not None:
-            self._threads.join()
+            self._threads.stop()
 
     def _wait(self) -> set[int]:
         poller = select.poll()
@@ -196,6 +197,8 @@ class Worker:
             self._threads.outbox.flush()
         elif isinstance(message, Recall):
             self._threads.give_back()
+        elif isinstance(message, Left):
+            self._threads.outbox.left[message.slot] = message.begun_ns
         else:
             self._threads.log_stack(message.slot)
 

@@ -43,6 +43,7 @@ class Outbox:
         self._sending = threading.Lock()
         self.waiting: deque[Message] = deque()
         self.gone = False  # the pump will read nothing more
+        self.left: dict[int, int] = {}  # slot -> when the task began whose client has left
         self.size = 0  # bytes of bodies that wait
         self.since = 0  # monotonic nanoseconds when the oldest that waits was put; 0: none does
 

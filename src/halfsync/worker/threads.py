@@ -107,9 +107,17 @@ class Threads:
     def start(self, count: int) -> None:
         self._living = count
         for number in range(count):
-            thread = threading.Thread(target=self._live, name=f"halfsync-{number + 1}", daemon=True)
+            # Not daemons: threads that an application starts would be daemons too, and end unfinished.
+            thread = threading.Thread(target=self._live, name=f"halfsync-{number + 1}", daemon=False)
             self._threads.append(thread)
             thread.start()
+
+    def stop(self) -> None:
+        """Take no more tasks; wait until those that were begun have ended and their replies are sent."""
+        with self._ending:
+            if self._living:
+                self._tasks.shutdown(socket.SHUT_RD)  # wakes all that wait there; replies still leave
+        self.join()
 
     def join(self) -> None:
         """Wait until all have ended, which they do after the socket's end of file."""
