@@ -175,6 +175,7 @@ class Seam:
 
 def plan_of(mounts: Sequence[Mount], pools: Sequence[Pool], settings: Settings | None = None) -> Plan:
     listener = Listener("127.0.0.1:8000", "127.0.0.1", 8000, socket.socket())
+    listener.socket.close()  # nobody accepts here
     return Plan(settings or Settings(), tuple(mounts), tuple(pools), (listener,))
 
 
@@ -204,7 +205,6 @@ class Stage(Seam):
         self.threads = Threads(
             theirs, self.board, handlers_of(plan, pool, application), log_handler, Limits.of(plan.settings)
         )
-        plan.listeners[0].socket.close()
         self.threads.start(threads)
 
     def __enter__(self) -> Stage:

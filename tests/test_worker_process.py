@@ -1,0 +1,373 @@
+"""A worker's process: what it reports, what it heeds, how it leaves. This test is parent and pump."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from halfsync import channel, prctl
+from halfsync.plan import Kind, Mount, Plan, Pool
+from halfsync.settings import Settings
+from halfsync.wire.messages import (
+    BOARD_SLOTS,
+    Attach,
+    Failed,
+    LogFile,
+    LogRecord,
+    LogTask,
+    Nudge,
+    Ready,
+    Report,
+    Retire,
+    Spawn,
+    Stacks,
+    decode_report,
+    encode,
+)
+from halfsync.worker import main, template
+from halfsync.worker.importing import CannotImport, load
+from tests.worker_stage import Seam, plan_of
+
+APP = """
+    import atexit, os, time
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/sleep":
+            time.sleep(float(environ["QUERY_STRING"]))
+        return [str(os.getpid()).encode()]
+    def make(name, *, loud=False):
+        return app
+    number = 5
+    @atexit.register
+    def at_the_end():
+        with open("ended", "a") as file:
+            file.write("ended\\n")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with an application module that nobody has imported yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    sys.modules.pop("app_of_test", None)
+    (tmp_path / "app_of_test.py").write_text(textwrap.dedent(APP))
+    return tmp_path
+
+
+def plan(target: str = "app_of_test:app", threads: int = 2) -> Plan:
+    pools = [Pool("built-in", None, 1, 2), Pool(target, target, 1, threads)]
+    mounts = [Mount("/files", ".", Kind.FILES, 0, 0.0), Mount("", target, Kind.WSGI, 1, 0.0)]
+    return plan_of(mounts, pools, Settings(access_logformat="%U"))
+
+
+class Process:
+    """A forked child that runs an entry point, and the parent's and pump's ends of its channels."""
+
+    def __init__(self, entry: Any, the_plan: Plan, pool: int, *more: Any) -> None:
+        self.orders, theirs = channel.pair()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            status = 99
+            try:
+                self.orders.close()
+                status = entry(the_plan, pool, theirs, *more)
+            finally:
+                os._exit(status)
+        theirs.close()
+        self.begin()
+
+    def begin(self) -> None:
+        self.orders.settimeout(10)
+        self.watch: socket.socket | None = None
+        self.seam: Seam | None = None
+
+    def report(self) -> Report:
+        packet = channel.receive(self.orders)
+        assert packet is not None
+        return decode_report(packet[0])
+
+    def attach(self) -> Seam:
+        tasks, its_tasks = channel.pair()
+        self.watch, its_watch = channel.pair()
+        board = os.memfd_create("board")
+        os.truncate(board, BOARD_SLOTS * 8)
+        descriptors = (its_tasks.fileno(), its_watch.fileno(), board)
+        assert channel.send(self.orders, encode(Attach()), descriptors) is channel.Sent.YES
+        its_tasks.close()
+        its_watch.close()
+        os.close(board)
+        self.seam = Seam(tasks)
+        return self.seam
+
+    def let_go(self) -> None:
+        """What a pump does with a retired worker, or what its death looks like."""
+        assert self.seam is not None
+        assert self.watch is not None
+        self.seam.close()
+        self.watch.close()
+
+    def exit_status(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def close(self) -> None:
+        self.orders.close()
+        if self.seam is not None:
+            self.let_go()
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+@contextmanager
+def process(
+    entry: Any = main.run, the_plan: Plan | None = None, pool: int = 1, *more: Any
+) -> Iterator[Process]:
+    made = Process(entry, the_plan or plan(), pool, *(more or ([None] if entry is main.run else [])))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def get(seam: Seam, target: str = "/", mount: int = 1) -> Any:
+    return seam.get(target, mount=mount)
+
+
+# --- importing ------------------------------------------------------------------------------------------
+
+
+def test_targets(folder):
+    assert callable(load("app_of_test:app"))
+    assert load("app_of_test:make('x', loud=True)") is load("app_of_test:app")
+    assert load("app_of_test:app.__call__")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("nowhere_at_all:app", "there is no module 'nowhere_at_all'"),
+        ("app_of_test.sub:app", "there is no module 'app_of_test.sub'"),
+        ("app_of_test:missing", "has no 'missing'"),
+        ("app_of_test:app.missing", "has no 'app.missing'"),
+        ("app_of_test:number", "of type int, which can't be called"),
+        ("app_of_test:number()", "of type int, which can't be called"),
+        ("app_of_test:make(x)", "is not a call with literal arguments"),
+        ("app_of_test:make(*'ab')", "is not a call with literal arguments"),
+        ("app_of_test:make(", "is not a call with literal arguments"),
+    ],
+)
+def test_what_is_wrong_with_a_target_is_one_sentence(folder, target, said):
+    with pytest.raises(CannotImport) as caught:
+        load(target)
+    sentence = caught.value.sentence
+    assert said in sentence
+    assert sentence.startswith(f"Target {target!r}: ")
+    assert sentence.endswith(".")
+    assert caught.value.traceback == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import helper_of_test", "ModuleNotFoundError: No module named 'not_there'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def app(:", "SyntaxError"),
+        ("raise SystemExit", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_an_application_that_fails_shows_its_own_traceback(folder, code, said):
+    (folder / "helper_of_test.py").write_text("import not_there\n")
+    name = f"bad_{abs(hash(code))}"
+    (folder / f"{name}.py").write_text(code + "\n")
+    with pytest.raises(CannotImport) as caught:
+        load(f"{name}:app")
+    assert said.split(":")[0] in caught.value.sentence
+    assert said in caught.value.traceback
+    assert f"{name}.py" in caught.value.traceback
+    assert "importing.py" not in caught.value.traceback
+    assert "importlib" not in caught.value.traceback
+
+
+def test_a_factory_that_fails_is_named(folder):
+    with pytest.raises(CannotImport, match=r"the call of make failed with TypeError") as caught:
+        load("app_of_test:make()")
+    assert "importing.py" not in caught.value.traceback
+
+
+# --- a worker's life --------------------------------------------------------------------------------------
+
+
+def test_a_worker_reports_attaches_answers_and_leaves_with_its_exit_hooks_run(folder):
+    with process() as worker:
+        assert worker.report() == Ready(worker.pid)
+        assert get(worker.attach()).body == str(worker.pid).encode()
+        worker.orders.close()
+        worker.let_go()
+        assert worker.exit_status() == 0
+        worker.seam = None
+    assert (folder / "ended").read_text() == "ended\n"
+
+
+def test_an_application_that_can_not_be_imported_is_reported(folder):
+    with process(the_plan=plan("app_of_test:missing")) as worker:
+        report = worker.report()
+        assert isinstance(report, Failed)
+        assert "has no 'missing'" in report.sentence
+        assert worker.exit_status() == 3
+
+
+def test_a_retired_worker_leaves_when_the_pump_lets_go_and_its_last_task_has_ended(folder):
+    with process() as worker:
+        worker.report()
+        seam = worker.attach()
+        assert get(seam).done
+        channel.send(worker.orders, encode(Retire(0)))
+        assert get(seam).done
+        seam.start("GET /sleep?0.2 HTTP/1.1\nHost: a", mount=1)
+        began = time.monotonic()
+        worker.let_go()
+        worker.seam = None
+        assert worker.exit_status() == 0
+        assert 0.1 < time.monotonic() - began < 3
+
+
+def test_a_worker_outlives_a_pump_and_serves_the_next(folder):
+    with process() as worker:
+        worker.report()
+        for _ in range(3):
+            assert get(worker.attach()).done
+            worker.let_go()
+        assert get(worker.attach()).done
+
+
+def test_a_worker_leaves_when_its_parent_is_gone_whatever_the_pump_does(folder):
+    with process() as worker:
+        worker.report()
+        assert get(worker.attach()).done
+        worker.orders.close()
+        assert worker.exit_status() == 0
+
+
+def test_the_watch_thread_flushes_and_tells_stacks(folder, capfd):
+    with process(the_plan=plan(threads=1)) as worker:
+        worker.report()
+        seam = worker.attach()
+        fast = seam.task("GET / HTTP/1.1\nHost: a", mount=1)
+        slow = seam.task("GET /sleep?1.5 HTTP/1.1\nHost: a", mount=1)
+        began = time.monotonic()
+        seam.send(fast, slow)
+        time.sleep(0.3)
+        assert worker.watch is not None
+        worker.watch.send(encode(Nudge()))
+        assert seam.wait(fast.slot).done
+        assert time.monotonic() - began < 1.3
+        worker.watch.send(encode(Stacks(slow.slot)))
+        assert seam.wait(slow.slot).done
+    assert "time.sleep(float" in capfd.readouterr().err
+
+
+def test_the_built_in_worker_serves_files_and_writes_the_log(folder):
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    old = os.open(folder / "old.log", flags)
+    record = LogRecord(0.0, "", b"GET /x HTTP/1.1\r\n\r\n", 200, 0, 0, 0, 0, 0, 0, 0)
+    with process(main.run, plan(), 0, old) as worker:
+        os.close(old)
+        worker.report()
+        seam = worker.attach()
+        assert b"def app" in get(seam, "/files/app_of_test.py", mount=0).body
+        for name in ("old", "new"):
+            slot = seam.task("").slot
+            seam.send(LogTask(slot, [record]))
+            assert seam.wait(slot).done
+            if name == "old":
+                new = os.open(folder / "new.log", flags)
+                channel.send(worker.orders, encode(LogFile()), (new,))
+                os.close(new)
+                time.sleep(0.2)
+    assert (folder / "old.log").read_text() == (folder / "new.log").read_text() == "/x\n"
+
+
+def test_an_applications_own_threads_are_joined_as_in_any_python_program(folder):
+    (folder / "threaded_of_test.py").write_text(
+        textwrap.dedent(
+            """
+            import threading, time
+            def work():
+                time.sleep(0.3)
+                open("worked", "w").close()
+            def app(environ, start_response):
+                threading.Thread(target=work).start()
+                start_response("200 OK", [])
+                return []
+            """
+        )
+    )
+    with process(the_plan=plan("threaded_of_test:app")) as worker:
+        worker.report()
+        assert get(worker.attach()).done
+        worker.orders.close()
+        worker.let_go()
+        worker.seam = None
+        assert worker.exit_status() == 0
+    assert (folder / "worked").exists()
+
+
+# --- the template -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def subreaper():
+    """The parent adopts the workers that a template forks."""
+    prctl.adopt_orphans()
+    yield
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
+
+
+def test_a_template_forks_workers_that_have_the_application_already(folder, subreaper):
+    with process(template.run) as parent_of_workers:
+        assert parent_of_workers.report() == Ready(parent_of_workers.pid)
+        (folder / "app_of_test.py").write_text("1 / 0\n")  # nobody imports it again
+        pids = set()
+        for number in range(2):
+            ours, theirs = channel.pair()
+            channel.send(parent_of_workers.orders, encode(Spawn(number)), (theirs.fileno(),))
+            theirs.close()
+            worker = object.__new__(Process)
+            worker.orders, worker.pid = ours, 0
+            worker.begin()
+            report = worker.report()
+            assert isinstance(report, Ready)
+            assert get(worker.attach()).body == str(report.pid).encode()
+            pids.add(report.pid)
+            ours.close()
+            worker.let_go()
+            os.waitpid(report.pid, 0)
+        assert len(pids - {parent_of_workers.pid}) == 2
+        parent_of_workers.orders.close()
+        assert parent_of_workers.exit_status() == 0
+
+
+def test_a_template_reports_an_application_that_can_not_be_imported(folder):
+    with process(template.run, plan("nowhere_at_all:app")) as made:
+        assert isinstance(made.report(), Failed)
+        assert made.exit_status() == 3
+
+
+def test_nothing_here_left_a_thread(folder):
+    assert threading.active_count() == 1
