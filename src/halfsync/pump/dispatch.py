@@ -311,6 +311,9 @@ class Dispatcher:
                 owner = worker.slots[message.slot]
                 if isinstance(owner, Exchange):
                     self._answer_from(worker, message, owner, fds)
+                    # Not before: if that failed, `gone` is to find its owner in the slot.
+                    if message.ending is not Ending.MORE:
+                        worker.give_slot(message.slot)
                 elif owner is LOG_BATCH:
                     worker.give_slot(message.slot)
                     self._pump.access.written()
@@ -333,14 +336,13 @@ class Dispatcher:
     ) -> None:
         ended = message.ending is not Ending.MORE
         if message.ending is Ending.NOT_BEGUN:
-            self._take_back(worker, message.slot, exchange)
+            self._take_back(worker, exchange)
             return
         if ended:
             pool = worker.pool
             pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
             exchange.begun_ns = worker.board[message.slot]
             exchange.handler_ns = message.handler_ns
-            worker.give_slot(message.slot)
         conn = exchange.conn
         if conn is None or conn.exchange is not exchange:
             if not ended:
@@ -365,8 +367,7 @@ class Dispatcher:
             sender.add(exchange, message.objects, message.ending, fds)
         self._pump.drive(conn)
 
-    def _take_back(self, worker: Worker, slot: int, exchange: Exchange) -> None:
-        worker.give_slot(slot)
+    def _take_back(self, worker: Worker, exchange: Exchange) -> None:
         exchange.worker = None
         exchange.attempts -= 1
         conn = exchange.conn
