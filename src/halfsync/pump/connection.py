@@ -117,6 +117,7 @@ class Exchange:
     progress_at = 0.0
     checked_at = 0.0
     timed = 0.0
+    queued_before = 0  # bytes of earlier answers that the socket held
 
     def __init__(self, conn: Connection, head: RequestHead | None) -> None:
         self.conn = conn

@@ -80,6 +80,9 @@ class TimeLimits:
         exchange = conn.exchange
         assert exchange is not None
         taken = exchange.wire_bytes - _unacknowledged(conn.fd)
+        # An earlier answer's bytes may be in the socket still: to take those is progress too.
+        exchange.queued_before = max(exchange.queued_before, -taken)
+        taken += exchange.queued_before
         stalled, slow = self._progress(exchange, taken, self._settings.send_timeout, now)
         if stalled:
             self._pump.sender.abort(conn, CloseReason.SEND_TIMEOUT)
