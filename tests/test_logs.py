@@ -55,7 +55,8 @@ def test_common_and_combined():
     common = '192.0.2.1 - - [14/Nov/2023:23:13:20 +0100] "GET /p?q=1 HTTP/1.1" 200 123'
     assert line("common") == common + "\n"
     assert line("combined") == common + ' "-" "-"\n'
-    head = "GET / HTTP/1.1\r\nreferer: http://a/\r\nUser-Agent: curl\r\nAuthorization: Basic YWxpY2U6cHc=\r\n\r\n"
+    fields = "referer: http://a/\r\nUser-Agent: curl\r\nAuthorization: Basic YWxpY2U6cHc="
+    head = f"GET / HTTP/1.1\r\n{fields}\r\n\r\n"
     found = line("combined", record(head))
     assert found.startswith("192.0.2.1 - alice [")
     assert found.endswith(' "http://a/" "curl"\n')
@@ -201,7 +202,7 @@ def test_writes_to_a_pipe_are_small_and_end_at_lines():
     long = record(f"GET /{'y' * 9000} HTTP/1.1\r\n\r\n")
     thread = threading.Thread(target=write, args=(writer, *records, long))
     thread.start()
-    packets = []
+    packets: list[bytes] = []
     while sum(map(len, packets)) < len(line_bytes("%r", *records, long)):
         packets.append(os.read(reading, 65536))
     thread.join()

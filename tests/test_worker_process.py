@@ -97,7 +97,8 @@ class Process:
     def report(self) -> Report:
         packet = channel.receive(self.orders)
         assert packet is not None
-        return decode_report(packet[0])
+        report: Report = decode_report(packet[0])
+        return report
 
     def attach(self) -> Seam:
         tasks, its_tasks = channel.pair()
@@ -154,7 +155,7 @@ def get(seam: Seam, target: str = "/", mount: int = 1) -> Any:
 def test_targets(folder):
     assert callable(load("app_of_test:app"))
     assert load("app_of_test:make('x', loud=True)") is load("app_of_test:app")
-    assert load("app_of_test:app.__call__")
+    assert callable(load("app_of_test:app.__call__"))
 
 
 @pytest.mark.parametrize(

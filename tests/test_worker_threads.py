@@ -12,8 +12,9 @@ import pytest
 
 from halfsync.objects import File
 from halfsync.response import Head
-from halfsync.wire.messages import Ending, Nudge, Part, Reply
-from halfsync.worker.bodies import Limits, TaskReplier, unnamed_file
+from halfsync.unnamed import unnamed_file
+from halfsync.wire.messages import Ending, Nudge, Part, Reply, Task
+from halfsync.worker.bodies import Limits, TaskReplier
 from halfsync.worker.outbox import Outbox
 from tests.worker_stage import Seam, Stage
 
@@ -24,7 +25,7 @@ PLAIN = [("Content-Type", "text/plain")]
 class Gate:
     """An application that waits at /wait until it is let through."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.open = threading.Event()
         self.inside = threading.Semaphore(0)
 
@@ -36,7 +37,7 @@ class Gate:
         return [environ["PATH_INFO"].encode()]
 
 
-def wait(stage):
+def wait(stage: Stage) -> Task:
     return stage.task("GET /wait HTTP/1.1\nHost: a")
 
 
