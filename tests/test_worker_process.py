@@ -51,7 +51,7 @@ APP = """
     number = 5
     @atexit.register
     def at_the_end():
-        with open("ended", "a") as file:
+        with open(os.path.join(os.path.dirname(__file__), "ended"), "a") as file:
             file.write("ended\\n")
 """
 

@@ -46,7 +46,7 @@ def flask_app(tmp_path):
 
     @app.get("/fail-late")
     def fail_late():
-        def body():
+        def body() -> Any:
             yield "begun"
             raise ValueError("in a body")
 
