@@ -45,6 +45,7 @@ from halfsync.wire.messages import (
     LogTask,
     Nudge,
     Part,
+    Recall,
     Reply,
     Stacks,
     Task,
@@ -487,10 +488,10 @@ class Hand:
     def begin(self, task: Task) -> None:
         os.pwrite(self._board_fd, struct.pack("Q", self.stage.time.monotonic_ns()), task.slot * 8)
 
-    def heard(self) -> list[Nudge | Stacks]:
+    def heard(self) -> list[Nudge | Recall | Stacks]:
         """What came on the watch socket."""
         self.stage.settle()
-        messages: list[Nudge | Stacks] = []
+        messages: list[Nudge | Recall | Stacks] = []
         while True:
             try:
                 messages.append(decode_watch(self.watch_sock.recv(4096)))
