@@ -274,7 +274,9 @@ REFUSED = {
     "a large body": (413, refused(POST, HOST, "Content-Length: 2097153")),
     "a large chunk": (
         413,
-        refused(POST, HOST, "Transfer-Encoding: chunked", body=b"200001\r\n" + b"x" * 2097153 + b"\r\n"),
+        refused(
+            POST, HOST, "Transfer-Encoding: chunked", body=b"200001\r\n" + b"x" * 2097153 + b"\r\n0\r\n\r\n"
+        ),
     ),
     "TLS": (400, bytes.fromhex("16030100a5010000a10303")),
 }

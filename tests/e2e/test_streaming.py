@@ -1,0 +1,104 @@
+"""Answers that are made while they are sent."""
+
+from __future__ import annotations
+
+import http.client
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import AT_ONCE, MIB, request, resident, run, serving
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    arguments = ("--threads", "2", "--reply-memory", "64K", "--reply-spool", "1M")
+    logs = ("--access-logfile", "access", "--access-logformat", "json")
+    with serving(folder, "story:app", *arguments, *logs) as server:
+        yield server
+
+
+def test_a_piece_is_seen_before_the_next_one_is_made(site):
+    with site.client() as client:
+        client.send(request("/steps?file=seen&steps=4"))
+        client.until(b"\r\n\r\n")
+        for number in range(4):
+            assert client.until(b"%d " % number).endswith(b"%d " % number)
+            assert not client.unread.strip()
+            Path(site.folder, f"seen-{number + 1}").touch()
+        assert client.until(b"0\r\n\r\n")
+
+
+def test_the_standard_librarys_client_sees_each_piece(site):
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
+    connection.request("GET", "/steps?file=library&steps=3")
+    answer = connection.getresponse()
+    for number in range(3):
+        assert answer.read1() == b"%d " % number
+        Path(site.folder, f"library-{number + 1}").touch()
+    assert answer.read() == b""
+    connection.close()
+
+
+def test_curl_sees_the_first_piece(site):
+    Path(site.folder, "curl-1").touch()
+    curl = run("curl", "-sN", "--max-time", "1", f"{site.url}/steps?file=curl&steps=3")
+    assert (curl.stdout, curl.returncode) == (b"0 1 ", 28)
+    Path(site.folder, "curl-2").touch()
+
+
+@pytest.mark.parametrize("read", [0, 5 * MIB], ids=["at once", "after some"])
+def test_who_leaves_an_endless_answer_sets_the_thread_free(site, read):
+    """close() is called, on both threads; and the server's memory has not grown by what nobody took."""
+    before = resident(site.pump)
+    names = [f"closed-{read}-{number}" for number in range(2)]
+    clients = [site.client() for _ in names]
+    for name, client in zip(names, clients, strict=True):
+        client.send(request(f"/endless?file={name}"))
+        assert client.until(b"\r\n\r\n")
+        client.take(read)
+    for client in clients:
+        client.close()
+    for name in names:
+        site.until(Path(site.folder, name).exists)
+    with site.client(seconds=AT_ONCE) as client:
+        assert client.ask("/hello").body == b"hello\n"
+    assert resident(site.pump) - before < 30 * MIB
+    site.until(lambda: (site.folder / "access").read_text().count('"client_left"') >= 2)
+
+
+def test_an_endless_answer_is_taken_as_fast_as_its_client_reads(site):
+    """A client that reads nothing of it holds its own thread, once the spools are full, and the memory of
+    nobody."""
+    with site.client(receive_buffer=8192) as slow:
+        slow.send(request("/endless?file=slow"))
+        assert slow.socket.recv(1) == b"H"
+        before = resident(site.pump), resident(site.workers("story:app")[0])
+        with site.client(seconds=AT_ONCE) as client:
+            for _ in range(50):
+                assert client.ask("/hello").body == b"hello\n"
+        assert not Path(site.folder, "slow").exists()
+        assert resident(site.pump) - before[0] < 20 * MIB
+        assert resident(site.workers("story:app")[0]) - before[1] < 20 * MIB
+    site.until(Path(site.folder, "slow").exists)
+
+
+def test_an_application_that_fails_amid_its_answer_does_not_look_whole(tmp_path):
+    """Neither with a length nor in chunks nor to a 1.0 client."""
+    (tmp_path / "broken.py").write_text(
+        "def app(environ, start):\n"
+        "    fields = [('Content-Length', '100000')] if 'counted' in environ['QUERY_STRING'] else []\n"
+        "    start('200 OK', fields)\n"
+        "    yield b'x' * 50000\n"
+        "    raise ZeroDivisionError('amid')\n"
+    )
+    with serving(tmp_path, "broken:app") as server:
+        server.tracebacks = 3
+        for target in ("/", "/?counted"):
+            answer = server.get(target)
+            assert answer.status == 200
+            assert not answer.whole
+        curl = run("curl", "-s0", f"{server.url}/", "-o", f"{tmp_path}/answer")
+        assert curl.returncode == 56  # a reset: an end by close would have passed for the whole
+        server.until_logged("ZeroDivisionError: amid", 3)
