@@ -1,0 +1,402 @@
+"""Leases: what is answered without a worker, to whom, for how long; and what never is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfsync.objects import File
+from halfsync.pump.leases import cut_cookie
+from halfsync.wire.http1 import Limits, parse_head
+from halfsync.wire.messages import Lease
+from halfsync.wire.refusals import Refusal
+from tests.pump.harness import Answer, Client, Hand, Stage, get, no_descriptor_left
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with Stage(access_logfile="-") as stage:
+        yield stage
+
+
+def grant(
+    client: Client, hand: Hand, head: bytes, body: bytes = b"leased", *names: str, seconds: float = 10
+) -> None:
+    """Ask, and have the worker answer with a lease."""
+    client.send(head)
+    hand.reply(hand.take(), body, lease=Lease(seconds, names))
+    assert client.answer().body == body
+
+
+def repeated(client: Client, hand: Hand, head: bytes, method: str = "GET") -> Answer:
+    """The answer that needs no worker."""
+    client.send(head)
+    assert not hand.tasks, "a worker was asked"
+    return client.answer(method)
+
+
+def asked(client: Client, hand: Hand, head: bytes, body: bytes = b"fresh") -> None:
+    """The request reaches the worker, lease or no lease."""
+    client.send(head)
+    hand.reply(hand.take(), body)
+    assert client.answer().body == body
+
+
+# --- the same request -----------------------------------------------------------------------------
+
+
+def test_the_same_bytes_are_answered_without_a_worker(stage: Stage):
+    """From the second time by looking up the bytes; on any connection."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x"))
+    for _ in range(5):
+        assert repeated(client, hand, get("/x")).body == b"leased"
+    assert stage.pump.leases.known
+    assert repeated(stage.client(), hand, get("/x")).body == b"leased"
+
+
+def test_other_fields_do_not_matter_unless_named(stage: Stage):
+    """Another order, other fields: it is the same request."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x"))
+    assert repeated(client, hand, get("/x", "User-Agent: other", "Accept: */*")).body == b"leased"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        get("/y"),
+        get("/x?"),
+        get("/X"),
+        get("/x", method="HEAD"),
+        get("/x").replace(b"Host: a", b"Host: b"),
+        b"GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_another_request_reaches_a_worker(stage: Stage, other: bytes):
+    """Another target, method, site or a body: no lease is for that."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x"))
+    repeated(client, hand, get("/x"))
+    client.send(other)
+    assert len(hand.tasks) == 1
+
+
+def test_a_cookie_that_differs_does_not_matter_unless_named(stage: Stage):
+    """A browser's heads to one page differ by their cookie only: still no parsing, still no worker."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x", "Cookie: id=0", "Accept: */*"))
+    for number in range(5):
+        head = get("/x", f"Cookie: id={number}", "Accept: */*")
+        assert repeated(client, hand, head).body == b"leased"
+    assert len(stage.pump.leases.known_uncookied) == 1
+    assert not stage.pump.leases.known
+
+
+def test_a_lease_that_names_the_cookie_is_for_that_cookie(stage: Stage):
+    """A personal page is nobody else's."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x", "Cookie: id=1"), b"one", "cookie")
+    grant(client, hand, get("/x", "Cookie: id=2"), b"two", "cookie")
+    for _ in range(3):
+        assert repeated(client, hand, get("/x", "Cookie: id=1")).body == b"one"
+        assert repeated(client, hand, get("/x", "Cookie: id=2")).body == b"two"
+    asked(client, hand, get("/x", "Cookie: id=3"))
+    asked(client, hand, get("/x"))
+    asked(client, hand, get("/x", "Cookie: id=1", "Cookie: id=2"))
+
+
+def test_named_fields_make_variants(stage: Stage):
+    """Each value of a named field has an answer of its own; its absence is a value too."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x", "Accept-Encoding: gzip"), b"zipped", "accept-encoding")
+    grant(client, hand, get("/x"), b"plain", "accept-encoding")
+    for _ in range(2):
+        assert repeated(client, hand, get("/x", "ACCEPT-encoding:  gzip ")).body == b"zipped"
+        assert repeated(client, hand, get("/x")).body == b"plain"
+    asked(client, hand, get("/x", "Accept-Encoding: br"))
+
+
+def test_ranges_are_variants(stage: Stage):
+    """The part that one client asked for is not given to who asks for another, or for all."""
+    hand, client = stage.hand(), stage.client()
+    names = ("range", "if-range", "if-none-match", "if-modified-since", "if-match", "if-unmodified-since")
+    grant(client, hand, get("/x"), b"whole", *names)
+    grant(client, hand, get("/x", "Range: bytes=0-1"), b"wh", *names)
+    assert repeated(client, hand, get("/x")).body == b"whole"
+    assert repeated(client, hand, get("/x", "Range: bytes=0-1")).body == b"wh"
+    asked(client, hand, get("/x", "Range: bytes=0-2"))
+    asked(client, hand, get("/x", "Range: bytes=0-1", 'If-Range: "tag"'))
+    asked(client, hand, get("/x", "Range: bytes=0-1", "Range: bytes=2-3"))
+
+
+def test_more_variants_than_memory_allows(stage: Stage):
+    """Clients choose ranges: they can't make the pump remember thousands of them."""
+    hand, client = stage.hand(), stage.client()
+    for number in range(300):
+        grant(client, hand, get("/x", f"Range: bytes=0-{number}"), b"x", "range")
+    [variants] = stage.pump.leases._table.values()
+    assert len(variants.by_values) <= 64
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_a_lease_expires(stage: Stage):
+    """After its seconds the worker is asked again, also for bytes that were known."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x"), seconds=1)
+    repeated(client, hand, get("/x"))
+    stage.time.advance(1.001)
+    asked(client, hand, get("/x"))
+    stage.later(1)
+    assert not stage.pump.leases.known
+    assert not stage.pump.leases._table
+
+
+def test_a_lease_is_renewed_early(stage: Stage):
+    """In its last fifth one request asks the worker; all others are answered as before, so that the
+    end of a hot file's lease is not a stampede."""
+    hand, first, second = stage.hand(), stage.client(), stage.client()
+    grant(first, hand, get("/x"), b"old")
+    repeated(first, hand, get("/x"))
+    stage.time.advance(8.5)
+    first.send(get("/x"))
+    task = hand.take()
+    for _ in range(3):
+        assert repeated(second, hand, get("/x")).body == b"old"
+    hand.reply(task, b"new", lease=Lease(10, ()))
+    assert first.answer().body == b"new"
+    stage.time.advance(5)
+    assert repeated(second, hand, get("/x")).body == b"new"
+
+
+def test_date_is_made_each_second(stage: Stage):
+    """A repeated answer shows the present second, not the one of its making."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x"), seconds=100)
+    dates = []
+    for _ in range(4):
+        dates += [repeated(client, hand, get("/x")).fields["date"] for _ in range(2)]
+        stage.time.advance(1)
+    assert dates[::2] == dates[1::2]
+    assert [date[-6:-4] for date in dates[::2]] == ["20", "21", "22", "23"]
+
+
+# --- kinds of answers -----------------------------------------------------------------------------
+
+
+def test_head_has_a_lease_of_its_own(stage: Stage):
+    """It repeats the head with the length, and no body; and GET is not answered from it."""
+    hand, client = stage.hand(), stage.client()
+    client.send(get("/x", method="HEAD"))
+    hand.reply(hand.take(), b"", length=1234, lease=Lease(10, ()))
+    assert client.answer("HEAD").fields["content-length"] == "1234"
+    for _ in range(3):
+        assert repeated(client, hand, get("/x", method="HEAD"), "HEAD").fields["content-length"] == "1234"
+    asked(client, hand, get("/x"))
+
+
+def test_304_is_repeated_without_length(stage: Stage):
+    """It has no body and says nothing of one."""
+    hand, client = stage.hand(), stage.client()
+    client.send(get("/x", 'If-None-Match: "a"'))
+    hand.reply(hand.take(), status=304, reason="Not Modified", lease=Lease(10, ("if-none-match",)))
+    assert client.answer().status == 304
+    for _ in range(3):
+        answer = repeated(client, hand, get("/x", 'If-None-Match: "a"'))
+        assert answer.status == 304
+        assert "content-length" not in answer.fields
+    asked(client, hand, get("/x"))
+
+
+def test_a_file_is_leased_by_its_descriptor(stage: Stage):
+    """Sent again and again from the one descriptor, which is closed when the lease ends."""
+    hand, client = stage.hand(), stage.client()
+    data = os.urandom(200_000)
+    with no_descriptor_left(stage):
+        with tempfile.TemporaryFile() as file:
+            file.write(b"before" + data)
+            file.flush()
+            client.send(get("/x"))
+            fd = os.dup(file.fileno())
+            task = hand.take()
+            hand.reply(task, objects=[File(0, 6, len(data))], fds=(fd,), lease=Lease(5, ()))
+        assert client.answer().body == data
+        for _ in range(3):
+            assert repeated(client, hand, get("/x")).body == data
+        stage.later(6)
+
+
+def test_1_0_and_close_are_answered_from_a_lease(stage: Stage):
+    """The lease is the same; what is said of the connection is not. And neither spoils the bytes
+    that are known for kept connections."""
+    hand = stage.hand()
+    grant(stage.client(), hand, get("/x"))
+    for _ in range(2):
+        closing = stage.client()
+        answer = repeated(closing, hand, get("/x", "Connection: close"))
+        assert (answer.body, answer.closes) == (b"leased", True)
+        assert closing.rest() == b""
+        old = stage.client()
+        answer = repeated(old, hand, get("/x", "Host: a", version="1.0"))
+        assert (answer.body, answer.closes) == (b"leased", True)
+        assert old.rest() == b""
+        kept = stage.client()
+        for _ in range(2):
+            answer = repeated(kept, hand, get("/x", "Host: a", "Connection: keep-alive", version="1.0"))
+            assert answer.fields["connection"] == "keep-alive"
+            assert not repeated(kept, hand, get("/x")).closes
+
+
+def test_pipelined_heads_are_answered_in_order(stage: Stage):
+    """Known heads and others, in one packet."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x"))
+    repeated(client, hand, get("/x"))
+    client.send(get("/x") + get("/y") + get("/x"))
+    assert client.answer().body == b"leased"
+    assert client.quiet()
+    hand.reply(hand.take(), b"fresh")
+    assert [client.answer().body for _ in range(2)] == [b"fresh", b"leased"]
+
+
+def test_a_leased_answer_that_does_not_fit_the_socket(stage: Stage):
+    """A client that asks again and again and reads nothing gets all of it later, whole and in order."""
+    hand, client = stage.hand(), stage.client(rcvbuf=8192)
+    body = os.urandom(50_000)
+    client.send(get("/x"))
+    hand.reply(hand.take(), body, lease=Lease(1000, ()))
+    assert client.answer().body == body
+    for _ in range(12):
+        client.send(get("/x"))
+    assert [client.answer().body for _ in range(12)] == [body] * 12
+    assert client.quiet()
+
+
+def test_answers_that_are_not_whole_are_not_leased(stage: Stage):
+    """Only what is known to its last byte can be repeated."""
+    hand, client = stage.hand(), stage.client()
+    client.send(get("/x"))
+    hand.reply(hand.take(), b"short", length=5, lease=Lease(10, ()))
+    client.answer()
+    client.send(get("/y"))
+    hand.reply(hand.take(), b"no length", length=-1, lease=Lease(10, ()))
+    client.answer()
+    asked(client, hand, get("/y"))
+    client.send(b"POST /z HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    hand.reply(hand.take(), b"posted", lease=Lease(10, ()))
+    client.answer()
+    asked(client, hand, get("/z"))
+
+
+def test_memory_is_bounded():
+    """The least recently found leases make room."""
+    with Stage(lease_memory=1_000_000) as stage:
+        hand, client = stage.hand(), stage.client()
+        grant(client, hand, get("/first"), bytes(50_000), seconds=1000)
+        for number in range(50):
+            grant(client, hand, get(f"/{number}"), bytes(50_000), seconds=1000)
+            repeated(client, hand, get("/first"))
+        assert len(stage.pump.leases._table) < 20
+        assert stage.pump.leases._held <= 1_000_000
+        assert repeated(client, hand, get("/49")).body == bytes(50_000)
+        asked(client, hand, get("/0"))
+
+
+# --- cut_cookie -----------------------------------------------------------------------------------
+
+HEAD = get("/x", "Accept: */*")
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("name", ["Cookie", "cookie"])
+@pytest.mark.parametrize("value", ["", "a", "a=b; c=d", "\xff\x80", "\t", "x" * 5000])
+def test_a_proper_cookie_line_is_cut(place: int, name: str, value: str):
+    """Wherever it stands among the fields; what is left is the head without it."""
+    lines = HEAD.decode("latin-1").split("\r\n")
+    lines.insert(1 + place, f"{name}: {value}")
+    assert cut_cookie("\r\n".join(lines).encode("latin-1")) == HEAD
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        HEAD,
+        HEAD + b"Cookie: a\r\n",
+        HEAD[:-2] + b"\r\nCookie: a\r\n",
+        HEAD[:-2] + b"\r\nCookie: a\r\n\r\n",
+        b"",
+        b"\r\n\r\nCookie: a\r\n\r\n",
+        get("/x", "Cookie: a\x00b"),
+        get("/x", "Cookie: a\nb"),
+        get("/x", "Cookie: a\rb"),
+        get("/x", "Cookie: a\x7fb"),
+        get("/x", "Cookie:a"),
+        get("/x", "Cookie : a"),
+        get("/x", "XCookie: a"),
+        get("/x")[:-4] + b"\r\nCookie: a",
+    ],
+)
+def test_what_is_no_proper_cookie_line_is_not_cut(raw: bytes):
+    """Behind the empty line it is the next request's beginning; with odd bytes it would not pass."""
+    assert cut_cookie(raw) == b""
+
+
+def test_of_two_cookies_the_first_is_cut(stage: Stage):
+    """And the second makes it another head."""
+    assert cut_cookie(get("/x", "Cookie: a", "Cookie: b")) == get("/x", "Cookie: b")
+    assert cut_cookie(get("/x", "cookie: a", "Cookie: b")) == get("/x", "cookie: a")
+
+
+_PIECES = [
+    b"\r\n",
+    b"Cookie: ",
+    b"cookie: ",
+    b"a",
+    b"\n",
+    b"\r",
+    b"\x00",
+    b"Host: a",
+    b"X: y",
+    b"GET /x HTTP/1.1",
+]
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=14).map(b"".join))
+def test_what_cut_cookie_makes_equal_is_the_same_request(raw: bytes):
+    """The invariant: if `raw` without its cookie is a good head, `raw` is one too, and the same."""
+    cut = cut_cookie(raw)
+    if not cut or cut.find(b"\r\n\r\n") != len(cut) - 4:
+        return
+    try:
+        head = parse_head(cut, Limits())
+    except Refusal:
+        return
+    assert raw.find(b"\r\n\r\n") == len(raw) - 4
+    same = parse_head(raw, Limits())
+    assert (same.method, same.target, same.host, same.body_size, same.keep_alive) == (
+        head.method,
+        head.target,
+        head.host,
+        head.body_size,
+        head.keep_alive,
+    )
+
+
+def test_a_cookie_behind_the_head_is_not_part_of_it(stage: Stage):
+    """The smuggle: a known head, and a Cookie line behind its empty line, in one packet. The first
+    is answered, the rest is a request of its own, and a bad one."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x", "Cookie: a"))
+    repeated(client, hand, get("/x", "Cookie: a"))
+    client.send(get("/x")[:-2] + b"\r\nCookie: a\r\n\r\n")
+    assert client.answer().body == b"leased"
+    assert client.answer().status == 400
+    assert client.rest() == b""
