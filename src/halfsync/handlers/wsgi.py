@@ -194,6 +194,7 @@ class _Exchange:
     def ask_lease(self, seconds: float, *names: str) -> None:
         """`environ["halfsync.lease"]`: this reply may be repeated for `seconds` to requests with the
         same method, site, target and values of the fields `names`, without asking the application.
+        Name every field on which the reply depends: Cookie and Authorization, if it is not for all.
 
         For GET and HEAD. Ignored, with a warning in the log, if the reply sets a cookie or its body
         is not whole when it is handed over.

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
 
+MAX_TRACEBACK = 32 * 1024
+"""Characters, the last ones. It crosses to the parent in one packet."""
+
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -101,10 +104,10 @@ def _call(target: str, name: str, factory: Any, arguments: _Arguments) -> Any:
 
 
 def _blame(what: str, error: BaseException) -> CannotImport:
-    said = str(error).partition("\n")[0]
+    said = str(error).partition("\n")[0][:500]
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
     trace = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
-    return CannotImport(f"{what} with {reason}", "".join(trace))
+    return CannotImport(f"{what} with {reason}", "".join(trace)[-MAX_TRACEBACK:])
 
 
 def _without_ours(trace: TracebackType | None) -> TracebackType | None:

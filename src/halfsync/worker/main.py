@@ -16,6 +16,7 @@ it (end of file on `watch`) and no new pump comes: after Retire at once, else af
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import mmap
 import os
@@ -67,6 +68,7 @@ def run(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int
     except CannotImport as error:
         channel.send(orders, encode(Failed(error.sentence, error.traceback)))
         return 3
+    gc.freeze()  # what the import made stays: collections of what requests make need not look at it
     return work(plan, pool, orders, log_fd, application)
 
 

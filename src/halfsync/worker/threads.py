@@ -28,6 +28,7 @@ old one end at its end of file, or after the task that they are in.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import sys
@@ -80,8 +81,7 @@ class LogHandler(Protocol):
 
 class Threads:
     """`count` threads on one `tasks` socket. `handlers` is by mount; None where another pool is
-    responsible. The socket is this object's: its last
-    thread closes it."""
+    responsible. The socket is this object's: its last thread closes it."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class Threads:
         spool = None
         try:
             if task.body is None:
-                spool = SpooledBody(self._spools.pop(task.slot), task.body_size)
+                spool = self._spool(task)
             handler = self._handlers[task.mount]
             assert handler is not None
             handler(task, spool, replier)
@@ -245,6 +245,14 @@ class Threads:
         if spool is not None:
             spool.close()
         replier.release()
+
+    def _spool(self, task: Task) -> SpooledBody:
+        descriptor = self._spools.pop(task.slot, None)
+        if descriptor is None:
+            raise OSError(
+                errno.EMFILE, "The request's body did not arrive: this process has no descriptors left"
+            )
+        return SpooledBody(descriptor, task.body_size)
 
     def _end_for_it(self, replier: TaskReplier) -> None:
         if replier.begun:
