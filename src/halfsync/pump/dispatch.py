@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, cast
 from halfsync.logs.error import log
 from halfsync.objects import File
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases import Leased
 from halfsync.pump.sender import MORE, WAIT, Outcome
@@ -71,7 +71,7 @@ class Dispatcher:
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
         self.workers: dict[int, Worker] = {}  # by id
-        self.nudge_at = float("inf")
+        self.nudge_at = NEVER
 
     # --- workers come and go ---------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Dispatcher:
         """Its channel ended: it died, or was killed."""
         self._forget(worker)
         told: list[str] = []
-        for slot, owner in enumerate(worker.slots):
+        for slot, owner in list(worker.slots.items()):
             if isinstance(owner, Exchange):
                 fate = self._orphaned(worker, slot, owner)
                 if len(told) < 20:
@@ -220,9 +220,10 @@ class Dispatcher:
             exchange.attempts += 1
             assert exchange.conn is not None
             exchange.conn.move(Event.HANDED_OVER)
-        if worker.nudge_at == 0.0 and (len(tasks) > 1 or worker.outstanding > 1):
-            worker.nudge_at = self._clock.now + NUDGE_AFTER
-            self.nudge_at = min(self.nudge_at, worker.nudge_at)
+        if worker.outstanding == len(tasks):
+            worker.heard_at = self._clock.now
+        if worker.outstanding > 1 and self.nudge_at == NEVER:
+            self.nudge_at = self._clock.now + NUDGE_AFTER
         return True
 
     @staticmethod
@@ -262,23 +263,19 @@ class Dispatcher:
             self._due.add(worker.pool)
 
     def _nudge(self) -> None:
-        """Look after batches that were handed over some milliseconds ago."""
+        """Look after workers that hold several tasks and have ended none for some milliseconds."""
+        self.nudge_at = NEVER
         now = self._clock.now
-        self.nudge_at = float("inf")
         for worker in self.workers.values():
-            if worker.nudge_at == 0.0:
+            if worker.outstanding < 2:
                 continue
-            if worker.nudge_at > now:
-                self.nudge_at = min(self.nudge_at, worker.nudge_at)
-                continue
-            worker.nudge_at = 0.0
-            if worker.outstanding == 0:
-                continue
-            worker.tell(Nudge())  # replies may be waiting for company behind a slow one
-            if waiting := worker.unbegun():
+            if now - worker.heard_at >= NUDGE_AFTER:
+                worker.tell(Nudge())  # replies may be waiting for company behind a slow one
+                waiting = worker.unbegun()
+                if not waiting:
+                    continue
                 self._help(worker, waiting)
-                worker.nudge_at = now + NUDGE_AFTER
-                self.nudge_at = min(self.nudge_at, worker.nudge_at)
+            self.nudge_at = now + NUDGE_AFTER
 
     def _help(self, worker: Worker, waiting: int) -> None:
         """Tasks wait behind slow ones: bring a sibling thread to them, or them to another worker."""
@@ -308,7 +305,7 @@ class Dispatcher:
         fds = _descriptors(ancillary) if ancillary else []
         try:
             for message in decode_replies(self._view[:size]):
-                owner = worker.slots[message.slot]
+                owner = worker.slots.get(message.slot)
                 if isinstance(owner, Exchange):
                     self._answer_from(worker, message, owner, fds)
                     # Not before: if that failed, `gone` is to find its owner in the slot.
@@ -322,6 +319,10 @@ class Dispatcher:
             self._pump.fault(f"worker {worker.pid} sent nonsense:\n{traceback.format_exc()}")
             self.gone(worker)
             return
+        self._after_packet(worker)
+
+    def _after_packet(self, worker: Worker) -> None:
+        """It may have room again."""
         if worker.outstanding < worker.threads:
             worker.recalled = False
         if not worker.outstanding and worker.pool.workers[-1] is not worker:
@@ -415,7 +416,7 @@ class Dispatcher:
                 self._find_hung(worker, now_ns - limit)
 
     def _find_hung(self, worker: Worker, begun_before: int) -> None:
-        for slot, owner in enumerate(worker.slots):
+        for slot, owner in list(worker.slots.items()):
             begun = worker.board[slot]
             if not isinstance(owner, Exchange) or owner.worker is not worker:
                 continue

@@ -38,16 +38,16 @@ class Worker:
         self.tasks.setblocking(False)
         self.watch.setblocking(False)
         self.board = memoryview(mmap.mmap(board.fd, BOARD_SLOTS * 8)).cast("Q")
-        self.slots: list[object] = [None] * BOARD_SLOTS
+        self.slots: dict[int, object] = {}  # who owns the task in a slot
         self.free = list(range(BOARD_SLOTS - 1, -1, -1))
         self.retiring = False  # no more tasks; closed when the last has ended
         self.full = False  # its socket took no more: wait until it does
         self.recalled = False  # tasks had to be taken back: no look-ahead until it has caught up
-        self.nudge_at = 0.0  # when to look whether a batch is begun; 0: nothing to look at
+        self.heard_at = 0.0  # when it last ended a task, or was given one with nothing else to do
 
     @property
     def outstanding(self) -> int:
-        return BOARD_SLOTS - len(self.free)
+        return len(self.slots)
 
     @property
     def room(self) -> int:
@@ -63,13 +63,13 @@ class Worker:
         return slot
 
     def give_slot(self, slot: int) -> None:
-        self.slots[slot] = None
+        del self.slots[slot]
         self.free.append(slot)
 
     def unbegun(self) -> int:
         """How many tasks wait behind others in this worker."""
         board = self.board
-        return sum(1 for slot, owner in enumerate(self.slots) if owner is not None and board[slot] == 0)
+        return sum(1 for slot in self.slots if board[slot] == 0)
 
     def send(self, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> bool:
         """One packet. False: its socket is full, or gone, which its next event tells."""
@@ -96,7 +96,7 @@ class Worker:
     def tell_left(self, exchange: Exchange) -> None:
         """The exchange's client has left: its handler may stop, if it has begun and not ended."""
         slot = exchange.slot
-        if slot >= 0 and self.slots[slot] is exchange and self.board[slot]:
+        if slot >= 0 and self.slots.get(slot) is exchange and self.board[slot]:
             self.tell(Left(slot, self.board[slot]))
 
     def close(self) -> None:
