@@ -12,11 +12,8 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import unquote_to_bytes
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 
 def lines_of(head: bytes) -> list[str]:
@@ -88,7 +85,7 @@ class SpooledBody(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         room = memoryview(buffer).cast("B")
         left = max(0, self._size - self._position)
         count = os.preadv(self._descriptor, [room[:left]], self._position) if left else 0
