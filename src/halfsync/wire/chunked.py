@@ -2,10 +2,11 @@
 
 Why not llhttp, which can do this: through httptools it does not say where in a packet a body
 ended, and what is behind the end is the next request. The grammar is small, and it is held to the
-letter: a size of at most 16 hex digits, extensions without control characters and of bounded
-length, CR LF and nothing else at a line's end. Trailers are checked and dropped: merging them
-into the head is only safe for fields that are defined so (RFC 9110 6.5.1), and WSGI has no place
-for them. A test feeds everything that this accepts to llhttp too.
+letter: a size of at most 16 hex digits, extensions with no white space around them (RFC 9112
+allows it, llhttp does not) and of bounded length, CR LF and nothing else at a line's end. Trailers
+are checked and dropped: merging them into the head is only safe for fields that are defined so
+(RFC 9110 6.5.1), and WSGI has no place for them; one that looks like framing is refused. A test
+feeds everything that this accepts to llhttp too.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ MAX_EXTENSIONS = 16 * 1024
 MAX_TRAILERS = 16 * 1024
 """Bytes of all trailer lines together."""
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"(?:[\t\x20!\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;%b(?:=(?:%b|%b))?)*)" % (_TOKEN, _TOKEN, _QUOTED))
+_TRAILER = re.compile(rb"(?!(?i:content-length|transfer-encoding):)%b:[\t\x20-\x7e\x80-\xff]*" % _TOKEN)
 
 
 class _Expecting(Enum):
@@ -93,7 +96,7 @@ class ChunkedBody:
             match = _SIZE.fullmatch(line)
             if match is None:
                 raise Refusal(400, "A chunk has no size.")
-            self._extensions += len(match[2] or b"")
+            self._extensions += len(match[2])
             if self._extensions > MAX_EXTENSIONS:
                 raise Refusal(400, "The chunked body has too many extensions.")
             self._left = int(match[1], 16)
