@@ -1,0 +1,159 @@
+"""Imports point one way: what each part may know of the others, held against what it imports."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+PACKAGE = SOURCE / "halfsync"
+
+# What each part may import of ours. A part is a folder or a module of the package; the longest
+# name that fits a module is its part. The parent's children begin in their own parts, which the
+# parent may know by their entry points alone.
+ENTRIES = {"pump.main", "worker.main", "worker.template"}
+ALLOWED: dict[str, set[str]] = {
+    "objects": set(),
+    "prctl": set(),
+    "unnamed": set(),
+    "wire": {"objects", "wire"},
+    "request": {"wire", "request"},
+    "response": {"objects", "wire", "request"},
+    "settings": {"logs"},
+    "plan": {"settings"},
+    "channel": {"wire"},
+    "logs": {"logs", "wire", "request", "pump.closes"},
+    "pump": {"pump", "wire", "objects", "plan", "channel", "logs", "settings", "prctl", "unnamed"},
+    "handlers": {"handlers", "wire", "objects", "plan", "request", "response", "logs", "settings"},
+    "worker": {
+        "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings", "request", "response",
+        "prctl", "unnamed",
+    },
+    "parent": {"parent", "wire", "plan", "channel", "logs", "settings", "prctl", *ENTRIES},
+    "cli": {"parent", "plan", "settings", "logs", "channel", "wire"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}  # fmt: skip
+
+INPUT_AND_OUTPUT = {
+    "asyncio", "fcntl", "io", "mmap", "multiprocessing", "os", "pathlib", "select", "selectors", "signal",
+    "socket", "ssl", "subprocess", "tempfile", "threading", "time",
+}  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    """All of ours, by name within the package."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, for_types: bool) -> set[str]:
+    """All modules that a file names in imports, also within functions; without `for_types` not those
+    under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    due: list[ast.AST] = [tree]
+    while due:
+        node = due.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types:
+            due += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        due += ast.iter_child_nodes(node)
+    return found
+
+
+def ours(path: Path, *, for_types: bool = True) -> set[str]:
+    """Modules of ours, by name within the package. `from halfsync.x import y` names x.y if that is a
+    module, and else x."""
+    named = {
+        name.removeprefix("halfsync.")
+        for name in imports(path, for_types=for_types)
+        if name.startswith("halfsync.")
+    }
+    return {name for name in named if name in MODULES and MODULES[name].stem != "__init__"}
+
+
+def part(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def allowed(module: str, imported: str) -> bool:
+    names = ALLOWED[part(module)]
+    return any(imported == name or imported.startswith(name + ".") for name in names)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_what_its_part_may(module: str):
+    """Each part's place in the order is kept, also by imports within functions and for types."""
+    if module == "":
+        return
+    assert part(module) in ALLOWED, f"{module} has no place in the order yet: give it one"
+    wrong = {name for name in ours(MODULES[module]) if not allowed(module, name)}
+    assert not wrong, f"{module} must not know {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) in ("wire", "objects")))
+def test_protocols_do_no_input_or_output(module: str):
+    """Bytes in, events out: no sockets, files, clocks or threads."""
+    assert (
+        not {name.partition(".")[0] for name in imports(MODULES[module], for_types=True)} & INPUT_AND_OUTPUT
+    )
+
+
+def test_only_the_parent_knows_how_the_others_begin():
+    """And knows nothing else of them: its own process imports neither the pump nor a handler."""
+    for name, path in MODULES.items():
+        if part(name) == "parent":
+            assert {one for one in ours(path) if part(one) in ("pump", "worker", "handlers")} <= ENTRIES
+
+
+def test_nothing_imports_the_packages_top():
+    """`from halfsync import x` would import everything that the top wants."""
+    for name, path in MODULES.items():
+        if name in ("cli", "__main__"):
+            continue
+        taken = {
+            one for one in imports(path, for_types=True) if one.startswith("halfsync.") or one == "halfsync"
+        }
+        values = {one for one in taken if one.count(".") == 1 and one.partition(".")[2] not in MODULES}
+        values -= {f"halfsync.{folder.name}" for folder in PACKAGE.iterdir() if folder.is_dir()}
+        values.discard("halfsync.__version__")  # it stands there before anything else
+        assert not values, f"{name} imports {sorted(values)}"
+
+
+def test_no_circles():
+    """No module needs, to be imported, one that needs it (imports for types apart)."""
+    needs = {name: ours(path, for_types=False) for name, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in done:
+            for one in sorted(needs[name]):
+                visit(one, (*trail, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_only_known_packages_are_needed():
+    """Beside the standard library: click, httptools, msgspec."""
+    for name, path in MODULES.items():
+        tops = {one.partition(".")[0] for one in imports(path, for_types=True)}
+        others = tops - set(sys.stdlib_module_names) - {"halfsync", "_typeshed"}  # the latter for types only
+        assert others <= {"click", "httptools", "msgspec"}, f"{name} imports {sorted(others)}"
