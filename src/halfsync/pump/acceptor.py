@@ -30,6 +30,7 @@ class Acceptor:
         self._listeners = [listener.socket for listener in pump.plan.listeners]
         self._watched = False
         self._paused = False
+        self.due: list[tuple[int, socket.socket]] = []  # where clients wait, by this turn's events
 
     def start(self) -> None:
         """Accept from now on."""
@@ -62,9 +63,16 @@ class Acceptor:
 
     def _source(self, index: int, listener: socket.socket) -> Callable[[int], None]:
         def event(_mask: int) -> None:
-            self._accept(index, listener)
+            self.due.append((index, listener))
 
         return event
+
+    def accept_due(self) -> None:
+        """When all events of a turn are dealt with, and not before: a new client may get the
+        descriptor's number of one that was closed in this turn, and that one's events with it."""
+        due, self.due = self.due, []
+        for index, listener in due:
+            self._accept(index, listener)
 
     def _accept(self, index: int, listener: socket.socket) -> int:
         """Accept up to ACCEPTS_A_TURN clients; how many came."""

@@ -177,6 +177,8 @@ class Pump:
             conn.inbox = data
             conn.readable = not data or len(data) == size
             self.drive(conn)
+        if self.acceptor.due:
+            self.acceptor.accept_due()
         if self._again:
             self._run_again()
         self.dispatcher.end_of_turn()
