@@ -10,7 +10,7 @@ class Clock:
     """`tick` once a turn. `now` is monotonic and measures (`now_ns` is the same in nanoseconds);
     `wall` is what the log shows."""
 
-    __slots__ = ("date_line", "next_second", "now", "now_ns", "wall")
+    __slots__ = ("date_end", "date_line", "next_second", "now", "now_ns", "wall")
 
     def __init__(self) -> None:
         self.next_second = 0.0  # monotonic: when `date_line` is out of date
@@ -25,4 +25,5 @@ class Clock:
             return False
         self.next_second = now + 1.0 - wall % 1.0
         self.date_line = b"Date: " + formatdate(wall, usegmt=True).encode() + b"\r\n"
+        self.date_end = self.date_line + b"\r\n"  # the last line of most heads
         return True

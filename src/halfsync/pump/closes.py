@@ -61,3 +61,5 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.FILE_SHRANK: ("the file became shorter while it was sent", True),
     CloseReason.FAULT: ("a fault of the server's own", True),
 }
+
+KEPT = CloseReason.KEPT  # by name, because every request needs it (see states.py)

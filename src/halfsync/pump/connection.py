@@ -15,7 +15,6 @@ from halfsync.pump.states import TABLE, Event, State
 from halfsync.wire.messages import Ending
 
 if TYPE_CHECKING:
-    from halfsync.plan import Mount
     from halfsync.pump.descriptors import Descriptor
     from halfsync.pump.sender import Sendable
     from halfsync.pump.spool import Spool
@@ -87,7 +86,6 @@ class Exchange:
     head: RequestHead | None  # None: it was refused before it was whole
 
     # where it goes
-    mount: Mount | None = None
     mount_index = -1
     # the request's body
     chunks: ChunkedBody | None = None  # decodes it, if it is chunked

@@ -34,12 +34,13 @@ from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases import Leased
 from halfsync.pump.sender import MORE, WAIT, Outcome
-from halfsync.pump.states import Event, State
+from halfsync.pump.states import HANDED_OVER, QUEUED, WORKING, Event
 from halfsync.pump.workers import LOG_BATCH, MEAN_OF, Pool, Worker
 from halfsync.wire.messages import (
+    DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    Ending,
+    NOT_BEGUN,
     Join,
     LogRecord,
     LogTask,
@@ -51,11 +52,14 @@ from halfsync.wire.messages import (
     Task,
     decode_replies,
 )
+from halfsync.wire.messages import MORE as MORE_PARTS
 from halfsync.wire.refusals import Refusal
 
 if TYPE_CHECKING:
     from halfsync.pump.loop import Pump
 
+TASK_OVERHEAD = 128
+"""Bytes of a task beside its head and body, at most."""
 NUDGE_AFTER = 0.004
 """Seconds. A fast batch of LOOK_AHEAD tasks takes less than this; a slow one shows by then."""
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
@@ -67,6 +71,8 @@ class Dispatcher:
         self._clock = pump.clock
         self._settings = pump.settings
         self.pools = [Pool(pool.name) for pool in pump.plan.pools]
+        self._pool_of = [self.pools[mount.pool] for mount in pump.plan.mounts]
+        self._queue_limit = pump.settings.queue_limit
         self._due: set[Pool] = set()  # pools with something to hand over at the end of the turn
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
@@ -119,7 +125,7 @@ class Dispatcher:
         exchange.worker = None
         if conn is None or conn.exchange is not exchange:
             return "its client had left"
-        if conn.state is not State.WORKING:
+        if conn.state is not WORKING:
             self._pump.sender.abort(conn, CloseReason.WORKER_DIED)
             return "its answer had begun: connection reset"
         assert exchange.head is not None
@@ -136,9 +142,8 @@ class Dispatcher:
     # --- requests to workers ---------------------------------------------------------------------
 
     def queue(self, conn: Connection, exchange: Exchange) -> Outcome:
-        assert exchange.mount is not None
-        pool = self.pools[exchange.mount.pool]
-        if len(pool.queue) >= self._settings.queue_limit:
+        pool = self._pool_of[exchange.mount_index]
+        if len(pool.queue) >= self._queue_limit:
             self._pump.sender.refuse(conn, self._overloaded())
             return MORE
         exchange.queued_ns = self._clock.now_ns
@@ -182,70 +187,45 @@ class Dispatcher:
                 return
             worker = min(reversed(workers), key=lambda w: w.outstanding)
             count = -(-len(queue) // len(workers)) if pool.fast else 1
-            if not self._hand_tasks(pool, worker, min(count, worker.room)):
-                return
+            self._hand_tasks(pool, worker, min(count, worker.room))
 
-    def _hand_tasks(self, pool: Pool, worker: Worker, count: int) -> bool:
-        """Send `worker` up to `count` tasks in one packet; whether anything was done."""
+    def _hand_tasks(self, pool: Pool, worker: Worker, count: int) -> None:
+        """Send `worker` up to `count` tasks in one packet."""
         tasks: list[Task] = []
         taken: list[Exchange] = []
         fds: list[int] = []
         size = 0
-        while pool.queue and len(tasks) < count:
-            exchange = pool.queue[0]
+        queue = pool.queue
+        while queue and len(tasks) < count:
+            exchange = queue.popleft()
             conn = exchange.conn
-            if conn is None or conn.state is not State.QUEUED:
-                pool.queue.popleft()  # its client left, or it has been answered for it
-                continue
-            task = self._task(conn, exchange)
-            size += len(task.head) + len(task.body or b"") + 128
-            if taken and (size > MAX_PACKET or len(fds) >= MAX_DESCRIPTORS):
-                break
-            pool.queue.popleft()
-            if exchange.spool is not None and exchange.spool.file is not None:
-                fds.append(exchange.spool.file.fd)
-            task.slot = worker.take_slot(exchange)
-            tasks.append(task)
-            taken.append(exchange)
-        if not tasks:
-            return True
-        if not self._send(worker, tasks, fds):
-            for task, exchange in zip(reversed(tasks), reversed(taken), strict=True):
+            if conn is None or conn.state is not QUEUED:
+                continue  # its client left, or it has been answered for it
+            task = _task(conn, exchange, worker.take_slot(exchange))
+            size += len(task.head) + (len(task.body) if task.body is not None else 0) + TASK_OVERHEAD
+            if tasks and (size > MAX_PACKET or len(fds) >= MAX_DESCRIPTORS):
                 worker.give_slot(task.slot)
-                pool.queue.appendleft(exchange)
-            return True
-        for task, exchange in zip(tasks, taken, strict=True):
+                queue.appendleft(exchange)
+                break
+            if task.body is None:
+                fds.append(_spooled(exchange))
             exchange.worker = worker
             exchange.slot = task.slot
             exchange.attempts += 1
-            assert exchange.conn is not None
-            exchange.conn.move(Event.HANDED_OVER)
+            conn.move(HANDED_OVER)
+            tasks.append(task)
+            taken.append(exchange)
+        if not tasks:
+            return
+        if not self._send(worker, tasks, fds):
+            for exchange in reversed(taken):
+                worker.give_slot(exchange.slot)
+                self._take_back(worker, exchange)
+            return
         if worker.outstanding == len(tasks):
             worker.heard_at = self._clock.now
         if worker.outstanding > 1 and self.nudge_at == NEVER:
             self.nudge_at = self._clock.now + NUDGE_AFTER
-        return True
-
-    @staticmethod
-    def _task(conn: Connection, exchange: Exchange) -> Task:
-        assert exchange.head is not None
-        spool = exchange.spool
-        body: bytes | None = b""
-        size = 0
-        if spool is not None:
-            size = spool.size
-            body = spool.memory() if spool.file is None else None
-        return Task(
-            0,
-            exchange.mount_index,
-            exchange.head.raw,
-            body,
-            size,
-            conn.client,
-            conn.client_port,
-            conn.listener,
-            exchange.queued_ns,
-        )
 
     def _send(
         self, worker: Worker, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]
@@ -309,7 +289,7 @@ class Dispatcher:
                 if isinstance(owner, Exchange):
                     self._answer_from(worker, message, owner, fds)
                     # Not before: if that failed, `gone` is to find its owner in the slot.
-                    if message.ending is not Ending.MORE:
+                    if message.ending is not MORE_PARTS:
                         worker.give_slot(message.slot)
                 elif owner is LOG_BATCH:
                     worker.give_slot(message.slot)
@@ -335,8 +315,8 @@ class Dispatcher:
     def _answer_from(
         self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor]
     ) -> None:
-        ended = message.ending is not Ending.MORE
-        if message.ending is Ending.NOT_BEGUN:
+        ended = message.ending is not MORE_PARTS
+        if message.ending is NOT_BEGUN:
             self._take_back(worker, exchange)
             return
         if ended:
@@ -351,14 +331,14 @@ class Dispatcher:
             return
         sender = self._pump.sender
         if type(message) is Reply:
-            if conn.state is not State.WORKING:
+            if conn.state is not WORKING:
                 return
             exchange.begun_ns = worker.board[message.slot]
             if message.lease is not None:
                 self._grant_lease(exchange, message, fds)
             if sender.begin(conn, exchange, message, fds) is not MORE:
                 return
-        elif conn.state is State.WORKING:
+        elif conn.state is WORKING:
             # ABORTED with no head: the worker could not even say why.
             self._answer(conn, Refusal(502, "The worker gave no answer.", close=False))
             return
@@ -372,14 +352,14 @@ class Dispatcher:
         exchange.worker = None
         exchange.attempts -= 1
         conn = exchange.conn
-        if conn is not None and conn.exchange is exchange and conn.state is State.WORKING:
+        if conn is not None and conn.exchange is exchange and conn.state is WORKING:
             conn.move(Event.TAKEN_BACK)
             worker.pool.queue.appendleft(exchange)
 
     def _grant_lease(self, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
         """Only a whole answer can be repeated: bytes, and at most one span of a file."""
         head = exchange.head
-        if head is None or reply.lease is None or reply.ending is not Ending.DONE:
+        if head is None or reply.lease is None or reply.ending is not DONE:
             return
         span = reply.objects[0] if reply.objects else None
         if len(reply.objects) > 1 or not (span is None or isinstance(span, File)):
@@ -408,7 +388,7 @@ class Dispatcher:
         for pool in self.pools:
             while pool.queue and now_ns - pool.queue[0].queued_ns > queue_limit:
                 exchange = pool.queue.popleft()
-                if exchange.conn is not None and exchange.conn.state is State.QUEUED:
+                if exchange.conn is not None and exchange.conn.state is QUEUED:
                     self._answer(exchange.conn, self._overloaded())
         if self._settings.handler_timeout:
             limit = int(self._settings.handler_timeout * 1e9)
@@ -422,7 +402,7 @@ class Dispatcher:
                 continue
             if begun == 0 or begun > begun_before:
                 continue
-            if owner.conn is not None and owner.conn.state is not State.WORKING:
+            if owner.conn is not None and owner.conn.state is not WORKING:
                 continue  # it streams: that is no sign of hanging
             owner.worker = None  # said once
             worker.tell(Stacks(slot))
@@ -436,6 +416,34 @@ class Dispatcher:
             if not worker.retiring:
                 worker.retiring = True
                 self._pump.report_hung(worker)
+
+
+def _task(conn: Connection, exchange: Exchange, slot: int) -> Task:
+    head = exchange.head
+    assert head is not None
+    body: bytes | None = b""
+    size = 0
+    spool = exchange.spool
+    if spool is not None:
+        size = spool.size
+        body = spool.memory() if spool.file is None else None
+    return Task(
+        slot,
+        exchange.mount_index,
+        head.raw,
+        body,
+        size,
+        conn.client,
+        conn.client_port,
+        conn.listener,
+        exchange.queued_ns,
+    )
+
+
+def _spooled(exchange: Exchange) -> int:
+    assert exchange.spool is not None
+    assert exchange.spool.file is not None
+    return exchange.spool.file.fd
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:

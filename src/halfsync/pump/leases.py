@@ -126,7 +126,7 @@ class Leases:
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self._held = 0
-        self._table: OrderedDict[Key, _Variants] = OrderedDict()
+        self.table: OrderedDict[Key, _Variants] = OrderedDict()
         self.known: dict[bytes, Leased] = {}
         self.known_uncookied: dict[bytes, Leased] = {}
 
@@ -149,12 +149,12 @@ class Leases:
     def find(self, head: RequestHead) -> Leased | None:
         """The lease for this request, whether or not it has expired."""
         key = (head.method, head.host, head.target)
-        variants = self._table.get(key)
+        variants = self.table.get(key)
         if variants is None:
             return None
         leased = variants.by_values.get(_values(head, variants.names))
         if leased is not None:
-            self._table.move_to_end(key)
+            self.table.move_to_end(key)
         return leased
 
     def grant(self, head: RequestHead, reply: Reply, leased: Leased, now: float) -> None:
@@ -169,7 +169,7 @@ class Leases:
             leased.length = reply.length
         leased.ignores_cookie = b"cookie" not in names
         key = (head.method, head.host, head.target)
-        variants = self._table.pop(key, None)
+        variants = self.table.pop(key, None)
         if variants is not None:
             self._held -= variants.bytes_held
         if variants is None or variants.names != names:
@@ -177,18 +177,18 @@ class Leases:
         variants.by_values[_values(head, names)] = leased
         if len(variants.by_values) > 64:  # ranges and validators are the client's to choose
             variants.by_values = {_values(head, names): leased}
-        self._table[key] = variants
+        self.table[key] = variants
         self._held += variants.bytes_held
-        while self._held > self._memory and self._table:
-            _, oldest = self._table.popitem(last=False)
+        while self._held > self._memory and self.table:
+            _, oldest = self.table.popitem(last=False)
             self._held -= oldest.bytes_held
             self._forget_heads()  # they may hold what has just been let go
 
     def sweep(self, now: float) -> None:
         """Let go of all that has expired: a descriptor held for nobody is a disk that stays full."""
-        stale = [key for key, v in self._table.items() if all(x.expires <= now for x in v.by_values.values())]
+        stale = [key for key, v in self.table.items() if all(x.expires <= now for x in v.by_values.values())]
         for key in stale:
-            self._held -= self._table.pop(key).bytes_held
+            self._held -= self.table.pop(key).bytes_held
         for known in (self.known, self.known_uncookied):
             for raw in [raw for raw, leased in known.items() if leased.expires <= now]:
                 del known[raw]

@@ -44,7 +44,7 @@ from halfsync.pump.limits import SWEEP, TimeLimits
 from halfsync.pump.receiver import Receiver
 from halfsync.pump.routes import Routes
 from halfsync.pump.sender import GONE, MORE, WAIT, Outcome, PipeEnd, Sender
-from halfsync.pump.states import Event, State
+from halfsync.pump.states import CLOSED, FRESH, IDLE, QUEUED, SENDING, WORKING, Event
 from halfsync.pump.workers import Worker
 from halfsync.wire.http1 import Limits, RequestHead, parse_head
 
@@ -58,7 +58,7 @@ STEPS_A_TURN = 64
 _CLIENT_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 _READY = select.EPOLLIN | select.EPOLLOUT
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_WAITS_FOR_US = (State.QUEUED, State.WORKING, State.SENDING)
+_WAITS_FOR_US = (QUEUED, WORKING, SENDING)
 _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
@@ -126,7 +126,6 @@ class Pump:
         log_cookies = self._log_cookies
         keep_alive = self.settings.keep_alive
         size = self.RECV_SIZE
-        idle = State.IDLE
         events = self._epoll.poll(self._patience(), EVENTS_A_TURN)
         clock.tick()
         now = clock.now
@@ -135,14 +134,14 @@ class Pump:
             if conn is None:
                 self._call_source(fd, mask)
                 continue
-            if mask != _READY or conn.state is not idle or self.draining:
+            if mask != _READY or conn.state is not IDLE or self.draining:
                 self._wake(conn, mask)
                 continue
             # The hot path. `mask` says that there is something to read and nothing else.
             try:
                 data = conn.sock.recv(size)
                 leased = known.get(data)
-                if leased is None and (logged := cut_cookie(data)):
+                if leased is None and known_uncookied and (logged := cut_cookie(data)):
                     leased = known_uncookied.get(logged)
                 else:
                     logged = data
@@ -214,7 +213,7 @@ class Pump:
         if mask & (select.EPOLLERR | select.EPOLLHUP) and conn.state in _WAITS_FOR_US:
             self.close(conn, CloseReason.CLIENT_LEFT)
             return
-        if conn.state is State.SENDING and not mask & _WRITE:
+        if conn.state is SENDING and not mask & _WRITE:
             return  # it sends on while it does not read: no reason to try again
         self.drive(conn)
 
@@ -278,7 +277,7 @@ class Pump:
 
     def close(self, conn: Connection, reason: CloseReason) -> Outcome:
         """The one place where a client's connection ends."""
-        if conn.state is State.CLOSED:
+        if conn.state is CLOSED:
             return GONE
         conn.move(Event.CLOSE)
         exchange = conn.exchange
@@ -302,7 +301,14 @@ class Pump:
         if not self.access.enabled or exchange.head is None:
             return
         raw = exchange.head.raw
-        queued = exchange.begun_ns - exchange.queued_ns if exchange.begun_ns else -1
+        queue_us = handler_us = -1
+        total_us = 0
+        if self._log_times:
+            total_us = int((time.monotonic() - conn.first_byte) * 1e6)
+            if exchange.begun_ns:
+                queue_us = max(0, exchange.begun_ns - exchange.queued_ns) // 1000
+            if exchange.handler_ns >= 0:
+                handler_us = exchange.handler_ns // 1000
         self.access.records.append(
             (
                 conn.when,
@@ -311,9 +317,9 @@ class Pump:
                 exchange.status,
                 exchange.body_bytes,
                 exchange.wire_bytes,
-                max(0, queued // 1000) if queued >= 0 else -1,
-                exchange.handler_ns // 1000 if exchange.handler_ns >= 0 else -1,
-                max(0, int((time.monotonic() - conn.first_byte) * 1e6)),
+                queue_us,
+                handler_us,
+                total_us,
                 exchange.reason,
                 conn.served,
             )
@@ -372,10 +378,10 @@ class Pump:
         self.acceptor.stop()
         self.draining = True
         for conn in list(self.connections.values()):
-            if conn.state in (State.IDLE, State.FRESH):
+            if conn.state in (IDLE, FRESH):
                 conn.readable = True  # a request may have come in this very moment
                 self.drive(conn)
-                if conn.state in (State.IDLE, State.FRESH):
+                if conn.state in (IDLE, FRESH):
                     self.close(conn, CloseReason.DRAINING)
 
     def _is_drained(self) -> bool:

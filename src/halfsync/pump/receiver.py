@@ -16,7 +16,7 @@ from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.leases import Leased
 from halfsync.pump.sender import MORE, RECHECK, WAIT, Outcome
 from halfsync.pump.spool import Spool
-from halfsync.pump.states import Event, State
+from halfsync.pump.states import REQUEST, Event, State
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, parse_head
 from halfsync.wire.messages import Reply
@@ -47,7 +47,9 @@ class Receiver:
             settings.limit_request_head,
         )
 
-        self._seen: dict[bytes, RequestHead] = {}
+        self._seen: dict[bytes, RequestHead] = {}  # plain ones, by their bytes
+        self._routes = pump.routes
+        self._leases = pump.leases.table
 
     # --- heads -----------------------------------------------------------------------------------
 
@@ -58,6 +60,10 @@ class Receiver:
         if not conn.scanned:
             conn.when = self._clock.wall
             conn.first_byte = self._clock.now
+            seen = self._seen.get(conn.inbox)
+            if seen is not None:
+                conn.inbox = b""
+                return self._take_plain(conn, seen)
         if conn.inbox[0] == 13 and not self._skip_empty_lines(conn):
             return MORE if conn.readable else WAIT
         end = conn.inbox.find(HEAD_END, max(0, conn.scanned - 3))
@@ -67,8 +73,7 @@ class Receiver:
                 return self._part_of_head(conn)
             conn.inbox = conn.inbox[end + 4 :]
             conn.scanned = 0
-            head = self._seen.get(raw)
-            return self._take(conn, self._parse(raw) if head is None else head)
+            return self._take(conn, self._parse(raw))
         except Refusal as refusal:
             return self._refuse(conn, refusal, raw)
 
@@ -76,7 +81,7 @@ class Receiver:
         """The same bytes are the same head: programs that call an interface again and again send
         it again and again, and a look-up costs 0.1 µs where parsing costs 4."""
         head = parse_head(raw, self._limits)
-        if len(raw) <= MAX_SEEN_HEAD:
+        if head.plain and len(raw) <= MAX_SEEN_HEAD:
             if len(self._seen) >= MAX_SEEN:
                 self._seen.clear()
             self._seen[raw] = head
@@ -145,21 +150,27 @@ class Receiver:
         self._pump.sender.refuse(conn, refusal)
         return MORE
 
+    def _take_plain(self, conn: Connection, head: RequestHead) -> Outcome:
+        """The same as _take, which may refuse."""
+        try:
+            return self._take(conn, head)
+        except Refusal as refusal:
+            return self._refuse(conn, refusal, head.raw)
+
     def _take(self, conn: Connection, head: RequestHead) -> Outcome:
         """A whole head: answer it from a lease, read its body, or give it to a pool."""
-        pump = self._pump
-        if head.body_size == 0:
-            leased = pump.leases.find(head)
+        if head.body_size == 0 and self._leases:
+            leased = self._pump.leases.find(head)
             if leased is not None and self._clock.now < leased.expires:
                 if self._clock.now < leased.renew_at:
                     return self._repeat(conn, head, leased)
                 leased.renew_at = leased.expires  # this one asks for a new lease, for all
         conn.exchange = exchange = Exchange(conn, head)
-        exchange.mount_index, exchange.mount = pump.routes.find(head.target)
+        exchange.mount_index = mount_index = self._routes.find(head.target)
         if head.target == b"*" and head.body_size == 0:
-            pump.sender.repeat(conn, exchange, SERVER_OPTIONS)
+            self._pump.sender.repeat(conn, exchange, SERVER_OPTIONS)
             return MORE
-        if exchange.mount is None:
+        if mount_index < 0:
             raise Refusal(404, "Nothing is served under this path.", close=head.body_size != 0)
         if head.body_size == 0:
             return self._queue(conn, exchange)
@@ -175,7 +186,7 @@ class Receiver:
         return MORE
 
     def _queue(self, conn: Connection, exchange: Exchange) -> Outcome:
-        conn.move(Event.REQUEST)
+        conn.move(REQUEST)
         conn.expires = NEVER  # the queue has its own limit, by age (see dispatch.py)
         return self._pump.dispatcher.queue(conn, exchange)
 

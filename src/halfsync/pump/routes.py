@@ -13,12 +13,11 @@ MAX_KEPT_TARGET = 256
 
 class Routes:
     def __init__(self, mounts: tuple[Mount, ...]) -> None:
-        self._mounts = mounts
-        self._found: dict[bytes, tuple[int, Mount | None]] = {}
+        self._found: dict[bytes, int] = {}
         self._prefixes = [(i, m.prefix.encode(), m.prefix.encode() + b"/") for i, m in enumerate(mounts)]
 
-    def find(self, target: bytes) -> tuple[int, Mount | None]:
-        """The mount's index and itself; (-1, None) if nothing is mounted there. The path is
+    def find(self, target: bytes) -> int:
+        """The mount's index; -1 if nothing is mounted there. The path is
         compared percent-decoded, and with no segment resolved: "/a/../b" is under "/a"."""
         found = self._found.get(target)
         if found is None:
@@ -29,11 +28,11 @@ class Routes:
                 self._found[target] = found
         return found
 
-    def _search(self, path: bytes) -> tuple[int, Mount | None]:
+    def _search(self, path: bytes) -> int:
         for index, prefix, folder in self._prefixes:
             if path == prefix or path.startswith(folder):
-                return index, self._mounts[index]
-        return -1, None
+                return index
+        return -1
 
 
 def path_of(target: bytes) -> bytes:

@@ -81,6 +81,7 @@ class RequestHead:
         "keep_alive",
         "method",
         "minor",
+        "plain",
         "raw",
         "target",
     )
@@ -96,6 +97,7 @@ class RequestHead:
         self.body_size = 0  # bytes, or CHUNKED
         self.expects = False  # the client waits for 100 (Continue)
         self.conditions: dict[bytes, bytes] | None = None
+        self.plain = False  # 1.1, kept, no body, not HEAD: nothing about it needs special care
 
 
 def parse_head(raw: bytes, limits: Limits) -> RequestHead:
@@ -128,6 +130,7 @@ def parse_head(raw: bytes, limits: Limits) -> RequestHead:
     _pick_fields(head)
     if target[:1] != b"/":
         _check_target(head)
+    head.plain = head.minor == 1 and head.keep_alive and head.body_size == 0 and method != b"HEAD"
     return head
 
 

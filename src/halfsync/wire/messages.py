@@ -48,6 +48,9 @@ class Ending(IntEnum):
     NOT_BEGUN = 3  # the answer to Recall: no handler was asked, and none will be here
 
 
+MORE, DONE, ABORTED, NOT_BEGUN = Ending
+
+
 # --- tasks: pump -> worker ---------------------------------------------------------------------
 
 
