@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from halfsync.wire.messages import Task
 from tests.pump.harness import Client, Hand, Stage, echo, get
-from tests.wire.cases import CASES, Case
+from tests.wire.case_files import CASES, Case
 
 DRIP_UP_TO = 4096
 """Bytes. A longer case comes in pieces of 97 bytes, not of one: 64 KiB byte by byte are 64 K turns."""

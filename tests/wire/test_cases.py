@@ -7,7 +7,7 @@ import pytest
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, parse_head
 from halfsync.wire.refusals import Refusal
-from tests.wire.cases import CASES, FOLDER, Case, unescape
+from tests.wire.case_files import CASES, FOLDER, Case, unescape
 
 MOST = 100 * 1024 * 1024
 

@@ -1,0 +1,251 @@
+"""What is true of connections, whatever is asked on them: order, endings, limits, and the turn."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from halfsync.plan import Kind, Mount
+from halfsync.pump.closes import CloseReason
+from halfsync.wire.messages import Ending, Part
+from tests.pump.harness import BUILT_IN, Client, Stage, get, no_descriptor_left
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with Stage(access_logfile="-") as stage:
+        yield stage
+
+
+def test_pipelined_requests_are_answered_in_order(stage: Stage):
+    """However many come at once, each waits for the one before it."""
+    stage.hand(answers=True)
+    client = stage.client()
+    client.send(b"".join(get(f"/{number}") for number in range(200)))
+    for number in range(200):
+        assert client.answer().body == b"GET /%d HTTP/1.1\n" % number
+    assert client.quiet()
+
+
+def test_a_client_that_only_sends_is_read_one_buffer_ahead(stage: Stage):
+    """Who pipelines without end and never reads fills its own buffers, not the pump's memory."""
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get())
+    hand.take()
+
+    def flood() -> None:
+        for _ in range(10_000):
+            client.sock.send(get() * 100)
+            stage.turn()
+
+    with pytest.raises(BlockingIOError):
+        flood()
+    [conn] = stage.pump.connections.values()
+    assert len(conn.inbox) <= stage.pump.RECV_SIZE
+
+
+def test_a_half_closed_client_gets_its_answer(stage: Stage):
+    """A client may say that it has nothing more to ask, and still wait for what it asked."""
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get("/1") + get("/2"))
+    client.finish()
+    hand.reply(hand.take(), b"one")
+    hand.reply(hand.take(), b"two")
+    assert [client.answer().body for _ in range(2)] == [b"one", b"two"]
+    assert client.rest() == b""
+    assert client.ended
+
+
+def test_a_request_that_is_cut_off_reaches_nobody(stage: Stage):
+    """Half a head, or half a body, and then the end."""
+    hand = stage.hand()
+    for part in (get()[:10], b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe"):
+        client = stage.client()
+        client.send(part)
+        client.finish()
+        assert client.rest() == b""
+    assert not hand.tasks
+    assert not stage.pump.connections
+
+
+def test_100_continue_is_said_when_it_is_waited_for(stage: Stage):
+    """Before the body, and only if nothing of it has come."""
+    hand = stage.hand(answers=True)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    client = stage.client()
+    client.send(head)
+    assert client.interim().status == 100
+    assert not hand.packets
+    client.send(b"hi")
+    assert client.interim().status == 200
+    client.send(head + b"hi")
+    assert client.interim().status == 200
+    client.send(head.replace(b"1.1", b"1.0"))
+    assert client.quiet()
+
+
+def test_413_before_100(stage: Stage):
+    """A body that is too large is refused before it is sent."""
+    client = stage.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 999999999999\r\n\r\n")
+    assert client.interim().status == 413
+
+
+def test_a_chunked_body_that_grows_too_large():
+    """Its size is not known beforehand; 413 as soon as it is past the limit, and what is on its way
+    is read and dropped, so that the client sees the answer."""
+    with Stage(limit_request_body=100_000) as stage:
+        stage.hand(answers=True)
+        client = stage.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(30):
+            client.send(b"2000\r\n" + bytes(0x2000) + b"\r\n")
+        answer = client.answer()
+        assert (answer.status, answer.closes) == (413, True)
+        assert client.rest() == b""
+        assert client.ended
+
+
+def test_bodies_up_to_the_limit_are_taken():
+    """To the byte, in either framing."""
+    with Stage(limit_request_body=1000) as stage:
+        stage.hand(answers=True)
+        client = stage.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + bytes(1000))
+        assert client.answer().status == 200
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(b"3e8\r\n" + bytes(1000) + b"\r\n0\r\n\r\n")
+        assert client.answer().status == 200
+
+
+@pytest.mark.parametrize("size", [32 * 1024, 32 * 1024 + 1, 1_000_000])
+def test_bodies_in_memory_and_in_files(stage: Stage, size: int):
+    """Up to body_memory in the message, beyond in an unnamed file; the worker gets every byte, and no
+    descriptor or file is left."""
+    stage.handler = lambda hand, task: hand.reply(task, hashlib.sha256(hand.bodies[task.slot]).digest())
+    stage.hand(answers=True)
+    client = stage.client()
+    body = os.urandom(size)
+    with no_descriptor_left(stage):
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        for at in range(0, size, 10_000):
+            client.send(body[at : at + 10_000])
+        assert client.answer().body == hashlib.sha256(body).digest()
+    assert os.listdir(stage.folder) == []
+
+
+def test_nothing_is_mounted_there():
+    """404 from the pump, without a worker; the connection is kept if that is certain."""
+    with Stage(mounts=(Mount("/app", "app:app", Kind.WSGI, 1, 0.0),)) as stage:
+        stage.hand(answers=True)
+        client = stage.client()
+        assert client.ask("/application").status == 404
+        assert client.ask("/app/x").status == 200
+        assert client.ask("/%61pp").status == 200
+        assert client.ask("/").status == 404
+
+
+def test_a_unix_socket():
+    """The same on an address of another kind, whose clients have no name."""
+    with Stage(unix=True, access_logfile="-") as stage:
+        hand = stage.hand()
+        client = stage.client()
+        client.send(get())
+        task = hand.take()
+        assert (task.client, task.client_port) == ("", 0)
+        hand.reply(task, b"x" * 100_000)
+        assert client.answer().body == b"x" * 100_000
+
+
+def test_a_number_that_is_used_again_in_the_same_turn(stage: Stage):
+    """A connection closes, its descriptor's number goes to a new client, and behind that comes an
+    event that was meant for the old one: the new client is not closed by it."""
+    hand = stage.hand()
+    old = stage.client()
+    old.send(get("/", "Connection: close"))
+    task = hand.take()
+    hand.answers = True  # so that nothing turns between the next lines
+    hand.reply(task, b"bye")
+    new = Client(stage)
+    stage.clients.append(new)
+    old.sock.shutdown(socket.SHUT_WR)
+    stage.settle()
+    assert len(stage.pump.connections) == 1
+    assert new.ask("/new").body == b"GET /new HTTP/1.1\n"
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def test_each_answer_is_logged_with_what_was_really_sent(stage: Stage):
+    """Status, bytes of the body, bytes in all, and how it ended; also of what never was a request."""
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get("/x"))
+    hand.reply(hand.take(), b"12345")
+    size = client.answer().size
+    client.send(b"bad\r\n\r\n")
+    bad = client.answer()
+    first, second = stage.pump.access.records
+    assert first[2:6] == (get("/x"), 200, 5, size)
+    assert CloseReason(first[9]) is CloseReason.KEPT
+    assert first[10] == 0
+    assert second[2:6] == (b"bad\r\n\r\n", 400, len(bad.body), bad.size)
+    assert CloseReason(second[9]) is CloseReason.REFUSED
+    assert second[10] == 1
+
+
+def test_records_go_to_a_worker_in_batches_and_are_not_lost_with_it(stage: Stage):
+    """One batch at a time; if its worker dies, the next one gets it again."""
+    stage.hand(answers=True)
+    logger = stage.hand(BUILT_IN, threads=4)
+    client = stage.client()
+    for number in range(10):
+        client.ask(f"/{number}")
+    stage.later(0.5)
+    [batch] = logger.log_tasks
+    assert [record.head for record in batch.records] == [get(f"/{number}") for number in range(10)]
+    client.ask("/10")
+    stage.later(0.5)
+    assert len(logger.log_tasks) == 1
+    logger.die()
+    logger = stage.hand(BUILT_IN, threads=4)
+    stage.later(0.5)
+    [batch] = logger.log_tasks
+    assert len(batch.records) == 11
+    logger.send([Part(batch.slot, [], Ending.DONE)])
+    stage.later(0.5)
+    assert stage.pump.access.idle
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+
+def test_drain(stage: Stage):
+    """Idle connections close; what has been asked is answered, with Connection: close; nobody new is
+    accepted; then it is drained."""
+    hand = stage.hand()
+    idle, busy, begun = stage.client(), stage.client(), stage.client()
+    busy.send(get("/busy"))
+    begun.send(get("/begun")[:10])
+    stage.pump.drain()
+    assert idle.rest() == b""
+    hand.reply(hand.take(), b"answered")
+    answer = busy.answer()
+    assert (answer.body, answer.closes) == (b"answered", True)
+    assert busy.rest() == b""
+    begun.send(get("/begun")[10:])
+    hand.reply(hand.take(), b"begun")
+    assert begun.answer().closes
+    for client in (busy, begun):
+        client.leave()
+    stage.until(lambda: not stage.pump.connections)
+    stage.clients.append(Client(stage))
+    stage.settle()
+    assert not stage.pump.connections
