@@ -22,8 +22,8 @@ _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Acceptor:
-    """The listening sockets stay open whatever happens: a client that comes while nobody accepts
-    waits in the kernel's backlog."""
+    """The listening sockets stay open until the server stops: a client that comes while nobody
+    accepts waits in the kernel's backlog."""
 
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
@@ -47,6 +47,7 @@ class Acceptor:
             for index, listener in enumerate(self._listeners):
                 while self._accept(index, listener) == ACCEPTS_A_TURN:
                     pass
+            self.due = []
             self._unwatch()
 
     def resume(self) -> None:

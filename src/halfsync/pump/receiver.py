@@ -202,9 +202,12 @@ class Receiver:
         exchange.spool = Spool(self._settings.body_memory, self._pump.spool_folder)
         conn.move(Event.HEAD_WITH_BODY)
         if head.expects and not conn.inbox:
-            # Nothing of ours is unsent, so the socket takes these 25 bytes whole.
+            # Nothing of ours is unsent, so the socket takes these 25 bytes whole; or none of them, if
+            # it is full of answers that the client does not read: then it is not this it waits for.
             try:
                 conn.sock.send(CONTINUE)
+            except BlockingIOError:
+                pass
             except OSError:
                 return self._pump.close(conn, CloseReason.CLIENT_LEFT)
         exchange.progress_at = exchange.checked_at = self._clock.now
