@@ -228,10 +228,13 @@ def test_records_go_to_a_worker_in_batches_and_are_not_lost_with_it(stage: Stage
 
 
 def test_drain(stage: Stage):
-    """Idle connections close; what has been asked is answered, with Connection: close; nobody new is
-    accepted; then it is drained."""
+    """Idle connections close, those that never asked soon; what has been asked is answered, with
+    Connection: close; nobody new is accepted; then it is drained."""
     hand = stage.hand()
-    idle, busy, begun = stage.client(), stage.client(), stage.client()
+    fresh, idle, busy, begun = (stage.client() for _ in range(4))
+    idle.send(get())
+    hand.reply(hand.take())
+    idle.answer()
     busy.send(get("/busy"))
     begun.send(get("/begun")[:10])
     stage.pump.drain()
@@ -243,6 +246,8 @@ def test_drain(stage: Stage):
     begun.send(get("/begun")[10:])
     hand.reply(hand.take(), b"begun")
     assert begun.answer().closes
+    stage.later(2)
+    assert fresh.rest() == b""
     for client in (busy, begun):
         client.leave()
     stage.until(lambda: not stage.pump.connections)

@@ -37,6 +37,10 @@ class Walker:
             else:
                 assert answer.status == 502
 
+    def is_done(self) -> bool:
+        self.look()
+        return self.client.over or not self.asked
+
 
 class Walk:
     def __init__(self, stage: Stage, seed: int) -> None:
@@ -69,7 +73,7 @@ class Walk:
         self.stage.hand(answers=True)
         for walker in self.walkers:
             walker.client.send(walker.half)
-            self.stage.until(lambda: walker.look() or walker.client.over or not walker.asked, "an answer")
+            self.stage.until(walker.is_done, "an answer")
 
     def connect(self) -> None:
         self.walkers.append(Walker(self.stage.client()))
