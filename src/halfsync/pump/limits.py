@@ -45,7 +45,7 @@ class TimeLimits:
         if conn.state is State.IDLE:
             pump.close(conn, CloseReason.KEEP_ALIVE_TIMEOUT)
         elif conn.state is State.FRESH:
-            pump.close(conn, CloseReason.HEAD_TIMEOUT)
+            pump.close(conn, CloseReason.DRAINING if pump.draining else CloseReason.HEAD_TIMEOUT)
         elif conn.state is State.LINGERING:
             pump.close(conn, CloseReason.LINGER_TIMEOUT)
         elif conn.state is State.HEAD:

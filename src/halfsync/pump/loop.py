@@ -37,7 +37,7 @@ from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.cold import ColdFiles
-from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.leases import Leased, Leases, cut_cookie
 from halfsync.pump.limits import SWEEP, TimeLimits
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 EVENTS_A_TURN = 512
 STEPS_A_TURN = 64
 """For each connection: how many pipelined requests it may have answered before others are served."""
+
+FRESH_PATIENCE = 1.0
+"""Seconds that a client which has just connected has, at a stop, for its first request to come."""
 
 _CLIENT_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 _READY = select.EPOLLIN | select.EPOLLOUT
@@ -86,6 +89,7 @@ class Pump:
         self._sources: dict[int, Callable[[int], None]] = {}
         self._again: list[Connection] = []
         self._next_sweep = 0.0
+        self._drain_until = NEVER
         self._log_times, self._log_cookies = log_needs
         self.access = AccessLog(plan.settings.access_logfile is not None)
         self.leases = Leases(plan.settings.lease_memory)
@@ -191,7 +195,7 @@ class Pump:
         if self._again:
             return 0.0
         now = self.clock.now
-        due = min(self._next_sweep, self.dispatcher.nudge_at)
+        due = min(self._next_sweep, self.dispatcher.nudge_at, self._drain_until)
         due = min(due, self.access.due)
         return max(0.0, due - now)
 
@@ -377,14 +381,23 @@ class Pump:
             return
         self.acceptor.stop()
         self.draining = True
+        now = self.clock.now
+        self._drain_until = now + self.settings.graceful_timeout
         for conn in list(self.connections.values()):
-            if conn.state in (IDLE, FRESH):
+            if conn.state is FRESH:
+                conn.expires = min(conn.expires, now + FRESH_PATIENCE)
+            elif conn.state is IDLE:
                 conn.readable = True  # a request may have come in this very moment
                 self.drive(conn)
-                if conn.state in (IDLE, FRESH):
+                if conn.state is IDLE:
                     self.close(conn, CloseReason.DRAINING)
 
     def _is_drained(self) -> bool:
+        """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout
+        is cut, visibly, and logged so."""
+        if self.connections and self.clock.now >= self._drain_until:
+            for conn in list(self.connections.values()):
+                self.sender.abort(conn, CloseReason.DRAINING)
         return not self.connections and self.access.idle
 
 

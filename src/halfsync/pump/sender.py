@@ -83,6 +83,9 @@ class FileSpan:
         self.count = count
         self.warm_until = 0  # offset up to which the pages were in memory when looked at
 
+    def continues_with(self, file: Descriptor, offset: int) -> bool:
+        return self.file is file and self.offset + self.count == offset
+
 
 class PipeEnd:
     """A pipe to read until it ends."""
@@ -254,11 +257,15 @@ class Sender:
         assert shared is not None
         size = self._grant(exchange, file.count)
         if size:
+            last = exchange.out[-1] if exchange.out else None
             if exchange.chunked:
                 exchange.out.append(Framing(b"%x\r\n" % size))
-            exchange.out.append(FileSpan(shared, file.offset, size))
-            if exchange.chunked:
+                exchange.out.append(FileSpan(shared, file.offset, size))
                 exchange.out.append(Framing(b"\r\n"))
+            elif isinstance(last, FileSpan) and last.continues_with(shared, file.offset):
+                last.count += size  # many small pieces that wait for a slow client are one
+            else:
+                exchange.out.append(FileSpan(shared, file.offset, size))
 
     @staticmethod
     def _grant(exchange: Exchange, size: int) -> int:

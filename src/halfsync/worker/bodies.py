@@ -34,7 +34,7 @@ from halfsync.objects import SAME_FILE, File, Memory, Pipe
 from halfsync.response import ClientGone, Head
 from halfsync.settings import Settings
 from halfsync.unnamed import unnamed_file
-from halfsync.wire.messages import Ending, Lease, Part, Reply
+from halfsync.wire.messages import DONE, Ending, Lease, Part, Reply
 from halfsync.worker.outbox import Outbox
 
 WHOLE = 64 * 1024
@@ -89,7 +89,7 @@ class TaskReplier:
                 length,
                 body,
                 [],
-                Ending.DONE,
+                DONE,
                 head.dated,
                 False,
                 lease,
@@ -107,7 +107,7 @@ class TaskReplier:
         offset: int,
         count: int,
         lease: Lease | None = None,
-        ending: Ending = Ending.DONE,
+        ending: Ending = DONE,
     ) -> None:
         self._reply(head, length, b"", [File(descriptor, offset, count)], ending, lease)
 
@@ -130,7 +130,7 @@ class TaskReplier:
             self._spill = spill = _Spill(self._limits)
         objects = spill.objects(piece)
         if last and not spill.piped:
-            self._part(objects, Ending.DONE)
+            self._part(objects, DONE)
         elif objects:
             self._part(objects, Ending.MORE)
             self._leave()
@@ -140,7 +140,7 @@ class TaskReplier:
                 self.finish()
 
     def finish(self) -> None:
-        self._part([], Ending.DONE)
+        self._part([], DONE)
 
     def abort(self) -> None:
         self._part([], Ending.ABORTED)
@@ -166,13 +166,13 @@ class TaskReplier:
                 spill.write_pipe()
                 self.finish()
             else:
-                self._reply(head, length, b"", objects, Ending.DONE, lease)
+                self._reply(head, length, b"", objects, DONE, lease)
             return
         self._reply(head, length, body[:WHOLE], [], Ending.MORE)
         for start in range(WHOLE, len(body), MAX_PIECE):
             piece = Memory(body[start : start + MAX_PIECE])
             last = start + MAX_PIECE >= len(body)
-            self._part([piece], Ending.DONE if last else Ending.MORE)
+            self._part([piece], DONE if last else Ending.MORE)
 
     def _reply(
         self,
