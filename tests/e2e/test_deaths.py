@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, request, serving
+from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, pattern, request, serving
 
 COUNTED, CHUNKED = "/digested?counted=1", "/digested"
 
@@ -85,6 +85,20 @@ def test_a_request_that_kills_its_worker_is_tried_twice_at_most(tmp_path):
         server.until_logged(r"was killed by SIGKILL", 3)
         assert server.get("/hello").body == b"hello\n"
         assert len(re.findall("was killed by SIGKILL", server.log())) == 3
+
+
+@pytest.mark.parametrize("size", [1000, 1_000_000], ids=["in memory", "in a file"])
+def test_a_request_that_is_tried_again_has_its_body_again(tmp_path, size):
+    """PUT may be repeated; the dead worker had read the body to its end."""
+    body = pattern(size)
+    with serving(tmp_path, "story:app") as server, server.client() as client:
+        client.send(request("/received?file=go", method="PUT", body=body))
+        server.until((tmp_path / f"here-{size}").exists)
+        (tmp_path / f"here-{size}").unlink()
+        os.kill(server.workers("story:app")[0], signal.SIGKILL)
+        server.until((tmp_path / f"here-{size}").exists)
+        (tmp_path / "go").touch()
+        assert client.answer().body == f"{size} {digest(body)}".encode()
 
 
 def test_a_killed_built_in_worker_is_replaced(tmp_path):

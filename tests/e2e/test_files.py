@@ -196,6 +196,21 @@ def test_what_is_no_part_is_416_or_the_whole(client):
         assert client.ask("/hello.txt", f"Range: {other}").body == b"hello, file\n"
 
 
+def test_several_parts_are_the_whole(site):
+    """Which RFC 9110 14.2 allows; a client must be ready for it."""
+    answer = site.get("/hello.txt", "Range: bytes=0-1,3-4")
+    assert (answer.status, answer.body) == (200, b"hello, file\n")
+
+
+def test_parts_and_wholes_of_one_file_are_not_mixed_up_by_leases(client):
+    data = pattern(1_000_000)
+    for _ in range(3):
+        for first, last in ((0, 9), (10, 70_000), (0, 999_999), (5, 5)):
+            assert client.ask("/data.bin", f"Range: bytes={first}-{last}").body == data[first : last + 1]
+        assert client.ask("/data.bin").body == data
+        assert client.ask("/data.bin", "Range: bytes=7-9", method="HEAD")["Content-Length"] == "1000000"
+
+
 def test_a_condition_that_holds_is_304(client):
     answer = client.ask("/hello.txt")
     for field in (

@@ -87,6 +87,21 @@ def test_close_is_heeded_and_said(client):
     assert client.is_closed()
 
 
+def test_nothing_behind_a_close_is_acted_on(site, client):
+    client.send(request("/hello", "Connection: close") + request("/path/behind-a-close"))
+    assert client.answer().body == b"hello\n"
+    assert client.is_closed()
+    assert site.get("/path/after-a-close").status == 200
+    site.until(lambda: asked(site, "/path/after-a-close"))
+    assert asked(site, "/path/behind-a-close") == 0
+
+
+def test_who_leaves_amid_an_upload_is_logged_and_never_reaches_the_application(site):
+    with site.client() as leaver:
+        leaver.send(b"POST /path/left HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf")
+    site.until(lambda: "POST /path/left -" in (site.folder / "access").read_text())
+
+
 @pytest.mark.parametrize("target", ["/hello", "/public/small"])
 def test_a_10_client_gets_a_close_unless_it_asks_otherwise(site, target):
     with site.client() as client:

@@ -134,6 +134,24 @@ def test_a_reload_reads_files_and_settings_no_less_than_code(tmp_path):
         assert crowd.broken == crowd.wrong == []
 
 
+def test_a_release_is_changed_by_turning_a_link(tmp_path):
+    """Deployments of many kinds: `current` is turned to the next release; then code and files are new."""
+    for word in ("one", "two"):
+        (tmp_path / word / "public").mkdir(parents=True)
+        release(tmp_path / word, word)
+        (tmp_path / word / "public/file").write_text(word)
+    (tmp_path / "current").symlink_to("one")
+    with serving(tmp_path, "--chdir", "current", "release:app", "/public=./public") as server:
+        assert server.get("/release").body == server.get("/public/file").body == b"one"
+        (tmp_path / "next").symlink_to("two")
+        (tmp_path / "next").rename(tmp_path / "current")
+        server.signal(signal.SIGHUP)
+        server.until_logged("release:app is reloaded")
+        server.until_logged("built-in is reloaded")
+        assert server.get("/release").body == b"two"
+        server.until(lambda: server.get("/public/file").body == b"two")
+
+
 # --- stop ------------------------------------------------------------------------------------------
 
 

@@ -79,11 +79,14 @@ def echo(request: Request) -> Iterable[bytes]:
 
 
 def received(request: Request) -> Iterable[bytes]:
-    """How much came, and what it is, without holding it."""
+    """How much came, and what it is, without holding it. Then it may wait for a file."""
     found, size = hashlib.sha256(), 0
     while piece := request.environ["wsgi.input"].read(PIECE):
         found.update(piece)
         size += len(piece)
+    if "file" in request.query:
+        (FOLDER / f"here-{size}").touch()
+        until_there(request.query["file"])
     return request.text(f"{size} {found.hexdigest()}")
 
 
