@@ -49,6 +49,21 @@ def test_a_client_that_only_sends_is_read_one_buffer_ahead(stage: Stage):
     assert len(conn.inbox) <= stage.pump.RECV_SIZE
 
 
+@pytest.mark.parametrize("size", [0, 1, 15_000, 20_000])
+def test_answers_that_do_not_fit_the_socket(stage: Stage, size: int):
+    """Whichever way an answer takes, what the socket does not take at once is sent later: a client
+    that asks 60 times before it reads gets 60 whole answers."""
+    stage.handler = lambda hand, task: hand.reply(task, task.head[5:7] * (size // 2))
+    stage.hand(answers=True)
+    client = stage.client(rcvbuf=8192)
+    client.send(b"".join(get(f"/{number}") for number in range(10, 70)))
+    for number in range(10, 70):
+        assert client.answer().body == b"%d" % number * (size // 2)
+    assert client.quiet()
+    sizes = [record[4] for record in stage.pump.access.records]
+    assert sizes == [size // 2 * 2] * 60
+
+
 def test_a_half_closed_client_gets_its_answer(stage: Stage):
     """A client may say that it has nothing more to ask, and still wait for what it asked."""
     hand = stage.hand()
