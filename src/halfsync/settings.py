@@ -344,7 +344,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 1.0
     lease_memory: Annotated[
-        int, about("Leases", "Memory for leased answers, in all.", unit="bytes", least=0)
+        int,
+        about(
+            "Leases",
+            "Memory for leased answers, in all. An open file counts as 64 KiB: descriptors are scarce.",
+            unit="bytes",
+            least=0,
+        ),
     ] = 64 * MIB
     lease_file_memory: Annotated[
         int,

@@ -47,6 +47,9 @@ EARLY = 0.8
 OVERHEAD = 1024
 """Bytes that a lease is taken to cost beside its body and heads: objects and dictionary slots."""
 
+FILE_OVERHEAD = 64 * 1024
+"""Bytes that a lease on an open file is taken to cost: descriptors are scarcer than memory."""
+
 _COOKIE_VALUE = bytes([9, *range(32, 127), *range(128, 256)])  # what llhttp lets stand in a value
 
 
@@ -92,6 +95,11 @@ class Leased:
         self.size = 0
         self.until = 0.0  # `wire` may be sent as it is before this time
 
+    @property
+    def cost(self) -> int:
+        """Bytes, for the bound: `wire` holds the body once more."""
+        return OVERHEAD + 2 * len(self.body) + (FILE_OVERHEAD if self.file is not None else 0)
+
     def refresh(self, clock: Clock) -> None:
         """Make `wire` anew, with this second's Date."""
         head = self.head(b"" if self.dated else clock.date_line, b"")
@@ -119,7 +127,7 @@ class _Variants:
 
     @property
     def bytes_held(self) -> int:
-        return sum(OVERHEAD + len(leased.body) * 2 for leased in self.by_values.values())
+        return sum(leased.cost for leased in self.by_values.values())
 
 
 class Leases:

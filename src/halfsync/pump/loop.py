@@ -128,6 +128,7 @@ class Pump:
         known_uncookied = self.leases.known_uncookied
         records = self.access.records if self.access.enabled else None
         log_cookies = self._log_cookies
+        log_times = self._log_times
         keep_alive = self.settings.keep_alive
         size = self.RECV_SIZE
         events = self._epoll.poll(self._patience(), EVENTS_A_TURN)
@@ -164,7 +165,7 @@ class Pump:
                                     sent,
                                     -1,
                                     -1,
-                                    0,
+                                    int((time.monotonic() - now) * 1e6) if log_times else 0,
                                     0,
                                     conn.served,
                                 )
