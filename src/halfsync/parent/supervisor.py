@@ -361,6 +361,8 @@ class Supervisor:
             return
         crew = self.crews[child.pool]
         crew.children.remove(child)
+        if self.pump is not None and child.pump == self.pump.id:
+            self.pump.order(messages.Ended(child.id))
         if (before in COUNTED or child.at_fault) and self.phase is not Phase.LEAVING:
             self._worker_ended(crew, child, ending, now)
         else:

@@ -33,19 +33,21 @@ class ColdFiles:
         self._pump = pump
         self._wanted: queue.SimpleQueue[tuple[Connection, FileSpan, int]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self._reading: set[Connection] = set()
+        self.reading: set[Connection] = set()
+        self.asked = 0  # how often a helper was needed
         self._started = False
         self._probe = bytearray(1)
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def is_warm(self, conn: Connection, span: FileSpan, count: int) -> bool:
         """Whether `count` bytes of the span can be sent without waiting for a disk."""
-        if conn in self._reading:
+        if conn in self.reading:
             return False
         try:
             os.preadv(span.file.fd, [self._probe], span.offset + count - 1, os.RWF_NOWAIT)
         except BlockingIOError:
-            self._reading.add(conn)
+            self.reading.add(conn)
+            self.asked += 1
             self._start()
             self._wanted.put((conn, span, count))
             return False
@@ -65,7 +67,7 @@ class ColdFiles:
                 conn = self._done.get_nowait()
             except queue.Empty:
                 return
-            self._reading.discard(conn)
+            self.reading.discard(conn)
             self._pump.drive(conn)
 
     def _start(self) -> None:
@@ -77,14 +79,17 @@ class ColdFiles:
     def _help(self) -> None:
         buffer = bytearray(_PIECE)
         while True:
-            conn, span, count = self._wanted.get()
-            file, offset = span.file, span.offset
-            try:
-                for at in range(offset, offset + count, _PIECE):
-                    if os.preadv(file.fd, [buffer], at) == 0:
-                        break
-            except OSError as error:
-                log("error", f"cannot read a file that is being sent: {error.strerror}")
-            span.warm_until = offset + count  # even after an error: sendfile will say it again
-            self._done.put(conn)
-            os.eventfd_write(self.wakeup, 1)
+            # No name here may hold on to what was read, or its descriptor stays open until the next.
+            self._read(*self._wanted.get(), buffer)
+
+    def _read(self, conn: Connection, span: FileSpan, count: int, buffer: bytearray) -> None:
+        offset = span.offset
+        try:
+            for at in range(offset, offset + count, _PIECE):
+                if os.preadv(span.file.fd, [buffer], at) == 0:
+                    break
+        except OSError as error:
+            log("error", f"cannot read a file that is being sent: {error.strerror}")
+        span.warm_until = offset + count  # even after an error: sendfile will say it again
+        self._done.put(conn)
+        os.eventfd_write(self.wakeup, 1)

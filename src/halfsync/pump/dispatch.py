@@ -104,6 +104,13 @@ class Dispatcher:
         self._pump.forget_worker(worker)
         worker.close()
 
+    def ended(self, worker_id: int) -> None:
+        """Its process is no more, but a process that the application forked may keep the channel's
+        other end open. So we close it: what was said before is still read, and then the end."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.tasks.shutdown(socket.SHUT_RDWR)
+
     def gone(self, worker: Worker) -> None:
         """Its channel ended: it died, or was killed."""
         self._forget(worker)

@@ -40,6 +40,8 @@ Key = tuple[bytes, bytes, bytes]
 
 MAX_KNOWN_HEAD = 4096
 """Bytes. A longer head is parsed each time."""
+MAX_CUT_HEAD = 8190
+"""Bytes. In a longer one the cookie may be longer than a field is allowed to be."""
 MAX_KNOWN = 4096
 """Heads."""
 EARLY = 0.8
@@ -211,8 +213,8 @@ def cut_cookie(raw: bytes) -> bytes:
     start = raw.find(b"\r\nCookie: ")
     if start < 0:
         start = raw.find(b"\r\ncookie: ")
-        if start < 0:
-            return b""
+    if start < 0 or len(raw) > MAX_CUT_HEAD:
+        return b""
     end = raw.find(b"\r\n", start + 10)
     if end < 0 or raw[start - 2 : start] == b"\r\n" or raw[start + 10 : end].translate(None, _COOKIE_VALUE):
         return b""

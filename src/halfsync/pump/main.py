@@ -13,7 +13,18 @@ from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.loop import Pump
-from halfsync.wire.messages import Drain, Drained, Hung, Join, Open, Ready, Retire, decode_order, encode
+from halfsync.wire.messages import (
+    Drain,
+    Drained,
+    Ended,
+    Hung,
+    Join,
+    Open,
+    Ready,
+    Retire,
+    decode_order,
+    encode,
+)
 
 
 class Orders:
@@ -63,6 +74,8 @@ def _take_order(pump: Pump, orders: Orders) -> None:
         pump.dispatcher.join(order, owned)
     elif isinstance(order, Retire):
         pump.dispatcher.retire(order.worker)
+    elif isinstance(order, Ended):
+        pump.dispatcher.ended(order.worker)
     elif isinstance(order, Open):
         pump.acceptor.start()
     elif isinstance(order, Drain):

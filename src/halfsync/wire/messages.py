@@ -7,7 +7,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                worker -> pump   [Reply | Part, ...]
     watch      pump -> worker   Nudge | Recall | Stacks | Left  read by the worker's watch thread
     orders     parent -> child  Attach | Retire | LogFile       (worker)
-               parent -> child  Join | Retire | Open | Drain    (pump)
+               parent -> child  Join | Retire | Ended | Open | Drain    (pump)
                parent -> child  Spawn                           (template)
     reports    child -> parent  Ready | Failed | Drained | Hung (the same pair as `orders`)
 
@@ -172,6 +172,13 @@ class Retire(msgspec.Struct, tag="retire"):
     worker: int
 
 
+class Ended(msgspec.Struct, tag="ended"):
+    """To the pump: this worker's process is no more. Its channels need not say so: a process that
+    the application forked has them open still."""
+
+    worker: int
+
+
 class LogFile(msgspec.Struct, tag="logfile"):
     """To a worker of the built-in pool. Descriptor: the access log, opened anew."""
 
@@ -231,7 +238,7 @@ class Hung(msgspec.Struct, tag="hung"):
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
 Watch = Nudge | Recall | Stacks | Left
-Order = Attach | Retire | LogFile | Join | Open | Drain | Spawn
+Order = Attach | Retire | Ended | LogFile | Join | Open | Drain | Spawn
 Report = Ready | Failed | Drained | Hung
 
 _encoder = msgspec.msgpack.Encoder()
