@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, pattern, request, serving
+from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, is_alive, pattern, request, serving
 
 COUNTED, CHUNKED = "/digested?counted=1", "/digested"
 
@@ -73,6 +73,31 @@ def test_the_log_names_the_requests_that_a_dead_worker_had(tmp_path):
             assert idle.ask("/hello").status == 200
             assert posted.ask("/hello").status == 200  # the connection outlives the worker
         server.until_logged(r"requests in flight: GET '/slow_exactly.*POST '/hang")
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
+def test_a_worker_is_missed_even_if_a_child_of_its_application_lives_on(tmp_path, preload):
+    """The child has inherited the worker's channels, so they do not end with it."""
+    (tmp_path / "forking.py").write_text(
+        "import os, time\nfrom story import app as story\n"
+        "def app(environ, start):\n"
+        "    if environ['PATH_INFO'] != '/fork':\n        return story(environ, start)\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n        time.sleep(60)\n        os._exit(0)\n"
+        "    start('200 OK', [])\n    return [b'%d' % pid]\n"
+    )
+    with serving(tmp_path, "forking:app", "--threads", "4", *preload) as server, server.client() as client:
+        child = int(server.get("/fork").body)
+        try:
+            client.send(request("/hang?file=never&as=it", method="POST", body=b"x"))
+            server.until((tmp_path / "here-it").exists)
+            os.kill(server.workers("forking:app")[0], signal.SIGKILL)
+            assert client.answer().status == 502
+            assert is_alive(child)
+            for _ in range(20):
+                assert server.get("/hello").body == b"hello\n"
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_request_that_kills_its_worker_is_tried_twice_at_most(tmp_path):
