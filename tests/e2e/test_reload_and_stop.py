@@ -204,13 +204,18 @@ def test_a_stop_waits_for_a_handler_and_a_slow_reader_and_an_upload(tmp_path):
 
 
 def test_what_does_not_finish_in_time_is_cut_off(tmp_path):
-    with serving(tmp_path, "story:app", "--graceful-timeout", "0.5") as server, server.client() as waiting:
+    logs = ("--access-logfile", "access", "--access-logformat", "%U %X %{ending}x")
+    with (
+        serving(tmp_path, "story:app", "--graceful-timeout", "0.5", *logs) as server,
+        server.client() as waiting,
+    ):
         waiting.send(request("/slow_exactly?file=never"))
         assert waiting.until(b"\r\n\r\n")
         server.signal(signal.SIGTERM)
         assert server.ends() == 0
         assert len(waiting.rest()) < 64 * 1024
-        assert "requests were still in flight after 0.5 s" in server.log()
+        assert "1 requests were still in flight after 0.5 s and are cut off" in server.log()
+        assert (tmp_path / "access").read_text() == "/slow_exactly X cut_off\n"
 
 
 @pytest.mark.parametrize(

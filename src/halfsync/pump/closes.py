@@ -27,6 +27,7 @@ class CloseReason(IntEnum):
     WORKER_DIED = 15
     FILE_SHRANK = 16
     FAULT = 17
+    CUT_OFF = 18
 
     @property
     def text(self) -> str:
@@ -60,6 +61,7 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.WORKER_DIED: ("the worker died after the answer had begun", True),
     CloseReason.FILE_SHRANK: ("the file became shorter while it was sent", True),
     CloseReason.FAULT: ("a fault of the server's own", True),
+    CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }
 
 KEPT = CloseReason.KEPT  # by name, because every request needs it (see states.py)

@@ -305,7 +305,9 @@ class Pump:
         """Add an access log record, now that it is known what was sent."""
         if not self.access.enabled or exchange.head is None:
             return
-        raw = exchange.head.raw
+        head = exchange.head
+        if head.logged is None:
+            head.logged = head.raw if self._log_cookies else cut_cookie(head.raw) or head.raw
         queue_us = handler_us = -1
         total_us = 0
         if self._log_times:
@@ -318,7 +320,7 @@ class Pump:
             (
                 conn.when,
                 conn.client,
-                raw if self._log_cookies else cut_cookie(raw) or raw,
+                head.logged,
                 exchange.status,
                 exchange.body_bytes,
                 exchange.wire_bytes,
@@ -397,9 +399,17 @@ class Pump:
         """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout
         is cut, visibly, and logged so."""
         if self.connections and self.clock.now >= self._drain_until:
-            for conn in list(self.connections.values()):
-                self.sender.abort(conn, CloseReason.DRAINING)
+            self._cut_off(list(self.connections.values()))
         return not self.connections and self.access.idle
+
+    def _cut_off(self, left: list[Connection]) -> None:
+        count = sum(conn.exchange is not None for conn in left)
+        if count:
+            patience = self.settings.graceful_timeout
+            log("warning", f"{count} requests were still in flight after {patience:g} s and are cut off.")
+        for conn in left:
+            in_flight = conn.exchange is not None
+            self.sender.abort(conn, CloseReason.CUT_OFF if in_flight else CloseReason.DRAINING)
 
 
 def _wait(_conn: Connection) -> Outcome:
