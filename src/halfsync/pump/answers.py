@@ -16,9 +16,8 @@ def status_line(status: int, reason: str) -> bytes:
     return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
 
 
-def has_no_body(status: int) -> bool:
-    """RFC 9112 6.3: whatever its fields say, such an answer ends with its head."""
-    return status < 200 or status == 204 or status == 304
+BODILESS = frozenset({*range(100, 200), 204, 304})
+"""RFC 9112 6.3: whatever its fields say, an answer with such a status ends with its head."""
 
 
 def connection_line(keep: bool, minor: int) -> bytes:

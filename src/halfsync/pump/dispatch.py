@@ -208,16 +208,17 @@ class Dispatcher:
             conn = exchange.conn
             if conn is None or conn.state is not QUEUED:
                 continue  # its client left, or it has been answered for it
-            task = _task(conn, exchange, worker.take_slot(exchange))
-            size += len(task.head) + (len(task.body) if task.body is not None else 0) + TASK_OVERHEAD
+            task = _task(conn, exchange)
+            size += len(task.head) + TASK_OVERHEAD
+            if exchange.spool is not None:
+                size += len(task.body or b"")
             if tasks and (size > MAX_PACKET or len(fds) >= MAX_DESCRIPTORS):
-                worker.give_slot(task.slot)
                 queue.appendleft(exchange)
                 break
             if task.body is None:
                 fds.append(_spooled(exchange))
+            task.slot = exchange.slot = worker.take_slot(exchange)
             exchange.worker = worker
-            exchange.slot = task.slot
             exchange.attempts += 1
             conn.move(HANDED_OVER)
             tasks.append(task)
@@ -425,19 +426,18 @@ class Dispatcher:
                 self._pump.report_hung(worker)
 
 
-def _task(conn: Connection, exchange: Exchange, slot: int) -> Task:
-    head = exchange.head
-    assert head is not None
+def _task(conn: Connection, exchange: Exchange) -> Task:
+    """What the worker is told; it has no slot yet."""
+    assert exchange.head is not None
     body: bytes | None = b""
     size = 0
-    spool = exchange.spool
-    if spool is not None:
+    if (spool := exchange.spool) is not None:
         size = spool.size
         body = spool.memory() if spool.file is None else None
     return Task(
-        slot,
+        -1,
         exchange.mount_index,
-        head.raw,
+        exchange.head.raw,
         body,
         size,
         conn.client,

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from halfsync.pump.answers import has_no_body, status_line
+from halfsync.pump.answers import BODILESS, status_line
 from halfsync.pump.descriptors import Descriptor
 from halfsync.wire.http1 import CONDITIONAL, RequestHead
 
@@ -114,7 +114,7 @@ class Leased:
         self.until = min(clock.next_second, self.renew_at) if in_wire else 0.0
 
     def head(self, date_line: bytes, connection_line: bytes) -> bytes:
-        length = b"" if has_no_body(self.status) else b"Content-Length: %d\r\n" % self.length
+        length = b"" if self.status in BODILESS else b"Content-Length: %d\r\n" % self.length
         return b"".join((self.status_line, self.fields, length, date_line, connection_line, b"\r\n"))
 
 

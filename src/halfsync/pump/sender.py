@@ -30,7 +30,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from halfsync.objects import File, Memory, Pipe
-from halfsync.pump.answers import LAST_CHUNK, connection_line, has_no_body, head_start, status_line
+from halfsync.pump.answers import BODILESS, LAST_CHUNK, connection_line, head_start, status_line
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
@@ -146,18 +146,19 @@ class Sender:
         conn.move(REPLY)
         head = exchange.head
         assert head is not None
+        body = reply.body
         if (
-            head.plain
+            reply.length == len(body) <= SMALL
+            and head.plain
             and reply.ending is DONE
-            and reply.length == len(reply.body) <= SMALL
+            and not (reply.objects or reply.dated or reply.close or self._pump.draining)
+            and reply.status not in BODILESS
             and len(reply.fields) <= SMALL_FIELDS
-            and not (reply.objects or reply.close or reply.dated or has_no_body(reply.status))
-            and not self._pump.draining
         ):
             return self._send_small(conn, exchange, reply)
         exchange.out.append(Framing(self._head(exchange, reply, head.keep_alive and not reply.close)))
-        if reply.body:
-            self._frame_memory(exchange, reply.body)
+        if body:
+            self._frame_memory(exchange, body)
         self.add(exchange, reply.objects, reply.ending, fds)
         self._time_sending(conn)
         return MORE
@@ -165,12 +166,11 @@ class Sender:
     def _send_small(self, conn: Connection, exchange: Exchange, reply: Reply) -> Outcome:
         """The common answer: all of it in memory, small, with a length, on a kept connection. One
         write of one string, for to join a few kilobytes costs less than to gather them."""
+        body = reply.body
         start = head_start(reply.status, reply.reason, reply.fields, reply.length)
-        wire = b"".join((start, self._clock.date_end, reply.body))
+        wire = start + self._clock.date_end + body
         exchange.status = reply.status
         exchange.keep = True
-        exchange.ending = DONE
-        exchange.body_owed = 0
         try:
             sent = conn.sock.send(wire)
         except BlockingIOError:
@@ -181,10 +181,12 @@ class Sender:
             exchange.wire_bytes = sent
             exchange.body_bytes = reply.length
             return self.finish(conn, exchange)
+        exchange.ending = DONE
+        exchange.body_owed = 0
         head_size = len(wire) - reply.length
         exchange.out.append(Framing(wire[:head_size]))
-        if reply.length:
-            exchange.out.append(reply.body)
+        if body:
+            exchange.out.append(body)
         self.taken(exchange, sent)
         self._time_sending(conn)
         return WAIT
@@ -213,7 +215,7 @@ class Sender:
         length = reply.length
         keep = keep and not self._pump.draining
         length_line = b""
-        if has_no_body(status):
+        if status in BODILESS:
             exchange.body_owed = 0
         elif length >= 0:
             exchange.body_owed = length
