@@ -161,6 +161,14 @@ def test_any_status_and_reason_go_through(client):
     assert client.ask("/status?line=599%20X").body == b"a body\n"
 
 
+def test_a_request_to_upgrade_is_answered_as_if_it_were_none(client):
+    """RFC 9110 7.8: a server may ignore it."""
+    fields = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+    for _ in range(2):
+        assert client.ask("/hello", *fields).body == b"hello\n"
+        assert client.ask("/public/small", *fields).body == b"a small file\n"
+
+
 def test_options_of_the_server(client):
     answer = client.ask("*", method="OPTIONS")
     assert answer.status == 200
@@ -278,6 +286,7 @@ REFUSED = {
     "another coding": (501, refused(POST, HOST, "Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n")),
     "connect": (501, refused("CONNECT story.test:80 HTTP/1.1", HOST)),
     "a method that nobody knows": (501, refused("BREW /hello HTTP/1.1", HOST)),
+    "the preface of 2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "2.0": (505, refused("GET /hello HTTP/2.0", HOST)),
     "no version": (400, b"GET /hello\r\n\r\n"),
     "two spaces": (400, refused("GET  /hello HTTP/1.1", HOST)),

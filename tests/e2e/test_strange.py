@@ -156,6 +156,53 @@ def test_nobody_spins_while_clients_do_nothing(tmp_path):
         server.ends()
 
 
+# --- nothing is left over ----------------------------------------------------------------------------
+
+
+def open_files(server: Server) -> dict[int, int]:
+    pids = (server.pump, *server.workers("story:app"), *server.workers("built-in"))
+    return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in pids}
+
+
+def test_no_descriptor_is_left_over_by_good_clients_or_bad_ones(tmp_path):
+    """Files, spools and pipes of answers that were read, left or never read; uploads that came or stopped."""
+    (tmp_path / "large").write_bytes(bytes(3 * MIB))
+    arguments = ("/files=.", "--threads", "2", "--lease", "0.05", "--reply-spool", "1M")
+    with serving(tmp_path, "story:app", *arguments) as server:
+        targets = ["/files/large", "/files/large?v", "/wrapped?file=large", "/whole?size=600000", "/whole"]
+        targets += ["/pieces?size=600000", "/pieces?size=3000000", "/hello", "/fail", "/status?line=204%20No"]
+        uploads = [b"x" * 10, b"x" * 100_000]
+
+        def all_of_it() -> None:
+            for target in targets:
+                server.get(target)
+                server.get(target, "Range: bytes=5-9")
+                server.get(target, method="HEAD")
+                with server.client(receive_buffer=8192) as leaver:
+                    leaver.send(request(target))
+                    leaver.socket.recv(1)
+            for body in uploads:
+                server.get("/echo", method="POST", body=body)
+                with server.client() as leaver:
+                    leaver.send(request("/echo", method="POST", body=body)[:-5])
+
+        all_of_it()  # the first time, things may be opened for good
+        server.tracebacks = -1
+        before: dict[int, int] = {}
+
+        def settled() -> bool:
+            nonlocal before
+            last, before = before, open_files(server)
+            time.sleep(0.1)
+            return last == before
+
+        server.until(settled)
+        expected = before
+        for _ in range(5):
+            all_of_it()
+        server.until(lambda: open_files(server) == expected)
+
+
 # --- too little of something -----------------------------------------------------------------------
 
 
