@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "src"
@@ -358,8 +361,31 @@ def request(target: str, *fields: str, method: str = "GET", body: bytes = b"") -
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def run(*command: str, seconds: float = 60, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, capture_output=True, timeout=seconds, cwd=cwd, check=False)
+def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """curl, where there is one; else the story is skipped."""
+    found = shutil.which("curl")
+    if found is None:
+        pytest.skip("there is no curl")
+    return subprocess.run([found, "-s", *arguments], capture_output=True, timeout=60, check=False)
+
+
+@contextmanager
+def wrk(server: Server, target: str, connections: int) -> Iterator[list[str]]:
+    """Three seconds of wrk beside what else happens, where there is one. Afterwards the list holds what
+    it had to say, or a word that it is missing."""
+    said: list[str] = []
+    found = shutil.which("wrk")
+    if found is None:
+        yield said
+        said.append("requests in, if there were a wrk")
+        return
+    command = [found, "-t1", f"-c{connections}", "-d3s", server.url + target]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield said
+            said.append(process.communicate(timeout=LONG)[0])
+        finally:
+            process.kill()
 
 
 class Crowd:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from collections import Counter
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, is_alive, pattern, request, serving
+from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, is_alive, pattern, request, serving, wrk
 
 COUNTED, CHUNKED = "/digested?counted=1", "/digested"
 
@@ -30,11 +29,8 @@ def judged(answer: Answer) -> str:
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 def test_workers_are_killed_under_load_and_no_answer_is_wrong(tmp_path, preload):
     with serving(tmp_path, "story:app", "-w", "2", "--threads", "4", *preload) as server:
-        wrk = subprocess.Popen(
-            ["wrk", "-t1", "-c8", "-d3s", f"{server.url}/hello"], stdout=subprocess.PIPE, text=True
-        )
         killed = []
-        with Crowd(server, [COUNTED, CHUNKED] * 3, judged) as crowd:
+        with wrk(server, "/hello", 8) as said, Crowd(server, [COUNTED, CHUNKED] * 3, judged) as crowd:
             for _ in range(5):
                 crowd.until_seen(40)
                 victim = server.until(lambda: server.workers("story:app"))[0]
@@ -42,8 +38,10 @@ def test_workers_are_killed_under_load_and_no_answer_is_wrong(tmp_path, preload)
                 killed.append(victim)
                 server.until(lambda: len(set(server.workers("story:app")) - set(killed)) == 2)
             crowd.until_seen(40)
-        said, _ = wrk.communicate(timeout=30)
-        assert "requests in" in said
+        # Short answers to GET are never cut: who waits for one when the worker dies gets it from another.
+        assert "requests in" in said[0]
+        assert "Socket errors" not in said[0], said[0]
+        assert "Non-2xx" not in said[0], said[0]
         outcomes = Counter(crowd.seen)
         assert crowd.wrong == []
         assert outcomes["right"] > 100

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.e2e.harness import MIB, digest, pattern, request, resident, run, serving
+from tests.e2e.harness import MIB, curl, digest, pattern, request, resident, serving
 
 LARGE = 100 * MIB
 
@@ -154,8 +154,8 @@ def test_nothing_outside_nor_hidden_is_served(site, target, method):
 
 @pytest.mark.parametrize("target", ["/../outside/secret", "/%2e%2e/outside/secret", "/.env"])
 def test_curl_with_the_path_as_it_is_gets_nothing(site, target):
-    curl = run("curl", "-s", "--path-as-is", "-w", "%{http_code}", "-o", "/dev/null", site.url + target)
-    assert curl.stdout in (b"400", b"404")
+    done = curl("--path-as-is", "-w", "%{http_code}", "-o", "/dev/null", site.url + target)
+    assert done.stdout in (b"400", b"404")
 
 
 # --- parts and conditions --------------------------------------------------------------------------
@@ -173,8 +173,8 @@ def test_curl_with_the_path_as_it_is_gets_nothing(site, target):
 )
 def test_curl_gets_the_range_it_asks_for(site, asked, first, last):
     whole = pattern(1_000_000)
-    curl = run("curl", "-s", "-r", asked, f"{site.url}/data.bin")
-    assert curl.stdout == whole[first : last + 1]
+    done = curl("-r", asked, f"{site.url}/data.bin")
+    assert done.stdout == whole[first : last + 1]
     answer = site.get("/data.bin", f"Range: bytes={asked}")
     assert answer.status == 206
     assert answer["Content-Range"] == f"bytes {first}-{last}/1000000"
@@ -183,8 +183,8 @@ def test_curl_gets_the_range_it_asks_for(site, asked, first, last):
 def test_curl_continues_a_download(site, tmp_path):
     whole = pattern(1_000_000)
     (tmp_path / "part").write_bytes(whole[:123_456])
-    curl = run("curl", "-s", "--continue-at", "-", "-o", f"{tmp_path}/part", f"{site.url}/data.bin")
-    assert curl.returncode == 0
+    done = curl("--continue-at", "-", "-o", f"{tmp_path}/part", f"{site.url}/data.bin")
+    assert done.returncode == 0
     assert (tmp_path / "part").read_bytes() == whole
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.e2e.harness import Server, digest, pattern, request, run, serving
+from tests.e2e.harness import Server, curl, digest, pattern, request, serving
 
 
 @pytest.fixture(scope="module")
@@ -220,22 +220,22 @@ def test_the_application_sees_the_length_of_a_chunked_body(client):
 def test_curl_uploads_after_100_continue(site, tmp_path):
     body = pattern(1_500_000)
     (tmp_path / "body").write_bytes(body)
-    curl = run(
-        *("curl", "-sv", "--expect100-timeout", "20", "-H", "Expect: 100-continue"),
+    done = curl(
+        *("-v", "--expect100-timeout", "20", "-H", "Expect: 100-continue"),
         *("--data-binary", f"@{tmp_path}/body", f"{site.url}/received"),
     )
-    assert curl.stdout.decode() == f"{len(body)} {digest(body)}"
-    assert b"100 Continue" in curl.stderr
+    assert done.stdout.decode() == f"{len(body)} {digest(body)}"
+    assert b"100 Continue" in done.stderr
 
 
 def test_curl_uploads_chunked(site, tmp_path):
     body = pattern(1_500_000)
     (tmp_path / "body").write_bytes(body)
-    curl = run(
-        *("curl", "-s", "-H", "Transfer-Encoding: chunked", "-T", f"{tmp_path}/body"),
+    done = curl(
+        *("-H", "Transfer-Encoding: chunked", "-T", f"{tmp_path}/body"),
         f"{site.url}/received",
     )
-    assert curl.stdout.decode() == f"{len(body)} {digest(body)}"
+    assert done.stdout.decode() == f"{len(body)} {digest(body)}"
 
 
 def test_100_continue_comes_before_the_body_and_not_if_it_is_too_large(client, site):
@@ -338,11 +338,11 @@ def test_a_client_that_sends_on_still_reads_its_413(site):
 
 def test_curl_reads_its_413(site, tmp_path):
     (tmp_path / "body").write_bytes(bytes(20_000_000))
-    curl = run(
-        *("curl", "-s", "-H", "Expect:", "-w", "%{http_code}", "-o", f"{tmp_path}/answer"),
+    done = curl(
+        *("-H", "Expect:", "-w", "%{http_code}", "-o", f"{tmp_path}/answer"),
         *("--data-binary", f"@{tmp_path}/body", f"{site.url}/received"),
     )
-    assert curl.stdout == b"413"
+    assert done.stdout == b"413"
 
 
 def test_fields_with_an_underscore_never_reach_the_application(client):

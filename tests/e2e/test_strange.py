@@ -310,6 +310,33 @@ def test_a_frozen_pump_that_is_killed_gives_way_to_another(tmp_path):
         assert server.get("/hello").status == 200
 
 
+# --- an application's own processes ---------------------------------------------------------------
+
+STARTING = """
+import subprocess
+
+SHOW = "grep -E 'Sig(Ign|Blk)' /proc/self/status; ls -l /proc/self/fd"
+
+def app(environ, start):
+    start("200 OK", [])
+    return [subprocess.run(["sh", "-c", SHOW], close_fds=False, capture_output=True).stdout]
+"""
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
+def test_programs_that_an_application_starts_inherit_nothing_of_ours(tmp_path, preload):
+    """No signal that is ignored or blocked, no socket, even if they are given all that may be inherited."""
+    (tmp_path / "starting.py").write_text(STARTING)
+    with serving(tmp_path, "starting:app", *preload) as server:
+        shown = server.get("/").body.decode()
+    for line in shown.splitlines():
+        if line.startswith("Sig"):
+            # SIGPIPE (13) and SIGXFSZ (25) are restored by subprocess
+            assert int(line.split()[1], 16) & ~(1 << 12 | 1 << 24) == 0, shown
+    assert "socket:" not in shown
+    assert "memfd:" not in shown
+
+
 # --- leases of an application ----------------------------------------------------------------------
 
 LEASING = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, MIB, request, resident, run, serving
+from tests.e2e.harness import AT_ONCE, MIB, curl, request, resident, serving
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def test_the_standard_librarys_client_sees_each_piece(site):
 
 def test_curl_sees_the_first_piece(site):
     Path(site.folder, "curl-1").touch()
-    curl = run("curl", "-sN", "--max-time", "1", f"{site.url}/steps?file=curl&steps=3")
-    assert (curl.stdout, curl.returncode) == (b"0 1 ", 28)
+    done = curl("-N", "--max-time", "1", f"{site.url}/steps?file=curl&steps=3")
+    assert (done.stdout, done.returncode) == (b"0 1 ", 28)
     Path(site.folder, "curl-2").touch()
 
 
@@ -99,6 +99,6 @@ def test_an_application_that_fails_amid_its_answer_does_not_look_whole(tmp_path)
             answer = server.get(target)
             assert answer.status == 200
             assert not answer.whole
-        curl = run("curl", "-s0", f"{server.url}/", "-o", f"{tmp_path}/answer")
-        assert curl.returncode == 56  # a reset: an end by close would have passed for the whole
+        done = curl("-0", f"{server.url}/", "-o", f"{tmp_path}/answer")
+        assert done.returncode == 56  # a reset: an end by close would have passed for the whole
         server.until_logged("ZeroDivisionError: amid", 3)
