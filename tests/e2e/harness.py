@@ -388,6 +388,19 @@ def wrk(server: Server, target: str, connections: int) -> Iterator[list[str]]:
             process.kill()
 
 
+def judged(answer: Answer) -> str:
+    """What an answer of /digested is while processes die: right and whole, cut short and *seen* to be so, or
+    502. Never wrong."""
+    if answer.status == 502:
+        assert answer.whole
+        return "502"
+    assert answer.status == 200
+    if not answer.whole:
+        return "cut short"
+    assert digest(answer.body) == answer["X-Digest"], "wrong, and taken for whole"
+    return "right"
+
+
 class Crowd:
     """Clients in threads that ask again and again, each on its own connection, until told to stop.
 

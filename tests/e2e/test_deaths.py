@@ -9,21 +9,9 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, is_alive, pattern, request, serving, wrk
+from tests.e2e.harness import AT_ONCE, Crowd, digest, is_alive, judged, pattern, request, serving, wrk
 
 COUNTED, CHUNKED = "/digested?counted=1", "/digested"
-
-
-def judged(answer: Answer) -> str:
-    """What an answer under fire may be: right and whole, cut short and *seen* to be so, or 502."""
-    if answer.status == 502:
-        assert answer.whole
-        return "502"
-    assert answer.status == 200
-    if not answer.whole:
-        return "cut short"
-    assert digest(answer.body) == answer["X-Digest"], "wrong, and taken for whole"
-    return "right"
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])

@@ -23,29 +23,17 @@ from tests.e2e.harness import (
     LONG,
     MIB,
     SOURCES,
-    Answer,
     Client,
     Crowd,
     Server,
-    digest,
     is_alive,
+    judged,
     request,
     serving,
     until,
 )
 
 # --- everything at once ----------------------------------------------------------------------------
-
-
-def judged(answer: Answer) -> str:
-    """Right, or cut short and seen to be so, or 502: never wrong."""
-    if answer.status == 502:
-        return "502"
-    assert answer.status == 200
-    if not answer.whole:
-        return "cut short"
-    assert digest(answer.body) == answer["X-Digest"], "wrong, and taken for whole"
-    return "right"
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
