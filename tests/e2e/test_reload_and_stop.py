@@ -6,11 +6,12 @@ import contextlib
 import re
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Crowd, digest, request, serving, wrk
+from tests.e2e.harness import AT_ONCE, Answer, Client, Crowd, Server, digest, request, serving, wrk
 
 FORKED_AND_PRELOADED = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 
@@ -237,6 +238,41 @@ def test_a_second_stop_and_quit_end_it_at_once(tmp_path, numbers):
         server.ends(AT_ONCE)
         assert waiting.rest() == b""
         assert "stopping at once" in server.log()
+
+
+SLOW = """
+import pathlib, time
+while not pathlib.Path("go").exists():
+    time.sleep(0.01)
+from story import app
+"""
+
+
+@pytest.fixture
+def starting(tmp_path) -> Iterator[Server]:
+    """A server whose application is still being imported; it listens at the socket `at`."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    server = Server(tmp_path, ("-b", f"unix:{tmp_path}/at", "slow:app"), {})
+    try:
+        server.until_logged(r"worker\(slow:app\) \[\d+\] is started")
+        yield server
+        server.stop()
+    finally:
+        server.kill()
+
+
+def test_who_connects_while_it_starts_waits_and_is_served(starting):
+    with Client(str(starting.folder / "at")) as client:
+        client.send(request("/hello"))
+        (starting.folder / "go").touch()
+        assert client.answer().body == b"hello\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_it_can_be_stopped_while_it_starts(starting, number):
+    starting.signal(number)
+    assert starting.ends(AT_ONCE) == 0
+    assert not (starting.folder / "at").exists()
 
 
 def test_workers_run_their_exit_hooks(tmp_path):
