@@ -20,7 +20,7 @@ from halfsync.logs.error import log
 if TYPE_CHECKING:
     from halfsync.pump.connection import Connection
     from halfsync.pump.loop import Pump
-    from halfsync.pump.sender import FileSpan
+    from halfsync.pump.sendables import FileSpan
 
 HELPERS = 2
 _PIECE = 256 * 1024

@@ -16,7 +16,7 @@ from halfsync.wire.messages import Ending
 
 if TYPE_CHECKING:
     from halfsync.pump.descriptors import Descriptor
-    from halfsync.pump.sender import Sendable
+    from halfsync.pump.sendables import Sendable
     from halfsync.pump.spool import Spool
     from halfsync.pump.workers import Worker
     from halfsync.wire.chunked import ChunkedBody

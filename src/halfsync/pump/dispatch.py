@@ -33,8 +33,8 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases import Leased
-from halfsync.pump.sender import MORE, WAIT, Outcome
 from halfsync.pump.states import HANDED_OVER, QUEUED, WORKING, Event
+from halfsync.pump.steps import MORE, WAIT, Outcome
 from halfsync.pump.workers import LOG_BATCH, MEAN_OF, Pool, Worker
 from halfsync.wire.messages import (
     DONE,

@@ -43,8 +43,10 @@ from halfsync.pump.leases import Leased, Leases, cut_cookie
 from halfsync.pump.limits import SWEEP, TimeLimits
 from halfsync.pump.receiver import Receiver
 from halfsync.pump.routes import Routes
-from halfsync.pump.sender import GONE, MORE, WAIT, Outcome, PipeEnd, Sender
+from halfsync.pump.sendables import PipeEnd
+from halfsync.pump.sender import Sender
 from halfsync.pump.states import CLOSED, FRESH, IDLE, QUEUED, SENDING, WORKING, Event
+from halfsync.pump.steps import GONE, MORE, WAIT, Outcome
 from halfsync.pump.workers import Worker
 from halfsync.wire.http1 import Limits, RequestHead, parse_head
 

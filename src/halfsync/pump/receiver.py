@@ -14,9 +14,10 @@ from halfsync.pump.answers import CONTINUE
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.leases import Leased
-from halfsync.pump.sender import MORE, RECHECK, WAIT, Outcome
+from halfsync.pump.sender import RECHECK
 from halfsync.pump.spool import Spool
 from halfsync.pump.states import REQUEST, Event, State
+from halfsync.pump.steps import MORE, WAIT, Outcome
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, parse_head
 from halfsync.wire.messages import Reply

@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-`begin` frames an answer's head and what is known of its body into `exchange.out`; `add` frames more
-as it comes; `send` is the step that gives `out` to the socket until it would block. Framing looks
-at an object's length only; `send` alone knows the methods:
+`begin` frames an answer's head and what is known of its body into `exchange.out` (framing.py); `add`
+frames more as it comes; `send` is the step that gives `out` to the socket until it would block. It
+alone knows the methods:
 
     bytes   gathered, head and chunk lines among them, into one sendmsg(2)
     file    sendfile(2), after a look whether its pages are in memory (see cold.py)
@@ -14,9 +14,6 @@ A body ends when a worker says DONE and its every byte was taken: then, and only
 chunk written, or the connection kept or closed in good order. Whatever else happens (the worker
 died, the file shrank, the handler gave too few bytes) ends in `abort`: a reset, so that not even
 an answer whose end is told by the close alone can look complete.
-
-A step's outcome is one of three words: MORE (go on with the next step at once), WAIT (nothing to
-do until an event), GONE (the connection is closed).
 """
 
 from __future__ import annotations
@@ -25,16 +22,18 @@ import os
 import socket
 import struct
 from collections import deque
-from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from halfsync.objects import File, Memory, Pipe
-from halfsync.pump.answers import BODILESS, LAST_CHUNK, connection_line, head_start, status_line
+from halfsync.pump import framing
+from halfsync.pump.answers import BODILESS, LAST_CHUNK, connection_line, head_start
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.sendables import FileSpan, Framing, PipeEnd, Sendable
 from halfsync.pump.states import CLOSED, REPLY, SENT, Event
+from halfsync.pump.steps import GONE, MORE, WAIT, Outcome
 from halfsync.wire.messages import ABORTED, DONE, Ending, Reply
 from halfsync.wire.messages import MORE as MORE_PARTS
 
@@ -57,49 +56,6 @@ RECHECK = 1.0
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
 
 
-class Outcome(Enum):
-    MORE = 1
-    WAIT = 2
-    GONE = 3
-
-
-MORE, WAIT, GONE = Outcome
-
-
-class Framing(bytes):
-    """Bytes that are sent but are not of the body: head, chunk lines."""
-
-    __slots__ = ()
-
-
-class FileSpan:
-    """`count` bytes of a file, from `offset`."""
-
-    __slots__ = ("count", "file", "offset", "warm_until")
-
-    def __init__(self, file: Descriptor, offset: int, count: int) -> None:
-        self.file = file
-        self.offset = offset
-        self.count = count
-        self.warm_until = 0  # offset up to which the pages were in memory when looked at
-
-    def continues_with(self, file: Descriptor, offset: int) -> bool:
-        return self.file is file and self.offset + self.count == offset
-
-
-class PipeEnd:
-    """A pipe to read until it ends."""
-
-    __slots__ = ("ended", "file")
-
-    def __init__(self, file: Descriptor) -> None:
-        self.file = file
-        self.ended = False
-
-
-Sendable = bytes | memoryview | FileSpan | PipeEnd
-
-
 class Sender:
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
@@ -117,9 +73,9 @@ class Sender:
             exchange.reason = CloseReason.REFUSED
         keep = not refusal.close and exchange.head is not None and exchange.head.keep_alive
         conn.move(Event.ANSWER)
-        head = self._head(exchange, Reply(0, refusal.status, "", refusal.fields(), len(body)), keep)
-        exchange.out.append(Framing(head))
-        self._frame_memory(exchange, body)
+        reply = Reply(0, refusal.status, "", refusal.fields(), len(body))
+        framing.head(exchange, reply, keep and not self._pump.draining, self._clock.date_line)
+        framing.memory(exchange, body)
         exchange.ending = DONE
         self._time_sending(conn)
 
@@ -156,9 +112,10 @@ class Sender:
             and len(reply.fields) <= SMALL_FIELDS
         ):
             return self._send_small(conn, exchange, reply)
-        exchange.out.append(Framing(self._head(exchange, reply, head.keep_alive and not reply.close)))
+        keep = head.keep_alive and not reply.close and not self._pump.draining
+        framing.head(exchange, reply, keep, self._clock.date_line)
         if body:
-            self._frame_memory(exchange, body)
+            framing.memory(exchange, body)
         self.add(exchange, reply.objects, reply.ending, fds)
         self._time_sending(conn)
         return MORE
@@ -197,86 +154,14 @@ class Sender:
         """Frame more of a body. Nothing is sent yet."""
         for item in objects:
             if type(item) is Memory:
-                self._frame_memory(exchange, item.data)
+                framing.memory(exchange, item.data)
             elif type(item) is File:
-                self._frame_file(exchange, item, fds)
-            elif type(item) is Pipe:
+                framing.file(exchange, item, fds)
+            elif type(item) is Pipe and exchange.body_owed:
                 pipe = PipeEnd(fds[item.fd])
-                if exchange.body_owed:
-                    exchange.out.append(pipe)
-                    self._pump.watch_pipe(exchange, pipe)
+                exchange.out.append(pipe)
+                self._pump.watch_pipe(exchange, pipe)
         exchange.ending = ending
-
-    def _head(self, exchange: Exchange, reply: Reply, keep: bool) -> bytes:
-        """RFC 9112 6: how the client will know where the body ends."""
-        head = exchange.head
-        minor = head.minor if head is not None else 1
-        exchange.status = status = reply.status
-        length = reply.length
-        keep = keep and not self._pump.draining
-        length_line = b""
-        if status in BODILESS:
-            exchange.body_owed = 0
-        elif length >= 0:
-            exchange.body_owed = length
-            length_line = b"Content-Length: %d\r\n" % length
-        elif head is not None and head.method == b"HEAD":
-            pass  # of a size that is not known: nothing is said of it
-        elif minor:
-            exchange.chunked = True
-            length_line = b"Transfer-Encoding: chunked\r\n"
-        else:
-            keep = False  # only the close can end it
-        if head is not None and head.method == b"HEAD":
-            exchange.body_owed = 0
-            exchange.chunked = False
-        exchange.keep = keep
-        date_line = b"" if reply.dated else self._clock.date_line
-        lines = (
-            status_line(status, reply.reason),
-            reply.fields,
-            length_line,
-            date_line,
-            connection_line(keep, minor),
-            b"\r\n",
-        )
-        return b"".join(lines)
-
-    def _frame_memory(self, exchange: Exchange, data: bytes) -> None:
-        size = self._grant(exchange, len(data))
-        if size:
-            if exchange.chunked:
-                exchange.out.append(Framing(b"%x\r\n" % size))
-                exchange.out.append(data)
-                exchange.out.append(Framing(b"\r\n"))
-            else:
-                exchange.out.append(data if size == len(data) else data[:size])
-
-    def _frame_file(self, exchange: Exchange, file: File, fds: list[Descriptor]) -> None:
-        if file.fd >= 0:
-            exchange.shared_file = fds[file.fd]
-        shared = exchange.shared_file
-        assert shared is not None
-        size = self._grant(exchange, file.count)
-        if size:
-            last = exchange.out[-1] if exchange.out else None
-            if exchange.chunked:
-                exchange.out.append(Framing(b"%x\r\n" % size))
-                exchange.out.append(FileSpan(shared, file.offset, size))
-                exchange.out.append(Framing(b"\r\n"))
-            elif isinstance(last, FileSpan) and last.continues_with(shared, file.offset):
-                last.count += size  # many small pieces that wait for a slow client are one
-            else:
-                exchange.out.append(FileSpan(shared, file.offset, size))
-
-    @staticmethod
-    def _grant(exchange: Exchange, size: int) -> int:
-        """How much of `size` more bytes may be sent: never more than Content-Length says, and
-        nothing where no body is sent (`body_owed` is 0 then)."""
-        if exchange.body_owed >= 0:
-            size = min(size, exchange.body_owed)
-            exchange.body_owed -= size
-        return size
 
     def _time_sending(self, conn: Connection) -> None:
         exchange = conn.exchange
@@ -407,7 +292,7 @@ class Sender:
         out.popleft()
         after = list(out)
         out.clear()
-        self._frame_memory(exchange, data)
+        framing.memory(exchange, data)
         out.append(pipe)
         out.extend(after)
         return 0

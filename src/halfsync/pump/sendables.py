@@ -1,0 +1,39 @@
+"""What a connection's queue holds: simple objects on their way out, and the bytes that frame them."""
+
+from __future__ import annotations
+
+from halfsync.pump.descriptors import Descriptor
+
+
+class Framing(bytes):
+    """Bytes that are sent but are not of the body: head, chunk lines."""
+
+    __slots__ = ()
+
+
+class FileSpan:
+    """`count` bytes of a file, from `offset`."""
+
+    __slots__ = ("count", "file", "offset", "warm_until")
+
+    def __init__(self, file: Descriptor, offset: int, count: int) -> None:
+        self.file = file
+        self.offset = offset
+        self.count = count
+        self.warm_until = 0  # offset up to which the pages were in memory when looked at
+
+    def continues_with(self, file: Descriptor, offset: int) -> bool:
+        return self.file is file and self.offset + self.count == offset
+
+
+class PipeEnd:
+    """A pipe to read until it ends."""
+
+    __slots__ = ("ended", "file")
+
+    def __init__(self, file: Descriptor) -> None:
+        self.file = file
+        self.ended = False
+
+
+Sendable = bytes | memoryview | FileSpan | PipeEnd
