@@ -225,7 +225,7 @@ def test_content_length_is_taken_out_of_the_fields_and_a_date_is_marked():
         ("200 OK", [["X", "list"]], "must be a tuple"),
         ("200 OK", [("X", "1", "2")], "must be a tuple"),
         ("200 OK", (("X", "1"),), "must be a list"),
-        ("200 OK", [("Connection", "close")], "between server and client"),
+        ("200 OK", [("Upgrade", "h2c")], "between server and client"),
         ("200 OK", [("Transfer-Encoding", "chunked")], "between server and client"),
         ("200 OK", [("Content-Length", "-1")], "not a number"),
         ("200 OK", [("Content-Length", "1"), ("Content-Length", "2")], "two Content-Length"),
@@ -241,6 +241,18 @@ def test_a_bad_head_is_a_500_and_the_log_says_what_is_wrong(capfd, status, field
     with Stage(lambda e, start_response: start_response(status, fields) and []) as stage:
         assert stage.get("/").status == 500
     assert said in capfd.readouterr().err
+
+
+def test_the_connection_field_of_event_stream_recipes_is_left_out_with_a_warning(capfd):
+    """It is not the application's to set (PEP 3333), but no reason to refuse a page that other
+    servers serve."""
+    fields = [("Content-Type", "text/plain"), ("cOnnection", "keep-alive")]
+    with Stage(lambda e, start_response: start_response("200 OK", fields) and [b"hello"]) as stage:
+        answers = [stage.get("/") for _ in range(2)]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b"hello")] * 2
+    assert answers[0].reply is not None
+    assert b"nnection" not in answers[0].reply.fields
+    assert capfd.readouterr().err.count("'cOnnection'") == 1
 
 
 def test_head_gives_the_length_and_no_body():

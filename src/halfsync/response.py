@@ -32,6 +32,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     length: int = -1  # Content-Length as the handler gave it; -1: it did not
     dated: bool = False  # `fields` has a Date
     sets_cookie: bool = False
+    dropped: str = ""  # a field that the application set and that is not its to set
 
 
 class Replier(Protocol):
@@ -94,8 +95,6 @@ _STATUS = re.compile(r"([2-9][0-9][0-9])(?: (.*))?", re.DOTALL)
 
 _HOP_BY_HOP = frozenset(
     (
-        "connection",
-        "keep-alive",
         "proxy-authenticate",
         "proxy-authorization",
         "te",
@@ -105,6 +104,10 @@ _HOP_BY_HOP = frozenset(
     )
 )
 """PEP 3333: "Other HTTP Features"; the list is RFC 2616's, as in `wsgiref.util`."""
+
+_DROPPED = frozenset(("connection", "keep-alive"))
+"""These belong to that list. But many recipes for event streams set them, other servers let them pass or
+drop them, and what they ask for is the pump's to decide: so they are dropped, with one warning."""
 
 MAX_LINES = 4096
 """Encoded field lines that are remembered. An application's fields are mostly the same few."""
@@ -147,6 +150,7 @@ def _make(status: str, fields: list[tuple[str, str]]) -> Head:
         raise BadHead(f"The header fields must be a list, not {_kind(fields)}.")
     length = -1
     dated = sets_cookie = False
+    dropped = ""
     lines = []
     for field in fields:
         name, value = _pair(field)
@@ -154,13 +158,16 @@ def _make(status: str, fields: list[tuple[str, str]]) -> Head:
         if lower == "content-length":
             length = _length(value, length)
             continue
+        if lower in _DROPPED:
+            dropped = name
+            continue
         dated = dated or lower == "date"
         sets_cookie = sets_cookie or lower == "set-cookie"
         lines.append(_line(name, value))
     encoded = b"".join(lines)
     if len(encoded) > MAX_FIELDS:
         raise BadHead(f"The header fields take {len(encoded)} bytes; no more than {MAX_FIELDS} can be sent.")
-    return Head(number, reason, encoded, length, dated, sets_cookie)
+    return Head(number, reason, encoded, length, dated, sets_cookie, dropped)
 
 
 def _status(status: str) -> tuple[int, str]:

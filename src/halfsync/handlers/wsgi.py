@@ -15,6 +15,7 @@ import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import IO, Any
 
@@ -161,6 +162,11 @@ class _Keys(dict[str, str]):
 _KEYS = _Keys()
 
 
+@lru_cache(maxsize=8)  # once for each
+def _warn_of_dropped(name: str) -> None:
+    log("warning", f"The application sets the header field {name!r}, which is the server's: it is left out.")
+
+
 class FileWrapper:
     """`wsgi.file_wrapper`: an iterable over a file. With a true file, it is never iterated."""
 
@@ -206,8 +212,10 @@ class _Exchange:
                 exc_info = None  # it would be a cycle with this frame
         elif self.head is not None:
             raise BadApplication("start_response was called again without exc_info.")
-        self.head = head_of(status, fields)
-        self._length = self.head.length
+        self.head = head = head_of(status, fields)
+        self._length = head.length
+        if head.dropped:
+            _warn_of_dropped(head.dropped)
         return self.write
 
     def write(self, data: bytes) -> None:

@@ -13,6 +13,7 @@ from halfsync.parent import listeners, privileges
 from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.births import Entries
 from halfsync.parent.pidfile import PidFile
+from halfsync.parent.signals import Signals
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Kind, Mount, Plan, Pool
 from halfsync.settings import Settings
@@ -27,6 +28,9 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
     error.be("parent", settings.log_level)
     with ExitStack() as undo:
         identity = privileges.identity(settings)
+        # From here on there is something to remove again, so no signal may just end the process.
+        signals = Signals()
+        undo.callback(signals.close)
         pid_file = PidFile(settings.pid) if settings.pid else None
         if pid_file is not None:
             undo.callback(pid_file.remove)
@@ -46,6 +50,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
             folder=current_folder(),
             announce=lambda: announce(plan),
             stop_listening=lambda: listeners.close(bound),
+            signals=signals,
         )
         status = supervisor.run()
         if status == 0:

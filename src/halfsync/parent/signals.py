@@ -50,7 +50,9 @@ class Signals:
         return taken
 
     def close(self) -> None:
-        """Put things back as they were."""
+        """Put things back as they were. To call it again does nothing."""
+        if self.wake.fileno() < 0:
+            return
         signal.set_wakeup_fd(self._former_wakeup)
         for number, handler in self._former.items():
             signal.signal(number, handler)

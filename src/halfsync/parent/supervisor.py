@@ -101,8 +101,11 @@ class Supervisor:
         folder: str = ".",
         announce: Callable[[], None] = lambda: None,
         stop_listening: Callable[[], None] = lambda: None,
+        signals: Signals | None = None,
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
+
+        `signals`: noted since before there was something to undo; closed by `run`.
 
         `folder`: see Births.
 
@@ -127,7 +130,7 @@ class Supervisor:
         self._strangers: dict[int, int] = {}  # reaped, of children whose number was not known yet
         self._is_behind = False  # there are more workers to start, in the next turn
         self._limit = NEVER  # of the phase
-        self._signals = Signals()
+        self._signals = signals or Signals()
 
     def run(self) -> int:
         """Serve until told to stop. Gives the exit status; no child is left then."""

@@ -30,6 +30,7 @@ class Acceptor:
         self._listeners = [listener.socket for listener in pump.plan.listeners]
         self._watched = False
         self._paused = False
+        self._short = False  # and it has been said; until a client could be accepted again
         self.due: list[tuple[int, socket.socket]] = []  # where clients wait, by this turn's events
 
     def start(self) -> None:
@@ -88,6 +89,7 @@ class Acceptor:
                     self._make_room(error)
                     return count
                 continue  # that client has gone already (ECONNABORTED and its like)
+            self._short = False
             client, port = address[:2] if isinstance(address, tuple) else ("", 0)
             self._pump.add(Connection(sock, client, port, index, expires))
         return ACCEPTS_A_TURN
@@ -99,6 +101,7 @@ class Acceptor:
         for conn in idle[:ACCEPTS_A_TURN]:
             self._pump.close(conn, CloseReason.DESCRIPTORS_SHORT)
         if not idle and not self._paused:
-            log("warning", f"not accepting for now: {error.strerror} ({len(connections)} connections)")
-            self._paused = True
+            if not self._short:  # once a shortage, not at every try
+                log("warning", f"not accepting for now: {error.strerror} ({len(connections)} connections)")
+            self._short = self._paused = True
             self._unwatch()
