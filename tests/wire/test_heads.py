@@ -70,7 +70,7 @@ heads = st.one_of(likely_heads(), mutated(), st.binary(max_size=80))
 
 def whole(data: bytes) -> bytes:
     """`data` as the pump would cut it: through the first empty line."""
-    return data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    return (data + b"\r\n\r\n").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
 def parse(raw: bytes, limits: Limits | None = None) -> RequestHead | None:
