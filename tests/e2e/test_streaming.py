@@ -25,7 +25,7 @@ def test_a_piece_is_seen_before_the_next_one_is_made(site):
         client.until(b"\r\n\r\n")
         for number in range(4):
             assert client.until(b"%d " % number).endswith(b"%d " % number)
-            assert not client.unread.strip()
+            assert number == 3 or not client.unread.strip()  # behind the last piece comes the end
             Path(site.folder, f"seen-{number + 1}").touch()
         assert client.until(b"0\r\n\r\n")
 
