@@ -36,22 +36,29 @@ class AccessLog:
         return not self.records and not self.under_way
 
     def ready(self, now: float) -> bool:
-        """Whether a batch should be handed over: it is large, or its first record has waited."""
+        """Whether a batch should be handed over: it is large, or its first record has waited. If it
+        can't be, ask again after DELAY."""
+        if len(self.records) > MAX_WAITING:
+            self._drop_surplus()
         if not self.records or self.under_way:
             self.due = NEVER
             return False
         if self.due == NEVER:
             self.due = now + DELAY
-        return now >= self.due or len(self.records) >= BATCH_RECORDS
+        if now < self.due and len(self.records) < BATCH_RECORDS:
+            return False
+        self.due = now + DELAY
+        return True
+
+    def _drop_surplus(self) -> None:
+        surplus = len(self.records) - MAX_WAITING * 9 // 10
+        del self.records[:surplus]
+        log("error", f"the access log is not written fast enough: {surplus} records dropped")
 
     def take_batch(self) -> list[Record]:
         """The next batch; empty while the one before is not written."""
         if self.under_way or not self.records:
             return []
-        if len(self.records) > MAX_WAITING:
-            surplus = len(self.records) - MAX_WAITING
-            del self.records[:surplus]
-            log("error", f"the access log is not written fast enough: {surplus} records dropped")
         size = count = 0
         for record in self.records:
             size += len(record[2])

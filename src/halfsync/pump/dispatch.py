@@ -174,7 +174,7 @@ class Dispatcher:
     def hand_over_records(self) -> None:
         """Give the access log's next batch to a worker of the built-in pool."""
         pool = self.pools[0]
-        worker = next((w for w in reversed(pool.workers) if not w.full and w.free), None)
+        worker = next((w for w in reversed(pool.workers) if w.free and not (w.full or w.retiring)), None)
         if worker is None:
             return
         batch = self._pump.access.take_batch()

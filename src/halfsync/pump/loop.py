@@ -400,7 +400,8 @@ class Pump:
     def _is_drained(self) -> bool:
         """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout
         is cut, visibly, and logged so."""
-        if self.connections and self.clock.now >= self._drain_until:
+        if self.clock.now >= self._drain_until:
+            self._drain_until = NEVER
             self._cut_off(list(self.connections.values()))
         return not self.connections and self.access.idle
 

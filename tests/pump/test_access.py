@@ -1,0 +1,70 @@
+"""Records on their way to the access log: when a batch is due, what is bounded, what is not lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from halfsync.pump import access
+from halfsync.pump.access import BATCH_RECORDS, DELAY, AccessLog
+from halfsync.pump.connection import NEVER
+
+
+def record(head: bytes = b"GET / HTTP/1.1\r\n\r\n") -> access.Record:
+    return (0.0, "127.0.0.1", head, 200, 0, 0, -1, -1, 0, 0, 0)
+
+
+def test_a_record_waits_a_moment_for_company_and_many_do_not_wait():
+    log = AccessLog(enabled=True)
+    assert not log.ready(10.0)
+    assert log.due == NEVER
+    log.records.append(record())
+    assert not log.ready(10.0)
+    assert log.due == 10.0 + DELAY
+    assert log.ready(10.0 + DELAY)
+    log = AccessLog(enabled=True)
+    log.records += [record()] * BATCH_RECORDS
+    assert log.ready(10.0)
+
+
+def test_with_nobody_to_take_it_a_batch_is_offered_again_after_a_while():
+    """And not in every turn: while the built-in worker is away the loop must not spin."""
+    log = AccessLog(enabled=True)
+    log.records.append(record())
+    log.ready(10.0)
+    assert log.ready(11.0)
+    assert log.due == 11.0 + DELAY
+    assert not log.ready(11.0 + DELAY / 2)
+    assert log.ready(11.0 + DELAY)
+
+
+def test_what_waits_is_bounded_also_while_a_batch_is_under_way(monkeypatch, capfd):
+    monkeypatch.setattr(access, "MAX_WAITING", 1000)
+    log = AccessLog(enabled=True)
+    log.records.append(record())
+    assert log.take_batch() == [record()]
+    log.records += [record(b"%d" % number) for number in range(1001)]
+    assert not log.ready(10.0)
+    assert len(log.records) == 900
+    assert log.records[-1][2] == b"1000"
+    assert "101 records dropped" in capfd.readouterr().err
+
+
+def test_a_lost_batch_comes_first_again():
+    log = AccessLog(enabled=True)
+    log.records += [record(b"1"), record(b"2")]
+    assert len(log.take_batch()) == 2
+    assert log.take_batch() == []
+    log.records.append(record(b"3"))
+    log.lost()
+    assert [each[2] for each in log.take_batch()] == [b"1", b"2", b"3"]
+    log.written()
+    assert log.idle
+
+
+@pytest.mark.parametrize("size", [10, 5000, 64_000])
+def test_a_batch_fits_a_packet(size):
+    log = AccessLog(enabled=True)
+    log.records += [record(b"x" * size)] * 600
+    batch = log.take_batch()
+    assert batch
+    assert sum(len(each[2]) + 80 for each in batch) < 160 * 1024
