@@ -274,7 +274,7 @@ def test_one_slow_handler_ends_the_look_ahead(stage: Stage):
 
 def test_nudge(stage: Stage):
     """Tasks that are not begun after some milliseconds: a sibling thread is woken, again and again
-    until they are; and replies that wait for company are asked for."""
+    until they are, at growing intervals; and replies that wait for company are asked for."""
     hand = stage.hand(threads=3)
     make_fast(stage, hand)
     ask_at_once(stage, 3)
@@ -282,18 +282,18 @@ def test_nudge(stage: Stage):
     hand.begin(first)
     stage.settle()
     assert hand.nudges == 0
-    for count in (1, 2):
-        stage.time.advance(0.005)
+    for count, silence in ((1, 0.005), (1, 0.004), (2, 0.005), (2, 0.008), (3, 0.010)):
+        stage.time.advance(silence)
         stage.settle()
         assert hand.nudges == count
-    assert hand.heard() == [Nudge(), Nudge()]
+    assert hand.heard() == [Nudge(), Nudge(), Nudge()]
     hand.begin(second)
     hand.begin(third)
-    stage.time.advance(0.005)
+    stage.time.advance(1)
     stage.settle()
-    stage.time.advance(0.005)
+    stage.time.advance(1)
     stage.settle()
-    assert hand.nudges == 2
+    assert hand.nudges == 3
 
 
 def test_recall(stage: Stage):
@@ -307,7 +307,7 @@ def test_recall(stage: Stage):
     stage.time.advance(0.005)
     stage.settle()
     other = stage.hand(threads=1)
-    stage.time.advance(0.005)
+    stage.time.advance(0.010)
     stage.settle()
     assert Recall() in hand.heard()
     hand.send([Part(waiting.slot, [], Ending.NOT_BEGUN)])

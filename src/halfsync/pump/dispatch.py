@@ -35,7 +35,7 @@ from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases import Leased
 from halfsync.pump.states import HANDED_OVER, QUEUED, WORKING, Event
 from halfsync.pump.steps import MORE, WAIT, Outcome
-from halfsync.pump.workers import LOG_BATCH, MEAN_OF, Pool, Worker
+from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Pool, Worker
 from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 
 TASK_OVERHEAD = 128
 """Bytes of a task beside its head and body, at most."""
-NUDGE_AFTER = 0.004
-"""Seconds. A fast batch of LOOK_AHEAD tasks takes less than this; a slow one shows by then."""
+NUDGE_SELDOM = 0.25
+"""Seconds. Where nudging does not help, since all threads are busy, it becomes seldom."""
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
 
 
@@ -257,13 +257,14 @@ class Dispatcher:
         for worker in self.workers.values():
             if worker.outstanding < 2:
                 continue
-            if now - worker.heard_at >= NUDGE_AFTER:
+            if now - worker.heard_at >= worker.patience:
                 worker.tell(Nudge())  # replies may be waiting for company behind a slow one
                 waiting = worker.unbegun()
                 if not waiting:
                     continue
                 self._help(worker, waiting)
-            self.nudge_at = now + NUDGE_AFTER
+                worker.patience = min(2 * worker.patience, NUDGE_SELDOM)
+            self.nudge_at = min(self.nudge_at, now + worker.patience)
 
     def _help(self, worker: Worker, waiting: int) -> None:
         """Tasks wait behind slow ones: bring a sibling thread to them, or them to another worker."""
@@ -313,6 +314,7 @@ class Dispatcher:
         """It may have room again."""
         if worker.outstanding < worker.threads:
             worker.recalled = False
+        worker.patience = NUDGE_AFTER
         if not worker.outstanding and worker.pool.workers[-1] is not worker:
             worker.pool.workers.remove(worker)
             worker.pool.workers.append(worker)

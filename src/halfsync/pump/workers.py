@@ -18,6 +18,8 @@ FAST_NS = 1_000_000
 """A mean time in the handler under this earns look-ahead: the cost that batching saves is some
 50 µs a request, so a handler of milliseconds gains nothing by it."""
 MEAN_OF = 8
+NUDGE_AFTER = 0.004
+"""Seconds. A fast batch of LOOK_AHEAD tasks takes less than this; a slow one shows by then."""
 
 LOG_BATCH = object()
 """What owns the slot of a LogTask; a request's slot is owned by its Exchange."""
@@ -43,6 +45,7 @@ class Worker:
         self.retiring = False  # no more tasks; closed when the last has ended
         self.full = False  # its socket took no more: wait until it does
         self.recalled = False  # tasks had to be taken back: no look-ahead until it has caught up
+        self.patience = NUDGE_AFTER  # seconds of silence until it is nudged
         self.heard_at = 0.0  # when it last ended a task, or was given one with nothing else to do
 
     @property
