@@ -403,6 +403,7 @@ class Pump:
         if self.clock.now >= self._drain_until:
             self._drain_until = NEVER
             self._cut_off(list(self.connections.values()))
+            self.access.due = self.clock.now  # the parent does not wait long now: log it at once
         return not self.connections and self.access.idle
 
     def _cut_off(self, left: list[Connection]) -> None:
