@@ -245,8 +245,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         about(
             "Time limits",
-            "A handler may take no longer than this to begin its answer; then the request is answered 504, the "
-            "stack is logged, and the worker replaced. A stream that has begun may go on. 0: no limit.",
+            "A handler may take no longer than this to begin its answer; then the request is answered 504, "
+            "the stack is logged, and the worker replaced. A stream that has begun may go on. 0: no limit.",
             unit="seconds",
             least=0,
         ),
