@@ -25,7 +25,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from halfsync.objects import File, Memory, Pipe
+from halfsync.objects import File, Memory, Pipe, SimpleObject
 from halfsync.pump import framing
 from halfsync.pump.answers import BODILESS, LAST_CHUNK, connection_line, head_start
 from halfsync.pump.closes import KEPT, CloseReason
@@ -149,7 +149,7 @@ class Sender:
         return WAIT
 
     def add(
-        self, exchange: Exchange, objects: list[Memory | File | Pipe], ending: Ending, fds: list[Descriptor]
+        self, exchange: Exchange, objects: list[SimpleObject], ending: Ending, fds: list[Descriptor]
     ) -> None:
         """Frame more of a body. Nothing is sent yet."""
         for item in objects:

@@ -24,7 +24,7 @@ from enum import IntEnum
 
 import msgspec
 
-from halfsync.objects import File, Memory, Pipe
+from halfsync.objects import SimpleObject
 
 MAX_PACKET = 160 * 1024
 """Bytes. A packet must fit the socket's send buffer whole; 212,992 is Linux's default limit."""
@@ -118,7 +118,7 @@ class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
     # Transfer-Encoding, Connection or Date among them unless `dated`
     length: int  # of the whole body (what Content-Length says); -1: not known beforehand
     body: bytes = b""  # the first bytes, which go out in one write with the head
-    objects: list[Memory | File | Pipe] = []
+    objects: list[SimpleObject] = []
     ending: Ending = Ending.DONE
     dated: bool = False  # `fields` has a Date
     close: bool = False  # close the connection after this reply
@@ -130,7 +130,7 @@ class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
     """More of a body whose Reply said MORE; or, for a LogTask, that it is done."""
 
     slot: int
-    objects: list[Memory | File | Pipe]
+    objects: list[SimpleObject]
     ending: Ending
     handler_ns: int = 0
 

@@ -26,10 +26,6 @@ class Refusal(Exception):
         self.close = close
         self.retry_after = retry_after
 
-    @property
-    def servers_fault(self) -> bool:
-        return self.status >= 500 and self.status not in (501, 505)
-
     def fields(self) -> bytes:
         """Field lines, each ended by CRLF, without those that framing adds."""
         lines = b"Content-Type: text/plain; charset=utf-8\r\n"

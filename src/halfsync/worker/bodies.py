@@ -30,7 +30,7 @@ import time
 from collections.abc import Sized
 from dataclasses import dataclass
 
-from halfsync.objects import SAME_FILE, File, Memory, Pipe
+from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.response import ClientGone, Head
 from halfsync.settings import Settings
 from halfsync.unnamed import unnamed_file
@@ -179,7 +179,7 @@ class TaskReplier:
         head: Head,
         length: int,
         body: bytes,
-        objects: list[Memory | File | Pipe],
+        objects: list[SimpleObject],
         ending: Ending,
         lease: Lease | None = None,
     ) -> None:
@@ -206,7 +206,7 @@ class TaskReplier:
             now,
         )
 
-    def _part(self, objects: list[Memory | File | Pipe], ending: Ending) -> None:
+    def _part(self, objects: list[SimpleObject], ending: Ending) -> None:
         assert not self.ended
         self.ended = ending is not Ending.MORE
         now = time.monotonic_ns()
@@ -219,7 +219,7 @@ class TaskReplier:
             raise ClientGone
 
 
-def _memory(objects: list[Memory | File | Pipe]) -> int:
+def _memory(objects: list[SimpleObject]) -> int:
     return sum(len(item.data) for item in objects if isinstance(item, Memory))
 
 
@@ -246,7 +246,7 @@ class _Spill:
         self._memory += size
         self._pieces += 1
 
-    def objects(self, piece: bytes) -> list[Memory | File | Pipe]:
+    def objects(self, piece: bytes) -> list[SimpleObject]:
         """What to tell the pump of this piece. After it, `write_pipe` if `piped`."""
         if self.piped:
             self._rest = memoryview(piece)
@@ -257,10 +257,10 @@ class _Spill:
             return [Memory(piece)]
         return self.objects_in_file(piece)
 
-    def objects_in_file(self, piece: bytes) -> list[Memory | File | Pipe]:
+    def objects_in_file(self, piece: bytes) -> list[SimpleObject]:
         data = memoryview(piece)
         room = self._limits.spool - self._file_size
-        objects: list[Memory | File | Pipe] = []
+        objects: list[SimpleObject] = []
         if room > 0 and data:
             objects.append(self._write_file(data[:room]))
         if len(data) > room:
