@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -287,6 +289,36 @@ def test_a_leased_answer_that_does_not_fit_the_socket(stage: Stage):
         client.send(get("/x"))
     assert [client.answer().body for _ in range(12)] == [body] * 12
     assert client.quiet()
+
+
+class Reluctant:
+    """A socket that takes nothing, or an end, at its first send."""
+
+    def __init__(self, sock: socket.socket, error: OSError) -> None:
+        self._sock = sock
+        self._error: OSError | None = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: bytes) -> int:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return self._sock.send(data)
+
+
+@pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError()])
+def test_a_socket_that_takes_nothing_at_first_gets_its_leased_answer_later(stage: Stage, error: OSError):
+    """The request has been read by then: it must not be forgotten."""
+    hand, client = stage.hand(), stage.client()
+    grant(client, hand, get("/x"))
+    for _ in range(2):
+        assert repeated(client, hand, get("/x")).body == b"leased"
+    (conn,) = stage.pump.connections.values()
+    conn.sock = Reluctant(conn.sock, error)  # type: ignore[assignment]  # the kernel can't be made to
+    assert repeated(client, hand, get("/x")).body == b"leased"
+    assert repeated(client, hand, get("/x")).body == b"leased"
 
 
 def test_answers_that_are_not_whole_are_not_leased(stage: Stage):

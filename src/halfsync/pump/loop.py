@@ -147,39 +147,42 @@ class Pump:
             # The hot path. `mask` says that there is something to read and nothing else.
             try:
                 data = conn.sock.recv(size)
-                leased = known.get(data)
-                if leased is None and known_uncookied and (logged := cut_cookie(data)):
-                    leased = known_uncookied.get(logged)
-                else:
-                    logged = data
-                if leased is not None and now < leased.until:
-                    sent = conn.sock.send(leased.wire)
-                    if sent == leased.size:
-                        conn.expires = now + keep_alive
-                        if records is not None:
-                            records.append(
-                                (
-                                    clock.wall,
-                                    conn.client,
-                                    data if log_cookies else logged,
-                                    leased.status,
-                                    leased.body_bytes,
-                                    sent,
-                                    -1,
-                                    -1,
-                                    int((time.monotonic() - now) * 1e6) if log_times else 0,
-                                    0,
-                                    conn.served,
-                                )
-                            )
-                        conn.served += 1
-                        continue
-                    self._lease_taken_in_part(conn, data, sent, leased)
-                    continue
             except BlockingIOError:
                 continue
             except OSError:
-                data = b""
+                data = b""  # to be found out again, and dealt with, where all reads are
+            leased = known.get(data)
+            if leased is None and known_uncookied and (logged := cut_cookie(data)):
+                leased = known_uncookied.get(logged)
+            else:
+                logged = data
+            if leased is not None and now < leased.until:
+                try:
+                    sent = conn.sock.send(leased.wire)
+                except OSError:
+                    sent = 0
+                if sent != leased.size:
+                    self._lease_taken_in_part(conn, data, sent, leased)
+                    continue
+                conn.expires = now + keep_alive
+                if records is not None:
+                    records.append(
+                        (
+                            clock.wall,
+                            conn.client,
+                            data if log_cookies else logged,
+                            leased.status,
+                            leased.body_bytes,
+                            sent,
+                            -1,
+                            -1,
+                            int((time.monotonic() - now) * 1e6) if log_times else 0,
+                            0,
+                            conn.served,
+                        )
+                    )
+                conn.served += 1
+                continue
             conn.inbox = data
             conn.readable = not data or len(data) == size
             self.drive(conn)
@@ -262,12 +265,13 @@ class Pump:
             self.acceptor.resume()
 
     def _lease_taken_in_part(self, conn: Connection, raw: bytes, sent: int, leased: Leased) -> None:
-        """The send buffer is full: what is left goes the way of every other answer."""
+        """The send buffer is full, or the client gone: the rest goes the way of every other answer."""
         head = parse_head(raw, Limits())
         conn.when, conn.first_byte = self.clock.wall, self.clock.now
         conn.exchange = exchange = Exchange(conn, head)
         self.sender.repeat(conn, exchange, leased)
         self.sender.taken(exchange, sent)
+        self.drive(conn)
 
     # --- connections -----------------------------------------------------------------------------
 
