@@ -423,3 +423,19 @@ def test_a_pipe_for_nobody_breaks(stage: Stage):
     with pytest.raises(BrokenPipeError):
         os.write(write, b"more")
     os.close(write)
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_a_file_that_cannot_be_read_is_a_fault_and_a_reset(version: str, capfd: pytest.CaptureFixture[str]):
+    """It is not the client that left; and where only a close would end the body, a close must not."""
+    with Stage(access_logfile="-") as stage:
+        hand, client = stage.hand(), stage.client()
+        client.send(get("/x", version=version))
+        task = hand.take()
+        fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_WRONLY)
+        os.ftruncate(fd, 5000)
+        hand.reply(task, b"begun", length=-1, objects=[File(0, 0, 5000)], fds=(fd,))
+        client.rest()
+        assert client.reset
+        assert stage.reasons() == [CloseReason.FAULT]
+    assert "cannot read what is being sent" in capfd.readouterr().err

@@ -18,6 +18,7 @@ an answer whose end is told by the close alone can look complete.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -53,6 +54,8 @@ SMALL_FIELDS = 1024
 RECHECK = 1.0
 """Seconds between the sweep's looks at a client that is sending or receiving (see limits.py)."""
 
+_NOT_THE_CLIENT = {errno.EIO, errno.ENOMEM, errno.EBADF, errno.EINVAL, errno.EOVERFLOW}
+"""Errors of a file or pipe, not of the client's socket."""
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
 
 
@@ -211,8 +214,11 @@ class Sender:
             return WAIT
         except ShrunkError:
             return self.abort(conn, CloseReason.FILE_SHRANK)
-        except (OSError, ValueError):
-            return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+        except OSError as error:
+            if error.errno in _NOT_THE_CLIENT:
+                self._pump.fault(f"cannot read what is being sent to {conn.client}: {error.strerror}")
+                return self.abort(conn, CloseReason.FAULT)
+            return self.abort(conn, CloseReason.CLIENT_LEFT)
         return self._sent_all(conn, exchange)
 
     def _send_memory(self, conn: Connection, exchange: Exchange, out: deque[Sendable]) -> int:
