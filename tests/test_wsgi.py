@@ -784,3 +784,24 @@ def test_under_the_validator(capfd, app, head, body, spooled, prefix):
         answer = stage.ask(head, body, spooled=spooled)
     assert (answer.status, answer.done) == (200, True), capfd.readouterr().err
     assert answer.body == (body if app is echo else b"ab")
+
+
+def test_heads_that_were_read_before_have_their_own_cookies():
+    """What a head says is remembered without its cookie; nobody gets another's."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ.get("HTTP_COOKIE", "none").encode() + b" " + environ["HTTP_ACCEPT"].encode()]
+
+    asked = [
+        ("", b"none x"),
+        ("\nCookie: a=1", b"a=1 x"),
+        ("\nCookie: b=2", b"b=2 x"),
+        ("\nCookie:  c=3 ", b"c=3 x"),
+        ("\nCookie: ", b" x"),
+        ("\nCookie: d=4\nCookie: e=5", b"d=4; e=5 x"),
+        ("\ncookie: f=6", b"f=6 x"),
+    ]
+    with Stage(app) as stage:
+        for cookies, answer in [*asked, *reversed(asked), *asked]:
+            assert stage.ask(f"GET / HTTP/1.1\nHost: a{cookies}\nAccept: x").body == answer

@@ -33,6 +33,16 @@ def fields_of(lines: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def without_cookie(head: bytes) -> tuple[bytes, str | None]:
+    """`head` with its first Cookie line cut out, and that cookie; None if it has none (or one in an
+    unusual spelling)."""
+    start = head.find(b"\r\nCookie: ")
+    if start < 0:
+        return head, None
+    end = head.find(b"\r\n", start + 10)
+    return head[:start] + head[end:], str(head[start + 10 : end], "latin-1").strip(" \t")
+
+
 def path_and_query(target: str) -> tuple[str, str]:
     """Both as received (still percent-encoded). `*` means the root; the authority of an
     absolute form is left out; so is a fragment, which has no place in a request."""

@@ -11,7 +11,7 @@ import pytest
 
 from halfsync.plan import Kind, Mount
 from halfsync.pump.closes import CloseReason
-from halfsync.wire.messages import Ending, Part
+from halfsync.wire.messages import Ending, Lease, Part
 from tests.pump.harness import BUILT_IN, Client, Stage, get, no_descriptor_left
 
 
@@ -269,3 +269,39 @@ def test_drain(stage: Stage):
     stage.clients.append(Client(stage))
     stage.settle()
     assert not stage.pump.connections
+
+
+def test_heads_that_were_seen_before_keep_their_own_cookies():
+    """Heads are looked up without their cookie; what reaches the worker is what the client sent."""
+    plain = get("/x", "Accept: text/html")
+    heads = [plain] + [get("/x", f"Cookie: id={number}", "Accept: text/html") for number in range(3)]
+    heads.append(get("/x", "Cookie: a=1", "Cookie: b=2", "Accept: text/html"))
+    heads.append(get("/x", "cookie: a=1", "Accept: text/html"))
+    with Stage() as stage:
+        hand, client = stage.hand(), stage.client()
+        for head in [*heads, *reversed(heads), *heads]:
+            client.send(head)
+            task = hand.take()
+            assert task.head == head
+            hand.reply(task, b"ok")
+            assert client.answer().body == b"ok"
+
+
+def test_a_cookie_too_long_is_refused_also_where_the_rest_was_seen():
+    with Stage(limit_request_field_size=100) as stage:
+        hand, client = stage.hand(), stage.client()
+        for cookie in ("short", "x" * 40):
+            client.send(get("/x", f"Cookie: {cookie}"))
+            hand.reply(hand.take(), b"ok")
+            assert client.answer().body == b"ok"
+        client.send(get("/leased", "Cookie: short"))
+        hand.reply(hand.take(), b"ok", lease=Lease(5, ()))
+        assert client.answer().body == b"ok"
+        for target in ("/x", "/leased", "/leased"):
+            other = stage.client()
+            other.send(get(target, "Cookie: short"))
+            if target == "/x":
+                hand.reply(hand.take(), b"ok")
+            assert other.answer().body == b"ok"
+            other.send(get(target, f"Cookie: {'x' * 200}"))
+            assert other.answer().status == 431

@@ -170,3 +170,20 @@ def test_any_beginning_of_a_good_head_passes(cut: int):
     for scanned in (1, cut - 1):
         if 0 < scanned < cut:
             check_partial(GOOD[:cut], Limits(), scanned)
+
+
+def test_limits_may_be_smaller_than_the_one_of_the_request_line():
+    """Each is held to by itself, in a whole head and in any part of one."""
+    limits = Limits(line=300, field_size=60, head=400)
+    good = b"GET /" + b"x" * 250 + b" HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 50 + b"\r\n\r\n"
+    assert parse_head(good, limits).host == b"a"
+    for end in range(1, len(good)):
+        check_partial(good[:end], limits, max(0, end - 7))
+    for bad, status in (
+        (good.replace(b"y" * 50, b"y" * 60), 431),
+        (good.replace(b"Host: a", b"Host: a\r\nZ: " + b"z" * 50 + b"\r\nW: " + b"w" * 50), 431),
+        (good.replace(b"/x", b"/" + b"x" * 50), 414),
+    ):
+        with pytest.raises(Refusal) as refusal:
+            parse_head(bad, limits)
+        assert refusal.value.status == status

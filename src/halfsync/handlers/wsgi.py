@@ -22,7 +22,7 @@ from typing import IO, Any
 from halfsync.handlers.errors import ErrorStream
 from halfsync.logs.error import log
 from halfsync.plan import Listener, Mount, Pool
-from halfsync.request import SpooledBody, decoded, path_and_query
+from halfsync.request import SpooledBody, decoded, path_and_query, without_cookie
 from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
 from halfsync.wire.messages import Ending, Lease, Task
 
@@ -88,15 +88,20 @@ class WSGIHandler:
 
     def _environ(self, task: Task, spool: SpooledBody | None, exchange: _Exchange) -> Environ:
         seen = self._seen[task.listener]
-        found = seen.get(task.head)
+        head, cookie = without_cookie(task.head)
+        found = seen.get(head)
         if found is not None:
             environ = found.copy()
+            if cookie is not None:
+                environ["HTTP_COOKIE"] = cookie
         else:
             environ = self._read(task)
-            if not task.body_size and len(task.head) <= MAX_SEEN_HEAD:
+            # Kept without any cookie: it is each client's own.
+            if not task.body_size and len(head) <= MAX_SEEN_HEAD and b"cookie" not in head.lower():
                 if len(seen) >= MAX_SEEN:
                     seen.clear()
-                seen[task.head] = environ.copy()
+                seen[head] = kept = environ.copy()
+                kept.pop("HTTP_COOKIE", None)
         exchange.method = environ["REQUEST_METHOD"]
         environ["REMOTE_ADDR"] = task.client
         environ["REMOTE_PORT"] = str(task.client_port)

@@ -133,8 +133,10 @@ class _Variants:
 
 
 class Leases:
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, *, cut_cookies: bool = True) -> None:
+        """`cut_cookies` is for limits on heads that a cookie in MAX_CUT_HEAD bytes can't break."""
         self._memory = memory
+        self._cut_cookies = cut_cookies
         self._held = 0
         self.table: OrderedDict[Key, _Variants] = OrderedDict()
         self.known: dict[bytes, Leased] = {}
@@ -146,7 +148,7 @@ class Leases:
             return
         if len(self.known) + len(self.known_uncookied) >= MAX_KNOWN:
             self._forget_heads()
-        uncookied = cut_cookie(raw) if leased.ignores_cookie else b""
+        uncookied = cut_cookie(raw) if leased.ignores_cookie and self._cut_cookies else b""
         if uncookied:
             self.known_uncookied[uncookied] = leased
         else:

@@ -39,16 +39,16 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.cold import ColdFiles
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.dispatch import Dispatcher
-from halfsync.pump.leases import Leased, Leases, cut_cookie
+from halfsync.pump.leases import MAX_CUT_HEAD, Leased, Leases, cut_cookie
 from halfsync.pump.limits import SWEEP, TimeLimits
-from halfsync.pump.receiver import Receiver
+from halfsync.pump.receiver import Receiver, limits_of
 from halfsync.pump.routes import Routes
 from halfsync.pump.sendables import PipeEnd
 from halfsync.pump.sender import Sender
 from halfsync.pump.states import CLOSED, FRESH, IDLE, QUEUED, SENDING, WORKING, Event
 from halfsync.pump.steps import GONE, MORE, WAIT, Outcome
 from halfsync.pump.workers import Worker
-from halfsync.wire.http1 import Limits, RequestHead, parse_head
+from halfsync.wire.http1 import RequestHead, parse_head
 
 if TYPE_CHECKING:
     from halfsync.plan import Plan
@@ -92,10 +92,12 @@ class Pump:
         self._again: list[Connection] = []
         self._next_sweep = 0.0
         self._drain_until = NEVER
-        self._log_times, self._log_cookies = log_needs
+        self._log_times, self.log_cookies = log_needs
         self.access = AccessLog(plan.settings.access_logfile is not None)
-        self.leases = Leases(plan.settings.lease_memory)
         self.routes = Routes(plan.mounts)
+        self.head_limits = limits_of(plan.settings)
+        cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
+        self.leases = Leases(plan.settings.lease_memory, cut_cookies=cut_cookies)
         self.sender = Sender(self)
         self.receiver = Receiver(self)
         self.dispatcher = Dispatcher(self)
@@ -129,7 +131,7 @@ class Pump:
         known = self.leases.known
         known_uncookied = self.leases.known_uncookied
         records = self.access.records if self.access.enabled else None
-        log_cookies = self._log_cookies
+        log_cookies = self.log_cookies
         log_times = self._log_times
         keep_alive = self.settings.keep_alive
         size = self.RECV_SIZE
@@ -266,7 +268,7 @@ class Pump:
 
     def _lease_taken_in_part(self, conn: Connection, raw: bytes, sent: int, leased: Leased) -> None:
         """The send buffer is full, or the client gone: the rest goes the way of every other answer."""
-        head = parse_head(raw, Limits())
+        head = parse_head(raw, self.head_limits)
         conn.when, conn.first_byte = self.clock.wall, self.clock.now
         conn.exchange = exchange = Exchange(conn, head)
         self.sender.repeat(conn, exchange, leased)
@@ -313,7 +315,7 @@ class Pump:
             return
         head = exchange.head
         if head.logged is None:
-            head.logged = head.raw if self._log_cookies else cut_cookie(head.raw) or head.raw
+            head.logged = head.raw if self.log_cookies else cut_cookie(head.raw) or head.raw
         queue_us = handler_us = -1
         total_us = 0
         if self._log_times:

@@ -51,11 +51,12 @@ CONDITIONAL = frozenset(
 class Limits:
     """What a head may take. All in bytes, but `fields` in lines."""
 
-    __slots__ = ("field_size", "fields", "head", "line")
+    __slots__ = ("field_size", "fields", "harmless", "head", "line")
 
     def __init__(
         self, line: int = 8190, fields: int = 100, field_size: int = 8190, head: int = 65536
     ) -> None:
+        self.harmless = min(line, field_size, head)  # a head of this size keeps all limits of size
         self.line = line
         self.fields = fields
         self.field_size = field_size
@@ -101,13 +102,22 @@ class RequestHead:
         self.logged: bytes | None = None  # what of it goes into the access log, once that is known
         self.plain = False  # 1.1, kept, no body, not HEAD: nothing about it needs special care
 
+    def with_cookie(self, raw: bytes) -> RequestHead:
+        """The same request with another cookie: for a `plain` head, and a `raw` that differs in the
+        value of its Cookie and in nothing else."""
+        head = RequestHead(raw, self.method, self.target, self.minor)
+        head.host = self.host
+        head.conditions = self.conditions
+        head.plain = True
+        return head
+
 
 def parse_head(raw: bytes, limits: Limits) -> RequestHead:
     """A head, from its request line through its empty line and not a byte more.
 
     Raises Refusal, always with `close`, and nothing else whatever the bytes are.
     """
-    if len(raw) > limits.line:  # no line of a shorter head can be too long
+    if len(raw) > limits.harmless:
         _check_sizes(raw, limits)
     try:
         httptools.HttpRequestParser(_no_callbacks).feed_data(raw)
@@ -146,12 +156,14 @@ def check_partial(buffer: bytes | bytearray, limits: Limits, scanned: int) -> No
         raise Refusal(400, "This is not an HTTP request.")
     if _BARE_LF.search(buffer, max(0, scanned - 1)):
         raise Refusal(400, "A line ends in a bare line feed.")
-    if len(buffer) > limits.line:
+    if len(buffer) > limits.harmless:
         _check_sizes(buffer, limits)
 
 
 def _check_sizes(head: bytes | bytearray, limits: Limits) -> None:
     line_end = head.find(b"\r\n", 0, limits.line + 2)
+    if line_end < 0 and len(head) < limits.line + 2:
+        return  # a part of a head, whose first line may still end in time
     if line_end < 0 or line_end > limits.line:
         # 414 says that the target is too long; so it must have begun.
         if re.match(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} ", head):
