@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import socket
@@ -10,8 +11,9 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +107,7 @@ class Process:
         self.watch, its_watch = channel.pair()
         board = os.memfd_create("board")
         os.truncate(board, BOARD_SLOTS * 8)
+        self.board = memoryview(mmap.mmap(board, BOARD_SLOTS * 8)).cast("Q")
         descriptors = (its_tasks.fileno(), its_watch.fileno(), board)
         assert channel.send(self.orders, encode(Attach()), descriptors) is channel.Sent.YES
         its_tasks.close()
@@ -132,6 +135,29 @@ class Process:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+
+
+def until(holds: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+        except FileNotFoundError:  # closed in between
+            pass
+    return found
+
+
+def sleeps(pid: int) -> bool:
+    """Whether the main thread waits, which is when it has done what it was told."""
+    stat = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
 
 
 @contextmanager
@@ -271,13 +297,12 @@ def test_the_watch_thread_flushes_and_tells_stacks(folder, capfd):
         seam = worker.attach()
         fast = seam.task("GET / HTTP/1.1\nHost: a", mount=1)
         slow = seam.task("GET /sleep?1.5 HTTP/1.1\nHost: a", mount=1)
-        began = time.monotonic()
         seam.send(fast, slow)
-        time.sleep(0.3)
+        until(lambda: worker.board[slow.slot])
         assert worker.watch is not None
         worker.watch.send(encode(Nudge()))
         assert seam.wait(fast.slot).done
-        assert time.monotonic() - began < 1.3
+        assert not seam.answers[slow.slot].done
         worker.watch.send(encode(Stacks(slow.slot)))
         assert seam.wait(slow.slot).done
     assert "time.sleep(float" in capfd.readouterr().err
@@ -300,7 +325,7 @@ def test_the_built_in_worker_serves_files_and_writes_the_log(folder):
                 new = os.open(folder / "new.log", flags)
                 channel.send(worker.orders, encode(LogFile()), (new,))
                 os.close(new)
-                time.sleep(0.2)
+                until(lambda: str(folder / "new.log") in open_files(worker.pid) and sleeps(worker.pid))
     assert (folder / "old.log").read_text() == (folder / "new.log").read_text() == "/x\n"
 
 
