@@ -7,7 +7,10 @@ import os
 import re
 import signal
 import threading
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.harness import Answer, Crowd, Server, request, serving
 
@@ -103,6 +106,89 @@ def test_letters_tell_the_bytes_that_were_sent_and_how_it_ended(tmp_path):
     assert left[4:7] == ["X", "0", "client_left"]
     assert 0 < int(left[2]) < 20_000_000
     assert whole[0][-1] == "%"
+
+
+LETTERS = {
+    "%h": r"127\.0\.0\.1",
+    "%a": r"127\.0\.0\.1",
+    "%l": "-",
+    "%u": "ann",
+    "%t": r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]",
+    "%{%Y}t": r"2\d{3}",
+    "%{sec}t": r"\d{10}",
+    "%{msec}t": r"\d{13}",
+    "%{usec}t": r"\d{16}",
+    "%{msec_frac}t": r"\d{3}",
+    "%{usec_frac}t": r"\d{6}",
+    "%r": r"GET /hang\?file=go&as=%.* HTTP/1\.1",
+    "%m": "GET",
+    "%U": "/hang",
+    "%q": r"\?file=go&as=%.*",
+    "%H": r"HTTP/1\.1",
+    "%s": "200",
+    "%>s": "200",
+    "%b": "7",
+    "%B": "7",
+    "%O": r"1\d\d",
+    "%D": r"[12]\d{6}",
+    "%{us}T": r"[12]\d{6}",
+    "%{ms}T": r"[12]\d{3}",
+    "%T": "[12]",
+    "%{s}T": "[12]",
+    "%{X-Own}i": "mine",
+    "%v": r"story\.test",
+    "%V": r"story\.test",
+    "%p": "8123",
+    "%P": r"[1-9]\d*",
+    "%k": "1",
+    "%X": r"\+",
+    "%%": "%",
+    "%{queue}x": r"[1-9]\d*",
+    "%{handler}x": r"[12]\d{6}",
+    "%{total}x": r"[12]\d{6}",
+    "%{ending}x": "kept",
+}
+
+
+def test_every_letter_has_its_true_value(tmp_path):
+    """All in one format, for a request that took a little more than a second."""
+    arguments = ("--access-logfile", "access", "--access-logformat", "\t".join(LETTERS))
+    with serving(tmp_path, "story:app", *arguments) as server:
+        assert_letters(server, list(LETTERS))
+
+
+@pytest.mark.parametrize("letter", ["%D", "%{us}T", "%{ms}T", "%T", "%{total}x", "%{queue}x", "%{handler}x"])
+def test_a_duration_is_measured_for_each_letter_alone(tmp_path, letter):
+    """None depends on another one in the format."""
+    with serving(tmp_path, "story:app", "--access-logfile", "access", "--access-logformat", letter) as server:
+        assert_letters(server, [letter])
+
+
+def assert_letters(server: Server, letters: list[str]) -> None:
+    with server.client() as client:
+        client.ask("/hello")
+        client.send(
+            b"GET /hang?file=go&as=% HTTP/1.1\r\nHost: story.test:8123\r\n"
+            b"X-Own: mine\r\nAuthorization: Basic YW5uOng=\r\n\r\n"
+        )
+        server.until((server.folder / "here-%").exists)
+        begun = time.monotonic()
+        server.until(lambda: time.monotonic() - begun > 1.05)
+        (server.folder / "go").touch()
+        assert client.answer().body == b"waited\n"
+    values = lines_of(server, 2)[1].split("\t")
+    for letter, value in zip(letters, values, strict=True):
+        assert re.fullmatch(LETTERS[letter], value), f"{letter}: {value!r}"
+
+
+def test_the_letters_are_those_of_the_documentation():
+    """The table in docs/reference/access-log.md names each of them, and no other."""
+    page = Path(__file__).parents[2] / "docs/reference/access-log.md"
+    rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `%")]
+    told = {letter for row in rows for letter in re.findall(r"`(%[^`]*)`", row)}
+    known = {letter.replace("%{X-Own}i", "%{Name}i").replace("%Y}t", "%Y-%m-%d}t") for letter in LETTERS}
+    missing = {"%{sec}t", "%{msec}t", "%{usec}t", "%{msec_frac}t", "%{usec_frac}t"}  # named beside one letter
+    assert told == known - missing
 
 
 def test_the_log_is_reopened_on_usr1_and_no_line_is_lost(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from halfsync.pump import access
@@ -37,16 +39,48 @@ def test_with_nobody_to_take_it_a_batch_is_offered_again_after_a_while():
     assert log.ready(11.0 + DELAY)
 
 
-def test_what_waits_is_bounded_also_while_a_batch_is_under_way(monkeypatch, capfd):
-    monkeypatch.setattr(access, "MAX_WAITING", 1000)
+@pytest.mark.parametrize("size", [20, 1000, 64_000])
+def test_what_waits_is_bounded_in_bytes_also_while_a_batch_is_under_way(size, monkeypatch, capfd):
+    """Whatever clients send: few large heads are as much as many small ones. The newest are kept, and it is
+    said how many were not."""
+    limit = 10_000_000
+    monkeypatch.setattr(access, "MAX_WAITING", limit)
     log = AccessLog(enabled=True)
     log.records.append(record())
     assert log.take_batch() == [record()]
-    log.records += [record(b"%d" % number) for number in range(1001)]
-    assert not log.ready(10.0)
-    assert len(log.records) == 900
-    assert log.records[-1][2] == b"1000"
-    assert "101 records dropped" in capfd.readouterr().err
+    whole = 100_000_000 // (size + 400)
+    for number in range(whole):
+        log.records.append(record(b"%d" % number + bytes(size)))
+        if number % 50 == 49:
+            log.ready(10.0 + number * 1e-6)
+        assert sum(len(each[2]) + 330 for each in log.records[-1:]) * len(log.records) < limit + 300 * 70_000
+    log.ready(20.0)
+    kept = len(log.records)
+    assert kept > 50
+    assert log.records[-1][2].startswith(b"%d" % (whole - 1))
+    said = capfd.readouterr().err
+    dropped = [int(number) for number in re.findall(r"(\d+) records dropped", said)]
+    assert sum(dropped) == whole - kept
+    assert len(dropped) <= 2, "said once a second at most"
+
+
+def test_records_that_are_handed_over_make_room(monkeypatch):
+    """What has been written is not counted any more: nothing is ever dropped of a log that moves."""
+    monkeypatch.setattr(access, "MAX_WAITING", 1_000_000)
+    log = AccessLog(enabled=True)
+    taken = 0
+    for number in range(20_000):
+        log.records.append(record(b"%d" % number))
+        log.ready(number * 0.001)
+        if number % 300 == 299:
+            if number % 900 == 899:
+                log.take_batch()
+                log.lost()
+            while batch := log.take_batch():
+                assert batch[0][2] == b"%d" % taken
+                taken += len(batch)
+                log.written()
+    assert taken + len(log.records) == 20_000
 
 
 def test_a_lost_batch_comes_first_again():

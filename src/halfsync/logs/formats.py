@@ -31,7 +31,8 @@ formatting expression. All that is Python source, compiled once. A record of `co
 head is known, 3 if it is new (of `json`: 4 and 6).
 
 Escaping is Apache's: a quote as \", a backslash as \\, other controls and everything beyond ASCII as
-\n, \t or \xhh. So no field can end a line or a quoted item. JSON is escaped by msgspec.
+\n, \t or \xhh. So no field can end a line or a quoted item. JSON is escaped by msgspec, and here what it
+lets through: DEL and the C1 controls (U+0080 to U+009F), which are commands to some terminals.
 """
 
 from __future__ import annotations
@@ -74,10 +75,11 @@ def compile_format(access_logformat: str) -> Render:
 
 
 def needs_times(access_logformat: str) -> bool:
-    """Whether it has queue or handler times."""
+    """Whether it has a duration. The pump takes none if not: that saves a look at the clock a record."""
     if access_logformat == "json":
         return True
-    return any(item.times for item in _items(NAMED.get(access_logformat, access_logformat)))
+    items = _items(NAMED.get(access_logformat, access_logformat))
+    return any("_us" in item.expression for item in items)
 
 
 def needs_cookie(access_logformat: str) -> bool:
@@ -154,7 +156,6 @@ class _Item:
     of_line: Callable[[_RequestLine], str] | None = None
     of_fields: Callable[[Fields], str] | None = None
     expression: str = ""
-    times: bool = False
     cookie: bool = False
 
 
@@ -243,8 +244,8 @@ _SIMPLE = {
 }
 
 _OWN = {
-    "queue": _Item(expression="r.queue_us if r.queue_us >= 0 else '-'", times=True),
-    "handler": _Item(expression="r.handler_us if r.handler_us >= 0 else '-'", times=True),
+    "queue": _Item(expression="r.queue_us if r.queue_us >= 0 else '-'"),
+    "handler": _Item(expression="r.handler_us if r.handler_us >= 0 else '-'"),
     "total": _Item(expression="r.total_us"),
     "ending": _Item(expression="ending(r.ending)"),
 }
@@ -392,12 +393,21 @@ class _Line(msgspec.Struct):
     served: int
 
 
+_CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+"""In UTF-8: the controls that JSON allows unescaped. They can stand in strings only."""
+
+
+def _as_escape(match: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(match[0].decode())
+
+
 class _JSON:
     def __init__(self) -> None:
         self._encoder = msgspec.json.Encoder()
 
     def render(self, records: list[LogRecord]) -> bytes:
-        return self._encoder.encode_lines([_line(record) for record in records])
+        lines = self._encoder.encode_lines([_line(record) for record in records])
+        return _CONTROLS.sub(_as_escape, lines)
 
 
 def _line(r: LogRecord) -> _Line:
