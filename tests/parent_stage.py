@@ -144,6 +144,8 @@ def template(plan: Plan, pool: int, orders: socket.socket) -> int:
     if script().get("worker") == "fails":
         channel.send(orders, encode(Failed("The template does not work.", "")))
         return 3
+    if script().get("worker") == "hangs":
+        time.sleep(1000)
     channel.send(orders, encode(Ready(os.getpid())))
     tell("template")
     parent = os.getppid()
@@ -179,7 +181,8 @@ def main() -> int:
         announce=lambda: tell("announced"),
     )
     tell("parent", fds=open_descriptors())
-    signal.signal(signal.SIGUSR2, lambda *_: tell("descriptors", fds=open_descriptors()))
+    if "HALFSYNC_STAGE_KEEPS_USR2" not in os.environ:
+        signal.signal(signal.SIGUSR2, lambda *_: tell("descriptors", fds=open_descriptors()))
     status = supervisor.run()
     tell("over", fds=open_descriptors())
     return status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from halfsync.parent import signals
 
 STAGE = Path(__file__).with_name("parent_stage.py")
 LONG = 20.0  # seconds; far more than anything here takes
@@ -234,6 +237,94 @@ def test_term_while_an_import_hangs(tmp_path):
         parent.next("ready", pool=0)
         parent.signal(signal.SIGTERM)
         assert parent.ends() == 0
+
+
+HANGS = r"Target 'app:app': it was not ready within 0\.3 s \(startup_timeout\) and is killed\."
+
+
+def test_an_import_that_hangs_at_first_ends_everything(tmp_path, preload):
+    with_script(tmp_path, worker="hangs")
+    with stage(tmp_path, workers=2, preload=preload, startup_timeout=0.3) as parent:
+        assert parent.ends() == 2
+        assert len(re.findall(f"^halfsync: {HANGS}$", parent.log(), re.MULTILINE)) == 1
+
+
+def test_an_import_that_hangs_at_a_reload_changes_nothing(tmp_path, preload):
+    with stage(tmp_path, workers=2, preload=preload, startup_timeout=0.3) as parent:
+        old = serving(parent, 2)
+        parent.script(worker="hangs")
+        parent.signal(signal.SIGHUP)
+        parent.until(lambda: "is NOT reloaded" in parent.log())
+        assert re.search(HANGS + " app:app is NOT reloaded; the old workers go on", parent.log())
+        assert all(map(alive, old))
+        parent.script()
+        parent.signal(signal.SIGHUP)
+        parent.next_all("join", 2, pool=1)
+        parent.until(lambda: not any(map(alive, old)))
+
+
+def test_a_replacement_that_hangs_is_replaced(tmp_path):
+    with stage(tmp_path, startup_timeout=0.3) as parent:
+        (worker,) = serving(parent)
+        parent.script(worker="hangs")
+        os.kill(worker, signal.SIGKILL)
+        parent.until(lambda: re.search(HANGS + " Another starts", parent.log()) is not None)
+        parent.script()
+        parent.next("join", pool=1)
+
+
+def test_startup_timeout_0_waits(tmp_path):
+    """As long as it is given: here, until the application may go on."""
+    with_script(tmp_path, worker="hangs")
+    with stage(tmp_path, startup_timeout=0) as parent:
+        parent.next("ready", pool=0)
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+
+
+def test_a_hangup_during_the_start_starts_a_hanging_import_again(tmp_path, preload):
+    with_script(tmp_path, worker="hangs")
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        parent.next("ready", pool=0)
+        parent.until(lambda: "(app:app)" in parent.log())
+        parent.script()
+        parent.signal(signal.SIGHUP)
+        serving(parent, 2)
+
+
+def everything_that_ends_a_process() -> list[int]:
+    """By default: see signal(7)."""
+    keeps = {"KILL", "STOP", "CHLD", "CONT", "URG", "WINCH", "TSTP"}
+    broken = {"ILL", "TRAP", "ABRT", "BUS", "FPE", "SEGV", "SYS"}
+    handled = {"TERM", "INT", "QUIT", "HUP", "USR1", "TTIN", "TTOU"}
+    apart = {getattr(signal, f"SIG{name}") for name in keeps | broken | handled}
+    return sorted(signal.valid_signals() - apart)
+
+
+def test_a_signal_that_means_nothing_ends_nothing(tmp_path, preload):
+    """Not the parent, which says so, nor the pump, a template or a worker."""
+    told = {"HALFSYNC_STAGE_KEEPS_USR2": "1"}
+    with stage(tmp_path, preload=preload, environment=told) as parent:
+        (worker,) = serving(parent)
+        children = [*descendants(parent.process.pid), worker]
+        for number in everything_that_ends_a_process():
+            for pid in {parent.process.pid, *children}:
+                os.kill(pid, number)
+        for number in set(everything_that_ends_a_process()) - {signal.SIGPIPE, signal.SIGXFSZ}:
+            assert_told(parent, f"{signals.name_of(number)}: this signal means nothing to halfsync")
+        for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP):
+            for pid in children:
+                os.kill(pid, number)
+        parent.signal(signal.SIGTTIN)
+        parent.next("join", pool=1)
+        assert all(map(alive, children))
+        assert "was killed by" not in parent.log()
+        parent.signal(signal.SIGTERM)
+        assert parent.ends() == 0
+
+
+def assert_told(parent: Stage, words: str) -> None:
+    parent.until(lambda: words in parent.log())
 
 
 def test_reload_raises_new_workers_before_the_old_retire(tmp_path, preload):

@@ -165,6 +165,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 30.0
 
+    startup_timeout: Annotated[
+        float,
+        about(
+            "Processes",
+            "A worker must have imported its application within this time, or it is killed. At the first "
+            "start that ends the server, at a reload the old workers keep serving. 0: no limit.",
+            unit="seconds",
+            least=0,
+            most=86400,
+        ),
+    ] = 60.0
+
     log_level: Annotated[
         Level, about("Logging", "The least severe messages to write to standard error.", metavar="LEVEL")
     ] = "info"

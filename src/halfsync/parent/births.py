@@ -146,4 +146,7 @@ class Births:
     ) -> Child:
         ours.setblocking(False)
         self._newest += 1
-        return Child(self._newest, role, name, pool, generation, ours, time.monotonic(), pid)
+        child = Child(self._newest, role, name, pool, generation, ours, time.monotonic(), pid)
+        if role is not Role.PUMP and (seconds := self._plan.settings.startup_timeout):
+            child.ready_by = child.started + seconds
+        return child

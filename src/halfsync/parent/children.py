@@ -46,6 +46,7 @@ class Child:
     state: State = State.STARTING
     was_ready: bool = False
     limit: float = NEVER  # when it is to be killed
+    ready_by: float = NEVER  # when it is to be killed if it has not said Ready (startup_timeout)
     pump: int = -1  # id of the pump that knows it
     opened: bool = False  # a pump that was told to accept
     failure: messages.Failed | None = None

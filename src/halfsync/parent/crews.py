@@ -15,6 +15,7 @@ from halfsync.parent.children import Child, Role
 from halfsync.parent.pauses import Pause
 from halfsync.parent.states import State
 from halfsync.plan import Pool
+from halfsync.wire.messages import Failed
 
 COUNTED = (State.STARTING, State.READY, State.WORKING)
 """States in which a worker counts toward the size of its generation."""
@@ -74,3 +75,12 @@ class Crew:
     @property
     def works(self) -> bool:
         return any(child.state is State.WORKING for child in self.workers(self.current))
+
+    def told_once(self, failure: Failed) -> str:
+        """The sentence; the traceback before it, unless it is the same as last time."""
+        sentence = failure.sentence.rstrip(".") + "."
+        told = sentence + failure.traceback
+        if told == self.last_failure or not failure.traceback:
+            return sentence
+        self.last_failure = told
+        return f"\n{failure.traceback.rstrip()}\n{sentence}"

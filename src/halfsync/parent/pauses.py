@@ -38,3 +38,7 @@ class Pause:
         """Start over: the next may start now."""
         self.early_ends = 0
         self.until = 0.0
+
+
+def in_seconds(pause: float) -> str:
+    return f"in {pause:g} s" if pause else "at once"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 
 from halfsync import channel
 from halfsync.parent import processes
@@ -34,7 +36,9 @@ def _rehearse_one(plan: Plan, entries: Entries, index: int) -> Failed | None:
     child = Child(0, Role.WORKER, name, index, 0, ours, 0.0, processes.fork(start))
     theirs.close()
     try:
-        report = child.hear()
+        report = (
+            child.hear() if _says_something(ours, plan.settings.startup_timeout) else _too_late(plan, index)
+        )
     except Garbage as garbage:
         report = Failed(
             f"Target {plan.pools[index].name!r}: its worker sent what is no report ({garbage}).", ""
@@ -47,3 +51,14 @@ def _rehearse_one(plan: Plan, entries: Entries, index: int) -> Failed | None:
     os.kill(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, 0)
     return report if isinstance(report, Failed) else None
+
+
+def _says_something(channel: socket.socket, seconds: float) -> bool:
+    return bool(select.select([channel], [], [], seconds or None)[0])
+
+
+def _too_late(plan: Plan, index: int) -> Failed:
+    seconds = plan.settings.startup_timeout
+    return Failed(
+        f"Target {plan.pools[index].name!r}: it was not ready within {seconds:g} s (startup_timeout).", ""
+    )

@@ -6,7 +6,10 @@ import os
 import socket
 
 from halfsync import channel
-from halfsync.wire.messages import BOARD_SLOTS
+from halfsync.logs.error import log
+from halfsync.parent.children import Child
+from halfsync.parent.states import Event
+from halfsync.wire.messages import BOARD_SLOTS, Attach, Join
 
 SEAM_BUFFER = 208 * 1024
 """Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
@@ -30,3 +33,17 @@ def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
         raise
     board, pump_tasks, worker_tasks, pump_watch, worker_watch, second_board = made
     return (pump_tasks, pump_watch, board), (worker_tasks, worker_watch, second_board)
+
+
+def join(pump: Child, worker: Child, threads: int) -> None:
+    """Make the seam between the pump and this worker, and hand each its ends. If the machine has no room
+    for it now, the worker stays as it is, to be joined later."""
+    try:
+        pumps, workers = make()
+    except OSError as error:
+        log("error", f"{worker.who} can't be joined to the pump now: {error.strerror}.")
+        return
+    worker.order(Attach(), workers)
+    pump.order(Join(worker.id, worker.pid, worker.pool, threads), pumps)
+    worker.pump = pump.id
+    worker.on(Event.JOINED)

@@ -11,7 +11,7 @@ import signal
 import socket
 from types import FrameType
 
-HEEDED = (
+HANDLED = (
     signal.SIGTERM,
     signal.SIGINT,
     signal.SIGQUIT,
@@ -21,11 +21,36 @@ HEEDED = (
     signal.SIGTTOU,
     signal.SIGCHLD,
 )
+"""Those that mean something to the parent."""
 
-LEFT_TO_THE_PARENT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_DEFAULT = {
+    # A process that raised one of these is broken. Python code can't handle them: it would return to the
+    # instruction that raised the signal, for ever.
+    *(signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV),
+    signal.SIGSYS,
+    # can't be handled
+    *(signal.SIGKILL, signal.SIGSTOP),
+    # Ctrl-Z and fg work as everywhere
+    *(signal.SIGTSTP, signal.SIGCONT),
+    # do nothing by default
+    *(signal.SIGURG, signal.SIGWINCH),
+    # ignored by Python itself: write(2) fails instead
+    *(signal.SIGPIPE, signal.SIGXFSZ),
+}
+
+MEANINGLESS = tuple(sorted(signal.valid_signals() - _DEFAULT - set(HANDLED)))
+"""Signals that end a process by default and mean nothing here: USR2, ALRM, VTALRM, PROF, IO, PWR, XCPU,
+STKFLT, and the real-time signals. The parent logs and ignores them; a pump or worker ignores them. (An
+application may set handlers of its own.)"""
+
+LEFT_TO_THE_PARENT = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 """These often reach the whole group: a terminal's Ctrl-C, or its end, and a service manager's TERM
 (systemd sends it to every process of the service). What follows is the parent's to say: a pump or
 worker that left on its own would drop the very requests that a graceful stop waits for."""
+
+_STOPPING = (signal.SIGTTIN, signal.SIGTTOU)
+"""By default these stop a process until SIGCONT, and requests with it. Ignored in the children, and not
+given a handler: a read(2) from a terminal by a background process would be repeated for ever."""
 
 
 class Signals:
@@ -36,7 +61,7 @@ class Signals:
         self.wake, self._ring = socket.socketpair()
         self.wake.setblocking(False)
         self._ring.setblocking(False)
-        self._former = {number: signal.signal(number, self._note) for number in HEEDED}
+        self._former = {number: signal.signal(number, self._note) for number in (*HANDLED, *MEANINGLESS)}
         self._former_wakeup = signal.set_wakeup_fd(self._ring.fileno(), warn_on_full_buffer=False)
 
     def take(self) -> list[int]:
@@ -68,15 +93,24 @@ class Signals:
         self._noted.append(number)
 
 
+def name_of(number: int) -> str:
+    """ "SIGUSR2"; real-time signals are named by their distance from the first: "SIGRTMIN+3"."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
 def reset_in_child() -> None:
     """In a forked child: no trace of the parent's handlers. Call it with all signals blocked."""
     signal.set_wakeup_fd(-1)
-    for number in HEEDED:
-        signal.signal(number, signal.SIG_DFL)
-    for number in LEFT_TO_THE_PARENT:
-        signal.signal(number, _leave_to_the_parent)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    for number in (*LEFT_TO_THE_PARENT, *MEANINGLESS):
+        signal.signal(number, _ignore)
 
 
-def _leave_to_the_parent(_number: int, _frame: FrameType | None) -> None:
+def _ignore(_number: int, _frame: FrameType | None) -> None:
     """A handler, because SIG_IGN would be inherited by programs that an application starts, and
     those could then not be terminated."""

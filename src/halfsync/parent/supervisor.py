@@ -31,7 +31,7 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
 
@@ -42,9 +42,10 @@ from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.births import Births, Entries
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
 from halfsync.parent.crews import COUNTED, Crew
-from halfsync.parent.pauses import Pause
+from halfsync.parent.pauses import Pause, in_seconds
 from halfsync.parent.privileges import Identity
-from halfsync.parent.signals import Signals
+from halfsync.parent.reaping import UnknownChildren, ended_processes
+from halfsync.parent.signals import Signals, name_of
 from halfsync.parent.states import Event, State
 from halfsync.plan import BUILT_IN, Plan
 from halfsync.wire import messages
@@ -127,7 +128,8 @@ class Supervisor:
         self._stop_listening = stop_listening
         self._births = Births(plan, entries, access_log, identity, folder, self._forget_in_child)
         self._pump_pause = Pause()
-        self._strangers: dict[int, int] = {}  # reaped, of children whose number was not known yet
+        self._unknown = UnknownChildren()
+        self._reload_due = False  # a SIGHUP came during the start
         self._is_behind = False  # there are more workers to start, in the next turn
         self._limit = NEVER  # of the phase
         self._signals = signals or Signals()
@@ -178,7 +180,7 @@ class Supervisor:
         if self._is_behind:
             return 0.0
         children = self._children()
-        due = [child.limit for child in children]
+        due = [min(child.limit, child.ready_by) for child in children]
         pauses = [self._pump_pause, *(crew.pause for crew in self.crews)]
         due += [pause.until for pause in pauses if pause.until > now]
         if any(child.has_unsent for child in children) or self._lacks(now):
@@ -202,13 +204,15 @@ class Supervisor:
             elif number == signal.SIGQUIT:
                 self._stop_at_once(now, "SIGQUIT")
             elif number == signal.SIGHUP:
-                self._reload()
+                self._on_hangup()
             elif number == signal.SIGUSR1:
                 self._reopen_log()
             elif number == signal.SIGTTIN:
                 self._resize(+1)
             elif number == signal.SIGTTOU:
                 self._resize(-1)
+            elif number != signal.SIGCHLD:
+                log("warning", f"{name_of(number)}: this signal means nothing to halfsync; it is ignored.")
 
     def _stop(self, now: float, name: str) -> None:
         if self.phase in (Phase.DRAINING, Phase.LEAVING):
@@ -231,11 +235,28 @@ class Supervisor:
         self._leave(now)
         self._kill_all()
 
-    def _reload(self) -> None:
-        if self.phase is not Phase.SERVING:
+    def _on_hangup(self) -> None:
+        if self.phase is Phase.SERVING:
+            log("info", "SIGHUP: reloading.")
+            self._reload()
+        elif self.phase is Phase.STARTING:
+            self._restart_imports()
+        else:
             log("warning", f"SIGHUP: not reloading while {self.phase.value}.")
-            return
-        log("info", "SIGHUP: reloading.")
+
+    def _restart_imports(self) -> None:
+        """SIGHUP during the start: what has not finished its import may have read old code, or hang."""
+        log("info", "SIGHUP while starting: workers that are still being imported start again.")
+        for crew in self.crews:
+            for child in crew.of(crew.current):
+                if child.state is State.STARTING:
+                    self._kill(child)
+                elif crew.has_application:
+                    self._reload_due = True  # that one has read the old code: done when the start is
+            crew.pause.forgive()
+
+    def _reload(self) -> None:
+        self._reload_due = False
         for crew in self.crews:
             self._drop_rising(crew)
             crew.pause.forgive()
@@ -294,23 +315,14 @@ class Supervisor:
 
     def _is_ready(self, child: Child, claimed: int) -> None:
         if child.pid == UNKNOWN:
-            if not self._is_our_child(claimed):
+            if not self._unknown.is_our_child(claimed):
                 raise Garbage(f"process {claimed} is not ours")
             child.pid = claimed
         if child.state is State.STARTING:
             child.on(Event.READIED)
             child.was_ready = True
+            child.ready_by = NEVER
             log("debug", f"{child.who} is ready.")
-
-    def _is_our_child(self, pid: int) -> bool:
-        """A number that a child claims is not to be believed: we may be root, and will kill it."""
-        try:
-            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-                parent = stat.read().rpartition(")")[2].split()[1]
-        except (OSError, IndexError):
-            return pid in self._strangers
-        self._strangers.pop(pid, None)  # an older process of the same number
-        return parent == str(os.getpid())
 
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
         for child in self._children():
@@ -329,14 +341,14 @@ class Supervisor:
 
     def _reap(self, now: float) -> None:
         by_pid = {child.pid: child for child in self._children() if child.pid != UNKNOWN}
-        for pid, status in _ended_processes():
+        for pid, status in ended_processes():
             if pid in by_pid:
                 child = by_pid[pid]
                 self._hear_last(child, now)
                 self._ended(child, status, now)
             else:
-                self._strangers[pid] = status
-        self._match_strangers(now)
+                self._unknown.add(pid, status)
+        self._match_unknown(now)
 
     def _hear_last(self, child: Child, now: float) -> None:
         """What it said before it ended is still in the channel."""
@@ -345,13 +357,11 @@ class Supervisor:
         except Garbage:
             pass
 
-    def _match_strangers(self, now: float) -> None:
+    def _match_unknown(self, now: float) -> None:
         """Children of ours whose number came after their end; the others were some descendant's."""
         for child in self._children():
-            if child.pid in self._strangers:
-                self._ended(child, self._strangers.pop(child.pid), now)
-        while len(self._strangers) > 100:
-            self._strangers.pop(next(iter(self._strangers)))
+            if (status := self._unknown.take(child.pid)) is not None:
+                self._ended(child, status, now)
 
     def _ended(self, child: Child, status: int | None, now: float) -> None:
         before = child.state
@@ -377,7 +387,10 @@ class Supervisor:
             return
         pause = self._pump_pause.ended(now, now - child.started, was_ready=self.phase is Phase.SERVING)
         if self.phase is Phase.SERVING:
-            log("error", f"{child.who} {ending}; its connections are lost. Another starts {_in(pause)}.")
+            log(
+                "error",
+                f"{child.who} {ending}; its connections are lost. Another starts {in_seconds(pause)}.",
+            )
         else:
             log("error", f"{child.who} {ending} while {self.phase.value}.")
         if self.phase is Phase.STARTING and self._pump_pause.early_ends >= TRIES_AT_FIRST:
@@ -392,7 +405,7 @@ class Supervisor:
             self._failed_to_import(crew, child, child.failure, now)
             return
         pause = crew.pause.ended(now, now - child.started, child.was_ready)
-        log("error", f"{child.who} {ending}. Another starts {_in(pause)}.")
+        log("error", f"{child.who} {ending}. Another starts {in_seconds(pause)}.")
         if self.phase is Phase.STARTING and crew.pause.early_ends >= TRIES_AT_FIRST and not crew.works:
             sentence = (
                 f"Target {crew.pool.name!r}: its worker {ending} while starting, {TRIES_AT_FIRST} times."
@@ -404,23 +417,12 @@ class Supervisor:
             self._give_up(failure.sentence, failure.traceback, now)
             return
         pause = crew.pause.ended(now, now - child.started, was_ready=False)
-        log("error", f"{child.who}: {self._told_once(crew, failure)} Another starts {_in(pause)}.")
+        log("error", f"{child.who}: {crew.told_once(failure)} Another starts {in_seconds(pause)}.")
 
     def _fail_reload(self, crew: Crew, child: Child, ending: str) -> None:
-        told = (
-            f"it {ending} while starting." if child.failure is None else self._told_once(crew, child.failure)
-        )
+        told = f"it {ending} while starting." if child.failure is None else crew.told_once(child.failure)
         log("error", f"{child.who}: {told} {crew.pool.name} is NOT reloaded; the old workers go on.")
         self._drop_rising(crew)
-
-    def _told_once(self, crew: Crew, failure: messages.Failed) -> str:
-        """The sentence; the traceback before it, unless it is the same as last time."""
-        sentence = failure.sentence.rstrip(".") + "."
-        told = sentence + failure.traceback
-        if told == crew.last_failure or not failure.traceback:
-            return sentence
-        crew.last_failure = told
-        return f"\n{failure.traceback.rstrip()}\n{sentence}"
 
     def _give_up(self, sentence: str, trace: str, now: float) -> None:
         """At the first start: say why, and end."""
@@ -439,9 +441,21 @@ class Supervisor:
             if now >= child.limit:
                 log("warning", f"{child.who} did not leave in time; it is killed.")
                 self._kill_at_fault(child)
+            elif now >= child.ready_by:
+                self._not_ready_in_time(child)
             elif now - child.stuck_since >= STUCK:
                 log("error", f"{child.who} has not read its orders for {STUCK:g} s; it is killed.")
                 self._kill_at_fault(child)
+
+    def _not_ready_in_time(self, child: Child) -> None:
+        """What follows is what follows a failed import: `_worker_ended`."""
+        seconds = self.settings.startup_timeout
+        target = self.plan.pools[child.pool].name
+        sentence = (
+            f"Target {target!r}: it was not ready within {seconds:g} s (startup_timeout) and is killed."
+        )
+        child.failure = messages.Failed(sentence, "")
+        self._kill_at_fault(child)
 
     def _kill_at_fault(self, child: Child) -> None:
         """One that should go on, but not like this: its end counts as if it had died by itself."""
@@ -450,7 +464,7 @@ class Supervisor:
 
     def _kill(self, child: Child) -> None:
         child.kill()
-        child.limit = NEVER
+        child.limit = child.ready_by = NEVER
 
     def _kill_all(self) -> None:
         for child in self._children():
@@ -518,9 +532,11 @@ class Supervisor:
             child = make()
         except OSError as error:
             seconds = pause.ended(now, 0.0, was_ready=False)
-            log("error", f"no {name} can be started: {error.strerror}. The next try is {_in(seconds)}.")
+            log(
+                "error", f"no {name} can be started: {error.strerror}. The next try is {in_seconds(seconds)}."
+            )
             return None
-        self._strangers.pop(child.pid, None)  # an older process of the same number
+        self._unknown.take(child.pid)  # an older process of the same number
         return child
 
     def _forget_in_child(self) -> None:
@@ -539,18 +555,8 @@ class Supervisor:
         return child.state is State.WORKING or (child.state is State.READY and is_current)
 
     def _join(self, child: Child) -> None:
-        """Make the seam between the pump and this worker, and hand each its ends."""
         assert self.pump is not None
-        try:
-            pumps, workers = seam.make()
-        except OSError as error:
-            log("error", f"{child.who} can't be joined to the pump now: {error.strerror}.")
-            return
-        child.order(messages.Attach(), workers)
-        threads = self.plan.pools[child.pool].threads
-        self.pump.order(messages.Join(child.id, child.pid, child.pool, threads), pumps)
-        child.pump = self.pump.id
-        child.on(Event.JOINED)
+        seam.join(self.pump, child, self.plan.pools[child.pool].threads)
 
     def _open(self) -> None:
         assert self.pump is not None
@@ -578,6 +584,9 @@ class Supervisor:
             self.phase = Phase.SERVING
             self._open()
             self._announce()
+            if self._reload_due:
+                log("info", "SIGHUP came while starting: reloading.")
+                self._reload()
         elif self.phase is Phase.SERVING:
             for crew in self.crews:
                 if crew.has_risen and self.pump is not None:
@@ -641,19 +650,3 @@ class Supervisor:
         """The pump last: a worker that is retired knows it before the pump lets go of it."""
         for child in reversed(self._children()):
             child.flush(now)
-
-
-def _ended_processes() -> Iterable[tuple[int, int]]:
-    """(process id, wait status) of each child that has ended, once."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid, status
-
-
-def _in(pause: float) -> str:
-    return f"in {pause:g} s" if pause else "at once"
