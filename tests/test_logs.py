@@ -103,6 +103,27 @@ def test_a_head_that_was_never_whole(head):
         assert line(form, record(head)).count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "port"),
+    [
+        ("/", "b", "82"),
+        ("http://a/", "a", "80"),
+        ("HTTP://a:81?x", "a", "81"),
+        ("http://[::1]:8/", "[::1]", "8"),
+    ],
+)
+def test_the_host_of_an_absolute_target_is_the_one_that_was_named(target, host, port):
+    """As the application sees it. The same field lines come with other targets, and are remembered."""
+    render = compile_format("%v %V %p %{Host}i %U")
+    fields = "Host: b:82\r\n\r\n"
+    heads = [f"GET {one} HTTP/1.1\r\n{fields}" for one in ("/x", target, "http://c/", target, "/x")]
+    lines = render([record(head) for head in heads]).decode().splitlines()
+    assert lines[0] == lines[4] == "b b 82 b:82 /x"
+    assert lines[1] == lines[3] == f"{host} {host} {port} b:82 /"
+    (found,) = map(json.loads, line_bytes("json", record(heads[1])).splitlines())
+    assert found["host"] == {"/": "b:82", "http://a/": "a"}.get(target, f"{host}:{port}")
+
+
 def test_escaping_is_apaches():
     head = 'GET /"\\\x7f\xe9 HTTP/1.1\r\nUser-Agent: a"b\\c\td\x01\r\n\r\n'
     assert line("%r|%{User-Agent}i", record(head)) == 'GET /\\"\\\\\\x7f\\xe9 HTTP/1.1|a\\"b\\\\c\\td\\x01\n'

@@ -101,6 +101,38 @@ def test_repeated_fields_are_joined():
     assert environ["HTTP_COOKIE"] == "a=1; b=2"
 
 
+@pytest.mark.parametrize(
+    ("head", "host", "path"),
+    [
+        ("GET http://a/x HTTP/1.1\nHost: b", "a", "/x"),
+        ("GET http://a:81/x?y HTTP/1.1\nHost: b:82", "a:81", "/x"),
+        ("GET HTTPS://A HTTP/1.1\nHost: b", "A", "/"),
+        ("GET http://a?y=/z HTTP/1.1\nHost: b", "a", "/"),
+        ("GET http://[::1]:8/x HTTP/1.1\nHost: b", "[::1]:8", "/x"),
+        ("GET http://a/x HTTP/1.0", "a", "/x"),
+        ("GET http://a/x HTTP/1.0\nHost: b", "a", "/x"),
+        ("GET http://a/x HTTP/1.1\nHost:", "a", "/x"),
+        ("GET /http://a/x HTTP/1.1\nHost: b", "b", "/http://a/x"),
+        ("GET //a/x HTTP/1.1\nHost: b", "b", "//a/x"),
+        ("OPTIONS * HTTP/1.1\nHost: b", "b", "/"),
+    ],
+)
+def test_the_host_of_an_absolute_target_wins(head, host, path):
+    """RFC 9112 3.2.2. However often: heads are remembered, too."""
+    seen = []
+
+    def app(environ, start_response):
+        seen.append((environ["HTTP_HOST"], environ["PATH_INFO"]))
+        start_response("200 OK", PLAIN)
+        return [b""]
+
+    with Stage(app) as stage:
+        for cookie in ("", "\nCookie: a=1", "\nCookie: a=2"):
+            stage.ask(head.replace("Host: b", "Host: d") + cookie) if "://" in head else None
+            stage.ask(head + cookie)
+            assert seen[-1] == (host, path)
+
+
 def test_a_field_with_an_underscore_is_not_taken_for_the_one_with_a_hyphen():
     environ = environ_of("GET / HTTP/1.1\nHost: a\nX_Real_Ip: 6.6.6.6\nX-Other: 1\nContent_Length: 5")
     assert "HTTP_X_REAL_IP" not in environ

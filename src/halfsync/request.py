@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -52,6 +53,17 @@ def path_and_query(target: str) -> tuple[str, str]:
         target = target.partition("#")[0]
     path, _, query = target.partition("?")
     return path, query
+
+
+def authority_of(target: str) -> str:
+    """Host and port of an absolute form, which is what the request is for whatever its Host says (RFC 9112
+    3.2.2); "" for any other target."""
+    if target[:1] == "/" or target == "*":
+        return ""
+    return _AUTHORITY_END.split(target.partition("://")[2], maxsplit=1)[0]
+
+
+_AUTHORITY_END = re.compile("[/?#]")
 
 
 def _origin_form(target: str) -> str:

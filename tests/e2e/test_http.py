@@ -179,6 +179,7 @@ def test_options_of_the_server(client):
 def test_absolute_form(client):
     found = json.loads(client.ask("http://other.test:81/environ?a=b").body)
     assert (found["PATH_INFO"], found["QUERY_STRING"]) == ("/environ", "a=b")
+    assert found["HTTP_HOST"] == "other.test:81"
     assert client.ask("http://other.test/public/small").body == b"a small file\n"
 
 

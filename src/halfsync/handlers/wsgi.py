@@ -22,7 +22,7 @@ from typing import IO, Any
 from halfsync.handlers.errors import ErrorStream
 from halfsync.logs.error import log
 from halfsync.plan import Listener, Mount, Pool
-from halfsync.request import SpooledBody, decoded, path_and_query, without_cookie
+from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
 from halfsync.wire.messages import Ending, Lease, Task
 
@@ -131,6 +131,8 @@ class WSGIHandler:
                 environ[key] += ("; " if key == "HTTP_COOKIE" else ", ") + value.strip(" \t")
             elif key:
                 environ[key] = value.strip(" \t")
+        if target[:1] != "/" and (authority := authority_of(target)):
+            environ["HTTP_HOST"] = authority
         if task.body_size or "CONTENT_LENGTH" in environ:
             environ["CONTENT_LENGTH"] = str(task.body_size)
         return environ

@@ -48,7 +48,7 @@ from dataclasses import dataclass
 import msgspec
 
 from halfsync.pump.closes import CloseReason
-from halfsync.request import fields_of, path_and_query
+from halfsync.request import authority_of, fields_of, path_and_query
 from halfsync.wire.messages import LogRecord
 
 Render = Callable[[list[LogRecord]], bytes]
@@ -109,13 +109,23 @@ class _RequestLine:
     def query(self) -> str:
         return path_and_query(self.target)[1] if self._is_whole else ""
 
+    @property
+    def authority(self) -> str:
+        return authority_of(self.target) if self._is_whole else ""
+
 
 Fields = dict[str, str]
 
+_AUTHORITY = ":authority"
+"""In Fields: the host of a target in absolute form. No field has such a name."""
 
-def _fields(lines: bytes) -> Fields:
+
+def _fields(lines: bytes, authority: str) -> Fields:
     """Of the head after the request line, by lower-case name."""
-    return fields_of(line for line in str(lines, "latin-1").split("\r\n") if line)
+    fields = fields_of(line for line in str(lines, "latin-1").split("\r\n") if line)
+    if authority:
+        fields[_AUTHORITY] = authority
+    return fields
 
 
 def _user(fields: Fields) -> str:
@@ -130,14 +140,20 @@ def _user(fields: Fields) -> str:
 
 
 def _host(fields: Fields) -> str:
-    return _host_and_port(fields.get("host", ""))[0] or "-"
+    return _host_and_port(fields)[0] or "-"
 
 
 def _port(fields: Fields) -> str:
-    return _host_and_port(fields.get("host", ""))[1] or "80"
+    return _host_and_port(fields)[1] or "80"
 
 
-def _host_and_port(value: str) -> tuple[str, str]:
+def _named_host(fields: Fields) -> str | None:
+    """What the request is for: the host of an absolute target wins over Host (RFC 9112 3.2.2)."""
+    return fields.get(_AUTHORITY) or fields.get("host")
+
+
+def _host_and_port(fields: Fields) -> tuple[str, str]:
+    value = _named_host(fields) or ""
     host, colon, port = value.rpartition(":")
     if not colon or port.endswith("]"):
         return value, ""
@@ -331,13 +347,19 @@ class _Compiled:
         line = _RequestLine(first)
         parts = tuple([render(line) for render in self._of_line])
         if self._of_fields:
-            parts += self._blocks.get(rest) or self._parts_of_fields(rest)
+            if authority := line.authority:
+                parts += self._parts_of_fields(rest, authority)
+            else:
+                parts += self._blocks.get(rest) or self._remembered_parts(rest)
         _remember(self._heads, head, parts)
         return parts
 
-    def _parts_of_fields(self, block: bytes) -> tuple[str, ...]:
-        fields = _fields(block)
-        parts = tuple([render(fields) for render in self._of_fields])
+    def _parts_of_fields(self, block: bytes, authority: str) -> tuple[str, ...]:
+        fields = _fields(block, authority)
+        return tuple([render(fields) for render in self._of_fields])
+
+    def _remembered_parts(self, block: bytes) -> tuple[str, ...]:
+        parts = self._parts_of_fields(block, "")
         _remember(self._blocks, block, parts)
         return parts
 
@@ -412,7 +434,8 @@ class _JSON:
 
 def _line(r: LogRecord) -> _Line:
     first, _, rest = r.head.partition(b"\r\n")
-    request, fields = _RequestLine(first), _fields(rest)
+    request = _RequestLine(first)
+    fields = _fields(rest, request.authority)
     user = _user(fields)
     micro = int(r.when * 1_000_000)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(micro // 1_000_000))
@@ -428,7 +451,7 @@ def _line(r: LogRecord) -> _Line:
         r.wire_bytes,
         fields.get("referer"),
         fields.get("user-agent"),
-        fields.get("host"),
+        _named_host(fields),
         r.queue_us if r.queue_us >= 0 else None,
         r.handler_us if r.handler_us >= 0 else None,
         r.total_us,

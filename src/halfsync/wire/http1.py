@@ -23,6 +23,7 @@ dictionary of all fields (3.9 µs with a callback a field) is the worker's, if a
 from __future__ import annotations
 
 import re
+import socket
 
 import httptools
 
@@ -37,8 +38,11 @@ CHUNKED = -1
 _PICK = re.compile(rb"\r\n([HhCcTtEeRrIi][OoEeRrXxAaFf][SsNnTtAaPp\-][^:\r]*):[ \t]*([^\r]*)")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/(\d+)\.(\d+)")
-# RFC 3986 host and port; an empty host is what RFC 9112 3.2 asks for when there is none.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?")
+# Host and port: what names of hosts consist of, or an IPv6 address in brackets. RFC 3986 lets percent-escapes
+# and !$&'()*+,;= stand in a host, too: no name in use has them, and applications put the Host into URLs,
+# fields and file names.
+_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
+_PADDED_CODING = re.compile(rb"(\r\nTransfer-Encoding:)[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _KNOWN = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 
@@ -120,11 +124,9 @@ def parse_head(raw: bytes, limits: Limits) -> RequestHead:
     if len(raw) > limits.harmless:
         _check_sizes(raw, limits)
     try:
-        httptools.HttpRequestParser(_no_callbacks).feed_data(raw)
-    except httptools.HttpParserUpgrade:
-        pass  # a request to upgrade, or CONNECT; the head is whole and right
+        _feed(raw)
     except httptools.HttpParserError as error:
-        raise _why_refused(raw, error) from None
+        _check_again(raw, error)
     parts = raw[: raw.index(b"\r\n")].split(b" ")
     if len(parts) != 3 or raw[0] < 33:
         raise Refusal(400, "The request line must be method, target and version, one space between.")
@@ -144,6 +146,26 @@ def parse_head(raw: bytes, limits: Limits) -> RequestHead:
         _check_target(head)
     head.plain = head.minor == 1 and head.keep_alive and head.body_size == 0 and method != b"HEAD"
     return head
+
+
+def _feed(raw: bytes) -> None:
+    try:
+        httptools.HttpRequestParser(_no_callbacks).feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # a request to upgrade, or CONNECT; the head is whole and right
+
+
+def _check_again(raw: bytes, error: httptools.HttpParserError) -> None:
+    """Refuse what llhttp refused; but a tab behind `chunked` is white space that is not of the value (RFC
+    9110 5.5), and llhttp takes it for another coding."""
+    refusal = _why_refused(raw, error)
+    unpadded = _PADDED_CODING.sub(rb"\1 \2", raw)
+    if refusal.status != 501 or unpadded == raw:
+        raise refusal from None
+    try:
+        _feed(unpadded)
+    except httptools.HttpParserError:
+        raise refusal from None
 
 
 def check_partial(buffer: bytes | bytearray, limits: Limits, scanned: int) -> None:
@@ -210,8 +232,26 @@ def _pick_fields(head: RequestHead) -> None:
             _read_framing(head, name, value.strip(b" \t"))
     if hosts != 1 and (head.minor or hosts):
         raise Refusal(400, "HTTP/1.1 wants exactly one Host." if head.minor else "More than one Host.")
-    if not _HOST.fullmatch(head.host):
+    if head.host and not _is_host(head.host):  # empty: the client has none to name (RFC 9112 3.2)
         raise Refusal(400, "The Host is not a host.")
+
+
+def _is_host(value: bytes) -> bool:
+    match = _HOST.fullmatch(value)
+    if match is None:
+        return False
+    address, port = match.groups()
+    if address is not None and not _is_ipv6(address):
+        return False
+    return not port or int(port) < 65536
+
+
+def _is_ipv6(address: bytes) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, address.decode())
+    except OSError:
+        return False
+    return True
 
 
 def _read_connection(head: RequestHead, value: bytes) -> None:
@@ -246,7 +286,7 @@ def _check_target(head: RequestHead) -> None:
     elif head.target[:7].lower() == b"http://" or head.target[:8].lower() == b"https://":
         authority, _, _ = head.target.partition(b"://")[2].partition(b"/")
         authority = authority.partition(b"?")[0].partition(b"#")[0]
-        if authority and b"@" not in authority and _HOST.fullmatch(authority):
+        if _is_host(authority):
             head.host = authority  # RFC 9112 3.2.2: it wins over Host
             return
     raise Refusal(400, "The target is neither a path nor an absolute http address.")
