@@ -12,7 +12,7 @@ import click
 
 from halfsync import __version__
 from halfsync.plan import Mount, Plan, Pool, target_of, work_out
-from halfsync.settings import BY_NAME, KIB, MIB, ROWS, SECTIONS, Loaded, Row, SettingError, Target, load
+from halfsync.settings import BY_NAME, GIB, KIB, MIB, ROWS, SECTIONS, Loaded, Row, SettingError, Target, load
 
 WRONG = 2
 """Exit status when a setting or a target is wrong."""
@@ -79,7 +79,7 @@ def shown(value: Any) -> str:
 
 def in_words(size: int) -> str:
     """A size as it may also be given: 64K, 100M."""
-    for suffix, unit in (("M", MIB), ("K", KIB)):
+    for suffix, unit in (("G", GIB), ("M", MIB), ("K", KIB)):
         if size and size % unit == 0:
             return f"{size // unit}{suffix}"
     return str(size)

@@ -28,6 +28,7 @@ from msgspec import Meta
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 
 class SettingError(Exception):
@@ -263,6 +264,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             least=0,
         ),
     ] = 0.0
+    stream_timeout: Annotated[
+        float,
+        about(
+            "Time limits",
+            "A handler that has begun its response may pause no longer than this before it gives more; then "
+            "the connection is reset. 0: no limit.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 0.0
 
     limit_request_line: Annotated[
         int,
@@ -321,6 +332,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             most=64 * KIB,
         ),
     ] = 32 * KIB
+    spool_limit: Annotated[
+        int,
+        about(
+            "Size limits",
+            "Request bodies that are kept aside, all together; a body that would exceed it is answered 503.",
+            unit="bytes",
+            least=0,
+        ),
+    ] = 4 * GIB
     reply_memory: Annotated[
         int,
         about(
@@ -473,7 +493,7 @@ BY_NAME: dict[str, Row] = {row.name: row for row in ROWS}
 
 # --- from texts and TOML values to checked values ----------------------------------------------
 
-_SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
+_SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 _SWITCH = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),

@@ -124,7 +124,7 @@ class Stage:
             Settings(**settings),
             mounts or (Mount("", "app:app", Kind.WSGI, APP, 0.0),),
             (Pool("built-in", None, 1, 4), Pool("app:app", "app:app", 1, 8)),
-            (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self.listener),),
+            (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self._pumps_own()),),
         )
         self.hung: list[Worker] = []
         self.pump = Pump(
@@ -137,6 +137,10 @@ class Stage:
         self.clients: list[Client] = []
         self.handler: Callable[[Hand, Task], None] | None = None
         self.pump.acceptor.start()
+
+    def _pumps_own(self) -> socket.socket:
+        """The pump closes its copy of the listening socket at a stop; the stage's is the parent's."""
+        return socket.socket(fileno=os.dup(self.listener.fileno()))
 
     def __enter__(self) -> Self:
         return self
@@ -151,8 +155,10 @@ class Stage:
         for hand in self.hands:
             hand.close()
         self.listener.close()
+        for one in self.plan.listeners:
+            one.socket.close()
         self._epoll.close()
-        os.close(self.pump.cold.wakeup)
+        os.close(self.pump.helpers.wakeup)
         self._undo.close()
 
     # --- turning ---------------------------------------------------------------------------------

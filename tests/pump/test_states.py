@@ -138,6 +138,27 @@ def it_is_the_last_answer(stage: Stage, client: Client) -> None:
     hand.reply(hand.take(), b"a")
 
 
+def a_worker_pauses(stage: Stage, client: Client) -> None:
+    hand = stage.hand()
+    client.send(get())
+    hand.reply(hand.take(), b"a", length=2, ending=Ending.MORE)
+
+
+def a_worker_goes_on(stage: Stage, client: Client) -> None:
+    a_worker_answers(stage, client)
+
+
+def it_leaves_while_a_worker_pauses(stage: Stage, client: Client) -> None:
+    a_worker_pauses(stage, client)
+    leaves(stage, client)
+
+
+def it_has_sent_two_requests(stage: Stage, client: Client) -> None:
+    hand = stage.hand()
+    client.send(get("/1") + get("/2"))
+    hand.reply(hand.take())
+
+
 def its_answer_is_aborted(stage: Stage, client: Client) -> None:
     a_worker_answers(stage, client, ending=Ending.ABORTED)
 
@@ -185,6 +206,10 @@ SCENARIOS: dict[tuple[State, Event], tuple[Before, Then]] = {
     (S.WORKING, E.REPLY): (fresh, a_worker_answers),
     (S.WORKING, E.ANSWER): (working, a_worker_ends_without_an_answer),
     (S.WORKING, E.CLOSE): (working, leaves),
+    (S.SENDING, E.OUT_OF_DATA): (fresh, a_worker_pauses),
+    (S.PRODUCING, E.MORE_CAME): (fresh, a_worker_goes_on),
+    (S.PRODUCING, E.CLOSE): (fresh, it_leaves_while_a_worker_pauses),
+    (S.SENDING, E.SENT_PIPELINED): (fresh, it_has_sent_two_requests),
     (S.SENDING, E.SENT): (fresh, a_worker_answers),
     (S.SENDING, E.SENT_LAST): (fresh, it_is_the_last_answer),
     (S.SENDING, E.CLOSE): (fresh, its_answer_is_aborted),

@@ -22,6 +22,8 @@ def read(pieces: list[bytes]) -> tuple[str, bytes, bytes]:
     for number, piece in enumerate(pieces):
         try:
             body += chunks.feed(piece)
+            while chunks.rest and not chunks.done:
+                body += chunks.feed(chunks.rest)
         except Refusal as refusal:
             if refusal.status != 400 or not refusal.close:
                 raise AssertionError("another refusal than was promised") from refusal

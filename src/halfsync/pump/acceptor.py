@@ -23,7 +23,8 @@ _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 class Acceptor:
     """The listening sockets stay open until the server stops: a client that comes while nobody
-    accepts waits in the kernel's backlog."""
+    accepts waits in the kernel's backlog. At a stop they are closed, so that a client which comes then is
+    refused at once; one that waited in a backlog which nobody empties would be reset at our exit."""
 
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
@@ -43,13 +44,16 @@ class Acceptor:
             self._pump.watch(listener.fileno(), self._source(index, listener))
 
     def stop(self) -> None:
-        """Accept what has connected by now, and then no more."""
-        if self._watched:
-            for index, listener in enumerate(self._listeners):
-                while self._accept(index, listener) == ACCEPTS_A_TURN:
-                    pass
-            self.due = []
-            self._unwatch()
+        """Accept what has connected by now, and then close the listening sockets."""
+        self._unwatch()
+        self._paused = False
+        self.due = []
+        for index, listener in enumerate(self._listeners):
+            listener.setblocking(False)
+            while self._accept(index, listener) == ACCEPTS_A_TURN:
+                pass
+            listener.close()
+        self._listeners = []
 
     def resume(self) -> None:
         """Try again after a shortage."""
@@ -91,7 +95,12 @@ class Acceptor:
                 continue  # that client has gone already (ECONNABORTED and its like)
             self._short = False
             client, port = address[:2] if isinstance(address, tuple) else ("", 0)
-            self._pump.add(Connection(sock, client, port, index, expires))
+            try:
+                self._pump.add(Connection(sock, client, port, index, expires))
+            except OSError as error:  # the kernel watches no more descriptors for this user
+                sock.close()
+                self._make_room(error)
+                return count
         return ACCEPTS_A_TURN
 
     def _make_room(self, error: OSError) -> None:

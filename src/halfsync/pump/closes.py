@@ -28,6 +28,7 @@ class CloseReason(IntEnum):
     FILE_SHRANK = 16
     FAULT = 17
     CUT_OFF = 18
+    STREAM_TIMEOUT = 19
 
     @property
     def text(self) -> str:
@@ -61,6 +62,7 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.WORKER_DIED: ("the worker died after the answer had begun", True),
     CloseReason.FILE_SHRANK: ("the file became shorter while it was sent", True),
     CloseReason.FAULT: ("a fault of the server's own", True),
+    CloseReason.STREAM_TIMEOUT: ("the handler gave nothing more within stream_timeout", True),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }
 

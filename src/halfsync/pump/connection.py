@@ -106,6 +106,7 @@ class Exchange:
     chunked = False
     body_owed = -1  # bytes yet to be framed; -1: no size was announced
     ending = Ending.MORE
+    until_close = False  # nothing but the close tells the client where the body ends
     keep = False  # the connection is kept after this answer
     reason = CloseReason.KEPT
     wire_bytes = 0
@@ -121,3 +122,10 @@ class Exchange:
         self.conn = conn
         self.head = head
         self.out = deque()
+
+    @property
+    def request_line(self) -> str:
+        """Method and target, for the error log."""
+        if self.head is None:
+            return "?"
+        return f"{self.head.method.decode('latin-1')} {self.head.target.decode('latin-1')[:200]!r}"

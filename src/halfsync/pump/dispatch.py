@@ -72,6 +72,7 @@ class Dispatcher:
         self._settings = pump.settings
         self.pools = [Pool(pool.name) for pool in pump.plan.pools]
         self._pool_of = [self.pools[mount.pool] for mount in pump.plan.mounts]
+        self._half_closed: list[Connection] = []  # their requests came in this turn, with an end of file
         self._queue_limit = pump.settings.queue_limit
         self._due: set[Pool] = set()  # pools with something to hand over at the end of the turn
         self._buffer = bytearray(MAX_PACKET + 4096)
@@ -150,13 +151,19 @@ class Dispatcher:
 
     def queue(self, conn: Connection, exchange: Exchange) -> Outcome:
         pool = self._pool_of[exchange.mount_index]
-        if len(pool.queue) >= self._queue_limit:
+        if pool.waiting >= self._queue_limit:
             self._pump.sender.refuse(conn, self._overloaded())
             return MORE
         exchange.queued_ns = self._clock.now_ns
         pool.queue.append(exchange)
         self._due.add(pool)
+        if conn.ended:
+            self._half_closed.append(conn)
         return WAIT
+
+    def client_left(self, exchange: Exchange) -> None:
+        """The client of a request that is in a queue has left."""
+        self._pool_of[exchange.mount_index].client_left(exchange)
 
     def _overloaded(self) -> Refusal:
         return Refusal(503, "All workers are busy. Please try again soon.", close=False, retry_after=5)
@@ -168,8 +175,19 @@ class Dispatcher:
             for pool in due:
                 if pool.queue:
                     self._hand_over(pool)
+        if self._half_closed:
+            self._close_those_that_left()
         if self.nudge_at <= self._clock.now:
             self._nudge()
+
+    def _close_those_that_left(self) -> None:
+        """A client that closed its side together with its request may want the response still, and gets it
+        if a thread is free. If it has to wait for one, it is taken to have left: of the two, the
+        client that gave up is by far the more common, and its request would be run for nobody."""
+        closed, self._half_closed = self._half_closed, []
+        for conn in closed:
+            if conn.state is QUEUED:
+                self._pump.close(conn, CloseReason.CLIENT_LEFT)
 
     def hand_over_records(self) -> None:
         """Give the access log's next batch to a worker of the built-in pool."""
@@ -202,18 +220,18 @@ class Dispatcher:
         taken: list[Exchange] = []
         fds: list[int] = []
         size = 0
-        queue = pool.queue
-        while queue and len(tasks) < count:
-            exchange = queue.popleft()
+        while len(tasks) < count:
+            exchange = pool.take_oldest()
+            if exchange is None:
+                break
             conn = exchange.conn
-            if conn is None or conn.state is not QUEUED:
-                continue  # its client left, or it has been answered for it
+            assert conn is not None
             task = _task(conn, exchange)
             size += len(task.head) + TASK_OVERHEAD
             if exchange.spool is not None:
                 size += len(task.body or b"")
             if tasks and (size > MAX_PACKET or len(fds) >= MAX_DESCRIPTORS):
-                queue.appendleft(exchange)
+                pool.queue.appendleft(exchange)
                 break
             if task.body is None:
                 fds.append(_spooled(exchange))
@@ -353,8 +371,6 @@ class Dispatcher:
             self._answer(conn, Refusal(502, "The worker gave no answer.", close=False))
             return
         else:
-            if not exchange.out:
-                sender.resume_timing(conn, exchange)
             sender.add(exchange, message.objects, message.ending, fds)
         self._pump.drive(conn)
 
@@ -396,10 +412,10 @@ class Dispatcher:
         now_ns = self._clock.now_ns
         queue_limit = int(self._settings.queue_timeout * 1e9)
         for pool in self.pools:
-            while pool.queue and now_ns - pool.queue[0].queued_ns > queue_limit:
-                exchange = pool.queue.popleft()
-                if exchange.conn is not None and exchange.conn.state is QUEUED:
-                    self._answer(exchange.conn, self._overloaded())
+            while (oldest := pool.oldest()) is not None and now_ns - oldest.queued_ns > queue_limit:
+                pool.queue.popleft()
+                assert oldest.conn is not None
+                self._answer(oldest.conn, self._overloaded())
         if self._settings.handler_timeout:
             limit = int(self._settings.handler_timeout * 1e9)
             for worker in list(self.workers.values()):

@@ -34,7 +34,8 @@ def head(exchange: Exchange, reply: Reply, keep: bool, date_line: bytes) -> None
         exchange.chunked = True
         length_line = b"Transfer-Encoding: chunked\r\n"
     else:
-        keep = False  # only the close can end it
+        keep = False
+        exchange.until_close = True
     if to_head:
         exchange.body_owed = 0
     exchange.keep = keep

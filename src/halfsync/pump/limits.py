@@ -16,6 +16,7 @@ import struct
 import termios
 from typing import TYPE_CHECKING
 
+from halfsync.logs.error import log
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.sender import RECHECK
@@ -43,7 +44,7 @@ class TimeLimits:
     def _expired(self, conn: Connection, now: float) -> None:
         pump = self._pump
         if conn.state is State.IDLE:
-            pump.close(conn, CloseReason.KEEP_ALIVE_TIMEOUT)
+            pump.close_idle(conn, CloseReason.KEEP_ALIVE_TIMEOUT)
         elif conn.state is State.FRESH:
             pump.close(conn, CloseReason.DRAINING if pump.draining else CloseReason.HEAD_TIMEOUT)
         elif conn.state is State.LINGERING:
@@ -54,6 +55,8 @@ class TimeLimits:
             self._check_body(conn, now)
         elif conn.state is State.SENDING:
             self._check_sending(conn, now)
+        elif conn.state is State.PRODUCING:
+            self._end_stream(conn)
         else:
             conn.expires = NEVER
 
@@ -68,6 +71,10 @@ class TimeLimits:
     def _check_body(self, conn: Connection, now: float) -> None:
         exchange = conn.exchange
         assert exchange is not None
+        if exchange.spool is not None and exchange.spool.is_behind:
+            exchange.progress_at = exchange.checked_at = now  # it is the disk's turn
+            conn.expires = now + RECHECK
+            return
         stalled, slow = self._progress(exchange, exchange.received, self._settings.body_timeout, now)
         if stalled:
             self._answer(conn, CloseReason.BODY_TIMEOUT, "The body stopped coming.")
@@ -90,6 +97,12 @@ class TimeLimits:
             self._pump.sender.abort(conn, CloseReason.SEND_TOO_SLOW)
         else:
             conn.expires = now + RECHECK
+
+    def _end_stream(self, conn: Connection) -> None:
+        limit = self._settings.stream_timeout
+        line = self._pump.exchange_of(conn).request_line
+        log("warning", f"{line}: its handler gave nothing for {limit:g} s (stream_timeout): connection reset")
+        self._pump.sender.abort(conn, CloseReason.STREAM_TIMEOUT)
 
     def _progress(self, exchange: Exchange, moved: int, limit: float, now: float) -> tuple[bool, bool]:
         """Whether nothing moved for `limit` seconds, and whether it is slower than min_rate."""

@@ -17,8 +17,9 @@ Everything else (listeners, workers, pipes, orders) is level-triggered, and a ca
 The hot path, a request that a lease answers, is written out in `_turn`: one look-up of the very bytes
 that were read, one send. It changes no state, allocates one log record, and costs two system calls.
 
-Nothing that happens on one connection may stop the loop: a fault in a step is logged with its
-traceback and costs that connection its life.
+Nothing that happens on one connection may stop the loop: an error in a step is logged with its
+traceback and costs that connection its life. An error in what is done for all of them (accepting, handing
+over, the sweep) is logged too, and the rest of the turn goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
@@ -39,13 +41,15 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.cold import ColdFiles
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.dispatch import Dispatcher
+from halfsync.pump.helpers import Helpers
 from halfsync.pump.leases import MAX_CUT_HEAD, Leased, Leases, cut_cookie
 from halfsync.pump.limits import SWEEP, TimeLimits
 from halfsync.pump.receiver import Receiver, limits_of
 from halfsync.pump.routes import Routes
 from halfsync.pump.sendables import PipeEnd
 from halfsync.pump.sender import Sender
-from halfsync.pump.states import CLOSED, FRESH, IDLE, QUEUED, SENDING, WORKING, Event
+from halfsync.pump.spool import SpoolSpace
+from halfsync.pump.states import CLOSED, FRESH, IDLE, LINGERING, PRODUCING, QUEUED, SENDING, WORKING, Event
 from halfsync.pump.steps import GONE, MORE, WAIT, Outcome
 from halfsync.pump.workers import Worker
 from halfsync.wire.http1 import RequestHead, parse_head
@@ -57,13 +61,19 @@ EVENTS_A_TURN = 512
 STEPS_A_TURN = 64
 """For each connection: how many pipelined requests it may have answered before others are served."""
 
+REPEAT_AFTER = 1.0
+"""Seconds until the same internal error is logged again: what fails in every turn would fill the disk."""
+
 FRESH_PATIENCE = 1.0
 """Seconds that a client which has just connected has, at a stop, for its first request to come."""
+LINGER_AT_STOP = 0.5
+"""Seconds that a client which has its last response has, at a stop, to close its side."""
 
 _CLIENT_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 _READY = select.EPOLLIN | select.EPOLLOUT
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_WAITS_FOR_US = (QUEUED, WORKING, SENDING)
+_WAITS_FOR_US = (QUEUED, WORKING, SENDING, PRODUCING)
+_GONE = select.EPOLLERR | select.EPOLLHUP
 _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
@@ -87,11 +97,14 @@ class Pump:
         self.clock = Clock()
         self.connections: dict[int, Connection] = {}
         self.draining = False
+        self.linger_timeout = plan.settings.linger_timeout
+        self.keeps_alive = plan.settings.keep_alive > 0  # whether a connection may be kept at all
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[int], None]] = {}
         self._again: list[Connection] = []
         self._next_sweep = 0.0
         self._drain_until = NEVER
+        self._errors: dict[str, tuple[float, int]] = {}  # text -> when it was logged, how often since
         self._log_times, self.log_cookies = log_needs
         self.access = AccessLog(plan.settings.access_logfile is not None)
         self.routes = Routes(plan.mounts)
@@ -102,7 +115,9 @@ class Pump:
         self.receiver = Receiver(self)
         self.dispatcher = Dispatcher(self)
         self.limits = TimeLimits(self)
-        self.cold = ColdFiles(self)
+        self.helpers = Helpers(self)
+        self.cold = ColdFiles(self.helpers)
+        self.spool_space = SpoolSpace(plan.settings.spool_limit)
         self.acceptor = Acceptor(self)
         self._steps: tuple[Callable[[Connection], Outcome], ...] = (
             self.receiver.read_head,  # FRESH
@@ -112,18 +127,24 @@ class Pump:
             _wait,  # QUEUED
             _wait,  # WORKING
             self.sender.send,  # SENDING
+            self.sender.produce,  # PRODUCING
             self.sender.linger,  # LINGERING
             _gone,  # CLOSED
         )
-        self.watch(self.cold.wakeup, lambda _mask: self.cold.finished())
+        self.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
         # Every socket made by accept(2) is then non-blocking at its making: one system call less.
         socket.setdefaulttimeout(0.0)
 
     # --- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        while not (self.draining and self._is_drained()):
-            self._turn()
+        while True:
+            try:
+                if self.draining and self._is_drained():
+                    return
+                self._turn()
+            except Exception:  # noqa: BLE001 (the connections of all clients hang on this loop)
+                self.fault(f"in a turn of the loop:\n{traceback.format_exc()}")
 
     def _turn(self) -> None:  # noqa: C901 (the hot path is written out here: a call costs 60 ns)
         clock = self.clock
@@ -136,67 +157,85 @@ class Pump:
         keep_alive = self.settings.keep_alive
         size = self.RECV_SIZE
         events = self._epoll.poll(self._patience(), EVENTS_A_TURN)
+        again, self._again = self._again, []
         clock.tick()
         now = clock.now
         for fd, mask in events:
-            conn = connections.get(fd)
-            if conn is None:
-                self._call_source(fd, mask)
-                continue
-            if mask != _READY or conn.state is not IDLE or self.draining:
-                self._wake(conn, mask)
-                continue
-            # The hot path. `mask` says that there is something to read and nothing else.
             try:
-                data = conn.sock.recv(size)
-            except BlockingIOError:
-                continue
-            except OSError:
-                data = b""  # to be found out again, and dealt with, where all reads are
-            leased = known.get(data)
-            if leased is None and known_uncookied and (logged := cut_cookie(data)):
-                leased = known_uncookied.get(logged)
-            else:
-                logged = data
-            if leased is not None and now < leased.until:
-                try:
-                    sent = conn.sock.send(leased.wire)
-                except OSError:
-                    sent = 0
-                if sent != leased.size:
-                    self._lease_taken_in_part(conn, data, sent, leased)
+                conn = connections.get(fd)
+                if conn is None:
+                    self._call_source(fd, mask)
                     continue
-                conn.expires = now + keep_alive
-                if records is not None:
-                    records.append(
-                        (
-                            clock.wall,
-                            conn.client,
-                            data if log_cookies else logged,
-                            leased.status,
-                            leased.body_bytes,
-                            sent,
-                            -1,
-                            -1,
-                            int((time.monotonic() - now) * 1e6) if log_times else 0,
-                            0,
-                            conn.served,
+                if mask != _READY or conn.state is not IDLE or self.draining:
+                    self._wake(conn, mask)
+                    continue
+                # The hot path. `mask` says that there is something to read and nothing else.
+                try:
+                    data = conn.sock.recv(size)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = b""  # to be found out again, and dealt with, where all reads are
+                leased = known.get(data)
+                if leased is None and known_uncookied and (logged := cut_cookie(data)):
+                    leased = known_uncookied.get(logged)
+                else:
+                    logged = data
+                if leased is not None and now < leased.until:
+                    try:
+                        sent = conn.sock.send(leased.wire)
+                    except OSError:
+                        sent = 0
+                    if sent != leased.size:
+                        self._lease_taken_in_part(conn, data, sent, leased)
+                        continue
+                    conn.expires = now + keep_alive
+                    if records is not None:
+                        records.append(
+                            (
+                                clock.wall,
+                                conn.client,
+                                data if log_cookies else logged,
+                                leased.status,
+                                leased.body_bytes,
+                                sent,
+                                -1,
+                                -1,
+                                int((time.monotonic() - now) * 1e6) if log_times else 0,
+                                0,
+                                conn.served,
+                            )
                         )
-                    )
-                conn.served += 1
-                continue
-            conn.inbox = data
-            conn.readable = not data or len(data) == size
+                    conn.served += 1
+                    continue
+                conn.inbox = data
+                conn.readable = not data or len(data) == size
+                self.drive(conn)
+            except Exception:  # noqa: BLE001 (the events behind this one would be lost: they are told once)
+                self._event_failed(fd)
+        for conn in again:
+            conn.again = False
             self.drive(conn)
         if self.acceptor.due:
-            self.acceptor.accept_due()
-        if self._again:
-            self._run_again()
-        self.dispatcher.end_of_turn()
+            self._guard(self.acceptor.accept_due, "accepting")
+        self._guard(self.dispatcher.end_of_turn, "handing requests over")
         if now >= self._next_sweep:
-            self._sweep()
+            self._guard(self._sweep, "in the sweep")
         if self.access.ready(now):
-            self.dispatcher.hand_over_records()
+            self._guard(self.dispatcher.hand_over_records, "handing log records over")
+
+    def _event_failed(self, fd: int) -> None:
+        self.fault(f"in an event of descriptor {fd}:\n{traceback.format_exc()}")
+        conn = self.connections.get(fd)
+        if conn is not None:
+            self._abandon(conn)
+
+    def _guard(self, stage: Callable[[], None], what: str) -> None:
+        """Run what is done for all connections. An error there must not cost them their lives."""
+        try:
+            stage()
+        except Exception:  # noqa: BLE001 (as it says)
+            self.fault(f"{what}:\n{traceback.format_exc()}")
 
     def _patience(self) -> float:
         """Seconds until something is due by itself."""
@@ -209,12 +248,8 @@ class Pump:
 
     def _call_source(self, fd: int, mask: int) -> None:
         source = self._sources.get(fd)
-        if source is None:
-            return  # closed earlier in this turn
-        try:
+        if source is not None:  # else closed earlier in this turn
             source(mask)
-        except Exception:  # noqa: BLE001 (nothing that one client or worker does may stop the loop)
-            self.fault(f"in an event of descriptor {fd}:\n{traceback.format_exc()}")
 
     def _wake(self, conn: Connection, mask: int) -> None:
         """An event on a client's socket."""
@@ -222,12 +257,14 @@ class Pump:
             conn.readable = True
             if mask & ~_READY:
                 conn.ended = True
-        if mask & (select.EPOLLERR | select.EPOLLHUP) and conn.state in _WAITS_FOR_US:
+        gone = mask & _GONE and conn.state in _WAITS_FOR_US
+        if gone or (conn.ended and conn.state is QUEUED):
             self.close(conn, CloseReason.CLIENT_LEFT)
             return
         if conn.state is SENDING and not mask & _WRITE:
             return  # it sends on while it does not read: no reason to try again
-        self.drive(conn)
+        if not conn.again:  # else it has its share of this turn behind the others
+            self.drive(conn)
 
     def drive(self, conn: Connection) -> None:
         """Take steps until one says WAIT or GONE."""
@@ -240,7 +277,16 @@ class Pump:
         except Exception:  # noqa: BLE001 (nothing that one client or worker does may stop the loop)
             client = conn.client or "a unix socket"
             self.fault(f"serving {client} in {conn.state.name}:\n{traceback.format_exc()}")
+            self._abandon(conn)
+
+    def _abandon(self, conn: Connection) -> None:
+        """End a connection on which we failed; if even that fails, let go of its socket at least."""
+        try:
             self.sender.abort(conn, CloseReason.FAULT)
+        except Exception:  # noqa: BLE001 (as above)
+            self.fault(f"closing a connection:\n{traceback.format_exc()}")
+            self.connections.pop(conn.fd, None)
+            conn.sock.close()
 
     def run_again(self, conn: Connection) -> None:
         """It had its share of this turn and goes on in the next."""
@@ -248,21 +294,12 @@ class Pump:
             conn.again = True
             self._again.append(conn)
 
-    def _run_again(self) -> None:
-        due, self._again = self._again, []
-        for conn in due:
-            conn.again = False
-            self.drive(conn)
-
     def _sweep(self) -> None:
         now = self.clock.now
         self._next_sweep = now + SWEEP
-        try:
-            self.limits.sweep(now)
-            self.dispatcher.sweep()
-            self.leases.sweep(now)
-        except Exception:  # noqa: BLE001 (nothing that one client or worker does may stop the loop)
-            self.fault(f"in the sweep:\n{traceback.format_exc()}")
+        self._guard(partial(self.limits.sweep, now), "in the sweep over connections")
+        self._guard(self.dispatcher.sweep, "in the sweep over queues and workers")
+        self._guard(partial(self.leases.sweep, now), "in the sweep over leases")
         if not self.draining:
             self.acceptor.resume()
 
@@ -284,20 +321,24 @@ class Pump:
         return conn.exchange
 
     def add(self, conn: Connection) -> None:
-        """A new client. If its request is there already, the next turn tells."""
-        self.connections[conn.fd] = conn
+        """A new client. If its request is there already, the next turn tells. Raises OSError where the
+        kernel can't watch any more descriptors."""
         self._epoll.register(conn.fd, _CLIENT_EVENTS)
+        self.connections[conn.fd] = conn
 
     def close(self, conn: Connection, reason: CloseReason) -> Outcome:
         """The one place where a client's connection ends."""
         if conn.state is CLOSED:
             return GONE
+        was_queued = conn.state is QUEUED
         conn.move(Event.CLOSE)
         exchange = conn.exchange
         if exchange is not None:
             exchange.reason = reason
             self.log(conn, exchange)
             exchange.conn = None
+            if was_queued:
+                self.dispatcher.client_left(exchange)
             if exchange.worker is not None:
                 exchange.worker.tell_left(exchange)
             for item in exchange.out:
@@ -381,8 +422,16 @@ class Pump:
         self.forget(pipe.file.fd)
 
     def fault(self, text: str) -> None:
-        """Something that should not be: say it, and go on."""
-        log("error", text)
+        """Log something that should not be, and go on. The same text is logged once a second at most."""
+        now = time.monotonic()
+        logged, omitted = self._errors.get(text, (-REPEAT_AFTER, 0))
+        if now - logged < REPEAT_AFTER:
+            self._errors[text] = (logged, omitted + 1)
+            return
+        if len(self._errors) > 100:
+            self._errors.clear()
+        self._errors[text] = (now, 0)
+        log("error", f"(the following, {omitted} times more)\n{text}" if omitted else text)
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -392,16 +441,24 @@ class Pump:
             return
         self.acceptor.stop()
         self.draining = True
+        self.keeps_alive = False
+        self.linger_timeout = min(self.linger_timeout, LINGER_AT_STOP)
         now = self.clock.now
         self._drain_until = now + self.settings.graceful_timeout
         for conn in list(self.connections.values()):
             if conn.state is FRESH:
                 conn.expires = min(conn.expires, now + FRESH_PATIENCE)
+            elif conn.state is LINGERING:
+                conn.expires = min(conn.expires, now + self.linger_timeout)
             elif conn.state is IDLE:
-                conn.readable = True  # a request may have come in this very moment
-                self.drive(conn)
-                if conn.state is IDLE:
-                    self.close(conn, CloseReason.DRAINING)
+                self.close_idle(conn, CloseReason.DRAINING)
+
+    def close_idle(self, conn: Connection, reason: CloseReason) -> None:
+        """Close a connection that waits for its next request, unless that has come in this very moment."""
+        conn.readable = True
+        self.drive(conn)
+        if conn.state is IDLE:
+            self.close(conn, reason)
 
     def _is_drained(self) -> bool:
         """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout

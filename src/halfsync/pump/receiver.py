@@ -7,7 +7,6 @@ in order, and a client that sends without end is never read further than one buf
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from halfsync.pump.answers import CONTINUE
@@ -19,7 +18,15 @@ from halfsync.pump.spool import Spool
 from halfsync.pump.states import REQUEST, Event, State
 from halfsync.pump.steps import MORE, WAIT, Outcome
 from halfsync.wire.chunked import ChunkedBody
-from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, parse_head
+from halfsync.wire.http1 import (
+    CHUNKED,
+    HEAD_END,
+    Limits,
+    RequestHead,
+    check_partial,
+    parse_head,
+    without_empty_lines,
+)
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
 
@@ -27,7 +34,8 @@ MAX_SEEN = 1024
 MAX_SEEN_HEAD = 1024
 """Heads, and bytes of each, that are kept with what they mean: 2 MiB at most, twice."""
 
-_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
+READS_A_TURN = 16
+"""For each connection: how many reads of a body it may have taken in before others are served (1 MiB)."""
 
 SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", 0))
 """The answer to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
@@ -134,9 +142,7 @@ class Receiver:
 
     def _skip_empty_lines(self, conn: Connection) -> bool:
         """RFC 9112 2.2: empty lines before a request are let pass. Whether anything is behind them."""
-        begun = _EMPTY_LINES.match(conn.inbox)
-        if begun is not None:
-            conn.inbox = conn.inbox[begun.end() :]
+        conn.inbox = without_empty_lines(conn.inbox)
         conn.scanned = 0
         if conn.inbox == b"\r":  # half of one
             self._begin_head(conn)
@@ -212,11 +218,12 @@ class Receiver:
     def _expect_body(self, conn: Connection, exchange: Exchange, head: RequestHead) -> Outcome:
         limit = self._settings.limit_request_body
         if head.body_size > limit:
-            raise Refusal(413, f"The body is larger than {limit} bytes.")
+            raise Refusal(413, f"The body is larger than {limit} bytes (limit_request_body).")
         if head.body_size == CHUNKED:
             exchange.chunks = ChunkedBody()
+        self._check_space(exchange, max(head.body_size, 0))
         exchange.body_left = head.body_size
-        exchange.spool = Spool(self._settings.body_memory, self._pump.spool_folder)
+        exchange.spool = Spool(self._settings.body_memory, self._pump.spool_folder, self._pump.spool_space)
         conn.move(Event.HEAD_WITH_BODY)
         if head.expects and not conn.inbox:
             # Nothing of ours is unsent, so the socket takes these 25 bytes whole; or none of them, if
@@ -231,51 +238,74 @@ class Receiver:
         conn.expires = self._clock.now + RECHECK
         return MORE
 
+    def _check_space(self, exchange: Exchange, size: int) -> None:
+        """Raises Refusal if `size` more bytes can't be kept aside."""
+        space = self._pump.spool_space
+        if space.has_room(size):
+            return
+        self._pump.fault(
+            f"{exchange.request_line} is refused: {space.used} bytes of request bodies are kept aside "
+            f"already, and spool_limit is {space.limit}"
+        )
+        raise Refusal(503, "There is no room for this body now. Please try again soon.", retry_after=5)
+
     def read_body(self, conn: Connection) -> Outcome:
-        """The step of BODY."""
+        """The step of BODY: takes in what has come, but no more than a turn's share."""
         exchange = conn.exchange
         assert exchange is not None
-        assert exchange.spool is not None
-        if not conn.inbox and not self._read(conn):
-            if conn.ended and not conn.readable:
-                return self._pump.close(conn, CloseReason.CLIENT_LEFT)
-            return WAIT
-        data = conn.inbox
-        conn.inbox = b""
-        exchange.received += len(data)
+        spool = exchange.spool
+        assert spool is not None
         try:
-            if exchange.chunks is not None:
-                whole = self._take_chunks(conn, exchange, exchange.chunks, exchange.spool, data)
-            else:
-                whole = self._take_counted(conn, exchange, exchange.spool, data)
+            for _ in range(READS_A_TURN):
+                whole = _is_whole(exchange)
+                if not spool.flush(conn, self._pump.helpers, whole=whole):
+                    return WAIT  # for the disk
+                if whole:
+                    return self._queue(conn, exchange)
+                if not conn.inbox and not self._read(conn):
+                    if conn.ended and not conn.readable:
+                        return self._pump.close(conn, CloseReason.CLIENT_LEFT)
+                    return WAIT
+                self._take_in(conn, exchange, spool)
         except Refusal as refusal:
             return self._refuse(conn, refusal, b"")
         except OSError as error:
-            self._pump.fault(f"cannot spool a request body in {self._pump.spool_folder}: {error.strerror}")
+            self._pump.fault(
+                f"cannot keep the body of {exchange.request_line} in {self._pump.spool_folder} (spool_dir): "
+                f"{error.strerror}"
+            )
             return self._refuse(conn, Refusal(507, "There is no room for this body."), b"")
-        if whole:
-            return self._queue(conn, exchange)
-        return MORE if conn.readable else WAIT
+        self._pump.run_again(conn)
+        return WAIT
 
-    def _take_counted(self, conn: Connection, exchange: Exchange, spool: Spool, data: bytes) -> bool:
-        if len(data) > exchange.body_left:
-            conn.inbox = data[exchange.body_left :]
-            data = data[: exchange.body_left]
-        exchange.body_left -= len(data)
-        spool.write(data)
-        return exchange.body_left == 0
-
-    def _take_chunks(
-        self, conn: Connection, exchange: Exchange, chunks: ChunkedBody, spool: Spool, data: bytes
-    ) -> bool:
-        limit = self._settings.limit_request_body
+    def _take_in(self, conn: Connection, exchange: Exchange, spool: Spool) -> None:
+        """What is in the inbox goes into the spool; what is left of it is the next request's, or more
+        work than one step may be."""
+        data = conn.inbox
+        chunks = exchange.chunks
+        if chunks is None:
+            left = exchange.body_left
+            conn.inbox = data[left:] if len(data) > left else b""
+            if conn.inbox:
+                data = data[:left]
+            exchange.body_left = left - len(data)
+            exchange.received += len(data)
+            self._check_space(exchange, len(data))
+            spool.write(data)
+            return
         piece = chunks.feed(data)
-        if spool.size + len(piece) > limit:
-            raise Refusal(413, f"The body is larger than {limit} bytes.")
-        if piece:
-            spool.write(piece)
         conn.inbox = chunks.rest
-        return chunks.done
+        exchange.received += len(data) - len(conn.inbox)
+        if piece:
+            limit = self._settings.limit_request_body
+            if spool.size + len(piece) > limit:
+                raise Refusal(413, f"The body is larger than {limit} bytes (limit_request_body).")
+            self._check_space(exchange, len(piece))
+            spool.write(piece)
+
+
+def _is_whole(exchange: Exchange) -> bool:
+    return exchange.body_left == 0 if exchange.chunks is None else exchange.chunks.done
 
 
 def _keep(seen: dict[bytes, RequestHead], key: bytes, head: RequestHead) -> None:

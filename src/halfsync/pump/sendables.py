@@ -14,13 +14,14 @@ class Framing(bytes):
 class FileSpan:
     """`count` bytes of a file, from `offset`."""
 
-    __slots__ = ("count", "file", "offset", "warm_until")
+    __slots__ = ("being_read", "count", "file", "offset", "warm_until")
 
     def __init__(self, file: Descriptor, offset: int, count: int) -> None:
         self.file = file
         self.offset = offset
         self.count = count
         self.warm_until = 0  # offset up to which the pages were in memory when looked at
+        self.being_read = False  # by a helper thread
 
     def continues_with(self, file: Descriptor, offset: int) -> bool:
         return self.file is file and self.offset + self.count == offset

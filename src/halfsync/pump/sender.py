@@ -35,6 +35,7 @@ from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd, Sendable
 from halfsync.pump.states import CLOSED, REPLY, SENT, Event
 from halfsync.pump.steps import GONE, MORE, WAIT, Outcome
+from halfsync.wire.http1 import without_empty_lines
 from halfsync.wire.messages import ABORTED, DONE, Ending, Reply
 from halfsync.wire.messages import MORE as MORE_PARTS
 
@@ -57,6 +58,7 @@ RECHECK = 1.0
 _NOT_THE_CLIENT = {errno.EIO, errno.ENOMEM, errno.EBADF, errno.EINVAL, errno.EOVERFLOW}
 """Errors of a file or pipe, not of the client's socket."""
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
+_NO_RESET = struct.pack("ii", 0, 0)
 
 
 class Sender:
@@ -77,7 +79,7 @@ class Sender:
         keep = not refusal.close and exchange.head is not None and exchange.head.keep_alive
         conn.move(Event.ANSWER)
         reply = Reply(0, refusal.status, "", refusal.fields(), len(body))
-        framing.head(exchange, reply, keep and not self._pump.draining, self._clock.date_line)
+        framing.head(exchange, reply, keep and self._pump.keeps_alive, self._clock.date_line)
         framing.memory(exchange, body)
         exchange.ending = DONE
         self._time_sending(conn)
@@ -87,7 +89,7 @@ class Sender:
         head = exchange.head
         assert head is not None
         conn.move(Event.ANSWER)
-        keep = head.keep_alive and not self._pump.draining
+        keep = head.keep_alive and self._pump.keeps_alive
         date_line = b"" if leased.dated else self._clock.date_line
         exchange.out.append(Framing(leased.head(date_line, connection_line(keep, head.minor))))
         exchange.status = leased.status
@@ -109,14 +111,17 @@ class Sender:
         if (
             reply.length == len(body) <= SMALL
             and head.plain
+            and self._pump.keeps_alive
             and reply.ending is DONE
-            and not (reply.objects or reply.dated or reply.close or self._pump.draining)
+            and not (reply.objects or reply.dated or reply.close)
             and reply.status not in BODILESS
             and len(reply.fields) <= SMALL_FIELDS
         ):
             return self._send_small(conn, exchange, reply)
-        keep = head.keep_alive and not reply.close and not self._pump.draining
+        keep = head.keep_alive and not reply.close and self._pump.keeps_alive
         framing.head(exchange, reply, keep, self._clock.date_line)
+        if exchange.until_close:
+            self._end_by_reset(conn)
         if body:
             framing.memory(exchange, body)
         self.add(exchange, reply.objects, reply.ending, fds)
@@ -176,11 +181,15 @@ class Sender:
             exchange.moved = 0
             exchange.timed = 0.0
 
-    def resume_timing(self, conn: Connection, exchange: Exchange) -> None:
-        """The handler gave more after the client had taken all: from now on the client is timed."""
-        now = self._clock.now
-        exchange.progress_at = exchange.checked_at = now
-        conn.expires = now + RECHECK
+    @staticmethod
+    def _end_by_reset(conn: Connection) -> None:
+        """Only the close will tell the client that this response is whole. So that it can't be taken for
+        whole if we die in the middle, the kernel is told now to reset the connection at any close; the
+        orderly end takes that back. (On a unix socket there is no reset.)"""
+        try:
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # the client has left, which the next send tells
 
     def taken(self, exchange: Exchange, sent: int) -> None:
         """`sent` bytes of what has been framed were given to the socket already."""
@@ -205,7 +214,7 @@ class Sender:
                 else:
                     sent = self._send_memory(conn, exchange, out)
                 if sent < 0:
-                    return WAIT
+                    return self._wait_for_more(conn)
                 share -= sent
                 if share <= 0 and out:
                     self._pump.run_again(conn)
@@ -220,6 +229,39 @@ class Sender:
                 return self.abort(conn, CloseReason.FAULT)
             return self.abort(conn, CloseReason.CLIENT_LEFT)
         return self._sent_all(conn, exchange)
+
+    def _wait_for_more(self, conn: Connection) -> Outcome:
+        """The client has taken what there is. It is the handler's turn now, or the disk's, and no limit
+        of the client's runs."""
+        conn.move(Event.OUT_OF_DATA)
+        limit = self._pump.settings.stream_timeout
+        conn.expires = self._clock.now + limit if limit else NEVER
+        return WAIT
+
+    def produce(self, conn: Connection) -> Outcome:
+        """The step of PRODUCING: is there more to send?"""
+        exchange = conn.exchange
+        assert exchange is not None
+        if not self._has_more(conn, exchange):
+            return WAIT
+        conn.move(Event.MORE_CAME)
+        now = self._clock.now
+        exchange.progress_at = exchange.checked_at = now  # from now on the client is timed again
+        conn.expires = now + RECHECK
+        return MORE
+
+    def _has_more(self, conn: Connection, exchange: Exchange) -> bool:
+        if not exchange.out:
+            return exchange.ending is not MORE_PARTS
+        first = exchange.out[0]
+        if isinstance(first, PipeEnd):
+            return self._read_pipe(exchange, first) >= 0
+        return not isinstance(first, FileSpan) or self._is_at_hand(conn, first)
+
+    def _is_at_hand(self, conn: Connection, span: FileSpan) -> bool:
+        """Whether the next share of a file can be sent without waiting for the disk."""
+        count = min(span.count, SEND_SHARE)
+        return span.offset + count <= span.warm_until or self._pump.cold.is_warm(conn, span, count)
 
     def _send_memory(self, conn: Connection, exchange: Exchange, out: deque[Sendable]) -> int:
         """One gathering write of all the memory at the queue's head."""
@@ -265,10 +307,9 @@ class Sender:
                 exchange.body_bytes += size
 
     def _send_file(self, conn: Connection, exchange: Exchange, span: FileSpan) -> int:
-        count = min(span.count, SEND_SHARE)
-        if span.offset + count > span.warm_until and not self._pump.cold.is_warm(conn, span, count):
+        if not self._is_at_hand(conn, span):
             return -1
-        sent = os.sendfile(conn.fd, span.file.fd, span.offset, count)
+        sent = os.sendfile(conn.fd, span.file.fd, span.offset, min(span.count, SEND_SHARE))
         if sent == 0:
             raise ShrunkError
         exchange.wire_bytes += sent
@@ -308,8 +349,7 @@ class Sender:
     def _sent_all(self, conn: Connection, exchange: Exchange) -> Outcome:
         """The queue is empty: is that the end?"""
         if exchange.ending is MORE_PARTS:
-            conn.expires = NEVER  # it is the handler's turn, not the client's
-            return WAIT
+            return self._wait_for_more(conn)
         if exchange.ending is ABORTED or exchange.body_owed > 0:
             return self.abort(conn, CloseReason.REPLY_CUT_SHORT)
         if exchange.chunked:
@@ -322,24 +362,38 @@ class Sender:
         """The whole answer was taken."""
         pump = self._pump
         conn.exchange = None
-        if exchange.keep and not pump.draining:
+        if exchange.keep and pump.keeps_alive:
             if pump.access.enabled:
                 pump.log(conn, exchange)
             conn.served += 1
+            if conn.inbox:
+                return self._go_on_with_inbox(conn)
             conn.move(SENT)
             conn.expires = self._clock.now + pump.settings.keep_alive
-            return MORE if conn.inbox or conn.readable else WAIT
+            return MORE if conn.readable else WAIT
         if exchange.reason is KEPT:
             exchange.reason = CloseReason.DRAINING if exchange.keep else CloseReason.ANSWERED
         pump.log(conn, exchange)
         conn.move(Event.SENT_LAST)
         return self._end_in_good_order(conn, exchange)
 
+    def _go_on_with_inbox(self, conn: Connection) -> Outcome:
+        """The client has sent more than the request that was answered. Empty lines behind a body are
+        no beginning of a request (RFC 9112 2.2)."""
+        conn.inbox = without_empty_lines(conn.inbox)
+        pipelined = bool(conn.inbox)
+        conn.move(Event.SENT_PIPELINED if pipelined else SENT)
+        settings = self._pump.settings
+        conn.expires = self._clock.now + (settings.head_timeout if pipelined else settings.keep_alive)
+        return MORE
+
     def _end_in_good_order(self, conn: Connection, exchange: Exchange) -> Outcome:
         """RFC 9112 9.6. If bytes of the client's were unread, close(2) would send a reset, which
         can destroy the answer before the client has read it. A client that has asked for the close
         itself, and of which everything was read, sends nothing more: there a plain close will do."""
         asked = exchange.head is not None and (exchange.head.closes or exchange.head.minor == 0)
+        if exchange.until_close:
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_RESET)
         if asked and exchange.reason is CloseReason.ANSWERED and not conn.inbox and not conn.readable:
             return self._pump.close(conn, CloseReason.ANSWERED)
         try:
@@ -347,7 +401,7 @@ class Sender:
         except OSError:
             return self._pump.close(conn, CloseReason.CLIENT_LEFT)
         conn.inbox = b""
-        conn.expires = self._clock.now + self._pump.settings.linger_timeout
+        conn.expires = self._clock.now + self._pump.linger_timeout
         return MORE
 
     def linger(self, conn: Connection) -> Outcome:

@@ -113,8 +113,38 @@ class Pool:
     def __init__(self, name: str) -> None:
         self.name = name
         self.queue: deque[Exchange] = deque()
+        self._left = 0  # of those in the queue, how many have no client any more
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
+
+    @property
+    def waiting(self) -> int:
+        """How many requests of living clients wait in the queue."""
+        return len(self.queue) - self._left
+
+    def oldest(self) -> Exchange | None:
+        """The request that waits longest; None if there is none."""
+        queue = self.queue
+        while queue and queue[0].conn is None:
+            queue.popleft()
+            self._left -= 1
+        return queue[0] if queue else None
+
+    def take_oldest(self) -> Exchange | None:
+        """The same, taken off the queue."""
+        if self._left and self.oldest() is None:
+            return None
+        return self.queue.popleft() if self.queue else None
+
+    def client_left(self, exchange: Exchange) -> None:
+        """A request in the queue has no client any more: what it holds is let go of at once."""
+        exchange.spool = None
+        self._left += 1
+        if self._left > 64 and self._left > len(self.queue) // 2:
+            living = [one for one in self.queue if one.conn is not None]
+            self.queue.clear()
+            self.queue.extend(living)
+            self._left = 0
 
     @property
     def fast(self) -> bool:

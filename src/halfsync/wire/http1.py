@@ -43,6 +43,7 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/(\d+)\.(
 # fields and file names.
 _HOST = re.compile(rb"(?:[A-Za-z0-9\-._~]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 _PADDED_CODING = re.compile(rb"(\r\nTransfer-Encoding:)[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _KNOWN = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 
@@ -168,6 +169,12 @@ def _check_again(raw: bytes, error: httptools.HttpParserError) -> None:
         raise refusal from None
 
 
+def without_empty_lines(data: bytes) -> bytes:
+    """`data` without the empty lines at its start, which RFC 9112 2.2 lets pass before a request."""
+    begun = _EMPTY_LINES.match(data)
+    return data if begun is None else data[begun.end() :]
+
+
 def check_partial(buffer: bytes | bytearray, limits: Limits, scanned: int) -> None:
     """What has come of a head that is not whole yet; `scanned` bytes of it were checked before.
 
@@ -179,7 +186,23 @@ def check_partial(buffer: bytes | bytearray, limits: Limits, scanned: int) -> No
     if _BARE_LF.search(buffer, max(0, scanned - 1)):
         raise Refusal(400, "A line ends in a bare line feed.")
     if len(buffer) > limits.harmless:
-        _check_sizes(buffer, limits)
+        if scanned > limits.harmless and buffer.find(b"\n", scanned) < 0:
+            _check_last_line(buffer, limits)
+        else:
+            _check_sizes(buffer, limits)
+
+
+def _check_last_line(head: bytes | bytearray, limits: Limits) -> None:
+    """As _check_sizes, for a head that was checked before and whose last line alone has grown since. A head
+    that comes byte by byte costs 1 µs a byte so, where all the checks take 100."""
+    begun = head.rfind(b"\n") + 1
+    if not begun:
+        _check_sizes(head, limits)
+        return
+    if len(head) > limits.head:
+        raise Refusal(431, f"The head is larger than {limits.head} bytes.")
+    if len(head) - begun > limits.field_size:
+        raise Refusal(431, f"A header field is longer than {limits.field_size} bytes.")
 
 
 def _check_sizes(head: bytes | bytearray, limits: Limits) -> None:

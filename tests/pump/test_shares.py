@@ -1,0 +1,172 @@
+"""No client gets more of a turn than its share, whatever it sends: pipelined requests, small chunks,
+a large body, a head that drips in. And what it sent beyond its share is neither lost nor overtaken."""
+
+from __future__ import annotations
+
+import pytest
+
+from halfsync.pump.connection import Connection
+from halfsync.pump.loop import STEPS_A_TURN
+from halfsync.pump.receiver import READS_A_TURN, Receiver
+from halfsync.pump.states import State
+from halfsync.wire import http1
+from halfsync.wire.chunked import MAX_CHUNKS
+from halfsync.wire.http1 import Limits, check_partial
+from halfsync.wire.messages import Lease
+from tests.pump.harness import Client, Stage, get
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def lease_of(stage: Stage, body: bytes) -> None:
+    """Have the pump hold a lease on `/`."""
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get())
+    hand.reply(hand.take(), body, lease=Lease(1000, ()))
+    assert client.answer().body == body
+    assert client.ask("/").body == body
+    hand.answers = True
+
+
+def send_in(client: Client, writes: list[bytes], turns: int) -> None:
+    """Send each piece at once, with so many turns between two of them and no more."""
+    for data in writes:
+        while data:
+            data = data[client.sock.send(data) :]
+        for _ in range(turns):
+            client.stage.turn()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("first", [1, STEPS_A_TURN - 1, STEPS_A_TURN, STEPS_A_TURN + 1, 100, 200])
+def test_pipelined_requests_in_two_writes_are_answered_in_order(first: int, turns: int):
+    """Leased and other requests, more of them than one turn's share; the rest comes a turn or so later,
+    when the socket is empty and the pump still has some in hand."""
+    with Stage() as stage:
+        lease_of(stage, b"leased")
+        client = stage.client()
+        requests = [get() if number % 3 else get(f"/{number}") for number in range(first + 40)]
+        expected = [b"leased" if n % 3 else f"GET /{n} HTTP/1.1\n".encode() for n in range(first + 40)]
+        send_in(client, [b"".join(requests[:first]), b"".join(requests[first:])], turns)
+        assert [client.answer().body for _ in requests] == expected
+
+
+def test_a_connection_with_buffered_requests_is_not_idle():
+    """While it waits for its next turn's share, its state says that the next request is here."""
+    with Stage() as stage:
+        lease_of(stage, b"leased")
+        client = stage.client()
+        client.sock.send(get() * 300)
+        seen = set()
+        while not seen or stage.pump._again:
+            stage.turn()
+            for conn in stage.pump.connections.values():
+                if conn.state is State.IDLE:
+                    assert not conn.inbox
+                elif conn.inbox:
+                    seen.add(conn.state)
+        assert State.HEAD in seen
+        assert [client.answer().body for _ in range(300)] == [b"leased"] * 300
+
+
+def test_empty_lines_behind_a_body_leave_the_connection_idle():
+    """Some clients send one after a POST. It is no beginning of a request, so head_timeout does not run."""
+    with Stage() as stage:
+        stage.hand(answers=True)
+        client = stage.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi\r\n")
+        assert client.answer().body.endswith(b"hi")
+        stage.later(40)
+        assert client.ask("/").status == 200
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16])
+def test_small_chunks_are_taken_in_by_shares(size: int):
+    """A turn decodes a bounded number of chunks; another client is answered in between; all arrives."""
+    with Stage() as stage:
+        stage.hand(answers=True)
+        other = stage.client()
+        client = stage.client()
+        count = 60_000 // (size + 5)
+        body = b"".join(b"%x\r\n%s\r\n" % (size, bytes([65 + n % 26]) * size) for n in range(count))
+        client.sock.send(CHUNKED + body)
+        stage.turn()
+        [conn] = [one for one in stage.pump.connections.values() if one.state is State.BODY]
+        assert conn.exchange is not None
+        assert conn.exchange.spool is not None
+        taken = conn.exchange.spool.size
+        assert 0 < taken <= READS_A_TURN * MAX_CHUNKS * size
+        other.sock.send(get("/other"))
+        for _ in range(3):
+            stage.turn()
+        other.receive()
+        assert b"/other" in other.inbox
+        client.send(b"0\r\n\r\n")
+        expected = b"".join(bytes([65 + n % 26]) * size for n in range(count))
+        assert client.answer().body == b"POST / HTTP/1.1\n" + expected
+
+
+def test_a_large_body_is_taken_in_by_shares(monkeypatch: pytest.MonkeyPatch):
+    """However much is there to read, a turn reads 1 MiB of one connection."""
+    with Stage() as stage:
+        stage.hand(answers=True)
+        client = stage.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+        [conn] = stage.pump.connections.values()
+        reads = 0
+
+        def endless(conn: Connection) -> bytes:
+            nonlocal reads
+            reads += 1
+            conn.inbox = bytes(64 * 1024)
+            return conn.inbox
+
+        monkeypatch.setattr(Receiver, "_read", lambda _self, conn: bool(endless(conn)))
+        stage.pump.drive(conn)
+        assert reads == READS_A_TURN
+        assert conn.again
+
+
+def test_a_head_that_drips_in_is_not_checked_anew_with_each_byte(monkeypatch: pytest.MonkeyPatch):
+    """What a byte costs does not grow with what came before it: the checks of all lines are made when a line
+    ends, not when a byte comes."""
+    checks = 0
+    check_sizes = http1._check_sizes
+
+    def counted(head: bytes | bytearray, limits: Limits) -> None:
+        nonlocal checks
+        checks += 1
+        check_sizes(head, limits)
+
+    monkeypatch.setattr(http1, "_check_sizes", counted)
+    limits = Limits()
+    head = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%02d: %s\r\n" % (n, b"y" * 4000) for n in range(15))
+    for end in range(1, len(head)):
+        check_partial(head[:end], limits, end - 1)
+    assert checks <= 3 * head.count(b"\n")
+
+
+def test_a_dripping_head_meets_every_limit_as_a_whole_one_does():
+    """With each byte by itself, the refusal comes, and is the same, as with one write."""
+    limits = Limits(line=100, fields=5, field_size=200, head=600)
+    cases = {
+        b"GET /" + b"x" * 200: 414,
+        b"GET / HTTP/1.1\r\nX: " + b"y" * 300: 431,
+        b"GET / HTTP/1.1\r\n" + b"X: yyyyyyyyyyyyyyy\r\n" * 8: 431,
+        b"GET / HTTP/1.1\r\n" + (b"X: " + b"y" * 190 + b"\r\n") * 4: 431,
+    }
+    for head, status in cases.items():
+        with pytest.raises(http1.Refusal) as whole:
+            check_partial(head, limits, 0)
+        assert whole.value.status == dripped(head, limits) == status
+
+
+def dripped(head: bytes, limits: Limits) -> int:
+    """The status of the refusal that comes when each byte comes by itself."""
+    for end in range(1, len(head) + 1):
+        try:
+            check_partial(head[:end], limits, end - 1)
+        except http1.Refusal as refusal:
+            return refusal.status
+    return 0
