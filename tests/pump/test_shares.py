@@ -13,6 +13,7 @@ from halfsync.wire import http1
 from halfsync.wire.chunked import MAX_CHUNKS
 from halfsync.wire.http1 import Limits, check_partial
 from halfsync.wire.messages import Lease
+from halfsync.wire.refusals import Refusal
 from tests.pump.harness import Client, Stage, get
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -58,7 +59,7 @@ def test_a_connection_with_buffered_requests_is_not_idle():
         lease_of(stage, b"leased")
         client = stage.client()
         client.sock.send(get() * 300)
-        seen = set()
+        seen: set[State] = set()
         while not seen or stage.pump._again:
             stage.turn()
             for conn in stage.pump.connections.values():
@@ -157,7 +158,7 @@ def test_a_dripping_head_meets_every_limit_as_a_whole_one_does():
         b"GET / HTTP/1.1\r\n" + (b"X: " + b"y" * 190 + b"\r\n") * 4: 431,
     }
     for head, status in cases.items():
-        with pytest.raises(http1.Refusal) as whole:
+        with pytest.raises(Refusal) as whole:
             check_partial(head, limits, 0)
         assert whole.value.status == dripped(head, limits) == status
 
@@ -167,6 +168,6 @@ def dripped(head: bytes, limits: Limits) -> int:
     for end in range(1, len(head) + 1):
         try:
             check_partial(head[:end], limits, end - 1)
-        except http1.Refusal as refusal:
+        except Refusal as refusal:
             return refusal.status
     return 0

@@ -22,8 +22,8 @@ dictionary of all fields (3.9 µs with a callback a field) is the worker's, if a
 
 from __future__ import annotations
 
+import ipaddress
 import re
-import socket
 
 import httptools
 
@@ -271,8 +271,8 @@ def _is_host(value: bytes) -> bool:
 
 def _is_ipv6(address: bytes) -> bool:
     try:
-        socket.inet_pton(socket.AF_INET6, address.decode())
-    except OSError:
+        ipaddress.IPv6Address(address.decode())
+    except ValueError:
         return False
     return True
 
