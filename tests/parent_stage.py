@@ -77,11 +77,27 @@ def pump(plan: Plan, orders: socket.socket) -> int:
         elif isinstance(order, Open):
             tell("open")
         elif isinstance(order, Drain):
-            tell("drain")
-            time.sleep(script().get("drain_takes", 0))
+            tell("drain", seconds=order.seconds)
+            if order.seconds:
+                wait_for_another_drain(orders, script().get("drain_takes", 0))
+            if script().get("drain_at_once") == "hangs":
+                time.sleep(1000)
             channel.send(orders, encode(Drained()))
             return 0
     return 0
+
+
+def wait_for_another_drain(orders: socket.socket, seconds: float) -> None:
+    """That long, whatever else comes."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and select.select([orders], [], [], left)[0]:
+        received = channel.receive(orders)
+        if received is None:
+            return
+        order = decode_order(received[0])
+        if isinstance(order, Drain):
+            tell("drain", seconds=order.seconds)
+            return
 
 
 def worker(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int:

@@ -405,7 +405,7 @@ def test_a_stop_waits_no_longer_than_the_limit(tmp_path):
         serving(parent)
         parent.signal(signal.SIGTERM)
         assert parent.ends() == 0
-        assert "requests were still in flight after 0.2 s." in parent.log()
+        assert "requests were still in flight after 0.2 s (graceful_timeout)." in parent.log()
         parent.next_all("leaves", 2)
 
 
@@ -418,6 +418,34 @@ def test_a_second_signal_stops_at_once(tmp_path, second):
         parent.next("drain")
         parent.signal(second)
         assert parent.ends() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_stop_at_once_lets_the_pump_drain_at_once(tmp_path, number):
+    """So that the log gets the records of what was answered; and the workers stay as long as that takes."""
+    with_script(tmp_path, drain_takes=1000)
+    with stage(tmp_path, graceful_timeout=1000) as parent:
+        serving(parent)
+        if number == signal.SIGTERM:
+            parent.signal(number)
+            parent.next("drain", seconds=1000)
+        parent.signal(number)
+        parent.next("drain", seconds=0)
+        assert parent.ends() == 0
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_stop_at_once_waits_only_a_moment(tmp_path, more):
+    """And another signal takes that moment, too."""
+    with_script(tmp_path, drain_at_once="hangs")
+    with stage(tmp_path, graceful_timeout=1000) as parent:
+        serving(parent)
+        parent.signal(signal.SIGQUIT)
+        parent.next("drain")
+        if more:
+            parent.signal(signal.SIGQUIT)
+        assert parent.ends() == 0
+        assert ("its last records may be lost" in parent.log()) is not bool(more)
 
 
 def test_workers_that_do_not_leave_are_killed(tmp_path):

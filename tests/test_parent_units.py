@@ -243,7 +243,7 @@ def child_and_end():
 
 
 @pytest.mark.parametrize(
-    "sent", [b"\xc1", b"garbage", b"\x91" * 5000, messages.encode(messages.Drain()), b"\x80"]
+    "sent", [b"\xc1", b"garbage", b"\x91" * 5000, messages.encode(messages.Drain(1.0)), b"\x80"]
 )
 def test_what_is_no_report_is_garbage(child_and_end, sent):
     child, theirs = child_and_end

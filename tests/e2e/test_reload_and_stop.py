@@ -240,6 +240,33 @@ def test_a_second_stop_and_quit_end_it_at_once(tmp_path, numbers):
         assert "stopping at once" in server.log()
 
 
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]], ids=["QUIT", "TERM-TERM"]
+)
+def test_a_stop_at_once_loses_no_record_of_what_was_answered(tmp_path, numbers):
+    """Nor of what it cuts off."""
+    logs = ("--access-logfile", "access", "--access-logformat", "%U %>s %{ending}x")
+    with (
+        serving(tmp_path, "story:app", *logs) as server,
+        server.client() as waiting,
+        server.client() as client,
+    ):
+        waiting.send(request("/hang?file=never&as=it"))
+        server.until((tmp_path / "here-it").exists)
+        for _ in range(200):
+            client.send(request("/hello") * 5)
+            for _ in range(5):
+                assert client.answer().status == 200
+        for count, number in enumerate(numbers, 1):
+            server.signal(number)
+            server.until_logged("stopping", count)
+        server.ends(AT_ONCE)
+        assert waiting.rest() == b""
+        lines = Counter((tmp_path / "access").read_text().splitlines())
+        assert sum(count for line, count in lines.items() if line.startswith("/hello 200 ")) == 1000
+        assert sum(count for line, count in lines.items() if line.startswith("/hang ")) == 1, lines
+
+
 SLOW = """
 import pathlib, time
 while not pathlib.Path("go").exists():

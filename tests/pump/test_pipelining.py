@@ -239,7 +239,7 @@ def test_a_stop_amid_a_burst_answers_what_was_asked_before(stage: Stage):
     out of order."""
     client = stage.client()
     send_in(stage, client, [LEASED * A_HUNDRED, get("/last")], 1)
-    stage.pump.drain()
+    stage.pump.drain(30.0)
     client.finish()
     data = client.rest()
     closed = False

@@ -132,6 +132,7 @@ class Supervisor:
         self._reload_due = False  # a SIGHUP came during the start
         self._is_behind = False  # there are more workers to start, in the next turn
         self._limit = NEVER  # of the phase
+        self._at_once = False  # a stop that does not wait for requests
         self._signals = signals or Signals()
 
     def run(self) -> int:
@@ -226,14 +227,27 @@ class Supervisor:
         for crew in self.crews:
             self._drop_rising(crew)
         if self.pump is not None and was_serving:
-            self.pump.order(messages.Drain())
+            self.pump.order(messages.Drain(self.settings.graceful_timeout))
         elif self.pump is not None:
             self._kill(self.pump)
 
     def _stop_at_once(self, now: float, name: str) -> None:
+        """Requests in flight are cut off. But first the pump has a short moment to hand over, and the
+        built-in worker to write, the log records of those that were answered. A further signal takes
+        that too."""
         log("info", f"{name}: stopping at once.")
-        self._leave(now)
-        self._kill_all()
+        pump = self.pump
+        if pump is None or not pump.opened or self._at_once or self.phase is Phase.LEAVING:
+            self._leave(now)
+            self._kill_all()
+            return
+        self._at_once = True
+        self._stop_listening()
+        for crew in self.crews:
+            self._drop_rising(crew)
+        self.phase = Phase.DRAINING
+        self._limit = now + LAST_WORD
+        pump.order(messages.Drain(0.0))
 
     def _on_hangup(self) -> None:
         if self.phase is Phase.SERVING:
@@ -615,10 +629,17 @@ class Supervisor:
 
     def _advance_draining(self, now: float) -> None:
         if self.pump is not None and not self.pump.drained and now >= self._limit:
-            log("warning", f"requests were still in flight after {self.settings.graceful_timeout:g} s.")
+            log("warning", self._why_not_drained())
             self._kill(self.pump)
         if self.pump is None or self.pump.drained or self.pump.state is State.KILLED:
             self._leave(now)
+            if self._at_once:
+                self._kill_all()
+
+    def _why_not_drained(self) -> str:
+        if self._at_once:
+            return f"the access log was not written within {LAST_WORD:g} s; its last records may be lost."
+        return f"requests were still in flight after {self.settings.graceful_timeout:g} s (graceful_timeout)."
 
     def _leave(self, now: float) -> None:
         """Everybody is to go, those that are still importing at once."""

@@ -105,6 +105,7 @@ class Pump:
         self._next_sweep = 0.0
         self._drain_until = NEVER
         self._errors: dict[str, tuple[float, int]] = {}  # text -> when it was logged, how often since
+        self._drain_seconds = NEVER
         self._log_times, self.log_cookies = log_needs
         self.access = AccessLog(plan.settings.access_logfile is not None)
         self.routes = Routes(plan.mounts)
@@ -435,8 +436,11 @@ class Pump:
 
     # --- stopping --------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Accept what has connected, answer what has been asked, then nothing more."""
+    def drain(self, seconds: float) -> None:
+        """Accept what has connected, answer what has been asked within so many seconds, then nothing
+        more. A further call shortens the time."""
+        self._drain_until = min(self._drain_until, self.clock.now + seconds)
+        self._drain_seconds = min(self._drain_seconds, seconds)
         if self.draining:
             return
         self.acceptor.stop()
@@ -444,7 +448,6 @@ class Pump:
         self.keeps_alive = False
         self.linger_timeout = min(self.linger_timeout, LINGER_AT_STOP)
         now = self.clock.now
-        self._drain_until = now + self.settings.graceful_timeout
         for conn in list(self.connections.values()):
             if conn.state is FRESH:
                 conn.expires = min(conn.expires, now + FRESH_PATIENCE)
@@ -472,8 +475,8 @@ class Pump:
     def _cut_off(self, left: list[Connection]) -> None:
         count = sum(conn.exchange is not None for conn in left)
         if count:
-            patience = self.settings.graceful_timeout
-            log("warning", f"{count} requests were still in flight after {patience:g} s and are cut off.")
+            seconds = self._drain_seconds
+            log("warning", f"{count} requests were still in flight after {seconds:g} s and are cut off.")
         for conn in left:
             in_flight = conn.exchange is not None
             self.sender.abort(conn, CloseReason.CUT_OFF if in_flight else CloseReason.DRAINING)

@@ -79,6 +79,6 @@ def _take_order(pump: Pump, orders: Orders) -> None:
     elif isinstance(order, Open):
         pump.acceptor.start()
     elif isinstance(order, Drain):
-        pump.drain()
+        pump.drain(order.seconds)
     else:
         log("error", f"an order that is not the pump's: {type(order).__name__}")

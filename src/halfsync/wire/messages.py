@@ -198,7 +198,10 @@ class Open(msgspec.Struct, tag="open"):
 
 
 class Drain(msgspec.Struct, tag="drain"):
-    """To the pump: stop accepting, finish what is in flight, log it, report Drained, exit."""
+    """To the pump: stop accepting, finish what is in flight, log it, report Drained, exit. A second one
+    may shorten the time."""
+
+    seconds: float  # what is in flight after that is cut off; 0: at once
 
 
 class Spawn(msgspec.Struct, tag="spawn"):
