@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfsync.objects import File
+from halfsync.pump.lease_rules import objection
 from halfsync.pump.leases import cut_cookie
 from halfsync.wire.http1 import Limits, parse_head
-from halfsync.wire.messages import Lease
+from halfsync.wire.messages import Lease, Reply
 from halfsync.wire.refusals import Refusal
 from tests.pump.harness import Answer, Client, Hand, Stage, get, no_descriptor_left
 
@@ -49,13 +51,13 @@ def asked(client: Client, hand: Hand, head: bytes, body: bytes = b"fresh") -> No
     assert client.answer().body == body
 
 
-def needs_no_worker(client: Client, hand: Hand, head: bytes) -> bool:
+def needs_no_worker(client: Client, hand: Hand, head: bytes, method: str = "GET") -> bool:
     """Whether a lease answers."""
     client.send(head)
     asked = bool(hand.tasks)
     if asked:
         hand.reply(hand.take(), b"fresh")
-    client.answer()
+    client.answer(method)
     return not asked
 
 
@@ -68,7 +70,7 @@ def test_the_same_bytes_are_answered_without_a_worker(stage: Stage):
     grant(client, hand, get("/x"))
     for _ in range(5):
         assert repeated(client, hand, get("/x")).body == b"leased"
-    assert stage.pump.leases.known
+    assert stage.pump.leases.known[0]
     assert repeated(stage.client(), hand, get("/x")).body == b"leased"
 
 
@@ -107,8 +109,8 @@ def test_a_cookie_that_differs_does_not_matter_unless_named(stage: Stage):
     for number in range(5):
         head = get("/x", f"Cookie: id={number}", "Accept: */*")
         assert repeated(client, hand, head).body == b"leased"
-    assert len(stage.pump.leases.known_uncookied) == 1
-    assert not stage.pump.leases.known
+    assert len(stage.pump.leases.known_uncookied[0]) == 1
+    assert not stage.pump.leases.known[0]
 
 
 def test_a_lease_that_names_the_cookie_is_for_that_cookie(stage: Stage):
@@ -168,7 +170,7 @@ def test_a_lease_expires(stage: Stage):
     stage.time.advance(1.001)
     asked(client, hand, get("/x"))
     stage.later(1)
-    assert not stage.pump.leases.known
+    assert not stage.pump.leases.known[0]
 
 
 def test_a_lease_is_renewed_early(stage: Stage):
@@ -349,6 +351,221 @@ def test_memory_is_bounded():
         assert 1 <= kept < 20
         assert repeated(client, hand, get("/49")).body == bytes(50_000)
         asked(client, hand, get("/0"))
+
+
+# --- what is never leased -------------------------------------------------------------------------
+
+BASIC = "Authorization: Basic YTpi"
+RANGES = ("range", "if-range")
+NOVELTY = ("if-none-match", "if-modified-since")
+MATCH = ("if-match", "if-unmodified-since")
+
+
+def answered(
+    client: Client, hand: Hand, head: bytes, status: int, fields: bytes, names: tuple[str, ...], public: bool
+) -> None:
+    """Ask, and have a worker answer with a lease, which may be refused."""
+    client.send(head)
+    body = b"" if status in (204, 304) else b"first"
+    hand.reply(hand.take(), body, status=status, reason="Any", fields=fields, lease=Lease(10, names, public))
+    assert client.answer(head.partition(b" ")[0].decode()).status == status
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "fields", "names", "public", "rule"),
+    [
+        (["If-None-Match: *"], 304, b"", (), False, "if-none-match"),
+        (["If-Modified-Since: x"], 304, b"", ("if-modified-since",), False, "if-none-match"),
+        (["If-None-Match: *"], 304, b"", ("if-modified-since",), False, "if-none-match"),
+        (["Range: bytes=0-1"], 206, b"", (), False, "range"),
+        (["Range: bytes=0-1"], 206, b"", ("range",), False, "if-range"),
+        (["Range: bytes=9-"], 416, b"", NOVELTY, False, "range"),
+        (['If-Match: "a"'], 412, b"", (), False, "if-match"),
+        (["If-Unmodified-Since: x"], 412, b"", ("if-unmodified-since",), False, "if-match"),
+        ([], 304, b"", NOVELTY, False, "if-none-match"),
+        ([], 206, b"", RANGES, False, "range"),
+        (['If-Range: "a"'], 416, b"", RANGES, False, "range"),
+        ([], 412, b"", MATCH, False, "if-match"),
+        ([], 500, b"", (), False, "500"),
+        ([], 503, b"", (), True, "503"),
+        ([], 200, b"Vary: *\r\n", ("cookie",), True, "Vary: *"),
+        ([], 200, b"Vary: Accept\r\n", (), False, "Vary: Accept"),
+        ([], 200, b"vary: accept, Cookie\r\n", ("accept",), True, "Vary: Cookie"),
+        ([], 200, b"X: y\r\nVary: Accept\t,\tOrigin\r\n", ("accept",), False, "Vary: Origin"),
+        ([], 404, b"VARY:accept\r\n", ("accept-language",), False, "Vary: accept"),
+        ([], 200, b"Vary: a, *\r\n", ("a",), False, "Vary: *"),
+        ([BASIC], 200, b"", (), False, "Authorization"),
+        ([BASIC.lower()], 200, b"", ("cookie",), False, "Authorization"),
+        (["AUTHORIZATION:x"], 404, b"", (), False, "Authorization"),
+        ([], 200, b"Set-Cookie: a=b\r\n", (), True, "cookie"),
+        ([], 200, b"set-cookie: a=b\r\n", ("cookie",), False, "cookie"),
+        ([], 200, b"Cache-Control: private\r\n", (), False, "private"),
+        ([], 200, b"Cache-Control: max-age=3, No-Store\r\n", ("cookie",), True, "no-store"),
+        ([], 200, b'Cache-Control: private="set-cookie"\r\n', (), False, "private"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_lease_that_knows_less_than_the_response_is_refused(
+    capfd: Any,
+    method: str,
+    lines: list[str],
+    status: int,
+    fields: bytes,
+    names: tuple[str, ...],
+    public: bool,
+    rule: str,
+):
+    """Neither the plain request nor the very same one is answered from it; and the log says why, once."""
+    with Stage() as stage:
+        hand, client = stage.hand(), stage.client()
+        same, plain = get("/x", *lines, method=method), get("/x", method=method)
+        for _ in range(2):
+            answered(client, hand, same, status, fields, names, public)
+            assert not needs_no_worker(client, hand, plain, method)
+            assert not needs_no_worker(client, hand, same, method)
+        said = re.findall(r"app:app asked for a lease .* because (.*)\. \(", capfd.readouterr().err)
+        assert len(said) == 1
+        assert rule in said[0]
+
+
+def test_every_vary_counts():
+    """A field may come twice."""
+    reply = Reply(0, 200, "", b"Vary: Accept\r\nX: y\r\nvary: Origin\r\n", 0)
+    head = parse_head(get("/"), Limits())
+    assert objection(head, reply, (b"accept", b"origin"), False) == ""
+    assert "Origin" in objection(head, reply, (b"accept",), False)
+    assert "Accept" in objection(head, reply, (b"origin",), False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "fields", "names", "public"),
+    [
+        ([], 200, b"", (), False),
+        ([], 404, b"", (), False),
+        ([], 204, b"", (), False),
+        ([], 301, b"Location: /\r\n", (), False),
+        (["If-None-Match: *"], 304, b"", NOVELTY, False),
+        (["Range: bytes=0-1"], 206, b"", RANGES, False),
+        (["Range: bytes=9-"], 416, b"", RANGES, False),
+        (['If-Match: "a"'], 412, b"", MATCH, False),
+        (['If-Match: "a"'], 412, b"", ("if-match",), False),
+        (["If-Unmodified-Since: x"], 412, b"", MATCH, False),
+        (['If-None-Match: "a"', "If-Modified-Since: x"], 304, b"", ("if-none-match",), False),
+        (["If-Modified-Since: x"], 304, b"", NOVELTY, False),
+        (["Range: bytes=0-1"], 200, b"", (), False),
+        (["If-None-Match: *"], 200, b"", (), False),
+        (["Accept: a"], 200, b"Vary: Accept, origin\r\n", ("accept", "origin"), False),
+        ([], 200, b"Vary:\r\n", (), False),
+        ([BASIC], 200, b"", ("authorization",), False),
+        ([BASIC], 200, b"", (), True),
+        ([], 200, b"Cache-Control: no-cache, max-age=0\r\n", (), False),
+        (["Content-Length: 0"], 200, b"", (), False),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_lease_that_knows_enough_is_granted(
+    capfd: Any,
+    method: str,
+    lines: list[str],
+    status: int,
+    fields: bytes,
+    names: tuple[str, ...],
+    public: bool,
+):
+    """The very same request is answered from it."""
+    with Stage() as stage:
+        hand, client = stage.hand(), stage.client()
+        head = get("/x", *lines, method=method)
+        answered(client, hand, head, status, fields, names, public)
+        for _ in range(3):
+            assert repeated(client, hand, head, method).status == status
+        assert "lease" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("granted", "names", "public", "other"),
+    [
+        ([], (), False, [BASIC]),
+        ([], ("cookie",), False, ["authorization:x"]),
+        ([], ("authorization",), False, [BASIC]),
+        ([BASIC], ("authorization",), False, []),
+        ([BASIC], ("authorization",), False, ["Authorization: Basic YTpj"]),
+        ([], (), False, ['If-Match: "a"']),
+        ([], (), True, ["If-Unmodified-Since: x"]),
+        ([], ("if-match",), False, ["If-Unmodified-Since: x"]),
+        (["If-None-Match: *"], NOVELTY, False, []),
+        (["Range: bytes=0-1"], RANGES, False, []),
+    ],
+)
+def test_who_may_not_have_what_was_leased_to_another(
+    stage: Stage, granted: list[str], names: tuple[str, ...], public: bool, other: list[str]
+):
+    """Not even when the bytes of the first one's head are known by then."""
+    hand, client = stage.hand(), stage.client()
+    answered(client, hand, get("/x", *granted), 200, b"", names, public)
+    for _ in range(2):
+        assert repeated(client, hand, get("/x", *granted)).body == b"first"
+        asked(client, hand, get("/x", *other))
+        asked(client, hand, get("/x", "Cookie: a=b", *other))
+
+
+@pytest.mark.parametrize("lines", [[], [BASIC], ["Range: bytes=0-1"], ['If-None-Match: "a"']])
+def test_a_public_lease_is_for_all(stage: Stage, lines: list[str]):
+    """Also for those who say who they are; and a whole 200 answers who asks for less."""
+    hand, client = stage.hand(), stage.client()
+    answered(client, hand, get("/x", BASIC), 200, b"", (), True)
+    for _ in range(2):
+        assert repeated(client, hand, get("/x", *lines)).body == b"first"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 2\r\n\r\nhi", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]
+)
+def test_a_request_with_a_body_neither_grants_nor_uses_a_lease(stage: Stage, method: str, body: bytes):
+    """What it asks may be in its body."""
+    hand, client = stage.hand(), stage.client()
+    with_body = method.encode() + b" /x HTTP/1.1\r\nHost: a\r\n" + body
+    client.send(with_body)
+    hand.reply(hand.take(), b"of the body", lease=Lease(10, ()))
+    client.answer(method)
+    client.send(get("/x", method=method))
+    hand.reply(hand.take(), b"first", lease=Lease(10, ()))
+    client.answer(method)
+    repeated(client, hand, get("/x", method=method), method)
+    client.send(with_body)
+    assert len(hand.tasks) == 1
+
+
+def test_what_is_refused_is_said_once_of_each_kind_and_not_for_ever(capfd: Any):
+    """An application that makes up names can't fill the log."""
+    with Stage() as stage:
+        hand, client = stage.hand(), stage.client()
+        for number in range(200):
+            for _ in range(2):
+                answered(client, hand, get("/x"), 200, b"Vary: X-%d\r\n" % number, (), False)
+        assert 10 < capfd.readouterr().err.count("asked for a lease") <= 64
+
+
+def test_leases_end_when_their_worker_is_to_retire(stage: Stage):
+    """After a reload nothing of the old code is repeated, known bytes or not; what the old worker answers
+    then is no lease; the new one's is."""
+    old, client = stage.hand(), stage.client()
+    grant(client, old, get("/x"), b"old")
+    grant(client, old, get("/y", "Cookie: a"), b"old")
+    client.send(get("/z"))
+    late = old.take()
+    new = stage.hand()
+    for head in (get("/x"), get("/y", "Cookie: b")):
+        assert repeated(stage.client(), old, head).body == b"old"
+    stage.pump.dispatcher.retire(old.number)
+    second = stage.client()
+    for head in (get("/x"), get("/y", "Cookie: b")):
+        grant(second, new, head, b"new")
+        assert repeated(second, new, head).body == b"new"
+    old.reply(late, b"old", lease=Lease(10, ()))
+    assert client.answer().body == b"old"
+    asked(second, new, get("/z"))
 
 
 # --- cut_cookie -----------------------------------------------------------------------------------

@@ -174,6 +174,11 @@ def _warn_of_dropped(name: str) -> None:
     log("warning", f"The application sets the header field {name!r}, which is the server's: it is left out.")
 
 
+@lru_cache(maxsize=8)  # once for each
+def _warn_of_lease(why: str) -> None:
+    log("warning", f"The application asked for a lease of a reply that can't have one: {why}. (Said once.)")
+
+
 class FileWrapper:
     """`wsgi.file_wrapper`: an iterable over a file. With a true file, it is never iterated."""
 
@@ -229,19 +234,20 @@ class _Exchange:
         """What start_response returns."""
         self.send(data)
 
-    def ask_lease(self, seconds: float, *names: str) -> None:
+    def ask_lease(self, seconds: float, *names: str, public: bool = False) -> None:
         """`environ["halfsync.lease"]`: this reply may be repeated for `seconds` to requests with the
         same method, site, target and values of the fields `names`, without asking the application.
         Name every field on which the reply depends: Cookie and Authorization, if it is not for all.
+        `public`: it is the same for all, also for those who send Authorization.
 
-        For GET and HEAD. Ignored, with a warning in the log, if the reply sets a cookie or its body
-        is not whole when it is handed over.
+        For GET and HEAD. Ignored, with a warning in the log, if its body is not whole when it is handed
+        over, or a rule is against it (see pump/lease_rules.py).
         """
         for name in names:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} can't be the name of a header field")
         if seconds > 0 and self.method in ("GET", "HEAD"):
-            self._lease = Lease(float(seconds), tuple(name.lower() for name in names))
+            self._lease = Lease(float(seconds), tuple(name.lower() for name in names), bool(public))
 
     # --- what it hands back -------------------------------------------------------------------------
 
@@ -391,7 +397,7 @@ class _Exchange:
 
     def _refuse_lease(self, why: str) -> None:
         if self._lease is not None:
-            log("warning", f"The application asked for a lease of a reply that can't have one: {why}.")
+            _warn_of_lease(why)
 
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

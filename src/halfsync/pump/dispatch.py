@@ -93,6 +93,7 @@ class Dispatcher:
         worker = self.workers.get(worker_id)
         if worker is not None:
             worker.retiring = True
+            self._pump.leases.end_of(worker.id)
             self._close_if_done(worker)
 
     def _close_if_done(self, worker: Worker) -> None:
@@ -363,7 +364,7 @@ class Dispatcher:
                 return
             exchange.begun_ns = worker.board[message.slot]
             if message.lease is not None:
-                self._grant_lease(exchange, message, fds)
+                self._grant_lease(worker, conn, exchange, message, fds)
             if sender.begin(conn, exchange, message, fds) is not MORE:
                 return
         elif conn.state is WORKING:
@@ -382,10 +383,13 @@ class Dispatcher:
             conn.move(Event.TAKEN_BACK)
             worker.pool.queue.appendleft(exchange)
 
-    def _grant_lease(self, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> None:
-        """Only a whole answer can be repeated: bytes, and at most one span of a file."""
+    def _grant_lease(
+        self, worker: Worker, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]
+    ) -> None:
+        """Only a whole answer can be repeated: bytes, and at most one span of a file. And not what a
+        worker says that is to be replaced: its code may be old."""
         head = exchange.head
-        if head is None or reply.lease is None or reply.ending is not DONE:
+        if head is None or reply.lease is None or reply.ending is not DONE or worker.retiring:
             return
         span = reply.objects[0] if reply.objects else None
         if len(reply.objects) > 1 or not (span is None or isinstance(span, File)):
@@ -399,7 +403,9 @@ class Dispatcher:
         if head.method == b"GET" and leased.length != reply.length:
             return
         if head.method == b"GET" or (head.method == b"HEAD" and reply.length >= 0):
-            self._pump.leases.grant(head, reply, leased, self._clock.now)
+            leased.granted_by = worker.id
+            name = worker.pool.name
+            self._pump.leases.grant(head, conn.listener, reply, leased, self._clock.now, name)
 
     def _answer(self, conn: Connection, refusal: Refusal) -> None:
         self._pump.sender.refuse(conn, refusal)

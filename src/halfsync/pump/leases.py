@@ -3,15 +3,16 @@
 Theory of operation
 -------------------
 A worker's reply may carry a lease: for so many seconds the same answer may be given to the same
-request. The same request means the same site, method and target, and the same values
-of the header fields that the handler named. So what is costly about a file (path walk, symlink
-check, open, stat) is done by a worker, once in a lease, and the pump stays a byte shuffler.
+request. The same request means the same listener (and so the same scheme), site, method and target, and the
+same values of the header fields that the handler named. So what is costly about a file (path walk, symlink
+check, open, stat) is done by a worker, once in a lease, and the pump stays a byte shuffler. What a lease
+may not be granted for, whatever the handler says, stands in lease_rules.py.
 
 Two look-ups, the short one first:
 
- 1. `known`: the very bytes of a head that has been answered from a lease before. Same bytes, same
-    request: no parsing at all (0.1 µs instead of 4). A browser's heads to one URL are alike but for
-    the cookie, and a lease that does not name the cookie does not care for it; so such heads are
+ 1. `known`, by listener: the very bytes of a head that has been answered from a lease before. Same
+    bytes, same request: no parsing at all (0.1 µs instead of 4). A browser's heads to one URL are alike
+    but for the cookie, and a lease that does not name the cookie does not care for it; so such heads are
     kept, and looked up in `known_uncookied`, with their Cookie line cut out, after a check that the
     line is a proper one (`cut_cookie`). Only heads that passed every check of `wire.http1` get in.
  2. `find`: by the parsed head.
@@ -19,6 +20,9 @@ Two look-ups, the short one first:
 `Leased.wire` is the whole answer, head, Date and body, made at most once a second. A lease is renewed
 early: the first request in its last fifth goes to a worker while the others are still answered
 here, so a hot file's expiry is not a stampede.
+
+A lease ends with the worker that granted it, when that is told to retire: after a reload nothing of the
+old code is repeated.
 
 Bounded in bytes, least recently found out first; what `known` holds counts too.
 """
@@ -28,15 +32,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from halfsync.logs.error import log
 from halfsync.pump.answers import BODILESS, status_line
 from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.lease_rules import may_use, objection
 from halfsync.wire.http1 import CONDITIONAL, RequestHead
 
 if TYPE_CHECKING:
     from halfsync.pump.clock import Clock
     from halfsync.wire.messages import Reply
 
-Key = tuple[bytes, bytes, bytes]
+Key = tuple[int, bytes, bytes, bytes]
+"""Listener, method, host, target."""
 
 MAX_KNOWN_HEAD = 4096
 """Bytes. A longer head is parsed each time."""
@@ -44,6 +51,8 @@ MAX_CUT_HEAD = 8190
 """Bytes. In a longer one the cookie may be longer than a field is allowed to be."""
 MAX_KNOWN = 4096
 """Heads."""
+MAX_REFUSED = 64
+"""Kinds of leases that were refused, of which the log is told."""
 EARLY = 0.8
 """Of a lease's time, after which one request goes to a worker to renew it."""
 OVERHEAD = 1024
@@ -66,6 +75,7 @@ class Leased:
         "expires",
         "fields",
         "file",
+        "granted_by",
         "head_only",
         "ignores_cookie",
         "length",
@@ -91,6 +101,7 @@ class Leased:
         self.head_only = False  # to HEAD
         self.body_bytes = 0  # that `wire` holds
         self.ignores_cookie = True
+        self.granted_by = -1  # a worker's id
         self.expires = 0.0
         self.renew_at = 0.0
         self.wire = b""
@@ -101,6 +112,10 @@ class Leased:
     def cost(self) -> int:
         """Bytes, for the bound: `wire` holds the body once more."""
         return OVERHEAD + 2 * len(self.body) + (FILE_OVERHEAD if self.file is not None else 0)
+
+    def end(self) -> None:
+        """Nobody is answered from it any more, whatever tables hold it."""
+        self.expires = self.renew_at = self.until = 0.0
 
     def refresh(self, clock: Clock) -> None:
         """Make `wire` anew, with this second's Date."""
@@ -121,10 +136,11 @@ class Leased:
 class _Variants:
     """The leases of one method and target: by the values of the fields that the handler named."""
 
-    __slots__ = ("by_values", "names")
+    __slots__ = ("by_values", "names", "public")
 
-    def __init__(self, names: tuple[bytes, ...]) -> None:
+    def __init__(self, names: tuple[bytes, ...], public: bool) -> None:
         self.names = names
+        self.public = public
         self.by_values: dict[tuple[bytes | None, ...], Leased] = {}
 
     @property
@@ -133,59 +149,66 @@ class _Variants:
 
 
 class Leases:
-    def __init__(self, memory: int, *, cut_cookies: bool = True) -> None:
+    def __init__(self, memory: int, listeners: int, *, cut_cookies: bool = True) -> None:
         """`cut_cookies` is for limits on heads that a cookie in MAX_CUT_HEAD bytes can't break."""
         self._memory = memory
         self._cut_cookies = cut_cookies
         self._held = 0
         self.table: OrderedDict[Key, _Variants] = OrderedDict()
-        self.known: dict[bytes, Leased] = {}
-        self.known_uncookied: dict[bytes, Leased] = {}
+        # By listener: the same bytes at another address or scheme may be another site's request.
+        self.known: list[dict[bytes, Leased]] = [{} for _ in range(listeners)]
+        self.known_uncookied: list[dict[bytes, Leased]] = [{} for _ in range(listeners)]
+        self._refused: set[tuple[str, str]] = set()  # what the log was told
 
-    def remember(self, raw: bytes, leased: Leased) -> None:
+    def remember(self, raw: bytes, listener: int, leased: Leased) -> None:
         """`raw` is a checked head, of a 1.1 request without a body whose connection is kept."""
         if len(raw) > MAX_KNOWN_HEAD:
             return
-        if len(self.known) + len(self.known_uncookied) >= MAX_KNOWN:
+        if sum(map(len, self.known)) + sum(map(len, self.known_uncookied)) >= MAX_KNOWN:
             self._forget_heads()
         uncookied = cut_cookie(raw) if leased.ignores_cookie and self._cut_cookies else b""
         if uncookied:
-            self.known_uncookied[uncookied] = leased
+            self.known_uncookied[listener][uncookied] = leased
         else:
-            self.known[raw] = leased
+            self.known[listener][raw] = leased
 
     def _forget_heads(self) -> None:
-        self.known.clear()
-        self.known_uncookied.clear()
+        for known in (*self.known, *self.known_uncookied):
+            known.clear()
 
-    def find(self, head: RequestHead) -> Leased | None:
+    def find(self, head: RequestHead, listener: int) -> Leased | None:
         """The lease for this request, whether or not it has expired."""
-        key = (head.method, head.host, head.target)
+        key = (listener, head.method, head.host, head.target)
         variants = self.table.get(key)
-        if variants is None:
+        if variants is None or not may_use(head, variants.names, variants.public):
             return None
         leased = variants.by_values.get(_values(head, variants.names))
         if leased is not None:
             self.table.move_to_end(key)
         return leased
 
-    def grant(self, head: RequestHead, reply: Reply, leased: Leased, now: float) -> None:
-        """From now on `leased`, made of `reply`, answers this request."""
+    def grant(
+        self, head: RequestHead, listener: int, reply: Reply, leased: Leased, now: float, application: str
+    ) -> None:
+        """From now on `leased`, made of `reply`, answers this request; unless a rule is against it."""
         lease = reply.lease
         assert lease is not None
         names = tuple(name.encode("latin-1") for name in lease.names)
+        if why := objection(head, reply, names, lease.public):
+            self._refuse(application, why)
+            return
         leased.expires = now + lease.seconds
         leased.renew_at = now + lease.seconds * EARLY
         if head.method == b"HEAD":
             leased.head_only = True
             leased.length = reply.length
         leased.ignores_cookie = b"cookie" not in names
-        key = (head.method, head.host, head.target)
+        key = (listener, head.method, head.host, head.target)
         variants = self.table.pop(key, None)
         if variants is not None:
             self._held -= variants.bytes_held
-        if variants is None or variants.names != names:
-            variants = _Variants(names)
+        if variants is None or (variants.names, variants.public) != (names, lease.public):
+            variants = _Variants(names, lease.public)
         variants.by_values[_values(head, names)] = leased
         if len(variants.by_values) > 64:  # ranges and validators are the client's to choose
             variants.by_values = {_values(head, names): leased}
@@ -196,12 +219,30 @@ class Leases:
             self._held -= oldest.bytes_held
             self._forget_heads()  # they may hold what has just been let go
 
+    def _refuse(self, application: str, why: str) -> None:
+        """Say it, once of each kind."""
+        said = (application, why)
+        if said not in self._refused and len(self._refused) < MAX_REFUSED:
+            self._refused.add(said)
+            log(
+                "warning",
+                f"{application} asked for a lease of a response that can't have one, because {why}. "
+                "(Said once; see 'What a lease is' in the documentation.)",
+            )
+
+    def end_of(self, worker: int) -> None:
+        """This worker is to retire: other code may be next."""
+        for variants in self.table.values():
+            for leased in variants.by_values.values():
+                if leased.granted_by == worker:
+                    leased.end()
+
     def sweep(self, now: float) -> None:
         """Let go of all that has expired: a descriptor held for nobody is a disk that stays full."""
         stale = [key for key, v in self.table.items() if all(x.expires <= now for x in v.by_values.values())]
         for key in stale:
             self._held -= self.table.pop(key).bytes_held
-        for known in (self.known, self.known_uncookied):
+        for known in (*self.known, *self.known_uncookied):
             for raw in [raw for raw, leased in known.items() if leased.expires <= now]:
                 del known[raw]
 

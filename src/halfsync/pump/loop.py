@@ -111,7 +111,7 @@ class Pump:
         self.routes = Routes(plan.mounts)
         self.head_limits = limits_of(plan.settings)
         cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
-        self.leases = Leases(plan.settings.lease_memory, cut_cookies=cut_cookies)
+        self.leases = Leases(plan.settings.lease_memory, len(plan.listeners), cut_cookies=cut_cookies)
         self.sender = Sender(self)
         self.receiver = Receiver(self)
         self.dispatcher = Dispatcher(self)
@@ -177,9 +177,9 @@ class Pump:
                     continue
                 except OSError:
                     data = b""  # to be found out again, and dealt with, where all reads are
-                leased = known.get(data)
-                if leased is None and known_uncookied and (logged := cut_cookie(data)):
-                    leased = known_uncookied.get(logged)
+                leased = known[conn.listener].get(data)
+                if leased is None and known_uncookied[conn.listener] and (logged := cut_cookie(data)):
+                    leased = known_uncookied[conn.listener].get(logged)
                 else:
                     logged = data
                 if leased is not None and now < leased.until:

@@ -183,7 +183,7 @@ class Receiver:
     def _take(self, conn: Connection, head: RequestHead) -> Outcome:
         """A whole head: answer it from a lease, read its body, or give it to a pool."""
         if head.body_size == 0 and self._leases:
-            leased = self._pump.leases.find(head)
+            leased = self._pump.leases.find(head, conn.listener)
             if leased is not None and self._clock.now < leased.expires:
                 if self._clock.now < leased.renew_at:
                     return self._repeat(conn, head, leased)
@@ -203,7 +203,7 @@ class Receiver:
         if head.keep_alive and head.minor == 1:
             if leased.until <= self._clock.now:
                 leased.refresh(self._clock)
-            self._pump.leases.remember(head.raw, leased)
+            self._pump.leases.remember(head.raw, conn.listener, leased)
         conn.exchange = exchange = Exchange(conn, head)
         self._pump.sender.repeat(conn, exchange, leased)
         return MORE

@@ -101,11 +101,12 @@ class Nudge(msgspec.Struct, tag=2, array_like=True, gc=False):
 
 
 class Lease(msgspec.Struct, array_like=True, gc=False):
-    """Permission to repeat a reply, for `seconds`, to requests with the same site, method and
-    target and the same values of the header fields `names` (lower case)."""
+    """Permission to repeat a reply, for `seconds`, to requests with the same listener, site,
+    method and target and the same values of the header fields `names` (lower case)."""
 
     seconds: float
     names: tuple[str, ...]
+    public: bool = False  # also for requests with Authorization, which is not named
 
 
 class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):

@@ -181,6 +181,16 @@ def digested(request: Request) -> Iterable[bytes]:
         time.sleep(0.001)
 
 
+def leased(request: Request) -> Iterable[bytes]:
+    """Another body each time, unless it is leased: `names` with commas, `public`, and one `field` of the
+    response, such as Vary:Accept."""
+    names = filter(None, request.query.get("names", "").split(","))
+    request.environ["halfsync.lease"](60.0, *names, public="public" in request.query)
+    name, colon, value = request.query.get("field", "").partition(":")
+    request.reply(*([(name, value)] if colon else []), status=request.query.get("status", "200 OK"))
+    return [b"%d %s" % (time.monotonic_ns(), request.environ["SERVER_PORT"].encode())]
+
+
 def fail(request: Request) -> Iterable[bytes]:
     raise ZeroDivisionError("the story's own")
 
@@ -208,6 +218,7 @@ PATHS: dict[str, Callable[[Request], Iterable[bytes]]] = {
         status,
         slow_exactly,
         digested,
+        leased,
         fail,
         die,
     )
