@@ -49,7 +49,18 @@ from halfsync.pump.routes import Routes
 from halfsync.pump.sendables import PipeEnd
 from halfsync.pump.sender import Sender
 from halfsync.pump.spool import SpoolSpace
-from halfsync.pump.states import CLOSED, FRESH, IDLE, LINGERING, PRODUCING, QUEUED, SENDING, WORKING, Event
+from halfsync.pump.states import (
+    BODY,
+    CLOSED,
+    FRESH,
+    IDLE,
+    LINGERING,
+    PRODUCING,
+    QUEUED,
+    SENDING,
+    WORKING,
+    Event,
+)
 from halfsync.pump.steps import GONE, MORE, WAIT, Outcome
 from halfsync.pump.workers import Worker
 from halfsync.wire.http1 import RequestHead, parse_head
@@ -72,7 +83,7 @@ LINGER_AT_STOP = 0.5
 _CLIENT_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 _READY = select.EPOLLIN | select.EPOLLOUT
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_WAITS_FOR_US = (QUEUED, WORKING, SENDING, PRODUCING)
+_HAS_ASKED = (BODY, QUEUED, WORKING, SENDING, PRODUCING)
 _GONE = select.EPOLLERR | select.EPOLLHUP
 _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
@@ -258,7 +269,7 @@ class Pump:
             conn.readable = True
             if mask & ~_READY:
                 conn.ended = True
-        gone = mask & _GONE and conn.state in _WAITS_FOR_US
+        gone = mask & _GONE and conn.state in _HAS_ASKED
         if gone or (conn.ended and conn.state is QUEUED):
             self.close(conn, CloseReason.CLIENT_LEFT)
             return

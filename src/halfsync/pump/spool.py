@@ -10,6 +10,7 @@ All spools together are bounded (`SpoolSpace`).
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ class Spool:
 
     __slots__ = (
         "_being_written",
-        "_error",
+        "_errno",
         "_folder",
         "_memory",
         "_parts",
@@ -61,7 +62,7 @@ class Spool:
         self._parts: list[bytes] = []  # in memory: the whole body, or what has yet to be written
         self._waiting = 0  # bytes in `_parts` that are for a helper
         self._being_written = False
-        self._error: OSError | None = None
+        self._errno = 0  # of what a helper failed with (the exception itself would hold on to us)
         self.size = 0
         self.file: Descriptor | None = None
 
@@ -71,8 +72,7 @@ class Spool:
     def write(self, data: bytes) -> None:
         """Raises OSError if a file can't be made or written, such as on a full disk; also if a helper
         has met that meanwhile."""
-        if self._error is not None:
-            raise self._error
+        self._raise_error()
         self.size += len(data)
         self._space.used += len(data)
         if self.size <= self._memory:
@@ -93,13 +93,16 @@ class Spool:
     def flush(self, conn: Connection, helpers: Helpers, *, whole: bool) -> bool:
         """Whether there is nothing to wait for: the body may go on coming or, if it is `whole`, be used.
         If not, `conn` is driven when there is. Raises OSError."""
-        if self._error is not None:
-            raise self._error
+        self._raise_error()
         if self._waiting and not self._being_written and (whole or self._waiting >= BATCH):
             self._being_written = True
             batch, self._parts, self._waiting = self._parts, [], 0
             helpers.submit(conn, lambda: self._write_batch(batch))
         return not self._being_written or not (whole or self._waiting >= BATCH)
+
+    def _raise_error(self) -> None:
+        if self._errno:
+            raise OSError(self._errno, os.strerror(self._errno))
 
     @property
     def is_behind(self) -> bool:
@@ -112,7 +115,7 @@ class Spool:
         try:
             _write_all(self.file.fd, b"".join(batch))
         except OSError as error:
-            self._error = error
+            self._errno = error.errno or errno.EIO
         self._being_written = False
 
     def memory(self) -> bytes:

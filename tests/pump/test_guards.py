@@ -1,0 +1,220 @@
+"""An error in what is done for all connections costs none of them its life, and is logged."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from halfsync.pump import loop
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import Connection
+from halfsync.pump.leases import cut_cookie
+from tests.pump.harness import Stage, get
+
+
+class Once:
+    """Fails when it is first called; then it is what it replaced."""
+
+    def __init__(self, true: Callable[..., object]) -> None:
+        self.true = true
+        self.failed = False
+
+    def __call__(self, *arguments: object, **named: object) -> object:
+        if not self.failed:
+            self.failed = True
+            raise ZeroDivisionError("the test's own")
+        return self.true(*arguments, **named)
+
+
+STAGES = [
+    "acceptor.accept_due",
+    "dispatcher.end_of_turn",
+    "dispatcher.hand_over_records",
+    "dispatcher.sweep",
+    "limits.sweep",
+    "leases.sweep",
+    "acceptor.resume",
+    "access.ready",
+    "clock.tick",
+    "dispatcher._hand_tasks",
+    "dispatcher._send",
+    "receiver._take",
+]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_each_stage_of_a_turn_is_guarded(name: str, monkeypatch: pytest.MonkeyPatch, capfd):
+    """Wherever a turn fails, connections that have nothing to do with it live on, and so does the pump."""
+    with Stage(access_logfile="-") as stage:
+        stage.hand(0)
+        stage.hand(answers=True)
+        kept = stage.client()
+        assert kept.ask("/before").status == 200
+        owner, attribute = name.split(".")
+        holder = getattr(stage.pump, owner)
+        if owner == "clock":
+            monkeypatch.setattr(type(holder), attribute, once := Once(getattr(holder, attribute)))
+        else:
+            monkeypatch.setattr(holder, attribute, once := Once(getattr(holder, attribute)))
+        run_until(stage, once)
+        monkeypatch.undo()
+        assert stage.client().ask("/after").status == 200
+        assert kept.ask("/still").status == 200
+        assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def run_until(stage: Stage, once: Once) -> None:
+    """Go on as `Pump.run` does, with a client that comes and asks, until it has failed."""
+    trouble = connected(stage.listener.getsockname())
+    trouble.sendall(get("/trouble"))
+    monkeyed = iter(range(200))
+    while not once.failed:
+        next(monkeyed)
+        stage.time.advance(0.2)
+        run_turn(stage)
+    run_turn(stage)
+    trouble.close()
+    for _ in range(5):
+        run_turn(stage)
+
+
+def connected(address: tuple[str, int]) -> socket.socket:
+    """A blocking socket (the pump has changed the default)."""
+    sock = socket.socket()
+    sock.settimeout(5)
+    try:
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def run_turn(stage: Stage) -> None:
+    """One round of `Pump.run`."""
+    turn = stage.pump._turn
+    over = False
+
+    def once() -> None:
+        nonlocal over
+        if over:
+            raise EndOfTest
+        over = True
+        turn()
+        for hand in stage.hands:
+            hand.work()
+
+    stage.pump._turn = once  # type: ignore[method-assign]
+    try:
+        stage.pump.run()
+    except EndOfTest:
+        pass
+    finally:
+        del stage.pump._turn
+
+
+class EndOfTest(BaseException):
+    pass
+
+
+def test_an_error_on_one_connection_does_not_lose_the_events_of_others(monkeypatch: pytest.MonkeyPatch):
+    """Events are told once: those behind the one that failed are handled all the same."""
+    with Stage() as stage:
+        stage.hand(answers=True)
+        clients = [stage.client() for _ in range(5)]
+        for client in clients:
+            client.ask("/")
+        monkeypatch.setattr(loop, "cut_cookie", Once(cut_cookie))
+        stage.pump.leases.known_uncookied[b"something"] = object()  # type: ignore[assignment]
+        for client in clients:
+            client.sock.send(get("/", "Cookie: a"))
+        stage.settle()
+        statuses = [client.answer().status for client in clients if not (client.receive(), client.over)[1]]
+        assert statuses == [200] * 4
+        stage.pump.leases.known_uncookied.clear()
+
+
+def test_a_close_that_fails_lets_go_of_the_socket(monkeypatch: pytest.MonkeyPatch):
+    """A connection whose end fails too is not kept for ever."""
+    with Stage() as stage:
+        client = stage.client()
+        [conn] = stage.pump.connections.values()
+        monkeypatch.setattr(Connection, "move", Once(Connection.move))
+        monkeypatch.setattr(stage.pump.sender, "abort", Once(stage.pump.sender.abort))
+        stage.pump.drive(conn)
+        client.send(b"nonsense\r\n\r\n")
+        client.rest()
+        assert not stage.pump.connections
+
+
+def test_the_same_error_is_logged_once_a_second(capfd: pytest.CaptureFixture[str]):
+    """What fails in every turn does not fill the disk; how often it failed is said."""
+    with Stage() as stage:
+        for _ in range(1000):
+            stage.pump.fault("always the same")
+        stage.pump.fault("another")
+        err = capfd.readouterr().err
+        assert err.count("always the same") == 1
+        assert err.count("another") == 1
+        stage.pump._errors["always the same"] = (0.0, 999)
+        stage.pump.fault("always the same")
+        assert "999 times more" in capfd.readouterr().err
+
+
+# --- a stop ----------------------------------------------------------------------------------------
+
+
+def test_at_a_stop_late_clients_are_refused_and_early_ones_served():
+    """The pump closes its copies of the listening sockets; the parent has closed its own before."""
+    with Stage() as stage:
+        stage.hand(answers=True)
+        address = stage.listener.getsockname()
+        early = connected(address)
+        early.sendall(get("/early"))
+        stage.listener.close()
+        stage.pump.drain()
+        with pytest.raises(ConnectionRefusedError):
+            connected(address)
+        stage.settle()
+        assert b"GET /early" in early.recv(1000)
+        early.close()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_connections_that_linger_do_not_delay_a_stop(before: bool):
+    """One that has its response and does not close is waited for half a second, not linger_timeout."""
+    with Stage(access_logfile=None, linger_timeout=60) as stage:
+        client = stage.client()
+        if before:
+            client.send(b"nonsense\r\n\r\n")
+            stage.pump.drain()
+        else:
+            client.send(b"GET / HT")
+            stage.pump.drain()
+            client.send(b"nonsense\r\n\r\n")
+        assert client.answer().status == 400
+        stage.later(1.5)
+        assert stage.pump._is_drained()
+
+
+def test_a_paused_acceptor_stops_as_well():
+    """A stop during a shortage of descriptors: no listening socket is left open."""
+    with Stage() as stage:
+        stage.pump.acceptor._make_room(OSError(24, "Too many open files"))
+        stage.pump.drain()
+        assert all(listener.socket.fileno() == -1 for listener in stage.plan.listeners)
+        assert stage.pump._is_drained()
+
+
+def test_close_reasons_of_a_stop():
+    """An idle connection is closed in good order."""
+    with Stage(access_logfile="-") as stage:
+        stage.hand(answers=True)
+        client = stage.client()
+        client.ask("/")
+        stage.pump.drain()
+        assert client.rest() == b""
+        assert client.ended
+        assert stage.reasons() == [CloseReason.KEPT]
