@@ -129,7 +129,8 @@ def test_a_reload_reads_files_and_settings_no_less_than_code(tmp_path):
                 release(tmp_path, word)
                 server.signal(signal.SIGHUP)
                 server.until_logged("release:app is reloaded", times)
-                assert server.get("/release").body == word.encode()
+                # (The parent says so when it has told the pump, which may have another request in hand.)
+                server.until(lambda word=word: server.get("/release").body == word.encode())
                 crowd.until_seen(20)
         assert crowd.broken == crowd.wrong == []
 
