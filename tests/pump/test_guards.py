@@ -127,13 +127,13 @@ def test_an_error_on_one_connection_does_not_lose_the_events_of_others(monkeypat
         for client in clients:
             client.ask("/")
         monkeypatch.setattr(loop, "cut_cookie", Once(cut_cookie))
-        stage.pump.leases.known_uncookied[b"something"] = object()  # type: ignore[assignment]
+        stage.pump.leases.known_uncookied[0][b"something"] = object()  # type: ignore[assignment]
         for client in clients:
             client.sock.send(get("/", "Cookie: a"))
         stage.settle()
         statuses = [client.answer().status for client in clients if not (client.receive(), client.over)[1]]
         assert statuses == [200] * 4
-        stage.pump.leases.known_uncookied.clear()
+        stage.pump.leases.known_uncookied[0].clear()
 
 
 def test_a_close_that_fails_lets_go_of_the_socket(monkeypatch: pytest.MonkeyPatch):
