@@ -9,11 +9,12 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench trace docs clean python-is-fit
+.PHONY: help demo test faults check format bench trace docs clean python-is-fit
 
 help:
 	@echo 'make demo    serve the demo application at http://127.0.0.1:8000'
 	@echo 'make test    all tests                     (ARGS="-k name -x" goes to pytest)'
+	@echo 'make faults  look for wrong responses while something goes wrong  (ARGS="--help")'
 	@echo 'make check   ruff and mypy                 (make format mends what ruff can)'
 	@echo 'make bench   measure against the peers     (ARGS="--help" shows what can be set)'
 	@echo 'make trace   count the system calls of a request'
@@ -52,6 +53,9 @@ demo: $(VENV)/made-demo
 
 test: $(VENV)/made-dev
 	$(PY) -m pytest $(ARGS)
+
+faults: $(VENV)/made-base
+	$(PY) -m faults $(ARGS)
 
 check: $(VENV)/made-dev
 	$(PY) -m ruff check .

@@ -1,0 +1,133 @@
+"""The one judge: what became of each request."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from faults.requests import Request
+from faults.wire import Aborted, Connection, Hung, Malformed, Refused, Response
+
+HONEST = frozenset({500, 502, 503, 504, 507})
+"""Statuses that say: not your fault, and it failed."""
+
+
+class Judge:
+    """Counts. Its methods may be called by any thread.
+
+    `honest`: further statuses that a fault explains. `may_refuse`: connections may be refused from now on.
+    """
+
+    def __init__(self, honest: frozenset[int] = frozenset(), *, may_refuse: bool = False) -> None:
+        self._lock = threading.Lock()
+        self._honest = HONEST | honest
+        self.may_refuse = may_refuse
+        self.requests = self.right = self.aborted = 0
+        self.errors: Counter[str] = Counter()  # by status
+        self.wrong: list[str] = []
+        self.hung: list[str] = []
+        self._answered: set[int] = set()  # numbers of POSTs with a right response
+        self._right: Counter[str] = Counter()  # by log line
+
+    def exchange(self, connection: Connection, batch: Sequence[Request]) -> bool:
+        """Send the requests, all in one write, and judge each response; whether the connection is kept."""
+        if extra := connection.unexpected():
+            self.is_wrong(f"bytes that belong to no request: {extra[:60]!r}", batch[0])
+            return False
+        with self._lock:
+            self.requests += len(batch)
+        sent = False
+        for place, request in enumerate(batch):
+            try:
+                if not sent:
+                    connection.send(b"".join(one.wire for one in batch))
+                    sent = True
+                response = connection.response(request.method)
+            except Aborted:
+                self._are_aborted(len(batch) - place)
+                return False
+            except Hung as hung:
+                self.is_hung(f"{hung}, {place + 1} of {len(batch)} pipelined", request)
+                self._are_aborted(len(batch) - place - 1)
+                return False
+            except Malformed as malformed:
+                self.is_wrong(f"no response: {malformed}, {place + 1} of {len(batch)} pipelined", request)
+                self._are_aborted(len(batch) - place - 1)
+                return False
+            self._judge(request, response, f"{place + 1} of {len(batch)} pipelined")
+            if response.closes:
+                self._are_aborted(len(batch) - place - 1)
+                return False
+        return not request.closes
+
+    def _judge(self, request: Request, response: Response, where: str) -> None:
+        trouble = request.trouble(response)
+        if not trouble:
+            with self._lock:
+                self.right += 1
+                self._right[f"{response.status} {request.method} {request.target}"] += 1
+                if request.number:
+                    self._answered.add(request.number)
+        elif response.status in self._honest:
+            with self._lock:
+                self.errors[str(response.status)] += 1
+        else:
+            self.is_wrong(f"{trouble}, {where}", request)
+
+    def refused(self) -> None:
+        with self._lock:
+            self.requests += 1
+            if self.may_refuse:
+                self.errors["refused"] += 1
+            else:
+                self.wrong.append("a connection was refused")
+
+    def _are_aborted(self, count: int) -> None:
+        with self._lock:
+            self.aborted += count
+
+    def is_wrong(self, what: str, request: Request | None = None) -> None:
+        with self._lock:
+            self.wrong.append(f"{request.method} {request.target}: {what}" if request else what)
+
+    def is_hung(self, what: str, request: Request | None = None) -> None:
+        with self._lock:
+            self.hung.append(f"{request.method} {request.target}: {what}" if request else what)
+
+    # --- afterwards
+
+    def check_effects(self, effects: Path) -> None:
+        """A POST ran once if it was answered, and never twice."""
+        ran = Counter(map(int, effects.read_text("ascii").split())) if effects.exists() else Counter()
+        for number, times in ran.items():
+            if times > 1:
+                self.is_wrong(f"POST {number} ran {times} times")
+        for number in self._answered - set(ran):
+            self.is_wrong(f"POST {number} was answered and never ran")
+
+    def check_log(self, folder: Path) -> None:
+        """Each right response has its line in the access log, by `%s %r`, or in one that was rotated away."""
+        logged: Counter[str] = Counter()
+        for path in folder.glob("access.log*"):
+            for line in path.read_text("latin-1").splitlines():
+                logged[line.rpartition(" ")[0]] += 1
+        for line, times in self._right.items():
+            if logged[line] < times:
+                self.is_wrong(f"{times} right responses, {logged[line]} in the access log: {line}")
+
+
+def is_right(port: int, request: Request, seconds: float) -> bool:
+    """Whether a request on a connection of its own gets its response now."""
+    try:
+        connection = Connection(port, seconds)
+    except (Refused, Aborted, Hung):
+        return False
+    try:
+        connection.send(request.wire)
+        return not request.trouble(connection.response(request.method))
+    except (Aborted, Hung, Malformed):
+        return False
+    finally:
+        connection.close()
