@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,8 +48,6 @@ class Request:
 
 def write_files(folder: Path) -> None:
     """The files that the requests ask for."""
-    import os
-
     for number in range(FILES):
         for name, size in (("small", SMALL), ("large", LARGE)):
             path = folder / f"{name}-{number}"

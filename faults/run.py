@@ -109,9 +109,8 @@ def _run(fault: Fault, server: Server, verdict: Verdict, seconds: float, clients
         load.stop()
     if not fault.ends and server.process.poll() is not None:
         judge.is_wrong("the server is gone")
-    trouble = server.stop()
-    if trouble:
-        (judge.is_hung if "did not" in trouble else judge.is_wrong)(trouble)
+    if ending := server.stop():
+        judge.is_hung(ending)
     judge.check_effects(server.effects)
     if not fault.loses_log:
         judge.check_log(server.folder)

@@ -8,6 +8,7 @@ that its seconds are.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import shutil
@@ -35,7 +36,7 @@ def fault(**what: Any) -> Callable[[Happen], Happen]:
     return add
 
 
-@fault(quick=True)
+@fault()
 def calm(scene: Scene) -> None:
     """Nothing happens."""
     scene.lasts(scene.seconds)
@@ -162,14 +163,13 @@ def log_rotated(scene: Scene) -> None:
         scene.server.until(scene.server.access_log.exists, 5.0)
 
 
-@fault(quick=True)
+@fault()
 def resized(scene: Scene) -> None:
     """TTIN, TTIN, TTOU, TTOU, ten a second."""
-    while all(
-        (scene.server.signal(number), scene.lasts(0.1))[1]
-        for number in (signal.SIGTTIN, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTTOU)
-    ):
-        pass
+    for number in itertools.cycle((signal.SIGTTIN, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTTOU)):
+        scene.server.signal(number)
+        if not scene.lasts(0.1):
+            return
 
 
 @fault()
@@ -192,7 +192,7 @@ def stop(scene: Scene) -> None:
 # --- shortages -------------------------------------------------------------------------------------
 
 
-@fault(quick=True, loses_log=True, options=("--access-logfile", "/dev/full"))
+@fault(loses_log=True, options=("--access-logfile", "/dev/full"))
 def log_disk_full(scene: Scene) -> None:
     """Every write of the access log fails with ENOSPC."""
     scene.lasts(scene.seconds)
