@@ -82,6 +82,9 @@ def test_one_that_had_been_ready_is_tried_every_second():
         ("[::1]:80", ("::1", 80)),
         ("unix:/run/a:b.sock", "/run/a:b.sock"),
         ("unix:here.sock", "here.sock"),
+        ("http://127.0.0.1:80", ("127.0.0.1", 80)),
+        ("http://[::1]:80/", ("::1", 80)),
+        ("HTTP://:80", ("0.0.0.0", 80)),
     ],
 )
 def test_addresses(address, where):
@@ -89,11 +92,112 @@ def test_addresses(address, where):
 
 
 @pytest.mark.parametrize(
-    "address", ["", "host", "host:", "host:http", "host:65536", "host:-1", "::1:80", "unix:", "1.2.3.4:٣"]
+    "address",
+    ["", "host", "host:", "host:http", "host:65536", "host:-1", "::1:80", "unix:", "1.2.3.4:٣", "http://a"],
 )
 def test_addresses_that_are_none(address):
     with pytest.raises(SettingError, match=r"^bind "):
         listeners.parse(address)
+
+
+@pytest.mark.parametrize("address", ["https://127.0.0.1:443", "HTTPS://[::]:443", "http://host:80/path"])
+def test_urls_that_can_not_be_bound(address):
+    with pytest.raises(
+        SettingError, match="does not serve TLS yet" if "s:" in address.lower() else "must be"
+    ):
+        listeners.parse(address)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6")
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        return int(probe.getsockname()[1])
+
+
+def connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 5).close()
+    except OSError:
+        return False
+    return True
+
+
+@needs_ipv6
+@pytest.mark.parametrize("others", [["0.0.0.0"], ["127.0.0.1"], ["localhost"]])
+@pytest.mark.parametrize("v6_first", [False, True])
+def test_the_same_port_for_ipv4_and_ipv6(others, v6_first):
+    port = free_port()
+    addresses = [f"{other}:{port}" for other in others]
+    addresses = [f"[::]:{port}", *addresses] if v6_first else [*addresses, f"[::]:{port}"]
+    bound = listeners.bind(Settings(bind=addresses))
+    assert connects("127.0.0.1", port)
+    assert connects("::1", port)
+    listeners.close(bound)
+
+
+@needs_ipv6
+def test_ipv6_alone_takes_ipv4_clients_as_the_machine_is_set_up():
+    only = Path("/proc/sys/net/ipv6/bindv6only").read_text().strip() == "1"
+    bound = listeners.bind(Settings(bind=["[::]:0"]))
+    assert connects("127.0.0.1", bound[0].port) is not only
+    assert connects("::1", bound[0].port)
+    listeners.close(bound)
+
+
+def named(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """A host `many.test` with these addresses."""
+    real = socket.getaddrinfo
+
+    def found(host: str, *how: int, **more: int) -> list[tuple[object, ...]]:
+        hosts = addresses if host == "many.test" else [host]
+        return [one for address in hosts for one in real(address, *how, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+def test_a_name_is_bound_at_all_its_addresses_that_this_machine_has(monkeypatch):
+    named(monkeypatch, "203.0.113.7", "127.0.0.1", "127.0.0.2", "2001:db8::7")
+    bound = listeners.bind(Settings(bind=["many.test:0"]))
+    (port,) = {listener.port for listener in bound}
+    assert [listener.address for listener in bound] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
+    assert {listener.host for listener in bound} == {"many.test"}
+    assert connects("127.0.0.1", port)
+    assert connects("127.0.0.2", port)
+    with pytest.raises(SettingError, match="in use"):  # at one of them: no half service
+        listeners.bind(Settings(bind=[f"127.0.0.3:{port}", f"many.test:{port}"]))
+    listeners.close(bound)
+
+
+def test_a_name_of_which_no_address_is_here(monkeypatch):
+    named(monkeypatch, "203.0.113.7", "2001:db8::7")
+    with pytest.raises(SettingError, match=r"bind 'many.test:0': this machine has no such address\."):
+        listeners.bind(Settings(bind=["many.test:0"]))
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o000])
+def test_a_unix_socket_has_its_mode_from_the_beginning(tmp_path, monkeypatch, umask):
+    """No chmod(2) afterwards, which would follow a link."""
+    monkeypatch.delattr(os, "chmod")
+    before = os.umask(umask)
+    try:
+        bound = listeners.bind(Settings(bind=[f"unix:{tmp_path}/a"], unix_mode="0o620"))
+        assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == 0o620
+        assert os.umask(umask) == umask
+        listeners.close(bound)
+    finally:
+        os.umask(before)
 
 
 def test_accepted_sockets_inherit_nodelay():

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from halfsync.plan import Kind, target_of, work_out
-from halfsync.settings import BY_NAME, ROWS, SECTIONS, Loaded, SettingError, Settings, load
+from halfsync.settings import BY_NAME, ROWS, SECTIONS, Loaded, SettingError, Settings, load, octal
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -373,3 +373,28 @@ def test_check_config(here):
     missing = halfsync(here, "missing:app", "--check-config")
     assert missing.returncode == 2
     assert missing.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_variable_is_not_set(empty):
+    """As compose files and platforms make them of variables that they do not have."""
+    names = (
+        "PORT",
+        "WEB_CONCURRENCY",
+        "HALFSYNC_THREADS",
+        "HALFSYNC_PRELOAD",
+        "HALFSYNC_LOG_LEVEL",
+        "HALFSYNC_BIND",
+    )
+    found = load({}, dict.fromkeys(names, empty), None)
+    assert found.settings == Settings()
+    assert set(found.origins.values()) == {"default"}
+
+
+@pytest.mark.parametrize("name", ["umask", "unix_mode"])
+def test_permissions_are_octal(name):
+    for text, means in (("022", 0o22), ("0o27", 0o27), ("0", 0), ("0777", 0o777), ("7", 7)):
+        assert octal(name, getattr(load({name: text}, {}, None).settings, name)) == means
+    for wrong in ("8", "1000", "rw", "0x1", "-1", "\u0667"):
+        with pytest.raises(SettingError, match=rf"^{name} must be an octal number from 0 to 777"):
+            load({name: wrong}, {}, None)

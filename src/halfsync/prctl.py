@@ -1,4 +1,4 @@
-"""The three things that we ask of prctl(2), which Python has no call for."""
+"""The four things that we ask of prctl(2), which Python has no call for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 _PDEATHSIG = 1
 _NAME = 15
 _CHILD_SUBREAPER = 36
+_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,6 +29,11 @@ def die_with(parent: int) -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent ends."""
     _libc.prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def gain_no_privileges() -> None:
+    """From now on, neither this process nor any descendant gains rights by execve(2) of a setuid program."""
+    _libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def be_called(name: str) -> None:

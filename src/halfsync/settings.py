@@ -81,6 +81,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             most=65535,
         ),
     ] = 2048
+    unix_mode: Annotated[
+        str,
+        about(
+            "Serving",
+            "Permissions of unix sockets, as an octal number: 660 for the owner and the group alone. The "
+            "default lets every user of the machine connect, as to a port.",
+            metavar="MODE",
+        ),
+    ] = "666"
     chdir: Annotated[
         str | None,
         about(
@@ -148,6 +157,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Processes",
             "Run the pump and the workers as this group (name or number). The default is the user's group.",
             metavar="GROUP",
+        ),
+    ] = None
+    no_new_privs: Annotated[
+        bool,
+        about(
+            "Processes",
+            "When `user` or `group` gives root's rights up, they can't be had again: programs that "
+            "applications start gain nothing from being setuid (PR_SET_NO_NEW_PRIVS). Turn it off for an "
+            "application that runs sudo, ping or a setgid sendmail.",
+        ),
+    ] = True
+    umask: Annotated[
+        str | None,
+        about(
+            "Processes",
+            "Permissions that files and folders made by applications do not get, as an octal number such as "
+            "027. The default is what the server was started with.",
+            metavar="MASK",
         ),
     ] = None
     pid: Annotated[
@@ -615,11 +642,25 @@ def load(command_line: Mapping[str, Any], environment: Mapping[str, str], file: 
 
 
 def _variables_set(environment: Mapping[str, str]) -> Iterable[tuple[Row, str]]:
+    """An empty variable is one that is not set, but where "" means none."""
     known = {variable for row in ROWS for variable in row.environment}
     for variable in environment:
         if variable.startswith(_PREFIX) and variable not in known:
             _check_misspelt(variable)
-    return [(row, variable) for row in ROWS for variable in row.environment if variable in environment]
+    return [
+        (row, variable)
+        for row in ROWS
+        for variable in row.environment
+        if variable in environment and (environment[variable].strip() or row.optional)
+    ]
+
+
+def octal(name: str, text: str) -> int:
+    """The permission bits that an octal text such as "660" or "0o027" means. Raises SettingError."""
+    digits = text.strip().lower().removeprefix("0o")
+    if not re.fullmatch(r"0*[0-7]{1,3}", digits):
+        raise SettingError(f"{name} must be an octal number from 0 to 777, such as 027, not {text!r}.")
+    return int(digits, 8)
 
 
 def _check_misspelt(variable: str) -> None:
@@ -697,6 +738,9 @@ def _check_together(settings: Settings) -> None:
     """Settings that are right each but not with each other."""
     if not settings.bind:
         raise SettingError("bind is empty: there is nowhere to listen.")
+    octal("unix_mode", settings.unix_mode)
+    if settings.umask is not None:
+        octal("umask", settings.umask)
     for pair in settings.env:
         if not pair.partition("=")[0] or "=" not in pair:
             raise SettingError(f"env {pair!r} must have the form NAME=VALUE.")

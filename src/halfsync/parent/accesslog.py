@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
+from halfsync.parent import trust
+from halfsync.parent.privileges import Identity
 from halfsync.settings import SettingError
 
 STANDARD_OUTPUT = "-"
@@ -12,19 +16,25 @@ STANDARD_OUTPUT = "-"
 class AccessLog:
     """The open file. `fd` changes when it is reopened."""
 
-    def __init__(self, path: str) -> None:
-        """Raises SettingError if it can't be opened for writing."""
-        self._path = path if path == STANDARD_OUTPUT else os.path.abspath(path)
+    def __init__(self, path: str, identity: Identity | None = None) -> None:
+        """`identity`: whom the service runs as, if not as this process: see `trust`.
+
+        Raises SettingError if it can't be opened for writing."""
+        self._identity = identity
         try:
+            self._path = path if path == STANDARD_OUTPUT else os.path.abspath(path)
             self.fd = self._open()
         except OSError as error:
-            raise SettingError(
-                f"access_logfile: the file {path} can't be written: {error.strerror}."
-            ) from None
+            why = f"{error.strerror}{trust.note(path, identity)}"
+            raise SettingError(f"access_logfile: the file {path} can't be written: {why}.") from None
 
     def reopen(self) -> None:
         """Open the path again, after somebody moved the file. On OSError the old one stays."""
-        fresh = self._open()
+        try:
+            fresh = self._open()
+        except OSError as error:
+            why = f"{error.strerror}{trust.note(self._path, self._identity)}"
+            raise OSError(error.errno, why) from None
         os.close(self.fd)
         self.fd = fresh
 
@@ -32,7 +42,11 @@ class AccessLog:
         if self._path == STANDARD_OUTPUT:
             return os.dup(1)
         # Without O_NONBLOCK, opening a named pipe that nobody reads would wait for ever.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(self._path, flags, 0o644)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        with trust.rights_for(self._path, self._identity):
+            fd = os.open(self._path, flags, 0o644)
+        if stat.S_ISBLK(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is a disk")
         os.set_blocking(fd, True)
         return fd

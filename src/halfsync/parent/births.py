@@ -21,6 +21,7 @@ from halfsync.parent.children import UNKNOWN, Child, Role
 from halfsync.parent.crews import Crew
 from halfsync.parent.privileges import Identity
 from halfsync.plan import BUILT_IN, Plan
+from halfsync.settings import octal
 from halfsync.wire import messages
 
 NO_POOL = -1
@@ -128,9 +129,18 @@ class Births:
             self._forget()
             return entry(theirs)
 
-        level = self._plan.settings.log_level
-        kept = [theirs.fileno(), *keep]
-        start = processes.Start(name, f"halfsync {role.value}", live, kept, self._identity, level)
+        settings = self._plan.settings
+        start = processes.Start(
+            name,
+            f"halfsync {role.value}",
+            live,
+            [theirs.fileno(), *keep],
+            self._identity,
+            settings.log_level,
+            # The pump starts no programs. An application may, and only root's service promises not to.
+            role is Role.PUMP or (settings.no_new_privs and self._identity is not None),
+            None if settings.umask is None else octal("umask", settings.umask),
+        )
         try:
             pid = processes.fork(start)
         except OSError:

@@ -7,17 +7,36 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from typing import Any
 
+from halfsync.logs.error import log
+from halfsync.parent import trust
+from halfsync.parent.privileges import Identity
 from halfsync.plan import Listener
-from halfsync.settings import SettingError, Settings
+from halfsync.settings import SettingError, Settings, octal
 
 
-def bind(settings: Settings) -> tuple[Listener, ...]:
-    """Bind and listen at every address of `bind`. Raises SettingError; then nothing stays bound."""
+def bind(settings: Settings, identity: Identity | None = None) -> tuple[Listener, ...]:
+    """Bind and listen at every address of `bind`. Raises SettingError; then nothing stays bound.
+
+    `identity`: whom the service runs as, if not as this process: see `trust`.
+    """
     bound: list[Listener] = []
+    mode = octal("unix_mode", settings.unix_mode)
+    parsed = [(address, parse(address)) for address in settings.bind]
+    ports_of_ipv4 = {where[1] for _, where in parsed if not isinstance(where, str) and ":" not in where[0]}
     try:
-        for address in settings.bind:
-            bound.append(_bind_one(address, settings.backlog))  # noqa: PERF401 - what is bound so far counts
+        for address, where in parsed:
+            try:
+                if isinstance(where, str):
+                    bound.append(_bind_unix(where, settings.backlog, mode, identity))
+                else:
+                    bound += _bind_tcp(*where, settings.backlog, where[1] in ports_of_ipv4)
+            except socket.gaierror:
+                raise SettingError(f"bind {address!r}: there is no host of that name.") from None
+            except OSError as error:
+                note = trust.note(where, identity) if isinstance(where, str) else ""
+                raise SettingError(f"bind {address!r}: {_reason(error)}{note}.") from None
     except SettingError:
         close(bound)
         raise
@@ -33,6 +52,13 @@ def close(listeners: Sequence[Listener]) -> None:
 
 def parse(address: str) -> tuple[str, int] | str:
     """(host, port), or the path of a unix socket. Raises SettingError."""
+    if address.lower().startswith("https://"):
+        raise SettingError(
+            f"bind {address!r}: halfsync does not serve TLS yet; bind http://host:port and put a proxy that "
+            "terminates TLS in front."
+        )
+    if address.lower().startswith("http://"):
+        address = address[len("http://") :].removesuffix("/")
     if address.startswith("unix:"):
         path = address.removeprefix("unix:").removeprefix("//")
         if not path:
@@ -49,16 +75,6 @@ def parse(address: str) -> tuple[str, int] | str:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
-def _bind_one(address: str, backlog: int) -> Listener:
-    where = parse(address)
-    try:
-        return _bind_unix(where, backlog) if isinstance(where, str) else _bind_tcp(*where, backlog)
-    except socket.gaierror:
-        raise SettingError(f"bind {address!r}: there is no host of that name.") from None
-    except OSError as error:
-        raise SettingError(f"bind {address!r}: {_reason(error)}.") from None
-
-
 def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return "the address is in use by another program"
@@ -69,32 +85,78 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _bind_tcp(host: str, port: int, backlog: int) -> Listener:
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""One of a name's addresses is not this machine's, or it has no IPv6."""
+
+
+def _bind_tcp(host: str, port: int, backlog: int, beside_ipv4: bool) -> list[Listener]:
+    """At all addresses that the host has; those that this machine does not have are left out, unless no
+    other is there."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, where = found[0]
+    made: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, address in dict.fromkeys((family, where) for family, _, _, _, where in found):
+            # Port 0 is any free one, but the same for all.
+            where = (address[0], made[0].getsockname()[1], *address[2:]) if made and not port else address
+            try:
+                made.append(_bind_address(family, where, backlog, beside_ipv4))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+                if len(found) > 1:
+                    log("info", f"{host} is also {address[0]}, which is left out: {_reason(error)}.")
+    except OSError:
+        for one in made:
+            one.close()
+        raise
+    if not made and missing is not None:
+        raise missing
+    names = [host] if len(made) == 1 else [str(one.getsockname()[0]) for one in made]
+    return [_tcp_listener(one, name, host) for one, name in zip(made, names, strict=True)]
+
+
+def _tcp_listener(listening: socket.socket, shown: str, host: str) -> Listener:
+    port = listening.getsockname()[1]
+    return Listener(f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}", host, port, listening)
+
+
+def _bind_address(family: int, where: Any, backlog: int, beside_ipv4: bool) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # accepted sockets inherit it, which saves a system call for each connection
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6 and beside_ipv4:
+            # [::] alone takes IPv4 clients too (net.ipv6.bindv6only); where another socket has them, it would
+            # be the same port twice.
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        prepare_tcp(listening)
         listening.bind(where)
         _listen(listening, backlog)
     except OSError:
         listening.close()
         raise
-    port = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    return Listener(f"{shown}:{port}", host, port, listening)
+    return listening
 
 
-def _bind_unix(path: str, backlog: int) -> Listener:
-    _remove_stale(path)
+def prepare_tcp(listening: socket.socket) -> None:
+    """Accepted sockets inherit it, which saves a system call for each connection."""
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _bind_unix(path: str, backlog: int, mode: int, identity: Identity | None) -> Listener:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(path)
-        # As open as a port of this machine is; who wants it closer puts it in a folder of his own.
-        os.chmod(path, 0o666)
-        _made[f"unix:{path}"] = _identity(path)
+        with trust.rights_for(path, identity):
+            _remove_stale(path)
+            # The mode is there from the beginning: a chmod(2) afterwards would follow a link that
+            # somebody has put there since.
+            before = os.umask(0o777 & ~mode)
+            try:
+                listening.bind(path)
+            finally:
+                os.umask(before)
+            _made[f"unix:{path}"] = (*_identity(path), identity)
         _listen(listening, backlog)
     except OSError:
         listening.close()
@@ -129,15 +191,19 @@ def _remove_stale(path: str) -> None:
 def _remove_if_ours(listener: Listener) -> None:
     """Another server may have taken the path since: its socket is not ours to remove."""
     path = listener.address.removeprefix("unix:")
+    if listener.address not in _made:
+        return
+    device, inode, identity = _made[listener.address]
     try:
-        if _made.get(listener.address) == _identity(path):
-            os.unlink(path)
+        with trust.rights_for(path, identity):
+            if _identity(path) == (device, inode):
+                os.unlink(path)
     except OSError:
         pass
 
 
-_made: dict[str, tuple[int, int]] = {}
-"""Address -> device and inode of the file that we made there."""
+_made: dict[str, tuple[int, int, Identity | None]] = {}
+"""Address -> device and inode of the file that we made there, and with whose rights if not our own."""
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -31,12 +31,12 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
         # From here on there is something to remove again, so no signal may just end the process.
         signals = Signals()
         undo.callback(signals.close)
-        pid_file = PidFile(settings.pid) if settings.pid else None
+        pid_file = PidFile(settings.pid, identity) if settings.pid else None
         if pid_file is not None:
             undo.callback(pid_file.remove)
-        bound = listeners.bind(settings)
+        bound = listeners.bind(settings, identity)
         undo.callback(listeners.close, bound)
-        access_log = AccessLog(settings.access_logfile) if settings.access_logfile else None
+        access_log = AccessLog(settings.access_logfile, identity) if settings.access_logfile else None
         plan = Plan(settings, mounts, pools, bound)
         children = entries()
         # What exists now is never collected: so the collector touches no page that children share.

@@ -23,9 +23,12 @@ def identity(settings: Settings) -> Identity | None:
     """Whom `user` and `group` mean; None if this process is that already. Raises SettingError."""
     if settings.user is None and settings.group is None:
         return None
-    entry = _user(settings.user) if settings.user is not None else None
-    uid = entry.pw_uid if entry else os.getuid()
-    gid = entry.pw_gid if entry else os.getgid()
+    uid, entry = _user(settings.user) if settings.user is not None else (os.getuid(), None)
+    if entry is not None:
+        gid = entry.pw_gid
+    else:
+        # A number without an entry has no group of its own. Never root's then: the one of the same number.
+        gid = os.getgid() if uid == os.getuid() else uid
     if settings.group is not None:
         gid = _group(settings.group)
     groups = tuple(sorted({gid, *os.getgrouplist(entry.pw_name, gid)})) if entry else (gid,)
@@ -44,15 +47,34 @@ def drop(to: Identity) -> None:
     os.setresuid(to.uid, to.uid, to.uid)
 
 
-def _user(name: str) -> pwd.struct_passwd:
+def _user(name: str) -> tuple[int, pwd.struct_passwd | None]:
+    """Its number, and its entry; a number needs none (containers)."""
+    number = _number(name)
     try:
-        return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        entry = pwd.getpwnam(name) if number is None else pwd.getpwuid(number)
     except (KeyError, OverflowError):
-        raise SettingError(f"user {name!r}: this machine has no such user.") from None
+        if number is None:
+            raise SettingError(f"user {name!r}: this machine has no such user.") from None
+        return number, None
+    return entry.pw_uid, entry
 
 
 def _group(name: str) -> int:
+    number = _number(name)
+    if number is not None:
+        return number
     try:
-        return (grp.getgrgid(int(name)) if name.isdecimal() else grp.getgrnam(name)).gr_gid
-    except (KeyError, OverflowError):
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
         raise SettingError(f"group {name!r}: this machine has no such group.") from None
+
+
+def _number(name: str) -> int | None:
+    """The user's or group's number that is meant; None if it is a name. The highest number means "no
+    change" to the kernel, and so would keep root's."""
+    if not (name.isascii() and name.isdigit()) or int(name) >= _NO_CHANGE:
+        return None
+    return int(name)
+
+
+_NO_CHANGE = 2**32 - 1

@@ -46,6 +46,8 @@ class Start:
     keep: Collection[int]  # descriptors beside 0, 1 and 2
     identity: privileges.Identity | None
     log_level: str
+    gains_no_privileges: bool = True
+    umask: int | None = None
 
 
 def fork(start: Start) -> int:
@@ -70,6 +72,10 @@ def _live(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> No
         close_all_but(start.keep)
         if start.identity is not None:
             privileges.drop(start.identity)
+        if start.gains_no_privileges:
+            prctl.gain_no_privileges()
+        if start.umask is not None:
+            os.umask(start.umask)
         prctl.die_with(parent)
         prctl.be_called(start.title)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

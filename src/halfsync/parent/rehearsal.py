@@ -32,7 +32,9 @@ def _rehearse_one(plan: Plan, entries: Entries, index: int) -> Failed | None:
         processes.make_importable(os.getcwd())
         return entries.worker(plan, index, theirs, None)
 
-    start = processes.Start(name, "halfsync worker", live, [theirs.fileno()], None, plan.settings.log_level)
+    start = processes.Start(
+        name, "halfsync worker", live, [theirs.fileno()], None, plan.settings.log_level, False
+    )
     child = Child(0, Role.WORKER, name, index, 0, ours, 0.0, processes.fork(start))
     theirs.close()
     try:
