@@ -6,8 +6,11 @@ import json
 import os
 import re
 import select
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.wire.messages import LogRecord, LogTask
 from tests.worker_stage import Stage
 
+SOURCES = Path(__file__).parent.parent / "src"
 WHEN = 1_700_000_000.123456
 
 
@@ -213,6 +217,76 @@ def test_what_the_pump_should_know():
         True,
         False,
     ]
+
+
+# --- the error log ------------------------------------------------------------------------------------
+
+
+def logging_process(tmp_path: Path, code: str, *, stderr: Any, limit: str = "") -> str:
+    """What is in the file `taken` after a process that keeps the log's descriptor has run `code`."""
+    program = f"""
+import os, resource
+{limit}
+from halfsync.logs import error
+error.keep_descriptor()
+error.log("info", "before")
+taken = os.open("taken", os.O_RDWR | os.O_CREAT)
+{code}
+error.log("info", "after")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, stderr=stderr, check=True, timeout=60
+    )
+    return (tmp_path / "taken").read_text()
+
+
+TAKING = {
+    "closed": "os.close(2)",
+    "replaced": "os.dup2(taken, 2)",
+    "all_low_ones_replaced": "[os.dup2(taken, number) for number in range(3)]",
+    "closed_and_opened": "os.closerange(0, 3); [os.open('taken', os.O_WRONLY) for _ in range(3)]",
+    "ours_replaced": "os.dup2(taken, error.descriptor())",
+    "ours_closed": "os.close(error.descriptor())",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize(
+    "limit", ["", "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))"], ids=["", "low"]
+)
+@pytest.mark.parametrize("code", TAKING.values(), ids=TAKING)
+def test_the_error_log_goes_where_standard_error_was(tmp_path, code, limit):
+    with (tmp_path / "log").open("wb") as log:
+        assert logging_process(tmp_path, code, stderr=log, limit=limit) == ""
+    assert [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()] == ["before", "after"]
+
+
+@pytest.mark.parametrize("code", [TAKING["replaced"], TAKING["closed_and_opened"]])
+def test_the_error_log_to_a_pipe_or_nowhere_is_never_another_file(tmp_path, code):
+    reading, writing = os.pipe()
+    assert logging_process(tmp_path, code, stderr=writing) == ""
+    os.close(writing)
+    assert os.read(reading, 10_000).count(b"\n") == 2
+    os.close(reading)
+    assert logging_process(tmp_path, code, stderr=subprocess.DEVNULL) == ""
+
+
+def test_with_no_descriptor_left_nothing_is_logged_anywhere(tmp_path):
+    code = "os.dup2(taken, 2); os.dup2(taken, error.descriptor())"
+    with (tmp_path / "log").open("wb") as log:
+        assert logging_process(tmp_path, code, stderr=log) == ""
+    assert (tmp_path / "log").read_text().count("\n") == 1
+
+
+def test_the_logs_descriptor_is_out_of_the_way_and_not_inherited(tmp_path):
+    code = (
+        "assert error.descriptor() >= 100 and not os.get_inheritable(error.descriptor())\n"
+        "error.keep_descriptor(); error.keep_descriptor()\n"
+        "assert sum(number >= '100' and len(number) == 3 for number in os.listdir('/proc/self/fd')) == 1"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        logging_process(tmp_path, code, stderr=log)
 
 
 # --- the writer ---------------------------------------------------------------------------------------

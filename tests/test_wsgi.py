@@ -264,6 +264,18 @@ def test_content_length_is_taken_out_of_the_fields_and_a_date_is_marked():
         ("200 OK", [("X", "y" * 70_000)], "take 70005 bytes"),
         ("OK", [], "not of the form"),
         ("100 Continue", [], "not of the form"),
+        ("101 Switching Protocols", [("X", "y")], "not of the form"),
+        ("103 Early Hints", [], "not of the form"),
+        ("099 X", [], "not of the form"),
+        ("20 OK", [], "not of the form"),
+        ("2000 OK", [], "not of the form"),
+        ("200OK", [], "not of the form"),
+        ("", [], "not of the form"),
+        ("\uff12\uff10\uff10 OK", [], "not of the form"),
+        (None, [], "must be a str"),
+        (b"200 OK", [], "must be a str"),
+        ("200 " + "x" * 600, [], "more than 512"),
+        ("200 OK", None, "must be a list"),
         ("200 O\r\nK", [], "control character"),
         (200, [], "must be a str"),
         ("200 O€", [], "latin-1"),
@@ -273,6 +285,24 @@ def test_a_bad_head_is_a_500_and_the_log_says_what_is_wrong(capfd, status, field
     with Stage(lambda e, start_response: start_response(status, fields) and []) as stage:
         assert stage.get("/").status == 500
     assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "number", "reason"),
+    [
+        ("200", 200, "OK"),
+        ("200 ", 200, "OK"),
+        ("404   ", 404, "Not Found"),
+        ("599", 599, "Unknown"),
+        ("299 Of my own", 299, "Of my own"),
+        ("999 Last", 999, "Last"),
+    ],
+)
+def test_a_status_without_a_reason_gets_one(status, number, reason):
+    with Stage(app_of(lambda e: [b"a"], status)) as stage:
+        answer = stage.get("/")
+    assert answer.reply is not None
+    assert (answer.reply.status, answer.reply.reason, answer.body) == (number, reason, b"a")
 
 
 def test_the_connection_field_of_event_stream_recipes_is_left_out_with_a_warning(capfd):
@@ -580,6 +610,83 @@ def test_pieces_must_be_bytes(capfd):
     with Stage(app_of(lambda e: ["text"])) as stage:
         assert stage.get("/").status == 500
     assert "not of str" in capfd.readouterr().err
+
+
+# --- the client leaves ----------------------------------------------------------------------------------
+
+
+class Endless:
+    """A body without an end, of pieces that may be empty. `closed` says that `close` was called."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+        self.closed = threading.Event()
+
+    def __iter__(self):
+        yield from self.pieces
+        while True:
+            time.sleep(0.001)
+            yield b""
+
+    def close(self):
+        self.closed.set()
+
+
+def leave(stage: Stage, slot: int) -> None:
+    """What the watch thread does when the pump says that the client has left."""
+    give_up = time.monotonic() + 10
+    while not stage.board[slot]:
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+    stage.threads.outbox.left[slot] = stage.board[slot]
+
+
+@pytest.mark.parametrize("pieces", [(), (b"a",), (b"a" * 100_000,), (b"a" * 3_000_000,)], ids=len)
+def test_a_body_of_empty_pieces_ends_when_the_client_has_left(pieces):
+    body = Endless(*pieces)
+    with Stage(app_of(lambda e: body)) as stage:
+        slot = stage.start("GET / HTTP/1.1\nHost: a")
+        while pieces and not stage.answers[slot].body:
+            stage.read_packet()
+        assert not body.closed.is_set()
+        leave(stage, slot)
+        assert body.closed.wait(10)
+
+
+def test_the_write_callable_raises_when_the_client_has_left():
+    raised = threading.Event()
+
+    def app(environ, start_response):
+        write = start_response("200 OK", PLAIN)
+        try:
+            while True:
+                time.sleep(0.001)
+                write(b"")
+        except Exception:
+            raised.set()
+            raise
+
+    with Stage(app) as stage:
+        leave(stage, stage.start("GET / HTTP/1.1\nHost: a"))
+        assert raised.wait(10)
+
+
+def test_a_generator_is_closed_when_the_client_has_left(capfd):
+    """Its `finally` runs; and a client that leaves is nothing for the error log."""
+    closed = threading.Event()
+
+    def body(environ):
+        try:
+            while True:
+                time.sleep(0.001)
+                yield b"a"
+        finally:
+            closed.set()
+
+    with Stage(app_of(body)) as stage:
+        leave(stage, stage.start("GET / HTTP/1.1\nHost: a"))
+        assert closed.wait(10)
+    assert capfd.readouterr().err == ""
 
 
 # --- wsgi.errors ----------------------------------------------------------------------------------------

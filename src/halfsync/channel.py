@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import array
 import errno
-import os
-import socket
 from enum import Enum
 
+from halfsync.primitives import os, socket
+from halfsync.unnamed import out_of_reach
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
@@ -29,6 +29,15 @@ class Sent(Enum):
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected ends, close-on-exec and blocking."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def adopt(descriptor: int) -> socket.socket:
+    """The blocking socket of a descriptor that came in a packet. `socket.setdefaulttimeout` would else give
+    it a timeout."""
+    descriptor = out_of_reach(descriptor)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+    made.setblocking(True)
+    return made
 
 
 def send(channel: socket.socket, packet: bytes, descriptors: tuple[int, ...] = ()) -> Sent:

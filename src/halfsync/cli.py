@@ -192,12 +192,13 @@ def check_formats(loaded: Loaded) -> None:
 
 def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) -> int:
     """`--check-config`: all but binding, since the server may be running."""
-    from halfsync.logs.error import tell
+    from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import listeners, privileges
     from halfsync.parent.main import entries
     from halfsync.parent.rehearsal import rehearse
 
     settings = loaded.settings
+    keep_descriptor()
     for address in settings.bind:
         listeners.parse(address)
     privileges.identity(settings)

@@ -4,17 +4,18 @@ A worker's heads are valid (the pump's promise): `METHOD SP target SP HTTP/1.x C
 `name: value CRLF` lines, then an empty line; names are tokens, nothing is folded. So nothing is
 checked again here. Text is latin-1 throughout, one character a byte.
 
-This module is near the bottom: it imports nothing of ours.
+This module is near the bottom: of ours, it imports the primitives only.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+from halfsync.primitives import os
 
 
 def lines_of(head: bytes) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
@@ -74,6 +75,13 @@ class Replier(Protocol):
 
     def write(self, piece: bytes, *, last: bool = False) -> None:
         """One piece of the body, which leaves at once. Raises ClientGone."""
+
+    def end_if_child(self) -> None:
+        """To be called when the handler's code has raised: it may be a child process that it forked whose
+        exception that is. In one, this does not return."""
+
+    def check_client(self) -> None:
+        """Raises ClientGone if the client is known to have left."""
 
     def finish(self) -> None:
         """The body is whole."""
@@ -176,11 +184,19 @@ def _status(status: str) -> tuple[int, str]:
     match = _STATUS.fullmatch(status)
     if match is None:
         raise BadHead(f"The status {status!r} is not of the form '200 OK'.")
-    reason = match[2] or ""
+    number, reason = int(match[1]), (match[2] or "").strip(" \t")
     _check_text("status", status, reason)
     if len(reason) > 512:
         raise BadHead("The status has a reason of more than 512 characters.")
-    return int(match[1]), reason
+    return number, reason or _usual_reason(number)
+
+
+def _usual_reason(number: int) -> str:
+    """For a status such as "200". PEP 3333 asks for a reason; clients do not look at it."""
+    try:
+        return HTTPStatus(number).phrase
+    except ValueError:
+        return "Unknown"
 
 
 def _pair(field: tuple[str, str]) -> tuple[str, str]:

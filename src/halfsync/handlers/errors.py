@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 
 from halfsync.logs.error import log
+from halfsync.primitives import threading
 
 MAX_LINE = 64 * 1024
 """Characters. A longer line is cut into several."""

@@ -9,21 +9,20 @@ bytes travel in memory, in a file, or through a pipe.
 from __future__ import annotations
 
 import io
-import os
 import re
 import stat
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import IO, Any
 
 from halfsync.handlers.errors import ErrorStream
-from halfsync.logs.error import log
+from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, Mount, Pool
+from halfsync.primitives import os
 from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
+from halfsync.unnamed import out_of_reach
 from halfsync.wire.messages import Ending, Lease, Task
 
 Environ = dict[str, Any]
@@ -307,6 +306,7 @@ class _Exchange:
         head = self._head()
         _check_piece(piece)
         if not piece:
+            self._replier.check_client()
             return
         if self._is_bodiless(head):
             self._dropped = True
@@ -455,7 +455,7 @@ def _send_file(exchange: _Exchange, wrapper: FileWrapper) -> bool:
     if not stat.S_ISREG(status.st_mode):
         return False
     offset = file.tell()
-    exchange.send_file(os.dup(file.fileno()), offset, max(0, status.st_size - offset))
+    exchange.send_file(out_of_reach(os.dup(file.fileno())), offset, max(0, status.st_size - offset))
     return True
 
 
@@ -480,18 +480,12 @@ def _abort(replier: Replier) -> None:
 
 def _fail(task: Task, replier: Replier) -> None:
     """The application raised. The client gets 500 if nothing was sent, else a broken connection."""
-    trace = traceback.format_exception(*_without_ours(sys.exc_info()))
+    replier.end_if_child()
     line = str(task.head.partition(b"\r\n")[0], "latin-1").rpartition(" ")[0].partition("?")[0]
     what = "after its reply" if replier.ended else "amid its reply" if replier.begun else "before its reply"
-    log("error", f"The application failed {what} to {line}:\n{''.join(trace)}")
+    log("error", f"The application failed {what} to {line}:\n{failure(skip=1)}")
     if replier.begun:
         _abort(replier)
     else:
         head, body = INTERNAL_ERROR
         replier.whole(head, len(body), body)
-
-
-def _without_ours(info: Any) -> tuple[Any, Any, TracebackType | None]:
-    """Without our frame at the top, unless it is all there is."""
-    kind, error, trace = info
-    return kind, error, trace.tb_next if trace is not None and trace.tb_next is not None else trace

@@ -9,14 +9,20 @@ Further lines of a text are indented, so that a line which starts with a date st
 Nothing here raises, and nothing waits long: standard error may be a pipe whose reader has
 stopped, and neither the parent nor the pump may hang with it. After `PATIENCE_MS` a record is
 dropped, the next ones at once, and how many were is said when there is room again.
+
+An application may close descriptor 2, or put another file there, and the next file or socket that it
+opens may get that number. So the server writes to a duplicate of its own, with a high number, and only
+while that is still the file that it was at the start.
 """
 
 from __future__ import annotations
 
-import os
-import select
+import fcntl
+import resource
 import sys
-import time
+import traceback
+
+from halfsync.primitives import os, select, time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -26,9 +32,17 @@ PATIENCE_MS = 200
 _PIECE = select.PIPE_BUF
 """A pipe that polls writable takes this many bytes without blocking (pipe(7))."""
 
+HIGH = 250
+"""The log's descriptor is this or the next free one. Low numbers are what programs close or replace by
+number; a table of descriptors has room for 256 of them without growing (in steps of its size)."""
+
+STANDARD_ERROR = 2
+
 _process = "parent"
 _least = LEVELS["info"]
 _dropped = 0
+_descriptor = STANDARD_ERROR
+_identity: tuple[int, int] | None = None  # device and inode of what `_descriptor` must be; None: unchecked
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in [*range(32), 127] if chr(code) not in "\t\n"}
 _CONTROLS[ord("\n")] = "\n    "
@@ -38,6 +52,20 @@ def be(process: str, level: str) -> None:
     """Say who this process is in its records, and from which level on they are written."""
     global _process, _least, _dropped
     _process, _least, _dropped = process, LEVELS[level], 0
+
+
+def keep_descriptor() -> None:
+    """Log to a duplicate of what standard error is now, whatever becomes of descriptor 2. To be called
+    before there are other processes and before any application is imported."""
+    global _descriptor, _identity
+    if _descriptor != STANDARD_ERROR:
+        os.close(_descriptor)
+    _descriptor, _identity = _duplicate(), _identity_of(STANDARD_ERROR)
+
+
+def descriptor() -> int:
+    """The one that is written to: children keep it."""
+    return _descriptor
 
 
 def log(level: str, text: str) -> None:
@@ -50,6 +78,21 @@ def log(level: str, text: str) -> None:
         _dropped = 0
     else:
         _dropped += 1
+
+
+def failure(*, skip: int = 0) -> str:
+    """The traceback of the exception that is being handled, without `skip` frames at the top, unless there
+    are no others. Never raises, whatever the application has done to the interpreter: set a recursion
+    limit of 50, or taken away a builtin that the formatting needs."""
+    try:
+        kind, error, trace = sys.exc_info()
+        for _ in range(skip):
+            trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+        return "".join(traceback.format_exception(kind, error, trace))
+    except BaseException:  # noqa: BLE001
+        pass
+    kind = sys.exc_info()[0]
+    return f"{kind.__name__ if kind is not None else None} (its traceback can't be shown)"
 
 
 def tell(text: str) -> None:
@@ -73,11 +116,14 @@ def _record(level: str, text: str) -> bytes:
 
 def _write(record: bytes) -> bool:
     """True if it was written, or can never be."""
+    target = _target()
+    if target < 0:
+        return True
     try:
         while record:
-            if not _room():
+            if not _room(target):
                 return False
-            record = record[os.write(2, record[: _largest(record)]) :]
+            record = record[os.write(target, record[: _largest(record)]) :]
     except BlockingIOError:
         return False
     except OSError:  # nobody reads standard error any more: there is no one to tell
@@ -85,9 +131,39 @@ def _write(record: bytes) -> bool:
     return True
 
 
-def _room() -> bool:
+def _target() -> int:
+    """A descriptor that is certainly the log; -1 if there is none any more."""
+    if _identity is None:
+        return STANDARD_ERROR
+    for candidate in (_descriptor, STANDARD_ERROR):
+        if _identity_of(candidate) == _identity:
+            return candidate
+    return -1
+
+
+def _identity_of(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _duplicate() -> int:
+    """Of standard error, closed at exec, with a number as high as is sensible and allowed."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    highest = HIGH if limit == resource.RLIM_INFINITY else min(HIGH, limit - 1)
+    for least in (highest, highest // 2, STANDARD_ERROR + 1):
+        try:
+            return fcntl.fcntl(STANDARD_ERROR, fcntl.F_DUPFD_CLOEXEC, least)
+        except (OSError, ValueError):
+            pass  # none is free from there on
+    return STANDARD_ERROR
+
+
+def _room(target: int) -> bool:
     poller = select.poll()
-    poller.register(2, select.POLLOUT)
+    poller.register(target, select.POLLOUT)
     return bool(poller.poll(0 if _dropped else PATIENCE_MS))
 
 

@@ -27,7 +27,7 @@ Batch = tuple[list[LogRecord], Callable[[], None]]
 
 
 class AccessLogWriter:
-    """`descriptor` is this object's to close (but not standard output); None: there is no access log.
+    """`descriptor` is this object's to close; None: there is no access log.
     Raises ValueError if the format is not one."""
 
     def __init__(self, access_logformat: str, descriptor: int | None) -> None:
@@ -108,7 +108,7 @@ _swapping = threading.Lock()
 
 
 def _close(descriptor: int | None) -> None:
-    if descriptor is not None and descriptor > 2:
+    if descriptor is not None:
         os.close(descriptor)
 
 

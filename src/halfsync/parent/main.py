@@ -25,6 +25,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
     was started and nothing is left behind.
     """
+    error.keep_descriptor()
     error.be("parent", settings.log_level)
     with ExitStack() as undo:
         identity = privileges.identity(settings)

@@ -4,8 +4,8 @@ A child begins as a copy of the parent, and must keep nothing of it by accident.
 
  1. Signals: all are blocked across the fork, so that none is handled by the parent's handlers in
     the child; the child resets them and only then lets them in.
- 2. Descriptors: all are closed but 0, 1, 2 and those it is given. One stray copy of a channel's
-    other end would keep that channel from ever showing its end.
+ 2. Descriptors: all are closed but 0, 1, 2, the error log's and those it is given. One stray copy of a
+    channel's other end would keep that channel from ever showing its end.
  3. Privileges are dropped.
  4. It is tied to the parent's life: the kernel kills it when the parent ends (the belt), and it
     sees the end of its orders channel (the braces).
@@ -69,7 +69,7 @@ def _live(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> No
     try:
         signals.reset_in_child()
         error.be(start.name, start.log_level)
-        close_all_but(start.keep)
+        close_all_but([*start.keep, error.descriptor()])
         if start.identity is not None:
             privileges.drop(start.identity)
         if start.gains_no_privileges:

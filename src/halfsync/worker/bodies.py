@@ -24,17 +24,17 @@ The end is said: the last message says DONE or ABORTED. End of file on the pipe 
 from __future__ import annotations
 
 import fcntl
-import os
 import tempfile
-import time
 from collections.abc import Sized
 from dataclasses import dataclass
 
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
+from halfsync.primitives import os, time
 from halfsync.response import ClientGone, Head
 from halfsync.settings import Settings
-from halfsync.unnamed import unnamed_file
+from halfsync.unnamed import out_of_reach, unnamed_file
 from halfsync.wire.messages import DONE, Ending, Lease, Part, Reply
+from halfsync.worker.forks import end_if_child
 from halfsync.worker.outbox import Outbox
 
 WHOLE = 64 * 1024
@@ -55,8 +55,9 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
+        """To be called before the application is imported, which may go to another folder."""
         folder = settings.spool_dir or tempfile.gettempdir()
-        return cls(settings.reply_memory, settings.reply_spool, folder)
+        return cls(settings.reply_memory, settings.reply_spool, os.path.abspath(folder))
 
 
 class TaskReplier:
@@ -123,6 +124,7 @@ class TaskReplier:
         self.write(piece)
 
     def write(self, piece: bytes, *, last: bool = False) -> None:
+        end_if_child()  # or it would write to the file or pipe that it shares with the worker
         assert self.begun
         assert not self.ended
         spill = self._spill
@@ -213,10 +215,17 @@ class TaskReplier:
         handler_ns = now - self._began if self.ended else 0
         self._outbox.put(Part(self._slot, objects, ending, handler_ns), _memory(objects), now)
 
-    def _leave(self) -> None:
-        self._outbox.flush()
+    def end_if_child(self) -> None:
+        end_if_child()
+
+    def check_client(self) -> None:
+        """Raise ClientGone if nobody wants the rest."""
         if self._outbox.gone or self._outbox.left.get(self._slot) == self._began:
             raise ClientGone
+
+    def _leave(self) -> None:
+        self._outbox.flush()
+        self.check_client()
 
 
 def _memory(objects: list[SimpleObject]) -> int:
@@ -274,12 +283,12 @@ class _Spill:
         offset = self._file_size
         write_all(self._file, data)
         self._file_size += len(data)
-        descriptor = SAME_FILE if self._said else os.dup(self._file)
+        descriptor = SAME_FILE if self._said else out_of_reach(os.dup(self._file))
         self._said = True
         return File(descriptor, offset, len(data))
 
     def _open_pipe(self) -> int:
-        reading, self._pipe = os.pipe2(os.O_CLOEXEC)
+        reading, self._pipe = map(out_of_reach, os.pipe2(os.O_CLOEXEC))
         try:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         except OSError:

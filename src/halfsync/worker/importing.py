@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-import os
 import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
+
+from halfsync.primitives import os
+from halfsync.worker.forks import end_if_child
 
 MAX_TRACEBACK = 32 * 1024
 """Characters, the last ones. It crosses to the parent in one packet."""
@@ -104,6 +106,7 @@ def _call(target: str, name: str, factory: Any, arguments: _Arguments) -> Any:
 
 
 def _blame(what: str, error: BaseException) -> CannotImport:
+    end_if_child()  # one that the application forked while it was imported
     said = str(error).partition("\n")[0][:500]
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
     trace = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))

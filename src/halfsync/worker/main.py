@@ -19,22 +19,17 @@ import atexit
 import gc
 import logging
 import mmap
-import os
-import select
-import socket
 import sys
-import threading
-import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from halfsync import channel
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
-from halfsync.logs.error import log
+from halfsync.logs.error import failure, log
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan
+from halfsync.primitives import os, select, socket, threading, time
 from halfsync.wire.messages import (
     BOARD_SLOTS,
     Attach,
@@ -49,7 +44,9 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from halfsync.worker import forks
 from halfsync.worker.bodies import Limits
+from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
 from halfsync.worker.threads import Handler, Threads
 
@@ -57,33 +54,49 @@ PATIENCE = 5.0
 """Seconds without a pump after which a worker that was not retired leaves all the same. The parent
 forks a new pump at once when one dies."""
 
+SAME_FAILURE = 60.0
+"""Seconds within which the same traceback of the main thread is logged once."""
+
 Application = Callable[..., Any]
 
 
 def run(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int:
     """A worker's whole life; the process's exit status."""
     atexit._clear()  # what the parent registered is the parent's
+    forks.install()
+    forks.close_in_child(orders)
+    limits = Limits.of(plan.settings)
     try:
         application = import_application(plan, pool)
     except CannotImport as error:
         channel.send(orders, encode(Failed(error.sentence, error.traceback)))
         return 3
     gc.freeze()  # what the import made stays: collections of what requests make need not look at it
-    return work(plan, pool, orders, log_fd, application)
+    return work(plan, pool, orders, log_fd, application, limits)
 
 
 def import_application(plan: Plan, pool: int) -> Application | None:
     """The pool's application; None for the built-in pool. Raises CannotImport."""
     target = plan.pools[pool].target
-    return None if target is None else load(target)
+    if target is None:
+        return None
+    application = load(target)
+    warn_of_patches()
+    return application
 
 
 def work(
-    plan: Plan, pool: int, orders: socket.socket, log_fd: int | None, application: Application | None
+    plan: Plan,
+    pool: int,
+    orders: socket.socket,
+    log_fd: int | None,
+    application: Application | None,
+    limits: Limits,
 ) -> int:
     """The life of a worker whose application is imported."""
+    forks.close_in_child(orders)
     writer = AccessLogWriter(plan.settings.access_logformat, log_fd) if pool == BUILT_IN else None
-    worker = Worker(plan, pool, orders, writer, application)
+    worker = Worker(plan, pool, orders, writer, application, limits)
     if channel.send(orders, encode(Ready(os.getpid()))) is not channel.Sent.YES:
         return 0
     worker.watch()
@@ -96,16 +109,49 @@ def leave() -> None:
     threads are joined, exit hooks run, the standard streams are flushed."""
     steps: list[Callable[[], None]] = [
         threading._shutdown,  # type: ignore[attr-defined]
-        atexit._run_exitfuncs,
+        _run_exit_functions,
         logging.shutdown,
-        sys.stdout.flush,
-        sys.stderr.flush,
+        lambda: _flush(sys.stdout),
+        lambda: _flush(sys.stderr),
     ]
     for step in steps:
         try:
             step()
         except BaseException:  # noqa: BLE001 - one that fails must not keep the others from their turn
-            log("error", f"At the worker's end:\n{traceback.format_exc()}")
+            log("error", f"At the worker's end:\n{failure()}")
+
+
+_run_exit_functions = atexit._run_exitfuncs
+
+
+def _flush(stream: Any) -> None:
+    """An application may have put anything there, None as well."""
+    if stream is not None and not stream.closed:
+        stream.flush()
+
+
+class Failures:
+    """What a main thread does about exceptions that come out of an application's signal handlers. Those of
+    a timer may come many times a second, and always the same: they are logged once in SAME_FAILURE
+    seconds."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._last, self._logged_at = "", 0.0
+
+    def outlive(self) -> None:
+        """To be called where the exception is being handled."""
+        try:
+            self._log(failure())
+            time.sleep(0.01)  # not a hot loop if it comes again at once
+        except BaseException:  # noqa: BLE001 - the timer's next one
+            pass
+
+    def _log(self, trace: str) -> None:
+        now = time.monotonic()
+        if trace != self._last or now - self._logged_at > SAME_FAILURE:
+            self._last, self._logged_at = trace, now
+            log("error", f"{self._where}:\n{trace}")
 
 
 class Worker:
@@ -118,9 +164,10 @@ class Worker:
         orders: socket.socket,
         writer: AccessLogWriter | None,
         application: Application | None,
+        limits: Limits,
     ) -> None:
         self._count = plan.pools[pool].threads
-        self._limits = Limits.of(plan.settings)
+        self._limits = limits
         self._orders = orders
         self._writer = writer
         self._handlers = handlers_of(plan, pool, application)
@@ -128,19 +175,39 @@ class Worker:
         self._watch: socket.socket | None = None
         self._retired = False
         self._alone_since = 0.0  # monotonic; since when there is no pump
+        self._failures = Failures("In the worker's main thread")
 
     def watch(self) -> None:
-        """Until it is time to leave."""
+        """Until it is time to leave.
+
+        This is the main thread, in which Python runs the signal handlers of the application: what
+        they raise comes out here.
+        """
         while True:
-            ready = self._wait()
-            if self._orders.fileno() in ready and not self._obey():
+            try:
+                if not self._turn():
+                    break
+            except SystemExit as leaving:
+                forks.end_if_child()
+                log(
+                    "warning",
+                    f"a signal handler of the application ends this worker: exit({leaving.code!r}).",
+                )
                 break
-            if self._watch is not None and self._watch.fileno() in ready:
-                self._heed(self._watch)
-            if self._watch is None and self._alone_since and self._may_leave():
-                break
+            except BaseException:  # noqa: BLE001 - the worker goes on
+                forks.end_if_child()
+                self._failures.outlive()
         if self._threads is not None:
             self._threads.stop()
+
+    def _turn(self) -> bool:
+        """False when it is time to leave."""
+        ready = self._wait()
+        if self._orders.fileno() in ready and not self._obey():
+            return False
+        if self._watch is not None and self._watch.fileno() in ready:
+            self._heed(self._watch)
+        return not (self._watch is None and self._alone_since and self._may_leave())
 
     def _wait(self) -> set[int]:
         poller = select.poll()
@@ -175,9 +242,10 @@ class Worker:
             self._watch.close()
         shared = mmap.mmap(board, BOARD_SLOTS * 8)
         os.close(board)
-        self._watch = socket.socket(fileno=watch)
+        self._watch = channel.adopt(watch)
+        forks.close_in_child(self._watch)
         self._threads = Threads(
-            socket.socket(fileno=tasks),
+            channel.adopt(tasks),
             memoryview(shared).cast("Q"),
             self._handlers,
             self._writer,

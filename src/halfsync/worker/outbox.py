@@ -14,15 +14,14 @@ from __future__ import annotations
 import array
 import errno
 import operator
-import os
-import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 
+from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe
+from halfsync.primitives import os, socket, threading, time
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, Part, Reply, encode
+from halfsync.worker.forks import end_if_child
 
 Message = Reply | Part
 
@@ -90,7 +89,26 @@ class Outbox:
                 if error.errno in _SHORT_OF:
                     time.sleep(0.001)
                 else:  # the pump died; its connections are gone with it
+                    end_if_lost(self._tasks, error)
                     self.gone = True
+
+
+def end_if_lost(channel: socket.socket, error: OSError) -> None:
+    """To be called after an error of our own channel. If the application has closed its descriptor, nothing
+    of what is begun here can be responded to: the process ends, so that another takes its place."""
+    if error.errno in (errno.EBADF, errno.ENOTSOCK) and channel.fileno() >= 0:
+        log("error", "the application has closed the descriptors of the server; this worker ends.")
+        os._exit(1)
+
+
+class OutboxOfChild(Outbox):
+    """What an Outbox becomes in a process that the application forked (see `forks`): nothing leaves it."""
+
+    def put(self, message: Message, size: int, now: int) -> None:
+        end_if_child()
+
+    def flush(self) -> None:
+        end_if_child()
 
 
 _SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import atexit
 import gc
-import os
-import socket
-import time
-import traceback
 
 from halfsync import channel, prctl
 from halfsync.logs import error as error_log
-from halfsync.logs.error import log
+from halfsync.logs.error import failure, log
 from halfsync.plan import Plan
+from halfsync.primitives import os, socket, time
 from halfsync.wire.messages import Failed, Ready, Spawn, decode_order, encode
+from halfsync.worker import forks
+from halfsync.worker.bodies import Limits
 from halfsync.worker.importing import CannotImport
-from halfsync.worker.main import Application, import_application, work
+from halfsync.worker.main import Application, Failures, import_application, work
 
 
 def run(plan: Plan, pool: int, orders: socket.socket) -> int:
     """A template's whole life; the process's exit status. A forked worker's also."""
     atexit._clear()  # what the parent registered is the parent's
+    forks.install()
+    forks.close_in_child(orders)
+    limits = Limits.of(plan.settings)
     try:
         application = import_application(plan, pool)
     except CannotImport as error:
@@ -33,34 +35,50 @@ def run(plan: Plan, pool: int, orders: socket.socket) -> int:
     gc.collect()
     gc.freeze()  # what is here now stays: the collector need not touch, and so copy, its pages
     channel.send(orders, encode(Ready(os.getpid())))
-    while (packet := channel.receive(orders)) is not None:
-        data, descriptors = packet
-        if isinstance(decode_order(data), Spawn):
-            _spawn(plan, pool, orders, descriptors[0], application)
-        channel.close_all(descriptors)
-    return 0
+    failures = Failures("In the template's main thread")
+    while True:
+        try:
+            packet = channel.receive(orders)
+            if packet is None:
+                return 0
+            data, descriptors = packet
+            if isinstance(decode_order(data), Spawn):
+                _spawn(plan, pool, orders, descriptors[0], application, limits)
+            channel.close_all(descriptors)
+        except BaseException:  # noqa: BLE001 - such as what a signal handler of the application raises
+            forks.end_if_child()
+            failures.outlive()
 
 
 def _spawn(
-    plan: Plan, pool: int, orders: socket.socket, descriptor: int, application: Application | None
+    plan: Plan,
+    pool: int,
+    orders: socket.socket,
+    descriptor: int,
+    application: Application | None,
+    limits: Limits,
 ) -> None:
     """Fork a worker that is not our child: the one between exits at once, and the parent, which is
     the subreaper, reaps the worker as its own."""
     parent = os.getppid()
-    between = os.fork()
+    between = forks.fork()
     if between:
-        os.waitpid(between, 0)
+        try:
+            os.waitpid(between, 0)
+        except ChildProcessError:
+            pass  # the application ignores SIGCHLD, and then the kernel has reaped it
         return
     between, status = os.getpid(), 1
     try:
-        if os.fork():
+        if forks.fork():
             os._exit(0)
         _become_child_of(parent, between)
         orders.close()
         error_log.be(f"worker({plan.pools[pool].name})", plan.settings.log_level)
-        status = work(plan, pool, socket.socket(fileno=descriptor), None, application)
+        status = work(plan, pool, channel.adopt(descriptor), None, application, limits)
     except BaseException:  # noqa: BLE001
-        log("error", f"A worker failed:\n{traceback.format_exc()}")
+        forks.end_if_child()
+        log("error", f"A worker failed:\n{failure()}")
     finally:
         os._exit(status)
 

@@ -29,20 +29,18 @@ from __future__ import annotations
 
 import array
 import errno
-import os
-import socket
 import sys
-import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Protocol
 
-from halfsync.logs.error import log
+from halfsync.logs.error import failure, log
+from halfsync.primitives import _thread, os, socket, threading, time
 from halfsync.request import SpooledBody, lines_of
 from halfsync.response import INTERNAL_ERROR, Replier
+from halfsync.unnamed import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
@@ -54,13 +52,18 @@ from halfsync.wire.messages import (
     Task,
     decode_tasks,
 )
+from halfsync.worker import forks
 from halfsync.worker.bodies import Limits, TaskReplier
-from halfsync.worker.outbox import Outbox
+from halfsync.worker.osthreads import Handle, start_thread
+from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 
 MAX_WAIT = 1_000_000
 """Nanoseconds that a reply waits for company while further tasks begin."""
 MAX_WAITING = 128 * 1024
 """Bytes that wait."""
+FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0
+"""Seconds after an error of the thread's own, so that one that comes again and again neither takes the
+processor nor fills the error log."""
 
 _ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
@@ -99,24 +102,25 @@ class Threads:
         self._backlog: deque[Task | LogTask] = deque()
         self._spools: dict[int, int] = {}  # slot -> descriptor of a body that waits in the backlog
         self._at: dict[int, Task | LogTask | None] = {}  # thread's identity -> what it is doing
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Handle] = []
         self._living = 0
         self._ending = threading.Lock()
         self.outbox = Outbox(tasks)
 
     def start(self, count: int) -> None:
         self._living = count
+        forks.call_in_child(self._forget_in_child)
         for number in range(count):
-            # Not daemons: threads that an application starts would be daemons too, and end unfinished.
-            thread = threading.Thread(target=self._live, name=f"halfsync-{number + 1}", daemon=False)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(start_thread(self._live, f"halfsync-{number + 1}"))
 
     def stop(self) -> None:
         """Take no more tasks; wait until those that were begun have ended and their replies are sent."""
         with self._ending:
             if self._living:
-                self._tasks.shutdown(socket.SHUT_RD)  # wakes all that wait there; replies still leave
+                try:
+                    self._tasks.shutdown(socket.SHUT_RD)  # wakes all that wait there; replies still leave
+                except OSError:
+                    pass  # the pump is gone, or the application has closed it
         self.join()
 
     def join(self) -> None:
@@ -154,25 +158,39 @@ class Threads:
             self.outbox.put(Part(task.slot, [], Ending.NOT_BEGUN), 0, time.monotonic_ns())
         self.outbox.flush()
 
+    def _forget_in_child(self) -> None:
+        """In a process that the application forked, in the thread that did it."""
+        self._backlog.clear()
+        for descriptor in self._spools.values():
+            os.close(descriptor)
+        self._spools.clear()
+        self._tasks.close()
+        self.outbox.__class__ = OutboxOfChild
+
     # --- a thread's life ---------------------------------------------------------------------------
 
     def _live(self) -> None:
         buffer = bytearray(MAX_PACKET)
+        pause = FIRST_PAUSE
         while True:
             try:
                 if not self._receive(buffer):
                     break
                 self._work()
+                pause = FIRST_PAUSE
             except BaseException:  # noqa: BLE001 - the thread outlives everything
-                log("error", f"A thread of the worker met an error:\n{traceback.format_exc()}")
-                time.sleep(0.01)  # not a hot loop if it comes again at once
+                forks.end_if_child()
+                log("error", f"A thread of the worker met an error:\n{failure()}")
+                time.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE)
         self._end()
 
     def _end(self) -> None:
-        self._at.pop(threading.get_ident(), None)
+        self._at.pop(_thread.get_ident(), None)
         with self._ending:
             self._living -= 1
             if not self._living:
+                forks.no_longer(self._forget_in_child)
                 self._tasks.close()
 
     def _receive(self, buffer: bytearray, flags: int = socket.MSG_CMSG_CLOEXEC) -> bool:
@@ -180,7 +198,9 @@ class Threads:
         not to wait and there is none."""
         try:
             size, ancillary, _, _ = self._tasks.recvmsg_into([buffer], _ROOM, flags)
-        except OSError:
+        except OSError as error:
+            forks.end_if_child()
+            end_if_lost(self._tasks, error)
             return False
         if not size:
             return False
@@ -203,14 +223,14 @@ class Threads:
             if isinstance(message, Task) and message.body is None:
                 descriptor = next(descriptors, -1)
                 if descriptor >= 0:
-                    self._spools[message.slot] = descriptor
+                    self._spools[message.slot] = out_of_reach(descriptor)
         for descriptor in descriptors:
             os.close(descriptor)
 
     def _work(self) -> None:
         """Until the backlog is empty."""
         backlog, board, outbox, at = self._backlog, self._board, self.outbox, self._at
-        identity = threading.get_ident()
+        identity = _thread.get_ident()
         while True:
             try:
                 task = backlog.popleft()
@@ -239,7 +259,8 @@ class Threads:
             assert handler is not None
             handler(task, spool, replier)
         except BaseException:  # noqa: BLE001
-            log("error", f"The handler of {describe(task)} failed:\n{traceback.format_exc()}")
+            forks.end_if_child()
+            log("error", f"The handler of {describe(task)} failed:\n{failure()}")
         if not replier.ended:
             self._end_for_it(replier)
         if spool is not None:
