@@ -29,7 +29,7 @@ from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.logs.error import failure, log
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan
-from halfsync.primitives import os, select, socket, threading, time
+from halfsync.primitives import os, select, signal, socket, threading, time
 from halfsync.wire.messages import (
     BOARD_SLOTS,
     Attach,
@@ -102,6 +102,15 @@ def work(
     worker.watch()
     leave()
     return 0
+
+
+def _stop_timers() -> None:
+    """The application's: a signal handler that raises would interrupt its exit functions."""
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        try:
+            signal.setitimer(timer, 0)
+        except BaseException:  # noqa: BLE001 - its last word
+            pass
 
 
 def leave() -> None:
@@ -183,22 +192,29 @@ class Worker:
         This is the main thread, in which Python runs the signal handlers of the application: what
         they raise comes out here.
         """
-        while True:
-            try:
-                if not self._turn():
-                    break
-            except SystemExit as leaving:
-                forks.end_if_child()
-                log(
-                    "warning",
-                    f"a signal handler of the application ends this worker: exit({leaving.code!r}).",
-                )
-                break
-            except BaseException:  # noqa: BLE001 - the worker goes on
-                forks.end_if_child()
-                self._failures.outlive()
+        while self._outlives(self._turn):
+            pass
+        while self._outlives(self._stop):
+            pass
+        _stop_timers()
+
+    def _outlives(self, step: Callable[[], bool]) -> bool:
+        """What `step` returns: whether there is more to do. True if it was interrupted by an exception."""
+        try:
+            return step()
+        except SystemExit as leaving:
+            forks.end_if_child()
+            log("warning", f"a signal handler of the application ends this worker: exit({leaving.code!r}).")
+            return False
+        except BaseException:  # noqa: BLE001 - the worker goes on
+            forks.end_if_child()
+            self._failures.outlive()
+            return True
+
+    def _stop(self) -> bool:
         if self._threads is not None:
             self._threads.stop()
+        return False
 
     def _turn(self) -> bool:
         """False when it is time to leave."""

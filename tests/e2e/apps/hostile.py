@@ -4,7 +4,7 @@
 requested, or both. Everything else is the same in all of them, and must work whatever the row does:
 
     /hello      a small response
-    /pieces     300 KB by a generator, enough for a temporary file
+    /pieces     100 KB by a generator, enough for a temporary file
     /echo       what was sent
     /mark?text  writes the text to the error log
     /process    the process id
@@ -46,7 +46,7 @@ Action = Callable[[], object]
 
 FOLDER = os.environ["HOSTILE_FOLDER"]
 FIELDS = [("Content-Type", "application/octet-stream")]
-NUMBER, SIZE = 40, 8192
+NUMBER, SIZE = 12, 8192
 
 # For what must work although it was damaged: the end's mark.
 _open, _write, _close, _getpid, _join = os.open, os.write, os.close, os.getpid, os.path.join
