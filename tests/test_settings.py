@@ -341,7 +341,7 @@ def test_print_config_can_be_read_back(here):
         (["--access-logformat", "%q%Z%", "up"], "halfsync: access_logformat: "),
         (
             ["--spool-dir", "nope", "up"],
-            "halfsync: spool_dir: 'nope' is not a folder in which files can be made.",
+            "halfsync: spool_dir: no temporary file can be made in the folder 'nope': No such file",
         ),
     ],
 )

@@ -128,8 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def open_standard_streams() -> None:
     """A standard stream that is closed becomes /dev/null. Else the next socket would get its number,
     and what is written to standard error would be sent there."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+    except OSError as error:
+        fail(f"/dev/null can't be opened: {error.strerror}.")
     os.close(fd)
 
 
@@ -181,19 +184,16 @@ def check_formats(loaded: Loaded) -> None:
     """Settings whose meaning others know."""
     from halfsync.logs.formats import compile_format
 
-    settings = loaded.settings
     try:
-        compile_format(settings.access_logformat)
+        compile_format(loaded.settings.access_logformat)
     except ValueError as error:
         raise SettingError(f"access_logformat: {error}") from None
-    if settings.spool_dir is not None and not os.access(settings.spool_dir, os.W_OK | os.X_OK):
-        raise SettingError(f"spool_dir: {settings.spool_dir!r} is not a folder in which files can be made.")
 
 
 def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) -> int:
     """`--check-config`: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
-    from halfsync.parent import listeners, privileges
+    from halfsync.parent import listeners, machine, privileges
     from halfsync.parent.main import entries
     from halfsync.parent.rehearsal import rehearse
 
@@ -201,7 +201,7 @@ def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) ->
     keep_descriptor()
     for address in settings.bind:
         listeners.parse(address)
-    privileges.identity(settings)
+    settings = machine.prepared(settings, mounts, privileges.identity(settings))
     for name, path in (("access_logfile", settings.access_logfile), ("pid", settings.pid)):
         check_writable(name, path)
     failure = rehearse(Plan(settings, mounts, pools, ()), entries())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote
 
+from halfsync.folders import here_in_words
 from halfsync.settings import SettingError, Settings, Target
 
 BUILT_IN = 0
@@ -152,11 +153,11 @@ def _check_folder(target: Target) -> None:
     if os.path.exists(name):
         raise SettingError(f"{where}: {name!r} is not a folder. To serve one file, name the folder it is in.")
     if "/" in name or name.startswith("."):
-        raise SettingError(f"{where}: there is no folder {name!r} in {os.getcwd()}.")
+        raise SettingError(f"{where}: there is no folder {name!r} in {here_in_words()}.")
     if ":" in name:
         raise SettingError(f"{where}: {name!r} is not of the form module:name or module:factory().")
     raise SettingError(
-        f"{where}: {name!r} is neither a folder in {os.getcwd()} nor an application; "
+        f"{where}: {name!r} is neither a folder in {here_in_words()} nor an application; "
         f"an application is named with its module, such as {_guess(name)}:app."
     )
 

@@ -68,7 +68,14 @@ def digest(data: bytes) -> str:
 class Server:
     """A running halfsync."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: tuple[str, ...],
+        environment: dict[str, str],
+        through: tuple[str, ...] = (),
+    ) -> None:
+        """`through`: a command that does something first and then becomes the server (exec)."""
         self.folder = folder
         self.tracebacks = 0  # that the story expects in the error log; -1: any number
         self._mark = f"HALFSYNC_STORY={uuid.uuid4().hex}"
@@ -78,7 +85,7 @@ class Server:
         inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "halfsync", "--log-level", "debug", *arguments],
+                [*through, sys.executable, "-m", "halfsync", "--log-level", "debug", *arguments],
                 cwd=folder,
                 env={
                     **inherited,
@@ -200,10 +207,14 @@ class Server:
 
 @contextmanager
 def serving(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None, bind: bool = True
+    folder: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    bind: bool = True,
+    through: tuple[str, ...] = (),
 ) -> Iterator[Server]:
     where = ("-b", "127.0.0.1:0") if bind else ()
-    server = Server(folder, (*where, *arguments), environment or {})
+    server = Server(folder, (*where, *arguments), environment or {}, through)
     try:
         server.wait_until_it_serves()
         yield server

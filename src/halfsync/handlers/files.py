@@ -23,6 +23,7 @@ import os
 import stat
 from urllib.parse import quote, unquote_to_bytes
 
+from halfsync.folders import absolute
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdict, judge, span
 from halfsync.handlers.types import content_type
 from halfsync.plan import Mount
@@ -51,7 +52,7 @@ class FilesHandler:
 
     def __init__(self, mount: Mount, settings: Settings) -> None:
         self._prefix = mount.prefix.encode()
-        self._root = os.path.abspath(os.fsencode(mount.target))
+        self._root = os.fsencode(absolute(mount.target))
         self._real_root = os.path.realpath(self._root)
         self._small = min(settings.lease_file_memory, _MAX_BODY)
         self._lease = Lease(mount.lease, _NAMES) if mount.lease > 0 else None

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from halfsync import channel
+from halfsync.folders import here, here_in_words
 from halfsync.logs.error import log
 from halfsync.parent import processes
 from halfsync.parent.accesslog import AccessLog
@@ -109,9 +110,10 @@ class Births:
         try:
             os.chdir(self._folder)
         except OSError as error:
-            log("warning", f"can't go to {self._folder} again, staying in {os.getcwd()}: {error.strerror}.")
+            # Where it is, if that was deleted, no relative path leads anywhere: better than to another file.
+            log("warning", f"can't go to {self._folder}: {error.strerror}; staying in {here_in_words()}.")
         if crew.has_application:
-            processes.make_importable(os.getcwd())
+            processes.make_importable(here())
 
     def _fork(
         self,

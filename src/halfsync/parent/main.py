@@ -8,8 +8,9 @@ import sys
 from contextlib import ExitStack
 
 from halfsync import __version__
+from halfsync.folders import here
 from halfsync.logs import error
-from halfsync.parent import listeners, privileges
+from halfsync.parent import listeners, machine, privileges
 from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.births import Entries
 from halfsync.parent.pidfile import PidFile
@@ -29,6 +30,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
     error.be("parent", settings.log_level)
     with ExitStack() as undo:
         identity = privileges.identity(settings)
+        settings = machine.prepared(settings, mounts, identity)
         # From here on there is something to remove again, so no signal may just end the process.
         signals = Signals()
         undo.callback(signals.close)
@@ -63,9 +65,11 @@ def current_folder() -> str:
     """The current folder by the name that the shell knows, symbolic links and all."""
     named = os.environ.get("PWD", "")
     try:
-        return named if os.path.isabs(named) and os.path.samefile(named, ".") else os.getcwd()
+        if os.path.isabs(named) and os.path.samefile(named, "."):
+            return named
     except OSError:
-        return os.getcwd()
+        pass
+    return here() or named or "/"
 
 
 def entries() -> Entries:

@@ -92,13 +92,23 @@ def _live(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> No
 def close_all_but(keep: Collection[int]) -> None:
     """Close every descriptor but 0, 1, 2 and `keep`, a range between two kept ones at a time."""
     kept = sorted(fd for fd in keep if fd > 2)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
+    highest = _highest_descriptor()
     for low, high in zip([2, *kept], [*kept, highest + 1], strict=True):
         os.closerange(low + 1, high)
 
 
-def make_importable(folder: str) -> None:
+def _highest_descriptor() -> int:
+    try:
+        return max(map(int, os.listdir("/proc/self/fd")))
+    except OSError:  # no /proc: as many as it may have, now that the parent has raised its limit
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return min(limit, ENOUGH_DESCRIPTORS) if limit != resource.RLIM_INFINITY else ENOUGH_DESCRIPTORS
+
+
+def make_importable(folder: str | None) -> None:
     """In a child that runs an application: its modules are found in this folder first."""
+    if folder is None:
+        return
     if folder in sys.path:
         sys.path.remove(folder)
     sys.path.insert(0, folder)

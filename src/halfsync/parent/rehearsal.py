@@ -8,6 +8,7 @@ import signal
 import socket
 
 from halfsync import channel
+from halfsync.folders import here
 from halfsync.parent import processes
 from halfsync.parent.births import Entries
 from halfsync.parent.children import Child, Garbage, Role
@@ -29,7 +30,7 @@ def _rehearse_one(plan: Plan, entries: Entries, index: int) -> Failed | None:
 
     def live() -> int:
         ours.detach()
-        processes.make_importable(os.getcwd())
+        processes.make_importable(here())
         return entries.worker(plan, index, theirs, None)
 
     start = processes.Start(

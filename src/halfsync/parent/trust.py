@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from halfsync.folders import here
 from halfsync.parent.privileges import Identity
 
 _MOST_LINKS = 40
@@ -61,7 +62,7 @@ def only_root_changes(path: str, identity: Identity) -> bool:
     """Whether that user can change none of the names on the way to `path`, links and what they lead to
     included. (As nobody else can, there is no race between this and the use of the path.)"""
     at, links = "/", 0
-    due = (path if os.path.isabs(path) else os.path.join(os.getcwd(), path)).split("/")[::-1]
+    due = (path if os.path.isabs(path) else os.path.join(here() or "/", path)).split("/")[::-1]
     while due:
         name = due.pop()
         if name in ("", "."):

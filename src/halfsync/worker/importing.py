@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
 
+from halfsync.folders import here, here_in_words
 from halfsync.primitives import os
 from halfsync.worker.forks import end_if_child
 
@@ -34,9 +35,9 @@ def load(target: str) -> Callable[..., Any]:
 
     The current folder is importable. Raises CannotImport, whatever the application raised.
     """
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+    folder = here()
+    if folder is not None and folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
     module_name, _, expression = target.partition(":")
     name, call = _parse(target, expression)
     found = _attribute(target, _module(target, module_name), name)
@@ -76,7 +77,8 @@ def _module(target: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name + ".").startswith(error.name + "."):
             raise CannotImport(
-                f"Target {target!r}: there is no module {error.name!r} in {os.getcwd()} or on Python's path."
+                f"Target {target!r}: there is no module {error.name!r} in {here_in_words()} "
+                "or on Python's path."
             ) from None
         raise _blame(f"Target {target!r}: its import failed", error) from None
     except BaseException as error:  # noqa: BLE001

@@ -1,0 +1,92 @@
+"""What the machine must have, looked at before anything is started: so that what is missing is said once,
+by the parent, and not by children that die of it again and again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import msgspec
+
+from halfsync.logs.error import log
+from halfsync.parent import seam, trust
+from halfsync.parent.privileges import Identity
+from halfsync.plan import Kind, Mount
+from halfsync.settings import SettingError, Settings
+from halfsync.unnamed import unnamed_file
+
+PROC = "/proc/self/fd"
+
+
+def prepared(settings: Settings, mounts: Sequence[Mount], identity: Identity | None) -> Settings:
+    """The settings with the folder of temporary files as `spool_dir`, by its absolute name: neither an
+    application that changes its current folder, nor one that changes TMPDIR, moves it. Raises SettingError
+    if the machine lacks something."""
+    _check_proc(mounts)
+    _check_shared_memory()
+    try:
+        with trust.acting_as(identity) if identity is not None and os.geteuid() == 0 else nullcontext():
+            folder = _spool_folder(settings.spool_dir)
+    except OSError as error:
+        raise SettingError(
+            f"user and group: this process can't become another user: {error.strerror}."
+        ) from None
+    return msgspec.structs.replace(settings, spool_dir=folder)
+
+
+def _check_proc(mounts: Sequence[Mount]) -> None:
+    """Files are opened through /proc, so that what was checked is what is sent."""
+    folders = [mount for mount in mounts if mount.kind is Kind.FILES]
+    if folders and not os.path.isdir(PROC):
+        raise SettingError(
+            f"Target {folders[0].target!r}: a folder can't be served, because /proc is not mounted here."
+        )
+
+
+def _check_shared_memory() -> None:
+    try:
+        pumps, workers = seam.make()
+    except OSError as error:
+        raise SettingError(
+            f"Memory that processes share (memfd_create) or a socket pair can't be made: {error.strerror}."
+        ) from None
+    for descriptor in (*pumps, *workers):
+        os.close(descriptor)
+
+
+def _spool_folder(given: str | None) -> str:
+    """Where the pump and the workers, as whom this is called, can make temporary files."""
+    if given is not None:
+        if why := _why_not(given):
+            raise SettingError(f"spool_dir: no temporary file can be made in the folder {given!r}: {why}.")
+        return os.path.abspath(given)
+    failed: list[str] = []
+    for folder, origin in _usual_folders():
+        if why := _why_not(folder):
+            failed.append(f"{folder} ({origin}{why})")
+            continue
+        if failed:
+            log("warning", f"no temporary file can be made in {', '.join(failed)}; they go to {folder}.")
+        return os.path.abspath(folder)
+    raise SettingError(
+        f"No temporary file can be made in {', '.join(failed)}: name a folder with spool_dir or TMPDIR."
+    )
+
+
+def _usual_folders() -> Iterator[tuple[str, str]]:
+    """As Python's `tempfile` has them, but for the current folder: uploads have no place beside an
+    application's files. With where each comes from."""
+    for variable in ("TMPDIR", "TEMP", "TMP"):
+        if folder := os.environ.get(variable):
+            yield folder, f"{variable}: "
+    for folder in ("/tmp", "/var/tmp", "/usr/tmp"):
+        yield folder, ""
+
+
+def _why_not(folder: str) -> str:
+    try:
+        os.close(unnamed_file(folder))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
