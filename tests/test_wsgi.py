@@ -19,6 +19,8 @@ from wsgiref.validate import validator
 
 import pytest
 
+from halfsync.objects import File
+from halfsync.stamps import stamp_of
 from halfsync.wire.messages import Ending
 from tests.worker_stage import Stage
 
@@ -996,3 +998,47 @@ def test_heads_that_were_read_before_have_their_own_cookies():
     with Stage(app) as stage:
         for cookies, answer in [*asked, *reversed(asked), *asked]:
             assert stage.ask(f"GET / HTTP/1.1\nHost: a{cookies}\nAccept: x").body == answer
+
+
+def test_a_wrapped_file_goes_with_what_it_was_unless_it_has_no_name(tmp_path):
+    """So the pump can tell if somebody writes into it. Nobody can into one without a name."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100_000)
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/named":
+            file = path.open("rb")
+        else:
+            file = tempfile.TemporaryFile()  # noqa: SIM115
+            file.write(b"x" * 100_000)
+            file.seek(0)
+        environ["halfsync.lease"](5)
+        start_response("200 OK", PLAIN)
+        return environ["wsgi.file_wrapper"](file)
+
+    with Stage(app) as stage:
+        for target, stamp in (("/named", stamp_of(path.stat())), ("/temporary", None)):
+            answer = stage.get(target)
+            assert len(answer.body) == 100_000
+            assert answer.reply is not None
+            (item,) = answer.reply.objects
+            assert isinstance(item, File)
+            assert item.stamp == stamp
+
+
+def test_a_file_that_was_just_written_is_not_leased(tmp_path):
+    """It may change once more in the same tick of the clock, and nobody could tell."""
+    path = tmp_path / "file"
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/new":
+            path.write_bytes(b"x" * 100_000)
+        environ["halfsync.lease"](5)
+        start_response("200 OK", PLAIN)
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    with Stage(app) as stage:
+        assert stage.get("/new").lease is None
+        deadline = time.monotonic() + 5
+        while stage.get("/old").lease is None:
+            assert time.monotonic() < deadline
