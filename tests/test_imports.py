@@ -16,27 +16,26 @@ PACKAGE = SOURCE / "halfsync"
 # parent may know by their entry points alone.
 ENTRIES = {"pump.main", "worker.main", "worker.template"}
 ALLOWED: dict[str, set[str]] = {
-    "stamps": {"primitives"},
-    "objects": {"stamps"},
+    "objects": set(),
     "prctl": set(),
     "primitives": set(),
     "folders": {"primitives"},
     "unnamed": {"primitives"},
     "wire": {"objects", "wire"},
     "request": {"wire", "request", "primitives"},
-    "response": {"objects", "stamps", "wire", "request"},
+    "response": {"objects", "wire", "request"},
     "settings": {"logs"},
     "plan": {"folders", "settings"},
     "channel": {"wire", "primitives", "unnamed"},
     "logs": {"logs", "wire", "request", "pump.closes", "primitives"},
-    "pump": {"pump", "wire", "objects", "plan", "channel", "logs", "settings", "prctl", "unnamed", "stamps"},
+    "pump": {"pump", "wire", "objects", "plan", "channel", "logs", "settings", "prctl", "unnamed"},
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings", "primitives",
-        "unnamed", "folders", "stamps",
+        "unnamed", "folders",
     },
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings", "request", "response",
-        "prctl", "unnamed", "primitives", "folders", "stamps",
+        "prctl", "unnamed", "primitives", "folders",
     },
     "parent": {
         "parent", "wire", "plan", "channel", "logs", "settings", "prctl", "unnamed", "folders", *ENTRIES,

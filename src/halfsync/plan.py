@@ -101,9 +101,28 @@ _APPLICATION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d][\w.]*(?:\(.*\))?
 """`package.module:name`, `module:name.attribute` or `module:factory(...)`. Whether it can be
 imported, a worker finds out."""
 
+_MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*$")
+"""A module alone, if there is no folder or file of that name: its `application` or `app` is meant."""
+
+
+def _is_application(target: Target) -> bool:
+    name = target.target
+    if _APPLICATION.match(name):
+        return True
+    if not _MODULE.match(name) or name.endswith(".py"):
+        return False
+    if not os.path.exists(name):
+        return True
+    if os.path.exists(os.path.join(name, "__init__.py")):
+        raise SettingError(
+            f"{target.where}: {name!r} is a Python package. For an application in it, name that, such as "
+            f"{name}:app; to serve the folder's files, say ./{name}."
+        )
+    return False
+
 
 def _mount(prefix: str, target: Target, settings: Settings, pools: list[Pool]) -> Mount:
-    if _APPLICATION.match(target.target):
+    if _is_application(target):
         if target.lease is not None:
             raise SettingError(f"{target.where}: lease is for folders; an application says its own.")
         return Mount(prefix, target.target, Kind.WSGI, _pool(target, settings, pools), 0.0)
@@ -150,17 +169,21 @@ def _check_folder(target: Target) -> None:
         if not os.access(name, os.R_OK | os.X_OK):
             raise SettingError(f"{where}: the folder {name!r} may not be read by this user.")
         return
+    if name.endswith(".py"):
+        raise SettingError(
+            f"{where}: an application is named with its module and without .py, such as {_guess(name)}:app."
+        )
     if os.path.exists(name):
         raise SettingError(f"{where}: {name!r} is not a folder. To serve one file, name the folder it is in.")
     if "/" in name or name.startswith("."):
         raise SettingError(f"{where}: there is no folder {name!r} in {here_in_words()}.")
-    if ":" in name:
-        raise SettingError(f"{where}: {name!r} is not of the form module:name or module:factory().")
     raise SettingError(
-        f"{where}: {name!r} is neither a folder in {here_in_words()} nor an application; "
-        f"an application is named with its module, such as {_guess(name)}:app."
+        f"{where}: {name!r} is neither a folder in {here_in_words()} nor of the form module:name or "
+        "module:factory()."
     )
 
 
 def _guess(name: str) -> str:
-    return name.removesuffix(".py") if re.fullmatch(r"[\w.]+", name) else "module"
+    """The module that a file is."""
+    parts = os.path.relpath(name).removesuffix(".py").split("/")
+    return ".".join(parts) if all(part.isidentifier() for part in parts) else "module"

@@ -78,7 +78,7 @@ WRONG = {
     "no such module": (["nowhere:app"], "nowhere"),
     "no such name": (["story:nothing"], "nothing"),
     "not callable": (["story:MIB"], "MIB"),
-    "a module alone": (["story"], "story:app"),
+    "a module alone": (["harness_of_nothing"], "no folder and no module 'harness_of_nothing'"),
     "a factory that is none": (["story:nothing()"], "nothing"),
     "two of one path": (["story:app", "story:create_app()"], "mounted"),
     "a path without slash": (["static=./static"], "'/static="),

@@ -11,6 +11,7 @@ from typing import Any
 
 from halfsync.folders import here, here_in_words
 from halfsync.primitives import os
+from halfsync.worker.callables import NAMES, names_in, objection
 from halfsync.worker.forks import end_if_child
 
 MAX_TRACEBACK = 32 * 1024
@@ -30,8 +31,9 @@ class CannotImport(Exception):
 
 
 def load(target: str) -> Callable[..., Any]:
-    """The WSGI callable that `target` names: `module:name`, `module:name.attribute`, or
-    `module:factory(arguments)`, which is called once, with literal arguments.
+    """The WSGI callable that `target` names: `module:name`, `module:name.attribute`,
+    `module:factory(arguments)`, which is called once, with literal arguments, or `module` alone: then
+    its `application` or `app`.
 
     The current folder is importable. Raises CannotImport, whatever the application raised.
     """
@@ -39,16 +41,36 @@ def load(target: str) -> Callable[..., Any]:
     if folder is not None and folder not in sys.path and "" not in sys.path:
         sys.path.insert(0, folder)
     module_name, _, expression = target.partition(":")
-    name, call = _parse(target, expression)
-    found = _attribute(target, _module(target, module_name), name)
-    if call is not None:
-        found = _call(target, name, found, call)
-    if not callable(found):
-        raise CannotImport(
-            f"Target {target!r}: {expression!r} in module {module_name!r} is {_a(found)}, "
-            "which can't be called."
-        )
+    if not expression:
+        module = _module(target, module_name)
+        expression = name = _usual_name(target, module)
+        found = getattr(module, name)
+    else:
+        name, call = _parse(target, expression)
+        found = _attribute(target, _module(target, module_name), name)
+        if call is not None:
+            found = _call(target, name, found, call)
+    if wrong := _objection(found, expression, module_name):
+        raise CannotImport(f"Target {target!r}: {expression!r} in module {module_name!r} {wrong}")
     return found  # type: ignore[no-any-return]
+
+
+def _objection(found: Any, name: str, module: str) -> str:
+    try:
+        return objection(found, name, module)
+    except Exception:  # noqa: BLE001 - an object that does not like to be looked at may still be right
+        return ""
+
+
+def _usual_name(target: str, module: ModuleType) -> str:
+    """Of a module that is named alone, as Django's wsgi.py is."""
+    for name in NAMES:
+        if hasattr(module, name):
+            return name
+    raise CannotImport(
+        f"Target {target!r}: {_where(module)} has neither 'application' nor 'app'; {names_in(module)}. "
+        f"Name the application in it, such as {module.__name__}:name."
+    )
 
 
 _Arguments = tuple[list[Any], dict[str, Any]]
@@ -76,8 +98,9 @@ def _module(target: str, name: str) -> ModuleType:
         __import__(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name + ".").startswith(error.name + "."):
+            what = "module" if ":" in target else "folder and no module"
             raise CannotImport(
-                f"Target {target!r}: there is no module {error.name!r} in {here_in_words()} "
+                f"Target {target!r}: there is no {what} {error.name!r} in {here_in_words()} "
                 "or on Python's path."
             ) from None
         raise _blame(f"Target {target!r}: its import failed", error) from None
@@ -92,9 +115,14 @@ def _attribute(target: str, module: ModuleType, path: str) -> Any:
         try:
             found = getattr(found, name)
         except AttributeError:
-            where = f"module {module.__name__!r} ({getattr(module, '__file__', None) or 'no file'})"
-            raise CannotImport(f"Target {target!r}: {where} has no {path!r}.") from None
+            raise CannotImport(
+                f"Target {target!r}: {_where(module)} has no {path!r}; {names_in(module)}."
+            ) from None
     return found
+
+
+def _where(module: ModuleType) -> str:
+    return f"module {module.__name__!r} ({getattr(module, '__file__', None) or 'no file'})"
 
 
 def _call(target: str, name: str, factory: Any, arguments: _Arguments) -> Any:
