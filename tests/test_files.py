@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, seconds, span
 from halfsync.handlers.types import content_type
+from halfsync.stamps import REST, stamp_of
 from tests.worker_stage import Stage
 
 TEXT = b"0123456789" * 10
@@ -202,6 +205,79 @@ def test_a_folder_that_is_a_link_may_be_turned_to_a_new_release(tmp_path):
         assert stage.get("/v").body == b"two"
 
 
+def test_a_link_that_is_turned_to_within_the_old_folder_shows_nothing_beside_the_new(tmp_path):
+    """The folder is resolved each time: what the last one held is outside of this one."""
+    (tmp_path / "one" / "sub").mkdir(parents=True)
+    (tmp_path / "one" / "v").write_text("one")
+    (tmp_path / "one" / "sub" / "v").write_text("sub")
+    (tmp_path / "one" / "sub" / "up").symlink_to("../v")
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    with Stage(folder=str(current)) as stage:
+        assert stage.get("/v").body == b"one"
+        assert stage.get("/sub/up").body == b"one"
+        current.unlink()
+        current.symlink_to("one/sub")
+        assert stage.get("/v").body == b"sub"
+        assert stage.get("/up").status == 404
+
+
+def test_a_folder_that_is_moved_away_and_replaced(tmp_path):
+    public = tmp_path / "public"
+    for version in ("one", "two"):
+        (tmp_path / "next").mkdir()
+        (tmp_path / "next" / "v").write_text(version)
+        if version == "one":
+            (tmp_path / "next").rename(public)
+            stage = Stage(folder=str(public))
+    with stage:
+        assert stage.get("/v").body == b"one"
+        public.rename(tmp_path / "old")
+        assert stage.get("/v").status == 404
+        (tmp_path / "next").rename(public)
+        assert stage.get("/v").body == b"two"
+
+
+def test_well_known_is_served_at_the_root_and_no_other_dot_folder(folder):
+    (folder / ".well-known" / "acme-challenge").mkdir(parents=True)
+    (folder / ".well-known" / "acme-challenge" / "token").write_bytes(b"token")
+    (folder / ".well-known" / ".hidden").write_bytes(b"secret")
+    (folder / "sub" / ".well-known").mkdir()
+    (folder / "sub" / ".well-known" / "x").write_bytes(b"secret")
+    (folder / ".well-known2").write_bytes(b"secret")
+    with Stage(folder=str(folder)) as stage:
+        for target in ("/.well-known/acme-challenge/token", "/%2ewell-known/acme-challenge/token"):
+            assert stage.get(target).body == b"token"
+        assert stage.get("/.well-known").fields["location"] == "/.well-known/"
+        for target in (
+            "/.well-known/.hidden",
+            "/sub/.well-known/x",
+            "/.well-known2",
+            "/.Well-Known/acme-challenge/token",
+            "/.well-known/../.hidden",
+            "/.well-known/..",
+            "/x/.well-known/acme-challenge/token",
+        ):
+            assert stage.get(target).status == 404
+    with Stage(folder=str(folder), prefix="/static") as stage:
+        assert stage.get("/static/.well-known/acme-challenge/token").status == 404
+
+
+@pytest.mark.parametrize("name", ["..dots.txt", "...", "..data", "....a"])
+def test_names_that_begin_with_two_dots_are_served(folder, name):
+    (folder / name).write_bytes(b"dots")
+    (folder / f"{name}.d").mkdir()
+    (folder / f"{name}.d" / "file").write_bytes(b"deep")
+    (folder / "to-it").symlink_to(f"{name}.d/file")
+    with Stage(folder=str(folder)) as stage:
+        for target in (f"/{name}", "/" + name.replace(".", "%2e")):
+            assert stage.get(target).body == b"dots"
+        assert stage.get(f"/{name}.d/file").body == b"deep"
+        assert stage.get("/to-it").body == b"deep"
+        for target in ("/..", "/../a.txt", f"/{name}.d/../a.txt", f"/{name}.d/.."):
+            assert stage.get(target).status == 404
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get"])
 def test_other_methods_are_not_allowed(stage, method):
     answer = stage.ask(f"{method} /a.txt HTTP/1.1\nHost: a", b"body")
@@ -306,6 +382,77 @@ def test_no_span_leaves_its_file(size):
 )
 def test_a_bad_date_is_none(date):
     assert seconds(date) is None
+
+
+# --- files that change --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [0.5, 3600, 10**9])
+def test_last_modified_is_never_later_than_now(stage, folder, ahead):
+    """RFC 9110 8.8.2.1. And a client that has that date is given the file as long as it is to come."""
+    os.utime(folder / "a.txt", (time.time() + ahead,) * 2)
+    answer = stage.get("/a.txt")
+    modified = seconds(answer.fields["last-modified"])
+    assert modified is not None
+    assert time.time() - 5 < modified <= time.time()
+    if ahead > 10:
+        before = formatdate(modified - 1, usegmt=True)
+        assert stage.get("/a.txt", f"If-Modified-Since: {before}").status == 200
+
+
+class Unsteady:
+    """Writes into a file whenever it is looked at, `times` times."""
+
+    def __init__(self, path: Path, times: int) -> None:
+        self.path, self.left = path, times
+        self._fstat = os.fstat
+
+    def __call__(self, descriptor: int) -> os.stat_result:
+        status = self._fstat(descriptor)
+        if self.left and status.st_ino == self.path.stat().st_ino:
+            self.left -= 1
+            self.path.write_bytes(b"%04d" % self.left + bytes(50))
+        return status
+
+
+@pytest.mark.parametrize(("times", "status"), [(0, 200), (1, 200), (2, 200), (1000, 503)])
+def test_a_small_file_that_changes_while_it_is_read_is_read_again(stage, folder, monkeypatch, times, status):
+    """And if that never ends, the client is told to come again; it gets no mixture, and no wrong length."""
+    unsteady = Unsteady(folder / "a.txt", times)
+    monkeypatch.setattr("halfsync.handlers.files.os.fstat", unsteady)
+    answer = stage.get("/a.txt")
+    assert answer.status == status
+    if status == 200 and times:
+        assert answer.body == (folder / "a.txt").read_bytes()
+        assert answer.length == 54
+    if status == 503:
+        assert answer.fields["retry-after"] == "1"
+        assert answer.lease is None
+
+
+def test_a_file_that_does_not_come_to_rest_has_a_tag_of_its_own_and_no_lease(stage, folder, monkeypatch):
+    """It may change again in the same tick of the clock, with the same times."""
+    monkeypatch.setattr("halfsync.handlers.files.is_at_rest", lambda status: False)
+    for target in ("/a.txt", "/big.bin"):
+        answers = [stage.get(target) for _ in range(2)]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert [answer.lease for answer in answers] == [None, None]
+        assert answers[0].fields["etag"] != answers[1].fields["etag"]
+        assert stage.get(target, f"If-None-Match: {answers[0].fields['etag']}").status == 200
+
+
+def test_a_file_that_was_just_written_is_waited_for(stage, folder):
+    """A moment later it is at rest, and has its lease."""
+    (folder / "new").write_bytes(b"new")
+    answer = stage.get("/new")
+    assert answer.lease is not None
+    assert time.time() - (folder / "new").stat().st_ctime >= REST
+
+
+def test_with_a_large_file_goes_what_it_was(stage, folder):
+    stage.get("/big.bin")
+    (item,) = stage.get("/big.bin").reply.objects
+    assert item.stamp == stamp_of((folder / "big.bin").stat())
 
 
 # --- leases and types ---------------------------------------------------------------------------------

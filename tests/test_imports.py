@@ -16,26 +16,27 @@ PACKAGE = SOURCE / "halfsync"
 # parent may know by their entry points alone.
 ENTRIES = {"pump.main", "worker.main", "worker.template"}
 ALLOWED: dict[str, set[str]] = {
-    "objects": set(),
+    "stamps": {"primitives"},
+    "objects": {"stamps"},
     "prctl": set(),
     "primitives": set(),
     "folders": {"primitives"},
     "unnamed": {"primitives"},
     "wire": {"objects", "wire"},
     "request": {"wire", "request", "primitives"},
-    "response": {"objects", "wire", "request"},
+    "response": {"objects", "stamps", "wire", "request"},
     "settings": {"logs"},
     "plan": {"folders", "settings"},
     "channel": {"wire", "primitives", "unnamed"},
     "logs": {"logs", "wire", "request", "pump.closes", "primitives"},
-    "pump": {"pump", "wire", "objects", "plan", "channel", "logs", "settings", "prctl", "unnamed"},
+    "pump": {"pump", "wire", "objects", "plan", "channel", "logs", "settings", "prctl", "unnamed", "stamps"},
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings", "primitives",
-        "unnamed", "folders",
+        "unnamed", "folders", "stamps",
     },
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings", "request", "response",
-        "prctl", "unnamed", "primitives", "folders",
+        "prctl", "unnamed", "primitives", "folders", "stamps",
     },
     "parent": {
         "parent", "wire", "plan", "channel", "logs", "settings", "prctl", "unnamed", "folders", *ENTRIES,

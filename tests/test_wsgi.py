@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import io
 import os
+import re
 import socket
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 from wsgiref.validate import validator
 
 import pytest
 
+from halfsync.objects import File
+from halfsync.stamps import stamp_of
 from halfsync.wire.messages import Ending
 from tests.worker_stage import Stage
 
@@ -692,21 +698,69 @@ def test_a_generator_is_closed_when_the_client_has_left(capfd):
 # --- wsgi.errors ----------------------------------------------------------------------------------------
 
 
-def test_errors_writes_whole_lines(capfd):
+def test_errors_are_written_through_as_whole_lines(capfd):
+    """Without a date, a level or a process in front: an application's log has its own."""
+
     def app(environ, start_response):
         errors = environ["wsgi.errors"]
         errors.write("half ")
         errors.write("and half\n")
-        errors.writelines(["two\n", "three\n"])
+        errors.writelines(["two\n", "\n", "  three\t\x1b[1mü\udce4\n"])
+        print("printed", "twice", file=errors)
         errors.write("flushed")
+        errors.flush()
         errors.flush()
         start_response("200 OK", PLAIN)
         return []
 
     with Stage(app) as stage:
         stage.get("/")
-    texts = [line.partition("ERROR ")[2] or line.strip() for line in capfd.readouterr().err.splitlines()]
-    assert texts == ["half and half", "two", "three", "flushed"]
+    lines = ["half and half", "two", "", "  three\t\x1b[1mü\\udce4", "printed twice", "flushed", ""]
+    assert capfd.readouterr().err == "\n".join(lines)
+
+
+def test_lines_of_several_threads_do_not_mix_in_wsgi_errors():
+    """Neither do lines that are written in parts, nor what is written in one call and is more than a pipe
+    takes at once."""
+
+    def app(environ, start_response):
+        errors = environ["wsgi.errors"]
+        name = environ["PATH_INFO"][1:]
+        for _ in range(20):
+            errors.write(f"{name} begins ")
+            errors.write(f"and ends {name}\n" + f"{name} {name * 100}\n" * 100)
+        start_response("200 OK", PLAIN)
+        return []
+
+    with standard_error_in_a_small_pipe() as written, Stage(app, threads=4) as stage:
+        slots = [stage.start(f"GET /{name} HTTP/1.1\nHost: example.org") for name in "abcd"]
+        for slot in slots:
+            assert stage.wait(slot).status == 200
+    blocks = re.split(r"^(?=. begins)", b"".join(written).decode(), flags=re.MULTILINE)[1:]
+    assert len(blocks) == 4 * 20
+    for block in blocks:
+        name = block[0]
+        assert block == f"{name} begins and ends {name}\n" + f"{name} {name * 100}\n" * 100
+
+
+@contextlib.contextmanager
+def standard_error_in_a_small_pipe() -> Iterator[list[bytes]]:
+    """The writer often has to wait for room. At the end the list has what was written."""
+    written: list[bytes] = []
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    reader = threading.Thread(target=lambda: written.extend(iter(lambda: os.read(reading, 65536), b"")))
+    reader.start()
+    before = os.dup(2)
+    os.dup2(writing, 2)
+    os.close(writing)
+    try:
+        yield written
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        reader.join()
+        os.close(reading)
 
 
 # --- simple objects -------------------------------------------------------------------------------------
@@ -944,3 +998,47 @@ def test_heads_that_were_read_before_have_their_own_cookies():
     with Stage(app) as stage:
         for cookies, answer in [*asked, *reversed(asked), *asked]:
             assert stage.ask(f"GET / HTTP/1.1\nHost: a{cookies}\nAccept: x").body == answer
+
+
+def test_a_wrapped_file_goes_with_what_it_was_unless_it_has_no_name(tmp_path):
+    """So the pump can tell if somebody writes into it. Nobody can into one without a name."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100_000)
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/named":
+            file = path.open("rb")
+        else:
+            file = tempfile.TemporaryFile()  # noqa: SIM115
+            file.write(b"x" * 100_000)
+            file.seek(0)
+        environ["halfsync.lease"](5)
+        start_response("200 OK", PLAIN)
+        return environ["wsgi.file_wrapper"](file)
+
+    with Stage(app) as stage:
+        for target, stamp in (("/named", stamp_of(path.stat())), ("/temporary", None)):
+            answer = stage.get(target)
+            assert len(answer.body) == 100_000
+            assert answer.reply is not None
+            (item,) = answer.reply.objects
+            assert isinstance(item, File)
+            assert item.stamp == stamp
+
+
+def test_a_file_that_was_just_written_is_not_leased(tmp_path):
+    """It may change once more in the same tick of the clock, and nobody could tell."""
+    path = tmp_path / "file"
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/new":
+            path.write_bytes(b"x" * 100_000)
+        environ["halfsync.lease"](5)
+        start_response("200 OK", PLAIN)
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    with Stage(app) as stage:
+        assert stage.get("/new").lease is None
+        deadline = time.monotonic() + 5
+        while stage.get("/old").lease is None:
+            assert time.monotonic() < deadline

@@ -5,12 +5,14 @@ sender knows how each kind is sent. They cross the seam inside messages (`wire.m
 descriptor crosses beside the message (SCM_RIGHTS), and `fd` is then its index among the
 packet's descriptors.
 
-This module is at the bottom: it imports nothing of ours.
+This module is near the bottom: it imports `stamps` only.
 """
 
 from __future__ import annotations
 
 import msgspec
+
+from halfsync.stamps import Stamp
 
 SAME_FILE = -1
 """In a message, `File.fd` with this value means the file that this reply's last `File` named."""
@@ -27,7 +29,8 @@ class Memory(msgspec.Struct, tag="m", array_like=True, frozen=True, gc=False):
 
 
 class File(msgspec.Struct, tag="f", array_like=True, gc=False):
-    """`count` bytes of a regular file from `offset`, sent with sendfile(2).
+    """`count` bytes of a regular file from `offset`, sent with sendfile(2); or, with a `stamp`, in a way
+    that shows the client if the file changes meanwhile.
 
     The descriptor's own position is neither used nor moved, so one descriptor can serve many
     replies at once.
@@ -36,6 +39,7 @@ class File(msgspec.Struct, tag="f", array_like=True, gc=False):
     fd: int
     offset: int
     count: int
+    stamp: Stamp | None = None  # what the file was when the head was made; None: nobody can change it
 
     @property
     def length(self) -> int:

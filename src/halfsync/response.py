@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from halfsync.stamps import Stamp
 from halfsync.wire.messages import Ending, Lease
 
 
@@ -65,9 +66,11 @@ class Replier(Protocol):
         count: int,
         lease: Lease | None = None,
         ending: Ending = Ending.DONE,
+        stamp: Stamp | None = None,
     ) -> None:
         """The whole reply, whose body is `count` bytes of a regular file. The descriptor is closed
-        when it is handed over."""
+        when it is handed over. `stamp`: what the file was when the head was made, if somebody may write
+        into it; a client that gets another version, or a mixture, will be able to tell."""
 
     def begin(self, head: Head, length: int, piece: bytes) -> None:
         """The head of a reply whose body follows piece by piece (`length` is -1 if it is not known),

@@ -1,10 +1,10 @@
-"""What applications write to: `wsgi.errors`, as lines in the error log."""
+"""What applications write to: `wsgi.errors`. Its lines go where the error log goes, as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from halfsync.logs.error import log
+from halfsync.logs.error import write_through
 from halfsync.primitives import threading
 
 MAX_LINE = 64 * 1024
@@ -16,8 +16,9 @@ class _Partial(threading.local):
 
 
 class ErrorStream:
-    """A text stream of which whole lines become records, so that those of several threads do not
-    mix. What is written in one call stays one record: a traceback is."""
+    """A text stream that writes whole lines, so that those of several threads do not mix. What is written
+    in one call stays together: a traceback does. Neither date nor level is added: an application's own
+    logging, which usually writes here, has both."""
 
     def __init__(self) -> None:
         self._partial = _Partial()
@@ -26,18 +27,19 @@ class ErrorStream:
         if not isinstance(text, str):
             raise TypeError(f"wsgi.errors takes str, not {type(text).__name__}")
         whole, newline, rest = (self._partial.text + text).rpartition("\n")
+        whole += newline
         if len(rest) > MAX_LINE:
-            whole, newline, rest = whole + newline + rest, "", ""
+            whole, rest = whole + rest + "\n", ""
         self._partial.text = rest
         if whole:
-            log("error", whole)
+            write_through(whole)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """Also writes a line that is not whole yet."""
+        """Also writes a line that is not whole yet, and ends it."""
         rest, self._partial.text = self._partial.text, ""
         if rest:
-            log("error", rest)
+            write_through(rest + "\n")

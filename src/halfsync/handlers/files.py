@@ -7,11 +7,15 @@ lease, so for a hot file all this is done once per second, and may be thorough:
 
  - The path is decoded once and refused if any part of it is a dot file, `.` or `..`, or has a NUL or a
    backslash. That alone keeps a path inside, but for symbolic links. So:
- - The file is opened with O_PATH, which follows links but touches nothing (no device wakes, no FIFO
-   waits), and then the kernel is asked where the descriptor really is (/proc/self/fd). Only what is beneath
-   the folder's real path, with no dot part in between, is opened for reading, and through the very same
-   descriptor: what was checked is what is sent, even if names change meanwhile.
+ - The folder is opened, each time (it may be a link that is turned to a new release), and the file within
+   it with O_PATH, which follows links but touches nothing (no device wakes, no FIFO waits). Then the kernel
+   is asked where both descriptors really are (/proc/self/fd). Only what is beneath the folder, with no
+   dot part in between, is opened for reading, and through the very same descriptor: what was checked is
+   what is sent, even if names change meanwhile.
  - Only regular files are sent.
+ - A file may be written into while it is looked at (see stamps.py). One that was changed just now is given
+   time to come to rest; a small one is read between two looks; with a large one goes what it was, and
+   the pump looks again.
 
 What may not be served and what does not exist get the same 404.
 """
@@ -21,6 +25,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
+import time
 from urllib.parse import quote, unquote_to_bytes
 
 from halfsync.folders import absolute
@@ -30,7 +36,8 @@ from halfsync.plan import Mount
 from halfsync.request import SpooledBody, fields_of, lines_of, path_and_query
 from halfsync.response import Head, Replier, head_of, plain
 from halfsync.settings import Settings
-from halfsync.wire.messages import Lease, Task
+from halfsync.stamps import REST, age, is_at_rest, is_same_content, stamp_of
+from halfsync.wire.messages import Ending, Lease, Task
 
 _NAMES = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 """The request fields on which an answer depends."""
@@ -39,11 +46,19 @@ _SHORT = 1.0
 _MAX_BODY = 64 * 1024
 """Bytes that fit a Reply beside its head."""
 
+_TRIES = 3
+"""How often a file is read that changes while it is read; and how often one is waited for."""
+_MOMENT = 0.005
+"""Seconds in which at least one write(2) of some megabytes ends."""
+_WELL_KNOWN = b".well-known"
+"""The one dot folder that is meant for the public (RFC 8615), at a site's root."""
+
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 """Errors that say nothing of whether the file is there."""
 
 _NOT_FOUND = plain(404, "Not Found", "There is nothing here.\n")
 _NOT_ALLOWED = plain(405, "Method Not Allowed", "Files can be read only.\n", [("Allow", "GET, HEAD")])
+_BUSY = plain(503, "Service Unavailable", "The file is being written.\n", [("Retry-After", "1")])
 _PRECONDITION_FAILED = plain(412, "Precondition Failed", "The file is not as you expected it.\n")
 
 
@@ -53,7 +68,8 @@ class FilesHandler:
     def __init__(self, mount: Mount, settings: Settings) -> None:
         self._prefix = mount.prefix.encode()
         self._root = os.fsencode(absolute(mount.target))
-        self._real_root = os.path.realpath(self._root)
+        # Threads that may wait for files to come to rest; one has other files to send.
+        self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
         self._small = min(settings.lease_file_memory, _MAX_BODY)
         self._lease = Lease(mount.lease, _NAMES) if mount.lease > 0 else None
         self._short_lease = Lease(min(mount.lease, _SHORT), ()) if mount.lease > 0 else None
@@ -66,7 +82,8 @@ class FilesHandler:
             replier.whole(head, len(body), body)
             return
         raw_path, query = path_and_query(target)
-        parts = _parts(self._below(unquote_to_bytes(raw_path.encode("latin-1"))))
+        path = self._below(unquote_to_bytes(raw_path.encode("latin-1")))
+        parts = _parts(path, at_root=not self._prefix)
         descriptor = -1 if parts is None else self._resolve(parts)
         if descriptor < 0 or parts is None:
             self._not_found(method, replier)
@@ -91,23 +108,15 @@ class FilesHandler:
         name = b"/".join(parts)
         wanted = name + b"index.html" if not parts[-1] else name
         try:
-            descriptor = os.open(self._root + b"/" + wanted, os.O_PATH | os.O_CLOEXEC)
+            root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return _open_beneath(root, wanted)
+            finally:
+                os.close(root)
         except OSError as error:
             if error.errno in _OUR_FAULT:
                 raise
             return -1
-        if self._is_inside(descriptor):
-            return descriptor
-        os.close(descriptor)
-        return -1
-
-    def _is_inside(self, descriptor: int) -> bool:
-        where = os.readlink(b"/proc/self/fd/%d" % descriptor)
-        if _is_beneath(where, self._real_root):
-            return True
-        # The folder itself may be a link that was turned to a new release meanwhile.
-        self._real_root = os.path.realpath(self._root)
-        return _is_beneath(where, self._real_root)
 
     # --- what to answer --------------------------------------------------------------------------------
 
@@ -142,49 +151,113 @@ class FilesHandler:
     def _answer(
         self, method: str, fields: dict[str, str], name: bytes, descriptor: int, replier: Replier
     ) -> None:
+        for _ in range(_TRIES):
+            status = self._at_rest(descriptor)
+            if self._answer_as_it_is(method, fields, name, descriptor, status, replier):
+                return
+        head, body = _BUSY
+        replier.whole(head, len(body), body)
+
+    def _at_rest(self, descriptor: int) -> os.stat_result:
+        """What the file is, if possible when nobody is writing into it."""
         status = os.fstat(descriptor)
-        validators = Validators(f'"{status.st_mtime_ns:x}-{status.st_size:x}"', int(status.st_mtime))
+        if is_at_rest(status):
+            return status
+        if not self._waiting.acquire(blocking=False):
+            time.sleep(_MOMENT)
+            return os.fstat(descriptor)
+        try:
+            for _ in range(_TRIES):
+                time.sleep(max(0.001, REST - age(status)))
+                status = os.fstat(descriptor)
+                if is_at_rest(status):
+                    break
+        finally:
+            self._waiting.release()
+        return status
+
+    def _answer_as_it_is(
+        self,
+        method: str,
+        fields: dict[str, str],
+        name: bytes,
+        descriptor: int,
+        status: os.stat_result,
+        replier: Replier,
+    ) -> bool:
+        """False if it is so no more, and nothing was said."""
+        size = status.st_size
+        tag = f"{status.st_mtime_ns:x}-{size:x}"
+        lease = self._lease
+        if not is_at_rest(status):  # it may change, and its times stay the same
+            tag += f"-{time.time_ns():x}"
+            lease = None
+        # A date to come means nothing to a client (RFC 9110 8.8.2.1).
+        validators = Validators(f'"{tag}"', int(min(status.st_mtime, time.time())))
         lines = [("ETag", validators.etag), ("Last-Modified", validators.last_modified)]
         verdict = judge(fields, validators)
         if verdict is Verdict.NOT_MODIFIED:
-            replier.whole(head_of("304 Not Modified", lines), -1, b"", self._lease)
-            return
+            replier.whole(head_of("304 Not Modified", lines), -1, b"", lease)
+            return True
         if verdict is Verdict.FAILED:
             head, body = _PRECONDITION_FAILED
-            replier.whole(head, len(body), body, self._lease)
-            return
-        size = status.st_size
+            replier.whole(head, len(body), body, lease)
+            return True
         part = span(fields, validators, size) if method == "GET" else None
         lines += [("Accept-Ranges", "bytes"), ("Content-Type", content_type(os.fsdecode(name)))]
         if part is None:
-            self._deliver(head_of("200 OK", lines), descriptor, Span(0, size), replier)
-        elif part is UNSATISFIABLE:
+            return self._deliver(head_of("200 OK", lines), descriptor, Span(0, size), status, lease, replier)
+        if part is UNSATISFIABLE:
             head, body = _unsatisfiable(size)
             replier.whole(head, len(body), body)
-        else:
-            last = part.offset + part.count - 1
-            lines.append(("Content-Range", f"bytes {part.offset}-{last}/{size}"))
-            self._deliver(head_of("206 Partial Content", lines), descriptor, part, replier)
+            return True
+        last = part.offset + part.count - 1
+        lines.append(("Content-Range", f"bytes {part.offset}-{last}/{size}"))
+        return self._deliver(head_of("206 Partial Content", lines), descriptor, part, status, lease, replier)
 
-    def _deliver(self, head: Head, descriptor: int, part: Span, replier: Replier) -> None:
+    def _deliver(
+        self,
+        head: Head,
+        descriptor: int,
+        part: Span,
+        status: os.stat_result,
+        lease: Lease | None,
+        replier: Replier,
+    ) -> bool:
         """(For HEAD too: the pump does not send the body, but a lease must know its length.)"""
+        stamp = stamp_of(status)
         if part.count > self._small:
-            replier.file(head, part.count, os.dup(descriptor), part.offset, part.count, self._lease)
-            return
+            replier.file(
+                head, part.count, os.dup(descriptor), part.offset, part.count, lease, Ending.DONE, stamp
+            )
+            return True
         body = os.pread(descriptor, part.count, part.offset)
-        if len(body) == part.count:
-            replier.whole(head, part.count, body, self._lease)
-        else:  # it shrank under our hands
-            replier.begin(head, part.count, body)
-            replier.abort()
+        if len(body) != part.count or not is_same_content(stamp, stamp_of(os.fstat(descriptor))):
+            return False
+        replier.whole(head, part.count, body, lease)
+        return True
 
 
-def _parts(path: bytes) -> list[bytes] | None:
+def _open_beneath(root: int, wanted: bytes) -> int:
+    """An O_PATH descriptor; -1 if it is not beneath `root`, or hidden there. Raises OSError."""
+    descriptor = os.open(wanted, os.O_PATH | os.O_CLOEXEC, dir_fd=root)
+    try:
+        where, folder = (os.readlink(b"/proc/self/fd/%d" % one) for one in (descriptor, root))
+        if _is_beneath(where, folder):
+            kept, descriptor = descriptor, -1
+            return kept
+        return -1
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _parts(path: bytes, *, at_root: bool) -> list[bytes] | None:
     """The path's parts after the mount; the last is empty if the path ends in a slash. None if it must
-    not be looked at.
+    not be looked at. `at_root`: the mount is at the site's root.
 
     1. The mount itself without a slash is a folder without its slash: [b"."].
-    2. Dot files and dot segments, however they were encoded.
+    2. Dot files and dot segments, however they were encoded; but not /.well-known.
     3. NUL ends a name in C; a backslash is a slash to some.
     4. Empty parts: `//` is not another name of `/`.
     """
@@ -193,16 +266,26 @@ def _parts(path: bytes) -> list[bytes] | None:
     parts = path[1:].split(b"/")
     if path[:1] != b"/" or b"\0" in path or b"\\" in path:
         return None
-    if any(part.startswith(b".") for part in parts) or b"" in parts[:-1]:
+    hidden = parts[1:] if at_root and parts[0] == _WELL_KNOWN else parts
+    if any(map(_is_hidden, hidden)) or b"" in parts[:-1]:
         return None
     return parts
+
+
+def _is_hidden(part: bytes) -> bool:
+    """`.`, `..`, and names that begin with one dot. With two dots and more begin names that `ls` hides too,
+    but nobody means to: volumes of containers have them, where links lead through `..data`."""
+    return part[:1] == b"." and (part[1:2] != b"." or part == b"..")
 
 
 def _is_beneath(where: bytes, root: bytes) -> bool:
     if where == root:
         return True
     folder = root.rstrip(b"/") + b"/"
-    return where.startswith(folder) and b"/." not in where[len(folder) - 1 :]
+    if not where.startswith(folder):
+        return False
+    parts = where[len(folder) :].split(b"/")
+    return not any(map(_is_hidden, parts[1:] if parts[0] == _WELL_KNOWN else parts))
 
 
 def _unsatisfiable(size: int) -> tuple[Head, bytes]:

@@ -22,6 +22,7 @@ from halfsync.plan import Listener, Mount, Pool
 from halfsync.primitives import os
 from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
+from halfsync.stamps import is_at_rest, stamp_of
 from halfsync.unnamed import out_of_reach
 from halfsync.wire.messages import Ending, Lease, Task
 
@@ -284,7 +285,7 @@ class _Exchange:
             self.send(body)
             self.finish()
 
-    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+    def send_file(self, descriptor: int, offset: int, count: int, status: os.stat_result) -> None:
         """What is in a regular file. Closes the descriptor."""
         head = self._head()
         length = count if self._length < 0 else self._length
@@ -298,8 +299,9 @@ class _Exchange:
             self._length, self._sent = length, count
             self._complain_of_missing()
         ending = Ending.ABORTED if count < length else Ending.DONE
-        lease = self._granted(head, length) if ending is Ending.DONE else None
-        self._replier.file(head, length, descriptor, offset, min(count, length), lease, ending)
+        lease = self._granted(head, length) if ending is Ending.DONE and is_at_rest(status) else None
+        stamp = stamp_of(status) if status.st_nlink else None  # a file without a name is the application's
+        self._replier.file(head, length, descriptor, offset, min(count, length), lease, ending, stamp)
 
     def send(self, piece: bytes) -> None:
         """One piece of perhaps many; it leaves at once."""
@@ -455,7 +457,8 @@ def _send_file(exchange: _Exchange, wrapper: FileWrapper) -> bool:
     if not stat.S_ISREG(status.st_mode):
         return False
     offset = file.tell()
-    exchange.send_file(out_of_reach(os.dup(file.fileno())), offset, max(0, status.st_size - offset))
+    descriptor = out_of_reach(os.dup(file.fileno()))
+    exchange.send_file(descriptor, offset, max(0, status.st_size - offset), status)
     return True
 
 

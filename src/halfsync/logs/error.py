@@ -22,7 +22,7 @@ import resource
 import sys
 import traceback
 
-from halfsync.primitives import os, select, time
+from halfsync.primitives import os, select, threading, time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -95,6 +95,15 @@ def failure(*, skip: int = 0) -> str:
     return f"{kind.__name__ if kind is not None else None} (its traceback can't be shown)"
 
 
+def write_through(lines: str) -> None:
+    """Write whole lines of an application's as they are, among the records. Never raises."""
+    global _dropped
+    if _dropped:
+        log("warning", "there is room again.")  # (and says how much was dropped)
+    if not _write(lines.encode("utf-8", "backslashreplace")):
+        _dropped += 1
+
+
 def tell(text: str) -> None:
     """To the person who started us: as it is, without a date. Never raises."""
     try:
@@ -114,11 +123,18 @@ def _record(level: str, text: str) -> bytes:
     return line.encode("utf-8", "backslashreplace")
 
 
+_one_at_a_time = threading.Lock()
+os.register_at_fork(after_in_child=_one_at_a_time._at_fork_reinit)  # type: ignore[attr-defined]
+
+
 def _write(record: bytes) -> bool:
-    """True if it was written, or can never be."""
+    """True if it was written, or can never be. A long record is written in pieces, and no other thread's
+    comes between them, unless that takes too long (or a signal handler of the application logs in the midst
+    of a write)."""
     target = _target()
     if target < 0:
         return True
+    locked = _one_at_a_time.acquire(timeout=10 * PATIENCE_MS / 1000)
     try:
         while record:
             if not _room(target):
@@ -128,6 +144,9 @@ def _write(record: bytes) -> bool:
         return False
     except OSError:  # nobody reads standard error any more: there is no one to tell
         return True
+    finally:
+        if locked:
+            _one_at_a_time.release()
     return True
 
 

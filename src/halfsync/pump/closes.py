@@ -29,6 +29,7 @@ class CloseReason(IntEnum):
     FAULT = 17
     CUT_OFF = 18
     STREAM_TIMEOUT = 19
+    FILE_CHANGED = 20
 
     @property
     def text(self) -> str:
@@ -61,6 +62,7 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.REPLY_CUT_SHORT: ("the handler did not deliver the whole body it had begun", True),
     CloseReason.WORKER_DIED: ("the worker died after the answer had begun", True),
     CloseReason.FILE_SHRANK: ("the file became shorter while it was sent", True),
+    CloseReason.FILE_CHANGED: ("the file was written into while it was sent", True),
     CloseReason.FAULT: ("a fault of the server's own", True),
     CloseReason.STREAM_TIMEOUT: ("the handler gave nothing more within stream_timeout", True),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),

@@ -399,6 +399,7 @@ class Dispatcher:
             fds[span.fd] if span is not None else None,
             span.offset if span is not None else 0,
             span.count if span is not None else 0,
+            span.stamp if span is not None else None,
         )
         if head.method == b"GET" and leased.length != reply.length:
             return

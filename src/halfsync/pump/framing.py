@@ -72,12 +72,12 @@ def file(exchange: Exchange, item: File, fds: list[Descriptor]) -> None:
         last = exchange.out[-1] if exchange.out else None
         if exchange.chunked:
             exchange.out.append(Framing(b"%x\r\n" % size))
-            exchange.out.append(FileSpan(shared, item.offset, size))
+            exchange.out.append(FileSpan(shared, item.offset, size, item.stamp))
             exchange.out.append(Framing(b"\r\n"))
         elif isinstance(last, FileSpan) and last.continues_with(shared, item.offset):
             last.count += size  # many small pieces that wait for a slow client are one
         else:
-            exchange.out.append(FileSpan(shared, item.offset, size))
+            exchange.out.append(FileSpan(shared, item.offset, size, item.stamp))
 
 
 def _grant(exchange: Exchange, size: int) -> int:

@@ -34,8 +34,10 @@ from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
 from halfsync.pump.answers import BODILESS, status_line
+from halfsync.pump.changing import MAX_COPY
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.lease_rules import may_use, objection
+from halfsync.stamps import Stamp
 from halfsync.wire.http1 import CONDITIONAL, RequestHead
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Leased:
     """A reply that may be repeated until `expires`."""
 
     __slots__ = (
+        "_cost_of_file",
         "body",
         "body_bytes",
         "count",
@@ -79,24 +82,36 @@ class Leased:
         "head_only",
         "ignores_cookie",
         "length",
+        "made_of",
         "offset",
         "renew_at",
         "size",
+        "stamp",
         "status",
         "status_line",
         "until",
         "wire",
     )
 
-    def __init__(self, reply: Reply, file: Descriptor | None = None, offset: int = 0, count: int = 0) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        file: Descriptor | None = None,
+        offset: int = 0,
+        count: int = 0,
+        stamp: Stamp | None = None,
+    ) -> None:
         self.status = reply.status
         self.status_line = status_line(reply.status, reply.reason)
         self.fields = reply.fields
         self.dated = reply.dated
         self.body = reply.body
+        self._cost_of_file = FILE_OVERHEAD + (count if count <= MAX_COPY else 0) if file is not None else 0
         self.file = file
         self.offset = offset
         self.count = count
+        self.stamp = stamp  # what the file has to be; None: nobody can change it (see changing.py)
+        self.made_of = (stamp, offset, count)
         self.length = len(reply.body) + count
         self.head_only = False  # to HEAD
         self.body_bytes = 0  # that `wire` holds
@@ -111,7 +126,12 @@ class Leased:
     @property
     def cost(self) -> int:
         """Bytes, for the bound: `wire` holds the body once more."""
-        return OVERHEAD + 2 * len(self.body) + (FILE_OVERHEAD if self.file is not None else 0)
+        return OVERHEAD + 2 * len(self.body) + self._cost_of_file
+
+    def take_copy(self, old: Leased) -> None:
+        """If the lease before this one, of the very same file, has a copy of it: that is as good."""
+        if self.stamp is not None and old.stamp is None and old.made_of == self.made_of:
+            self.file, self.offset, self.stamp = old.file, old.offset, None
 
     def end(self) -> None:
         """Nobody is answered from it any more, whatever tables hold it."""
@@ -202,6 +222,7 @@ class Leases:
         if head.method == b"HEAD":
             leased.head_only = True
             leased.length = reply.length
+            leased.file = leased.stamp = None  # nothing of it will be sent
         leased.ignores_cookie = b"cookie" not in names
         key = (listener, head.method, head.host, head.target)
         variants = self.table.pop(key, None)
@@ -209,9 +230,12 @@ class Leases:
             self._held -= variants.bytes_held
         if variants is None or (variants.names, variants.public) != (names, lease.public):
             variants = _Variants(names, lease.public)
-        variants.by_values[_values(head, names)] = leased
+        values = _values(head, names)
+        if (old := variants.by_values.get(values)) is not None:
+            leased.take_copy(old)
+        variants.by_values[values] = leased
         if len(variants.by_values) > 64:  # ranges and validators are the client's to choose
-            variants.by_values = {_values(head, names): leased}
+            variants.by_values = {values: leased}
         self.table[key] = variants
         self._held += variants.bytes_held
         while self._held > self._memory and self.table:

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 from halfsync.logs.error import log
 from halfsync.pump.acceptor import Acceptor
 from halfsync.pump.access import AccessLog
+from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.cold import ColdFiles
@@ -123,6 +124,7 @@ class Pump:
         self.head_limits = limits_of(plan.settings)
         cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
         self.leases = Leases(plan.settings.lease_memory, len(plan.listeners), cut_cookies=cut_cookies)
+        self.changing = ChangingFiles(plan.settings.lease_memory)
         self.sender = Sender(self)
         self.receiver = Receiver(self)
         self.dispatcher = Dispatcher(self)

@@ -185,9 +185,10 @@ class Receiver:
         if head.body_size == 0 and self._leases:
             leased = self._pump.leases.find(head, conn.listener)
             if leased is not None and self._clock.now < leased.expires:
-                if self._clock.now < leased.renew_at:
+                if self._clock.now >= leased.renew_at:
+                    leased.renew_at = leased.expires  # this one asks for a new lease, for all
+                elif leased.stamp is None or self._pump.changing.may_repeat(leased):
                     return self._repeat(conn, head, leased)
-                leased.renew_at = leased.expires  # this one asks for a new lease, for all
         conn.exchange = exchange = Exchange(conn, head)
         exchange.mount_index = mount_index = self._routes.find(head.target)
         if head.target == b"*" and head.body_size == 0:

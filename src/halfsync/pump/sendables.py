@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from halfsync.pump.descriptors import Descriptor
+from halfsync.stamps import Stamp
 
 
 class Framing(bytes):
@@ -14,10 +15,11 @@ class Framing(bytes):
 class FileSpan:
     """`count` bytes of a file, from `offset`."""
 
-    __slots__ = ("being_read", "count", "file", "offset", "warm_until")
+    __slots__ = ("being_read", "count", "file", "offset", "stamp", "warm_until")
 
-    def __init__(self, file: Descriptor, offset: int, count: int) -> None:
+    def __init__(self, file: Descriptor, offset: int, count: int, stamp: Stamp | None = None) -> None:
         self.file = file
+        self.stamp = stamp  # what the file has to be to the end; None: nobody can change it
         self.offset = offset
         self.count = count
         self.warm_until = 0  # offset up to which the pages were in memory when looked at

@@ -7,7 +7,8 @@ frames more as it comes; `send` is the step that gives `out` to the socket until
 alone knows the methods:
 
     bytes   gathered, head and chunk lines among them, into one sendmsg(2)
-    file    sendfile(2), after a look whether its pages are in memory (see cold.py)
+    file    sendfile(2), after a look whether its pages are in memory (see cold.py); but one into which
+            somebody may write is read, and gathered (see changing.py)
     pipe    read(2), framed, gathered
 
 A body ends when a worker says DONE and its every byte was taken: then, and only then, is the last
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING
 from halfsync.objects import File, Memory, Pipe, SimpleObject
 from halfsync.pump import framing
 from halfsync.pump.answers import BODILESS, LAST_CHUNK, connection_line, head_start
+from halfsync.pump.changing import FileChangedError
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
@@ -99,7 +101,7 @@ class Sender:
             if leased.body:
                 exchange.out.append(leased.body)
             if leased.file is not None and leased.count:
-                exchange.out.append(FileSpan(leased.file, leased.offset, leased.count))
+                exchange.out.append(FileSpan(leased.file, leased.offset, leased.count, leased.stamp))
         self._time_sending(conn)
 
     def begin(self, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> Outcome:
@@ -223,6 +225,8 @@ class Sender:
             return WAIT
         except ShrunkError:
             return self.abort(conn, CloseReason.FILE_SHRANK)
+        except FileChangedError:
+            return self.abort(conn, CloseReason.FILE_CHANGED)
         except OSError as error:
             if error.errno in _NOT_THE_CLIENT:
                 self._pump.fault(f"cannot read what is being sent to {conn.client}: {error.strerror}")
@@ -309,9 +313,15 @@ class Sender:
     def _send_file(self, conn: Connection, exchange: Exchange, span: FileSpan) -> int:
         if not self._is_at_hand(conn, span):
             return -1
-        sent = os.sendfile(conn.fd, span.file.fd, span.offset, min(span.count, SEND_SHARE))
-        if sent == 0:
-            raise ShrunkError
+        if span.stamp is None:
+            sent = os.sendfile(conn.fd, span.file.fd, span.offset, min(span.count, SEND_SHARE))
+            if sent == 0:
+                raise ShrunkError
+        else:
+            data = self._pump.changing.read(span, span.stamp)
+            if not data:
+                raise ShrunkError
+            sent = conn.sock.send(data)
         exchange.wire_bytes += sent
         exchange.body_bytes += sent
         span.offset += sent

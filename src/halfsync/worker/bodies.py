@@ -32,6 +32,7 @@ from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.primitives import os, time
 from halfsync.response import ClientGone, Head
 from halfsync.settings import Settings
+from halfsync.stamps import Stamp
 from halfsync.unnamed import out_of_reach, unnamed_file
 from halfsync.wire.messages import DONE, Ending, Lease, Part, Reply
 from halfsync.worker.forks import end_if_child
@@ -109,8 +110,9 @@ class TaskReplier:
         count: int,
         lease: Lease | None = None,
         ending: Ending = DONE,
+        stamp: Stamp | None = None,
     ) -> None:
-        self._reply(head, length, b"", [File(descriptor, offset, count)], ending, lease)
+        self._reply(head, length, b"", [File(descriptor, offset, count, stamp)], ending, lease)
 
     def begin(self, head: Head, length: int, piece: bytes) -> None:
         assert not self.begun

@@ -122,7 +122,7 @@ def _size(message: Message) -> int:
         size += len(message.fields) + len(message.body) + 3 * len(message.reason)
         size += 3 * sum(map(len, message.lease.names)) if message.lease is not None else 0
     for item in message.objects:
-        size += 24 + (len(item.data) if type(item) is Memory else 0)
+        size += 96 + (len(item.data) if type(item) is Memory else 0)
     return size
 
 
