@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from halfsync import __version__
 from halfsync.folders import here
 from halfsync.logs import error
-from halfsync.parent import listeners, machine, privileges
+from halfsync.parent import listeners, machine, privileges, systemd
 from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.births import Entries
 from halfsync.parent.pidfile import PidFile
@@ -30,6 +30,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
     error.be("parent", settings.log_level)
     with ExitStack() as undo:
         identity = privileges.identity(settings)
+        notifier = systemd.Notifier(os.environ)
         settings = machine.prepared(settings, mounts, identity)
         # From here on there is something to remove again, so no signal may just end the process.
         signals = Signals()
@@ -37,7 +38,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
         pid_file = PidFile(settings.pid, identity) if settings.pid else None
         if pid_file is not None:
             undo.callback(pid_file.remove)
-        bound = listeners.bind(settings, identity)
+        bound = systemd.inherited(os.environ) or listeners.bind(settings, identity)
         undo.callback(listeners.close, bound)
         access_log = AccessLog(settings.access_logfile, identity) if settings.access_logfile else None
         plan = Plan(settings, mounts, pools, bound)
@@ -51,9 +52,10 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
             access_log=access_log,
             identity=identity,
             folder=current_folder(),
-            announce=lambda: announce(plan),
+            announce=lambda: announce(plan, notifier),
             stop_listening=lambda: listeners.close(bound),
             signals=signals,
+            notifier=notifier,
         )
         status = supervisor.run()
         if status == 0:
@@ -82,9 +84,11 @@ def entries() -> Entries:
     return Entries(pump.run, worker.run, template.run)
 
 
-def announce(plan: Plan) -> None:
-    """Say what is served and where: for a person if one is watching, else as a line of the log."""
+def announce(plan: Plan, notifier: systemd.Notifier) -> None:
+    """Say what is served and where: to the service manager, and for a person if one is watching, else as a
+    line of the log."""
     addresses = [_url(listener.address) for listener in plan.listeners]
+    notifier.ready(addresses)
     if sys.stderr is not None and sys.stderr.isatty():
         error.tell(_readable(plan, addresses))
         return

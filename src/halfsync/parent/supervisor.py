@@ -32,7 +32,6 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
 
 from halfsync import prctl
@@ -42,51 +41,27 @@ from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.births import Births, Entries
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
 from halfsync.parent.crews import COUNTED, Crew
+from halfsync.parent.limits import (
+    EXIT_WRONG,
+    LAST_WORD,
+    LONGEST_WAIT,
+    MOST_REPORTS,
+    MOST_RETIRING,
+    MOST_STARTS,
+    REAPING,
+    SHORTEST_WAIT,
+    STUCK,
+    TRIES_AT_FIRST,
+    Phase,
+)
 from halfsync.parent.pauses import Pause, in_seconds
 from halfsync.parent.privileges import Identity
 from halfsync.parent.reaping import UnknownChildren, ended_processes
 from halfsync.parent.signals import Signals, name_of
 from halfsync.parent.states import Event, State
+from halfsync.parent.systemd import Notifier
 from halfsync.plan import BUILT_IN, Plan
 from halfsync.wire import messages
-
-LONGEST_WAIT = 1.0
-"""Seconds between two turns at most, so that nothing that was missed is missed for long."""
-
-SHORTEST_WAIT = 0.05
-"""Seconds until the next try, when something could not be done now (no room, no descriptors)."""
-
-TRIES_AT_FIRST = 3
-"""At the first start, so many early ends without a report are taken for final."""
-
-LAST_WORD = 0.5
-"""Seconds beyond graceful_timeout that are left for cutting off and logging in good order."""
-
-REAPING = 5.0
-"""Seconds to wait for killed children. One that the kernel can't end must not keep us."""
-
-MOST_REPORTS = 16
-"""Of one child in one turn."""
-
-MOST_STARTS = 4
-"""Of one generation in one turn: with many workers, the first ones serve while the last are forked."""
-
-MOST_RETIRING = 4
-"""Hung workers that may still be there for each one that is wanted."""
-
-STUCK = 30.0
-"""Seconds for which a child may leave its orders unread when there is no more room for them."""
-
-EXIT_WRONG = 2
-"""Exit status when what was to be served can't be."""
-
-
-class Phase(Enum):
-    STARTING = "starting"
-    SERVING = "serving"
-    DRAINING = "draining"
-    LEAVING = "leaving"
-    OVER = "over"
 
 
 class Supervisor:
@@ -103,6 +78,7 @@ class Supervisor:
         announce: Callable[[], None] = lambda: None,
         stop_listening: Callable[[], None] = lambda: None,
         signals: Signals | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
 
@@ -134,6 +110,7 @@ class Supervisor:
         self._limit = NEVER  # of the phase
         self._at_once = False  # a stop that does not wait for requests
         self._signals = signals or Signals()
+        self._notifier = notifier or Notifier()
 
     def run(self) -> int:
         """Serve until told to stop. Gives the exit status; no child is left then."""
@@ -219,6 +196,7 @@ class Supervisor:
         if self.phase in (Phase.DRAINING, Phase.LEAVING):
             self._stop_at_once(now, f"a second {name}")
             return
+        self._notifier.stopping()
         log("info", f"{name}: stopping; requests in flight may take {self.settings.graceful_timeout:g} s.")
         self._stop_listening()
         was_serving = self.phase is Phase.SERVING
@@ -235,6 +213,7 @@ class Supervisor:
         """Requests in flight are cut off. But first the pump has a short moment to hand over, and the
         built-in worker to write, the log records of those that were answered. A further signal takes
         that too."""
+        self._notifier.stopping()
         log("info", f"{name}: stopping at once.")
         pump = self.pump
         if pump is None or not pump.opened or self._at_once or self.phase is Phase.LEAVING:
@@ -271,6 +250,7 @@ class Supervisor:
 
     def _reload(self) -> None:
         self._reload_due = False
+        self._notifier.reloading()
         for crew in self.crews:
             self._drop_rising(crew)
             crew.pause.forgive()
@@ -436,6 +416,7 @@ class Supervisor:
     def _fail_reload(self, crew: Crew, child: Child, ending: str) -> None:
         told = f"it {ending} while starting." if child.failure is None else crew.told_once(child.failure)
         log("error", f"{child.who}: {told} {crew.pool.name} is NOT reloaded; the old workers go on.")
+        self._notifier.reload_failed()
         self._drop_rising(crew)
 
     def _give_up(self, sentence: str, trace: str, now: float) -> None:
@@ -605,6 +586,8 @@ class Supervisor:
             for crew in self.crews:
                 if crew.has_risen and self.pump is not None:
                     self._promote(crew, now)
+            if all(crew.rising is None for crew in self.crews):
+                self._notifier.reload_is_over()
         elif self.phase is Phase.DRAINING:
             self._advance_draining(now)
         elif self.phase is Phase.LEAVING:

@@ -1,0 +1,43 @@
+"""The phases of the parent's life, and its limits in time and number."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+LONGEST_WAIT = 1.0
+"""Seconds between two turns at most, so that nothing that was missed is missed for long."""
+
+SHORTEST_WAIT = 0.05
+"""Seconds until the next try, when something could not be done now (no room, no descriptors)."""
+
+TRIES_AT_FIRST = 3
+"""At the first start, so many early ends without a report are taken for final."""
+
+LAST_WORD = 0.5
+"""Seconds beyond graceful_timeout that are left for cutting off and logging in good order."""
+
+REAPING = 5.0
+"""Seconds to wait for killed children. One that the kernel can't end must not keep us."""
+
+MOST_REPORTS = 16
+"""Of one child in one turn."""
+
+MOST_STARTS = 4
+"""Of one generation in one turn: with many workers, the first ones serve while the last are forked."""
+
+MOST_RETIRING = 4
+"""Hung workers that may still be there for each one that is wanted."""
+
+STUCK = 30.0
+"""Seconds for which a child may leave its orders unread when there is no more room for them."""
+
+EXIT_WRONG = 2
+"""Exit status when what was to be served can't be."""
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    LEAVING = "leaving"
+    OVER = "over"
