@@ -31,11 +31,7 @@ assert crowds  # its faults are in TABLE, too
 
 QUICK = [name for name, fault in TABLE.items() if fault.quick]
 
-NOT_MENDED = {
-    "fork-returns": "A child that a handler forked sends a response for another request.",
-    "fork-exits": "A child that a handler forked sends a response for another request.",
-    "start-folder-removed": "No worker starts in a folder that is gone.",
-}
+NOT_MENDED: dict[str, str] = {}
 """Faults that show something wrong, with a sentence that says what. Not run: to hang takes long."""
 
 

@@ -344,21 +344,6 @@ def test_nobody_takes_the_error_log(folder: Path, where: str):
 # --- the parent's and the pump's own ---------------------------------------------------------------
 
 
-def test_the_parent_has_no_descriptor_for_another_worker(folder: Path):
-    """It says so, tries again, and a request that waited is answered when it succeeds."""
-    with story(folder) as server:
-        with limited([server.process.pid], resource.RLIMIT_NOFILE, first_free(server.process.pid)):
-            os.kill(server.workers(TARGET)[0], signal.SIGKILL)
-            server.until_logged(r"no worker\(hog:app\) can be started: Too many open files")
-            assert server.get("/public/file").body == b"a file\n"
-            with server.client() as waiting:
-                waiting.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
-                _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
-                resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (hard, hard))
-                assert waiting.answer().body == b"hello\n"
-        server.until(lambda: all_is_well(server), AT_ONCE)
-
-
 def test_the_parent_has_no_descriptor_for_a_reload(folder: Path):
     """The old workers keep serving meanwhile."""
     with story(folder) as server:

@@ -20,7 +20,7 @@ import gc
 import logging
 import mmap
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from halfsync import channel
@@ -244,7 +244,7 @@ class Worker:
         data, descriptors = packet
         order = decode_order(data)
         if isinstance(order, Attach):
-            self._attach(*descriptors)
+            self._attach_or_end(descriptors)
         elif isinstance(order, LogFile) and self._writer is not None:
             self._writer.reopen(descriptors[0])
         elif isinstance(order, Retire):
@@ -252,6 +252,15 @@ class Worker:
         else:
             channel.close_all(descriptors)
         return True
+
+    def _attach_or_end(self, descriptors: Sequence[int]) -> None:
+        """Half attached, with no threads or too few, it would be sent requests that nobody handles. So it
+        ends, and the parent starts another."""
+        try:
+            self._attach(*descriptors)
+        except BaseException as error:  # noqa: BLE001 - no memory, no thread, no descriptor
+            log("error", f"this worker can't start its threads, and ends: {error!r}")
+            os._exit(1)
 
     def _attach(self, tasks: int, watch: int, board: int) -> None:
         if self._watch is not None:
