@@ -7,9 +7,11 @@ the parent must survive whatever a child does to a channel.
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 from enum import Enum
+from typing import cast
 
 from halfsync.primitives import os, socket
 from halfsync.unnamed import out_of_reach
@@ -32,12 +34,12 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def adopt(descriptor: int) -> socket.socket:
-    """The blocking socket of a descriptor that came in a packet. `socket.setdefaulttimeout` would else give
-    it a timeout."""
+    """The blocking socket of a descriptor that came in a packet, in a process with an application: neither
+    `socket.setdefaulttimeout` nor a method that is replaced in `socket.socket` has an effect on it."""
     descriptor = out_of_reach(descriptor)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+    made = _socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
     made.setblocking(True)
-    return made
+    return cast(socket.socket, made)  # its subclass has no more that is used here
 
 
 def send(channel: socket.socket, packet: bytes, descriptors: tuple[int, ...] = ()) -> Sent:

@@ -84,7 +84,8 @@ class Replier(Protocol):
         exception that is. In one, this does not return."""
 
     def check_client(self) -> None:
-        """Raises ClientGone if the client is known to have left."""
+        """To be called where there is nothing to write yet. Raises ClientGone if the client has left, or has
+        closed its side of the connection and now waits for long."""
 
     def finish(self) -> None:
         """The body is whole."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -123,6 +124,29 @@ def each(names: list[str], act: Any) -> dict[str, str]:
         return {name: wrong for name, wrong in zip(names, clients.map(tried, names), strict=True) if wrong}
 
 
+def test_what_is_printed_at_import_comes_once(tmp_path):
+    """Also with preload, where each worker is a copy of the process that printed."""
+    (tmp_path / "printing.py").write_text(
+        "from hostile import make\nprint('imported')\napp = make('harmless')\n"
+    )
+    environment = {"HOSTILE_FOLDER": str(tmp_path)}
+    with serving(tmp_path, "printing:app", "--preload", "-w", "3", environment=environment) as server:
+        assert server.get("/").body == b"hello\n"
+        server.signal(signal.SIGTERM)
+        assert server.ends() == 0
+    assert server.output.read_text() == "imported\n"
+
+
+@pytest.mark.parametrize("name", ["closed_numbers", "other_numbers", "noisy"])
+def test_an_access_log_on_standard_output_goes_there_whatever_an_application_does_with_its_number(
+    tmp_path, name
+):
+    with serving_all(tmp_path, [name], "--access-logfile", "-", "--access-logformat", "%U") as server:
+        for _ in range(3):
+            assert server.get(f"/{name}/hello").body == b"hello\n"
+        server.until(lambda: server.output.read_text() == f"/{name}/hello\n" * 3)
+
+
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 def test_hostile_applications(tmp_path, hostile, preload):
     libraries = {name for name in ("gevent", "eventlet") if importlib.util.find_spec(name) is None}
@@ -164,6 +188,11 @@ def test_hostile_applications(tmp_path, hostile, preload):
         assert private
         assert set(private) == {b"private"}
         log = server.log()
+        deadly = {name for name, row in hostile.HOSTILE.items() if row.status == 502}
+        died = set(re.findall(r"hostile:make\('(\w+)'\)\) \[\d+\] .*Another starts", log))
+        assert died <= deadly, "these did not mean to"
+        assert "A thread of the worker met" not in log
+        assert "ended by a bug" not in log
         assert "did not leave in time" not in log
         for library in {"gevent", "eventlet"}.intersection(names):
             assert f"{library} has patched Python's threading module: halfsync still runs" in log

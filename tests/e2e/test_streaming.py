@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,26 @@ def test_who_leaves_an_endless_answer_sets_the_thread_free(site, read):
         assert client.ask("/hello").body == b"hello\n"
     assert resident(site.pump) - before < 30 * MIB
     site.until(lambda: (site.folder / "access").read_text().count('"client_left"') >= 2)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("first", [0, 1, 100_000])
+def test_who_leaves_an_answer_of_empty_pieces_sets_the_thread_free(site, first, how):
+    """Nothing is sent, so no send can fail: it is told that the client has left, and close() is called."""
+    names = [f"silent-{first}-{how}-{number}" for number in range(2)]
+    clients = [site.client() for _ in names]
+    for name, client in zip(names, clients, strict=True):
+        client.send(request(f"/silent?file={name}&first={first}"))
+        if first:
+            assert client.until(b"\r\n\r\n")
+    for client in clients:
+        if how == "reset":
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    for name in names:
+        site.until(Path(site.folder, name).exists)
+    with site.client(seconds=AT_ONCE) as client:
+        assert client.ask("/hello").body == b"hello\n"
 
 
 def test_an_endless_answer_is_taken_as_fast_as_its_client_reads(site):

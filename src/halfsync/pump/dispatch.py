@@ -359,6 +359,10 @@ class Dispatcher:
                 worker.tell_left(exchange)  # or it was answered for the worker, which is the same to it
             return
         sender = self._pump.sender
+        if type(message) is Part and not (ended or message.objects):
+            if conn.ended:
+                self._pump.close(conn, CloseReason.CLIENT_LEFT)
+            return
         if type(message) is Reply:
             if conn.state is not WORKING:
                 return

@@ -128,7 +128,10 @@ class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
 
 
 class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
-    """More of a body whose Reply said MORE; or, for a LogTask, that it is done."""
+    """More of a body whose Reply said MORE; or, for a LogTask, that it is done.
+
+    One without objects that says MORE, which may also come before the Reply, asks whether the client is
+    still there: one that has closed its side is taken to have left, and the answer is Left."""
 
     slot: int
     objects: list[SimpleObject]

@@ -44,6 +44,9 @@ MAX_PIECE = 128 * 1024
 """Bytes of a Memory object: with its message it must fit a packet (MAX_PACKET)."""
 MAX_PIECES = 128
 """Memory objects of one reply."""
+ASK_EVERY = 1_000_000_000
+"""Nanoseconds. A handler that has only empty pieces sends nothing, so a client that has closed its connection
+is not found out by a failed send: the pump is asked."""
 PIPE_SIZE = 1024 * 1024
 """The most that an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
 
@@ -64,7 +67,7 @@ class Limits:
 class TaskReplier:
     """The Replier of one task. Used by the thread that has the task, and by no other."""
 
-    __slots__ = ("_began", "_limits", "_others", "_outbox", "_slot", "_spill", "begun", "ended")
+    __slots__ = ("_asked", "_began", "_limits", "_others", "_outbox", "_slot", "_spill", "begun", "ended")
 
     def __init__(self, outbox: Outbox, limits: Limits, slot: int, began: int, others: Sized) -> None:
         self._outbox = outbox
@@ -72,6 +75,7 @@ class TaskReplier:
         self._limits = limits
         self._slot = slot
         self._began = began
+        self._asked = began
         self._spill: _Spill | None = None
         self.begun = False
         self.ended = False
@@ -221,13 +225,20 @@ class TaskReplier:
         end_if_child()
 
     def check_client(self) -> None:
-        """Raise ClientGone if nobody wants the rest."""
+        self._raise_if_left()
+        now = time.monotonic_ns()
+        if now - self._asked > ASK_EVERY:
+            self._asked = now
+            self._part([], Ending.MORE)
+            self._leave()
+
+    def _raise_if_left(self) -> None:
         if self._outbox.gone or self._outbox.left.get(self._slot) == self._began:
             raise ClientGone
 
     def _leave(self) -> None:
         self._outbox.flush()
-        self.check_client()
+        self._raise_if_left()
 
 
 def _memory(objects: list[SimpleObject]) -> int:

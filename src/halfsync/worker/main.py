@@ -63,6 +63,7 @@ Application = Callable[..., Any]
 def run(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int:
     """A worker's whole life; the process's exit status."""
     atexit._clear()  # what the parent registered is the parent's
+    orders = channel.adopt(orders.detach())
     forks.install()
     forks.close_in_child(orders)
     limits = Limits.of(plan.settings)

@@ -24,6 +24,7 @@ from halfsync.worker.main import Application, Failures, import_application, work
 def run(plan: Plan, pool: int, orders: socket.socket) -> int:
     """A template's whole life; the process's exit status. A forked worker's also."""
     atexit._clear()  # what the parent registered is the parent's
+    orders = channel.adopt(orders.detach())
     forks.install()
     forks.close_in_child(orders)
     limits = Limits.of(plan.settings)

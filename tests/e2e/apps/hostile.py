@@ -141,6 +141,21 @@ def patch_functions() -> None:
             setattr(module, name, raising)
 
 
+def patch_methods() -> None:
+    for name in (
+        "recv",
+        "recvmsg",
+        "recvmsg_into",
+        "send",
+        "sendmsg",
+        "shutdown",
+        "close",
+        "fileno",
+        "setblocking",
+    ):
+        setattr(socket.socket, name, raising)
+
+
 def patch_gevent() -> None:
     from gevent import monkey
 
@@ -490,6 +505,7 @@ HOSTILE: dict[str, Row] = {
     "gevent": Row(patch_gevent, gevent_calls, body=b"waited waited waited x"),
     "eventlet": Row(patch_eventlet, done(lambda: time.sleep(0.01)), body=b"done"),
     "functions": Row(patch_functions),
+    "methods": Row(patch_methods),
     "open": Row(attributes(builtins, open=raising), ends(ValueError()), **FAILS),
     "print": Row(attributes(builtins, print=None, input=None, sorted=raising)),
     "modules": Row(remove_modules, ends(ValueError()), **FAILS),

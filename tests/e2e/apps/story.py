@@ -153,6 +153,25 @@ def endless(request: Request) -> Iterable[bytes]:
     return Endless(request.query["file"])
 
 
+class Silent(Endless):
+    """A first piece of some size, perhaps none, and then empty ones without end."""
+
+    def __init__(self, name: str, first: int) -> None:
+        super().__init__(name)
+        self._first = first
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"x" * self._first
+        while True:
+            time.sleep(0.002)
+            yield b""
+
+
+def silent(request: Request) -> Iterable[bytes]:
+    request.reply()
+    return Silent(request.query["file"], request.number("first", 0))
+
+
 def status(request: Request) -> Iterable[bytes]:
     """Any status, with a body whether it may have one or not."""
     request.reply(status=request.query["line"])
@@ -215,6 +234,7 @@ PATHS: dict[str, Callable[[Request], Iterable[bytes]]] = {
         hang,
         steps,
         endless,
+        silent,
         status,
         slow_exactly,
         digested,
