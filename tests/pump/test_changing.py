@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from halfsync.objects import File
-from halfsync.pump.changing import MAX_COPY, MemoryFile
+from halfsync.pump.changing import MAX_COPY, FileCopy
 from halfsync.pump.closes import CloseReason
 from halfsync.stamps import is_same_content, stamp_of
 from halfsync.wire.messages import Lease
@@ -175,7 +175,7 @@ def test_a_renewed_lease_of_the_same_file_has_the_same_copy(stage: Stage, path: 
         assert stage.pump.changing.held == 500_000
     (variants,) = stage.pump.leases.table.values()
     (leased,) = variants.by_values.values()
-    assert isinstance(leased.file, MemoryFile)
+    assert isinstance(leased.file, FileCopy)
 
 
 def test_copies_are_bounded_and_let_go(path: Path):

@@ -124,7 +124,7 @@ class Pump:
         self.head_limits = limits_of(plan.settings)
         cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
         self.leases = Leases(plan.settings.lease_memory, len(plan.listeners), cut_cookies=cut_cookies)
-        self.changing = ChangingFiles(plan.settings.lease_memory)
+        self.changing = ChangingFiles(plan.settings.lease_memory, spool_folder)
         self.sender = Sender(self)
         self.receiver = Receiver(self)
         self.dispatcher = Dispatcher(self)
