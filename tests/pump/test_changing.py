@@ -73,7 +73,7 @@ def test_a_file_that_is_written_into_while_it_is_sent_is_cut(
     stage: Stage, path: Path, change: Callable[[Path, bytes], object], version: str
 ):
     """Visibly: not all of the bytes come, and then a reset."""
-    size = 20_000_000
+    size = 4_000_000
     path.write_bytes(b"a" * size)
     hand, client = stage.hand(), stage.client()
     client.send(get("/", "Host: a", version="1.0") if version == "1.0" else get("/"))
