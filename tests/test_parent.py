@@ -396,7 +396,10 @@ def test_a_retired_worker_that_stays_is_killed(tmp_path):
         (old,) = serving(parent)
         parent.signal(signal.SIGHUP)
         parent.until(lambda: not alive(old))
-        assert f"worker(app:app) [{old}] did not leave in time; it is killed." in parent.log()
+        assert (
+            f"worker(app:app) [{old}] did not leave in time (graceful_timeout, 0.2 s); it is killed."
+            in parent.log()
+        )
 
 
 def test_a_stop_waits_no_longer_than_the_limit(tmp_path):
@@ -454,7 +457,7 @@ def test_workers_that_do_not_leave_are_killed(tmp_path):
         serving(parent)
         parent.signal(signal.SIGTERM)
         assert parent.ends() == 0
-        assert "did not leave in time; it is killed." in parent.log()
+        assert "did not leave in time (graceful_timeout, 0.2 s); it is killed." in parent.log()
 
 
 def test_workers_are_replaced_while_requests_drain(tmp_path):
@@ -478,7 +481,7 @@ def test_a_worker_whose_handler_hangs_is_retired_and_replaced(tmp_path, preload)
         (fresh,) = [told["worker_pid"] for told in parent.next_all("join", 1, pool=1)]
         assert fresh != hung
         parent.until(lambda: not alive(hung))
-        assert f"worker(app:app) [{hung}] has a handler past its deadline; it is replaced." in parent.log()
+        assert f"worker(app:app) [{hung}] has a handler past handler_timeout; it is replaced." in parent.log()
 
 
 def test_hung_workers_do_not_pile_up(tmp_path):
@@ -487,6 +490,7 @@ def test_hung_workers_do_not_pile_up(tmp_path):
     with stage(tmp_path) as parent:
         serving(parent)
         parent.next_all("join", 30, pool=1)
+        assert "is killed: too many workers with hung handlers (handler_timeout)." in parent.log()
         assert len(descendants(parent.process.pid)) < 12
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from halfsync import channel
 from halfsync.parent.states import TRANSITIONS, Event, State
+from halfsync.settings import Settings
 from halfsync.wire import messages
 
 UNKNOWN = 0
@@ -62,6 +63,12 @@ class Child:
     @property
     def who(self) -> str:
         return f"{self.name} [{self.pid}]" if self.pid != UNKNOWN else self.name
+
+    def why_overdue(self, settings: Settings) -> str:
+        """Said when its limit is past."""
+        if self.state in (State.RETIRING, State.LEAVING):
+            return f"did not leave in time (graceful_timeout, {settings.graceful_timeout:g} s)"
+        return "closed its channel to the parent and did not exit"
 
     # --- orders
 

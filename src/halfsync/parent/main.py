@@ -29,12 +29,12 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
     error.keep_descriptor()
     error.be("parent", settings.log_level)
     with ExitStack() as undo:
+        # There will be something to remove again, so no signal may just end the process.
+        signals = Signals()
+        undo.callback(signals.close)
         identity = privileges.identity(settings)
         notifier = systemd.Notifier(os.environ)
         settings = machine.prepared(settings, mounts, identity)
-        # From here on there is something to remove again, so no signal may just end the process.
-        signals = Signals()
-        undo.callback(signals.close)
         pid_file = PidFile(settings.pid, identity) if settings.pid else None
         if pid_file is not None:
             undo.callback(pid_file.remove)

@@ -321,7 +321,7 @@ class Supervisor:
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
         for child in self._children():
             if child.id == worker and child.state is State.WORKING and pump.role is Role.PUMP:
-                log("error", f"{child.who} has a handler past its deadline; it is replaced.")
+                log("error", f"{child.who} has a handler past handler_timeout; it is replaced.")
                 self._retire(child, now)
                 self._bound_retiring(self.crews[child.pool])
 
@@ -329,6 +329,7 @@ class Supervisor:
         """When every request hangs, the hung ones must not pile up until graceful_timeout ends them."""
         retiring = [child for child in crew.children if child.state is State.RETIRING]
         for child in retiring[: max(0, len(retiring) - MOST_RETIRING * crew.size)]:
+            log("warning", f"{child.who} is killed: too many workers with hung handlers (handler_timeout).")
             self._kill(child)
 
     # --- ends
@@ -434,7 +435,7 @@ class Supervisor:
             if child.state is State.KILLED:
                 continue
             if now >= child.limit:
-                log("warning", f"{child.who} did not leave in time; it is killed.")
+                log("warning", f"{child.who} {child.why_overdue(self.settings)}; it is killed.")
                 self._kill_at_fault(child)
             elif now >= child.ready_by:
                 self._not_ready_in_time(child)
