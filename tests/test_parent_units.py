@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import pytest
 
 from halfsync import channel
 from halfsync.logs import error
-from halfsync.parent import listeners, privileges, processes
+from halfsync.parent import listeners, privileges, processes, seam
 from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.children import Child, Garbage, Role
 from halfsync.parent.pauses import PAUSES, Pause
@@ -248,6 +249,28 @@ def test_a_unix_socket_that_another_made_since_stays(tmp_path):
         other.bind(path)
         listeners.close(bound)
         assert os.path.exists(path)
+
+
+def test_why_a_worker_is_not_joined_is_said_once_for_each_shortage(monkeypatch, capfd):
+    """It is tried twenty times a second."""
+    shortage = [errno.EMFILE] * 5 + [errno.ENOMEM] * 5
+    made = [((1000, 1001, 1002), (1003, 1004, 1005))]
+
+    def make():
+        if shortage:
+            number = shortage.pop(0)
+            raise OSError(number, os.strerror(number))
+        return made.pop()
+
+    monkeypatch.setattr(seam, "make", make)
+    pump = Child(1, Role.PUMP, "pump", -1, 0, None, 0.0)
+    worker = Child(2, Role.WORKER, "worker", 0, 0, None, 0.0, state=State.READY)
+    for _ in range(11):
+        seam.join(pump, worker, 8)
+    said = capfd.readouterr().err
+    assert said.count("Too many open files") == 1
+    assert said.count("Cannot allocate memory") == 1
+    assert worker.pump == pump.id
 
 
 # --- the pid file, the access log

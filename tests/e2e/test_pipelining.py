@@ -14,11 +14,6 @@ BURST = 100
 LEASED = "/public/leased"
 CONTENT = pattern(3000)
 
-pytestmark = pytest.mark.xfail(
-    strict=False,
-    reason="After its share of a turn a connection is IDLE with a full inbox; what comes then passes it.",
-)
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -26,7 +21,6 @@ def server(tmp_path_factory):
     (folder / "public").mkdir()
     (folder / "public/leased").write_bytes(CONTENT)
     with serving(folder, "story:app", "/public=./public", "--lease", "60") as server:
-        server.tracebacks = -1  # until the mark above goes
         for _ in range(3):
             assert server.get(LEASED).body == CONTENT
         yield server

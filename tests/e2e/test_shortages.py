@@ -195,10 +195,9 @@ def story(folder: Path, *more: str) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["forked", "preloaded"])
 @pytest.mark.parametrize("shortage", SHORTAGES, ids=lambda one: f"{one.of.__name__}-{one.needs_it.__name__}")
-def test_a_shortage_while_the_server_runs(folder: Path, shortage: Shortage, more: tuple[str, ...]):
-    with story(folder, *more) as server, server.client() as kept:
+def test_a_shortage_while_the_server_runs(folder: Path, shortage: Shortage):
+    with story(folder) as server, server.client() as kept:
         assert all_is_well(server)
         assert kept.ask("/hello").status == 200
         with shortage.of(server):

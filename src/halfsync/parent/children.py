@@ -49,6 +49,7 @@ class Child:
     limit: float = NEVER  # when it is to be killed
     ready_by: float = NEVER  # when it is to be killed if it has not said Ready (startup_timeout)
     pump: int = -1  # id of the pump that knows it
+    shortage: int | None = None  # errno for which it can't be joined to the pump, and that was logged
     opened: bool = False  # a pump that was told to accept
     failure: messages.Failed | None = None
     drained: bool = False

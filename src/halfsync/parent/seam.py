@@ -41,8 +41,11 @@ def join(pump: Child, worker: Child, threads: int) -> None:
     try:
         pumps, workers = make()
     except OSError as error:
-        log("error", f"{worker.who} can't be joined to the pump now: {error.strerror}.")
+        if worker.shortage != error.errno:  # not at each of twenty tries a second
+            worker.shortage = error.errno
+            log("error", f"{worker.who} can't be joined to the pump now: {error.strerror}.")
         return
+    worker.shortage = None
     worker.order(Attach(), workers)
     pump.order(Join(worker.id, worker.pid, worker.pool, threads), pumps)
     worker.pump = pump.id
