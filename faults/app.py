@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from faults.content import content
 
-PIECE = 8 * 1024
+PIECE = 16 * 1024
 EFFECTS = os.environ.get("FAULTS_EFFECTS", "/dev/null")
 
 Start = Callable[..., Any]

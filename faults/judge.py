@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from faults.wire import Aborted, Connection, Hung, Malformed, Refused, Response
 
 HONEST = frozenset({500, 502, 503, 504, 507})
 """Statuses that say: not your fault, and it failed."""
+BETWEEN_WRITES = 0.002
+"""Seconds; so that the second write comes now before, now after the pump has taken the first."""
 
 
 class Judge:
@@ -31,8 +34,9 @@ class Judge:
         self._answered: set[int] = set()  # numbers of POSTs with a right response
         self._right: Counter[str] = Counter()  # by log line
 
-    def exchange(self, connection: Connection, batch: Sequence[Request]) -> bool:
-        """Send the requests, all in one write, and judge each response; whether the connection is kept."""
+    def exchange(self, connection: Connection, batch: Sequence[Request], cut: float = 0.0) -> bool:
+        """Send the requests, in one write or in two (`cut`: where, as a part of the whole), and judge each
+        response; whether the connection is kept."""
         if extra := connection.unexpected():
             self.is_wrong(f"bytes that belong to no request: {extra[:60]!r}", batch[0])
             return False
@@ -42,8 +46,8 @@ class Judge:
         for place, request in enumerate(batch):
             try:
                 if not sent:
-                    connection.send(b"".join(one.wire for one in batch))
                     sent = True
+                    _send(connection, b"".join(one.wire for one in batch), cut)
                 response = connection.response(request.method)
             except Aborted:
                 self._are_aborted(len(batch) - place)
@@ -116,6 +120,14 @@ class Judge:
         for line, times in self._right.items():
             if logged[line] < times:
                 self.is_wrong(f"{times} right responses, {logged[line]} in the access log: {line}")
+
+
+def _send(connection: Connection, data: bytes, cut: float) -> None:
+    at = int(len(data) * cut)
+    if at:
+        connection.send(data[:at])
+        time.sleep(BETWEEN_WRITES)
+    connection.send(data[at:])
 
 
 def is_right(port: int, request: Request, seconds: float) -> bool:

@@ -16,6 +16,8 @@ PAUSE = 0.02
 are wrong responses, and these need a server that still has time to do something wrong."""
 MOST_BATCHES = 30
 """On one connection."""
+TWO_WRITES = 0.2
+"""Of so many batches the bytes come in two writes."""
 
 
 class Load:
@@ -69,7 +71,8 @@ class Load:
             return
         try:
             for _ in range(chance.randrange(1, MOST_BATCHES)):
-                if self._over.is_set() or not self._judge.exchange(connection, maker.batch()):
+                cut = chance.random() if chance.random() < TWO_WRITES else 0.0
+                if self._over.is_set() or not self._judge.exchange(connection, maker.batch(), cut):
                     return
                 self._over.wait(chance.random() * PAUSE)
         finally:

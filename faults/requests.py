@@ -113,13 +113,20 @@ class Maker:
         return Request(_wire("HEAD", target), "HEAD", target, 200, b"", {"content-length": str(SMALL)})
 
     def get(self) -> Request:
-        number, size = self._number(), self._chance.choice([0, 10, 900, 20_000])
+        return self._get(self._chance.choice([0, 10, 900, 20_000]))
+
+    def large_get(self) -> Request:
+        """Its response goes through a temporary file."""
+        return self._get(LARGE)
+
+    def _get(self, size: int) -> Request:
+        number = self._number()
         target = f"/get?n={number}&size={size}"
         expected = {"x-number": str(number), "content-length": str(size)}
         return Request(_wire("GET", target), "GET", target, 200, content(number, size), expected)
 
     def stream(self) -> Request:
-        number, size = self._number(), self._chance.choice([5000, 50_000])
+        number, size = self._number(), self._chance.choice([5000, 50_000, LARGE])
         target = f"/stream?n={number}&size={size}"
         expected = {"x-number": str(number)}
         return Request(_wire("GET", target), "GET", target, 200, content(number, size), expected)
@@ -164,6 +171,7 @@ ALL: list[Callable[[Maker], Request]] = [
     Maker.head,
     Maker.get,
     Maker.get,
+    Maker.large_get,
     Maker.stream,
     Maker.old_stream,
     Maker.post,
