@@ -461,7 +461,7 @@ def test_with_a_large_file_goes_what_it_was(stage, folder):
 def test_leases_name_the_fields_on_which_the_answer_depends(stage):
     for target, fields in (("/a.txt", ""), ("/big.bin", ""), ("/a.txt", f"If-None-Match: {TAG}")):
         lease = stage.get(target, fields).lease
-        assert lease.seconds == 1.0
+        assert (lease.seconds, lease.public) == (1.0, True)
         assert set(lease.names) == {
             "range",
             "if-range",
@@ -470,8 +470,8 @@ def test_leases_name_the_fields_on_which_the_answer_depends(stage):
             "if-modified-since",
             "if-unmodified-since",
         }
-    assert stage.get("/missing").lease.names == ()
-    assert stage.get("/sub").lease.names == ()
+    for target in ("/missing", "/sub"):
+        assert (stage.get(target).lease.names, stage.get(target).lease.public) == ((), True)
 
 
 def test_what_is_not_there_is_leased_shortly(folder):

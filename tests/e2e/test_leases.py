@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 
@@ -67,3 +68,21 @@ def test_nothing_of_the_old_code_is_repeated_after_a_reload(tmp_path):
         server.until_gone(old)
         for _ in range(3):
             assert client.ask("/").body == b"2"
+
+
+def test_files_are_the_same_whoever_asks(tmp_path):
+    """So who says who he is, as browsers do behind a proxy that asks them, gets them from leases, too. A
+    lease is told by what it is: it answers when the worker that would look is frozen."""
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public/file").write_bytes(b"file")
+    with serving(tmp_path, "./public", "--lease", "60") as server, server.client() as client:
+        for target, status in (("/file", 200), ("/missing", 404)):
+            assert client.ask(target, "Authorization: Basic YTpi").status == status
+        (worker,) = server.workers("built-in")
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for fields in ((), ("Authorization: Basic YTpi",), ("Authorization: Basic eDp5", "Cookie: a=b")):
+                assert client.ask("/file", *fields).body == b"file"
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert "lease" not in server.log()

@@ -71,8 +71,8 @@ class FilesHandler:
         # Threads that may wait for files to come to rest; one has other files to send.
         self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
         self._small = min(settings.lease_file_memory, _MAX_BODY)
-        self._lease = Lease(mount.lease, _NAMES) if mount.lease > 0 else None
-        self._short_lease = Lease(min(mount.lease, _SHORT), ()) if mount.lease > 0 else None
+        self._lease = Lease(mount.lease, _NAMES, public=True) if mount.lease > 0 else None
+        self._short_lease = Lease(min(mount.lease, _SHORT), (), public=True) if mount.lease > 0 else None
 
     def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
         request_line, *field_lines = lines_of(task.head)
