@@ -74,7 +74,7 @@ def slow_uploads(scene: Scene) -> None:
 
 @fault(quick=True)
 def tiny_chunks(scene: Scene) -> None:
-    """Four clients that send chunks of one byte as fast as they can."""
+    """Two clients that send chunks of one byte as fast as they can."""
     head = b"POST /never?n=1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     def work(goes_on: Callable[[], bool]) -> None:
@@ -83,7 +83,7 @@ def tiny_chunks(scene: Scene) -> None:
             while goes_on():
                 sock.sendall(b"1\r\nx\r\n" * 10_000)
 
-    _crowd(scene, work, 4)
+    _crowd(scene, work, 2)
 
 
 @fault()
