@@ -386,7 +386,7 @@ def test_a_log_that_is_stuck_holds_one_thread_only(tmp_path):
     with Stage(folder=str(tmp_path), threads=2, log_handler=writer) as stage:
         slots = []
         for _ in range(3):
-            slots.append(stage.task("").slot)
+            slots.append(stage.task("").number)
             stage.send(LogTask(slots[-1], much))
         assert stage.get("/a").body == b"a file"
         thread = threading.Thread(target=drain, args=(reading, 3 * 100 * 1002))
@@ -405,7 +405,7 @@ def test_a_log_task_is_answered_when_it_is_written(tmp_path):
     path = tmp_path / "log"
     writer = AccessLogWriter("%U", os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     with Stage(folder=str(tmp_path), log_handler=writer) as stage:
-        slot = stage.task("").slot
+        slot = stage.task("").number
         stage.send(LogTask(slot, [record()]))
         assert stage.wait(slot).done
         assert path.read_text() == "/p\n"

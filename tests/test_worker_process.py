@@ -22,7 +22,7 @@ from halfsync import channel, prctl
 from halfsync.plan import Kind, Mount, Plan, Pool
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
-    BOARD_SLOTS,
+    BOARD_BYTES,
     Attach,
     Failed,
     LogFile,
@@ -106,8 +106,8 @@ class Process:
         tasks, its_tasks = channel.pair()
         self.watch, its_watch = channel.pair()
         board = os.memfd_create("board")
-        os.truncate(board, BOARD_SLOTS * 8)
-        self.board = memoryview(mmap.mmap(board, BOARD_SLOTS * 8)).cast("Q")
+        os.truncate(board, BOARD_BYTES)
+        self.board = memoryview(mmap.mmap(board, BOARD_BYTES)).cast("Q")
         descriptors = (its_tasks.fileno(), its_watch.fileno(), board)
         assert channel.send(self.orders, encode(Attach()), descriptors) is channel.Sent.YES
         its_tasks.close()
@@ -298,13 +298,13 @@ def test_the_watch_thread_flushes_and_tells_stacks(folder, capfd):
         fast = seam.task("GET / HTTP/1.1\nHost: a", mount=1)
         slow = seam.task("GET /sleep?1.5 HTTP/1.1\nHost: a", mount=1)
         seam.send(fast, slow)
-        until(lambda: worker.board[slow.slot])
+        until(lambda: worker.board[slow.number])
         assert worker.watch is not None
         worker.watch.send(encode(Nudge()))
-        assert seam.wait(fast.slot).done
-        assert not seam.answers[slow.slot].done
-        worker.watch.send(encode(Stacks(slow.slot)))
-        assert seam.wait(slow.slot).done
+        assert seam.wait(fast.number).done
+        assert not seam.answers[slow.number].done
+        worker.watch.send(encode(Stacks(slow.number)))
+        assert seam.wait(slow.number).done
     assert "time.sleep(float" in capfd.readouterr().err
 
 
@@ -318,7 +318,7 @@ def test_the_built_in_worker_serves_files_and_writes_the_log(folder):
         seam = worker.attach()
         assert b"def app" in get(seam, "/files/app_of_test.py", mount=0).body
         for name in ("old", "new"):
-            slot = seam.task("").slot
+            slot = seam.task("").number
             seam.send(LogTask(slot, [record]))
             assert seam.wait(slot).done
             if name == "old":

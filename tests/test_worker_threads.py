@@ -46,7 +46,7 @@ def test_replies_of_one_packet_leave_in_one_packet():
         tasks = [stage.task(GET) for _ in range(20)]
         stage.send(*tasks)
         for task in tasks:
-            assert stage.wait(task.slot).body == b"/"
+            assert stage.wait(task.number).body == b"/"
         assert stage.packets == 1
 
 
@@ -57,11 +57,11 @@ def test_the_board_says_what_was_begun():
         before = time.monotonic_ns()
         stage.send(first, second)
         assert gate.inside.acquire(timeout=10)
-        assert before <= stage.board[first.slot] <= time.monotonic_ns()
-        assert stage.board[second.slot] == 0
+        assert before <= stage.board[first.number] <= time.monotonic_ns()
+        assert stage.board[second.number] == 0
         gate.open.set()
-        assert stage.wait(second.slot).done
-        assert stage.board[second.slot] > 0
+        assert stage.wait(second.number).done
+        assert stage.board[second.number] > 0
 
 
 def test_a_nudge_lets_a_sibling_take_what_waits_behind_a_thread_that_hangs():
@@ -71,9 +71,9 @@ def test_a_nudge_lets_a_sibling_take_what_waits_behind_a_thread_that_hangs():
         stage.send(hanging, behind)
         assert gate.inside.acquire(timeout=10)
         stage.send(Nudge())
-        assert stage.wait(behind.slot).done
+        assert stage.wait(behind.number).done
         gate.open.set()
-        assert stage.wait(hanging.slot).done
+        assert stage.wait(hanging.number).done
 
 
 def test_a_thread_that_is_free_takes_from_the_backlog_of_another():
@@ -83,9 +83,9 @@ def test_a_thread_that_is_free_takes_from_the_backlog_of_another():
         stage.send(hanging, behind)
         assert gate.inside.acquire(timeout=10)
         assert stage.get("/other").done  # whoever took this goes on with the backlog
-        assert stage.wait(behind.slot).done
+        assert stage.wait(behind.number).done
         gate.open.set()
-        assert stage.wait(hanging.slot).done
+        assert stage.wait(hanging.number).done
 
 
 def test_a_finished_reply_gets_past_a_sibling_that_hangs():
@@ -96,9 +96,9 @@ def test_a_finished_reply_gets_past_a_sibling_that_hangs():
         stage.send(fast, hanging)
         assert gate.inside.acquire(timeout=10)
         stage.threads.outbox.flush()
-        assert stage.wait(fast.slot).done
+        assert stage.wait(fast.number).done
         gate.open.set()
-        assert stage.wait(hanging.slot).done
+        assert stage.wait(hanging.number).done
 
 
 def test_a_reply_does_not_wait_long_for_company():
@@ -110,9 +110,9 @@ def test_a_reply_does_not_wait_long_for_company():
     with Stage(app, threads=1) as stage:
         tasks = [stage.task(GET) for _ in range(3)]
         stage.send(*tasks)
-        stage.wait(tasks[0].slot)
-        assert not stage.answers[tasks[2].slot].done
-        stage.wait(tasks[2].slot)
+        stage.wait(tasks[0].number)
+        assert not stage.answers[tasks[2].number].done
+        stage.wait(tasks[2].number)
 
 
 def test_much_that_waits_leaves():
@@ -123,7 +123,7 @@ def test_much_that_waits_leaves():
     with Stage(app, threads=1) as stage:
         tasks = [stage.task(GET) for _ in range(30)]
         stage.send(*tasks)
-        assert all(len(stage.wait(task.slot).body) == 60_000 for task in tasks)
+        assert all(len(stage.wait(task.number).body) == 60_000 for task in tasks)
         assert stage.packets >= 30 * 60_000 / (160 * 1024)
 
 
@@ -133,7 +133,7 @@ def test_many_descriptors_are_spread_over_packets(tmp_path):
         tasks = [stage.task("GET /big HTTP/1.1\nHost: a") for _ in range(150)]
         stage.send(*tasks)
         for task in tasks:
-            answer = stage.wait(task.slot)
+            answer = stage.wait(task.number)
             assert len(answer.body) == 100_000
 
 
@@ -151,16 +151,16 @@ def test_several_spooled_bodies_in_one_packet():
             descriptors.append(unnamed_file("/tmp"))
             os.write(descriptors[-1], body)
         stage.send(*tasks, descriptors=descriptors)
-        assert [stage.wait(task.slot).body for task in tasks] == bodies
+        assert [stage.wait(task.number).body for task in tasks] == bodies
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def test_a_body_whose_descriptor_did_not_arrive_is_a_500():
+def test_a_body_whose_descriptor_did_not_arrive_is_a_503():
     with Stage(Gate()) as stage:
         task = stage.task(GET, b"lost", spooled=True)
         stage.send(task)
-        assert stage.wait(task.slot).status == 500
+        assert stage.wait(task.number).status == 503
 
 
 def test_the_stack_of_a_hanging_handler_is_logged(capfd):
@@ -220,17 +220,17 @@ def test_messages_of_a_slot_stay_in_order_across_packets():
     with theirs:
         outbox, seam = Outbox(theirs), Seam(ours)
         task = seam.task(GET)
-        outbox.put(Reply(task.slot, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
+        outbox.put(Reply(task.number, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
         expected = b""
         for n in range(150):
             descriptor = unnamed_file("/tmp")
             data = b"%d " % n
             os.write(descriptor, data)
-            outbox.put(Part(task.slot, [File(descriptor, 0, len(data))], Ending.MORE), 0, 1)
+            outbox.put(Part(task.number, [File(descriptor, 0, len(data))], Ending.MORE), 0, 1)
             expected += data
-        outbox.put(Part(task.slot, [], Ending.DONE), 0, 1)
+        outbox.put(Part(task.number, [], Ending.DONE), 0, 1)
         outbox.flush()
-        assert seam.wait(task.slot).body == expected
+        assert seam.wait(task.number).body == expected
         assert seam.packets == 3
         seam.close()
 

@@ -211,7 +211,7 @@ def test_a_spooled_body_never_shows_what_is_behind_it_in_the_file():
         task = stage.task("POST / HTTP/1.1\nHost: a", b"body", spooled=True)
         file.seek(9)  # the offset is shared with us, and must not matter
         stage.send(task, descriptors=[file.fileno()])
-        assert stage.wait(task.slot).body == b"body"
+        assert stage.wait(task.number).body == b"body"
 
 
 def test_a_spooled_body_is_closed_after_the_request_even_if_the_application_keeps_it():
@@ -644,7 +644,7 @@ def leave(stage: Stage, slot: int) -> None:
     while not stage.board[slot]:
         assert time.monotonic() < give_up
         time.sleep(0.001)
-    stage.threads.outbox.left[slot] = stage.board[slot]
+    stage.threads.outbox.leave(slot)
 
 
 @pytest.mark.parametrize("pieces", [(), (b"a",), (b"a" * 100_000,), (b"a" * 3_000_000,)], ids=len)

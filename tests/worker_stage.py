@@ -16,7 +16,7 @@ from halfsync.objects import SAME_FILE, File, Memory
 from halfsync.plan import BUILT_IN, Kind, Listener, Mount, Plan, Pool
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
-    BOARD_SLOTS,
+    BOARD_BYTES,
     MAX_DESCRIPTORS,
     MAX_PACKET,
     Ending,
@@ -81,7 +81,7 @@ class Seam:
     def __init__(self, tasks: socket.socket) -> None:
         self.tasks = tasks
         tasks.settimeout(PATIENCE)
-        self.slots = itertools.count()
+        self.slots = itertools.count(1)
         self.answers: dict[int, Answer] = {}
         self.packets = 0
 
@@ -122,7 +122,7 @@ class Seam:
                 self.send(task, descriptors=[file.fileno()])
         else:
             self.send(task)
-        return task.slot
+        return task.number
 
     def ask(self, head: str | bytes, body: bytes = b"", **more: Any) -> Answer:
         """One request and its whole answer."""
@@ -149,7 +149,7 @@ class Seam:
             self._take(message, descriptors)
 
     def _take(self, message: Reply | Part, descriptors: array.array[int]) -> None:
-        answer = self.answers[message.slot]
+        answer = self.answers[message.number]
         assert answer.ending is Ending.MORE, "the worker had said that this was the end"
         answer.messages += 1
         if isinstance(message, Reply):
@@ -201,7 +201,7 @@ class Stage(Seam):
         kind = Kind.FILES if application is None else Kind.WSGI
         mount = Mount(prefix, folder or "app:app", kind, pool, lease)
         plan = plan_of([mount], pools, Settings(**settings))
-        self.board = memoryview(bytearray(BOARD_SLOTS * 8)).cast("Q")
+        self.board = memoryview(bytearray(BOARD_BYTES)).cast("Q")
         self.threads = Threads(
             theirs, self.board, handlers_of(plan, pool, application), log_handler, Limits.of(plan.settings)
         )

@@ -61,15 +61,21 @@ not read them yet (as many as RLIMIT_NOFILE may be)."""
 def receive(channel: socket.socket) -> tuple[bytes, list[int]] | None:
     """One packet and its descriptors (close-on-exec); None at the end, whatever brought it.
 
-    A packet is never empty. Raises BlockingIOError if a non-blocking socket has nothing to read.
+    If there was no room for all of the descriptors here, none is given. A packet is never empty.
+    Raises BlockingIOError if a non-blocking socket has nothing to read.
     """
     try:
-        packet, ancillary, _, _ = channel.recvmsg(MAX_PACKET, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        packet, ancillary, flags, _ = channel.recvmsg(
+            MAX_PACKET, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
     except BlockingIOError:
         raise
     except OSError:
         return None
     descriptors = _descriptors(ancillary)
+    if flags & socket.MSG_CTRUNC:
+        close_all(descriptors)
+        descriptors = []
     if packet:
         return packet, descriptors
     close_all(descriptors)

@@ -143,6 +143,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "they share its memory.",
         ),
     ] = False
+    retry: Annotated[
+        bool,
+        about(
+            "Processes",
+            "A request whose worker was killed is given to another one, once, if its method says that this "
+            "is harmless (GET, HEAD, OPTIONS, TRACE, PUT, DELETE). Not after a crash (SIGSEGV and its like) "
+            "or an exit of the worker's own accord, which are likely to be the request's work.",
+        ),
+    ] = True
     user: Annotated[
         str | None,
         about(

@@ -18,6 +18,7 @@ import contextlib
 import gc
 import os
 import select
+import signal
 import socket
 import struct
 import tempfile
@@ -37,6 +38,7 @@ from halfsync.pump.loop import Pump
 from halfsync.pump.workers import Worker
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
+    BOARD_BYTES,
     BOARD_SLOTS,
     MAX_DESCRIPTORS,
     MAX_PACKET,
@@ -120,6 +122,7 @@ class Stage:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         self.listener.listen(512)
         name = self.listener.getsockname()
+        settings.setdefault("reply_memory", 64 << 20)  # tests give more in memory than a worker does
         self.plan = Plan(
             Settings(**settings),
             mounts or (Mount("", "app:app", Kind.WSGI, APP, 0.0),),
@@ -127,8 +130,14 @@ class Stage:
             (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self._pumps_own()),),
         )
         self.hung: list[Worker] = []
+        self.lost: list[int] = []  # ids of workers that the pump gave up
+        self.status: int | None = signal.SIGKILL  # how lost workers end; None: the parent does not say
         self.pump = Pump(
-            self.plan, spool_folder=self.folder, log_needs=(True, True), report_hung=self.hung.append
+            self.plan,
+            spool_folder=self.folder,
+            log_needs=(True, True),
+            report_hung=self.hung.append,
+            report_lost=self._lose,
         )
         self._epoll = _Watched(self.pump._epoll)
         self.pump._epoll = self._epoll  # type: ignore[assignment]
@@ -160,6 +169,12 @@ class Stage:
         self._epoll.close()
         os.close(self.pump.helpers.wakeup)
         self._undo.close()
+
+    def _lose(self, worker: Worker) -> None:
+        """The parent's part: it says how the worker ended."""
+        self.lost.append(worker.id)
+        if self.status is not None:
+            self.pump.dispatcher.ended(worker.id, self.status)
 
     # --- turning ---------------------------------------------------------------------------------
 
@@ -412,7 +427,7 @@ class Hand:
         theirs, self.tasks_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs_watch, self.watch_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._board_fd = os.memfd_create("board")
-        os.ftruncate(self._board_fd, BOARD_SLOTS * 8)
+        os.ftruncate(self._board_fd, BOARD_BYTES)
         for sock in (self.tasks_sock, self.watch_sock):
             sock.setblocking(False)
         self.packets: list[list[Task | LogTask | Nudge]] = []  # as they came
@@ -473,10 +488,10 @@ class Hand:
                 self.tasks.append(message)
                 if message.body is None:
                     fd = fds.pop(0)
-                    self.bodies[message.slot] = os.pread(fd, message.body_size + 1, 0)
+                    self.bodies[message.number] = os.pread(fd, message.body_size + 1, 0)
                     os.close(fd)
                 else:
-                    self.bodies[message.slot] = message.body
+                    self.bodies[message.number] = message.body
             elif isinstance(message, LogTask):
                 self.log_tasks.append(message)
             else:
@@ -493,7 +508,9 @@ class Hand:
         return task
 
     def begin(self, task: Task) -> None:
-        os.pwrite(self._board_fd, struct.pack("Q", self.stage.time.monotonic_ns()), task.slot * 8)
+        os.pwrite(
+            self._board_fd, struct.pack("Q", self.stage.time.monotonic_ns()), task.number % BOARD_SLOTS * 8
+        )
 
     def heard(self) -> list[Nudge | Recall | Stacks]:
         """What came on the watch socket."""
@@ -530,7 +547,18 @@ class Hand:
             whole = ending is Ending.DONE and None not in sizes
             length = len(body) + sum(size or 0 for size in sizes) if whole else -1
         message = Reply(
-            task.slot, status, reason, fields, length, body, objects, ending, False, close, lease, handler_ns
+            task.number,
+            status,
+            reason,
+            fields,
+            length,
+            body,
+            objects,
+            ending,
+            False,
+            close,
+            lease,
+            handler_ns,
         )
         self.send([message], fds)
 
@@ -542,7 +570,7 @@ class Hand:
         fds: tuple[int, ...] = (),
         handler_ns: int = 5_000_000,
     ) -> None:
-        self.send([Part(task.slot, list(objects), ending, handler_ns)], fds)
+        self.send([Part(task.number, list(objects), ending, handler_ns)], fds)
 
     def send(self, messages: list[Any], fds: tuple[int, ...] = ()) -> None:
         """One packet. The descriptors are closed here then, as a worker does."""
@@ -561,7 +589,7 @@ class Hand:
 def echo(hand: Hand, task: Task) -> None:
     """Answers with what it was asked: request line, and body."""
     line = task.head.partition(b"\r\n")[0]
-    hand.reply(task, line + b"\n" + hand.bodies[task.slot])
+    hand.reply(task, line + b"\n" + hand.bodies[task.number])
 
 
 def get(path: str = "/", *lines: str, method: str = "GET", version: str = "1.1") -> bytes:

@@ -143,7 +143,7 @@ def test_bodies_up_to_the_limit_are_taken():
 def test_bodies_in_memory_and_in_files(stage: Stage, size: int):
     """Up to body_memory in the message, beyond in an unnamed file; the worker gets every byte, and no
     descriptor or file is left."""
-    stage.handler = lambda hand, task: hand.reply(task, hashlib.sha256(hand.bodies[task.slot]).digest())
+    stage.handler = lambda hand, task: hand.reply(task, hashlib.sha256(hand.bodies[task.number]).digest())
     stage.hand(answers=True)
     client = stage.client()
     body = os.urandom(size)
@@ -234,7 +234,7 @@ def test_records_go_to_a_worker_in_batches_and_are_not_lost_with_it(stage: Stage
     stage.later(0.5)
     [batch] = logger.log_tasks
     assert len(batch.records) == 11
-    logger.send([Part(batch.slot, [], Ending.DONE)])
+    logger.send([Part(batch.number, [], Ending.DONE)])
     stage.later(0.5)
     assert stage.pump.access.idle
 

@@ -33,7 +33,7 @@ class Town(Stage):
         self.hand(answers=True)
 
     def _handle(self, hand: Hand, task: Task) -> None:
-        self.asked.append((task, hand.bodies[task.slot]))
+        self.asked.append((task, hand.bodies[task.number]))
         echo(hand, task)
 
 

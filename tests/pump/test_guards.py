@@ -202,7 +202,7 @@ def test_connections_that_linger_do_not_delay_a_stop(before: bool):
 def test_a_paused_acceptor_stops_as_well():
     """A stop during a shortage of descriptors: no listening socket is left open."""
     with Stage() as stage:
-        stage.pump.acceptor._make_room(OSError(24, "Too many open files"))
+        stage.pump.acceptor._out_of_room("Too many open files")
         stage.pump.drain(30)
         assert all(listener.socket.fileno() == -1 for listener in stage.plan.listeners)
         assert stage.pump._is_drained()

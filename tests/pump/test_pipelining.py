@@ -48,7 +48,7 @@ SHORT_MIX = [LEASED, counted(2), LEASED, chunked(3), head(4)]
 
 def respond(hand: Hand, task: Task) -> None:
     """Says what was asked, and grants a lease for /leased."""
-    text = told(task.head, hand.bodies[task.slot])
+    text = told(task.head, hand.bodies[task.number])
     lease = Lease(1000, ()) if task.head == LEASED else None
     if task.head.startswith(b"HEAD"):
         hand.reply(task, length=len(text))

@@ -197,7 +197,7 @@ def slow_reader_gets_all(ground: Ground) -> None:
         received += client.receive(100_000)
         pieces.append(client.inbox)
         client.inbox = b""
-        return received > len(LARGE)
+        return received > len(LARGE) or client.over
 
     while not drip():
         ground.stage.turn()

@@ -24,7 +24,7 @@ def pattern(size: int) -> bytes:
 
 
 def digest(hand: Hand, task: Task) -> None:
-    hand.reply(task, hashlib.sha256(hand.bodies[task.slot]).hexdigest().encode())
+    hand.reply(task, hashlib.sha256(hand.bodies[task.number]).hexdigest().encode())
 
 
 def digest_of(data: bytes) -> bytes:

@@ -28,6 +28,9 @@ MOST_STARTS = 4
 MOST_RETIRING = 4
 """Hung workers that may still be there for each one that is wanted."""
 
+JOIN_AGAIN = 0.2
+"""Seconds until the next try, when a process had no room for the descriptors of a seam."""
+
 STUCK = 30.0
 """Seconds for which a child may leave its orders unread when there is no more room for them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 
@@ -9,20 +10,26 @@ from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.parent.children import Child
 from halfsync.parent.states import Event
-from halfsync.wire.messages import BOARD_SLOTS, Attach, Join
+from halfsync.wire.messages import BOARD_BYTES, Attach, Join
 
 SEAM_BUFFER = 208 * 1024
 """Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
 for its own accounts, so that a packet of MAX_PACKET fits beside others."""
 
 
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""Nobody changes the board's size, nor what may be done to it: to read from memory behind the end of its
+file is SIGBUS, and a worker must not be able to do that to the pump."""
+
+
 def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
     """`tasks`, `watch` and the board: the pump's descriptors, and the worker's. Raises OSError."""
     made: list[int] = []
     try:
-        board = os.memfd_create("board", os.MFD_CLOEXEC)
+        board = os.memfd_create("board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         made.append(board)
-        os.ftruncate(board, BOARD_SLOTS * 8)
+        os.ftruncate(board, BOARD_BYTES)
+        fcntl.fcntl(board, fcntl.F_ADD_SEALS, SEALS)
         for _ in ("tasks", "watch"):
             for end in channel.pair():
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEAM_BUFFER)

@@ -43,6 +43,7 @@ from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
 from halfsync.parent.crews import COUNTED, Crew
 from halfsync.parent.limits import (
     EXIT_WRONG,
+    JOIN_AGAIN,
     LAST_WORD,
     LONGEST_WAIT,
     MOST_REPORTS,
@@ -161,6 +162,7 @@ class Supervisor:
         due = [min(child.limit, child.ready_by) for child in children]
         pauses = [self._pump_pause, *(crew.pause for crew in self.crews)]
         due += [pause.until for pause in pauses if pause.until > now]
+        due += [child.join_after for child in children if child.join_after > now]
         if any(child.has_unsent for child in children) or self._lacks(now):
             due.append(now + SHORTEST_WAIT)
         return max(0.0, min([LONGEST_WAIT, self._limit - now, *(moment - now for moment in due)]))
@@ -304,6 +306,10 @@ class Supervisor:
             child.failure = report
         elif isinstance(report, messages.Drained):
             child.drained = True
+        elif isinstance(report, messages.Lost):
+            self._kill_lost(child, report.worker)
+        elif isinstance(report, messages.Cut):
+            self._join_again(child, report.worker, now)
         else:
             self._replace_hung(child, report.worker, now)
 
@@ -324,6 +330,20 @@ class Supervisor:
                 log("error", f"{child.who} has a handler past handler_timeout; it is replaced.")
                 self._retire(child, now)
                 self._bound_retiring(self.crews[child.pool])
+
+    def _kill_lost(self, pump: Child, worker: int) -> None:
+        """The pump has given it up: if it lives, it is good for nothing."""
+        for child in self._children():
+            if child.id == worker and child.pump == pump.id and child.state is not State.KILLED:
+                log("debug", f"{child.who} is no use to the pump any more; it is killed.")
+                self._kill_at_fault(child)
+
+    def _join_again(self, sender: Child, worker: int, now: float) -> None:
+        """A seam's descriptors found no room, in the pump or in the worker."""
+        for child in self._children():
+            if child is sender or (child.id == worker and sender.role is Role.PUMP):
+                child.pump = -1
+                child.join_after = now + JOIN_AGAIN
 
     def _bound_retiring(self, crew: Crew) -> None:
         """When every request hangs, the hung ones must not pile up until graceful_timeout ends them."""
@@ -370,7 +390,7 @@ class Supervisor:
         crew = self.crews[child.pool]
         crew.children.remove(child)
         if self.pump is not None and child.pump == self.pump.id:
-            self.pump.order(messages.Ended(child.id))
+            self.pump.order(messages.Ended(child.id, -1 if status is None else status))
         if (before in COUNTED or child.at_fault) and self.phase is not Phase.LEAVING:
             self._worker_ended(crew, child, ending, now)
         else:
@@ -546,6 +566,8 @@ class Supervisor:
         if child.role is not Role.WORKER or self.pump is None or child.channel is None:
             return False
         if self.pump.state is not State.WORKING or child.pump == self.pump.id:
+            return False
+        if time.monotonic() < child.join_after:
             return False
         is_current = child.generation == self.crews[child.pool].current
         return child.state is State.WORKING or (child.state is State.READY and is_current)

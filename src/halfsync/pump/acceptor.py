@@ -1,22 +1,42 @@
-"""Accepts clients, a bounded number a turn, and makes room when descriptors run out."""
+"""Accepts clients, a bounded number a turn, and no more than there are descriptors for.
+
+A descriptor that is missing is worse anywhere else than here: a worker's response comes without its file, a
+new worker can't join. So the number of connections is limited by the number of descriptors
+that the process may have (RLIMIT_NOFILE), less what the rest of it needs."""
 
 from __future__ import annotations
 
 import errno
+import heapq
+import resource
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import Connection
+from halfsync.pump.connection import NEVER, Connection
 from halfsync.pump.states import State
 
 if TYPE_CHECKING:
+    from halfsync.plan import Plan
     from halfsync.pump.loop import Pump
 
 ACCEPTS_A_TURN = 64
 """For each listener. More would let a flood of new clients delay the old ones."""
+
+OWN = 16
+"""Descriptors of the pump itself: standard streams, epoll, orders, RESERVE."""
+FOR_RESPONSES = 1024
+"""Descriptors that are kept from connections, at most; a third of what there is, if that is less."""
+FEWEST = 4
+"""Connections, however low the limit is."""
+ROOM_FOR = 16
+"""Idle connections that are closed at once when there is no room."""
+PAUSE = 0.02
+"""Seconds without accepting, when nobody idles; then whoever came in the meantime may have left."""
+QUIET = 10.0
+"""Seconds after which a shortage is another one, which is told again."""
 
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -31,7 +51,9 @@ class Acceptor:
         self._listeners = [listener.socket for listener in pump.plan.listeners]
         self._watched = False
         self._paused = False
-        self._short = False  # and it has been said; until a client could be accepted again
+        self._quiet_at = 0.0  # when a shortage is told again
+        self.retry_at = NEVER  # monotonic: when a pause ends
+        self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], pump.plan)
         self.due: list[tuple[int, socket.socket]] = []  # where clients wait, by this turn's events
 
     def start(self) -> None:
@@ -57,6 +79,7 @@ class Acceptor:
 
     def resume(self) -> None:
         """Try again after a shortage."""
+        self.retry_at = NEVER
         if self._paused:
             self._paused = False
             self.start()
@@ -83,34 +106,65 @@ class Acceptor:
     def _accept(self, index: int, listener: socket.socket) -> int:
         """Accept up to ACCEPTS_A_TURN clients; how many came."""
         expires = self._pump.clock.now + self._pump.settings.head_timeout
+        connections = self._pump.connections
         for count in range(ACCEPTS_A_TURN):
+            if len(connections) >= self._most:
+                self._out_of_room("there are as many connections as there is room for")
+                if len(connections) >= self._most:
+                    return count
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
                 return count
             except OSError as error:
                 if error.errno in _SHORT:
-                    self._make_room(error)
+                    self._out_of_room(str(error.strerror))
                     return count
                 continue  # that client has gone already (ECONNABORTED and its like)
-            self._short = False
             client, port = address[:2] if isinstance(address, tuple) else ("", 0)
             try:
                 self._pump.add(Connection(sock, client, port, index, expires))
             except OSError as error:  # the kernel watches no more descriptors for this user
                 sock.close()
-                self._make_room(error)
+                self._out_of_room(str(error.strerror))
                 return count
         return ACCEPTS_A_TURN
 
-    def _make_room(self, error: OSError) -> None:
-        """Out of descriptors: close those that idle longest; if none does, stop accepting a while."""
-        connections = self._pump.connections.values()
-        idle = sorted((c for c in connections if c.state is State.IDLE), key=lambda c: c.expires)
-        for conn in idle[:ACCEPTS_A_TURN]:
+    def _out_of_room(self, why: str) -> None:
+        """Close those that idle longest; if none does, accept nobody for a moment."""
+        if self.make_room(why) or self._paused:
+            return
+        self._paused = True
+        self.retry_at = self._pump.clock.now + PAUSE
+        self._unwatch()
+
+    def make_room(self, why: str) -> int:
+        """Close some connections that idle, the oldest first; how many that were."""
+        self._tell(why)
+        idle = (conn for conn in self._pump.connections.values() if conn.state is State.IDLE)
+        oldest = heapq.nsmallest(ROOM_FOR, idle, key=lambda conn: conn.expires)
+        for conn in oldest:
             self._pump.close(conn, CloseReason.DESCRIPTORS_SHORT)
-        if not idle and not self._paused:
-            if not self._short:  # once a shortage, not at every try
-                log("warning", f"not accepting for now: {error.strerror} ({len(connections)} connections)")
-            self._short = self._paused = True
-            self._unwatch()
+        return len(oldest)
+
+    def _tell(self, why: str) -> None:
+        """Once a shortage, which is over when nothing has been short for a while."""
+        now = self._pump.clock.now
+        if now >= self._quiet_at:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            count = len(self._pump.connections)
+            log(
+                "warning",
+                f"out of file descriptors ({count} connections, limit {limit} open files): {why}. "
+                "Idle connections are closed, and then clients are not accepted for now; "
+                "raise the limit (ulimit -n, LimitNOFILE).",
+            )
+        self._quiet_at = now + QUIET
+
+
+def most_connections(limit: int, plan: Plan) -> int:
+    """How many clients there may be at once if there may be `limit` descriptors. Each worker needs
+    three, each twice while a reload replaces it; and responses, spooled bodies and leases need some."""
+    fixed = OWN + len(plan.listeners) + 6 * sum(pool.processes for pool in plan.pools)
+    left = limit - fixed
+    return max(FEWEST, left - min(left // 3, FOR_RESPONSES))

@@ -9,10 +9,19 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
 @lru_cache(maxsize=256)
 def status_line(status: int, reason: str) -> bytes:
+    """Raises ValueError for what can't be one: a status that has not three digits, a reason with line
+    ends or characters beyond latin-1. A status that nobody knows has an empty reason (RFC 9112 4)."""
+    if not 100 <= status <= 999:
+        raise ValueError(f"the status {status} is none")
+    if "\r" in reason or "\n" in reason:
+        raise ValueError(f"the reason {reason!r} is more than one line")
     if not reason:
-        reason = HTTPStatus(status).phrase
+        reason = _PHRASES.get(status, "")
     return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
 
 

@@ -97,13 +97,14 @@ class Exchange:
     begun_ns = 0
     handler_ns = -1
     worker: Worker | None = None
-    slot = -1
+    task = -1  # its number in that worker
     attempts = 0
     # the answer
     status = 0
     out: deque[Sendable]  # framed, and not yet taken by the socket
     shared_file: Descriptor | None = None  # what SAME_FILE means
     chunked = False
+    memory = 0  # bytes of its body that came in memory
     body_owed = -1  # bytes yet to be framed; -1: no size was announced
     ending = Ending.MORE
     until_close = False  # nothing but the close tells the client where the body ends

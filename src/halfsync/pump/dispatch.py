@@ -10,12 +10,12 @@ Several tasks in one packet are taken by one thread, one after the other. That i
 that take microseconds and wrong for all others, so only a pool whose handlers have been fast lately
 (a running mean under FAST) gets them; any other pool gets one task a packet, each waking a thread
 of its own, and never more than it has threads. When the guess was wrong, because one request in the
-batch turns out slow, the board shows within milliseconds that tasks are not begun, and a Nudge
-brings a sibling thread to them.
+batch turns out slow, the board shows within milliseconds that tasks are not begun, and they are
+helped (stalls.py).
 
-The pump knows who owns every task. When a worker's channel ends, its tasks that the board shows as
-never begun go back to the queue's front; begun ones are tried once more if that is harmless, and
-answered with 502 if not.
+The pump knows who owns every task, by a number that never comes again; what a worker says of any other
+is dropped. When a worker dies, deaths.py says what becomes of its tasks. What is taken back, for
+whatever reason, gets its old place in the queue.
 
 Of the workers with room the one that was idle most recently is chosen: its caches are warm, and
 workers that are never chosen show that there are too many.
@@ -29,24 +29,28 @@ from typing import TYPE_CHECKING, cast
 
 from halfsync.logs.error import log
 from halfsync.objects import File
+from halfsync.pump.checks import UnsendableError, check_objects
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import NEVER, Connection, Exchange
+from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.deaths import Deaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases import Leased
+from halfsync.pump.sendables import PipeEnd
+from halfsync.pump.stalls import LOOK, Stalls
 from halfsync.pump.states import HANDED_OVER, QUEUED, WORKING, Event
 from halfsync.pump.steps import MORE, WAIT, Outcome
-from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Pool, Worker
+from halfsync.pump.workers import DROPPED, LOG_BATCH, MEAN_OF, NUDGE_AFTER, Pool, Sent, Worker
 from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
     NOT_BEGUN,
     Join,
+    Left,
     LogRecord,
     LogTask,
     Nudge,
     Part,
-    Recall,
     Reply,
     Stacks,
     Task,
@@ -58,11 +62,15 @@ from halfsync.wire.refusals import Refusal
 if TYPE_CHECKING:
     from halfsync.pump.loop import Pump
 
+SHORTAGE = 0.01
+"""Seconds until the next try, when the kernel was short of something."""
+ALONE = 2.0
+"""Seconds for which a request that is tried once more has a worker for itself. One that kills does it
+sooner; one that takes longer must not keep all others waiting."""
 TASK_OVERHEAD = 128
 """Bytes of a task beside its head and body, at most."""
-NUDGE_SELDOM = 0.25
-"""Seconds. Where nudging does not help, since all threads are busy, it becomes seldom."""
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
+SHORT_OF_DESCRIPTORS = 503
+SHORT_AT_REPLY = "a worker's response came without its descriptor and is answered 503"
 
 
 class Dispatcher:
@@ -78,7 +86,9 @@ class Dispatcher:
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
         self.workers: dict[int, Worker] = {}  # by id
-        self.nudge_at = NEVER
+        self._newest_ns = 0
+        self.deaths = Deaths(pump, self)
+        self.stalls = Stalls(pump, self)
 
     # --- workers come and go ---------------------------------------------------------------------
 
@@ -98,55 +108,21 @@ class Dispatcher:
 
     def _close_if_done(self, worker: Worker) -> None:
         if worker.retiring and worker.outstanding == 0:
-            self._forget(worker)
+            self.forget(worker)
 
-    def _forget(self, worker: Worker) -> None:
+    def forget(self, worker: Worker) -> None:
         self.workers.pop(worker.id, None)
         worker.pool.workers.remove(worker)
         self._pump.forget_worker(worker)
         worker.close()
 
-    def ended(self, worker_id: int) -> None:
-        """Its process is no more, but a process that the application forked may keep the channel's
-        other end open. So we close it: what was said before is still read, and then the end."""
-        worker = self.workers.get(worker_id)
-        if worker is not None:
-            worker.tasks.shutdown(socket.SHUT_RDWR)
+    def ended(self, worker_id: int, status: int) -> None:
+        """Its process is no more; `status` as wait(2) gave it."""
+        self.deaths.ended(worker_id, status)
 
-    def gone(self, worker: Worker) -> None:
-        """Its channel ended: it died, or was killed."""
-        self._forget(worker)
-        told: list[str] = []
-        for slot, owner in list(worker.slots.items()):
-            if isinstance(owner, Exchange):
-                fate = self._orphaned(worker, slot, owner)
-                if len(told) < 20:
-                    told.append(f"{_request_line(owner)} ({fate})")
-            elif owner is LOG_BATCH:
-                self._pump.access.lost()
-        level, what = ("error", "; ".join(told)) if told else ("info", "none")
-        log(level, f"worker {worker.pid} of {worker.pool.name} is gone; requests in flight: {what}")
-        self._due.add(worker.pool)
-
-    def _orphaned(self, worker: Worker, slot: int, exchange: Exchange) -> str:
-        """What becomes of a request whose worker died; returns it in words."""
-        conn = exchange.conn
-        exchange.worker = None
-        if conn is None or conn.exchange is not exchange:
-            return "its client had left"
-        if conn.state is not WORKING:
-            self._pump.sender.abort(conn, CloseReason.WORKER_DIED)
-            return "its answer had begun: connection reset"
-        assert exchange.head is not None
-        begun = worker.board[slot] != 0
-        if not begun or (exchange.attempts < 2 and exchange.head.method in IDEMPOTENT):
-            conn.move(Event.TAKEN_BACK)
-            exchange.worker = None
-            worker.pool.queue.appendleft(exchange)
-            return "begun, to be tried once more" if begun else "not begun, given to another"
-        exchange.reason = CloseReason.WORKER_DIED
-        self._answer(conn, Refusal(502, "The worker that had this request died.", close=False))
-        return "begun: 502"
+    def work_for(self, pool: Pool) -> None:
+        """Hand over to this pool at the end of the turn."""
+        self._due.add(pool)
 
     # --- requests to workers ---------------------------------------------------------------------
 
@@ -155,7 +131,9 @@ class Dispatcher:
         if pool.waiting >= self._queue_limit:
             self._pump.sender.refuse(conn, self._overloaded())
             return MORE
-        exchange.queued_ns = self._clock.now_ns
+        # Each has a time of its own, which so is its place in the queue too.
+        now_ns = self._clock.now_ns
+        self._newest_ns = exchange.queued_ns = now_ns if now_ns > self._newest_ns else self._newest_ns + 1
         pool.queue.append(exchange)
         self._due.add(pool)
         if conn.ended:
@@ -171,15 +149,15 @@ class Dispatcher:
 
     def end_of_turn(self) -> None:
         """Hand over what has been queued, one packet a worker, and what is to be logged."""
+        if self.stalls.look_at <= self._clock.now:
+            self.stalls.look()
         if self._due:
             due, self._due = self._due, set()
             for pool in due:
-                if pool.queue:
+                if pool.queue or pool.retries:
                     self._hand_over(pool)
         if self._half_closed:
             self._close_those_that_left()
-        if self.nudge_at <= self._clock.now:
-            self._nudge()
 
     def _close_those_that_left(self) -> None:
         """A client that closed its side together with its request may want the response still, and gets it
@@ -193,19 +171,24 @@ class Dispatcher:
     def hand_over_records(self) -> None:
         """Give the access log's next batch to a worker of the built-in pool."""
         pool = self.pools[0]
-        worker = next((w for w in reversed(pool.workers) if w.free and not (w.full or w.retiring)), None)
+        able = (w for w in reversed(pool.workers) if w.free and not (w.full or w.retiring or w.stalled))
+        worker = next(able, None)
         if worker is None:
             return
         batch = self._pump.access.take_batch()
         if not batch:
             return
-        slot = worker.take_slot(LOG_BATCH)
+        number = worker.take_number(LOG_BATCH)
         records = cast(list[LogRecord], batch)  # the same on the wire; see access.Record
-        if not self._send(worker, [LogTask(slot, records)], []):
-            worker.give_slot(slot)
+        sent = worker.send([LogTask(number, records)], [])
+        if sent is not Sent.YES:
+            worker.give_number(number)
             self._pump.access.lost()
+            self._not_sent(worker, sent)
 
     def _hand_over(self, pool: Pool) -> None:
+        if pool.retries:
+            self._hand_retries(pool)
         queue = pool.queue
         while queue:
             workers = [worker for worker in pool.workers if worker.room > 0]
@@ -215,14 +198,34 @@ class Dispatcher:
             count = -(-len(queue) // len(workers)) if pool.fast else 1
             self._hand_tasks(pool, worker, min(count, worker.room))
 
-    def _hand_tasks(self, pool: Pool, worker: Worker, count: int) -> None:
+    def _hand_retries(self, pool: Pool) -> None:
+        """What may have killed a worker gets one that has nothing else, and gets nothing else meanwhile.
+        If all are busy, one of them is kept free for it."""
+        while pool.retries:
+            able = [w for w in pool.workers if not (w.retiring or w.full or w.stalled)]
+            if not able:
+                return
+            worker = min(able, key=lambda w: w.outstanding)
+            if worker.outstanding:
+                if not any(w.reserved for w in able):
+                    worker.reserved = True
+                return
+            self._hand_tasks(pool, worker, 1, retry=True)
+            if len(worker.owners) > 0:
+                worker.reserved = True
+                worker.alone_until = self._clock.now + ALONE
+        for worker in pool.workers:
+            if not worker.alone_until:
+                worker.reserved = False
+
+    def _hand_tasks(self, pool: Pool, worker: Worker, count: int, *, retry: bool = False) -> None:
         """Send `worker` up to `count` tasks in one packet."""
         tasks: list[Task] = []
         taken: list[Exchange] = []
         fds: list[int] = []
         size = 0
         while len(tasks) < count:
-            exchange = pool.take_oldest()
+            exchange = pool.take_retry() if retry else pool.take_oldest()
             if exchange is None:
                 break
             conn = exchange.conn
@@ -236,7 +239,7 @@ class Dispatcher:
                 break
             if task.body is None:
                 fds.append(_spooled(exchange))
-            task.slot = exchange.slot = worker.take_slot(exchange)
+            task.number = exchange.task = worker.take_number(exchange)
             exchange.worker = worker
             exchange.attempts += 1
             conn.move(HANDED_OVER)
@@ -244,23 +247,49 @@ class Dispatcher:
             taken.append(exchange)
         if not tasks:
             return
-        if not self._send(worker, tasks, fds):
+        sent = worker.send(tasks, fds)
+        if sent is not Sent.YES:
             for exchange in reversed(taken):
-                worker.give_slot(exchange.slot)
-                self._take_back(worker, exchange)
+                worker.give_number(exchange.task)
+                self.take_back(worker, exchange)
+            if sent is Sent.TOO_LARGE:
+                self._too_large(pool, worker, taken)
+            else:
+                self._not_sent(worker, sent)
             return
+        now = self._clock.now
         if worker.outstanding == len(tasks):
-            worker.heard_at = self._clock.now
-        if worker.outstanding > 1 and self.nudge_at == NEVER:
-            self.nudge_at = self._clock.now + NUDGE_AFTER
+            worker.heard_at = now
+        due = now + (NUDGE_AFTER if worker.outstanding > 1 else LOOK)
+        if due < self.stalls.look_at:
+            self.stalls.look_at = due
 
-    def _send(
-        self, worker: Worker, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]
-    ) -> bool:
-        if worker.send(messages, fds):
-            return True
-        self._pump.want_writable(worker, True)
-        return False
+    def _not_sent(self, worker: Worker, sent: Sent) -> None:
+        """See that it gets nothing until it takes packets again."""
+        if sent is Sent.FULL:
+            worker.full = True
+            self._pump.want_writable(worker, True)
+        elif sent is Sent.SHORT:
+            worker.full = True
+            worker.short_until = self._clock.now + SHORTAGE
+            self.stalls.look_within(SHORTAGE)
+        elif sent is Sent.GONE:
+            worker.full = True  # its next event tells the rest
+
+    def _too_large(self, pool: Pool, worker: Worker, taken: list[Exchange]) -> None:
+        """The socket will never take such a packet. One by one they may fit; what does not, even
+        alone, costs itself. (The sizes of heads and bodies are limited so that it should.)"""
+        if len(taken) > 1:
+            self._hand_tasks(pool, worker, 1)
+            return
+        [exchange] = taken
+        conn = exchange.conn
+        if conn is not None and conn.state is QUEUED:
+            (pool.retries if exchange.attempts else pool.queue).remove(exchange)
+            log(
+                "error", f"{exchange.request_line} is too large to be handed to a worker (net.core.wmem_max?)"
+            )
+            self.answer(conn, Refusal(500, "The request can't be handed to the application.", close=False))
 
     def writable(self, worker: Worker) -> None:
         """Its socket takes packets again."""
@@ -269,29 +298,9 @@ class Dispatcher:
             self._pump.want_writable(worker, False)
             self._due.add(worker.pool)
 
-    def _nudge(self) -> None:
-        """Look after workers that hold several tasks and have ended none for some milliseconds."""
-        self.nudge_at = NEVER
-        now = self._clock.now
-        for worker in self.workers.values():
-            if worker.outstanding < 2:
-                continue
-            if now - worker.heard_at >= worker.patience:
-                worker.tell(Nudge())  # replies may be waiting for company behind a slow one
-                waiting = worker.unbegun()
-                if not waiting:
-                    continue
-                self._help(worker, waiting)
-                worker.patience = min(2 * worker.patience, NUDGE_SELDOM)
-            self.nudge_at = min(self.nudge_at, now + worker.patience)
-
-    def _help(self, worker: Worker, waiting: int) -> None:
-        """Tasks wait behind slow ones: bring a sibling thread to them, or them to another worker."""
-        if worker.outstanding - waiting < worker.threads:
-            self._send(worker, [Nudge()], [])
-        elif any(other.room > 0 for other in worker.pool.workers if other is not worker):
-            worker.recalled = True
-            worker.tell(Recall())
+    def send_nudge(self, worker: Worker) -> None:
+        """On `tasks`: wake a sibling thread."""
+        self._not_sent(worker, worker.send([Nudge()], []))
 
     # --- replies from workers --------------------------------------------------------------------
 
@@ -300,64 +309,119 @@ class Dispatcher:
         if worker.id not in self.workers:
             return
         try:
-            size, ancillary, _flags, _ = worker.tasks.recvmsg_into(
+            size, ancillary, flags, _ = worker.tasks.recvmsg_into(
                 [self._buffer], socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
         except OSError:
-            size, ancillary = 0, []
+            size, ancillary, flags = 0, [], 0
         if size == 0:
-            self.gone(worker)
+            self.deaths.lose(worker)
             return
         fds = _descriptors(ancillary) if ancillary else []
+        cut = bool(flags & socket.MSG_CTRUNC)
+        if cut:
+            self._pump.acceptor.make_room(SHORT_AT_REPLY)
         try:
-            for message in decode_replies(self._view[:size]):
-                owner = worker.slots.get(message.slot)
-                if isinstance(owner, Exchange):
-                    self._answer_from(worker, message, owner, fds)
-                    # Not before: if that failed, `gone` is to find its owner in the slot.
-                    if message.ending is not MORE_PARTS:
-                        worker.give_slot(message.slot)
-                elif owner is LOG_BATCH:
-                    worker.give_slot(message.slot)
-                    self._pump.access.written()
-        except Exception:  # noqa: BLE001
-            # Whatever a worker does to its channel costs that worker, not the pump.
-            self._pump.fault(f"worker {worker.pid} sent nonsense:\n{traceback.format_exc()}")
-            self.gone(worker)
+            messages = decode_replies(self._view[:size])
+        except Exception as error:  # noqa: BLE001
+            # What can't be read names no request that it could cost, so it costs the worker.
+            self._pump.fault(
+                f"worker {worker.pid} of {worker.pool.name} sent nonsense: {error!r}; it is given up."
+            )
+            worker.at_fault = True
+            self.deaths.lose(worker)
             return
+        for message in messages:
+            self._take(worker, message, fds, cut)
         self._after_packet(worker)
+
+    def _take(self, worker: Worker, message: Reply | Part, fds: list[Descriptor], cut: bool) -> None:
+        """One message. What is wrong with it costs its request and nobody else's."""
+        number = message.number
+        owner = worker.owners.get(number)
+        if owner is None:
+            return  # stale, or said twice, or by a process that has no business here
+        if isinstance(owner, Exchange):
+            try:
+                if message.ending is NOT_BEGUN:
+                    self.take_back(worker, owner)
+                else:
+                    self._answer_from(worker, message, owner, fds, cut)
+            except Exception as error:  # noqa: BLE001
+                self._spoilt(worker, message, owner, error)
+        if message.ending is not MORE_PARTS:
+            worker.give_number(number)
+            if owner is LOG_BATCH:
+                self._pump.access.written()
+
+    def _spoilt(self, worker: Worker, message: Reply | Part, exchange: Exchange, error: Exception) -> None:
+        """A message that can't be sent. Nothing of it was."""
+        known = isinstance(error, UnsendableError)
+        why = str(error) if known else "\n" + "".join(traceback.format_exception(error))
+        log(
+            "error",
+            f"worker {worker.pid} of {worker.pool.name}: its response to {exchange.request_line}: {why}",
+        )
+        if message.ending is MORE_PARTS:
+            self._drop(worker, message.number)
+        conn = exchange.conn
+        if conn is None or conn.exchange is not exchange:
+            return
+        if conn.state is not WORKING:
+            self._pump.sender.abort(conn, CloseReason.FAULT)
+            return
+        for item in exchange.out:
+            if isinstance(item, PipeEnd):
+                self._pump.forget_pipe(item)
+        exchange.out.clear()
+        exchange.chunked = False
+        if isinstance(error, UnsendableError) and error.status == SHORT_OF_DESCRIPTORS:
+            self.answer(
+                conn, Refusal(503, "The server is short of file descriptors.", close=False, retry_after=5)
+            )
+        else:
+            self.answer(conn, Refusal(500, "The response can't be sent.", close=False))
+
+    def _drop(self, worker: Worker, number: int) -> None:
+        """Nothing more of this task's response is wanted: the client has been answered."""
+        worker.owners[number] = DROPPED
+        worker.tell(Left(number))
 
     def _after_packet(self, worker: Worker) -> None:
         """It may have room again."""
         if worker.outstanding < worker.threads:
             worker.recalled = False
+        worker.stalled = False
+        worker.heard_at = self._clock.now
         worker.patience = NUDGE_AFTER
-        if not worker.outstanding and worker.pool.workers[-1] is not worker:
-            worker.pool.workers.remove(worker)
-            worker.pool.workers.append(worker)
-        if worker.pool.queue:
+        if not worker.outstanding:
+            worker.reserved = False
+            worker.alone_until = 0.0
+            if worker.pool.workers[-1] is not worker:
+                worker.pool.workers.remove(worker)
+                worker.pool.workers.append(worker)
+        if worker.pool.queue or worker.pool.retries:
             self._due.add(worker.pool)
         self._close_if_done(worker)
 
     def _answer_from(
-        self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor]
+        self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor], cut: bool
     ) -> None:
         ended = message.ending is not MORE_PARTS
-        if message.ending is NOT_BEGUN:
-            self._take_back(worker, exchange)
-            return
         if ended:
             pool = worker.pool
             pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
-            exchange.begun_ns = worker.board[message.slot]
+            exchange.begun_ns = worker.begun(message.number)
             exchange.handler_ns = message.handler_ns
         conn = exchange.conn
         if conn is None or conn.exchange is not exchange:
             if not ended:
-                worker.tell_left(exchange)  # or it was answered for the worker, which is the same to it
+                self._drop(worker, message.number)
             return
+        if message.objects:
+            check_objects(message, exchange, fds, self._settings.reply_memory, cut=cut)
         sender = self._pump.sender
         if type(message) is Part and not (ended or message.objects):
             if conn.ended:
@@ -365,27 +429,37 @@ class Dispatcher:
             return
         if type(message) is Reply:
             if conn.state is not WORKING:
-                return
-            exchange.begun_ns = worker.board[message.slot]
+                raise UnsendableError("it begins twice")
+            exchange.begun_ns = worker.begun(message.number)
             if message.lease is not None:
                 self._grant_lease(worker, conn, exchange, message, fds)
             if sender.begin(conn, exchange, message, fds) is not MORE:
                 return
         elif conn.state is WORKING:
             # ABORTED with no head: the worker could not even say why.
-            self._answer(conn, Refusal(502, "The worker gave no answer.", close=False))
+            if not ended:
+                self._drop(worker, message.number)
+            self.answer(conn, Refusal(502, "The worker gave no answer.", close=False))
             return
         else:
             sender.add(exchange, message.objects, message.ending, fds)
         self._pump.drive(conn)
 
-    def _take_back(self, worker: Worker, exchange: Exchange) -> None:
+    def take_back(self, worker: Worker, exchange: Exchange) -> None:
+        """A task that no handler has seen: its request goes back to its place in the queue."""
         exchange.worker = None
-        exchange.attempts -= 1
         conn = exchange.conn
-        if conn is not None and conn.exchange is exchange and conn.state is WORKING:
-            conn.move(Event.TAKEN_BACK)
-            worker.pool.queue.appendleft(exchange)
+        if conn is None or conn.exchange is not exchange:
+            return
+        if conn.state is not WORKING:  # the worker says so of a response that it had begun
+            self._pump.sender.abort(conn, CloseReason.WORKER_DIED)
+            return
+        exchange.attempts -= 1
+        conn.move(Event.TAKEN_BACK)
+        if exchange.attempts:
+            worker.pool.retries.appendleft(exchange)
+        else:
+            worker.pool.put_back(exchange)
 
     def _grant_lease(
         self, worker: Worker, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]
@@ -412,7 +486,7 @@ class Dispatcher:
             name = worker.pool.name
             self._pump.leases.grant(head, conn.listener, reply, leased, self._clock.now, name)
 
-    def _answer(self, conn: Connection, refusal: Refusal) -> None:
+    def answer(self, conn: Connection, refusal: Refusal) -> None:
         self._pump.sender.refuse(conn, refusal)
         self._pump.drive(conn)
 
@@ -421,42 +495,56 @@ class Dispatcher:
     def sweep(self) -> None:
         """Requests that wait too long, and handlers that take too long."""
         now_ns = self._clock.now_ns
-        queue_limit = int(self._settings.queue_timeout * 1e9)
+        begun_before = now_ns - int(self._settings.handler_timeout * 1e9)
         for pool in self.pools:
-            while (oldest := pool.oldest()) is not None and now_ns - oldest.queued_ns > queue_limit:
-                pool.queue.popleft()
-                assert oldest.conn is not None
-                self._answer(oldest.conn, self._overloaded())
-        if self._settings.handler_timeout:
-            limit = int(self._settings.handler_timeout * 1e9)
-            for worker in list(self.workers.values()):
-                self._find_hung(worker, now_ns - limit)
+            self._refuse_late(pool, now_ns)
+        for worker in list(self.workers.values()):
+            self.stalls.overdue(worker, now_ns)
+            if self._settings.handler_timeout:
+                self._find_hung(worker, begun_before)
+        self.deaths.sweep(self._clock.now)
+
+    def _refuse_late(self, pool: Pool, now_ns: int) -> None:
+        since = now_ns - int(self._settings.queue_timeout * 1e9)
+        while (oldest := pool.oldest()) is not None and oldest.queued_ns < since:
+            pool.queue.popleft()
+            assert oldest.conn is not None
+            self.answer(oldest.conn, self._overloaded())
+        for exchange in [one for one in pool.retries if one.queued_ns < since]:
+            pool.retries.remove(exchange)
+            assert exchange.conn is not None
+            self.answer(exchange.conn, self._overloaded())
+
+    def refuse_late(self, exchange: Exchange) -> None:
+        """It was handed over, and not begun within queue_timeout."""
+        exchange.worker = None
+        conn = exchange.conn
+        if conn is not None and conn.exchange is exchange and conn.state is WORKING:
+            self.answer(conn, self._overloaded())
 
     def _find_hung(self, worker: Worker, begun_before: int) -> None:
-        for slot, owner in list(worker.slots.items()):
-            begun = worker.board[slot]
-            if not isinstance(owner, Exchange) or owner.worker is not worker:
+        for number, owner in list(worker.owners.items()):
+            begun = worker.begun(number)
+            if not isinstance(owner, Exchange) or begun == 0 or begun > begun_before:
                 continue
-            if begun == 0 or begun > begun_before:
-                continue
-            if owner.conn is not None and owner.conn.state is not WORKING:
-                continue  # it streams: that is no sign of hanging
-            owner.worker = None  # said once
-            worker.tell(Stacks(slot))
-            log(
-                "error",
-                f"worker {worker.pid} of {worker.pool.name}: past its deadline: {_request_line(owner)}",
-            )
             conn = owner.conn
+            if conn is not None and conn.state is not WORKING:
+                continue  # it streams: that is no sign of hanging
+            worker.owners[number] = DROPPED  # said once, and a late reply is nobody's
+            owner.worker = None
+            worker.tell(Stacks(number))
+            log(
+                "error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {owner.request_line}"
+            )
             if conn is not None and conn.exchange is owner:
-                self._answer(conn, Refusal(504, "The handler passed its deadline.", close=False))
+                self.answer(conn, Refusal(504, "The handler passed its deadline.", close=False))
             if not worker.retiring:
                 worker.retiring = True
                 self._pump.report_hung(worker)
 
 
 def _task(conn: Connection, exchange: Exchange) -> Task:
-    """What the worker is told; it has no slot yet."""
+    """What the worker is told; it has no number yet."""
     assert exchange.head is not None
     body: bytes | None = b""
     size = 0
@@ -489,9 +577,3 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:
             whole = len(data) - len(data) % 4
             fds += [Descriptor(fd) for fd in memoryview(data[:whole]).cast("i")]
     return fds
-
-
-def _request_line(exchange: Exchange) -> str:
-    if exchange.head is None:
-        return "?"
-    return f"{exchange.head.method.decode('latin-1')} {exchange.head.target.decode('latin-1')[:200]!r}"

@@ -12,6 +12,7 @@ from halfsync.pump.answers import BODILESS, connection_line, status_line
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.sendables import FileSpan, Framing
+from halfsync.stamps import Stamp
 from halfsync.wire.messages import Reply
 
 
@@ -71,13 +72,26 @@ def file(exchange: Exchange, item: File, fds: list[Descriptor]) -> None:
     if size:
         last = exchange.out[-1] if exchange.out else None
         if exchange.chunked:
-            exchange.out.append(Framing(b"%x\r\n" % size))
-            exchange.out.append(FileSpan(shared, item.offset, size, item.stamp))
-            exchange.out.append(Framing(b"\r\n"))
+            _chunk_of_file(exchange, shared, item.offset, size, item.stamp)
         elif isinstance(last, FileSpan) and last.continues_with(shared, item.offset):
             last.count += size  # many small pieces that wait for a slow client are one
         else:
             exchange.out.append(FileSpan(shared, item.offset, size, item.stamp))
+
+
+def _chunk_of_file(exchange: Exchange, file: Descriptor, offset: int, size: int, stamp: Stamp | None) -> None:
+    """One chunk; joined with the one before, if that is the same file's and nothing of it is sent: many small
+    pieces that wait for a slow client are one."""
+    out = exchange.out
+    if len(out) > 3:  # the first object may be on its way already
+        before = out[-2]
+        if isinstance(before, FileSpan) and before.continues_with(file, offset):
+            before.count += size
+            out[-3] = Framing(b"%x\r\n" % before.count)
+            return
+    out.append(Framing(b"%x\r\n" % size))
+    out.append(FileSpan(file, offset, size, stamp))
+    out.append(Framing(b"\r\n"))
 
 
 def _grant(exchange: Exchange, size: int) -> int:

@@ -24,7 +24,6 @@ over, the sweep) is logged too, and the rest of the turn goes on.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
@@ -101,11 +100,13 @@ class Pump:
         spool_folder: str,
         log_needs: tuple[bool, bool],
         report_hung: Callable[[Worker], None],
+        report_lost: Callable[[Worker], None],
     ) -> None:
         self.plan = plan
         self.settings = plan.settings
         self.spool_folder = spool_folder
         self.report_hung = report_hung
+        self.report_lost = report_lost
         self.clock = Clock()
         self.connections: dict[int, Connection] = {}
         self.draining = False
@@ -233,6 +234,8 @@ class Pump:
         if self.acceptor.due:
             self._guard(self.acceptor.accept_due, "accepting")
         self._guard(self.dispatcher.end_of_turn, "handing requests over")
+        if now >= self.acceptor.retry_at and not self.draining:
+            self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
             self._guard(self._sweep, "in the sweep")
         if self.access.ready(now):
@@ -256,8 +259,8 @@ class Pump:
         if self._again:
             return 0.0
         now = self.clock.now
-        due = min(self._next_sweep, self.dispatcher.nudge_at, self._drain_until)
-        due = min(due, self.access.due)
+        due = min(self._next_sweep, self.dispatcher.stalls.look_at, self._drain_until)
+        due = min(due, self.access.due, self.acceptor.retry_at)
         return max(0.0, due - now)
 
     def _call_source(self, fd: int, mask: int) -> None:
@@ -314,8 +317,6 @@ class Pump:
         self._guard(partial(self.limits.sweep, now), "in the sweep over connections")
         self._guard(self.dispatcher.sweep, "in the sweep over queues and workers")
         self._guard(partial(self.leases.sweep, now), "in the sweep over leases")
-        if not self.draining:
-            self.acceptor.resume()
 
     def _lease_taken_in_part(self, conn: Connection, raw: bytes, sent: int, leased: Leased) -> None:
         """The send buffer is full, or the client gone: the rest goes the way of every other answer."""
@@ -422,7 +423,6 @@ class Pump:
 
     def watch_pipe(self, exchange: Exchange, pipe: PipeEnd) -> None:
         """Go on with the exchange whenever the pipe has something."""
-        os.set_blocking(pipe.file.fd, False)
 
         def event(_mask: int) -> None:
             if exchange.conn is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
@@ -11,20 +12,25 @@ from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
-from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.loop import Pump
 from halfsync.wire.messages import (
+    Cut,
     Drain,
     Drained,
     Ended,
     Hung,
     Join,
+    Lost,
     Open,
     Ready,
     Retire,
     decode_order,
     encode,
 )
+
+JOINED = 3
+"""Descriptors that come with Join."""
 
 
 class Orders:
@@ -33,8 +39,9 @@ class Orders:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.sock.setblocking(False)
+        self.reserve = Reserve()
 
-    def report(self, message: Ready | Drained | Hung) -> None:
+    def report(self, message: Ready | Drained | Hung | Lost | Cut) -> None:
         channel.send(self.sock, encode(message))
 
 
@@ -47,6 +54,7 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
         spool_folder=settings.spool_dir or tempfile.gettempdir(),
         log_needs=(needs_times(settings.access_logformat), needs_cookie(settings.access_logformat)),
         report_hung=lambda worker: orders.report(Hung(worker.id)),
+        report_lost=lambda worker: orders.report(Lost(worker.id)),
     )
     pump.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders))
     orders.report(Ready(os.getpid()))
@@ -61,6 +69,12 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
 
 
 def _take_order(pump: Pump, orders: Orders) -> None:
+    """Whatever else is short of descriptors, a new worker's find room."""
+    with orders.reserve.released():
+        _receive_order(pump, orders)
+
+
+def _receive_order(pump: Pump, orders: Orders) -> None:
     try:
         received = channel.receive(orders.sock)
     except BlockingIOError:
@@ -71,14 +85,27 @@ def _take_order(pump: Pump, orders: Orders) -> None:
     owned = [Descriptor(fd) for fd in fds]
     order = decode_order(packet)
     if isinstance(order, Join):
-        pump.dispatcher.join(order, owned)
+        _join(pump, orders, order, owned)
     elif isinstance(order, Retire):
         pump.dispatcher.retire(order.worker)
     elif isinstance(order, Ended):
-        pump.dispatcher.ended(order.worker)
+        pump.dispatcher.ended(order.worker, order.status)
     elif isinstance(order, Open):
         pump.acceptor.start()
     elif isinstance(order, Drain):
         pump.drain(order.seconds)
     else:
         log("error", f"an order that is not the pump's: {type(order).__name__}")
+
+
+def _join(pump: Pump, orders: Orders, order: Join, fds: list[Descriptor]) -> None:
+    """Or say that there was no room for its descriptors, so that it comes again."""
+    try:
+        if len(fds) == JOINED:
+            pump.dispatcher.join(order, fds)
+            return
+        why = os.strerror(errno.EMFILE)
+    except OSError as error:
+        why = str(error.strerror)
+    log("error", f"worker {order.pid} can't join now: {why} (ulimit -n, LimitNOFILE).")
+    orders.report(Cut(order.worker))

@@ -106,7 +106,6 @@ class Sender:
 
     def begin(self, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]) -> Outcome:
         """Answer with a worker's reply; `fds` are its packet's descriptors."""
-        conn.move(REPLY)
         head = exchange.head
         assert head is not None
         body = reply.body
@@ -127,6 +126,7 @@ class Sender:
         if body:
             framing.memory(exchange, body)
         self.add(exchange, reply.objects, reply.ending, fds)
+        conn.move(REPLY)  # not before: what could not be framed can be answered otherwise still
         self._time_sending(conn)
         return MORE
 
@@ -136,6 +136,7 @@ class Sender:
         body = reply.body
         start = head_start(reply.status, reply.reason, reply.fields, reply.length)
         wire = start + self._clock.date_end + body
+        conn.move(REPLY)
         exchange.status = reply.status
         exchange.keep = True
         try:

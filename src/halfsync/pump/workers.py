@@ -1,16 +1,31 @@
-"""The pump's side of worker processes: their channels, boards, slots, and the pools they are in."""
+"""The pump's side of worker processes: their channels, boards, tasks, and the pools they are in."""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import mmap
 import os
 import socket
 from collections import deque
+from enum import Enum
 
 from halfsync.logs.error import log
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.wire.messages import BOARD_SLOTS, Join, Left, LogTask, Nudge, Recall, Stacks, Task, encode
+from halfsync.wire.messages import (
+    BOARD_BYTES,
+    BOARD_SLOTS,
+    MAX_PACKET,
+    Join,
+    Left,
+    LogTask,
+    Nudge,
+    Recall,
+    Stacks,
+    Task,
+    encode,
+)
 
 LOOK_AHEAD = 64
 """Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
@@ -22,70 +37,120 @@ NUDGE_AFTER = 0.004
 """Seconds. A fast batch of LOOK_AHEAD tasks takes less than this; a slow one shows by then."""
 
 LOG_BATCH = object()
-"""What owns the slot of a LogTask; a request's slot is owned by its Exchange."""
+"""What owns a LogTask; a request is owned by its Exchange."""
+DROPPED = object()
+"""What owns a task of whose reply nobody wants anything any more: its request went elsewhere, or was
+answered by the pump."""
+
+_numbers = itertools.count(1)
+
+
+class Sent(Enum):
+    """What became of a packet for a worker."""
+
+    YES = "yes"
+    FULL = "full"  # its socket tells (EPOLLOUT) when it takes packets again
+    SHORT = "short"  # of memory, or of descriptors that may be on their way: nothing tells when it is over
+    TOO_LARGE = "too large"  # and always will be
+    GONE = "gone"  # nobody will read it; the socket's next event tells so
+
+
+_SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
+"""The last one: as many descriptors as we may have are on their way to workers that have not read them
+yet. The socket itself has room then, so that to wait for EPOLLOUT would be to spin."""
 
 
 class Worker:
     """The pump's side of one worker process."""
 
     def __init__(self, join: Join, pool: Pool, fds: list[Descriptor]) -> None:
-        """`fds`: the pump's ends of `tasks` and `watch`, and the board."""
+        """`fds`: the pump's ends of `tasks` and `watch`, and the board. Raises OSError."""
         tasks, watch, board = fds
         self.id = join.worker
         self.pid = join.pid
         self.threads = join.threads
         self.pool = pool
+        self.board = memoryview(mmap.mmap(board.fd, BOARD_BYTES)).cast("Q")
         self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
         self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))
         self.tasks.setblocking(False)
         self.watch.setblocking(False)
-        self.board = memoryview(mmap.mmap(board.fd, BOARD_SLOTS * 8)).cast("Q")
-        self.slots: dict[int, object] = {}  # who owns the task in a slot
-        self.free = list(range(BOARD_SLOTS - 1, -1, -1))
-        self.retiring = False  # no more tasks; closed when the last has ended
-        self.full = False  # its socket took no more: wait until it does
+        self.owners: dict[int, object] = {}  # of the tasks that are outstanding, by number
+        self.free = list(range(BOARD_SLOTS - 1, -1, -1))  # slots
+        # Why it gets no more tasks:
+        self.retiring = False  # for good; closed when the last has ended
+        self.full = False  # it took no more: until it does, or until `short_until`
+        self.stalled = False  # it begins nothing: until something comes from it
+        self.reserved = False  # one request is to have it for itself, or has it until `alone_until`
+        self.short_until = 0.0
+        self.alone_until = 0.0
         self.recalled = False  # tasks had to be taken back: no look-ahead until it has caught up
         self.patience = NUDGE_AFTER  # seconds of silence until it is nudged
         self.heard_at = 0.0  # when it last ended a task, or was given one with nothing else to do
+        self.look_at = 0.0  # monotonic: the next look at its board
+        self.unbegun_before: set[int] = set()  # tasks that were not begun at the last look
+        self.withdrawing: list[int] = []  # tasks that were asked back at the last look
+        self.status: int | None = None  # how its process ended, as the parent tells it; -1: nobody knows
+        self.at_fault = False  # what it sent was no message
 
     @property
     def outstanding(self) -> int:
-        return len(self.slots)
+        return len(self.owners)
 
     @property
     def room(self) -> int:
-        if self.retiring or self.full:
+        if self.retiring or self.full or self.stalled or self.reserved:
             return 0
         ahead = LOOK_AHEAD if self.pool.fast and not self.recalled else 0
         return min(self.threads + ahead - self.outstanding, len(self.free))
 
-    def take_slot(self, owner: object) -> int:
+    def take_number(self, owner: object) -> int:
+        """A new task's: `number % BOARD_SLOTS` is its slot, and no task of this pump ever had it."""
         slot = self.free.pop()
-        self.slots[slot] = owner
+        number = next(_numbers) * BOARD_SLOTS + slot
+        self.owners[number] = owner
         self.board[slot] = 0
-        return slot
+        return number
 
-    def give_slot(self, slot: int) -> None:
-        del self.slots[slot]
-        self.free.append(slot)
+    def give_number(self, number: int) -> None:
+        """The task has ended: its slot is free."""
+        del self.owners[number]
+        self.free.append(number % BOARD_SLOTS)
 
-    def unbegun(self) -> int:
-        """How many tasks wait behind others in this worker."""
+    def begun(self, number: int) -> int:
+        """When its handler began (monotonic nanoseconds); 0: it has not."""
+        return self.board[number % BOARD_SLOTS]
+
+    def withdraw(self, number: int) -> None:
+        """Ask for a task back, whenever the worker gets at it."""
+        self.board[BOARD_SLOTS + number % BOARD_SLOTS] = number
+
+    def unbegun(self) -> list[int]:
+        """Requests that wait here, in the order in which they were handed over."""
         board = self.board
-        return sum(1 for slot in self.slots if board[slot] == 0)
+        return [
+            number
+            for number, owner in self.owners.items()
+            if board[number % BOARD_SLOTS] == 0 and isinstance(owner, Exchange)
+        ]
 
-    def send(self, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> bool:
-        """One packet. False: its socket is full, or gone, which its next event tells."""
+    def send(self, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> Sent:
+        """One packet."""
         packet = encode(messages)
+        if len(packet) > MAX_PACKET:
+            return Sent.TOO_LARGE
         try:
             if fds:
                 socket.send_fds(self.tasks, [packet], fds)
             else:
                 self.tasks.send(packet)
-        except OSError:
-            self.full = True
-            return False
-        return True
+        except (BlockingIOError, InterruptedError):
+            return Sent.FULL
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                return Sent.TOO_LARGE
+            return Sent.SHORT if error.errno in _SHORT_OF else Sent.GONE
+        return Sent.YES
 
     def tell(self, message: Nudge | Recall | Stacks | Left) -> None:
         """Say something to its watch thread."""
@@ -97,10 +162,12 @@ class Worker:
             log("debug", f"worker {self.pid} does not hear: {error.strerror}")
 
     def tell_left(self, exchange: Exchange) -> None:
-        """The exchange's client has left: its handler may stop, if it has begun and not ended."""
-        slot = exchange.slot
-        if slot >= 0 and self.slots.get(slot) is exchange and self.board[slot]:
-            self.tell(Left(slot, self.board[slot]))
+        """Nobody wants the exchange's response: its handler need not begin, or may stop."""
+        number = exchange.task
+        if self.owners.get(number) is exchange:
+            self.withdraw(number)
+            if self.begun(number):
+                self.tell(Left(number))
 
     def close(self) -> None:
         self.tasks.close()
@@ -112,15 +179,16 @@ class Pool:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.queue: deque[Exchange] = deque()
+        self.queue: deque[Exchange] = deque()  # in the order of their `queued_ns`
         self._left = 0  # of those in the queue, how many have no client any more
+        self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
 
     @property
     def waiting(self) -> int:
         """How many requests of living clients wait in the queue."""
-        return len(self.queue) - self._left
+        return len(self.queue) - self._left + len(self.retries)
 
     def oldest(self) -> Exchange | None:
         """The request that waits longest; None if there is none."""
@@ -136,9 +204,15 @@ class Pool:
             return None
         return self.queue.popleft() if self.queue else None
 
+    def take_retry(self) -> Exchange | None:
+        return self.retries.popleft() if self.retries else None
+
     def client_left(self, exchange: Exchange) -> None:
-        """A request in the queue has no client any more: what it holds is let go of at once."""
+        """A request in a queue has no client any more: what it holds is let go of at once."""
         exchange.spool = None
+        if exchange in self.retries:
+            self.retries.remove(exchange)
+            return
         self._left += 1
         if self._left > 64 and self._left > len(self.queue) // 2:
             living = [one for one in self.queue if one.conn is not None]
@@ -149,3 +223,11 @@ class Pool:
     @property
     def fast(self) -> bool:
         return self.mean_ns < FAST_NS
+
+    def put_back(self, exchange: Exchange) -> None:
+        """To the place that it had, which is most likely the front."""
+        queue = self.queue
+        at = 0
+        while at < len(queue) and queue[at].queued_ns < exchange.queued_ns:
+            at += 1
+        queue.insert(at, exchange)

@@ -9,13 +9,17 @@ boundaries and can carry descriptors (SCM_RIGHTS):
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain    (pump)
                parent -> child  Spawn                           (template)
-    reports    child -> parent  Ready | Failed | Drained | Hung (the same pair as `orders`)
+    reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
 
 Beside the channels, one `board` of shared memory for each worker (see `BOARD_SLOTS`).
 
+A task has a number, which no other task of the same pump ever has: `number % BOARD_SLOTS` is its slot
+on the board, and messages name it by the number. So whatever comes late, or twice, or from a process
+that has no business here, is told from what is due, and dropped.
+
 In a packet of several messages, descriptors stand in the order in which the messages that need
 them stand; each message says how many it takes (`Task.body is None` takes one, each `File` or
-`Pipe` with an index >= 0 takes one).
+`Pipe` with an index >= 0 takes one). A process that has no room for all of them gets the first ones.
 """
 
 from __future__ import annotations
@@ -33,10 +37,21 @@ MAX_DESCRIPTORS = 64
 """In a packet. The kernel takes at most 253 (SCM_MAX_FD)."""
 
 BOARD_SLOTS = 1024
-"""Slots of a worker's board: an array of unsigned 64-bit integers, one for each task that can be
-outstanding there. The pump zeroes `board[slot]` before it hands a task over; the worker writes
+"""Slots of a worker's board: one for each task that can be outstanding there. The board is two arrays
+of that many unsigned 64-bit integers.
+
+`board[slot]`, *begun*: the pump zeroes it before it hands a task over; the worker writes
 `time.monotonic_ns()` there when the handler begins. So the pump knows, with no message, which
-tasks were begun when a worker dies or dawdles."""
+tasks were begun when a worker dies or dawdles.
+
+`board[BOARD_SLOTS + slot]`, *withdrawn*: the pump writes the number of a task that it wants back. The
+worker looks there after it has written *begun* and before it invokes the handler; if it finds the
+task's number, it drops the task and says NOT_BEGUN. The pump looks at *begun* again some milliseconds
+after it wrote: if that is zero still, no handler will ever see the task, whenever the worker gets at it,
+and the request is free to go elsewhere. (Each side writes its own word first and then reads the other's,
+and the milliseconds are what makes a memory barrier needless.) The slot stays taken until NOT_BEGUN."""
+
+BOARD_BYTES = 2 * 8 * BOARD_SLOTS
 
 
 class Ending(IntEnum):
@@ -45,7 +60,7 @@ class Ending(IntEnum):
     MORE = 0  # parts follow
     DONE = 1  # this was the last of it
     ABORTED = 2  # it will never be whole: the connection must show that
-    NOT_BEGUN = 3  # the answer to Recall: no handler was asked, and none will be here
+    NOT_BEGUN = 3  # the task was recalled or withdrawn: no handler was asked, and none will be here
 
 
 MORE, DONE, ABORTED, NOT_BEGUN = Ending
@@ -57,7 +72,7 @@ MORE, DONE, ABORTED, NOT_BEGUN = Ending
 class Task(msgspec.Struct, tag=0, array_like=True, gc=False):
     """A request, with its complete head and complete body."""
 
-    slot: int
+    number: int  # see the top of this file
     mount: int  # index into Plan.mounts
     head: bytes  # validated: request line and field lines, through the empty line
     body: bytes | None  # None: in a descriptor beside the packet, from offset 0
@@ -85,9 +100,9 @@ class LogRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
-    """Records for the access log. Answered by Part(slot, [], DONE) once they are written."""
+    """Records for the access log. Answered by Part(number, [], DONE) once they are written."""
 
-    slot: int
+    number: int
     records: list[LogRecord]
 
 
@@ -112,7 +127,7 @@ class Lease(msgspec.Struct, array_like=True, gc=False):
 class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
     """A handler's answer: the head, and the body as far as it is known."""
 
-    slot: int
+    number: int  # the task's
     status: int
     reason: str
     fields: bytes  # validated field lines, each ended by CRLF; no Content-Length,
@@ -133,7 +148,7 @@ class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
     One without objects that says MORE, which may also come before the Reply, asks whether the client is
     still there: one that has closed its side is taken to have left, and the answer is Left."""
 
-    slot: int
+    number: int  # the task's
     objects: list[SimpleObject]
     ending: Ending
     handler_ns: int = 0
@@ -148,17 +163,15 @@ class Recall(msgspec.Struct, tag=4, array_like=True, gc=False):
 
 
 class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
-    """The handler of the task in `slot` passed its deadline: log its thread's stack."""
+    """The handler of this task passed its deadline: log its thread's stack."""
 
-    slot: int
+    number: int
 
 
 class Left(msgspec.Struct, tag=5, array_like=True, gc=False):
-    """The client of the task in `slot`, begun at `begun_ns` (the board's number, for slots are used
-    again), has left: nobody wants more of its body."""
+    """The client of this task has left: nobody wants more of its body."""
 
-    slot: int
-    begun_ns: int
+    number: int
 
 
 # --- orders: parent -> child -------------------------------------------------------------------
@@ -178,9 +191,11 @@ class Retire(msgspec.Struct, tag="retire"):
 
 class Ended(msgspec.Struct, tag="ended"):
     """To the pump: this worker's process is no more. Its channels need not say so: a process that
-    the application forked has them open still."""
+    the application forked has them open still. From how it ended the pump knows whether the requests
+    that it had begun may be tried again."""
 
     worker: int
+    status: int  # as wait(2) gave it; -1: not known
 
 
 class LogFile(msgspec.Struct, tag="logfile"):
@@ -242,11 +257,25 @@ class Hung(msgspec.Struct, tag="hung"):
     worker: int
 
 
+class Lost(msgspec.Struct, tag="lost"):
+    """From the pump: this worker's channel ended, or what came through it was no message, so the pump
+    has closed it. If the process lives it is of no use: it is to be killed. Answered by Ended."""
+
+    worker: int
+
+
+class Cut(msgspec.Struct, tag="cut"):
+    """An order's descriptors did not all arrive, for the process had no room for them: Join (from the
+    pump) or Attach (from the worker). The worker is to be joined once more."""
+
+    worker: int  # as Join names it; from a worker, -1: itself
+
+
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
 Watch = Nudge | Recall | Stacks | Left
 Order = Attach | Retire | Ended | LogFile | Join | Open | Drain | Spawn
-Report = Ready | Failed | Drained | Hung
+Report = Ready | Failed | Drained | Hung | Lost | Cut
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

@@ -67,13 +67,13 @@ class Limits:
 class TaskReplier:
     """The Replier of one task. Used by the thread that has the task, and by no other."""
 
-    __slots__ = ("_asked", "_began", "_limits", "_others", "_outbox", "_slot", "_spill", "begun", "ended")
+    __slots__ = ("_asked", "_began", "_limits", "_number", "_others", "_outbox", "_spill", "begun", "ended")
 
-    def __init__(self, outbox: Outbox, limits: Limits, slot: int, began: int, others: Sized) -> None:
+    def __init__(self, outbox: Outbox, limits: Limits, number: int, began: int, others: Sized) -> None:
         self._outbox = outbox
         self._others = others  # tasks that wait to begin
         self._limits = limits
-        self._slot = slot
+        self._number = number
         self._began = began
         self._asked = began
         self._spill: _Spill | None = None
@@ -88,7 +88,7 @@ class TaskReplier:
         now = time.monotonic_ns()
         self._outbox.put(
             Reply(
-                self._slot,
+                self._number,
                 head.status,
                 head.reason,
                 head.fields,
@@ -197,7 +197,7 @@ class TaskReplier:
         handler_ns = now - self._began if self.ended else 0
         self._outbox.put(
             Reply(
-                self._slot,
+                self._number,
                 head.status,
                 head.reason,
                 head.fields,
@@ -219,7 +219,7 @@ class TaskReplier:
         self.ended = ending is not Ending.MORE
         now = time.monotonic_ns()
         handler_ns = now - self._began if self.ended else 0
-        self._outbox.put(Part(self._slot, objects, ending, handler_ns), _memory(objects), now)
+        self._outbox.put(Part(self._number, objects, ending, handler_ns), _memory(objects), now)
 
     def end_if_child(self) -> None:
         end_if_child()
@@ -233,7 +233,7 @@ class TaskReplier:
             self._leave()
 
     def _raise_if_left(self) -> None:
-        if self._outbox.gone or self._outbox.left.get(self._slot) == self._began:
+        if self._outbox.gone or self._outbox.nobody_wants(self._number):
             raise ClientGone
 
     def _leave(self) -> None:

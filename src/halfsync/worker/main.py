@@ -20,7 +20,7 @@ import gc
 import logging
 import mmap
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from halfsync import channel
@@ -31,8 +31,9 @@ from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan
 from halfsync.primitives import os, select, signal, socket, threading, time
 from halfsync.wire.messages import (
-    BOARD_SLOTS,
+    BOARD_BYTES,
     Attach,
+    Cut,
     Failed,
     Left,
     LogFile,
@@ -48,7 +49,7 @@ from halfsync.worker import forks
 from halfsync.worker.bodies import Limits
 from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
-from halfsync.worker.threads import Handler, Threads
+from halfsync.worker.threads import OUT_OF_DESCRIPTORS, Handler, Threads
 
 PATIENCE = 5.0
 """Seconds without a pump after which a worker that was not retired leaves all the same. The parent
@@ -56,6 +57,9 @@ forks a new pump at once when one dies."""
 
 SAME_FAILURE = 60.0
 """Seconds within which the same traceback of the main thread is logged once."""
+
+ATTACHED = 3
+"""Descriptors that come with Attach."""
 
 Application = Callable[..., Any]
 
@@ -246,7 +250,7 @@ class Worker:
         order = decode_order(data)
         if isinstance(order, Attach):
             self._attach_or_end(descriptors)
-        elif isinstance(order, LogFile) and self._writer is not None:
+        elif isinstance(order, LogFile) and self._writer is not None and descriptors:
             self._writer.reopen(descriptors[0])
         elif isinstance(order, Retire):
             self._retired = True
@@ -254,9 +258,15 @@ class Worker:
             channel.close_all(descriptors)
         return True
 
-    def _attach_or_end(self, descriptors: Sequence[int]) -> None:
+    def _attach_or_end(self, descriptors: list[int]) -> None:
         """Half attached, with no threads or too few, it would be sent requests that nobody handles. So it
-        ends, and the parent starts another."""
+        ends, and the parent starts another. If there was no room for the descriptors alone, it is sent
+        them again."""
+        if len(descriptors) != ATTACHED:
+            channel.close_all(descriptors)
+            log("error", f"this worker can't be attached to the pump now: {OUT_OF_DESCRIPTORS}")
+            channel.send(self._orders, encode(Cut(-1)))
+            return
         try:
             self._attach(*descriptors)
         except BaseException as error:  # noqa: BLE001 - no memory, no thread, no descriptor
@@ -266,7 +276,7 @@ class Worker:
     def _attach(self, tasks: int, watch: int, board: int) -> None:
         if self._watch is not None:
             self._watch.close()
-        shared = mmap.mmap(board, BOARD_SLOTS * 8)
+        shared = mmap.mmap(board, BOARD_BYTES)
         os.close(board)
         self._watch = channel.adopt(watch)
         forks.close_in_child(self._watch)
@@ -294,9 +304,9 @@ class Worker:
         elif isinstance(message, Recall):
             self._threads.give_back()
         elif isinstance(message, Left):
-            self._threads.outbox.left[message.slot] = message.begun_ns
+            self._threads.outbox.leave(message.number)
         else:
-            self._threads.log_stack(message.slot)
+            self._threads.log_stack(message.number)
 
 
 def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[Handler | None]:

@@ -6,7 +6,7 @@ one, trivial replies cost 70 µs each, in company 20. So replies wait here until
 
 Descriptors stand beside the packet, in order (SCM_RIGHTS). In a message that waits here, a `File` or
 `Pipe` has the true descriptor; when the packet is made it gets its index. What was sent is closed
-here. Messages of one slot leave in the order in which they were put.
+here. Messages of one task leave in the order in which they were put.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from collections.abc import Iterator
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe
 from halfsync.primitives import os, socket, threading, time
-from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, Part, Reply, encode
+from halfsync.wire.messages import (
+    BOARD_SLOTS,
+    DONE,
+    MAX_DESCRIPTORS,
+    MAX_PACKET,
+    Ending,
+    Part,
+    Reply,
+    encode,
+)
 from halfsync.worker.forks import end_if_child
 
 Message = Reply | Part
@@ -42,7 +51,7 @@ class Outbox:
         self._sending = threading.Lock()
         self.waiting: deque[Message] = deque()
         self.gone = False  # the pump will read nothing more
-        self.left: dict[int, int] = {}  # slot -> when the task began whose client has left
+        self._left: dict[int, int] = {}  # slot -> number of the task there whose client has left
         self.size = 0  # bytes of bodies that wait
         self.since = 0  # monotonic nanoseconds when the oldest that waits was put; 0: none does
 
@@ -53,6 +62,14 @@ class Outbox:
         self.size += size
         if not self.since:
             self.since = now
+
+    def leave(self, number: int) -> None:
+        """The client of this task has left."""
+        self._left[number % BOARD_SLOTS] = number  # by slot, so it never grows
+
+    def nobody_wants(self, number: int) -> bool:
+        """Whether the client of this task has left."""
+        return self._left.get(number % BOARD_SLOTS) == number
 
     def flush(self) -> None:
         """Send all that waits. Waits while the pump reads too slowly; never raises."""
@@ -70,11 +87,23 @@ class Outbox:
             self._send_in_packets(messages)
 
     def _send_in_packets(self, messages: list[Message]) -> None:
-        for some in _packets(messages):
+        for some in _packets([self._fitting(message) for message in messages]):
             descriptors = _index_descriptors(some)
             self._send(encode(some), descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _fitting(self, message: Message) -> Message:
+        """The message; or, in place of one that no packet has room for, one that says so."""
+        if _size(message) <= MAX_PACKET and _descriptors(message) <= MAX_DESCRIPTORS:
+            return message
+        log("error", f"A part of a response is too large to be sent ({_size(message)} bytes).")
+        for item in message.objects:
+            if isinstance(item, (File, Pipe)) and item.fd >= 0:
+                os.close(item.fd)
+        if type(message) is Reply and message.ending is DONE:
+            return Reply(message.number, 500, "", b"Content-Type: text/plain\r\n", len(_FAILED), _FAILED)
+        return Part(message.number, [], Ending.ABORTED)
 
     def _send(self, packet: bytes, descriptors: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
@@ -110,6 +139,8 @@ class OutboxOfChild(Outbox):
     def flush(self) -> None:
         end_if_child()
 
+
+_FAILED = b"500 Internal Server Error\n"
 
 _SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
 """The last one: as many descriptors as we may have are on their way, and the pump has not read them yet."""

@@ -43,7 +43,7 @@ def run(plan: Plan, pool: int, orders: socket.socket) -> int:
             if packet is None:
                 return 0
             data, descriptors = packet
-            if isinstance(decode_order(data), Spawn):
+            if isinstance(decode_order(data), Spawn) and descriptors:
                 _spawn(plan, pool, orders, descriptors[0], application, limits)
             channel.close_all(descriptors)
         except BaseException:  # noqa: BLE001 - such as what a signal handler of the application raises

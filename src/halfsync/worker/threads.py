@@ -15,8 +15,8 @@ per worker per turn of the pump's loop is what makes the seam cheap), so:
    begun if the oldest has waited 1 ms or they are many; when they stream; and when the pump
    nudges the watch thread, which is how a finished reply gets past a sibling that hangs.
 
-`board[slot]` is written when the handler begins, which tells the pump, with no message, what was begun
-when the process dies.
+The board's word *begun* is written when the handler begins, which tells the pump, with no message, what
+was begun when the process dies. A task that the pump has withdrawn by then is dropped (see BOARD_SLOTS).
 
 A thread must outlive whatever an application does: SystemExit, KeyboardInterrupt, RecursionError and
 MemoryError end in a 500 (or an aborted reply) and a line in the error log.
@@ -28,7 +28,6 @@ old one end at its end of file, or after the task that they are in.
 from __future__ import annotations
 
 import array
-import errno
 import sys
 import traceback
 from collections import deque
@@ -39,9 +38,10 @@ from typing import Protocol
 from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
 from halfsync.request import SpooledBody, lines_of
-from halfsync.response import INTERNAL_ERROR, Replier
+from halfsync.response import INTERNAL_ERROR, Head, Replier
 from halfsync.unnamed import out_of_reach
 from halfsync.wire.messages import (
+    BOARD_SLOTS,
     MAX_DESCRIPTORS,
     MAX_PACKET,
     Ending,
@@ -65,7 +65,18 @@ FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0
 """Seconds after an error of the thread's own, so that one that comes again and again neither takes the
 processor nor fills the error log."""
 
+OUT_OF_DESCRIPTORS = "this process has as many files open as it may (ulimit -n, LimitNOFILE)."
+
+UNAVAILABLE = (
+    Head(503, "Service Unavailable", b"Content-Type: text/plain; charset=utf-8\r\nRetry-After: 5\r\n"),
+    b"503 Service Unavailable\nThe server is short of file descriptors. Please try again soon.\n",
+)
+
 _ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+
+
+class NoDescriptorError(Exception):
+    """A request's body was sent in a descriptor that found no room here."""
 
 
 class Handler(Protocol):
@@ -100,7 +111,7 @@ class Threads:
         self._log_handler = log_handler
         self._limits = limits
         self._backlog: deque[Task | LogTask] = deque()
-        self._spools: dict[int, int] = {}  # slot -> descriptor of a body that waits in the backlog
+        self._spools: dict[int, int] = {}  # task's number -> descriptor of a body that waits in the backlog
         self._at: dict[int, Task | LogTask | None] = {}  # thread's identity -> what it is doing
         self._threads: list[Handle] = []
         self._living = 0
@@ -128,11 +139,11 @@ class Threads:
         for thread in self._threads:
             thread.join()
 
-    def log_stack(self, slot: int) -> None:
-        """Say in the error log where the thread is that has the task in `slot`."""
+    def log_stack(self, number: int) -> None:
+        """Say in the error log where the thread is that has the task of this number."""
         frames = sys._current_frames()
         for identity, task in list(self._at.items()):
-            if task is not None and task.slot == slot and identity in frames:
+            if task is not None and task.number == number and identity in frames:
                 log("warning", _stack(task, frames[identity]))
                 return
 
@@ -152,11 +163,15 @@ class Threads:
             if isinstance(task, LogTask):
                 self._backlog.append(task)
                 continue
-            descriptor = self._spools.pop(task.slot, None)
-            if descriptor is not None:
-                os.close(descriptor)
-            self.outbox.put(Part(task.slot, [], Ending.NOT_BEGUN), 0, time.monotonic_ns())
+            self._drop(task.number)
         self.outbox.flush()
+
+    def _drop(self, number: int) -> None:
+        """Say of a task that no handler will see it."""
+        descriptor = self._spools.pop(number, None)
+        if descriptor is not None:
+            os.close(descriptor)
+        self.outbox.put(Part(number, [], Ending.NOT_BEGUN), 0, time.monotonic_ns())
 
     def _forget_in_child(self) -> None:
         """In a process that the application forked, in the thread that did it."""
@@ -223,7 +238,7 @@ class Threads:
             if isinstance(message, Task) and message.body is None:
                 descriptor = next(descriptors, -1)
                 if descriptor >= 0:
-                    self._spools[message.slot] = out_of_reach(descriptor)
+                    self._spools[message.number] = out_of_reach(descriptor)
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -239,7 +254,11 @@ class Threads:
             began = time.monotonic_ns()
             if outbox.since and (began - outbox.since > MAX_WAIT or outbox.size > MAX_WAITING):
                 outbox.flush()
-            board[task.slot] = began
+            slot = task.number % BOARD_SLOTS
+            board[slot] = began
+            if board[BOARD_SLOTS + slot] == task.number:  # not before: see BOARD_SLOTS
+                self._drop(task.number)
+                continue
             at[identity] = task
             if isinstance(task, Task):
                 self._handle(task, began)
@@ -250,7 +269,7 @@ class Threads:
             outbox.flush()
 
     def _handle(self, task: Task, began: int) -> None:
-        replier = TaskReplier(self.outbox, self._limits, task.slot, began, self._backlog)
+        replier = TaskReplier(self.outbox, self._limits, task.number, began, self._backlog)
         spool = None
         try:
             if task.body is None:
@@ -258,6 +277,10 @@ class Threads:
             handler = self._handlers[task.mount]
             assert handler is not None
             handler(task, spool, replier)
+        except NoDescriptorError:
+            log("error", f"{describe(task)} gets 503: its body did not arrive, for {OUT_OF_DESCRIPTORS}")
+            head, body = UNAVAILABLE
+            replier.whole(head, len(body), body)
         except BaseException:  # noqa: BLE001
             forks.end_if_child()
             log("error", f"The handler of {describe(task)} failed:\n{failure()}")
@@ -268,11 +291,9 @@ class Threads:
         replier.release()
 
     def _spool(self, task: Task) -> SpooledBody:
-        descriptor = self._spools.pop(task.slot, None)
+        descriptor = self._spools.pop(task.number, None)
         if descriptor is None:
-            raise OSError(
-                errno.EMFILE, "The request's body did not arrive: this process has no descriptors left"
-            )
+            raise NoDescriptorError
         return SpooledBody(descriptor, task.body_size)
 
     def _end_for_it(self, replier: TaskReplier) -> None:
@@ -284,7 +305,7 @@ class Threads:
 
     def _log(self, task: LogTask) -> None:
         def written() -> None:
-            self.outbox.put(Part(task.slot, [], Ending.DONE), 0, time.monotonic_ns())
+            self.outbox.put(Part(task.number, [], Ending.DONE), 0, time.monotonic_ns())
             self.outbox.flush()
 
         if self._log_handler is None:

@@ -1,0 +1,129 @@
+"""What becomes of the requests of a worker that is no more.
+
+A worker's channel ends when it dies; or the worker may have closed it, or sent through it what is no
+message, and live. Either way the pump gives it up and says so to the parent, which kills what still
+lives and tells how the process ended (Ended). Only then is anything decided, for only then is it certain that
+the board changes no more:
+
+ - A request that was not begun goes back to the queue, to its own place.
+ - One that was begun is tried once more if its method says that this is harmless, and if it is not
+   likely to be what ended the worker. SIGSEGV and its like, and an exit of the process's own accord, are
+   most likely the request's own work: a request that kills its worker must not kill a second one. What was
+   killed from outside (a deployment, the kernel for want of memory) did nothing to deserve it.
+ - Even then it gets a worker for itself: if it is what kills them, nobody else dies with it.
+ - Everything else is answered with 502, or reset if its answer had begun.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from halfsync.logs.error import log
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import Exchange
+from halfsync.pump.states import WORKING, Event
+from halfsync.pump.workers import LOG_BATCH, Worker
+from halfsync.wire.refusals import Refusal
+
+if TYPE_CHECKING:
+    from halfsync.pump.dispatch import Dispatcher
+    from halfsync.pump.loop import Pump
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
+
+TOLD_WITHIN = 5.0
+"""Seconds. The parent tells of an end within milliseconds; it is not to be waited for for ever."""
+UNKNOWN = -1
+"""Instead of a wait status."""
+MAX_TOLD = 20
+"""Requests that the log names."""
+
+_THE_REQUEST_DID_IT = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+
+
+class Deaths:
+    def __init__(self, pump: Pump, dispatcher: Dispatcher) -> None:
+        self._pump = pump
+        self._dispatcher = dispatcher
+        self._lost: dict[int, tuple[Worker, float]] = {}  # by id; until when the parent may take to tell
+
+    def lose(self, worker: Worker) -> None:
+        """Its channel ended, or is of no use any more."""
+        self._dispatcher.forget(worker)
+        if worker.status is not None:
+            self._settle(worker)
+            return
+        self._lost[worker.id] = (worker, self._pump.clock.now + TOLD_WITHIN)
+        self._pump.report_lost(worker)
+
+    def ended(self, worker_id: int, status: int) -> None:
+        """Its process is no more. A process that the application forked may keep the channel's
+        other end open; so we close it: what was said before is still read, and then the end."""
+        if worker_id in self._lost:
+            worker, _ = self._lost.pop(worker_id)
+            worker.status = status
+            self._settle(worker)
+        elif worker_id in self._dispatcher.workers:
+            worker = self._dispatcher.workers[worker_id]
+            worker.status = status
+            worker.tasks.shutdown(socket.SHUT_RDWR)
+
+    def sweep(self, now: float) -> None:
+        """Do without what the parent does not tell."""
+        for worker_id, (_, until) in list(self._lost.items()):
+            if now >= until:
+                self.ended(worker_id, UNKNOWN)
+
+    def _settle(self, worker: Worker) -> None:
+        told: list[str] = []
+        for number, owner in list(worker.owners.items()):
+            if isinstance(owner, Exchange):
+                fate = self._orphaned(worker, number, owner)
+                if len(told) < MAX_TOLD:
+                    told.append(f"{owner.request_line} ({fate})")
+            elif owner is LOG_BATCH:
+                self._pump.access.lost()
+        worker.owners.clear()
+        level, what = ("error", "; ".join(told)) if told else ("info", "none")
+        log(level, f"worker {worker.pid} of {worker.pool.name} is gone; requests in flight: {what}")
+        self._dispatcher.work_for(worker.pool)
+
+    def _orphaned(self, worker: Worker, number: int, exchange: Exchange) -> str:
+        """What becomes of one request; returns it in words."""
+        conn = exchange.conn
+        if conn is None or conn.exchange is not exchange:
+            return "its client had left"
+        if conn.state is not WORKING:
+            self._pump.sender.abort(conn, CloseReason.WORKER_DIED)
+            return "its answer had begun: connection reset"
+        if not worker.begun(number):
+            self._dispatcher.take_back(worker, exchange)
+            return "not begun, given to another"
+        exchange.worker = None
+        if self._may_retry(worker, exchange):
+            conn.move(Event.TAKEN_BACK)
+            worker.pool.retries.append(exchange)
+            return "begun, to be tried once more"
+        exchange.reason = CloseReason.WORKER_DIED
+        self._dispatcher.answer(conn, Refusal(502, "The worker that had this request died.", close=False))
+        return "begun: 502"
+
+    def _may_retry(self, worker: Worker, exchange: Exchange) -> bool:
+        """Only if all of these hold:
+
+        1. The setting `retry` is on.
+        2. The method says that twice is as good as once.
+        3. It is not a retry already.
+        4. The worker was killed, and neither by what it did nor for what it sent.
+        """
+        if not self._pump.settings.retry or exchange.attempts > 1:
+            return False
+        if exchange.head is None or exchange.head.method not in IDEMPOTENT:
+            return False
+        status = worker.status
+        if worker.at_fault or status is None or status == UNKNOWN or not os.WIFSIGNALED(status):
+            return False
+        return os.WTERMSIG(status) not in _THE_REQUEST_DID_IT

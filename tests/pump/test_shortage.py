@@ -1,0 +1,235 @@
+"""The kernel has no room: for a packet, for a descriptor, for another client."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from typing import Any
+
+import pytest
+
+from halfsync.objects import File
+from halfsync.pump.descriptors import RESERVE, Reserve
+from halfsync.pump.workers import Worker
+from halfsync.wire.messages import Reply, encode
+from tests.pump.harness import Client, Hand, Stage, get, open_descriptors
+
+
+class Sending:
+    """In place of a worker's socket: fails so often, with this error."""
+
+    def __init__(self, sock: socket.socket, error: int, times: int = 1 << 30) -> None:
+        self._sock = sock
+        self.error = error
+        self.times = times
+        self.tries = 0
+
+    def send(self, packet: bytes) -> int:
+        self.tries += 1
+        if self.tries <= self.times:
+            raise OSError(self.error, os.strerror(self.error))
+        return self._sock.send(packet)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self.tries += 1
+        if self.tries <= self.times:
+            raise OSError(self.error, os.strerror(self.error))
+        return self._sock.sendmsg(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def failing(hand: Hand, error: int, times: int = 1 << 30) -> Sending:
+    worker = hand.worker
+    assert isinstance(worker, Worker)
+    sending = Sending(worker.tasks, error, times)
+    worker.tasks = sending  # type: ignore[assignment]
+    return sending
+
+
+@pytest.mark.parametrize("error", [errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS])
+def test_a_shortage_is_tried_again_after_a_while_and_not_in_every_turn(error: int):
+    with Stage() as stage:
+        hand = stage.hand()
+        sending = failing(hand, error, times=3)
+        client = stage.client()
+        client.send(get())
+        stage.settle()  # it spins if this never comes to rest
+        assert sending.tries == 1
+        for tries in (2, 3, 4):
+            stage.time.advance(0.011)
+            stage.settle()
+            assert sending.tries == tries
+        hand.reply(hand.take(), b"at last")
+        assert client.answer().body == b"at last"
+
+
+def test_a_shortage_that_stays_ends_with_queue_timeout():
+    with Stage(queue_timeout=5) as stage:
+        failing(stage.hand(), errno.ETOOMANYREFS)
+        client = stage.client()
+        client.send(get())
+        stage.later(6)
+        assert client.answer().status == 503
+
+
+def test_another_worker_takes_what_one_has_no_room_for():
+    with Stage() as stage:
+        hands = [stage.hand(), stage.hand()]
+        sending = failing(hands[0], errno.ENOBUFS)
+        other_sending = failing(hands[1], errno.ENOBUFS)
+        client = stage.client()
+        client.send(get())
+        stage.settle()
+        assert (sending.tries, other_sending.tries) == (1, 1)
+        other_sending.times = 0
+        stage.time.advance(0.011)
+        stage.settle()
+        hands[1].reply(hands[1].take(), b"well")
+        assert client.answer().body == b"well"
+
+
+def test_a_packet_that_is_too_large_costs_its_request(capfd: pytest.CaptureFixture[str]):
+    """And nobody waits until there is room for it, for there never will be."""
+    with Stage() as stage:
+        hand = stage.hand()
+        sending = failing(hand, errno.EMSGSIZE, times=1)
+        client = stage.client()
+        client.send(get("/large"))
+        assert client.answer().status == 500
+        assert "GET '/large' is too large" in capfd.readouterr().err
+        assert sending.tries == 1
+        client.send(get())
+        hand.reply(hand.take(), b"well")
+        assert client.answer().body == b"well"
+
+
+@pytest.mark.parametrize("error", [errno.EPIPE, errno.ECONNRESET])
+def test_a_worker_that_is_gone_is_not_waited_for(error: int):
+    with Stage() as stage:
+        gone = stage.hand()
+        failing(gone, error)
+        client = stage.client()
+        client.send(get())
+        stage.settle()
+        other = stage.hand()
+        other.reply(other.take(), b"well")
+        assert client.answer().body == b"well"
+
+
+def hog(left: int) -> list[int]:
+    """Take all descriptors that this process may have but so many."""
+    hogs: list[int] = []
+    highest = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, before[1]))
+    try:
+        while True:
+            hogs.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        for _ in range(left):
+            os.close(hogs.pop())
+    return hogs
+
+
+class Hogged:
+    """No descriptors are left but so many."""
+
+    def __init__(self, left: int) -> None:
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._hogs = hog(left)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._hogs:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+
+
+def test_a_response_whose_descriptor_finds_no_room_is_a_503(tmp_path):
+    """It, and what needed the ones behind it; what needed none, and the worker, go on."""
+    (tmp_path / "file").write_bytes(b"right")
+    with Stage() as stage:
+        hand = stage.hand()
+        clients = [stage.client() for _ in range(3)]
+        tasks = []
+        for client in clients:
+            client.send(get())
+            tasks.append(hand.take())
+        packet = [
+            Reply(tasks[0].number, 200, "OK", b"", 5, b"", [File(0, 0, 5)]),
+            Reply(tasks[1].number, 200, "OK", b"", 5, b"", [File(1, 0, 5)]),
+            Reply(tasks[2].number, 200, "OK", b"", 5, b"right"),
+        ]
+        files = [os.open(tmp_path / "file", os.O_RDONLY) for _ in range(2)]
+        with Hogged(1):
+            sock = hand.tasks_sock
+            socket.send_fds(sock, [encode(packet)], files)
+            stage.settle()
+        for fd in files:
+            os.close(fd)
+        answers = [client.answer() for client in clients]
+        assert [answer.status for answer in answers] == [200, 503, 200]
+        assert answers[0].body == answers[2].body == b"right"
+        assert "retry-after" in answers[1].fields
+        assert hand.open
+        assert stage.lost == []
+
+
+def test_the_reserve_gives_room_when_it_matters():
+    before = open_descriptors()
+    reserve = Reserve()
+    assert open_descriptors() == before + RESERVE
+    with Hogged(0):
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        with reserve.released():
+            mine = [os.dup(0) for _ in range(RESERVE)]
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        for fd in mine:
+            os.close(fd)
+        with reserve.released():
+            pass
+    assert open_descriptors() == before + RESERVE
+    del reserve
+    assert open_descriptors() == before
+
+
+def test_no_more_clients_than_there_are_descriptors_for(capfd: pytest.CaptureFixture[str]):
+    """The oldest idle ones make room for new ones; where nobody idles, new ones wait in the backlog. It is
+    said once."""
+    with Stage() as stage:
+        stage.pump.acceptor._most = 10
+        hand = stage.hand(threads=64)
+        busy = [stage.client() for _ in range(10)]
+        for client in busy:
+            client.send(get())
+        hand.work()
+        waiting = [Client(stage) for _ in range(5)]
+        stage.clients += waiting
+        for client in waiting:
+            client.sock.send(get("/late"))
+        for _ in range(50):
+            stage.time.advance(0.03)
+            stage.settle()
+        assert len(stage.pump.connections) == 10
+        assert len(hand.tasks) == 10
+        assert capfd.readouterr().err.count("ulimit -n, LimitNOFILE") == 1
+        for task in list(hand.tasks):
+            hand.reply(task, b"well")
+        hand.tasks.clear()
+        stage.time.advance(0.03)
+        stage.settle()
+        stage.time.advance(0.03)
+        stage.settle()
+        assert len(hand.tasks) == 5
+        for task in list(hand.tasks):
+            hand.reply(task, b"well")
+        assert [client.answer().body for client in waiting] == [b"well"] * 5
+        assert len(stage.pump.connections) <= 10
