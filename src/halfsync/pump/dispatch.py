@@ -406,7 +406,7 @@ class Dispatcher:
             self._due.add(worker.pool)
         self._close_if_done(worker)
 
-    def _answer_from(
+    def _answer_from(  # noqa: C901 (each reason why it is not simply sent)
         self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor], cut: bool
     ) -> None:
         ended = message.ending is not MORE_PARTS
