@@ -110,8 +110,8 @@ class Server:
         """(A regular expression.)"""
         self.until(lambda: len(re.findall(words, self.log())) >= times)
 
-    def wait_until_it_serves(self) -> None:
-        self.until(lambda: " serves " in self.log() or self.process.poll() is not None)
+    def wait_until_it_serves(self, seconds: float = LONG) -> None:
+        self.until(lambda: " serves " in self.log() or self.process.poll() is not None, seconds)
         assert self.process.poll() is None, self.log()
 
     @property
@@ -212,11 +212,13 @@ def serving(
     environment: dict[str, str] | None = None,
     bind: bool = True,
     through: tuple[str, ...] = (),
+    seconds: float = LONG,
 ) -> Iterator[Server]:
+    """`seconds` is for the start."""
     where = ("-b", "127.0.0.1:0") if bind else ()
     server = Server(folder, (*where, *arguments), environment or {}, through)
     try:
-        server.wait_until_it_serves()
+        server.wait_until_it_serves(seconds)
         yield server
     except BaseException:
         server.kill()

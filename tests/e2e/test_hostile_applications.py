@@ -44,7 +44,8 @@ def serving_all(folder: Path, names: list[str], *arguments: str) -> Iterator[Ser
     (folder / "spool").mkdir()
     more = ["--threads", "2", "--graceful-timeout", "60", "--spool-dir", "spool"]
     more += ["--reply-memory", "32K", "--body-memory", "32K"]
-    with serving(folder, *mounts, *more, *arguments, environment={"HOSTILE_FOLDER": str(folder)}) as server:
+    environment = {"HOSTILE_FOLDER": str(folder)}
+    with serving(folder, *mounts, *more, *arguments, environment=environment, seconds=6 * LONG) as server:
         server.tracebacks = -1
         yield server
 

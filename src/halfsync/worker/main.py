@@ -55,6 +55,8 @@ PATIENCE = 5.0
 """Seconds without a pump after which a worker that was not retired leaves all the same. The parent
 forks a new pump at once when one dies."""
 
+LEVELS = 4
+"""Loops of the main thread, one in the other (see Worker._repeat)."""
 SAME_FAILURE = 60.0
 """Seconds within which the same traceback of the main thread is logged once."""
 
@@ -197,24 +199,34 @@ class Worker:
         This is the main thread, in which Python runs the signal handlers of the application: what
         they raise comes out here.
         """
-        while self._outlives(self._turn):
-            pass
-        while self._outlives(self._stop):
-            pass
+        self._repeat(self._turn, LEVELS)
+        self._repeat(self._stop, LEVELS)
         _stop_timers()
 
-    def _outlives(self, step: Callable[[], bool]) -> bool:
-        """What `step` returns: whether there is more to do. True if it was interrupted by an exception."""
-        try:
-            return step()
-        except SystemExit as leaving:
-            forks.end_if_child()
-            log("warning", f"a signal handler of the application ends this worker: exit({leaving.code!r}).")
-            return False
-        except BaseException:  # noqa: BLE001 - the worker goes on
-            forks.end_if_child()
-            self._failures.outlive()
-            return True
+    def _repeat(self, step: Callable[[], bool], levels: int) -> None:
+        """Call `step` until it returns False, whatever is raised.
+
+        A signal handler is called between any two instructions of a loop, also at its jump back, where no
+        `try` is active. So there are several loops, one in the other: what comes out of one is caught
+        by the next.
+        """
+        while True:
+            try:
+                if levels:
+                    self._repeat(step, levels - 1)
+                    return
+                if not step():
+                    return
+            except SystemExit as leaving:
+                forks.end_if_child()
+                log(
+                    "warning",
+                    f"a signal handler of the application ends this worker: exit({leaving.code!r}).",
+                )
+                return
+            except BaseException:  # noqa: BLE001 - the worker goes on
+                forks.end_if_child()
+                self._failures.outlive()
 
     def _stop(self) -> bool:
         if self._threads is not None:

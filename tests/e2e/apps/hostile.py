@@ -141,6 +141,18 @@ def patch_functions() -> None:
             setattr(module, name, raising)
 
 
+def stop_the_clocks() -> None:
+    """As test tools do it: in every module that has one of the functions."""
+    stopped: dict[Any, Any] = {
+        getattr(time, name): lambda: 1.5 for name in ("time", "monotonic", "perf_counter")
+    }
+    stopped |= {getattr(time, name): lambda: 1 for name in ("time_ns", "monotonic_ns")}
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if isinstance(value, type(time.time)) and value in stopped:
+                setattr(module, name, stopped[value])
+
+
 def patch_methods() -> None:
     for name in (
         "recv",
@@ -506,6 +518,7 @@ HOSTILE: dict[str, Row] = {
     "eventlet": Row(patch_eventlet, done(lambda: time.sleep(0.01)), body=b"done"),
     "functions": Row(patch_functions),
     "methods": Row(patch_methods),
+    "clocks": Row(stop_the_clocks),
     "open": Row(attributes(builtins, open=raising), ends(ValueError()), **FAILS),
     "print": Row(attributes(builtins, print=None, input=None, sorted=raising)),
     "modules": Row(remove_modules, ends(ValueError()), **FAILS),
@@ -537,6 +550,9 @@ HOSTILE: dict[str, Row] = {
     "signals_ignored": Row(lambda: all_signals(signal.SIG_IGN)),
     "alarms": Row(lambda: tick(lambda *_: None)),
     "alarms_that_raise": Row(lambda: signal.signal(signal.SIGALRM, raising), done(tick_on), body=b"done"),
+    "signals_blocked": Row(
+        lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()), forks(sys.exit), **FORKED
+    ),
     "term_to_itself": Row(do=done(lambda: os.kill(os.getpid(), signal.SIGTERM)), body=b"done"),
     # standard streams
     "no_streams": Row(attributes(sys, stdout=None, stderr=None), ends(ValueError()), **FAILS),
