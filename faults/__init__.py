@@ -16,7 +16,8 @@ counted by the application, so that a request that ran twice is found, too. Each
                a POST that ran twice, a right response that the access log does not have
     HUNG       neither a response nor a close within ten seconds; or no normal service after the fault
 
-WRONG and HUNG must be zero; the exit status says whether they are.
+Faults that harm no request (a reload, a slow client) are marked `harmless`: there an error or an abort is
+WRONG, too. WRONG and HUNG must be zero; the exit status says whether they are.
 
 To add a fault, write a function in table.py (or crowds.py) under the decorator `fault`.
 """

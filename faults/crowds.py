@@ -52,27 +52,27 @@ def drip_heads(port: int) -> Work:
     return _drip(port, b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"y")
 
 
-@fault()
+@fault(harmless=True)
 def slow_heads(scene: Scene) -> None:
     """Forty clients whose heads come byte by byte and never end."""
     _crowd(scene, drip_heads(scene.server.port))
 
 
-@fault()
+@fault(harmless=True)
 def long_slow_heads(scene: Scene) -> None:
     """Forty clients whose heads of many fields come byte by byte behind the first 50 KB."""
     lines = b"".join(b"X-%04d: %s\r\n" % (number, b"v" * 580) for number in range(85))
     _crowd(scene, _drip(scene.server.port, b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"Y: ", b"y"))
 
 
-@fault()
+@fault(harmless=True)
 def slow_uploads(scene: Scene) -> None:
     """Forty clients whose bodies come byte by byte."""
     head = b"POST /post?n=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
     _crowd(scene, _drip(scene.server.port, head, b"x"))
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def tiny_chunks(scene: Scene) -> None:
     """Two clients that send chunks of one byte as fast as they can."""
     head = b"POST /never?n=1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -86,7 +86,7 @@ def tiny_chunks(scene: Scene) -> None:
     _crowd(scene, work, 2)
 
 
-@fault()
+@fault(harmless=True)
 def slow_readers(scene: Scene) -> None:
     """Forty clients that pipeline requests for large responses and read a few bytes a second."""
     number = "files/large-1"
@@ -101,7 +101,7 @@ def slow_readers(scene: Scene) -> None:
     _crowd(scene, work)
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def leaving_clients(scene: Scene) -> None:
     """Twenty clients that ask, and reset the connection at some moment of the response."""
 
@@ -116,7 +116,7 @@ def leaving_clients(scene: Scene) -> None:
     _crowd(scene, work, 20)
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def noise(scene: Scene) -> None:
     """Twenty clients that send random bytes, halves of requests and wrong framings."""
     starts = [

@@ -34,6 +34,7 @@ class Fault:
     honest: frozenset[int] = frozenset()  # statuses beside 5xx that are explained by the fault
     loses_log: bool = False  # records may be lost: who held them was killed, or they had nowhere to go
     ends: bool = False  # the server is stopped by it
+    harmless: bool = False  # every response must be right: here an error is WRONG, too
     quick: bool = False  # in the short form, too
     unless: Callable[[], str] = str  # why it cannot be run here; empty: it can
 
@@ -111,6 +112,8 @@ def _run(fault: Fault, server: Server, verdict: Verdict, seconds: float, clients
         judge.is_wrong("the server is gone")
     if ending := server.stop():
         judge.is_hung(ending)
+    if fault.harmless and judge.right != judge.requests:
+        judge.is_wrong(f"{judge.requests - judge.right} requests failed, though this fault harms none")
     judge.check_effects(server.effects)
     if not fault.loses_log:
         judge.check_log(server.folder)

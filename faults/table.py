@@ -36,7 +36,7 @@ def fault(**what: Any) -> Callable[[Happen], Happen]:
     return add
 
 
-@fault()
+@fault(harmless=True)
 def calm(scene: Scene) -> None:
     """Nothing happens."""
     scene.lasts(scene.seconds)
@@ -88,21 +88,21 @@ def _kill(scene: Scene, pid: int | None) -> None:
 # --- processes that stand still --------------------------------------------------------------------
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def worker_stopped(scene: Scene) -> None:
     """SIGSTOP of a worker for a second, SIGCONT, another one."""
     while _stop_and_go(scene, scene.pick(scene.server.workers)):
         pass
 
 
-@fault()
+@fault(harmless=True)
 def builtin_worker_stopped(scene: Scene) -> None:
     """SIGSTOP of the built-in worker for a second, SIGCONT, again."""
     while _stop_and_go(scene, scene.pick(scene.server.built_in)):
         pass
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def pump_stopped(scene: Scene) -> None:
     """SIGSTOP of the pump for a second, SIGCONT, again."""
     while _stop_and_go(scene, scene.server.pump):
@@ -132,27 +132,27 @@ def _stop_and_go(scene: Scene, pid: int | None) -> bool:
 # --- signals to the parent -------------------------------------------------------------------------
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def reload(scene: Scene) -> None:
     """HUP every second."""
     while scene.lasts(min(1.0, scene.seconds / 3)):
         scene.server.signal(signal.SIGHUP)
 
 
-@fault(options=("--preload",))
+@fault(options=("--preload",), harmless=True)
 def preloaded_reload(scene: Scene) -> None:
     """HUP every second, with --preload."""
     reload(scene)
 
 
-@fault()
+@fault(harmless=True)
 def reload_storm(scene: Scene) -> None:
     """HUP twenty times a second."""
     while scene.lasts(0.05):
         scene.server.signal(signal.SIGHUP)
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def log_rotated(scene: Scene) -> None:
     """The access log is renamed, and USR1 sent, every 0.3 seconds."""
     count = 0
@@ -163,7 +163,7 @@ def log_rotated(scene: Scene) -> None:
         scene.server.until(scene.server.access_log.exists, 5.0)
 
 
-@fault()
+@fault(harmless=True)
 def resized(scene: Scene) -> None:
     """TTIN, TTIN, TTOU, TTOU, ten a second."""
     for number in itertools.cycle((signal.SIGTTIN, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTTOU)):
@@ -172,7 +172,7 @@ def resized(scene: Scene) -> None:
             return
 
 
-@fault()
+@fault(harmless=True)
 def usr2(scene: Scene) -> None:
     """USR2 to every process of the tree, five times a second: it means nothing here."""
     while scene.lasts(0.2):
@@ -192,7 +192,7 @@ def stop(scene: Scene) -> None:
 # --- shortages -------------------------------------------------------------------------------------
 
 
-@fault(loses_log=True, options=("--access-logfile", "/dev/full"))
+@fault(loses_log=True, options=("--access-logfile", "/dev/full"), harmless=True)
 def log_disk_full(scene: Scene) -> None:
     """Every write of the access log fails with ENOSPC."""
     scene.lasts(scene.seconds)
@@ -349,13 +349,13 @@ def exit_in_handler(scene: Scene) -> None:
     _poison(scene, "exit")
 
 
-@fault()
+@fault(harmless=True)
 def exit_in_thread(scene: Scene) -> None:
     """A handler calls sys.exit, in a thread of its own and in the server's."""
     _poison(scene, "thread-exits", 0.05)
 
 
-@fault(quick=True)
+@fault(quick=True, harmless=True)
 def lock_held(scene: Scene) -> None:
     """A handler holds the interpreter lock for a second."""
     _poison(scene, "hold-lock")
@@ -379,7 +379,7 @@ def fork_exits(scene: Scene) -> None:
     _poison(scene, "fork-exits")
 
 
-@fault()
+@fault(harmless=True)
 def descriptors_closed(scene: Scene) -> None:
     """A handler closes descriptors 0, 1 and 2."""
     _poison(scene, "closes-descriptors")
