@@ -24,6 +24,7 @@ from halfsync.settings import Settings
 from halfsync.wire.messages import (
     BOARD_BYTES,
     Attach,
+    Cut,
     Failed,
     LogFile,
     LogRecord,
@@ -281,6 +282,16 @@ def test_a_worker_outlives_a_pump_and_serves_the_next(folder):
             assert get(worker.attach()).done
             worker.let_go()
         assert get(worker.attach()).done
+
+
+def test_a_worker_that_got_no_descriptors_asks_for_them_again(folder, capfd):
+    """Its own were all in use when it was told of the pump. It works on with the next pair."""
+    with process() as worker:
+        worker.report()
+        assert channel.send(worker.orders, encode(Attach())) is channel.Sent.YES
+        assert worker.report() == Cut(-1)
+        assert get(worker.attach()).done
+    assert "ulimit -n" in capfd.readouterr().err
 
 
 def test_a_worker_leaves_when_its_parent_is_gone_whatever_the_pump_does(folder):

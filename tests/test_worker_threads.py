@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from halfsync.objects import File
+from halfsync.objects import File, Memory
 from halfsync.response import Head
 from halfsync.unnamed import unnamed_file
-from halfsync.wire.messages import Ending, Nudge, Part, Reply, Task
+from halfsync.wire.messages import MAX_PACKET, Ending, Nudge, Part, Reply, Task
 from halfsync.worker.bodies import Limits, TaskReplier
 from halfsync.worker.outbox import Outbox
 from tests.worker_stage import Seam, Stage
@@ -233,6 +233,25 @@ def test_messages_of_a_slot_stay_in_order_across_packets():
         assert seam.wait(task.number).body == expected
         assert seam.packets == 3
         seam.close()
+
+
+def test_what_no_packet_has_room_for_costs_its_own_response(capfd):
+    """The others of the same moment leave; the worker is not cut off from its pump."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        outbox, seam = Outbox(theirs), Seam(ours)
+        before, large, after, part = (seam.task(GET) for _ in range(4))
+        outbox.put(Reply(before.number, 200, "OK", b"", 0), 0, 1)
+        outbox.put(Reply(large.number, 200, "OK", b"X: " + b"y" * MAX_PACKET + b"\r\n", 0), 0, 1)
+        outbox.put(Reply(part.number, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
+        outbox.put(Part(part.number, [Memory(bytes(MAX_PACKET))], Ending.MORE), 0, 1)
+        outbox.put(Reply(after.number, 200, "OK", b"", 0), 0, 1)
+        outbox.flush()
+        assert not outbox.gone
+        assert [seam.wait(task.number).status for task in (before, large, after)] == [200, 500, 200]
+        assert seam.wait(part.number).ending is Ending.ABORTED
+        seam.close()
+    assert capfd.readouterr().err.count("too large to be sent") == 2
 
 
 def test_an_outbox_whose_pump_is_gone_closes_descriptors_and_says_so():

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from halfsync import channel
 from halfsync.objects import File
+from halfsync.parent import seam
 from halfsync.pump.descriptors import RESERVE, Reserve
+from halfsync.pump.main import Orders, _take_order
 from halfsync.pump.workers import Worker
-from halfsync.wire.messages import Reply, encode
+from halfsync.wire.messages import Cut, Join, Reply, decode_report, encode
 from tests.pump.harness import Client, Hand, Stage, get, open_descriptors
 
 
@@ -233,3 +236,31 @@ def test_no_more_clients_than_there_are_descriptors_for(capfd: pytest.CaptureFix
             hand.reply(task, b"well")
         assert [client.answer().body for client in waiting] == [b"well"] * 5
         assert len(stage.pump.connections) <= 10
+
+
+def test_a_join_that_came_cut_is_reported(capfd: pytest.CaptureFixture[str]):
+    """So that it comes again; and until then nothing is handed to a worker that is half there."""
+    ours, parents = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with Stage() as stage, ours, parents:
+        orders = Orders(ours)
+        parents.setblocking(True)
+        with Hogged(0):
+            socket.send_fds(parents, [encode(Join(7, 4007, 1, 4))], [0, 1])
+            _take_order(stage.pump, orders)
+        assert decode_report(parents.recv(4096)) == Cut(7)
+        assert stage.pump.dispatcher.workers == {}
+        assert "can't join now" in capfd.readouterr().err
+
+
+def test_a_join_finds_room_when_nothing_else_does():
+    """That is what the reserve is for."""
+    ours, parents = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with Stage() as stage, ours, parents:
+        orders = Orders(ours)
+        pumps, workers = seam.make()
+        with Hogged(0):
+            socket.send_fds(parents, [encode(Join(7, 4007, 1, 4))], list(pumps))
+            _take_order(stage.pump, orders)
+        assert list(stage.pump.dispatcher.workers) == [7]
+        channel.close_all(pumps)
+        channel.close_all(workers)
