@@ -26,6 +26,7 @@ from halfsync.plan import Plan, work_out
 from halfsync.settings import Settings, Target
 from halfsync.wire.messages import (
     Attach,
+    Changed,
     Drain,
     Drained,
     Failed,
@@ -182,6 +183,24 @@ def template(plan: Plan, pool: int, orders: socket.socket) -> int:
     return 0
 
 
+def watcher(plan: Plan, orders: socket.socket) -> int:
+    """Tells of a change for each line of the FIFO `changes`."""
+    does = script().get("watcher", "works")
+    if does == "fails":
+        channel.send(orders, encode(Failed("It can't be watched.", "")))
+        return 3
+    tell("watcher", fds=open_descriptors(), path=sys.path[0])
+    channel.send(orders, encode(Ready(os.getpid())))
+    changes = os.open("changes", os.O_RDWR)
+    while True:
+        ready = select.select([changes, orders.fileno()], [], [])[0]
+        if orders.fileno() in ready:
+            tell("watcher leaves")
+            return 0
+        for name in os.read(changes, 1000).decode().split():
+            channel.send(orders, encode(Changed(name)))
+
+
 def main() -> int:
     told = json.loads(sys.argv[1])
     log = AccessLog(told.pop("log")) if "log" in told else None
@@ -191,7 +210,7 @@ def main() -> int:
     plan = Plan(settings, mounts, pools, listeners.bind(settings))
     supervisor = Supervisor(
         plan,
-        Entries(pump, worker, template),
+        Entries(pump, worker, template, watcher),
         access_log=log,
         folder=os.environ["PWD"],
         announce=lambda: tell("announced"),

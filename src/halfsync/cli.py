@@ -183,7 +183,9 @@ def enter(loaded: Loaded) -> None:
 def check_formats(loaded: Loaded) -> None:
     """Settings whose meaning others know."""
     from halfsync.logs.formats import compile_format
+    from halfsync.watcher.main import check as check_reload
 
+    check_reload(loaded.settings)
     try:
         compile_format(loaded.settings.access_logformat)
     except ValueError as error:

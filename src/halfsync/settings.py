@@ -53,7 +53,7 @@ def about(
 
 _PREFIX = "HALFSYNC_"
 
-SECTIONS = ("Serving", "Processes", "Logging", "Time limits", "Size limits", "Leases")
+SECTIONS = ("Serving", "Processes", "Logging", "Time limits", "Size limits", "Leases", "Development")
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -430,6 +430,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             most=64 * KIB,
         ),
     ] = 64 * KIB
+
+    reload: Annotated[
+        bool,
+        about(
+            "Development",
+            "Reload when the code of an application changes; if it can't be imported, show why and wait for "
+            "the next change. Needs the package watchfiles: pip install 'halfsync[reload]'.",
+        ),
+    ] = False
+    reload_dir: Annotated[
+        list[str],
+        about(
+            "Development",
+            "Watch this folder, and not the current one and those of the applications' modules. May be given "
+            "several times.",
+            metavar="FOLDER",
+        ),
+    ] = []
+    reload_include: Annotated[
+        list[str],
+        about(
+            "Development",
+            "Files that are code too, beside *.py, such as '*.html'. May be given several times.",
+            metavar="PATTERN",
+        ),
+    ] = []
+    reload_exclude: Annotated[
+        list[str],
+        about(
+            "Development",
+            "Files or folders that are not watched, such as 'tests' or '*_gen.py'. Hidden folders, virtual "
+            "environments, __pycache__ and node_modules never are. May be given several times.",
+            metavar="PATTERN",
+        ),
+    ] = []
 
 
 # --- the rows: what the fields above say, in a form that help, docs and parsing can use ----------

@@ -1,4 +1,4 @@
-"""Making each kind of child: the pump, a worker, a template, a worker through a template.
+"""Making each kind of child: the pump, a worker, a template, a worker through a template, the watcher.
 
 What a child needs to be itself, beyond what every process of ours does first (`processes`), is
 done here, in the child, before its entry point is called.
@@ -18,7 +18,7 @@ from halfsync.folders import here, here_in_words
 from halfsync.logs.error import log
 from halfsync.parent import processes
 from halfsync.parent.accesslog import AccessLog
-from halfsync.parent.children import UNKNOWN, Child, Role
+from halfsync.parent.children import NEVER, UNKNOWN, Child, Role
 from halfsync.parent.crews import Crew
 from halfsync.parent.privileges import Identity
 from halfsync.plan import BUILT_IN, Plan
@@ -26,7 +26,7 @@ from halfsync.settings import octal
 from halfsync.wire import messages
 
 NO_POOL = -1
-"""The pump's."""
+"""The pump's and the watcher's."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Entries:
     pump: Callable[[Plan, socket.socket], int]
     worker: Callable[[Plan, int, socket.socket, int | None], int]
     template: Callable[[Plan, int, socket.socket], int]
+    watcher: Callable[[Plan, socket.socket], int]
 
 
 class Births:
@@ -81,7 +82,7 @@ class Births:
         log_fd = self._access_log.fd if self._access_log is not None and crew.index == BUILT_IN else None
 
         def entry(orders: socket.socket) -> int:
-            self._settle(crew)
+            self._settle(runs_application=crew.has_application)
             return self._entries.worker(self._plan, crew.index, orders, log_fd)
 
         keep = [] if log_fd is None else [log_fd]
@@ -89,7 +90,7 @@ class Births:
 
     def template(self, crew: Crew, generation: int) -> Child:
         def entry(orders: socket.socket) -> int:
-            self._settle(crew)
+            self._settle(runs_application=crew.has_application)
             return self._entries.template(self._plan, crew.index, orders)
 
         name = f"template({crew.pool.name})"
@@ -101,9 +102,18 @@ class Births:
         template.order(messages.Spawn(child.id), (theirs.detach(),))
         return child
 
-    def _settle(self, crew: Crew) -> None:
-        """In a worker or template, which has no listening socket, and where applications find the
-        folder and the limits that they expect."""
+    def watcher(self) -> Child:
+        def entry(orders: socket.socket) -> int:
+            self._settle(runs_application=True)  # it finds the modules where a worker does
+            return self._entries.watcher(self._plan, orders)
+
+        child = self._fork(Role.WATCHER, "watcher", NO_POOL, 0, [], entry)
+        child.ready_by = NEVER  # it imports nothing
+        return child
+
+    def _settle(self, *, runs_application: bool) -> None:
+        """In a child that has no listening socket, and where applications find the folder and the limits
+        that they expect."""
         for listener in self._plan.listeners:
             listener.socket.detach()
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
@@ -112,7 +122,7 @@ class Births:
         except OSError as error:
             # Where it is, if that was deleted, no relative path leads anywhere: better than to another file.
             log("warning", f"can't go to {self._folder}: {error.strerror}; staying in {here_in_words()}.")
-        if crew.has_application:
+        if runs_application:
             processes.make_importable(here())
 
     def _fork(

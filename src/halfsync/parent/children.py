@@ -26,6 +26,7 @@ class Role(Enum):
     PUMP = "pump"
     WORKER = "worker"
     TEMPLATE = "template"
+    WATCHER = "watcher"
 
 
 class Garbage(Exception):
@@ -39,7 +40,7 @@ class Child:
     id: int  # given once, never again; messages call it `worker`
     role: Role
     name: str  # in the log
-    pool: int  # index into Plan.pools; -1 for the pump
+    pool: int  # index into Plan.pools; -1 for the pump and the watcher
     generation: int  # which import of the pool's code it has
     channel: socket.socket | None  # the parent's end of its orders; None once closed
     started: float

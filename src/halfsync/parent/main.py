@@ -78,10 +78,11 @@ def entries() -> Entries:
     """The children's code, imported before the first fork: it is in memory once, and no child can
     fail to find it, whatever happens to the files."""
     from halfsync.pump import main as pump
+    from halfsync.watcher import main as watcher
     from halfsync.worker import main as worker
     from halfsync.worker import template
 
-    return Entries(pump.run, worker.run, template.run)
+    return Entries(pump.run, worker.run, template.run, watcher.run)
 
 
 def announce(plan: Plan, notifier: systemd.Notifier) -> None:

@@ -105,6 +105,8 @@ class Supervisor:
         self._stop_listening = stop_listening
         self._births = Births(plan, entries, access_log, identity, folder, self._forget_in_child)
         self._pump_pause = Pause()
+        self._watcher: Child | None = None  # with `reload`
+        self._watcher_pause = Pause()
         self._unknown = UnknownChildren()
         self._reload_due = False  # a SIGHUP came during the start
         self._is_behind = False  # there are more workers to start, in the next turn
@@ -145,7 +147,7 @@ class Supervisor:
 
     def _children(self) -> list[Child]:
         found = [child for crew in self.crews for child in crew.children]
-        return [self.pump, *found] if self.pump else found
+        return [one for one in (self.pump, *found, self._watcher) if one is not None]
 
     def _wait(self) -> None:
         poller = select.poll()
@@ -160,7 +162,7 @@ class Supervisor:
             return 0.0
         children = self._children()
         due = [min(child.limit, child.ready_by) for child in children]
-        pauses = [self._pump_pause, *(crew.pause for crew in self.crews)]
+        pauses = [self._pump_pause, self._watcher_pause, *(crew.pause for crew in self.crews)]
         due += [pause.until for pause in pauses if pause.until > now]
         due += [child.join_after for child in children if child.join_after > now]
         if any(child.has_unsent for child in children) or self._lacks(now):
@@ -179,12 +181,12 @@ class Supervisor:
 
     def _heed_signals(self, now: float) -> None:
         for number in self._signals.take():
-            if number in (signal.SIGTERM, signal.SIGINT):
-                self._stop(now, signal.Signals(number).name)
-            elif number == signal.SIGQUIT:
-                self._stop_at_once(now, "SIGQUIT")
+            if number == signal.SIGQUIT or (number == signal.SIGINT and self.settings.reload):
+                self._stop_at_once(now, name_of(number))  # who develops does not want to wait
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._stop(now, name_of(number))
             elif number == signal.SIGHUP:
-                self._on_hangup()
+                self._reload_because("SIGHUP")
             elif number == signal.SIGUSR1:
                 self._reopen_log()
             elif number == signal.SIGTTIN:
@@ -230,18 +232,22 @@ class Supervisor:
         self._limit = now + LAST_WORD
         pump.order(messages.Drain(0.0))
 
-    def _on_hangup(self) -> None:
+    def _reload_because(self, cause: str) -> None:
+        """`cause` is SIGHUP, or, with `reload`, what has changed."""
         if self.phase is Phase.SERVING:
-            log("info", "SIGHUP: reloading.")
+            log("info", f"{cause}: reloading.")
             self._reload()
         elif self.phase is Phase.STARTING:
-            self._restart_imports()
+            self._restart_imports(cause)
         else:
-            log("warning", f"SIGHUP: not reloading while {self.phase.value}.")
+            log("warning", f"{cause}: not reloading while {self.phase.value}.")
 
-    def _restart_imports(self) -> None:
-        """SIGHUP during the start: what has not finished its import may have read old code, or hang."""
-        log("info", "SIGHUP while starting: workers that are still being imported start again.")
+    def _restart_imports(self, cause: str) -> None:
+        """During the start: what has not finished its import may have read old code, or hang."""
+        if any(crew.pause.until == NEVER for crew in self.crews):
+            log("info", f"{cause}: trying again.")
+        else:
+            log("info", f"{cause} while starting: workers that are still being imported start again.")
         for crew in self.crews:
             for child in crew.of(crew.current):
                 if child.state is State.STARTING:
@@ -310,6 +316,8 @@ class Supervisor:
             self._kill_lost(child, report.worker)
         elif isinstance(report, messages.Cut):
             self._join_again(child, report.worker, now)
+        elif isinstance(report, messages.Changed):
+            self._on_change(child, report)
         else:
             self._replace_hung(child, report.worker, now)
 
@@ -323,6 +331,13 @@ class Supervisor:
             child.was_ready = True
             child.ready_by = NEVER
             log("debug", f"{child.who} is ready.")
+
+    def _on_change(self, watcher: Child, report: messages.Changed) -> None:
+        if watcher.role is not Role.WATCHER:
+            raise Garbage("it is not the watcher")
+        for crew in self.crews:
+            crew.last_failure = ""  # show a traceback again, though it be the same: someone works on it
+        self._reload_because(f"{report.files} changed")
 
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
         for child in self._children():
@@ -387,6 +402,10 @@ class Supervisor:
             self.pump = None
             self._pump_ended(child, before, ending, now)
             return
+        if child is self._watcher:
+            self._watcher = None
+            self._watcher_ended(child, ending, now)
+            return
         crew = self.crews[child.pool]
         crew.children.remove(child)
         if self.pump is not None and child.pump == self.pump.id:
@@ -411,6 +430,17 @@ class Supervisor:
         if self.phase is Phase.STARTING and self._pump_pause.early_ends >= TRIES_AT_FIRST:
             self._give_up(f"The pump {ending} while starting, {TRIES_AT_FIRST} times.", "", now)
 
+    def _watcher_ended(self, child: Child, ending: str, now: float) -> None:
+        if self.phase not in (Phase.STARTING, Phase.SERVING):
+            log("debug", f"{child.who} {ending}.")
+            return
+        told = f"{child.who} {ending}." if child.failure is None else child.failure.sentence
+        if self.phase is Phase.STARTING and not child.was_ready:
+            self._give_up(told, "", now)
+            return
+        pause = self._watcher_pause.ended(now, now - child.started, child.was_ready)
+        log("error", f"{told} Changes are not noticed; the next try is {in_seconds(pause)}.")
+
     def _worker_ended(self, crew: Crew, child: Child, ending: str, now: float) -> None:
         """One that should still be there."""
         if child.generation == crew.rising and not child.was_ready:
@@ -425,14 +455,25 @@ class Supervisor:
             sentence = (
                 f"Target {crew.pool.name!r}: its worker {ending} while starting, {TRIES_AT_FIRST} times."
             )
-            self._give_up(sentence, "", now)
+            self._failed_to_import(crew, child, messages.Failed(sentence, ""), now)
 
     def _failed_to_import(self, crew: Crew, child: Child, failure: messages.Failed, now: float) -> None:
+        if self.settings.reload:
+            self._wait_for_change(crew, failure)
+            return
         if self.phase is Phase.STARTING:
             self._give_up(failure.sentence, failure.traceback, now)
             return
         pause = crew.pause.ended(now, now - child.started, was_ready=False)
         log("error", f"{child.who}: {crew.told_once(failure)} Another starts {in_seconds(pause)}.")
+
+    def _wait_for_change(self, crew: Crew, failure: messages.Failed) -> None:
+        """With `reload`: no other try until something changes (or a SIGHUP comes)."""
+        for child in crew.of(crew.current):
+            if child.state is State.STARTING:
+                self._kill(child)  # it has read the same code
+        crew.pause.until = NEVER
+        log("error", f"{crew.told_once(failure)} Waiting for a change.")
 
     def _fail_reload(self, crew: Crew, child: Child, ending: str) -> None:
         told = f"it {ending} while starting." if child.failure is None else crew.told_once(child.failure)
@@ -503,14 +544,23 @@ class Supervisor:
             return
         if self.pump is None and self.phase is not Phase.DRAINING and now >= self._pump_pause.until:
             self._start_pump(now)
-        for crew in self.crews:
-            for generation in crew.generations:
-                self._staff_generation(crew, generation, now)
+        if self.settings.reload and self._watcher is None and now >= self._watcher_pause.until:
+            self._watcher = self._start("watcher", self._births.watcher, self._watcher_pause, now)
+        if self._may_import:
+            for crew in self.crews:
+                for generation in crew.generations:
+                    self._staff_generation(crew, generation, now)
         for child in self._children():
             if self._is_to_join(child):
                 self._join(child)
         if self.pump is not None and self.phase is Phase.SERVING and not self.pump.opened:
             self._open()
+
+    @property
+    def _may_import(self) -> bool:
+        """With `reload`, the first import waits until changes are noticed: none may be missed."""
+        watches = self._watcher is not None and self._watcher.was_ready
+        return watches or not self.settings.reload or self.phase is not Phase.STARTING
 
     def _staff_generation(self, crew: Crew, generation: int, now: float) -> None:
         workers = crew.workers(generation)

@@ -10,6 +10,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                parent -> child  Join | Retire | Ended | Open | Drain    (pump)
                parent -> child  Spawn                           (template)
     reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
+               child -> parent  Ready | Failed | Changed        (watcher)
 
 Beside the channels, one `board` of shared memory for each worker (see `BOARD_SLOTS`).
 
@@ -271,11 +272,17 @@ class Cut(msgspec.Struct, tag="cut"):
     worker: int  # as Join names it; from a worker, -1: itself
 
 
+class Changed(msgspec.Struct, tag="changed"):
+    """From the watcher: these files of the code have changed."""
+
+    files: str  # in words: "app.py and 2 other files"
+
+
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
 Watch = Nudge | Recall | Stacks | Left
 Order = Attach | Retire | Ended | LogFile | Join | Open | Drain | Spawn
-Report = Ready | Failed | Drained | Hung | Lost | Cut
+Report = Ready | Failed | Drained | Hung | Lost | Cut | Changed
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

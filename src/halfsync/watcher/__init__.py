@@ -1,0 +1,1 @@
+"""The watcher process: with `reload`, it tells the parent when code changes."""

@@ -1,0 +1,180 @@
+"""`--reload`: while someone works on an application, with a true watcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import APPS, SOURCES, Answer, Crowd, Server, request, serving
+
+pytest.importorskip("watchfiles")
+
+GOOD = "def app(environ, start):\n    start('200 OK', [])\n    return [b'{word}']\n"
+HANGS = """
+import os, time
+
+def app(environ, start):
+    open("here", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    start('200 OK', [])
+    return [b'waited']
+"""
+
+
+def edit(file: Path, text: str) -> None:
+    """As editors do: by renaming."""
+    fresh = file.with_name(f".{file.name}.new")
+    fresh.write_text(text)
+    fresh.rename(file)
+
+
+def says(server: Server, word: bytes) -> bool:
+    return server.get("/").body == word
+
+
+def test_each_change_is_served_and_no_connection_is_closed(tmp_path):
+    app = tmp_path / "app.py"
+    edit(app, GOOD.format(word="0"))
+
+    def judge(answer: Answer) -> str:
+        assert answer.status == 200
+        return answer.body.decode()
+
+    with serving(tmp_path, "--reload", "-w", "2", "app:app") as server:
+        with server.client() as kept, Crowd(server, ["/"] * 2, judge) as crowd:
+            for word in "123":
+                edit(app, GOOD.format(word=word))
+                crowd.until_lately(word)
+                assert kept.ask("/").whole
+            crowd.stop()
+        assert crowd.broken == crowd.wrong == []
+        server.until_logged("app.py changed: reloading", 3)
+
+
+def test_an_error_at_the_first_start_is_shown_and_the_next_change_serves(tmp_path):
+    """More than once: what is wrong may be wrong otherwise the next time."""
+    app = tmp_path / "app.py"
+    app.write_text("def app(\n")
+    server = Server(tmp_path, ("-b", "127.0.0.1:0", "--reload", "app:app"), {})
+    try:
+        server.until_logged(r"SyntaxError: '\(' was never closed\n.*Waiting for a change")
+        assert 'app.py", line 1' in server.log()
+        edit(app, "import helper\n")
+        server.until_logged("no module named|No module named 'helper'")
+        edit(
+            app,
+            "import helper\n"
+            + GOOD.format(word="{helper.word}").replace("b'", "f'").replace("}'", "}'.encode()"),
+        )
+        (tmp_path / "helper.py").write_text("word = 1 / 0\n")
+        server.until_logged("ZeroDivisionError: division by zero\n.*Waiting for a change")
+        edit(tmp_path / "helper.py", "word = 'good'\n")
+        server.wait_until_it_serves()
+        assert says(server, b"good")
+        server.tracebacks = -1
+    finally:
+        server.stop()
+
+
+def test_an_error_later_is_shown_and_the_old_code_serves_until_the_next_change(tmp_path):
+    app = tmp_path / "app.py"
+    edit(app, GOOD.format(word="one"))
+    with serving(tmp_path, "--reload", "app:app") as server:
+        edit(app, "raise RuntimeError('half edited')\n")
+        server.until_logged("RuntimeError: half edited\n.*is NOT reloaded")
+        assert 'app.py", line 1' in server.log()
+        assert says(server, b"one")
+        edit(app, GOOD.format(word="two"))
+        server.until(lambda: says(server, b"two"))
+        server.tracebacks = 1
+
+
+def test_a_request_in_flight_is_answered_by_the_code_that_has_it(tmp_path):
+    app = tmp_path / "app.py"
+    edit(app, HANGS)
+    with serving(tmp_path, "--reload", "app:app") as server, server.client() as waiting:
+        waiting.send(request("/"))
+        server.until((tmp_path / "here").exists)
+        edit(app, GOOD.format(word="new"))
+        server.until(lambda: len(server.workers("app:app")) == 2)
+        server.until(lambda: says(server, b"new"))
+        (tmp_path / "go").touch()
+        assert waiting.answer().body == b"waited"
+
+
+def test_two_edits_in_one_second_of_the_same_size_are_two(tmp_path):
+    """With compiled files, which Python tells apart by whole seconds and size."""
+    app = tmp_path / "app.py"
+    with_pycache = {"PYTHONDONTWRITEBYTECODE": ""}
+    now = 1_700_000_000
+
+    def edit_then(word: str) -> None:
+        fresh = tmp_path / "fresh"
+        fresh.write_text(GOOD.format(word=word))
+        os.utime(fresh, (now, now))
+        fresh.rename(app)
+
+    edit_then("1")
+    with serving(tmp_path, "--reload", "app:app", environment=with_pycache) as server:
+        assert list((tmp_path / "__pycache__").glob("app.*.pyc"))
+        for word in "23":
+            edit_then(word)
+            server.until(partial(says, server, word.encode()))
+
+
+def test_what_does_not_count_reloads_nothing(tmp_path):
+    app, template = tmp_path / "app.py", tmp_path / "page.html"
+    edit(app, GOOD.format(word="one"))
+    for folder in (".git", "venv", "skipped"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "venv/pyvenv.cfg").touch()
+    options = ("--reload-exclude", "skipped", "--reload-include", "*.html")
+    with serving(tmp_path, "--reload", *options, "app:app") as server:
+        for name in (".git/x.py", "venv/x.py", "skipped/x.py", "data.json", ".x.py"):
+            (tmp_path / name).touch()
+        template.touch()
+        server.until_logged("page.html changed: reloading")
+        server.until_logged("app:app is reloaded")
+        edit(app, GOOD.format(word="two"))
+        server.until(lambda: says(server, b"two"))
+        changed = [line.partition(" INFO ")[2] for line in server.log().splitlines() if "changed:" in line]
+        assert changed == ["page.html changed: reloading.", "app.py changed: reloading."]
+
+
+def test_a_module_elsewhere_on_the_path_is_watched(tmp_path):
+    here, source = tmp_path / "here", tmp_path / "src"
+    here.mkdir()
+    source.mkdir()
+    edit(source / "elsewhere.py", GOOD.format(word="one"))
+    path = os.pathsep.join([str(SOURCES), str(APPS), str(source)])
+    with serving(here, "--reload", "elsewhere:app", environment={"PYTHONPATH": path}) as server:
+        edit(source / "elsewhere.py", GOOD.format(word="two"))
+        server.until(lambda: says(server, b"two"))
+
+
+def test_ctrl_c_ends_all_at_once(tmp_path):
+    """Though a request is in flight that would take for ever."""
+    edit(tmp_path / "app.py", HANGS)
+    with serving(tmp_path, "--reload", "app:app") as server, server.client() as waiting:
+        waiting.send(request("/"))
+        server.until((tmp_path / "here").exists)
+        server.signal(signal.SIGINT)
+        assert server.ends() == 0
+
+
+def test_without_watchfiles_one_sentence(tmp_path):
+    blocked = "import sys; sys.modules['watchfiles'] = None; import halfsync.cli as c; c.main()"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, "--reload", "app:app"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "halfsync: reload needs the package watchfiles: pip install 'halfsync[reload]'.\n"
