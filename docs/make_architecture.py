@@ -1,4 +1,4 @@
-"""Brings the generated parts of docs/architecture.md up to date: the state diagram and the channels.
+"""Brings the generated parts of docs/architecture.md up to date: the state diagrams and the channels.
 
 The prose around them is written by hand; what stands between the markers comes from the code.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from halfsync.pump.states import diagram
+from halfsync.pump.states import diagrams
 from halfsync.wire import messages
 
 PAGE = Path(__file__).resolve().parent / "architecture.md"
@@ -16,7 +16,9 @@ PAGE = Path(__file__).resolve().parent / "architecture.md"
 
 def page() -> str:
     text = PAGE.read_text(encoding="utf-8")
-    text = _fill(text, "states", f"```mermaid\n{diagram()}```\n")
+    connection, exchange = diagrams().split("\n\n")
+    text = _fill(text, "connection states", f"```mermaid\n{connection}\n```\n")
+    text = _fill(text, "exchange states", f"```mermaid\n{exchange.rstrip()}\n```\n")
     channels = (messages.__doc__ or "").partition("descriptors (SCM_RIGHTS):\n\n")[2].partition("\n\n")[0]
     return _fill(text, "channels", f"```text\n{channels}\n```\n")
 

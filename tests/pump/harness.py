@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import select
 import signal
 import socket
 import struct
@@ -57,7 +56,7 @@ from halfsync.wire.messages import (
     encode,
 )
 
-PATIENCE = 2.0
+PATIENCE = 10.0
 """Seconds of real time until a test that waits for something fails."""
 
 BUILT_IN, APP = 0, 1
@@ -84,18 +83,14 @@ class FakeTime:
 
 
 class _Watched:
-    """The pump's epoll, which remembers how many events the last poll gave."""
+    """The pump's poll, which never waits, and remembers how many events the last one gave."""
 
-    def __init__(self, epoll: select.epoll) -> None:
-        self._epoll = epoll
+    def __init__(self, poll: Callable[[float, int], list[tuple[int, int]]]) -> None:
+        self._poll = poll
         self.last = 0
-        self.register = epoll.register
-        self.unregister = epoll.unregister
-        self.modify = epoll.modify
-        self.close = epoll.close
 
     def poll(self, _timeout: float, count: int) -> list[tuple[int, int]]:
-        events = self._epoll.poll(0.0, count)
+        events = self._poll(0.0, count)
         self.last = len(events)
         return events
 
@@ -139,8 +134,8 @@ class Stage:
             report_hung=self.hung.append,
             report_lost=self._lose,
         )
-        self._epoll = _Watched(self.pump._epoll)
-        self.pump._epoll = self._epoll  # type: ignore[assignment]
+        self._watched = _Watched(self.pump.poller.poll)
+        self.pump.poller.poll = self._watched.poll  # type: ignore[assignment]
         self.hands: list[Hand] = []
         self.helpers: list[Callable[[], int]] = []  # what else goes on; each says how much it did
         self.clients: list[Client] = []
@@ -158,15 +153,15 @@ class Stage:
         for client in self.clients:
             client.sock.close()
         for conn in list(self.pump.connections.values()):
-            self.pump.close(conn, CloseReason.FAULT)
-        for worker in list(self.pump.dispatcher.workers.values()):
+            self.pump.endings.close(conn, CloseReason.FAULT)
+        for worker in list(self.pump.pools.workers.values()):
             worker.close()
         for hand in self.hands:
             hand.close()
         self.listener.close()
         for one in self.plan.listeners:
             one.socket.close()
-        self._epoll.close()
+        self.pump.poller.close()
         os.close(self.pump.helpers.wakeup)
         self._undo.close()
 
@@ -174,14 +169,14 @@ class Stage:
         """The parent's part: it says how the worker ended."""
         self.lost.append(worker.id)
         if self.status is not None:
-            self.pump.dispatcher.ended(worker.id, self.status)
+            self.pump.pools.ended(worker.id, self.status)
 
     # --- turning ---------------------------------------------------------------------------------
 
     def turn(self) -> int:
         """One turn of the loop, and whatever the workers do of themselves; how much happened."""
         self.pump._turn()
-        happened = self._epoll.last + len(self.pump._again)
+        happened = self._watched.last + (not self.pump.run_queue.is_empty)
         for hand in self.hands:
             happened += hand.work()
         for helper in self.helpers:
@@ -436,13 +431,13 @@ class Hand:
         self.nudges = 0
         self.bodies: dict[int, bytes] = {}  # by slot: what came in a descriptor
         fds = [theirs.detach(), theirs_watch.detach(), os.dup(self._board_fd)]
-        stage.pump.dispatcher.join(Join(number, 4000 + number, pool, threads), [Descriptor(fd) for fd in fds])
+        stage.pump.pools.join(Join(number, 4000 + number, pool, threads), [Descriptor(fd) for fd in fds])
         stage.settle()
 
     @property
     def worker(self) -> Worker | None:
         """The pump's side of it, while it has one."""
-        return self.stage.pump.dispatcher.workers.get(self.number)
+        return self.stage.pump.pools.workers.get(self.number)
 
     def close(self) -> None:
         if self.open:

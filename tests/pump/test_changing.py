@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from halfsync.objects import File
-from halfsync.pump.changing import MAX_COPY, FileCopy
+from halfsync.pump.changing import FileCopy
 from halfsync.pump.closes import CloseReason
+from halfsync.pump.leased import MAX_COPY
 from halfsync.stamps import is_same_content, stamp_of
 from halfsync.wire.messages import Lease
 from tests.pump.harness import Hand, Stage, get, no_descriptor_left

@@ -11,6 +11,7 @@ import pytest
 
 from halfsync.plan import Kind, Mount
 from halfsync.pump.closes import CloseReason
+from halfsync.pump.http1 import RECV_SIZE
 from halfsync.wire.messages import Ending, Lease, Part
 from tests.pump.harness import BUILT_IN, Client, Stage, get, no_descriptor_left
 
@@ -46,7 +47,7 @@ def test_a_client_that_only_sends_is_read_one_buffer_ahead(stage: Stage):
     with pytest.raises(BlockingIOError):
         flood()
     [conn] = stage.pump.connections.values()
-    assert len(conn.inbox) <= stage.pump.RECV_SIZE
+    assert len(conn.inbox) <= RECV_SIZE
 
 
 @pytest.mark.parametrize("size", [0, 1, 15_000, 20_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import socket
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import pytest
 from halfsync.pump import loop
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
-from halfsync.pump.leases import cut_cookie
+from halfsync.pump.known_heads import cut_cookie
 from tests.pump.harness import Stage, get
 
 
@@ -30,17 +31,19 @@ class Once:
 
 STAGES = [
     "acceptor.accept_due",
-    "dispatcher.end_of_turn",
-    "dispatcher.hand_over_records",
-    "dispatcher.sweep",
-    "limits.sweep",
-    "leases.sweep",
     "acceptor.resume",
+    "pools.end_of_turn",
+    "pools.hand_over_records",
+    "pools.sweep",
+    "pools.queue",
+    "pools._dispatcher.hand_over",
+    "pools._replies._begin",
+    "timeouts.sweep",
+    "leases.sweep",
     "access.ready",
     "clock.tick",
-    "dispatcher._hand_tasks",
-    "dispatcher._hand_over",
-    "receiver._take",
+    "admission.admit",
+    "http1._begin_exchange",
 ]
 
 
@@ -53,8 +56,8 @@ def test_each_stage_of_a_turn_is_guarded(name: str, monkeypatch: pytest.MonkeyPa
         kept = stage.client()
         assert kept.ask("/before").status == 200
         stage.pump.acceptor.retry_at = 0.0  # as after a shortage
-        owner, attribute = name.split(".")
-        holder = getattr(stage.pump, owner)
+        owner, _, attribute = name.rpartition(".")
+        holder = operator.attrgetter(owner)(stage.pump)
         if owner == "clock":
             monkeypatch.setattr(type(holder), attribute, once := Once(getattr(holder, attribute)))
         else:
@@ -128,13 +131,13 @@ def test_an_error_on_one_connection_does_not_lose_the_events_of_others(monkeypat
         for client in clients:
             client.ask("/")
         monkeypatch.setattr(loop, "cut_cookie", Once(cut_cookie))
-        stage.pump.leases.known_uncookied[0][b"something"] = object()  # type: ignore[assignment]
+        stage.pump.leases.known[0].uncookied[b"something"] = object()  # type: ignore[assignment]
         for client in clients:
             client.sock.send(get("/", "Cookie: a"))
         stage.settle()
         statuses = [client.answer().status for client in clients if not (client.receive(), client.over)[1]]
         assert statuses == [200] * 4
-        stage.pump.leases.known_uncookied[0].clear()
+        stage.pump.leases.known[0].uncookied.clear()
 
 
 def test_a_close_that_fails_lets_go_of_the_socket(monkeypatch: pytest.MonkeyPatch):
@@ -143,7 +146,7 @@ def test_a_close_that_fails_lets_go_of_the_socket(monkeypatch: pytest.MonkeyPatc
         client = stage.client()
         [conn] = stage.pump.connections.values()
         monkeypatch.setattr(Connection, "move", Once(Connection.move))
-        monkeypatch.setattr(stage.pump.sender, "abort", Once(stage.pump.sender.abort))
+        monkeypatch.setattr(stage.pump.endings, "reset", Once(stage.pump.endings.reset))
         stage.pump.drive(conn)
         client.send(b"nonsense\r\n\r\n")
         client.rest()
@@ -154,13 +157,13 @@ def test_the_same_error_is_logged_once_a_second(capfd: pytest.CaptureFixture[str
     """What fails in every turn does not fill the disk; how often it failed is said."""
     with Stage() as stage:
         for _ in range(1000):
-            stage.pump.fault("always the same")
-        stage.pump.fault("another")
+            stage.pump.errors.report("always the same")
+        stage.pump.errors.report("another")
         err = capfd.readouterr().err
         assert err.count("always the same") == 1
         assert err.count("another") == 1
-        stage.pump._errors["always the same"] = (0.0, 999)
-        stage.pump.fault("always the same")
+        stage.pump.errors._logged["always the same"] = (0.0, 999)
+        stage.pump.errors.report("always the same")
         assert "999 times more" in capfd.readouterr().err
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfsync.objects import File
+from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.lease_rules import objection
-from halfsync.pump.leases import cut_cookie
 from halfsync.wire.http1 import Limits, parse_head
 from halfsync.wire.messages import Lease, Reply
 from halfsync.wire.refusals import Refusal
@@ -109,8 +108,8 @@ def test_a_cookie_that_differs_does_not_matter_unless_named(stage: Stage):
     for number in range(5):
         head = get("/x", f"Cookie: id={number}", "Accept: */*")
         assert repeated(client, hand, head).body == b"leased"
-    assert len(stage.pump.leases.known_uncookied[0]) == 1
-    assert not stage.pump.leases.known[0]
+    assert len(stage.pump.leases.known[0].uncookied) == 1
+    assert not stage.pump.leases.known[0].whole
 
 
 def test_a_lease_that_names_the_cookie_is_for_that_cookie(stage: Stage):
@@ -170,7 +169,7 @@ def test_a_lease_expires(stage: Stage):
     stage.time.advance(1.001)
     asked(client, hand, get("/x"))
     stage.later(1)
-    assert not stage.pump.leases.known[0]
+    assert not stage.pump.leases.known[0].whole
 
 
 def test_a_lease_is_renewed_early(stage: Stage):
@@ -296,7 +295,7 @@ def test_a_leased_answer_that_does_not_fit_the_socket(stage: Stage):
 class Reluctant:
     """A socket that takes nothing, or an end, at its first send."""
 
-    def __init__(self, sock: socket.socket, error: OSError) -> None:
+    def __init__(self, sock: Any, error: OSError) -> None:
         self._sock = sock
         self._error: OSError | None = error
 
@@ -307,7 +306,7 @@ class Reluctant:
         error, self._error = self._error, None
         if error is not None:
             raise error
-        return self._sock.send(data)
+        return int(self._sock.send(data))
 
 
 @pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError()])
@@ -318,7 +317,7 @@ def test_a_socket_that_takes_nothing_at_first_gets_its_leased_answer_later(stage
     for _ in range(2):
         assert repeated(client, hand, get("/x")).body == b"leased"
     (conn,) = stage.pump.connections.values()
-    conn.sock = Reluctant(conn.sock, error)  # type: ignore[assignment]  # the kernel can't be made to
+    conn.transport = Reluctant(conn.transport, error)  # type: ignore[assignment]  # the kernel can't be made to
     assert repeated(client, hand, get("/x")).body == b"leased"
     assert repeated(client, hand, get("/x")).body == b"leased"
 
@@ -558,7 +557,7 @@ def test_leases_end_when_their_worker_is_to_retire(stage: Stage):
     new = stage.hand()
     for head in (get("/x"), get("/y", "Cookie: b")):
         assert repeated(stage.client(), old, head).body == b"old"
-    stage.pump.dispatcher.retire(old.number)
+    stage.pump.pools.retire(old.number)
     second = stage.client()
     for head in (get("/x"), get("/y", "Cookie: b")):
         grant(second, new, head, b"new")

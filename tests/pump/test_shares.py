@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from halfsync.pump.connection import Connection
+from halfsync.pump.http1 import READS_A_TURN, Http1
 from halfsync.pump.loop import STEPS_A_TURN
-from halfsync.pump.receiver import READS_A_TURN, Receiver
-from halfsync.pump.states import State
+from halfsync.pump.states import ConnectionState, ExchangeState
 from halfsync.wire import http1
 from halfsync.wire.chunked import MAX_CHUNKS
 from halfsync.wire.http1 import Limits, check_partial
@@ -59,15 +59,15 @@ def test_a_connection_with_buffered_requests_is_not_idle():
         lease_of(stage, b"leased")
         client = stage.client()
         client.sock.send(get() * 300)
-        seen: set[State] = set()
-        while not seen or stage.pump._again:
+        seen: set[ConnectionState] = set()
+        while not seen or not stage.pump.run_queue.is_empty:
             stage.turn()
             for conn in stage.pump.connections.values():
-                if conn.state is State.IDLE:
+                if conn.state is ConnectionState.IDLE:
                     assert not conn.inbox
                 elif conn.inbox:
                     seen.add(conn.state)
-        assert State.HEAD in seen
+        assert ConnectionState.HEAD in seen
         assert [client.answer().body for _ in range(300)] == [b"leased"] * 300
 
 
@@ -93,7 +93,11 @@ def test_small_chunks_are_taken_in_by_shares(size: int):
         body = b"".join(b"%x\r\n%s\r\n" % (size, bytes([65 + n % 26]) * size) for n in range(count))
         client.sock.send(CHUNKED + body)
         stage.turn()
-        [conn] = [one for one in stage.pump.connections.values() if one.state is State.BODY]
+        [conn] = [
+            one
+            for one in stage.pump.connections.values()
+            if one.exchange and one.exchange.state is ExchangeState.RECEIVING
+        ]
         assert conn.exchange is not None
         assert conn.exchange.spool is not None
         taken = conn.exchange.spool.size
@@ -123,10 +127,10 @@ def test_a_large_body_is_taken_in_by_shares(monkeypatch: pytest.MonkeyPatch):
             conn.inbox = bytes(64 * 1024)
             return conn.inbox
 
-        monkeypatch.setattr(Receiver, "_read", lambda _self, conn: bool(endless(conn)))
+        monkeypatch.setattr(Http1, "_read", lambda _self, conn: bool(endless(conn)))
         stage.pump.drive(conn)
         assert reads == READS_A_TURN
-        assert conn.again
+        assert not stage.pump.run_queue.is_empty
 
 
 def test_a_head_that_drips_in_is_not_checked_anew_with_each_byte(monkeypatch: pytest.MonkeyPatch):

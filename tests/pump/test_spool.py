@@ -115,7 +115,7 @@ def test_every_byte_arrives_whoever_wrote_it(size: int, chunked: bool):
         else:
             client.send(head(size) + data)
         assert client.answer().body == digest_of(data)
-        assert stage.pump.spool_space.used == 0
+        assert stage.pump.http1.spool_space.used == 0
 
 
 def test_a_disk_that_is_full_when_a_helper_writes(disk: Disk, capfd: pytest.CaptureFixture[str]):
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_when_a_helper_writes(disk: Disk, capfd: pytest.Capt
         disk.goes.set()
         send_what_is_taken(client, bytes(4 * MIB))
         assert client.answer().status == 507
-        stage.until(lambda: stage.pump.spool_space.used == 0)
+        stage.until(lambda: stage.pump.http1.spool_space.used == 0)
     assert "(spool_dir): No space left on device" in capfd.readouterr().err
 
 
@@ -141,7 +141,7 @@ def test_a_client_that_leaves_while_a_helper_writes(disk: Disk):
         client.leave()
         stage.until(lambda: not stage.pump.connections)
         disk.goes.set()
-        stage.until(lambda: stage.pump.spool_space.used == 0)
+        stage.until(lambda: stage.pump.http1.spool_space.used == 0)
 
 
 def send_what_is_taken(client: Client, data: bytes) -> None:

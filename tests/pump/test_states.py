@@ -1,26 +1,41 @@
-"""The table of states: nothing but what it says, and all that it says, happens to real connections.
+"""The tables of states: nothing but what they say, and all that they say, happens to real connections.
 
-`SCENARIOS` names for each transition a piece of real traffic that takes it.
+`SCENARIOS` names for each transition, of a connection or an exchange, a piece of real traffic that takes it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from halfsync.objects import Memory
-from halfsync.pump.connection import Connection
-from halfsync.pump.states import TABLE, Event, State
+from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.states import (
+    CONNECTION_TABLE,
+    EXCHANGE_TABLE,
+    ConnectionEvent,
+    ConnectionState,
+    ExchangeEvent,
+    ExchangeState,
+)
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Client, Stage, get
 
-S, E = State, Event
+S, E = ConnectionState, ConnectionEvent
+X, V = ExchangeState, ExchangeEvent
+
+State = ConnectionState | ExchangeState
+Event = ConnectionEvent | ExchangeEvent
 
 BAD = b"nonsense\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe"
-TRANSITIONS = [(state, event) for state in State for event in Event if TABLE[state][event] is not None]
+TRANSITIONS: list[tuple[State, Event]] = [
+    *((s, e) for s in S for e in E if CONNECTION_TABLE[s][e] is not None),
+    *((x, v) for x in X for v in V if EXCHANGE_TABLE[x][v] is not None),
+]
 
 
 class Tape:
@@ -33,14 +48,19 @@ class Tape:
 @pytest.fixture
 def tape(monkeypatch: pytest.MonkeyPatch) -> Tape:
     tape = Tape()
-    move = Connection.move
-
-    def recorded(conn: Connection, event: Event) -> None:
-        tape.moves.append((conn.state, event))
-        move(conn, event)
-
-    monkeypatch.setattr(Connection, "move", recorded)
+    record(tape, Connection, monkeypatch)
+    record(tape, Exchange, monkeypatch)
     return tape
+
+
+def record(tape: Tape, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = kind.move
+
+    def recorded(one: Any, event: Event) -> None:
+        tape.moves.append((one.state, event))
+        move(one, event)
+
+    monkeypatch.setattr(kind, "move", recorded)
 
 
 # --- before the state in question -----------------------------------------------------------------
@@ -179,41 +199,57 @@ def a_lease_answers(stage: Stage, client: Client) -> None:
 Before = Callable[[Stage], Client]
 Then = Callable[[Stage, Client], None]
 
+
+def it_leaves_before_its_body_is_whole(stage: Stage, client: Client) -> None:
+    leaves(stage, client)
+
+
+def it_leaves_before_it_has_taken_all(stage: Stage, _client: Client) -> None:
+    client = stage.client(rcvbuf=8192)
+    hand = stage.hand()
+    client.send(get())
+    task = hand.take()
+    hand.reply(task, length=3_000_000, ending=Ending.MORE)
+    for _ in range(30):
+        hand.part(task, Memory(bytes(100_000)))
+    client.leave()
+    stage.until(lambda: len(stage.pump.connections) == 1)
+
+
+def it_asks_for_what_is_not_there(stage: Stage, client: Client) -> None:
+    client.send(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
 SCENARIOS: dict[tuple[State, Event], tuple[Before, Then]] = {
     (S.FRESH, E.PART_OF_HEAD): (fresh, sends(get()[:5])),
-    (S.FRESH, E.HEAD_WITH_BODY): (fresh, sends(UPLOAD)),
-    (S.FRESH, E.REQUEST): (fresh, sends(get())),
-    (S.FRESH, E.ANSWER): (fresh, sends(BAD)),
+    (S.FRESH, E.EXCHANGE_BEGAN): (fresh, sends(get())),
     (S.FRESH, E.CLOSE): (fresh, leaves),
     (S.IDLE, E.PART_OF_HEAD): (idle, sends(get()[:5])),
-    (S.IDLE, E.HEAD_WITH_BODY): (idle, sends(UPLOAD)),
-    (S.IDLE, E.REQUEST): (idle, sends(get())),
+    (S.IDLE, E.EXCHANGE_BEGAN): (idle, sends(UPLOAD)),
     (S.IDLE, E.LEASE): (idle, a_lease_answers),
-    (S.IDLE, E.ANSWER): (idle, sends(BAD)),
     (S.IDLE, E.CLOSE): (idle, leaves),
     (S.HEAD, E.PART_OF_HEAD): (in_head, sends(get()[5:6])),
-    (S.HEAD, E.HEAD_WITH_BODY): (in_head, sends(b" HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")),
-    (S.HEAD, E.REQUEST): (in_head, sends(get()[5:])),
-    (S.HEAD, E.ANSWER): (in_head, sends(BAD)),
+    (S.HEAD, E.EXCHANGE_BEGAN): (in_head, sends(get()[5:])),
     (S.HEAD, E.CLOSE): (in_head, leaves),
-    (S.BODY, E.REQUEST): (in_body, sends(b"llo")),
-    (S.BODY, E.ANSWER): (in_body, it_takes_too_long),
-    (S.BODY, E.CLOSE): (in_body, leaves),
-    (S.QUEUED, E.HANDED_OVER): (queued, a_worker_comes),
-    (S.QUEUED, E.ANSWER): (queued, it_takes_too_long),
-    (S.QUEUED, E.CLOSE): (queued, leaves),
-    (S.WORKING, E.TAKEN_BACK): (working, a_worker_dies),
-    (S.WORKING, E.REPLY): (fresh, a_worker_answers),
-    (S.WORKING, E.ANSWER): (working, a_worker_ends_without_an_answer),
-    (S.WORKING, E.CLOSE): (working, leaves),
-    (S.SENDING, E.OUT_OF_DATA): (fresh, a_worker_pauses),
-    (S.PRODUCING, E.MORE_CAME): (fresh, a_worker_goes_on),
-    (S.PRODUCING, E.CLOSE): (fresh, it_leaves_while_a_worker_pauses),
-    (S.SENDING, E.SENT_PIPELINED): (fresh, it_has_sent_two_requests),
-    (S.SENDING, E.SENT): (fresh, a_worker_answers),
-    (S.SENDING, E.SENT_LAST): (fresh, it_is_the_last_answer),
-    (S.SENDING, E.CLOSE): (fresh, its_answer_is_aborted),
+    (S.BUSY, E.EXCHANGE_ENDED): (fresh, a_worker_answers),
+    (S.BUSY, E.ENDED_PIPELINED): (fresh, it_has_sent_two_requests),
+    (S.BUSY, E.ENDED_LAST): (fresh, it_is_the_last_answer),
+    (S.BUSY, E.CLOSE): (fresh, its_answer_is_aborted),
     (S.LINGERING, E.CLOSE): (lingering, leaves),
+    (X.RECEIVING, V.WHOLE): (in_body, sends(b"llo")),
+    (X.RECEIVING, V.RESPONSE): (fresh, it_asks_for_what_is_not_there),
+    (X.RECEIVING, V.ABORT): (in_body, it_leaves_before_its_body_is_whole),
+    (X.QUEUED, V.HANDED_OVER): (queued, a_worker_comes),
+    (X.QUEUED, V.RESPONSE): (queued, it_takes_too_long),
+    (X.QUEUED, V.ABORT): (queued, leaves),
+    (X.WORKING, V.TAKEN_BACK): (working, a_worker_dies),
+    (X.WORKING, V.RESPONSE): (working, a_worker_ends_without_an_answer),
+    (X.WORKING, V.ABORT): (working, leaves),
+    (X.SENDING, V.OUT_OF_DATA): (fresh, a_worker_pauses),
+    (X.SENDING, V.TAKEN): (fresh, a_worker_answers),
+    (X.SENDING, V.ABORT): (fresh, it_leaves_before_it_has_taken_all),
+    (X.PRODUCING, V.MORE_CAME): (fresh, a_worker_goes_on),
+    (X.PRODUCING, V.ABORT): (fresh, it_leaves_while_a_worker_pauses),
 }
 
 
@@ -235,33 +271,53 @@ def test_transition(transition: tuple[State, Event], tape: Tape, capfd: pytest.C
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("event", Event)
-@pytest.mark.parametrize("state", State)
-def test_a_pair_is_in_the_table_or_raises(state: State, event: Event):
+@pytest.mark.parametrize("event", E)
+@pytest.mark.parametrize("state", S)
+def test_a_pair_is_in_the_connections_table_or_raises(state: ConnectionState, event: ConnectionEvent):
     """A transition that is not in the table is a bug of ours, and says so."""
     with Stage() as stage:
         stage.client()
         [conn] = stage.pump.connections.values()
-        conn.state = state
-        target = TABLE[state][event]
-        if target is None:
-            with pytest.raises(AssertionError, match=f"no {event.name} in {state.name}"):
-                conn.move(event)
-            assert conn.state is state
-        else:
-            conn.move(event)
-            assert conn.state is target
+        check_move(conn, state, event, CONNECTION_TABLE[state][event])
         conn.state = S.LINGERING  # whatever was played here, the stage can close it
 
 
-def test_every_state_can_be_reached_and_left():
-    """From FRESH; and from every state the end."""
-    reached, due = {S.FRESH}, deque([S.FRESH])
+@pytest.mark.parametrize("event", V)
+@pytest.mark.parametrize("state", X)
+def test_a_pair_is_in_the_exchanges_table_or_raises(state: ExchangeState, event: ExchangeEvent):
+    """The same for exchanges."""
+    with Stage() as stage:
+        queued(stage)
+        [conn] = stage.pump.connections.values()
+        exchange = conn.exchange
+        check_move(exchange, state, event, EXCHANGE_TABLE[state][event])
+        assert exchange is not None
+        exchange.state = X.QUEUED
+
+
+def check_move(one: Any, state: State, event: Event, target: State | None) -> None:
+    one.state = state
+    if target is None:
+        with pytest.raises(AssertionError, match=f"no {event.name} in {state.name}"):
+            one.move(event)
+        assert one.state is state
+    else:
+        one.move(event)
+        assert one.state is target
+
+
+@pytest.mark.parametrize(
+    ("table", "first", "ends"),
+    [(CONNECTION_TABLE, S.FRESH, {S.CLOSED}), (EXCHANGE_TABLE, X.RECEIVING, {X.ENDED, X.ABORTED})],
+)
+def test_every_state_can_be_reached_and_left(table: Any, first: State, ends: set[State]):
+    """From the first; and from every state an end."""
+    reached, due = {first}, deque([first])
     while due:
-        for target in TABLE[due.popleft()]:
-            if target is not None and target not in reached:
-                reached.add(target)
-                due.append(target)
-    assert reached == set(State)
-    assert all(TABLE[state][E.CLOSE] is S.CLOSED for state in State if state is not S.CLOSED)
-    assert not any(TABLE[S.CLOSED])
+        state = due.popleft()
+        targets = {target for target in table[state] if target is not None}
+        assert bool(targets) == (state not in ends)
+        assert targets & ends or state in ends
+        due += targets - reached
+        reached |= targets
+    assert reached == set(type(first))

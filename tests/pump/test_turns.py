@@ -9,7 +9,7 @@ import pytest
 
 from halfsync.objects import Memory, Pipe
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.states import State
+from halfsync.pump.states import ConnectionState
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get, no_descriptor_left
 
@@ -114,7 +114,7 @@ def test_without_keep_alive_each_response_says_that_it_is_the_last(version: str)
             assert client.rest() == b""
             assert client.ended, kind
         stage.later(1)  # a sweep finds nothing to do
-        assert all(conn.state is State.LINGERING for conn in stage.pump.connections.values())
+        assert all(conn.state is ConnectionState.LINGERING for conn in stage.pump.connections.values())
 
 
 def test_a_kept_connection_whose_time_is_over_still_has_its_last_request_served():
@@ -149,7 +149,7 @@ def test_a_client_that_leaves_the_queue_takes_its_request_with_it(how: str):
                 stage.settle()
                 stage.clients.remove(client)
         stage.until(lambda: len(stage.pump.connections) == 1)
-        assert stage.pump.spool_space.used == 0
+        assert stage.pump.http1.spool_space.used == 0
         stage.pump.access.records.clear()
         hand = stage.hand(answers=True)
         assert full.ask("/next").status == 200
@@ -166,7 +166,7 @@ def test_many_clients_that_leave_do_not_slow_the_queue_down():
             client.send(get(f"/{number}"))
         for client in clients[:299]:
             client.leave()
-        pool = stage.pump.dispatcher.pools[1]
+        pool = stage.pump.pools.pools[1]
         stage.until(lambda: pool.waiting == 1)
         assert len(pool.queue) < 130
         hand = stage.hand()
@@ -214,7 +214,7 @@ def test_the_queue_timeout_is_each_requests_own():
         stage.later(20)
         late = stage.client()
         late.send(get("/late"))
-        pool = stage.pump.dispatcher.pools[1]
+        pool = stage.pump.pools.pools[1]
         early.leave()
         stage.later(20)
         assert pool.waiting == 1

@@ -178,7 +178,7 @@ def test_a_client_that_leaves_takes_its_task_with_it():
         hand.send([Part(task.number, [], Ending.NOT_BEGUN)])
         assert hand.worker is not None
         assert hand.worker.outstanding == 0
-        assert stage.pump.dispatcher.pools[1].waiting == 0
+        assert stage.pump.pools.pools[1].waiting == 0
 
 
 # --- order ----------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_what_is_taken_back_keeps_its_order(take_back):
             other.tasks = []
             side(other).stalled = False
             pass_by(stage, 0.02)
-        pool = stage.pump.dispatcher.pools[1]
+        pool = stage.pump.pools.pools[1]
         for worker in pool.workers:
             worker.retiring = True
         take_back(stage, hand)
@@ -259,9 +259,9 @@ def test_a_batch_that_could_not_be_sent_keeps_its_order():
             while True:
                 side(hand).tasks.send(filler)
         side(hand).full = False
-        stage.pump.dispatcher.work_for(side(hand).pool)
+        stage.pump.pools.tasks.due.add(side(hand).pool)
         stage.pump._turn()
-        pool = stage.pump.dispatcher.pools[1]
+        pool = stage.pump.pools.pools[1]
         assert side(hand).full
         assert [target(exchange) for exchange in pool.queue] == [b"/%d" % number for number in range(10)]
         while not hand.tasks:
@@ -326,7 +326,7 @@ def test_nothing_is_decided_before_it_is_known_how_the_worker_ended():
         assert stage.lost == [hand.number]
         assert client.quiet()
         assert not other.tasks
-        stage.pump.dispatcher.ended(hand.number, signal.SIGKILL)
+        stage.pump.pools.ended(hand.number, signal.SIGKILL)
         stage.settle()
         assert len(other.tasks) == 1
         other.die()

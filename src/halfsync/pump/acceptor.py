@@ -7,20 +7,19 @@ that the process may have (RLIMIT_NOFILE), less what the rest of it needs."""
 from __future__ import annotations
 
 import errno
-import heapq
 import resource
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-from halfsync.logs.error import log
-from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import NEVER, Connection
-from halfsync.pump.states import State
-
-if TYPE_CHECKING:
-    from halfsync.plan import Plan
-    from halfsync.pump.loop import Pump
+from halfsync.plan import Plan
+from halfsync.pump.clock import Clock
+from halfsync.pump.connection import NEVER, Connection, WireProtocol
+from halfsync.pump.endings import Endings
+from halfsync.pump.known_heads import KnownHeads
+from halfsync.pump.origin import Origin
+from halfsync.pump.poller import Poller
+from halfsync.pump.room import Room
+from halfsync.pump.transport import PlainTransport
 
 ACCEPTS_A_TURN = 64
 """For each listener. More would let a flood of new clients delay the old ones."""
@@ -31,12 +30,8 @@ FOR_RESPONSES = 1024
 """Descriptors that are kept from connections, at most; a third of what there is, if that is less."""
 FEWEST = 4
 """Connections, however low the limit is."""
-ROOM_FOR = 16
-"""Idle connections that are closed at once when there is no room."""
 PAUSE = 0.02
 """Seconds without accepting, when nobody idles; then whoever came in the meantime may have left."""
-QUIET = 10.0
-"""Seconds after which a shortage is another one, which is told again."""
 
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -46,14 +41,31 @@ class Acceptor:
     accepts waits in the kernel's backlog. At a stop they are closed, so that a client which comes then is
     refused at once; one that waited in a backlog which nobody empties would be reset at our exit."""
 
-    def __init__(self, pump: Pump) -> None:
-        self._pump = pump
-        self._listeners = [listener.socket for listener in pump.plan.listeners]
+    transport = PlainTransport
+
+    def __init__(
+        self,
+        plan: Plan,
+        clock: Clock,
+        poller: Poller,
+        endings: Endings,
+        room: Room,
+        protocol: WireProtocol,
+        known: Sequence[KnownHeads],
+    ) -> None:
+        """`known`: by listener."""
+        self._clock = clock
+        self._poller = poller
+        self._endings = endings
+        self._room = room
+        self._protocol = protocol
+        self._known = known
+        self._head_timeout = plan.settings.head_timeout
+        self._listeners = [listener.socket for listener in plan.listeners]
         self._watched = False
         self._paused = False
-        self._quiet_at = 0.0  # when a shortage is told again
         self.retry_at = NEVER  # monotonic: when a pause ends
-        self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], pump.plan)
+        self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], plan)
         self.due: list[tuple[int, socket.socket]] = []  # where clients wait, by this turn's events
 
     def start(self) -> None:
@@ -63,7 +75,7 @@ class Acceptor:
         self._watched = True
         for index, listener in enumerate(self._listeners):
             listener.setblocking(False)
-            self._pump.watch(listener.fileno(), self._source(index, listener))
+            self._poller.watch(listener.fileno(), self._source(index, listener))
 
     def stop(self) -> None:
         """Accept what has connected by now, and then close the listening sockets."""
@@ -88,7 +100,7 @@ class Acceptor:
         if self._watched:
             self._watched = False
             for listener in self._listeners:
-                self._pump.forget(listener.fileno())
+                self._poller.forget(listener.fileno())
 
     def _source(self, index: int, listener: socket.socket) -> Callable[[int], None]:
         def event(_mask: int) -> None:
@@ -105,15 +117,14 @@ class Acceptor:
 
     def _accept(self, index: int, listener: socket.socket) -> int:
         """Accept up to ACCEPTS_A_TURN clients; how many came."""
-        expires = self._pump.clock.now + self._pump.settings.head_timeout
-        connections = self._pump.connections
+        connections = self._endings.connections
         for count in range(ACCEPTS_A_TURN):
             if len(connections) >= self._most:
                 self._out_of_room("there are as many connections as there is room for")
                 if len(connections) >= self._most:
                     return count
             try:
-                sock, address = listener.accept()
+                transport, address = self.transport.accept_from(listener)
             except BlockingIOError:
                 return count
             except OSError as error:
@@ -121,45 +132,31 @@ class Acceptor:
                     self._out_of_room(str(error.strerror))
                     return count
                 continue  # that client has gone already (ECONNABORTED and its like)
-            client, port = address[:2] if isinstance(address, tuple) else ("", 0)
             try:
-                self._pump.add(Connection(sock, client, port, index, expires))
+                self._add(index, transport, address)
             except OSError as error:  # the kernel watches no more descriptors for this user
-                sock.close()
+                transport.close()
                 self._out_of_room(str(error.strerror))
                 return count
         return ACCEPTS_A_TURN
 
+    def _add(self, index: int, transport: PlainTransport, address: object) -> None:
+        """A new client. If its request is there already, the next turn tells."""
+        client, port = address[:2] if isinstance(address, tuple) else ("", 0)
+        # What is left over by a read can only be told by the kernel if the transport keeps nothing itself.
+        known = self._known[index] if transport.keeps_nothing else KnownHeads()
+        deadline = self._clock.now + self._head_timeout
+        conn = Connection(transport, self._protocol, Origin(client, port, index), known, deadline)
+        self._poller.watch_client(conn.fd)
+        self._endings.connections[conn.fd] = conn
+
     def _out_of_room(self, why: str) -> None:
         """Close those that idle longest; if none does, accept nobody for a moment."""
-        if self.make_room(why) or self._paused:
+        if self._room.make(why) or self._paused:
             return
         self._paused = True
-        self.retry_at = self._pump.clock.now + PAUSE
+        self.retry_at = self._clock.now + PAUSE
         self._unwatch()
-
-    def make_room(self, why: str) -> int:
-        """Close some connections that idle, the oldest first; how many that were."""
-        self._tell(why)
-        idle = (conn for conn in self._pump.connections.values() if conn.state is State.IDLE)
-        oldest = heapq.nsmallest(ROOM_FOR, idle, key=lambda conn: conn.expires)
-        for conn in oldest:
-            self._pump.close(conn, CloseReason.DESCRIPTORS_SHORT)
-        return len(oldest)
-
-    def _tell(self, why: str) -> None:
-        """Once a shortage, which is over when nothing has been short for a while."""
-        now = self._pump.clock.now
-        if now >= self._quiet_at:
-            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            count = len(self._pump.connections)
-            log(
-                "warning",
-                f"out of file descriptors ({count} connections, limit {limit} open files): {why}. "
-                "Idle connections are closed, and then clients are not accepted for now; "
-                "raise the limit (ulimit -n, LimitNOFILE).",
-            )
-        self._quiet_at = now + QUIET
 
 
 def most_connections(limit: int, plan: Plan) -> int:

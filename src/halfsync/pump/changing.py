@@ -21,18 +21,13 @@ not changed when the lease is renewed.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.leased import MAX_COPY, Leased
+from halfsync.pump.sendables import FileSpan
 from halfsync.stamps import Stamp, is_same_content, stamp_of
 from halfsync.unnamed import unnamed_file
 
-if TYPE_CHECKING:
-    from halfsync.pump.leases import Leased
-    from halfsync.pump.sendables import FileSpan
-
-MAX_COPY = 1024 * 1024
-"""Bytes of a leased file that is copied. Larger ones are asked for less often than their clients read."""
 PIECE = 256 * 1024
 """Bytes read at a time: they fit the second level cache."""
 

@@ -33,10 +33,11 @@ class UnsendableError(Exception):
 
 
 def check_objects(
-    message: Reply | Part, exchange: Exchange, fds: list[Descriptor], memory: int, *, cut: bool
+    message: Reply | Part, exchange: Exchange, fds: list[Descriptor], memory: int, waiting: int, *, cut: bool
 ) -> None:
     """Raises UnsendableError. `fds`: the packet's descriptors; `cut`: the last of them did not arrive;
-    `memory`: bytes of a body that a worker may give in memory. Pipes are made the pump's own."""
+    `memory`: bytes of a body that a worker may give in memory; `waiting`: how many objects wait to be sent.
+    Pipes are made the pump's own."""
     for item in message.objects:
         if isinstance(item, Memory):
             exchange.memory += len(item.data)
@@ -49,7 +50,7 @@ def check_objects(
             raise UnsendableError("its part of a file has a negative size or offset")
     if exchange.memory > memory + MEMORY_SLACK:
         raise UnsendableError(f"it is more in memory than reply_memory ({memory} bytes) allows")
-    if len(exchange.out) > MAX_OUT:
+    if waiting > MAX_OUT:
         raise UnsendableError(f"more than {MAX_OUT} pieces of it wait")
 
 

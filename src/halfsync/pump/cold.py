@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
-
-if TYPE_CHECKING:
-    from halfsync.pump.connection import Connection
-    from halfsync.pump.helpers import Helpers
-    from halfsync.pump.sendables import FileSpan
+from halfsync.pump.connection import Connection
+from halfsync.pump.helpers import Helpers
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.sendables import FileSpan
 
 _PIECE = 256 * 1024
 
 
 class ColdFiles:
-    """`is_warm` is called by the loop; when it says no, the connection is driven again later."""
+    """`is_warm` is called by the loop; when it says no, the connection is ready when its pages are."""
 
-    def __init__(self, helpers: Helpers) -> None:
+    def __init__(self, helpers: Helpers, run_queue: RunQueue) -> None:
         self._helpers = helpers
+        self._run_queue = run_queue
         self.asked = 0  # how often a helper was needed
         self._probe = bytearray(1)
 
@@ -41,7 +40,7 @@ class ColdFiles:
         except BlockingIOError:
             span.being_read = True
             self.asked += 1
-            self._helpers.submit(conn, partial(_read, span, count))
+            self._helpers.submit(partial(_read, span, count), partial(self._run_queue.ready, conn))
             return False
         except OSError:
             pass  # a file system that can't tell; sendfile will do, or say what is wrong

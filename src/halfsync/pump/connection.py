@@ -1,132 +1,244 @@
-"""A client connection, and the request it is busy with: all state of either, in two objects.
+"""A connection, which is the wire to one client; an exchange, which is one request on it and its response.
 
-A connection that waits for its next request holds no parser, no buffer and no exchange: its socket
-and these slots are all there is (10,000 of them fit 2 KiB each with room to spare).
+A connection that waits for its next request holds no parser, no buffer, no queue and no exchange: its
+transport and these slots are all there is (10,000 of them fit 2 KiB each with room to spare).
+
+Two flags stand beside the states: `readable` and `ended`, what the kernel has told us once.
 """
 
 from __future__ import annotations
 
-import socket
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from enum import Enum
+from typing import Protocol
 
-from halfsync.pump.closes import CloseReason
-from halfsync.pump.states import TABLE, Event, State
-from halfsync.wire.messages import Ending
-
-if TYPE_CHECKING:
-    from halfsync.pump.descriptors import Descriptor
-    from halfsync.pump.sendables import Sendable
-    from halfsync.pump.spool import Spool
-    from halfsync.pump.workers import Worker
-    from halfsync.wire.chunked import ChunkedBody
-    from halfsync.wire.http1 import RequestHead
+from halfsync.pump.closes import KEPT, CloseReason
+from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.known_heads import KnownHeads
+from halfsync.pump.leased import Leased
+from halfsync.pump.origin import Origin
+from halfsync.pump.sendables import FileSpan, PipeEnd
+from halfsync.pump.spool import Spool
+from halfsync.pump.states import (
+    CONNECTION_TABLE,
+    EXCHANGE_TABLE,
+    ConnectionEvent,
+    ConnectionState,
+    ExchangeEvent,
+    ExchangeState,
+)
+from halfsync.pump.transport import Transport
+from halfsync.wire.chunked import ChunkedBody
+from halfsync.wire.http1 import RequestHead
+from halfsync.wire.messages import Reply
+from halfsync.wire.refusals import Refusal
 
 NEVER = float("inf")
 
 
+class Outcome(Enum):
+    """Of a step, which does for one connection what can be done now and never waits."""
+
+    MORE = "go on with the next step, at once"
+    WAIT = "there is nothing to do until an event"
+    GONE = "the connection is closed"
+
+
+MORE, WAIT, GONE = Outcome
+
+
+class BodyEnd(Enum):
+    """How the client knows where a response's body ends (RFC 9112 6.3)."""
+
+    LENGTH = "Content-Length, or it has none"
+    CHUNKS = "the last chunk"
+    CLOSE = "the end of the connection"
+
+
+class Mark:
+    """Stands in a connection's queue behind the last byte of a response: when it is reached, the exchange
+    is over. With a `reason`, the response can't be completed, and the client is to see that."""
+
+    __slots__ = ("exchange", "reason")
+
+    def __init__(self, exchange: Exchange, reason: CloseReason = CloseReason.KEPT) -> None:
+        self.exchange = exchange
+        self.reason = reason
+
+
+Object = bytes | FileSpan | PipeEnd
+"""What a body consists of."""
+Queued = bytes | memoryview | FileSpan | PipeEnd | Mark
+
+
 class Connection:
-    """One client. `state` says who has the next word (see states.py)."""
+    """One client."""
 
     __slots__ = (
-        "again",
-        "client",
-        "client_port",
+        "body_bytes",
+        "deadline",
         "ended",
         "exchange",
-        "expires",
         "fd",
         "first_byte",
         "inbox",
-        "listener",
+        "known",
+        "origin",
+        "out",
+        "protocol",
         "readable",
+        "request_count",
         "scanned",
-        "served",
-        "sock",
         "state",
+        "transport",
         "when",
+        "wire_bytes",
     )
 
     def __init__(
-        self, sock: socket.socket, client: str, client_port: int, listener: int, expires: float
+        self, transport: Transport, protocol: WireProtocol, origin: Origin, known: KnownHeads, deadline: float
     ) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.client = client
-        self.client_port = client_port
-        self.listener = listener
-        self.state = State.FRESH
-        self.expires = expires  # monotonic: when the sweep has to look at it
+        self.transport = transport
+        self.fd = transport.fileno()
+        self.protocol = protocol
+        self.origin = origin
+        self.known = known  # heads that a lease answers at this connection's listener
+        self.state = ConnectionState.FRESH
+        self.deadline = deadline  # monotonic: when the sweep has to look at it
         self.exchange: Exchange | None = None
         self.inbox = b""  # read and not yet framed
         self.scanned = 0  # bytes of the inbox in which no end of head was found
-        self.readable = False  # the kernel may have bytes for us (edge-triggered: we must remember)
+        self.out: deque[Queued] | None = None  # framed, and not yet taken by the socket
+        self.readable = False  # the kernel may have bytes for us (edge-triggered: it says so once)
         self.ended = False  # the client's end of file is on its way, behind what is unread
-        self.again = False  # due in the next turn: it used up its share of this one
-        self.served = 0  # requests before the present one
+        self.request_count = 0  # before the present one
+        self.wire_bytes = 0  # that the transport took, in all
+        self.body_bytes = 0  # the same without framing
         self.when = 0.0  # wall clock: first byte of the present head
         self.first_byte = 0.0  # the same on the monotonic clock
 
-    def move(self, event: Event) -> None:
+    def move(self, event: ConnectionEvent) -> None:
         """To the state that the table names."""
-        state = TABLE[self.state][event]
+        state = CONNECTION_TABLE[self.state][event]
         if state is None:
             raise AssertionError(f"no {event.name} in {self.state.name}")
         self.state = state
 
 
 class Exchange:
-    """A request and its answer, from a whole head to the last byte sent.
+    """One request and its response, from a whole head to the last byte sent.
 
     What most exchanges never touch stands in the class, not in each of them: making one costs
     0.3 µs so, and 1.1 with every attribute stored.
     """
 
     conn: Connection | None  # None: the client is gone
-    head: RequestHead | None  # None: it was refused before it was whole
-
-    # where it goes
-    mount_index = -1
+    head: RequestHead
+    state = ExchangeState.RECEIVING
+    route: Route | None = None  # None: it was answered before there was one
     # the request's body
     chunks: ChunkedBody | None = None  # decodes it, if it is chunked
     body_left = 0  # bytes yet to come, if its size was announced
     received = 0
     spool: Spool | None = None
-    # who has it
+    # its task
+    task = -1  # number
+    attempts = 0
+    holder: object = None  # the backend's: who has it
     queued_ns = 0
     begun_ns = 0
     handler_ns = -1
-    worker: Worker | None = None
-    task = -1  # its number in that worker
-    attempts = 0
-    # the answer
+    # the response
     status = 0
-    out: deque[Sendable]  # framed, and not yet taken by the socket
-    shared_file: Descriptor | None = None  # what SAME_FILE means
-    chunked = False
+    body_end = BodyEnd.LENGTH
     memory = 0  # bytes of its body that came in memory
     body_owed = -1  # bytes yet to be framed; -1: no size was announced
-    ending = Ending.MORE
-    until_close = False  # nothing but the close tells the client where the body ends
-    keep = False  # the connection is kept after this answer
+    shared_file: Descriptor | None = None  # what SAME_FILE means
+    then = ConnectionEvent.ENDED_LAST  # what its end means to the connection
     reason = CloseReason.KEPT
-    wire_bytes = 0
-    body_bytes = 0
-    # what the sweep saw last (see limits.py)
+    wire_before = 0  # what the connection had counted when the response began
+    body_before = 0
+    # what the sweep saw last (see timeouts.py)
     moved = 0
     progress_at = 0.0
     checked_at = 0.0
     timed = 0.0
-    queued_before = 0  # bytes of earlier answers that the socket held
+    unsent_before = 0  # bytes of earlier responses that the transport held
 
-    def __init__(self, conn: Connection, head: RequestHead | None) -> None:
+    def __init__(self, conn: Connection, head: RequestHead) -> None:
         self.conn = conn
         self.head = head
-        self.out = deque()
+
+    def move(self, event: ExchangeEvent) -> None:
+        """To the state that the table names."""
+        state = EXCHANGE_TABLE[self.state][event]
+        if state is None:
+            raise AssertionError(f"no {event.name} in {self.state.name}")
+        self.state = state
 
     @property
     def request_line(self) -> str:
         """Method and target, for the error log."""
-        if self.head is None:
+        if not self.head.method:
             return "?"
         return f"{self.head.method.decode('latin-1')} {self.head.target.decode('latin-1')[:200]!r}"
+
+
+class Backend(Protocol):
+    """What answers the requests of a route."""
+
+    def submit(self, exchange: Exchange) -> None:
+        """The request is whole (RECEIVING): have it answered."""
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Its client has left."""
+
+
+class Route:
+    """What a request's site and path select."""
+
+    __slots__ = ("backend", "mount", "prefix")
+
+    def __init__(self, prefix: bytes, mount: int, backend: Backend) -> None:
+        self.prefix = prefix  # percent-decoded, without a slash at its end
+        self.mount = mount  # index into Plan.mounts, which is how a worker knows it
+        self.backend = backend
+
+
+class WireProtocol(Protocol):
+    """What is spoken on a connection.
+
+    A response is made by four calls, whoever makes it: `begin`, `add` any number of times, `end`; `abort`
+    may end it at any time. Whoever calls them says `ready` to the run queue then."""
+
+    def step(self, conn: Connection) -> Outcome:
+        """Do what can be done now: read and frame requests, send."""
+
+    def begin(self, exchange: Exchange, reply: Reply) -> None:
+        """The head of `reply`, whose body comes with `add`."""
+
+    def add(self, exchange: Exchange, objects: Iterable[Object]) -> None:
+        """More of the body."""
+
+    def end(self, exchange: Exchange, reason: CloseReason = KEPT) -> None:
+        """The body is over; with a `reason` it is not whole, and the client is to see that when it has what
+        there is."""
+
+    def abort(self, exchange: Exchange, reason: CloseReason) -> None:
+        """The response will never be whole, and the client sees that at once."""
+
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """A whole response of our own."""
+
+    def repeat(self, exchange: Exchange, leased: Leased) -> None:
+        """A whole response from a lease."""
+
+    def respond_small(self, exchange: Exchange, reply: Reply) -> bool:
+        """A whole response, if it is one for which there is a short cut; False: it is not."""
+
+    def framed(self, exchange: Exchange, data: bytes) -> list[bytes]:
+        """`data`, the next bytes of a body, as they are sent."""
+
+    def exchange_ended(self, conn: Connection, exchange: Exchange) -> Outcome:
+        """The transport took the last byte of a response (SENDING)."""

@@ -19,18 +19,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from halfsync.logs.error import log
+from halfsync.pump.access import AccessLog
+from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Exchange
-from halfsync.pump.states import WORKING, Event
+from halfsync.pump.states import WORKING, ExchangeEvent
+from halfsync.pump.tasks import Tasks
 from halfsync.pump.workers import LOG_BATCH, Worker
 from halfsync.wire.refusals import Refusal
-
-if TYPE_CHECKING:
-    from halfsync.pump.dispatch import Dispatcher
-    from halfsync.pump.loop import Pump
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
 
@@ -45,19 +44,30 @@ _THE_REQUEST_DID_IT = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIG
 
 
 class Deaths:
-    def __init__(self, pump: Pump, dispatcher: Dispatcher) -> None:
-        self._pump = pump
-        self._dispatcher = dispatcher
+    def __init__(
+        self,
+        clock: Clock,
+        access: AccessLog,
+        tasks: Tasks,
+        report_lost: Callable[[Worker], None],
+        *,
+        retry: bool,
+    ) -> None:
+        self._clock = clock
+        self._access = access
+        self._tasks = tasks
+        self._report_lost = report_lost
+        self._retry = retry
         self._lost: dict[int, tuple[Worker, float]] = {}  # by id; until when the parent may take to tell
 
     def lose(self, worker: Worker) -> None:
         """Its channel ended, or is of no use any more."""
-        self._dispatcher.forget(worker)
+        self._tasks.forget(worker)
         if worker.status is not None:
             self._settle(worker)
             return
-        self._lost[worker.id] = (worker, self._pump.clock.now + TOLD_WITHIN)
-        self._pump.report_lost(worker)
+        self._lost[worker.id] = (worker, self._clock.now + TOLD_WITHIN)
+        self._report_lost(worker)
 
     def ended(self, worker_id: int, status: int) -> None:
         """Its process is no more. A process that the application forked may keep the channel's
@@ -66,8 +76,8 @@ class Deaths:
             worker, _ = self._lost.pop(worker_id)
             worker.status = status
             self._settle(worker)
-        elif worker_id in self._dispatcher.workers:
-            worker = self._dispatcher.workers[worker_id]
+        elif worker_id in self._tasks.workers:
+            worker = self._tasks.workers[worker_id]
             worker.status = status
             worker.tasks.shutdown(socket.SHUT_RDWR)
 
@@ -85,30 +95,30 @@ class Deaths:
                 if len(told) < MAX_TOLD:
                     told.append(f"{owner.request_line} ({fate})")
             elif owner is LOG_BATCH:
-                self._pump.access.lost()
+                self._access.lost()
         worker.owners.clear()
         level, what = ("error", "; ".join(told)) if told else ("info", "none")
         log(level, f"worker {worker.pid} of {worker.pool.name} is gone; requests in flight: {what}")
-        self._dispatcher.work_for(worker.pool)
+        self._tasks.due.add(worker.pool)
 
     def _orphaned(self, worker: Worker, number: int, exchange: Exchange) -> str:
         """What becomes of one request; returns it in words."""
         conn = exchange.conn
-        if conn is None or conn.exchange is not exchange:
+        if conn is None:
             return "its client had left"
-        if conn.state is not WORKING:
-            self._pump.sender.abort(conn, CloseReason.WORKER_DIED)
+        if exchange.state is not WORKING:
+            conn.protocol.abort(exchange, CloseReason.WORKER_DIED)
             return "its answer had begun: connection reset"
         if not worker.begun(number):
-            self._dispatcher.take_back(worker, exchange)
+            self._tasks.take_back(worker, exchange)
             return "not begun, given to another"
-        exchange.worker = None
+        exchange.holder = None
         if self._may_retry(worker, exchange):
-            conn.move(Event.TAKEN_BACK)
+            exchange.move(ExchangeEvent.TAKEN_BACK)
             worker.pool.retries.append(exchange)
             return "begun, to be tried once more"
         exchange.reason = CloseReason.WORKER_DIED
-        self._dispatcher.answer(conn, Refusal(502, "The worker that had this request died.", close=False))
+        self._tasks.refuse(exchange, Refusal(502, "The worker that had this request died.", close=False))
         return "begun: 502"
 
     def _may_retry(self, worker: Worker, exchange: Exchange) -> bool:
@@ -119,9 +129,9 @@ class Deaths:
         3. It is not a retry already.
         4. The worker was killed, and neither by what it did nor for what it sent.
         """
-        if not self._pump.settings.retry or exchange.attempts > 1:
+        if not self._retry or exchange.attempts > 1:
             return False
-        if exchange.head is None or exchange.head.method not in IDEMPOTENT:
+        if exchange.head.method not in IDEMPOTENT:
             return False
         status = worker.status
         if worker.at_fault or status is None or status == UNKNOWN or not os.WIFSIGNALED(status):

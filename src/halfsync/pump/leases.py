@@ -30,127 +30,25 @@ Bounded in bytes, least recently found out first; what `known` holds counts too.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
-from halfsync.pump.answers import BODILESS, status_line
-from halfsync.pump.changing import MAX_COPY
-from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.known_heads import KnownHeads, cut_cookie
 from halfsync.pump.lease_rules import may_use, objection
-from halfsync.stamps import Stamp
+from halfsync.pump.leased import Leased
 from halfsync.wire.http1 import CONDITIONAL, RequestHead
-
-if TYPE_CHECKING:
-    from halfsync.pump.clock import Clock
-    from halfsync.wire.messages import Reply
+from halfsync.wire.messages import Reply
 
 Key = tuple[int, bytes, bytes, bytes]
 """Listener, method, host, target."""
 
 MAX_KNOWN_HEAD = 4096
 """Bytes. A longer head is parsed each time."""
-MAX_CUT_HEAD = 8190
-"""Bytes. In a longer one the cookie may be longer than a field is allowed to be."""
 MAX_KNOWN = 4096
 """Heads."""
 MAX_REFUSED = 64
 """Kinds of leases that were refused, of which the log is told."""
 EARLY = 0.8
 """Of a lease's time, after which one request goes to a worker to renew it."""
-OVERHEAD = 1024
-"""Bytes that a lease is taken to cost beside its body and heads: objects and dictionary slots."""
-
-FILE_OVERHEAD = 64 * 1024
-"""Bytes that a lease on an open file is taken to cost: descriptors are scarcer than memory."""
-
-_COOKIE_VALUE = bytes([9, *range(32, 127), *range(128, 256)])  # what llhttp lets stand in a value
-
-
-class Leased:
-    """A reply that may be repeated until `expires`."""
-
-    __slots__ = (
-        "_cost_of_file",
-        "body",
-        "body_bytes",
-        "count",
-        "dated",
-        "expires",
-        "fields",
-        "file",
-        "granted_by",
-        "head_only",
-        "ignores_cookie",
-        "length",
-        "made_of",
-        "offset",
-        "renew_at",
-        "size",
-        "stamp",
-        "status",
-        "status_line",
-        "until",
-        "wire",
-    )
-
-    def __init__(
-        self,
-        reply: Reply,
-        file: Descriptor | None = None,
-        offset: int = 0,
-        count: int = 0,
-        stamp: Stamp | None = None,
-    ) -> None:
-        self.status = reply.status
-        self.status_line = status_line(reply.status, reply.reason)
-        self.fields = reply.fields
-        self.dated = reply.dated
-        self.body = reply.body
-        self._cost_of_file = FILE_OVERHEAD + (count if count <= MAX_COPY else 0) if file is not None else 0
-        self.file = file
-        self.offset = offset
-        self.count = count
-        self.stamp = stamp  # what the file has to be; None: nobody can change it (see changing.py)
-        self.made_of = (stamp, offset, count)
-        self.length = len(reply.body) + count
-        self.head_only = False  # to HEAD
-        self.body_bytes = 0  # that `wire` holds
-        self.ignores_cookie = True
-        self.granted_by = -1  # a worker's id
-        self.expires = 0.0
-        self.renew_at = 0.0
-        self.wire = b""
-        self.size = 0
-        self.until = 0.0  # `wire` may be sent as it is before this time
-
-    @property
-    def cost(self) -> int:
-        """Bytes, for the bound: `wire` holds the body once more."""
-        return OVERHEAD + 2 * len(self.body) + self._cost_of_file
-
-    def take_copy(self, old: Leased) -> None:
-        """If the lease before this one, of the very same file, has a copy of it: that is as good."""
-        if self.stamp is not None and old.stamp is None and old.made_of == self.made_of:
-            self.file, self.offset, self.stamp = old.file, old.offset, None
-
-    def end(self) -> None:
-        """Nobody is answered from it any more, whatever tables hold it."""
-        self.expires = self.renew_at = self.until = 0.0
-
-    def refresh(self, clock: Clock) -> None:
-        """Make `wire` anew, with this second's Date."""
-        head = self.head(b"" if self.dated else clock.date_line, b"")
-        self.wire = head if self.head_only else head + self.body
-        self.size = len(self.wire)
-        self.body_bytes = self.size - len(head)
-        # One comparison on the hot path stands for three: Date, renewal, and a body that is in a
-        # file, which `wire` does not hold.
-        in_wire = self.file is None or self.head_only
-        self.until = min(clock.next_second, self.renew_at) if in_wire else 0.0
-
-    def head(self, date_line: bytes, connection_line: bytes) -> bytes:
-        length = b"" if self.status in BODILESS else b"Content-Length: %d\r\n" % self.length
-        return b"".join((self.status_line, self.fields, length, date_line, connection_line, b"\r\n"))
 
 
 class _Variants:
@@ -176,24 +74,23 @@ class Leases:
         self._held = 0
         self.table: OrderedDict[Key, _Variants] = OrderedDict()
         # By listener: the same bytes at another address or scheme may be another site's request.
-        self.known: list[dict[bytes, Leased]] = [{} for _ in range(listeners)]
-        self.known_uncookied: list[dict[bytes, Leased]] = [{} for _ in range(listeners)]
+        self.known = [KnownHeads() for _ in range(listeners)]
         self._refused: set[tuple[str, str]] = set()  # what the log was told
 
     def remember(self, raw: bytes, listener: int, leased: Leased) -> None:
         """`raw` is a checked head, of a 1.1 request without a body whose connection is kept."""
         if len(raw) > MAX_KNOWN_HEAD:
             return
-        if sum(map(len, self.known)) + sum(map(len, self.known_uncookied)) >= MAX_KNOWN:
+        if sum(map(len, self.known)) >= MAX_KNOWN:
             self._forget_heads()
         uncookied = cut_cookie(raw) if leased.ignores_cookie and self._cut_cookies else b""
         if uncookied:
-            self.known_uncookied[listener][uncookied] = leased
+            self.known[listener].uncookied[uncookied] = leased
         else:
-            self.known[listener][raw] = leased
+            self.known[listener].whole[raw] = leased
 
     def _forget_heads(self) -> None:
-        for known in (*self.known, *self.known_uncookied):
+        for known in self.known:
             known.clear()
 
     def find(self, head: RequestHead, listener: int) -> Leased | None:
@@ -266,26 +163,8 @@ class Leases:
         stale = [key for key, v in self.table.items() if all(x.expires <= now for x in v.by_values.values())]
         for key in stale:
             self._held -= self.table.pop(key).bytes_held
-        for known in (*self.known, *self.known_uncookied):
-            for raw in [raw for raw, leased in known.items() if leased.expires <= now]:
-                del known[raw]
-
-
-def cut_cookie(raw: bytes) -> bytes:
-    """`raw` without its Cookie line; empty if it has none, or one that would not pass as a field.
-
-    With a proper line put back in after the request line, a checked head is a checked head still.
-    Not so when the line stands behind the empty line: then it is the next request's (bad) beginning.
-    """
-    start = raw.find(b"\r\nCookie: ")
-    if start < 0:
-        start = raw.find(b"\r\ncookie: ")
-    if start < 0 or len(raw) > MAX_CUT_HEAD:
-        return b""
-    end = raw.find(b"\r\n", start + 10)
-    if end < 0 or raw[start - 2 : start] == b"\r\n" or raw[start + 10 : end].translate(None, _COOKIE_VALUE):
-        return b""
-    return raw[:start] + raw[end:]
+        for known in self.known:
+            known.drop_expired(now)
 
 
 def _values(head: RequestHead, names: tuple[bytes, ...]) -> tuple[bytes | None, ...]:

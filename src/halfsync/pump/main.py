@@ -56,7 +56,7 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
         report_hung=lambda worker: orders.report(Hung(worker.id)),
         report_lost=lambda worker: orders.report(Lost(worker.id)),
     )
-    pump.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders))
+    pump.poller.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders))
     orders.report(Ready(os.getpid()))
     # What lives now lives as long as the process; and what is made per request is freed by its
     # reference count. So the collector need not look at the one, and seldom at the other.
@@ -87,9 +87,9 @@ def _receive_order(pump: Pump, orders: Orders) -> None:
     if isinstance(order, Join):
         _join(pump, orders, order, owned)
     elif isinstance(order, Retire):
-        pump.dispatcher.retire(order.worker)
+        pump.pools.retire(order.worker)
     elif isinstance(order, Ended):
-        pump.dispatcher.ended(order.worker, order.status)
+        pump.pools.ended(order.worker, order.status)
     elif isinstance(order, Open):
         pump.acceptor.start()
     elif isinstance(order, Drain):
@@ -102,7 +102,7 @@ def _join(pump: Pump, orders: Orders, order: Join, fds: list[Descriptor]) -> Non
     """Or say that there was no room for its descriptors, so that it comes again."""
     try:
         if len(fds) == JOINED:
-            pump.dispatcher.join(order, fds)
+            pump.pools.join(order, fds)
             return
         why = os.strerror(errno.EMFILE)
     except OSError as error:

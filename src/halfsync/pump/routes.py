@@ -1,10 +1,11 @@
-"""Which mount a target belongs to: longest prefix first, whole path segments."""
+"""Which route a target belongs to: longest prefix first, whole path segments."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-from halfsync.plan import Mount
+from halfsync.pump.connection import Route
 
 MAX_KEPT = 1024
 MAX_KEPT_TARGET = 256
@@ -12,27 +13,29 @@ MAX_KEPT_TARGET = 256
 
 
 class Routes:
-    def __init__(self, mounts: tuple[Mount, ...]) -> None:
-        self._found: dict[bytes, int] = {}
-        self._prefixes = [(i, m.prefix.encode(), m.prefix.encode() + b"/") for i, m in enumerate(mounts)]
+    def __init__(self, routes: Sequence[Route]) -> None:
+        """`routes`: the longest prefix first."""
+        self._found: dict[bytes, Route | None] = {}
+        self._routes = tuple(routes)
 
-    def find(self, target: bytes) -> int:
-        """The mount's index; -1 if nothing is mounted there. The path is
-        compared percent-decoded, and with no segment resolved: "/a/../b" is under "/a"."""
-        found = self._found.get(target)
-        if found is None:
-            found = self._search(path_of(target))
-            if len(target) <= MAX_KEPT_TARGET:
-                if len(self._found) >= MAX_KEPT:
-                    self._found.clear()
-                self._found[target] = found
+    def find(self, target: bytes) -> Route | None:
+        """None if nothing is served there. The path is compared percent-decoded, and with no segment
+        resolved: "/a/../b" is under "/a"."""
+        if target in self._found:
+            return self._found[target]
+        found = self._search(path_of(target))
+        if len(target) <= MAX_KEPT_TARGET:
+            if len(self._found) >= MAX_KEPT:
+                self._found.clear()
+            self._found[target] = found
         return found
 
-    def _search(self, path: bytes) -> int:
-        for index, prefix, folder in self._prefixes:
-            if path == prefix or path.startswith(folder):
-                return index
-        return -1
+    def _search(self, path: bytes) -> Route | None:
+        for route in self._routes:
+            prefix = route.prefix
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in (b"", b"/"):
+                return route
+        return None
 
 
 def path_of(target: bytes) -> bytes:

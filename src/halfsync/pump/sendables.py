@@ -25,8 +25,8 @@ class FileSpan:
         self.warm_until = 0  # offset up to which the pages were in memory when looked at
         self.being_read = False  # by a helper thread
 
-    def continues_with(self, file: Descriptor, offset: int) -> bool:
-        return self.file is file and self.offset + self.count == offset
+    def continues_with(self, other: FileSpan) -> bool:
+        return self.file is other.file and self.offset + self.count == other.offset
 
 
 class PipeEnd:
@@ -37,6 +37,3 @@ class PipeEnd:
     def __init__(self, file: Descriptor) -> None:
         self.file = file
         self.ended = False
-
-
-Sendable = bytes | memoryview | FileSpan | PipeEnd

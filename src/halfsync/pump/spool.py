@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from halfsync.pump.descriptors import Descriptor
 from halfsync.unnamed import unnamed_file
 
-if TYPE_CHECKING:
-    from halfsync.pump.connection import Connection
-    from halfsync.pump.helpers import Helpers
+Submit = Callable[[Callable[[], None]], None]
+"""Has a job done by a helper thread, and wakes who waits for it."""
 
 DIRECT = 1024 * 1024
 """Bytes of a body that the loop writes by itself."""
@@ -90,14 +89,14 @@ class Spool:
             self._parts.clear()
         _write_all(self.file.fd, data)
 
-    def flush(self, conn: Connection, helpers: Helpers, *, whole: bool) -> bool:
+    def flush(self, submit: Submit, *, whole: bool) -> bool:
         """Whether there is nothing to wait for: the body may go on coming or, if it is `whole`, be used.
-        If not, `conn` is driven when there is. Raises OSError."""
+        If not, a job was submitted. Raises OSError."""
         self._raise_error()
         if self._waiting and not self._being_written and (whole or self._waiting >= BATCH):
             self._being_written = True
             batch, self._parts, self._waiting = self._parts, [], 0
-            helpers.submit(conn, lambda: self._write_batch(batch))
+            submit(lambda: self._write_batch(batch))
         return not self._being_written or not (whole or self._waiting >= BATCH)
 
     def _raise_error(self) -> None:

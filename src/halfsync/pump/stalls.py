@@ -20,16 +20,13 @@ needs no clock in the tasks, for their numbers never come again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from halfsync.logs.error import log
+from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Exchange
+from halfsync.pump.states import WORKING
+from halfsync.pump.tasks import Tasks, overloaded
 from halfsync.pump.workers import DROPPED, Worker
 from halfsync.wire.messages import Nudge, Recall
-
-if TYPE_CHECKING:
-    from halfsync.pump.dispatch import Dispatcher
-    from halfsync.pump.loop import Pump
 
 NUDGE_SELDOM = 0.25
 """Seconds. Where nudging does not help, since all threads are busy, it becomes seldom."""
@@ -42,41 +39,35 @@ what one processor wrote to be seen by another, many thousand times over."""
 
 
 class Stalls:
-    def __init__(self, pump: Pump, dispatcher: Dispatcher) -> None:
-        self._clock = pump.clock
-        self._dispatcher = dispatcher
-        self._queue_limit = int(pump.settings.queue_timeout * 1e9)
-        self.look_at = NEVER  # monotonic
+    def __init__(self, clock: Clock, tasks: Tasks, queue_timeout: float) -> None:
+        self._clock = clock
+        self._tasks = tasks
+        self._queue_limit = int(queue_timeout * 1e9)
 
     def look(self) -> None:
         """At all workers that hold something."""
-        self.look_at = NEVER
+        self._tasks.look_at = NEVER
         now = self._clock.now
-        for worker in list(self._dispatcher.workers.values()):
+        for worker in list(self._tasks.workers.values()):
             if worker.short_until:
                 self._shortage(worker, now)
             if worker.alone_until and now >= worker.alone_until:
                 worker.reserved = False
                 worker.alone_until = 0.0
-                self._dispatcher.work_for(worker.pool)
+                self._tasks.due.add(worker.pool)
             if worker.outstanding:
                 self._unbegun(worker, now)
             if worker.outstanding >= 2:
                 self._nudge(worker, now)
 
-    def look_within(self, seconds: float) -> None:
-        due = self._clock.now + seconds
-        if due < self.look_at:
-            self.look_at = due
-
     def _shortage(self, worker: Worker, now: float) -> None:
         """Memory, or descriptors that may be on their way: nothing but time tells whether it is over."""
         if now < worker.short_until:
-            self.look_within(worker.short_until - now)
+            self._tasks.look_within(worker.short_until - now)
             return
         worker.short_until = 0.0
         worker.full = False
-        self._dispatcher.work_for(worker.pool)
+        self._tasks.due.add(worker.pool)
 
     # --- what is not begun -----------------------------------------------------------------------
 
@@ -86,7 +77,7 @@ class Stalls:
                 self._take_back(worker)
             self._find_stalled(worker, now)
             worker.look_at = now + (SETTLE if worker.withdrawing else LOOK)
-        self.look_within(worker.look_at - now)
+        self._tasks.look_within(worker.look_at - now)
 
     def _find_stalled(self, worker: Worker, now: float) -> None:
         unbegun = worker.unbegun()
@@ -112,7 +103,7 @@ class Stalls:
         if late:
             self._withdraw(worker, late)
             worker.look_at = self._clock.now + SETTLE
-            self.look_within(SETTLE)
+            self._tasks.look_within(SETTLE)
 
     def _withdraw(self, worker: Worker, numbers: list[int]) -> None:
         for number in numbers:
@@ -131,10 +122,16 @@ class Stalls:
                 continue
             worker.owners[number] = DROPPED
             if self._clock.now_ns - exchange.queued_ns > self._queue_limit:
-                self._dispatcher.refuse_late(exchange)
+                self._refuse_late(exchange)
             else:
-                self._dispatcher.take_back(worker, exchange)
-        self._dispatcher.work_for(worker.pool)
+                self._tasks.take_back(worker, exchange)
+        self._tasks.due.add(worker.pool)
+
+    def _refuse_late(self, exchange: Exchange) -> None:
+        """It was handed over, and not begun within queue_timeout."""
+        exchange.holder = None
+        if exchange.state is WORKING:
+            self._tasks.refuse(exchange, overloaded())
 
     # --- what waits behind others ----------------------------------------------------------------
 
@@ -147,12 +144,12 @@ class Stalls:
                 return
             self._help(worker, waiting)
             worker.patience = min(2 * worker.patience, NUDGE_SELDOM)
-        self.look_within(worker.patience)
+        self._tasks.look_within(worker.patience)
 
     def _help(self, worker: Worker, waiting: int) -> None:
         """Tasks wait behind slow ones: bring a sibling thread to them, or them to another worker."""
         if worker.outstanding - waiting < worker.threads:
-            self._dispatcher.send_nudge(worker)
+            self._tasks.send_nudge(worker)
         elif _room_elsewhere(worker):
             worker.recalled = True
             worker.tell(Recall())

@@ -1,146 +1,186 @@
-"""A client connection's states: one table, state x event -> state.
+"""The states of a connection and of an exchange: two tables, state x event -> state. Nothing else decides.
 
 Theory of operation
 -------------------
-A connection is in exactly one state, and the state alone says whose turn it is: the client's
-(FRESH, HEAD, BODY, IDLE, LINGERING), the pump's queue's (QUEUED), a worker's (WORKING), the client's
-again as a reader (SENDING), or the source's of the response (PRODUCING: the worker, its pipe, or the
-disk has to give more). Each state has one time limit of its own, and there is nothing else to
-time. There are no flags beside the state that say the same thing in other words.
+A *connection* is a wire to one client, an *exchange* is one request on it and the response. HTTP/1.1 has
+one exchange at a time or none; other protocols may have many. So there are two questions, and each has a
+table of its own: how far is the wire, and how far is the request.
 
-A kept connection's life is IDLE -> QUEUED -> WORKING -> SENDING -> IDLE. A reply from a lease that
-the socket takes whole is IDLE -> IDLE: the request begins and ends within one step, so the hot
-path changes no state at all.
+A connection that has an exchange is BUSY, and then the exchange's state says whose turn it is: the
+client's (RECEIVING, SENDING), the queue's (QUEUED), a worker's (WORKING), or the source's of the response
+(PRODUCING: the worker, its pipe, or the disk has to give more). Each state has one time limit
+of its own, and only the limit of him whose turn it is runs (see timeouts.py).
 
 **In IDLE nothing is buffered.** The hot path reads from the socket and answers what it has read; if
-bytes of an earlier request were waiting in the inbox, it would answer past them. So when a
-response ends and more of the client's bytes are here already, the next state is HEAD.
+bytes of an earlier request were waiting in the inbox, it would answer past them. So when an
+exchange ends and more of the client's bytes are here already, the next state is HEAD.
 
-The pump reads from a client only where the table has an event for what may come: in IDLE, FRESH,
-HEAD, BODY and LINGERING. Everywhere else a client that goes on sending fills its own buffers.
+A kept connection's life is IDLE -> BUSY -> IDLE; that of its exchange is RECEIVING -> QUEUED -> WORKING ->
+SENDING -> ENDED. A response from a lease that the socket takes whole is IDLE -> IDLE without an
+exchange: the request begins and ends within one step, so the hot path changes no state at all.
 
-`python -m halfsync.pump.states` prints the table as a diagram; docs/architecture.md shows it, and a
-test holds the two together.
+`python -m halfsync.pump.states` prints the tables as diagrams; docs/architecture.md shows them, and a
+test holds them together.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TypeVar
 
 
-class State(IntEnum):
-    """The value is an index into TABLE and into the time limits."""
+class ConnectionState(IntEnum):
+    """The value is an index into CONNECTION_TABLE."""
 
     FRESH = 0  # accepted; no byte has come
-    IDLE = 1  # kept after a reply; no byte of the next request is buffered
+    IDLE = 1  # kept after a response; no byte of the next request is buffered
     HEAD = 2  # a part of a head has come, or was buffered behind the request before it
-    BODY = 3  # the head is whole, the body is not
-    QUEUED = 4  # the request is whole and waits for a worker with room
-    WORKING = 5  # a worker has it
-    SENDING = 6  # the reply has begun, and the client has yet to take what there is of it
-    PRODUCING = 7  # the client has taken what there is, and the worker, pipe or disk has yet to give more
-    LINGERING = 8  # answered and shut down our way; reads on until the client has read it too
-    CLOSED = 9
+    BUSY = 3  # has an exchange, whose own state says whose turn it is
+    LINGERING = 4  # the last response is sent, and our way is shut; reads until the client closes too
+    CLOSED = 5
 
 
-class Event(IntEnum):
+class ConnectionEvent(IntEnum):
     PART_OF_HEAD = 0  # bytes came, and the head is not whole
-    HEAD_WITH_BODY = 1  # the head is whole and announces a body
-    REQUEST = 2  # head and body are whole
-    LEASE = 3  # a lease answers, and the socket took it all
-    ANSWER = 4  # the pump answers by itself: a refusal, a time limit, a lease that takes longer
-    HANDED_OVER = 5  # sent to a worker
-    TAKEN_BACK = 6  # the worker died, or is busy with slow ones; another is to have it
-    REPLY = 7  # the worker's reply began
-    OUT_OF_DATA = 8  # the socket took all there is, and the response goes on
-    MORE_CAME = 9  # the worker, pipe or disk gave more
-    SENT = 10  # the last byte was taken by the socket; the connection is kept
-    SENT_PIPELINED = 11  # the same, and bytes of the next request are buffered
-    SENT_LAST = 12  # the last byte was taken, and this was the connection's last response
-    CLOSE = 13  # see closes.CloseReason
+    EXCHANGE_BEGAN = 1  # a head is whole, or refused, or has not come in time
+    LEASE = 2  # a lease answers, and the socket took it all
+    EXCHANGE_ENDED = 3  # its last byte was taken by the socket; the connection is kept
+    ENDED_PIPELINED = 4  # the same, and bytes of the next request are buffered
+    ENDED_LAST = 5  # its last byte was taken, and it was the connection's last
+    CLOSE = 6  # see closes.CloseReason
+
+
+class ExchangeState(IntEnum):
+    """The value is an index into EXCHANGE_TABLE."""
+
+    RECEIVING = 0  # the head is whole, the body is not (or has not been looked for)
+    QUEUED = 1  # the request is whole and waits for a worker with room
+    WORKING = 2  # a worker has it
+    SENDING = 3  # the response has begun, and the client has yet to take what there is of it
+    PRODUCING = 4  # the client has taken what there is, and worker, pipe or disk have yet to give more
+    ENDED = 5  # the last byte was taken
+    ABORTED = 6  # the connection closed before
+
+
+class ExchangeEvent(IntEnum):
+    WHOLE = 0  # head and body are whole
+    HANDED_OVER = 1  # sent to a worker
+    TAKEN_BACK = 2  # the worker died, or is busy with slow ones; another is to have it
+    RESPONSE = 3  # it began: a worker's, a lease's, or our own (a refusal, a time limit)
+    OUT_OF_DATA = 4  # the socket took all there is, and the response goes on
+    MORE_CAME = 5  # the worker, pipe or disk gave more
+    TAKEN = 6  # the last byte was taken by the socket
+    ABORT = 7  # the connection closes
 
 
 # In Python 3.11 an enum's member is found through a hook written in Python (0.1 µs); what is used for
 # every request is so imported by name.
-FRESH, IDLE, HEAD, BODY, QUEUED, WORKING, SENDING, PRODUCING, LINGERING, CLOSED = State
-REQUEST, HANDED_OVER, REPLY, SENT = Event.REQUEST, Event.HANDED_OVER, Event.REPLY, Event.SENT
+FRESH, IDLE, HEAD, BUSY, LINGERING, CLOSED = ConnectionState
+RECEIVING, QUEUED, WORKING, SENDING, PRODUCING, ENDED, ABORTED = ExchangeState
+EXCHANGE_BEGAN, EXCHANGE_ENDED = ConnectionEvent.EXCHANGE_BEGAN, ConnectionEvent.EXCHANGE_ENDED
+WHOLE, HANDED_OVER, RESPONSE, TAKEN = (
+    ExchangeEvent.WHOLE,
+    ExchangeEvent.HANDED_OVER,
+    ExchangeEvent.RESPONSE,
+    ExchangeEvent.TAKEN,
+)
 
-S, E = State, Event
+_S, _E = ConnectionState, ConnectionEvent
 
-_TRANSITIONS: dict[State, dict[Event, State]] = {
-    S.FRESH: {
-        E.PART_OF_HEAD: S.HEAD,
-        E.HEAD_WITH_BODY: S.BODY,
-        E.REQUEST: S.QUEUED,
-        E.ANSWER: S.SENDING,
-        E.CLOSE: S.CLOSED,
+_CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
+    _S.FRESH: {
+        _E.PART_OF_HEAD: _S.HEAD,
+        _E.EXCHANGE_BEGAN: _S.BUSY,
+        _E.CLOSE: _S.CLOSED,
     },
-    S.IDLE: {
-        E.PART_OF_HEAD: S.HEAD,
-        E.HEAD_WITH_BODY: S.BODY,
-        E.REQUEST: S.QUEUED,
-        E.LEASE: S.IDLE,
-        E.ANSWER: S.SENDING,
-        E.CLOSE: S.CLOSED,
+    _S.IDLE: {
+        _E.PART_OF_HEAD: _S.HEAD,
+        _E.EXCHANGE_BEGAN: _S.BUSY,
+        _E.LEASE: _S.IDLE,
+        _E.CLOSE: _S.CLOSED,
     },
-    S.HEAD: {
-        E.PART_OF_HEAD: S.HEAD,
-        E.HEAD_WITH_BODY: S.BODY,
-        E.REQUEST: S.QUEUED,
-        E.ANSWER: S.SENDING,
-        E.CLOSE: S.CLOSED,
+    _S.HEAD: {
+        _E.PART_OF_HEAD: _S.HEAD,
+        _E.EXCHANGE_BEGAN: _S.BUSY,
+        _E.CLOSE: _S.CLOSED,
     },
-    S.BODY: {
-        E.REQUEST: S.QUEUED,
-        E.ANSWER: S.SENDING,
-        E.CLOSE: S.CLOSED,
+    _S.BUSY: {
+        _E.EXCHANGE_ENDED: _S.IDLE,
+        _E.ENDED_PIPELINED: _S.HEAD,
+        _E.ENDED_LAST: _S.LINGERING,
+        _E.CLOSE: _S.CLOSED,
     },
-    S.QUEUED: {
-        E.HANDED_OVER: S.WORKING,
-        E.ANSWER: S.SENDING,
-        E.CLOSE: S.CLOSED,
+    _S.LINGERING: {
+        _E.CLOSE: _S.CLOSED,
     },
-    S.WORKING: {
-        E.TAKEN_BACK: S.QUEUED,
-        E.REPLY: S.SENDING,
-        E.ANSWER: S.SENDING,
-        E.CLOSE: S.CLOSED,
-    },
-    S.SENDING: {
-        E.OUT_OF_DATA: S.PRODUCING,
-        E.SENT: S.IDLE,
-        E.SENT_PIPELINED: S.HEAD,
-        E.SENT_LAST: S.LINGERING,
-        E.CLOSE: S.CLOSED,
-    },
-    S.PRODUCING: {
-        E.MORE_CAME: S.SENDING,
-        E.CLOSE: S.CLOSED,
-    },
-    S.LINGERING: {
-        E.CLOSE: S.CLOSED,
-    },
-    S.CLOSED: {},
+    _S.CLOSED: {},
 }
 
-TABLE: tuple[tuple[State | None, ...], ...] = tuple(
-    tuple(_TRANSITIONS[state].get(event) for event in Event) for state in State
+_X, _V = ExchangeState, ExchangeEvent
+
+_EXCHANGE: dict[ExchangeState, dict[ExchangeEvent, ExchangeState]] = {
+    _X.RECEIVING: {
+        _V.WHOLE: _X.QUEUED,
+        _V.RESPONSE: _X.SENDING,
+        _V.ABORT: _X.ABORTED,
+    },
+    _X.QUEUED: {
+        _V.HANDED_OVER: _X.WORKING,
+        _V.RESPONSE: _X.SENDING,
+        _V.ABORT: _X.ABORTED,
+    },
+    _X.WORKING: {
+        _V.TAKEN_BACK: _X.QUEUED,
+        _V.RESPONSE: _X.SENDING,
+        _V.ABORT: _X.ABORTED,
+    },
+    _X.SENDING: {
+        _V.OUT_OF_DATA: _X.PRODUCING,
+        _V.TAKEN: _X.ENDED,
+        _V.ABORT: _X.ABORTED,
+    },
+    _X.PRODUCING: {
+        _V.MORE_CAME: _X.SENDING,
+        _V.ABORT: _X.ABORTED,
+    },
+    _X.ENDED: {},
+    _X.ABORTED: {},
+}
+
+CONNECTION_TABLE: tuple[tuple[ConnectionState | None, ...], ...] = tuple(
+    tuple(_CONNECTION[state].get(event) for event in ConnectionEvent) for state in ConnectionState
 )
-"""TABLE[state][event]; None: cannot be, and if it is, that is a bug of ours."""
+"""CONNECTION_TABLE[state][event]; None: cannot be, and if it is, that is a bug of ours."""
+
+EXCHANGE_TABLE: tuple[tuple[ExchangeState | None, ...], ...] = tuple(
+    tuple(_EXCHANGE[state].get(event) for event in ExchangeEvent) for state in ExchangeState
+)
+"""The same for exchanges."""
+
+_AnyState = TypeVar("_AnyState", bound=IntEnum)
+_AnyEvent = TypeVar("_AnyEvent", bound=IntEnum)
 
 
-def diagram() -> str:
-    """The table as a Mermaid state diagram, edges between the same two states joined."""
-    lines = ["stateDiagram-v2", "    [*] --> FRESH"]
-    for state, row in _TRANSITIONS.items():
-        edges: dict[State, list[str]] = {}
+def diagrams() -> str:
+    """Both tables as Mermaid state diagrams, the connection's first."""
+    return _diagram(_CONNECTION, ConnectionState.FRESH) + "\n" + _diagram(_EXCHANGE, ExchangeState.RECEIVING)
+
+
+def _diagram(table: dict[_AnyState, dict[_AnyEvent, _AnyState]], first: _AnyState) -> str:
+    """Edges between the same two states are joined."""
+    lines = ["stateDiagram-v2", f"    [*] --> {first.name}"]
+    ends = []
+    for state, row in table.items():
+        edges: dict[_AnyState, list[str]] = {}
         for event, target in row.items():
             edges.setdefault(target, []).append(event.name)
         lines += [
             f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in edges.items()
         ]
-    return "\n".join([*lines, "    CLOSED --> [*]", ""])
+        if not row:
+            ends.append(f"    {state.name} --> [*]")
+    return "\n".join([*lines, *ends, ""])
 
 
 if __name__ == "__main__":
-    print(diagram(), end="")
+    print(diagrams(), end="")

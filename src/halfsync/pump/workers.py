@@ -13,6 +13,7 @@ from enum import Enum
 from halfsync.logs.error import log
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.states import QUEUED
 from halfsync.wire.messages import (
     BOARD_BYTES,
     BOARD_SLOTS,
@@ -193,7 +194,7 @@ class Pool:
     def oldest(self) -> Exchange | None:
         """The request that waits longest; None if there is none."""
         queue = self.queue
-        while queue and queue[0].conn is None:
+        while queue and queue[0].state is not QUEUED:
             queue.popleft()
             self._left -= 1
         return queue[0] if queue else None
@@ -215,7 +216,7 @@ class Pool:
             return
         self._left += 1
         if self._left > 64 and self._left > len(self.queue) // 2:
-            living = [one for one in self.queue if one.conn is not None]
+            living = [one for one in self.queue if one.state is QUEUED and one is not exchange]
             self.queue.clear()
             self.queue.extend(living)
             self._left = 0

@@ -1,4 +1,4 @@
-"""Heads of answers: what a reply or a refusal becomes on the wire (RFC 9112 4, 6, 9.3)."""
+"""The lines of HTTP/1.1 responses (RFC 9112 4, 6, 9.3). No I/O."""
 
 from __future__ import annotations
 

@@ -1,0 +1,70 @@
+"""What is decided about a request before it goes anywhere. The same for every protocol.
+
+In this order: may a lease answer it? Is it for the server itself? Which route is it for? Then, when all of it
+is here, it goes to the route's backend.
+"""
+
+from __future__ import annotations
+
+from halfsync.pump.changing import ChangingFiles
+from halfsync.pump.clock import Clock
+from halfsync.pump.connection import NEVER, Connection, Exchange
+from halfsync.pump.leased import Leased
+from halfsync.pump.leases import Leases
+from halfsync.pump.routes import Routes
+from halfsync.wire.http1 import RequestHead
+from halfsync.wire.messages import Reply
+from halfsync.wire.refusals import Refusal
+
+SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", 0))
+"""The response to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
+
+
+class Admission:
+    def __init__(self, clock: Clock, leases: Leases, changing: ChangingFiles, routes: Routes) -> None:
+        self._clock = clock
+        self._changing = changing
+        self._leases = leases
+        self._routes = routes
+
+    def admit(self, exchange: Exchange) -> None:
+        """Respond by ourselves, or find the route and, if the request has no body, submit it. Raises
+        Refusal."""
+        head = exchange.head
+        conn = exchange.conn
+        assert conn is not None
+        if head.body_size == 0:
+            if self._leases.table and self._answer_from_lease(conn, exchange, head):
+                return
+            if head.target == b"*":
+                conn.protocol.repeat(exchange, SERVER_OPTIONS)
+                return
+        exchange.route = route = self._routes.find(head.target)
+        if route is None:
+            raise Refusal(404, "Nothing is served under this path.", close=head.body_size != 0)
+        if head.body_size == 0:
+            self.submit(exchange)
+
+    def submit(self, exchange: Exchange) -> None:
+        """Of the request all is here: give it to its backend."""
+        assert exchange.conn is not None
+        assert exchange.route is not None
+        exchange.conn.deadline = NEVER  # the queue has its own limit, by age
+        exchange.route.backend.submit(exchange)
+
+    def _answer_from_lease(self, conn: Connection, exchange: Exchange, head: RequestHead) -> bool:
+        leased = self._leases.find(head, conn.origin.listener)
+        now = self._clock.now
+        if leased is None or now >= leased.expires:
+            return False
+        if now >= leased.renew_at:
+            leased.renew_at = leased.expires  # this request asks for a new lease, for all
+            return False
+        if leased.stamp is not None and not self._changing.may_repeat(leased):
+            return False
+        if head.keep_alive and head.minor == 1:
+            if leased.until <= now:
+                leased.refresh(self._clock)
+            self._leases.remember(head.raw, conn.origin.listener, leased)
+        conn.protocol.repeat(exchange, leased)
+        return True

@@ -1,0 +1,92 @@
+"""How connections and exchanges end: the one place where a client's socket is closed and a request logged."""
+
+from __future__ import annotations
+
+import time
+
+from halfsync.pump.access import AccessLog
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import GONE, Connection, Exchange, Outcome
+from halfsync.pump.known_heads import cut_cookie
+from halfsync.pump.poller import Poller
+from halfsync.pump.sendables import PipeEnd
+from halfsync.pump.states import CLOSED, ConnectionEvent, ExchangeEvent
+
+
+class Endings:
+    """`connections` are all that are open, by descriptor: the loop's to look up, and ours to take out."""
+
+    def __init__(self, poller: Poller, access: AccessLog, *, log_times: bool, log_cookies: bool) -> None:
+        """`log_times`, `log_cookies`: whether the access log has durations, and the requests' cookies."""
+        self._poller = poller
+        self._access = access
+        self._log_times = log_times
+        self.log_cookies = log_cookies
+        self.connections: dict[int, Connection] = {}
+
+    def close(self, conn: Connection, reason: CloseReason) -> Outcome:
+        if conn.state is CLOSED:
+            return GONE
+        conn.move(ConnectionEvent.CLOSE)
+        exchange = conn.exchange
+        if exchange is not None:
+            self._abort_exchange(exchange, reason)
+            conn.exchange = None
+        if conn.out is not None:
+            for item in conn.out:
+                if isinstance(item, PipeEnd):
+                    self._poller.forget(item.file.fd)
+            conn.out = None
+        self.connections.pop(conn.fd, None)
+        conn.transport.close()
+        return GONE
+
+    def reset(self, conn: Connection, reason: CloseReason) -> Outcome:
+        """End it so that what was sent can't be taken for the whole: no last chunk, and a reset."""
+        if conn.state is CLOSED:
+            return GONE
+        try:
+            conn.transport.reset_at_close(True)
+        except OSError:
+            pass  # the client was faster
+        return self.close(conn, reason)
+
+    def _abort_exchange(self, exchange: Exchange, reason: CloseReason) -> None:
+        exchange.reason = reason
+        self.log(exchange)
+        if exchange.route is not None:
+            exchange.route.backend.cancel(exchange)
+        exchange.move(ExchangeEvent.ABORT)
+        exchange.conn = None
+
+    def log(self, exchange: Exchange) -> None:
+        """Add an access log record, now that it is known what was sent."""
+        conn = exchange.conn
+        if not self._access.enabled or conn is None:
+            return
+        head = exchange.head
+        if head.logged is None:
+            head.logged = head.raw if self.log_cookies else cut_cookie(head.raw) or head.raw
+        queue_us = handler_us = -1
+        total_us = 0
+        if self._log_times:
+            total_us = int((time.monotonic() - conn.first_byte) * 1e6)
+            if exchange.begun_ns:
+                queue_us = max(0, exchange.begun_ns - exchange.queued_ns) // 1000
+            if exchange.handler_ns >= 0:
+                handler_us = exchange.handler_ns // 1000
+        self._access.records.append(
+            (
+                conn.when,
+                conn.origin.client,
+                head.logged,
+                exchange.status,
+                conn.body_bytes - exchange.body_before if exchange.status else 0,
+                conn.wire_bytes - exchange.wire_before if exchange.status else 0,
+                queue_us,
+                handler_us,
+                total_us,
+                exchange.reason,
+                conn.request_count,
+            )
+        )

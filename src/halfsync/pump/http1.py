@@ -1,0 +1,315 @@
+"""HTTP/1.1 on a connection: reads requests, one exchange after the other. (Responses: http1_responses.)
+
+A step reads once, frames at most one request, and says MORE, WAIT or GONE. What is behind the request
+stays in `conn.inbox`; pipelined requests are so answered one after the other, in order, and a client that
+sends without end is never read further than one buffer ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from halfsync.pump.admit import Admission
+from halfsync.pump.clock import Clock
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import GONE, MORE, WAIT, Connection, Exchange, Outcome
+from halfsync.pump.endings import Endings
+from halfsync.pump.helpers import Helpers
+from halfsync.pump.http1_responses import Http1Responses
+from halfsync.pump.internal_errors import InternalErrors
+from halfsync.pump.output import RECHECK, Output
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.seen_heads import SeenHeads
+from halfsync.pump.spool import Spool, SpoolSpace
+from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
+from halfsync.settings import Settings
+from halfsync.wire.chunked import ChunkedBody
+from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, without_empty_lines
+from halfsync.wire.http1_responses import CONTINUE
+from halfsync.wire.refusals import Refusal
+
+RECV_SIZE = 64 * 1024
+READS_A_TURN = 16
+"""For each connection: how many reads of a body it may have taken in before others are served (1 MiB)."""
+MAX_SHOWN = 1024
+"""Bytes of what never became a request that the access log shows."""
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        settings.limit_request_line,
+        settings.limit_request_fields,
+        settings.limit_request_field_size,
+        settings.limit_request_head,
+    )
+
+
+class Http1:
+    """See WireProtocol."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        run_queue: RunQueue,
+        endings: Endings,
+        errors: InternalErrors,
+        output: Output,
+        responses: Http1Responses,
+        admission: Admission,
+        helpers: Helpers,
+        spool_folder: str,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._run_queue = run_queue
+        self._endings = endings
+        self._errors = errors
+        self._admission = admission
+        self._helpers = helpers
+        self._spool_folder = spool_folder
+        self._limits = limits_of(settings)
+        self._seen = SeenHeads(self._limits, log_cookies=endings.log_cookies)
+        self.spool_space = SpoolSpace(settings.spool_limit)
+        self.refuse = responses.refuse
+        self.repeat = responses.repeat
+        self.respond_small = responses.respond_small
+        self.begin = responses.begin
+        self.add = responses.add
+        self.end = responses.end
+        self.abort = responses.abort
+        self.framed = responses.framed
+        self.exchange_ended = responses.exchange_ended
+        self._steps: tuple[Callable[[Connection], Outcome], ...] = (
+            self._read_head,  # FRESH
+            self._read_head,  # IDLE
+            self._read_head,  # HEAD
+            self._serve,  # BUSY
+            output.linger,  # LINGERING
+            _gone,  # CLOSED
+        )
+        self._exchange_steps: tuple[Callable[[Connection], Outcome], ...] = (
+            self._read_body,  # RECEIVING
+            _wait,  # QUEUED
+            _wait,  # WORKING
+            output.send,  # SENDING
+            output.produce,  # PRODUCING
+        )
+
+    def step(self, conn: Connection) -> Outcome:
+        return self._steps[conn.state](conn)
+
+    def _serve(self, conn: Connection) -> Outcome:
+        assert conn.exchange is not None
+        return self._exchange_steps[conn.exchange.state](conn)
+
+    # --- heads -------------------------------------------------------------------------------------
+
+    def _read_head(self, conn: Connection) -> Outcome:
+        """The step of FRESH, IDLE and HEAD."""
+        if (not conn.inbox or conn.scanned) and not self._read(conn):
+            return self._head_ended(conn) if conn.ended and not conn.readable else WAIT
+        if not conn.scanned:
+            conn.when = self._clock.wall
+            conn.first_byte = self._clock.now
+            seen = self._seen.find(conn.inbox)
+            if seen is not None:
+                conn.inbox = b""
+                return self._begin_exchange(conn, seen)
+        if conn.inbox[0] == 13 and not self._skip_empty_lines(conn):
+            return MORE if conn.readable else WAIT
+        end = conn.inbox.find(HEAD_END, max(0, conn.scanned - 3))
+        raw = conn.inbox if end < 0 else conn.inbox[: end + 4]
+        try:
+            if end < 0:
+                return self._part_of_head(conn)
+            conn.inbox = conn.inbox[end + 4 :]
+            conn.scanned = 0
+            head = self._seen.parse(raw)
+        except Refusal as refusal:
+            self.refuse(self.exchange_of(conn, raw), refusal)
+            return MORE
+        return self._begin_exchange(conn, head)
+
+    def _read(self, conn: Connection) -> bool:
+        """One read, behind what the inbox holds; whether anything came. At the end of file,
+        `ended` is set and `readable` is not."""
+        if not conn.readable:
+            return False
+        try:
+            data = conn.transport.recv(RECV_SIZE)
+        except BlockingIOError:
+            conn.readable = False
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            conn.ended = True
+            conn.readable = False
+            return False
+        if not conn.ended and conn.transport.drained(len(data), RECV_SIZE):
+            conn.readable = False  # edge-triggered: the next bytes will be told
+        conn.inbox = conn.inbox + data if conn.inbox else data
+        return True
+
+    def _head_ended(self, conn: Connection) -> Outcome:
+        """The client closed its way before a whole head came."""
+        left = conn.state is HEAD
+        return self._endings.close(conn, CloseReason.CLIENT_LEFT if left else CloseReason.CLIENT_CLOSED)
+
+    def _skip_empty_lines(self, conn: Connection) -> bool:
+        """RFC 9112 2.2: empty lines before a request are let pass. Whether anything is behind them."""
+        conn.inbox = without_empty_lines(conn.inbox)
+        conn.scanned = 0
+        if conn.inbox == b"\r":  # half of one
+            self._expect_more_of_head(conn)
+            conn.scanned = 1
+            return False
+        return bool(conn.inbox)
+
+    def _part_of_head(self, conn: Connection) -> Outcome:
+        check_partial(conn.inbox, self._limits, conn.scanned)
+        self._expect_more_of_head(conn)
+        conn.scanned = len(conn.inbox)
+        return MORE if conn.readable else WAIT
+
+    def _expect_more_of_head(self, conn: Connection) -> None:
+        if conn.state is IDLE:  # FRESH has had its limit since it was accepted
+            conn.deadline = self._clock.now + self._settings.head_timeout
+        conn.move(ConnectionEvent.PART_OF_HEAD)
+
+    def _begin_exchange(self, conn: Connection, head: RequestHead) -> Outcome:
+        conn.move(EXCHANGE_BEGAN)
+        conn.exchange = exchange = Exchange(conn, head)
+        try:
+            self._admission.admit(exchange)
+            if head.body_size:
+                return self._expect_body(conn, exchange, head)
+        except Refusal as refusal:
+            self.refuse(exchange, refusal)
+            return MORE
+        return MORE if exchange.state is SENDING else WAIT
+
+    def exchange_of(self, conn: Connection, raw: bytes) -> Exchange:
+        """The present one; or one for what has come of a head, so that it can be refused."""
+        if conn.exchange is None:
+            conn.move(EXCHANGE_BEGAN)
+            conn.exchange = Exchange(conn, RequestHead(raw[:MAX_SHOWN], b"", b"", 1))
+        return conn.exchange
+
+    # --- bodies ------------------------------------------------------------------------------------
+
+    def _expect_body(self, conn: Connection, exchange: Exchange, head: RequestHead) -> Outcome:
+        limit = self._settings.limit_request_body
+        if head.body_size > limit:
+            raise Refusal(413, f"The body is larger than {limit} bytes (limit_request_body).")
+        if head.body_size == CHUNKED:
+            exchange.chunks = ChunkedBody()
+        self._check_space(exchange, max(head.body_size, 0))
+        exchange.body_left = head.body_size
+        exchange.spool = Spool(self._settings.body_memory, self._spool_folder, self.spool_space)
+        if head.expects and not conn.inbox:
+            # Nothing of ours is unsent, so the socket takes these 25 bytes whole; or none of them, if it is
+            # full of responses that the client does not read: then it is not this it waits for.
+            try:
+                conn.transport.send(CONTINUE)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return self._endings.close(conn, CloseReason.CLIENT_LEFT)
+        exchange.progress_at = exchange.checked_at = self._clock.now
+        conn.deadline = self._clock.now + RECHECK
+        return MORE
+
+    def _check_space(self, exchange: Exchange, size: int) -> None:
+        """Raises Refusal if `size` more bytes can't be kept aside."""
+        space = self.spool_space
+        if space.has_room(size):
+            return
+        self._errors.report(
+            f"{exchange.request_line} is refused: {space.used} bytes of request bodies are kept aside "
+            f"already, and spool_limit is {space.limit}"
+        )
+        raise Refusal(503, "There is no room for this body now. Please try again soon.", retry_after=5)
+
+    def _read_body(self, conn: Connection) -> Outcome:
+        """The step of RECEIVING: takes in what has come, but no more than a turn's share."""
+        exchange = conn.exchange
+        assert exchange is not None
+        spool = exchange.spool
+        assert spool is not None
+        try:
+            for _ in range(READS_A_TURN):
+                whole = _is_whole(exchange)
+                if not spool.flush(partial(self._write_behind, conn), whole=whole):
+                    return WAIT  # for the disk
+                if whole:
+                    self._admission.submit(exchange)
+                    return MORE if exchange.state is SENDING else WAIT
+                if not conn.inbox and not self._read(conn):
+                    if conn.ended and not conn.readable:
+                        return self._endings.close(conn, CloseReason.CLIENT_LEFT)
+                    return WAIT
+                self._take_in(conn, exchange, spool)
+        except Refusal as refusal:
+            self.refuse(exchange, refusal)
+            return MORE
+        except OSError as error:
+            self._errors.report(
+                f"cannot keep the body of {exchange.request_line} in {self._spool_folder} (spool_dir): "
+                f"{error.strerror}"
+            )
+            self.refuse(exchange, Refusal(507, "There is no room for this body."))
+            return MORE
+        self._run_queue.again(conn)
+        return WAIT
+
+    def _write_behind(self, conn: Connection, job: Callable[[], None]) -> None:
+        self._helpers.submit(job, partial(self._run_queue.ready, conn))
+
+    def _take_in(self, conn: Connection, exchange: Exchange, spool: Spool) -> None:
+        """What is in the inbox goes into the spool; what is left of it is the next request's, or more
+        work than one step may be."""
+        data = conn.inbox
+        chunks = exchange.chunks
+        if chunks is None:
+            left = exchange.body_left
+            conn.inbox = data[left:] if len(data) > left else b""
+            if conn.inbox:
+                data = data[:left]
+            exchange.body_left = left - len(data)
+            exchange.received += len(data)
+            self._check_space(exchange, len(data))
+            spool.write(data)
+            return
+        piece = chunks.feed(data)
+        conn.inbox = chunks.rest
+        exchange.received += len(data) - len(conn.inbox)
+        if piece:
+            limit = self._settings.limit_request_body
+            if spool.size + len(piece) > limit:
+                raise Refusal(413, f"The body is larger than {limit} bytes (limit_request_body).")
+            self._check_space(exchange, len(piece))
+            spool.write(piece)
+
+    # --- what the sweep and a stop ask -------------------------------------------------------------
+
+    def expire_head(self, conn: Connection) -> None:
+        """The head has not come in time."""
+        exchange = self.exchange_of(conn, conn.inbox)
+        self.refuse(exchange, Refusal(408, "The head did not come in time."))
+        exchange.reason = CloseReason.HEAD_TIMEOUT
+        self._run_queue.ready(conn)
+
+
+def _is_whole(exchange: Exchange) -> bool:
+    return exchange.body_left == 0 if exchange.chunks is None else exchange.chunks.done
+
+
+def _wait(_conn: Connection) -> Outcome:
+    return WAIT
+
+
+def _gone(_conn: Connection) -> Outcome:
+    return GONE

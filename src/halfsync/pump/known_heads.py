@@ -1,0 +1,50 @@
+"""Heads that a lease answers, by their very bytes: what the hot path looks up."""
+
+from __future__ import annotations
+
+from halfsync.pump.leased import Leased
+
+MAX_CUT_HEAD = 8190
+"""Bytes. In a longer one the cookie may be longer than a field is allowed to be."""
+
+_COOKIE_VALUE = bytes([9, *range(32, 127), *range(128, 256)])  # what llhttp lets stand in a value
+
+
+class KnownHeads:
+    """Of one listener: the same bytes at another address or scheme may be another site's request. A
+    connection that may not be answered on the hot path has one of its own that stays empty."""
+
+    __slots__ = ("uncookied", "whole")
+
+    def __init__(self) -> None:
+        self.whole: dict[bytes, Leased] = {}
+        self.uncookied: dict[bytes, Leased] = {}  # with their Cookie line cut out (see cut_cookie)
+
+    def __len__(self) -> int:
+        return len(self.whole) + len(self.uncookied)
+
+    def clear(self) -> None:
+        self.whole.clear()
+        self.uncookied.clear()
+
+    def drop_expired(self, now: float) -> None:
+        for table in (self.whole, self.uncookied):
+            for raw in [raw for raw, leased in table.items() if leased.expires <= now]:
+                del table[raw]
+
+
+def cut_cookie(raw: bytes) -> bytes:
+    """`raw` without its Cookie line; empty if it has none, or one that would not pass as a field.
+
+    With a proper line put back in after the request line, a checked head is a checked head still.
+    Not so when the line stands behind the empty line: then it is the next request's (bad) beginning.
+    """
+    start = raw.find(b"\r\nCookie: ")
+    if start < 0:
+        start = raw.find(b"\r\ncookie: ")
+    if start < 0 or len(raw) > MAX_CUT_HEAD:
+        return b""
+    end = raw.find(b"\r\n", start + 10)
+    if end < 0 or raw[start - 2 : start] == b"\r\n" or raw[start + 10 : end].translate(None, _COOKIE_VALUE):
+        return b""
+    return raw[:start] + raw[end:]

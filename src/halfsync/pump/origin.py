@@ -1,0 +1,18 @@
+"""Where a connection comes from: what a handler is told of it, made once for each connection."""
+
+from __future__ import annotations
+
+
+class Origin:
+    """Facts of a connection that are the same for all its requests."""
+
+    __slots__ = ("client", "client_port", "listener")
+
+    def __init__(self, client: str, client_port: int, listener: int) -> None:
+        self.client = client  # address; "" on a unix socket
+        self.client_port = client_port
+        self.listener = listener  # index into Plan.listeners, which say address and scheme
+
+    def __str__(self) -> str:
+        """For the error log."""
+        return self.client or "a unix socket"

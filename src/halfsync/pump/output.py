@@ -1,0 +1,271 @@
+"""Sends what is framed: each simple object by its fastest method, and nothing that is not true.
+
+Theory of operation
+-------------------
+A connection's queue (`out`) holds what its protocol has framed and the socket has not taken: bytes, spans of
+files, pipes to read, and behind each response's last byte a Mark. `send` is the step that gives the queue
+to the socket until it would block. It alone knows the methods:
+
+    bytes   gathered, head and chunk lines among them, into one sendmsg(2)
+    file    sendfile(2), after a look whether its pages are in memory (see cold.py); but one into which
+            somebody may write is read, and gathered (see changing.py)
+    pipe    read(2), framed by the protocol, gathered
+
+A response is over when its Mark is reached: a worker said DONE, and every byte before it was taken. Whatever
+else happens (the worker died, the file shrank, the handler gave too few bytes) ends in a reset, so that
+not even a response whose end is told by the close alone can look complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections import deque
+from functools import partial
+from itertools import islice
+
+from halfsync.pump.changing import ChangingFiles, FileChangedError
+from halfsync.pump.clock import Clock
+from halfsync.pump.closes import KEPT, CloseReason
+from halfsync.pump.cold import ColdFiles
+from halfsync.pump.connection import MORE, NEVER, WAIT, Connection, Exchange, Mark, Outcome, Queued
+from halfsync.pump.endings import Endings
+from halfsync.pump.internal_errors import InternalErrors
+from halfsync.pump.poller import Poller
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
+from halfsync.pump.states import ExchangeEvent
+
+SEND_SHARE = 1024 * 1024
+"""Bytes that one connection may send in one turn, before the others have theirs."""
+GATHER = 64
+"""Buffers in one sendmsg(2); the kernel's limit (IOV_MAX) is 1024."""
+PIPE_READ = 64 * 1024
+RECHECK = 1.0
+"""Seconds between the sweep's looks at a client that is sending or receiving (see timeouts.py)."""
+
+_NOT_THE_CLIENT = {errno.EIO, errno.ENOMEM, errno.EBADF, errno.EINVAL, errno.EOVERFLOW}
+"""Errors of a file or pipe, not of the client's socket."""
+
+
+class Output:
+    def __init__(
+        self,
+        clock: Clock,
+        poller: Poller,
+        run_queue: RunQueue,
+        endings: Endings,
+        errors: InternalErrors,
+        cold: ColdFiles,
+        changing: ChangingFiles,
+        stream_timeout: float,
+    ) -> None:
+        self._clock = clock
+        self._poller = poller
+        self._run_queue = run_queue
+        self._endings = endings
+        self._errors = errors
+        self._cold = cold
+        self._changing = changing
+        self._stream_timeout = stream_timeout
+        self.linger_timeout = 0.0
+
+    # --- timing ------------------------------------------------------------------------------------
+
+    def time_sending(self, conn: Connection, exchange: Exchange) -> None:
+        """It is the client's turn to take what there is, from now on."""
+        now = self._clock.now
+        exchange.progress_at = exchange.checked_at = now
+        conn.deadline = now + RECHECK
+
+    def _wait_for_more(self, conn: Connection, exchange: Exchange) -> Outcome:
+        """The client has taken what there is. It is the handler's turn now, or the disk's, and no limit
+        of the client's runs."""
+        exchange.move(ExchangeEvent.OUT_OF_DATA)
+        limit = self._stream_timeout
+        conn.deadline = self._clock.now + limit if limit else NEVER
+        return WAIT
+
+    # --- steps -------------------------------------------------------------------------------------
+
+    def send(self, conn: Connection) -> Outcome:
+        """The step of SENDING."""
+        exchange = conn.exchange
+        out = conn.out
+        assert exchange is not None
+        assert out is not None
+        share = SEND_SHARE
+        try:
+            while out:
+                first = out[0]
+                if isinstance(first, FileSpan):
+                    sent = self._send_file(conn, out, first)
+                elif isinstance(first, PipeEnd):
+                    sent = self._read_pipe(conn, out, first)
+                elif isinstance(first, Mark):
+                    return self._at_mark(conn, first)
+                else:
+                    sent = self._send_memory(conn, out)
+                if sent < 0:
+                    return self._wait_for_more(conn, exchange)
+                share -= sent
+                if share <= 0 and out:
+                    self._run_queue.again(conn)
+                    return WAIT
+        except BlockingIOError:
+            return WAIT
+        except ShrunkError:
+            return self._endings.reset(conn, CloseReason.FILE_SHRANK)
+        except FileChangedError:
+            return self._endings.reset(conn, CloseReason.FILE_CHANGED)
+        except OSError as error:
+            if error.errno in _NOT_THE_CLIENT:
+                self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
+                return self._endings.reset(conn, CloseReason.FAULT)
+            return self._endings.reset(conn, CloseReason.CLIENT_LEFT)
+        return self._wait_for_more(conn, exchange)
+
+    def produce(self, conn: Connection) -> Outcome:
+        """The step of PRODUCING: is there more to send?"""
+        exchange = conn.exchange
+        out = conn.out
+        assert exchange is not None
+        assert out is not None
+        if not self._has_more(conn, out):
+            return WAIT
+        exchange.move(ExchangeEvent.MORE_CAME)
+        self.time_sending(conn, exchange)
+        return MORE
+
+    def linger(self, conn: Connection) -> Outcome:
+        """The step of LINGERING: read and drop, until the client closes. (RFC 9112 9.6: with bytes unread,
+        close(2) would send a reset, which can destroy the response before the client has read it.)"""
+        for _ in range(16):
+            try:
+                data = conn.transport.recv(65536)
+            except BlockingIOError:
+                conn.readable = False
+                return WAIT
+            except OSError:
+                return self._endings.close(conn, CloseReason.ANSWERED)
+            if not data:
+                return self._endings.close(conn, CloseReason.ANSWERED)
+        self._run_queue.again(conn)
+        return WAIT
+
+    # --- what is in the queue ----------------------------------------------------------------------
+
+    def _has_more(self, conn: Connection, out: deque[Queued]) -> bool:
+        if not out:
+            return False
+        first = out[0]
+        if isinstance(first, PipeEnd):
+            return self._read_pipe(conn, out, first) >= 0
+        return not isinstance(first, FileSpan) or self._is_at_hand(conn, first)
+
+    def _at_mark(self, conn: Connection, mark: Mark) -> Outcome:
+        exchange = mark.exchange
+        if mark.reason is not KEPT:
+            return self._endings.reset(conn, mark.reason)
+        if exchange.body_owed > 0:
+            return self._endings.reset(conn, CloseReason.REPLY_CUT_SHORT)
+        conn.out = None
+        return conn.protocol.exchange_ended(conn, exchange)
+
+    def _send_memory(self, conn: Connection, out: deque[Queued]) -> int:
+        """One gathering write of all the memory at the queue's head."""
+        flags = 0
+        buffers: list[bytes | memoryview] = []
+        size = 0
+        for item in islice(out, GATHER):
+            if isinstance(item, (bytes, memoryview)):
+                buffers.append(item)
+                size += len(item)
+                continue
+            if isinstance(item, FileSpan):
+                flags = socket.MSG_MORE  # the head shares its packet with the file's first bytes
+            break
+        if len(buffers) == 1:
+            sent = conn.transport.send(buffers[0], flags)
+        else:
+            sent = conn.transport.sendmsg(buffers, (), flags)
+        self.taken(conn, sent)
+        return sent
+
+    @staticmethod
+    def taken(conn: Connection, sent: int) -> None:
+        """The transport took `sent` bytes, all of them memory, from the queue's head."""
+        out = conn.out
+        assert out is not None
+        conn.wire_bytes += sent
+        while sent:
+            item = out[0]
+            assert isinstance(item, (bytes, memoryview))
+            size = len(item)
+            framing = isinstance(item, Framing)
+            if sent < size:
+                out[0] = Framing(item[sent:]) if framing else memoryview(item)[sent:]
+                if not framing:
+                    conn.body_bytes += sent
+                return
+            out.popleft()
+            sent -= size
+            if not framing:
+                conn.body_bytes += size
+
+    def _is_at_hand(self, conn: Connection, span: FileSpan) -> bool:
+        """Whether the next share of a file can be sent without waiting for the disk."""
+        count = min(span.count, SEND_SHARE)
+        return span.offset + count <= span.warm_until or self._cold.is_warm(conn, span, count)
+
+    def _send_file(self, conn: Connection, out: deque[Queued], span: FileSpan) -> int:
+        if not self._is_at_hand(conn, span):
+            return -1
+        if span.stamp is None:
+            sent = conn.transport.send_file(span.file.fd, span.offset, min(span.count, SEND_SHARE))
+            if sent == 0:
+                raise ShrunkError
+        else:
+            data = self._changing.read(span, span.stamp)
+            if not data:
+                raise ShrunkError
+            sent = conn.transport.send(data)
+        conn.wire_bytes += sent
+        conn.body_bytes += sent
+        span.offset += sent
+        span.count -= sent
+        if span.count == 0:
+            out.popleft()
+        return sent
+
+    # --- pipes -------------------------------------------------------------------------------------
+
+    def watch_pipe(self, conn: Connection, pipe: PipeEnd) -> None:
+        """Go on with the connection whenever the pipe has something."""
+        ready = partial(self._run_queue.ready, conn)
+        self._poller.watch(pipe.file.fd, lambda _mask: ready(), select.EPOLLIN | select.EPOLLET)
+
+    def _read_pipe(self, conn: Connection, out: deque[Queued], pipe: PipeEnd) -> int:
+        """Turn what the pipe holds into framed memory at the queue's head. -1: there is nothing yet."""
+        if pipe.ended:
+            if len(out) == 1:
+                return -1  # the worker has yet to say that this was all
+            out.popleft()
+            return 0
+        try:
+            data = os.read(pipe.file.fd, PIPE_READ)
+        except BlockingIOError:
+            return -1
+        if not data:
+            pipe.ended = True
+            self._poller.forget(pipe.file.fd)
+            return 0
+        assert conn.exchange is not None
+        out.extendleft(reversed(conn.protocol.framed(conn.exchange, data)))
+        return 0
+
+
+class ShrunkError(Exception):
+    """A file ended before the length that was announced."""

@@ -1,0 +1,263 @@
+"""What workers say: responses, in whole or in parts, read from their channels and put onto connections.
+
+What is wrong with a message costs its request and nobody else's; only what can't be read at all costs the
+worker. A number that is not outstanding is dropped: what was said of it is stale, or said twice, or by a
+process that has no business here.
+"""
+
+from __future__ import annotations
+
+import socket
+import traceback
+
+from halfsync.logs.error import log
+from halfsync.objects import File, Memory, SimpleObject
+from halfsync.pump.access import AccessLog
+from halfsync.pump.checks import UnsendableError, check_objects
+from halfsync.pump.clock import Clock
+from halfsync.pump.closes import KEPT, CloseReason
+from halfsync.pump.connection import Connection, Exchange, Object
+from halfsync.pump.deaths import Deaths
+from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.endings import Endings
+from halfsync.pump.internal_errors import InternalErrors
+from halfsync.pump.leased import Leased
+from halfsync.pump.leases import Leases
+from halfsync.pump.room import Room
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.sendables import FileSpan, PipeEnd
+from halfsync.pump.states import WORKING
+from halfsync.pump.tasks import Tasks
+from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Worker
+from halfsync.wire.messages import (
+    ABORTED,
+    DONE,
+    MAX_DESCRIPTORS,
+    MAX_PACKET,
+    MORE,
+    NOT_BEGUN,
+    Part,
+    Reply,
+    decode_replies,
+)
+from halfsync.wire.refusals import Refusal
+
+SHORT_OF_DESCRIPTORS = 503
+SHORT_AT_REPLY = "a worker's response came without its descriptor and is answered 503"
+
+
+class Replies:
+    def __init__(
+        self,
+        clock: Clock,
+        run_queue: RunQueue,
+        endings: Endings,
+        errors: InternalErrors,
+        access: AccessLog,
+        leases: Leases,
+        room: Room,
+        tasks: Tasks,
+        deaths: Deaths,
+        reply_memory: int,
+    ) -> None:
+        self._clock = clock
+        self._run_queue = run_queue
+        self._endings = endings
+        self._errors = errors
+        self._access = access
+        self._leases = leases
+        self._room = room
+        self._tasks = tasks
+        self._deaths = deaths
+        self._reply_memory = reply_memory
+        self._buffer = bytearray(MAX_PACKET + 4096)
+        self._view = memoryview(self._buffer)
+
+    def read(self, worker: Worker) -> None:
+        """A packet of replies, or the end of the channel."""
+        if worker.id not in self._tasks.workers:
+            return
+        try:
+            size, ancillary, flags, _ = worker.tasks.recvmsg_into(
+                [self._buffer], socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            size, ancillary, flags = 0, [], 0
+        if size == 0:
+            self._deaths.lose(worker)
+            return
+        fds = _descriptors(ancillary) if ancillary else []
+        cut = bool(flags & socket.MSG_CTRUNC)
+        if cut:
+            self._room.make(SHORT_AT_REPLY)
+        try:
+            messages = decode_replies(self._view[:size])
+        except Exception as error:  # noqa: BLE001
+            # What can't be read names no request that it could cost, so it costs the worker.
+            self._errors.report(
+                f"worker {worker.pid} of {worker.pool.name} sent a malformed message: {error!r}; "
+                "it is given up."
+            )
+            worker.at_fault = True
+            self._deaths.lose(worker)
+            return
+        for message in messages:
+            self._take(worker, message, fds, cut)
+        self._after_packet(worker)
+
+    def _take(self, worker: Worker, message: Reply | Part, fds: list[Descriptor], cut: bool) -> None:
+        number = message.number
+        owner = worker.owners.get(number)
+        if owner is None:
+            return
+        if isinstance(owner, Exchange):
+            try:
+                if message.ending is NOT_BEGUN:
+                    self._tasks.take_back(worker, owner)
+                else:
+                    self._respond(worker, message, owner, fds, cut)
+            except Exception as error:  # noqa: BLE001
+                self._spoilt(worker, message, owner, error)
+        if message.ending is not MORE:
+            worker.give_number(number)
+            if owner is LOG_BATCH:
+                self._access.written()
+
+    def _after_packet(self, worker: Worker) -> None:
+        """It may have room again."""
+        if worker.outstanding < worker.threads:
+            worker.recalled = False
+        worker.stalled = False
+        worker.heard_at = self._clock.now
+        worker.patience = NUDGE_AFTER
+        if not worker.outstanding:
+            worker.reserved = False
+            worker.alone_until = 0.0
+            if worker.pool.workers[-1] is not worker:
+                worker.pool.workers.remove(worker)
+                worker.pool.workers.append(worker)
+        if worker.pool.queue or worker.pool.retries:
+            self._tasks.due.add(worker.pool)
+        self._tasks.close_if_done(worker)
+
+    def _respond(
+        self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor], cut: bool
+    ) -> None:
+        ended = message.ending is not MORE
+        if ended:
+            pool = worker.pool
+            pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
+            exchange.begun_ns = worker.begun(message.number)
+            exchange.handler_ns = message.handler_ns
+        conn = exchange.conn
+        if conn is None:
+            if not ended:
+                self._tasks.drop(worker, message.number)
+            return
+        if message.objects:
+            waiting = len(conn.out) if conn.out is not None else 0
+            check_objects(message, exchange, fds, self._reply_memory, waiting, cut=cut)
+        if type(message) is Part and not (ended or message.objects):
+            # Nothing to send: the handler asks whether there still is anybody to send it to.
+            if conn.ended:
+                self._endings.close(conn, CloseReason.CLIENT_LEFT)
+            return
+        if type(message) is Reply:
+            self._begin(worker, conn, message, exchange, fds)
+        elif exchange.state is WORKING:
+            # ABORTED with no head: the worker could not even say why.
+            if not ended:
+                self._tasks.drop(worker, message.number)
+            self._tasks.refuse(exchange, Refusal(502, "The worker gave no answer.", close=False))
+        else:
+            self._add(conn, exchange, message, fds)
+
+    def _begin(
+        self, worker: Worker, conn: Connection, reply: Reply, exchange: Exchange, fds: list[Descriptor]
+    ) -> None:
+        if exchange.state is not WORKING:
+            raise UnsendableError("it begins twice")
+        exchange.begun_ns = worker.begun(reply.number)
+        if reply.lease is not None:
+            self._grant_lease(worker, conn, exchange, reply, fds)
+        if reply.ending is DONE and conn.protocol.respond_small(exchange, reply):
+            return
+        conn.protocol.begin(exchange, reply)
+        if reply.body:
+            conn.protocol.add(exchange, (reply.body,))
+        self._add(conn, exchange, reply, fds)
+
+    def _add(
+        self, conn: Connection, exchange: Exchange, message: Reply | Part, fds: list[Descriptor]
+    ) -> None:
+        protocol = conn.protocol
+        if message.objects:
+            protocol.add(exchange, [_sendable(exchange, item, fds) for item in message.objects])
+        if message.ending is not MORE:
+            protocol.end(exchange, CloseReason.REPLY_CUT_SHORT if message.ending is ABORTED else KEPT)
+        self._run_queue.ready(conn)
+
+    def _spoilt(self, worker: Worker, message: Reply | Part, exchange: Exchange, error: Exception) -> None:
+        """A message that can't be sent. Nothing of it was."""
+        known = isinstance(error, UnsendableError)
+        why = str(error) if known else "\n" + "".join(traceback.format_exception(error))
+        log(
+            "error",
+            f"worker {worker.pid} of {worker.pool.name}: its response to {exchange.request_line}: {why}",
+        )
+        if message.ending is MORE:
+            self._tasks.drop(worker, message.number)
+        conn = exchange.conn
+        if conn is None:
+            return
+        if exchange.state is not WORKING:
+            conn.protocol.abort(exchange, CloseReason.FAULT)
+        elif isinstance(error, UnsendableError) and error.status == SHORT_OF_DESCRIPTORS:
+            sentence = "The server is short of file descriptors."
+            self._tasks.refuse(exchange, Refusal(503, sentence, close=False, retry_after=5))
+        else:
+            self._tasks.refuse(exchange, Refusal(500, "The response can't be sent.", close=False))
+
+    def _grant_lease(
+        self, worker: Worker, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]
+    ) -> None:
+        """Only a whole response can be repeated: bytes, and at most one span of a file. And not what a
+        worker says that is to be replaced: its code may be old."""
+        head = exchange.head
+        if reply.lease is None or reply.ending is not DONE or worker.retiring:
+            return
+        span = reply.objects[0] if reply.objects else None
+        if len(reply.objects) > 1 or not (span is None or isinstance(span, File)):
+            return
+        leased = Leased(reply)
+        if span is not None:
+            leased = Leased(reply, fds[span.fd], span.offset, span.count, span.stamp)
+        if head.method == b"GET" and leased.length != reply.length:
+            return
+        if head.method == b"GET" or (head.method == b"HEAD" and reply.length >= 0):
+            leased.granted_by = worker.id
+            listener = conn.origin.listener
+            self._leases.grant(head, listener, reply, leased, self._clock.now, worker.pool.name)
+
+
+def _sendable(exchange: Exchange, item: SimpleObject, fds: list[Descriptor]) -> Object:
+    """What a simple object is on this side; `fds` are the descriptors of the packet in which it came."""
+    if isinstance(item, Memory):
+        return item.data
+    if isinstance(item, File):
+        if item.fd >= 0:
+            exchange.shared_file = fds[item.fd]
+        assert exchange.shared_file is not None
+        return FileSpan(exchange.shared_file, item.offset, item.count, item.stamp)
+    return PipeEnd(fds[item.fd])
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[Descriptor]:
+    fds: list[Descriptor] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % 4
+            fds += [Descriptor(fd) for fd in memoryview(data[:whole]).cast("i")]
+    return fds

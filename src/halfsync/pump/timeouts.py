@@ -1,0 +1,151 @@
+"""Time limits of connections, kept by a sweep over all of them twice a second: no timer object, no heap.
+
+A connection's `deadline` says when the sweep has to look at it; until then it costs one comparison
+(30 ns: 0.6 ms a second for 10,000 connections). While a client sends a body or takes a response, it is looked
+at every second, and what moved since is seen then; so neither reading nor sending keeps any time.
+
+What a client has *taken* is not what the socket took: a client that reads 500 bytes a second may
+not make room in a send buffer of megabytes for an hour. So progress in SENDING is what the peer has
+acknowledged: bytes given to the transport, less what it still holds.
+
+(Requests that wait for a worker, and handlers that take long, are the backend's to time.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from halfsync.logs.error import log
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import NEVER, Connection, Exchange
+from halfsync.pump.endings import Endings
+from halfsync.pump.http1 import Http1
+from halfsync.pump.output import RECHECK
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.states import (
+    BUSY,
+    CLOSED,
+    FRESH,
+    HEAD,
+    IDLE,
+    LINGERING,
+    PRODUCING,
+    RECEIVING,
+    SENDING,
+)
+from halfsync.settings import Settings
+from halfsync.wire.refusals import Refusal
+
+SWEEP = 0.5
+"""Seconds between two sweeps: how late a limit may be."""
+
+
+class Timeouts:
+    def __init__(
+        self,
+        settings: Settings,
+        run_queue: RunQueue,
+        endings: Endings,
+        http1: Http1,
+        drive: Callable[[Connection], None],
+    ) -> None:
+        """`drive` takes steps on a connection, at once."""
+        self._settings = settings
+        self._run_queue = run_queue
+        self._endings = endings
+        self._http1 = http1
+        self._drive = drive
+        self.draining = False
+
+    def sweep(self, now: float) -> None:
+        due = [conn for conn in self._endings.connections.values() if conn.deadline <= now]
+        for conn in due:
+            if conn.deadline <= now and conn.state is not CLOSED:
+                self._expired(conn, now)
+
+    def _expired(self, conn: Connection, now: float) -> None:
+        endings = self._endings
+        state = conn.state
+        if state is IDLE:
+            self.close_idle(conn, CloseReason.KEEP_ALIVE_TIMEOUT)
+        elif state is FRESH:
+            endings.close(conn, CloseReason.DRAINING if self.draining else CloseReason.HEAD_TIMEOUT)
+        elif state is LINGERING:
+            endings.close(conn, CloseReason.LINGER_TIMEOUT)
+        elif state is HEAD:
+            self._http1.expire_head(conn)
+        elif state is BUSY:
+            assert conn.exchange is not None
+            self._expired_exchange(conn, conn.exchange, now)
+
+    def close_idle(self, conn: Connection, reason: CloseReason) -> None:
+        """Close a connection that waits for its next request, unless that has come in this very moment."""
+        conn.readable = True
+        self._drive(conn)
+        if conn.state is IDLE:
+            self._endings.close(conn, reason)
+
+    def _expired_exchange(self, conn: Connection, exchange: Exchange, now: float) -> None:
+        state = exchange.state
+        if state is RECEIVING:
+            self._check_body(conn, exchange, now)
+        elif state is SENDING:
+            self._check_sending(conn, exchange, now)
+        elif state is PRODUCING:
+            self._end_stream(exchange)
+        else:
+            conn.deadline = NEVER
+
+    def _check_body(self, conn: Connection, exchange: Exchange, now: float) -> None:
+        if exchange.spool is not None and exchange.spool.is_behind:
+            exchange.progress_at = exchange.checked_at = now  # it is the disk's turn
+            conn.deadline = now + RECHECK
+            return
+        stalled, slow = self._progress(exchange, exchange.received, self._settings.body_timeout, now)
+        if stalled:
+            self._refuse(exchange, CloseReason.BODY_TIMEOUT, "The body stopped coming.")
+        elif slow:
+            self._refuse(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly.")
+        else:
+            conn.deadline = now + RECHECK
+
+    def _refuse(self, exchange: Exchange, reason: CloseReason, sentence: str) -> None:
+        conn = exchange.conn
+        assert conn is not None
+        conn.protocol.refuse(exchange, Refusal(408, sentence))
+        exchange.reason = reason
+        self._run_queue.ready(conn)
+
+    def _check_sending(self, conn: Connection, exchange: Exchange, now: float) -> None:
+        taken = conn.wire_bytes - exchange.wire_before - conn.transport.unsent()
+        # An earlier response's bytes may be in the socket still: to take those is progress too.
+        exchange.unsent_before = max(exchange.unsent_before, -taken)
+        taken += exchange.unsent_before
+        stalled, slow = self._progress(exchange, taken, self._settings.send_timeout, now)
+        if stalled:
+            conn.protocol.abort(exchange, CloseReason.SEND_TIMEOUT)
+        elif slow:
+            conn.protocol.abort(exchange, CloseReason.SEND_TOO_SLOW)
+        else:
+            conn.deadline = now + RECHECK
+
+    def _end_stream(self, exchange: Exchange) -> None:
+        assert exchange.conn is not None
+        limit = self._settings.stream_timeout
+        log(
+            "warning",
+            f"{exchange.request_line}: its handler gave nothing for {limit:g} s (stream_timeout): "
+            "connection reset",
+        )
+        exchange.conn.protocol.abort(exchange, CloseReason.STREAM_TIMEOUT)
+
+    def _progress(self, exchange: Exchange, moved: int, limit: float, now: float) -> tuple[bool, bool]:
+        """Whether nothing moved for `limit` seconds, and whether it is slower than min_rate."""
+        exchange.timed += now - exchange.checked_at
+        exchange.checked_at = now
+        if moved > exchange.moved:
+            exchange.moved = moved
+            exchange.progress_at = now
+        stalled = now - exchange.progress_at > limit
+        grace_over = exchange.timed > self._settings.rate_grace
+        return stalled, grace_over and moved < self._settings.min_rate * exchange.timed

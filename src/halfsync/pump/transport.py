@@ -1,0 +1,94 @@
+"""What carries a connection's bytes. The plain transport is the socket itself, so it costs nothing.
+
+Another kind (an encrypted one) is a class with the same methods. What differs between kinds:
+
+ - *When a read has emptied it.* Client sockets are edge-triggered, so this has to be known. A plain socket is
+   empty after a short read; what decrypts records may hold more, and is empty when it says so.
+ - *Whether sendfile(2) can send from it* (`sends_files`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Iterable
+from typing import Protocol
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
+_NO_RESET = struct.pack("ii", 0, 0)
+
+
+class Transport(Protocol):
+    """Never waits: `recv`, `send`, `sendmsg` and `send_file` raise BlockingIOError where they would, and
+    another OSError when the client is gone."""
+
+    sends_files: bool
+    keeps_nothing: bool  # what a read leaves is the kernel's, which says when there is more
+
+    def fileno(self) -> int: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def drained(self, received: int, size: int, /) -> bool:
+        """Whether there is nothing more to read now, after a read of `received` of at most `size` bytes."""
+
+    def send(self, data: bytes | memoryview, flags: int = ..., /) -> int: ...
+
+    def sendmsg(
+        self,
+        buffers: Iterable[bytes | memoryview],
+        ancillary: Iterable[tuple[int, int, bytes]] = ...,
+        flags: int = ...,
+        /,
+    ) -> int: ...
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """0 at the end of the file. Raises OSError also for what is wrong with the file."""
+
+    def unsent(self) -> int:
+        """Bytes that were taken and that the peer has not acknowledged."""
+
+    def finish(self) -> None:
+        """Tell the client that nothing more will come. Raises OSError."""
+
+    def reset_at_close(self, wanted: bool) -> None:
+        """Whether any close, also that of the process's death, resets the connection instead of ending it in
+        good order. (A unix socket knows no reset.) Raises OSError."""
+
+    def close(self) -> None: ...
+
+
+class PlainTransport(socket.socket):
+    """A connected client, accepted on `listening`."""
+
+    __slots__ = ()
+    sends_files = True
+    keeps_nothing = True
+
+    @classmethod
+    def accept_from(cls, listening: socket.socket) -> tuple[PlainTransport, object]:
+        """The next client of a listening socket, and its address, as socket.accept gives them."""
+        fd, address = listening._accept()  # type: ignore[attr-defined]
+        return cls(listening.family, socket.SOCK_STREAM, 0, fileno=fd), address
+
+    def drained(self, received: int, size: int, /) -> bool:
+        return received < size
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        return os.sendfile(self.fileno(), fd, offset, count)
+
+    def unsent(self) -> int:
+        """SIOCOUTQ (tcp(7), unix(7))."""
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+        except OSError:
+            return 0
+
+    def finish(self) -> None:
+        self.shutdown(socket.SHUT_WR)
+
+    def reset_at_close(self, wanted: bool) -> None:
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if wanted else _NO_RESET)
