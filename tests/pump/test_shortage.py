@@ -248,7 +248,7 @@ def test_a_join_that_came_cut_is_reported(capfd: pytest.CaptureFixture[str]):
             socket.send_fds(parents, [encode(Join(7, 4007, 1, 4))], [0, 1])
             _take_order(stage.pump, orders)
         assert decode_report(parents.recv(4096)) == Cut(7)
-        assert stage.pump.dispatcher.workers == {}
+        assert stage.pump.pools.workers == {}
         assert "can't join now" in capfd.readouterr().err
 
 
@@ -261,6 +261,6 @@ def test_a_join_finds_room_when_nothing_else_does():
         with Hogged(0):
             socket.send_fds(parents, [encode(Join(7, 4007, 1, 4))], list(pumps))
             _take_order(stage.pump, orders)
-        assert list(stage.pump.dispatcher.workers) == [7]
+        assert list(stage.pump.pools.workers) == [7]
         channel.close_all(pumps)
         channel.close_all(workers)

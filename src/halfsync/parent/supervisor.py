@@ -109,6 +109,7 @@ class Supervisor:
         self._watcher_pause = Pause()
         self._unknown = UnknownChildren()
         self._reload_due = False  # a SIGHUP came during the start
+        self._reloaded: list[Crew] = []  # and not yet said
         self._is_behind = False  # there are more workers to start, in the next turn
         self._limit = NEVER  # of the phase
         self._at_once = False  # a stop that does not wait for requests
@@ -139,6 +140,7 @@ class Supervisor:
             self._staff(now)
             self._advance(now)
             self._flush(now)
+            self._tell_of_reloads()
         except Exception:  # noqa: BLE001 - a bug here must not end the server
             log("error", "a bug, survived: " + traceback.format_exc())
             time.sleep(SHORTEST_WAIT)
@@ -680,8 +682,15 @@ class Supervisor:
             elif child.state in COUNTED:
                 self._kill(child)
         crew.last_failure = ""
-        level = "info" if crew.has_application else "debug"
-        log(level, f"{crew.pool.name} is reloaded; the old workers finish what they have.")
+        self._reloaded.append(crew)
+
+    def _tell_of_reloads(self) -> None:
+        """When the pump has its orders, and not before: a request that comes after these words gets a
+        response of the new code."""
+        for crew in self._reloaded:
+            level = "info" if crew.has_application else "debug"
+            log(level, f"{crew.pool.name} is reloaded; the old workers finish what they have.")
+        self._reloaded.clear()
 
     def _advance_draining(self, now: float) -> None:
         if self.pump is not None and not self.pump.drained and now >= self._limit:
