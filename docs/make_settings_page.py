@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halfsync.cli import in_toml, in_words
+from halfsync.cli import in_words
 from halfsync.settings import ROWS, SECTIONS, Row
+from halfsync.toml_text import in_toml
 
 PAGE = Path(__file__).with_name("settings.md")
 

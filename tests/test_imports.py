@@ -42,7 +42,9 @@ ALLOWED: dict[str, set[str]] = {
     "parent": {
         "parent", "wire", "plan", "channel", "logs", "settings", "prctl", "unnamed", "folders", *ENTRIES,
     },
-    "cli": {"watcher.main", "parent", "plan", "settings", "logs", "channel", "wire"},
+    "toml_text": {"settings"},
+    "habits": {"habits", "settings", "toml_text"},
+    "cli": {"habits", "toml_text", "watcher.main", "parent", "plan", "settings", "logs", "channel", "wire"},
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip

@@ -87,7 +87,10 @@ def test_kubernetes_may_have_a_service_of_our_name():
             {"limit_request_body": "10Q"},
             "--limit-request-body must be a whole number of bytes, 0 or more, not '10Q'.",
         ),
-        ({"log_level": "loud"}, "--log-level must be one of debug, info, warning, error, not 'loud'."),
+        (
+            {"log_level": "loud"},
+            "--log-level must be one of debug, info, warning, error, critical, not 'loud'.",
+        ),
         ({"env": ("A",)}, "env 'A' must have the form NAME=VALUE."),
         ({"env": ("=A",)}, "env '=A' must have the form NAME=VALUE."),
         ({"pid": "a\0b"}, "--pid must be a text, not 'a\\x00b'."),

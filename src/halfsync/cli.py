@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,8 +10,12 @@ from typing import Any, NoReturn
 import click
 
 from halfsync import __version__
+from halfsync.habits import convert
+from halfsync.habits.options import OURS, click_options
+from halfsync.habits.sources import Parsed, Sources, gathered
 from halfsync.plan import Mount, Plan, Pool, target_of, work_out
 from halfsync.settings import BY_NAME, GIB, KIB, MIB, ROWS, SECTIONS, Loaded, Row, SettingError, Target, load
+from halfsync.toml_text import in_toml, target_in_toml
 
 WRONG = 2
 """Exit status when a setting or a target is wrong."""
@@ -33,6 +36,9 @@ under a path; the longest path wins.
 """
 
 CLOSING = (
+    "Options of gunicorn, uvicorn, waitress and hypercorn are understood where there is a counterpart; of "
+    "others a sentence says what to do. 'halfsync convert gunicorn.conf.py' prints gunicorn's settings file "
+    "as TOML. "
     "Each setting can also be a key of the TOML file (workers = 4) or an environment variable "
     "(HALFSYNC_WORKERS=4). The command line wins over the environment, the environment over the file."
 )
@@ -99,7 +105,7 @@ def command() -> click.Command:
     ]
     made = GroupedHelp(
         "halfsync",
-        params=[*(option_of(row) for row in ROWS), *others],
+        params=[*(option_of(row) for row in ROWS), *others, *click_options()],
         callback=run,
         help=INTRODUCTION,
         epilog=CLOSING,
@@ -112,8 +118,17 @@ def command() -> click.Command:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit. What is wrong is one sentence on standard error, and status 2."""
     open_standard_streams()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = command().main(arguments, prog_name="halfsync", standalone_mode=False)
+        status = (
+            converting(arguments[1:])
+            if arguments[:1] == ["convert"]
+            else command().main(arguments, prog_name="halfsync", standalone_mode=False)
+        )
+    except click.NoSuchOption as wrong:
+        # Not those of other servers, which are hidden.
+        meant = [one for one in wrong.possibilities or () if one in OURS]
+        fail(click.NoSuchOption(wrong.option_name, possibilities=meant).format_message())
     except click.UsageError as wrong:
         fail(wrong.format_message())
     except SettingError as wrong:
@@ -143,24 +158,46 @@ def fail(sentence: str) -> NoReturn:
     sys.exit(WRONG)
 
 
-def run(
-    targets: tuple[str, ...], config: str | None, check_config: bool, print_config: bool, **options: Any
-) -> int:
+def converting(arguments: Sequence[str]) -> int:
+    """`halfsync convert FILE`."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise click.UsageError(convert.USAGE)
+    click.echo(convert.converted(arguments[0]), nl=False)
+    return 0
+
+
+def parsed(arguments: list[str]) -> Parsed:
+    """Options and targets, read as the command line reads them, and not acted on."""
+    return command().make_context("halfsync", arguments).params
+
+
+def run(check_config: bool, print_config: bool, **options: Any) -> int:
     """What the command does; gives the exit status."""
-    given = {name: value for name, value in options.items() if value is not None and value != ()}
-    loaded = load(given, os.environ, config)
+    sources = gathered(options, os.environ, parsed)
+    loaded = load(sources.command_line, os.environ, sources.file, sources.layers)
     enter(loaded)
-    named = [*loaded.targets, *map(target_of, targets)]
+    named = [*loaded.targets, *map(target_of, sources.targets)]
     if print_config:
         click.echo(printed(loaded, named), nl=False)
         return 0
     mounts, pools = work_out(loaded.settings, named)
     check_formats(loaded)
     if check_config:
+        for note in sources.notes:
+            click.echo(note)
         return check(loaded, mounts, pools)
+    say_notes(sources, loaded)
     from halfsync.parent.main import serve
 
     return serve(loaded.settings, mounts, pools)
+
+
+def say_notes(sources: Sources, loaded: Loaded) -> None:
+    from halfsync.logs import error
+
+    error.be("parent", loaded.settings.log_level)
+    for note in sources.notes:
+        error.log("info", note)
 
 
 def enter(loaded: Loaded) -> None:
@@ -204,8 +241,8 @@ def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) ->
     for address in settings.bind:
         listeners.parse(address)
     settings = machine.prepared(settings, mounts, privileges.identity(settings))
-    for name, path in (("access_logfile", settings.access_logfile), ("pid", settings.pid)):
-        check_writable(name, path)
+    for name in ("access_logfile", "error_logfile", "pid"):
+        check_writable(name, getattr(settings, name))
     failure = rehearse(Plan(settings, mounts, pools, ()), entries())
     if failure is not None:
         tell(failure.traceback + f"halfsync: {failure.sentence}")
@@ -229,22 +266,3 @@ def printed(loaded: Loaded, targets: Sequence[Target]) -> str:
     lines = [f"{text:{width}}  # {loaded.origins[name]}" for name, text in texts.items()]
     lines += ["", "[mounts]", *(f"{in_toml(one.path)} = {target_in_toml(one)}" for one in targets)]
     return "\n".join(lines) + "\n"
-
-
-def in_toml(value: Any) -> str:
-    """A value as the TOML file would have it; "" for none, which the file understands."""
-    if value is None:
-        return '""'
-    if isinstance(value, list):
-        return "[" + ", ".join(map(in_toml, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {in_toml(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
-    return json.dumps(value, ensure_ascii=False)
-
-
-def target_in_toml(target: Target) -> str:
-    own = {name: getattr(target, name) for name in ("workers", "threads", "lease")}
-    own = {name: value for name, value in own.items() if value is not None}
-    return in_toml({"target": target.target, **own} if own else target.target)

@@ -17,8 +17,8 @@ import difflib
 import re
 import tomllib
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
@@ -55,7 +55,7 @@ _PREFIX = "HALFSYNC_"
 
 SECTIONS = ("Serving", "Processes", "Logging", "Time limits", "Size limits", "Leases", "Development")
 
-Level = Literal["debug", "info", "warning", "error"]
+Level = Literal["debug", "info", "warning", "error", "critical"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +81,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             most=65535,
         ),
     ] = 2048
+    reuse_port: Annotated[
+        bool,
+        about(
+            "Serving",
+            "Other servers may listen at the same port (SO_REUSEPORT); the kernel shares connections out "
+            "among them.",
+        ),
+    ] = False
     unix_mode: Annotated[
         str,
         about(
@@ -106,6 +114,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = []
 
+    pythonpath: Annotated[
+        list[str],
+        about(
+            "Serving",
+            "Folders from which applications can import, before all others. May be given several times.",
+            metavar="FOLDER",
+        ),
+    ] = []
+
     workers: Annotated[
         int,
         about(
@@ -126,6 +143,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             most=128,
         ),
     ] = 8
+    max_requests: Annotated[
+        int,
+        about(
+            "Processes",
+            "Replace a worker process after so many requests, with no request lost: its successor is ready "
+            "first. For applications that leak memory. 0: never.",
+            unit="requests",
+            least=0,
+        ),
+    ] = 0
+    max_requests_jitter: Annotated[
+        int,
+        about(
+            "Processes",
+            "Up to so many requests more, at random for each worker, so that not all are replaced at once.",
+            unit="requests",
+            least=0,
+        ),
+    ] = 0
     builtin_threads: Annotated[
         int,
         about(
@@ -186,6 +222,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="MASK",
         ),
     ] = None
+    name: Annotated[
+        str,
+        about("Processes", "What ps and top show before the role of each process.", metavar="NAME"),
+    ] = "halfsync"
     pid: Annotated[
         str | None,
         about("Processes", "Write the parent's process id to this file.", short="-p", metavar="FILE"),
@@ -217,6 +257,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Level, about("Logging", "The least severe messages to write to standard error.", metavar="LEVEL")
     ] = "info"
+    error_logfile: Annotated[
+        str | None,
+        about(
+            "Logging",
+            "Write the error log to this file in place of standard error; what applications write to "
+            "standard error goes there too. - is standard error.",
+            metavar="FILE",
+        ),
+    ] = None
     access_logfile: Annotated[
         str | None,
         about("Logging", "Write a line for each request to this file; - is standard output.", metavar="FILE"),
@@ -581,6 +630,8 @@ def from_text(row: Row, text: str, where: str) -> Any:
         value = _number(row, text)
     elif row.optional and not text:
         value = None
+    elif row.choices:
+        value = text.strip().lower()
     else:
         value = text
     return checked(row, value, where)
@@ -661,12 +712,35 @@ class Loaded:
     targets: tuple[Target, ...]
 
 
-def load(command_line: Mapping[str, Any], environment: Mapping[str, str], file: str | None) -> Loaded:
+@dataclass(frozen=True)
+class Layer:
+    """What one place says: texts (lists of texts, booleans) by setting name, and how a setting is spelled
+    there, if not as our own option."""
+
+    origin: str
+    values: Mapping[str, Any]
+    spelled: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, name: str) -> Any:
+        """Checked. Raises SettingError."""
+        row = BY_NAME[name]
+        return _from_command_line(row, self.values[name], self.spelled.get(name, row.flags[-1]))
+
+
+def load(
+    command_line: Mapping[str, Any] | Layer,
+    environment: Mapping[str, str],
+    file: str | None,
+    layers: Sequence[Layer] = (),
+) -> Loaded:
     """Settings from all four places.
 
     `command_line` holds the texts (lists of texts, booleans) of the options that were given, by
-    setting name. `file` is the TOML file's path. Raises SettingError.
+    setting name. `file` is the TOML file's path. `layers` are further places: stronger than PORT and its
+    like, weaker than our own variables. Raises SettingError.
     """
+    if not isinstance(command_line, Layer):
+        command_line = Layer("command line", command_line)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(BY_NAME, "default")
     table = _read_toml(file) if file else {}
@@ -674,18 +748,20 @@ def load(command_line: Mapping[str, Any], environment: Mapping[str, str], file: 
     for name, value in table.items():
         values[name] = from_toml(_known(name, BY_NAME, file or ""), value, f"{file}: {name}")
         origins[name] = str(file)
-    for row, variable in _variables_set(environment):
-        values[row.name] = _from_environment(row, variable, environment[variable])
-        origins[row.name] = f"environment variable {variable}"
-    for name, given in command_line.items():
-        values[name] = _from_command_line(BY_NAME[name], given)
-        origins[name] = "command line"
+    variables = _variables_set(environment)
+    ours = [one for one in variables if one[1].startswith(_PREFIX)]
+    common = [one for one in variables if one not in ours]
+    for place in (_variables(common, environment), layers, _variables(ours, environment), [command_line]):
+        for layer in place:
+            for name in layer.values:
+                values[name] = layer.value(name)
+                origins[name] = layer.origin
     settings = Settings(**values)
     _check_together(settings)
     return Loaded(settings, origins, targets)
 
 
-def _variables_set(environment: Mapping[str, str]) -> Iterable[tuple[Row, str]]:
+def _variables_set(environment: Mapping[str, str]) -> Sequence[tuple[Row, str]]:
     """An empty variable is one that is not set, but where "" means none."""
     known = {variable for row in ROWS for variable in row.environment}
     for variable in environment:
@@ -697,6 +773,12 @@ def _variables_set(environment: Mapping[str, str]) -> Iterable[tuple[Row, str]]:
         for variable in row.environment
         if variable in environment and (environment[variable].strip() or row.optional)
     ]
+
+
+def _variables(found: Iterable[tuple[Row, str]], environment: Mapping[str, str]) -> Iterable[Layer]:
+    for row, variable in found:
+        value = _from_environment(row, variable, environment[variable])
+        yield Layer(f"environment variable {variable}", {row.name: value}, {row.name: variable})
 
 
 def octal(name: str, text: str) -> int:
@@ -726,10 +808,11 @@ def _from_environment(row: Row, variable: str, text: str) -> Any:
     return from_text(row, text, where)
 
 
-def _from_command_line(row: Row, given: Any) -> Any:
-    where = row.flags[-1]
+def _from_command_line(row: Row, given: Any, where: str) -> Any:
     if isinstance(given, str):
         return from_text(row, given, where)
+    if row.is_list and row.metavar != "NAME=VALUE":  # the value of a variable may have commas
+        given = [part.strip() for text in given for part in text.split(",")]
     return checked(row, list(given) if row.is_list else given, where)
 
 

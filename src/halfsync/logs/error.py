@@ -24,7 +24,7 @@ import traceback
 
 from halfsync.primitives import os, select, threading, time
 
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 PATIENCE_MS = 200
 """How long a record may wait for a full pipe, if the one before it found room."""
@@ -42,7 +42,9 @@ _process = "parent"
 _least = LEVELS["info"]
 _dropped = 0
 _descriptor = STANDARD_ERROR
-_identity: tuple[int, int] | None = None  # device and inode of what `_descriptor` must be; None: unchecked
+_Identity = tuple[int, int]  # device and inode
+_identities: list[_Identity | None] = []  # of what `_descriptor` must be, one of these; empty: unchecked
+_person = -1  # standard error as it was at the start, if the log is elsewhere
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in [*range(32), 127] if chr(code) not in "\t\n"}
 _CONTROLS[ord("\n")] = "\n    "
@@ -57,10 +59,30 @@ def be(process: str, level: str) -> None:
 def keep_descriptor() -> None:
     """Log to a duplicate of what standard error is now, whatever becomes of descriptor 2. To be called
     before there are other processes and before any application is imported."""
-    global _descriptor, _identity
+    global _descriptor
     if _descriptor != STANDARD_ERROR:
         os.close(_descriptor)
-    _descriptor, _identity = _duplicate(), _identity_of(STANDARD_ERROR)
+    _descriptor = _duplicate()
+    _identities[:] = [_identity_of(STANDARD_ERROR)]
+
+
+def begin_file(descriptor: int) -> None:
+    """Have the log in this file, in place of standard error: before `keep_descriptor`. `tell` still reaches
+    the person who started us, until there are other processes."""
+    global _person
+    _person = fcntl.fcntl(STANDARD_ERROR, fcntl.F_DUPFD_CLOEXEC, STANDARD_ERROR + 1)
+    os.dup2(descriptor, STANDARD_ERROR)
+
+
+def reopen(descriptor: int) -> None:
+    """The log's file was opened again, and this is it. It takes the old one's place, also where
+    applications write to standard error, unless they have put something else there."""
+    old, new = list(_identities), _identity_of(descriptor)
+    _identities[:] = [*old, new]  # in between both are the log: no record of another thread's is lost
+    for number in {_descriptor, STANDARD_ERROR}:
+        if _identity_of(number) in old:
+            os.dup2(descriptor, number, inheritable=number == STANDARD_ERROR)
+    _identities[:] = [new]
 
 
 def descriptor() -> int:
@@ -106,11 +128,23 @@ def write_through(lines: str) -> None:
 
 def tell(text: str) -> None:
     """To the person who started us: as it is, without a date. Never raises."""
+    if _person >= 0:
+        _tell_both(text + "\n")
+        return
     try:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass
+
+
+def _tell_both(text: str) -> None:
+    """The person, and the log: who comes later looks there."""
+    for descriptor in (_person, STANDARD_ERROR):
+        try:
+            os.write(descriptor, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass
 
 
 def _record(level: str, text: str) -> bytes:
@@ -152,15 +186,15 @@ def _write(record: bytes) -> bool:
 
 def _target() -> int:
     """A descriptor that is certainly the log; -1 if there is none any more."""
-    if _identity is None:
+    if not _identities:
         return STANDARD_ERROR
     for candidate in (_descriptor, STANDARD_ERROR):
-        if _identity_of(candidate) == _identity:
+        if _identity_of(candidate) in _identities:
             return candidate
     return -1
 
 
-def _identity_of(descriptor: int) -> tuple[int, int] | None:
+def _identity_of(descriptor: int) -> _Identity | None:
     try:
         status = os.fstat(descriptor)
     except OSError:

@@ -14,6 +14,8 @@ Formats are `common`, `combined`, `json`, or a string with Apache's letters (mod
     %k         requests before on this connection  %X         X aborted, + kept, - closed
     %%         a percent sign
 
+or with gunicorn's atoms, as in %(h)s (see `atoms`),
+
 and with our own, in microseconds ("-" if no handler was asked):
 
     %{queue}x    from the whole request to the handler's begin
@@ -37,18 +39,23 @@ lets through: DEL and the C1 controls (U+0080 to U+009F), which are commands to 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import msgspec
 
-from halfsync.pump.closes import CloseReason
-from halfsync.request import authority_of, fields_of, path_and_query
+from halfsync.logs import atoms, letters
+from halfsync.logs.letters import (
+    Item,
+    RequestLine,
+    connection,
+    ending,
+    fields_in,
+    named_host,
+    user_of,
+)
 from halfsync.wire.messages import LogRecord
 
 Render = Callable[[list[LogRecord]], bytes]
@@ -63,7 +70,11 @@ MAX_REMEMBERED = 2048
 MAX_HEAD = 2048
 """Bytes of a head that is remembered; longer ones are rendered each time."""
 
-_ENDINGS = tuple(reason.name.lower() for reason in CloseReason)
+
+def items_in(access_logformat: str) -> list[Item]:
+    """Of a format with Apache's letters, or with gunicorn's `%(h)s`. Raises ValueError."""
+    source = NAMED.get(access_logformat, access_logformat)
+    return atoms.items_of(source) if atoms.is_gunicorns(source) else letters.items_of(source)
 
 
 def compile_format(access_logformat: str) -> Render:
@@ -71,221 +82,22 @@ def compile_format(access_logformat: str) -> Render:
     what is wrong with it."""
     if access_logformat == "json":
         return _JSON().render
-    return _Compiled(_items(NAMED.get(access_logformat, access_logformat))).render
+    return _Compiled(items_in(access_logformat)).render
 
 
 def needs_times(access_logformat: str) -> bool:
     """Whether it has a duration. The pump takes none if not: that saves a look at the clock a record."""
     if access_logformat == "json":
         return True
-    items = _items(NAMED.get(access_logformat, access_logformat))
+    items = items_in(access_logformat)
     return any("_us" in item.expression for item in items)
 
 
 def needs_cookie(access_logformat: str) -> bool:
     """Whether it has the request's cookies. If not, heads without them serve as well, and better:
     they repeat."""
-    items = [] if access_logformat == "json" else _items(NAMED.get(access_logformat, access_logformat))
+    items = [] if access_logformat == "json" else items_in(access_logformat)
     return any(item.cookie for item in items)
-
-
-# --- a request's head, as far as a log wants it ------------------------------------------------------
-
-
-class _RequestLine:
-    """It may be anything, also cut off in the middle: it is logged as it came."""
-
-    def __init__(self, line: bytes) -> None:
-        self.line = str(line, "latin-1") or "-"
-        parts = self.line.split(" ")
-        self._is_whole = len(parts) == 3
-        self.method, self.target, self.protocol = parts if self._is_whole else ("-", "-", "-")
-
-    @property
-    def path(self) -> str:
-        return path_and_query(self.target)[0] if self._is_whole else "-"
-
-    @property
-    def query(self) -> str:
-        return path_and_query(self.target)[1] if self._is_whole else ""
-
-    @property
-    def authority(self) -> str:
-        return authority_of(self.target) if self._is_whole else ""
-
-
-Fields = dict[str, str]
-
-_AUTHORITY = ":authority"
-"""In Fields: the host of a target in absolute form. No field has such a name."""
-
-
-def _fields(lines: bytes, authority: str) -> Fields:
-    """Of the head after the request line, by lower-case name."""
-    fields = fields_of(line for line in str(lines, "latin-1").split("\r\n") if line)
-    if authority:
-        fields[_AUTHORITY] = authority
-    return fields
-
-
-def _user(fields: Fields) -> str:
-    scheme, _, value = fields.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return "-"
-    try:
-        user = base64.b64decode(value.strip(), validate=True).partition(b":")[0]
-    except binascii.Error:
-        return "-"
-    return str(user, "latin-1") or "-"
-
-
-def _host(fields: Fields) -> str:
-    return _host_and_port(fields)[0] or "-"
-
-
-def _port(fields: Fields) -> str:
-    return _host_and_port(fields)[1] or "80"
-
-
-def _named_host(fields: Fields) -> str | None:
-    """What the request is for: the host of an absolute target wins over Host (RFC 9112 3.2.2)."""
-    return fields.get(_AUTHORITY) or fields.get("host")
-
-
-def _host_and_port(fields: Fields) -> tuple[str, str]:
-    value = _named_host(fields) or ""
-    host, colon, port = value.rpartition(":")
-    if not colon or port.endswith("]"):
-        return value, ""
-    return host, port
-
-
-# --- the items of a format ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A piece of a format: constant text, or something of the request line, or of its fields, or an
-    expression over the record `r` and, for %t, `stamp`."""
-
-    text: str = ""
-    of_line: Callable[[_RequestLine], str] | None = None
-    of_fields: Callable[[Fields], str] | None = None
-    expression: str = ""
-    cookie: bool = False
-
-
-_DIRECTIVE = re.compile(r"%(?:[0-9,!]*)(?:\{(?P<name>[^}]*)\})?(?P<last>[<>])?(?P<letter>.)", re.DOTALL)
-
-
-def _items(source: str) -> list[_Item]:
-    items = []
-    at = 0
-    for match in _DIRECTIVE.finditer(source):
-        items.append(_Item(text=source[at : match.start()]))
-        items.append(_item(match[0], match["letter"], match["name"]))
-        at = match.end()
-    if "%" in source[at:]:
-        raise ValueError(f"The log format {source!r} ends in the middle of a directive.")
-    items.append(_Item(text=source[at:]))
-    return [item for item in items if item != _Item()]
-
-
-def _item(directive: str, letter: str, name: str | None) -> _Item:
-    if re.match(r"%[0-9,!]", directive):
-        raise ValueError(
-            f"The log format's {directive!r} has a condition on the status; there are none here."
-        )
-    if name is None:
-        if letter in _SIMPLE:
-            return _SIMPLE[letter]
-    elif letter == "i" and name:
-        return _field_item(name)
-    elif letter == "t":
-        return _time_item(name)
-    elif letter == "T" and name in _UNITS:
-        return _Item(expression=_UNITS[name])
-    elif letter == "x" and name in _OWN:
-        return _OWN[name]
-    raise ValueError(f"The log format has {directive!r}, which is not known.")
-
-
-def _field_item(name: str) -> _Item:
-    lower = name.lower()
-    return _Item(of_fields=lambda fields: escape(fields.get(lower) or "-"), cookie=lower == "cookie")
-
-
-def _time_item(form: str) -> _Item:
-    form = form.removeprefix("begin:")
-    if form.startswith("end:"):
-        raise ValueError("The log format has a time 'end:', which is not known; %D says how long it took.")
-    if form in _FRACTIONS:
-        return _Item(expression=_FRACTIONS[form])
-    return _Item(expression=f"strftime({form!r}, localtime(r.when))")
-
-
-_FRACTIONS = {
-    "sec": "int(r.when)",
-    "msec": "int(r.when * 1000)",
-    "usec": "int(r.when * 1000000)",
-    "msec_frac": "f'{int(r.when * 1000) % 1000:03}'",
-    "usec_frac": "f'{int(r.when * 1000000) % 1000000:06}'",
-}
-_UNITS = {"us": "r.total_us", "ms": "r.total_us // 1000", "s": "r.total_us // 1000000"}
-
-_SIMPLE = {
-    "%": _Item(text="%"),
-    "h": _Item(expression="r.client or '-'"),
-    "a": _Item(expression="r.client or '-'"),
-    "l": _Item(text="-"),
-    "u": _Item(of_fields=lambda fields: escape(_user(fields))),
-    "t": _Item(expression="stamp"),
-    "r": _Item(of_line=lambda line: escape(line.line)),
-    "m": _Item(of_line=lambda line: escape(line.method)),
-    "U": _Item(of_line=lambda line: escape(line.path)),
-    "q": _Item(of_line=lambda line: escape("?" + line.query if line.query else "")),
-    "H": _Item(of_line=lambda line: escape(line.protocol)),
-    "s": _Item(expression="r.status or '-'"),
-    "b": _Item(expression="r.body_bytes or '-'"),
-    "B": _Item(expression="r.body_bytes"),
-    "O": _Item(expression="r.wire_bytes"),
-    "D": _Item(expression="r.total_us"),
-    "T": _Item(expression="r.total_us // 1000000"),
-    "v": _Item(of_fields=lambda fields: escape(_host(fields))),
-    "V": _Item(of_fields=lambda fields: escape(_host(fields))),
-    "p": _Item(of_fields=lambda fields: escape(_port(fields))),
-    "P": _Item(expression="getpid()"),
-    "k": _Item(expression="r.served"),
-    "X": _Item(expression="connection(r.ending)"),
-}
-
-_OWN = {
-    "queue": _Item(expression="r.queue_us if r.queue_us >= 0 else '-'"),
-    "handler": _Item(expression="r.handler_us if r.handler_us >= 0 else '-'"),
-    "total": _Item(expression="r.total_us"),
-    "ending": _Item(expression="ending(r.ending)"),
-}
-
-
-def _ending(number: int) -> str:
-    return _ENDINGS[number] if 0 <= number < len(_ENDINGS) else str(number)
-
-
-def _connection(number: int) -> str:
-    """Apache's %X."""
-    if number == CloseReason.KEPT:
-        return "+"
-    return "X" if number >= len(_ENDINGS) or CloseReason(number).is_error else "-"
-
-
-_ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 256)]}
-_ESCAPES |= {ord('"'): '\\"', ord("\\"): "\\\\", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 13: "\\r"}
-_PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch
-
-
-def escape(text: str) -> str:
-    """As Apache does (ap_escape_logitem), so that it can stand between quotes in a line."""
-    return text if _PLAIN(text) else text.translate(_ESCAPES)
 
 
 # --- rendering ------------------------------------------------------------------------------------
@@ -294,14 +106,14 @@ def escape(text: str) -> str:
 class _Compiled:
     """A format as a function. Used by one thread at a time."""
 
-    def __init__(self, items: list[_Item]) -> None:
+    def __init__(self, items: list[Item]) -> None:
         self._of_line = [item.of_line for item in items if item.of_line is not None]
         self._of_fields = [item.of_fields for item in items if item.of_fields is not None]
         self._heads: dict[bytes, tuple[str, ...]] = {}
         self._blocks: dict[bytes, tuple[str, ...]] = {}  # field lines, which repeat where heads do not
         self.render = self._compile(items)
 
-    def _compile(self, items: list[_Item]) -> Render:
+    def _compile(self, items: list[Item]) -> Render:
         """For `combined`, this makes:
 
         def render(records):
@@ -330,8 +142,8 @@ class _Compiled:
         source += '    return "".join(lines).encode("ascii", "backslashreplace")\n'
         scope: dict[str, object] = {
             "clock": _clock,
-            "connection": _connection,
-            "ending": _ending,
+            "connection": connection,
+            "ending": ending,
             "find": self._heads.get,
             "getpid": os.getpid,
             "localtime": time.localtime,
@@ -344,7 +156,7 @@ class _Compiled:
 
     def _parts(self, head: bytes) -> tuple[str, ...]:
         first, _, rest = head.partition(b"\r\n")
-        line = _RequestLine(first)
+        line = RequestLine(first)
         parts = tuple([render(line) for render in self._of_line])
         if self._of_fields:
             if authority := line.authority:
@@ -355,7 +167,7 @@ class _Compiled:
         return parts
 
     def _parts_of_fields(self, block: bytes, authority: str) -> tuple[str, ...]:
-        fields = _fields(block, authority)
+        fields = fields_in(block, authority)
         return tuple([render(fields) for render in self._of_fields])
 
     def _remembered_parts(self, block: bytes) -> tuple[str, ...]:
@@ -364,7 +176,7 @@ class _Compiled:
         return parts
 
 
-def _values(items: list[_Item], lines: Iterator[str], fields: Iterator[str]) -> str:
+def _values(items: list[Item], lines: Iterator[str], fields: Iterator[str]) -> str:
     """What is put into the template: names and expressions, in the format's order."""
     values = ""
     for item in items:
@@ -434,9 +246,9 @@ class _JSON:
 
 def _line(r: LogRecord) -> _Line:
     first, _, rest = r.head.partition(b"\r\n")
-    request = _RequestLine(first)
-    fields = _fields(rest, request.authority)
-    user = _user(fields)
+    request = RequestLine(first)
+    fields = fields_in(rest, request.authority)
+    user = user_of(fields)
     micro = int(r.when * 1_000_000)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(micro // 1_000_000))
     return _Line(
@@ -451,10 +263,10 @@ def _line(r: LogRecord) -> _Line:
         r.wire_bytes,
         fields.get("referer"),
         fields.get("user-agent"),
-        _named_host(fields),
+        named_host(fields),
         r.queue_us if r.queue_us >= 0 else None,
         r.handler_us if r.handler_us >= 0 else None,
         r.total_us,
-        _ending(r.ending),
+        ending(r.ending),
         r.served,
     )

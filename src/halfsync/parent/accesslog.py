@@ -1,20 +1,27 @@
-"""The access log's descriptor: the parent opens it, because only it may still be allowed to."""
+"""The log files' descriptors: the parent opens them, because only it may still be allowed to."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Iterable
 
+from halfsync.logs import error
 from halfsync.parent import trust
+from halfsync.parent.children import Child
 from halfsync.parent.privileges import Identity
+from halfsync.parent.states import State
 from halfsync.settings import SettingError
+from halfsync.wire.messages import ErrorLogFile
 
 STANDARD_OUTPUT = "-"
 
 
 class AccessLog:
     """The open file. `fd` changes when it is reopened."""
+
+    setting = "access_logfile"
 
     def __init__(self, path: str, identity: Identity | None = None) -> None:
         """`identity`: whom the service runs as, if not as this process: see `trust`.
@@ -24,17 +31,17 @@ class AccessLog:
         try:
             self._path = path if path == STANDARD_OUTPUT else os.path.abspath(path)
             self.fd = self._open()
-        except OSError as error:
-            why = f"{error.strerror}{trust.note(path, identity)}"
-            raise SettingError(f"access_logfile: the file {path} can't be written: {why}.") from None
+        except OSError as wrong:
+            why = f"{wrong.strerror}{trust.note(path, identity)}"
+            raise SettingError(f"{self.setting}: the file {path} can't be written: {why}.") from None
 
     def reopen(self) -> None:
         """Open the path again, after somebody moved the file. On OSError the old one stays."""
         try:
             fresh = self._open()
-        except OSError as error:
-            why = f"{error.strerror}{trust.note(self._path, self._identity)}"
-            raise OSError(error.errno, why) from None
+        except OSError as wrong:
+            why = f"{wrong.strerror}{trust.note(self._path, self._identity)}"
+            raise OSError(wrong.errno, why) from None
         os.close(self.fd)
         self.fd = fresh
 
@@ -50,3 +57,22 @@ class AccessLog:
             raise OSError(errno.EINVAL, "it is a disk")
         os.set_blocking(fd, True)
         return fd
+
+
+class ErrorLog(AccessLog):
+    """The error log, if it is a file: it takes standard error's place in every process."""
+
+    setting = "error_logfile"
+
+    def begin(self) -> None:
+        """Before there are other processes."""
+        error.begin_file(self.fd)
+        error.keep_descriptor()
+
+    def reopen_in(self, children: Iterable[Child]) -> None:
+        """Open the path again, here and in all children. On OSError the old one stays."""
+        self.reopen()
+        error.reopen(self.fd)
+        for child in children:
+            if child.state is not State.KILLED:
+                child.order(ErrorLogFile(), (os.dup(self.fd),))

@@ -123,7 +123,7 @@ class Births:
             # Where it is, if that was deleted, no relative path leads anywhere: better than to another file.
             log("warning", f"can't go to {self._folder}: {error.strerror}; staying in {here_in_words()}.")
         if runs_application:
-            processes.make_importable(here())
+            processes.make_importable(here(), self._plan.settings.pythonpath)
 
     def _fork(
         self,
@@ -144,7 +144,7 @@ class Births:
         settings = self._plan.settings
         start = processes.Start(
             name,
-            f"halfsync {role.value}",
+            processes.title(settings.name, role.value),
             live,
             [theirs.fileno(), *keep],
             self._identity,

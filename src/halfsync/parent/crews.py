@@ -67,6 +67,22 @@ class Crew:
         return None
 
     @property
+    def to_recycle(self) -> Child | None:
+        """A worker that has served max_requests. (While there is a rising generation, all are replaced.)"""
+        if self.rising is not None:
+            return None
+        return next((child for child in self.workers(self.current) if child.served), None)
+
+    def wanted(self, generation: int) -> int:
+        """How many workers: one more while one is to be recycled, since its successor comes first."""
+        return self.size + (generation == self.current and self.to_recycle is not None)
+
+    def recyclable(self) -> Child | None:
+        """That worker, once there is one more that works."""
+        working = [child for child in self.workers(self.current) if child.state is State.WORKING]
+        return self.to_recycle if len(working) > self.size else None
+
+    @property
     def has_risen(self) -> bool:
         """All of the rising generation is ready."""
         risen = [child for child in self.workers(self.rising) if child.state is State.READY]

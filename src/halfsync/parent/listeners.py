@@ -31,7 +31,7 @@ def bind(settings: Settings, identity: Identity | None = None) -> tuple[Listener
                 if isinstance(where, str):
                     bound.append(_bind_unix(where, settings.backlog, mode, identity))
                 else:
-                    bound += _bind_tcp(*where, settings.backlog, where[1] in ports_of_ipv4)
+                    bound += _bind_tcp(*where, settings, where[1] in ports_of_ipv4)
             except socket.gaierror:
                 raise SettingError(f"bind {address!r}: there is no host of that name.") from None
             except OSError as error:
@@ -89,7 +89,7 @@ _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """One of a name's addresses is not this machine's, or it has no IPv6."""
 
 
-def _bind_tcp(host: str, port: int, backlog: int, beside_ipv4: bool) -> list[Listener]:
+def _bind_tcp(host: str, port: int, settings: Settings, beside_ipv4: bool) -> list[Listener]:
     """At all addresses that the host has; those that this machine does not have are left out, unless no
     other is there."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -100,7 +100,7 @@ def _bind_tcp(host: str, port: int, backlog: int, beside_ipv4: bool) -> list[Lis
             # Port 0 is any free one, but the same for all.
             where = (address[0], made[0].getsockname()[1], *address[2:]) if made and not port else address
             try:
-                made.append(_bind_address(family, where, backlog, beside_ipv4))
+                made.append(_bind_address(family, where, settings, beside_ipv4))
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
@@ -122,7 +122,7 @@ def _tcp_listener(listening: socket.socket, shown: str, host: str) -> Listener:
     return Listener(f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}", host, port, listening)
 
 
-def _bind_address(family: int, where: Any, backlog: int, beside_ipv4: bool) -> socket.socket:
+def _bind_address(family: int, where: Any, settings: Settings, beside_ipv4: bool) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -130,9 +130,11 @@ def _bind_address(family: int, where: Any, backlog: int, beside_ipv4: bool) -> s
             # [::] alone takes IPv4 clients too (net.ipv6.bindv6only); where another socket has them, it would
             # be the same port twice.
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if settings.reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         prepare_tcp(listening)
         listening.bind(where)
-        _listen(listening, backlog)
+        _listen(listening, settings.backlog)
     except OSError:
         listening.close()
         raise

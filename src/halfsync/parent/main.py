@@ -7,11 +7,11 @@ import os
 import sys
 from contextlib import ExitStack
 
-from halfsync import __version__
+from halfsync import __version__, prctl
 from halfsync.folders import here
 from halfsync.logs import error
 from halfsync.parent import listeners, machine, privileges, systemd
-from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.accesslog import AccessLog, ErrorLog
 from halfsync.parent.births import Entries
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.signals import Signals
@@ -28,6 +28,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
     """
     error.keep_descriptor()
     error.be("parent", settings.log_level)
+    prctl.be_called(settings.name)
     with ExitStack() as undo:
         # There will be something to remove again, so no signal may just end the process.
         signals = Signals()
@@ -40,6 +41,10 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
             undo.callback(pid_file.remove)
         bound = systemd.inherited(os.environ) or listeners.bind(settings, identity)
         undo.callback(listeners.close, bound)
+        error_log = None
+        if settings.error_logfile not in (None, "-"):
+            error_log = ErrorLog(settings.error_logfile, identity)
+            error_log.begin()
         access_log = AccessLog(settings.access_logfile, identity) if settings.access_logfile else None
         plan = Plan(settings, mounts, pools, bound)
         children = entries()
@@ -50,6 +55,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]
             plan,
             children,
             access_log=access_log,
+            error_log=error_log,
             identity=identity,
             folder=current_folder(),
             announce=lambda: announce(plan, notifier),

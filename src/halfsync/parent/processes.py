@@ -20,7 +20,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -105,13 +105,21 @@ def _highest_descriptor() -> int:
         return min(limit, ENOUGH_DESCRIPTORS) if limit != resource.RLIM_INFINITY else ENOUGH_DESCRIPTORS
 
 
-def make_importable(folder: str | None) -> None:
-    """In a child that runs an application: its modules are found in this folder first."""
+def make_importable(folder: str | None, more: Sequence[str] = ()) -> None:
+    """In a child that runs an application: its modules are found in `more` first (relative paths start in
+    `folder`), then in `folder`."""
     if folder is None:
         return
-    if folder in sys.path:
-        sys.path.remove(folder)
-    sys.path.insert(0, folder)
+    for one in (folder, *(os.path.join(folder, one) for one in reversed(more))):
+        if one in sys.path:
+            sys.path.remove(one)
+        sys.path.insert(0, one)
+
+
+def title(name: str, role: str) -> str:
+    """What ps and top show: as much of the name as the kernel's 15 bytes have room for beside the role."""
+    room = 15 - len(role) - 1
+    return f"{name.encode()[:room].decode('utf-8', 'ignore')} {role}"
 
 
 def raise_descriptor_limit() -> None:

@@ -30,7 +30,7 @@ def _rehearse_one(plan: Plan, entries: Entries, index: int) -> Failed | None:
 
     def live() -> int:
         ours.detach()
-        processes.make_importable(here())
+        processes.make_importable(here(), plan.settings.pythonpath)
         return entries.worker(plan, index, theirs, None)
 
     start = processes.Start(

@@ -37,7 +37,7 @@ from functools import partial
 from halfsync import prctl
 from halfsync.logs.error import log, tell
 from halfsync.parent import processes, seam
-from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.accesslog import AccessLog, ErrorLog
 from halfsync.parent.births import Births, Entries
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
 from halfsync.parent.crews import COUNTED, Crew
@@ -74,6 +74,7 @@ class Supervisor:
         entries: Entries,
         *,
         access_log: AccessLog | None = None,
+        error_log: ErrorLog | None = None,
         identity: Identity | None = None,
         folder: str = ".",
         announce: Callable[[], None] = lambda: None,
@@ -101,6 +102,7 @@ class Supervisor:
         ]
         self.pump: Child | None = None
         self._access_log = access_log
+        self._error_log = error_log
         self._announce = announce
         self._stop_listening = stop_listening
         self._births = Births(plan, entries, access_log, identity, folder, self._forget_in_child)
@@ -190,6 +192,7 @@ class Supervisor:
             elif number == signal.SIGHUP:
                 self._reload_because("SIGHUP")
             elif number == signal.SIGUSR1:
+                self._reopen_error_log()
                 self._reopen_log()
             elif number == signal.SIGTTIN:
                 self._resize(+1)
@@ -266,6 +269,16 @@ class Supervisor:
             crew.pause.forgive()
             crew.raise_generation()
 
+    def _reopen_error_log(self) -> None:
+        if self._error_log is None:
+            return
+        try:
+            self._error_log.reopen_in(self._children())
+        except OSError as error:
+            log("error", f"SIGUSR1: the error log can't be reopened: {error}; the old one stays.")
+        else:
+            log("info", "SIGUSR1: the error log is reopened.")
+
     def _reopen_log(self) -> None:
         if self._access_log is None:
             return
@@ -320,6 +333,8 @@ class Supervisor:
             self._join_again(child, report.worker, now)
         elif isinstance(report, messages.Changed):
             self._on_change(child, report)
+        elif isinstance(report, messages.MaxRequests):
+            child.served = report.served
         else:
             self._replace_hung(child, report.worker, now)
 
@@ -565,13 +580,16 @@ class Supervisor:
         return watches or not self.settings.reload or self.phase is not Phase.STARTING
 
     def _staff_generation(self, crew: Crew, generation: int, now: float) -> None:
-        workers = crew.workers(generation)
-        for surplus in workers[crew.size :]:
+        if (old := crew.recyclable()) is not None:
+            log("info", f"{old.who} has served {old.served} requests (max_requests) and is replaced.")
+            self._retire(old, now)
+        workers, wanted = crew.workers(generation), crew.wanted(generation)
+        for surplus in workers[wanted:]:
             if surplus.state is State.WORKING:
                 self._retire(surplus, now)
-        if len(workers) >= crew.size or now < crew.pause.until:
+        if len(workers) >= wanted or now < crew.pause.until:
             return
-        missing = crew.size - len(workers)
+        missing = wanted - len(workers)
         template = crew.template(generation) if crew.preload else None
         if crew.preload and template is None:
             self._start_for(crew, partial(self._births.template, crew, generation), now)

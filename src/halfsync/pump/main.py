@@ -9,7 +9,7 @@ import socket
 import tempfile
 
 from halfsync import channel
-from halfsync.logs.error import log
+from halfsync.logs.error import log, reopen
 from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
 from halfsync.pump.descriptors import Descriptor, Reserve
@@ -19,6 +19,7 @@ from halfsync.wire.messages import (
     Drain,
     Drained,
     Ended,
+    ErrorLogFile,
     Hung,
     Join,
     Lost,
@@ -94,6 +95,8 @@ def _receive_order(pump: Pump, orders: Orders) -> None:
         pump.acceptor.start()
     elif isinstance(order, Drain):
         pump.drain(order.seconds)
+    elif isinstance(order, ErrorLogFile) and fds:
+        reopen(fds[0])
     else:
         log("error", f"an order that is not the pump's: {type(order).__name__}")
 

@@ -12,11 +12,11 @@ import socket
 from importlib.util import find_spec
 
 from halfsync import channel
-from halfsync.logs.error import log
+from halfsync.logs.error import log, reopen
 from halfsync.plan import Plan
 from halfsync.settings import SettingError, Settings
 from halfsync.watcher.code import CODE, Filter, folders, forget_compiled, in_words
-from halfsync.wire.messages import Changed, Failed, Ready, encode
+from halfsync.wire.messages import Changed, ErrorLogFile, Failed, Ready, decode_order, encode
 
 LONGEST = 1000
 """Milliseconds for which changes are gathered while more come: an editor, `git checkout` or `pip install`
@@ -84,9 +84,17 @@ class _Orders:
         self._where = ", ".join(watched)
 
     def is_set(self) -> bool:
-        """It has no orders: what can be read is the end of the channel."""
+        """The end of the channel says so. The one order is that the error log was opened again."""
         if not self._is_told:
             self._is_told = True
             log("info", f"watching {self._what} in {self._where} (reload).")
             channel.send(self._orders, encode(Ready(os.getpid())))
-        return bool(self._poller.poll(0))
+        if not self._poller.poll(0):
+            return False
+        packet = channel.receive(self._orders)
+        if packet is None:
+            return True
+        if isinstance(decode_order(packet[0]), ErrorLogFile) and packet[1]:
+            reopen(packet[1][0])
+        channel.close_all(packet[1])
+        return False

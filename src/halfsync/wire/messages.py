@@ -9,7 +9,9 @@ boundaries and can carry descriptors (SCM_RIGHTS):
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain    (pump)
                parent -> child  Spawn                           (template)
+               parent -> child  ErrorLogFile                    (each of them)
     reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
+               child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
                child -> parent  Ready | Failed | Changed        (watcher)
 
 Beside the channels, one `board` of shared memory for each worker (see `BOARD_SLOTS`).
@@ -203,6 +205,10 @@ class LogFile(msgspec.Struct, tag="logfile"):
     """To a worker of the built-in pool. Descriptor: the access log, opened anew."""
 
 
+class ErrorLogFile(msgspec.Struct, tag="errorlogfile"):
+    """To any child. Descriptor: the error log, opened again."""
+
+
 class Join(msgspec.Struct, tag="join"):
     """To the pump: a worker is ready. Descriptors: the pump's ends of `tasks` and `watch`, then
     the board."""
@@ -278,11 +284,18 @@ class Changed(msgspec.Struct, tag="changed"):
     files: str  # in words: "app.py and 2 other files"
 
 
+class MaxRequests(msgspec.Struct, tag="maxrequests"):
+    """From a worker: it has served as many requests as `max_requests` says, and is to be replaced. It goes
+    on until it is retired."""
+
+    served: int
+
+
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
 Watch = Nudge | Recall | Stacks | Left
-Order = Attach | Retire | Ended | LogFile | Join | Open | Drain | Spawn
-Report = Ready | Failed | Drained | Hung | Lost | Cut | Changed
+Order = Attach | Retire | Ended | LogFile | ErrorLogFile | Join | Open | Drain | Spawn
+Report = Ready | Failed | Drained | Hung | Lost | Cut | MaxRequests | Changed
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

@@ -5,7 +5,7 @@ pump (`watch`), whatever the application's threads do. It wakes for:
 
     Attach    there is a (new) pump: start threads on its sockets
     Retire    leave when the pump lets go
-    LogFile   the access log was opened anew
+    LogFile   the access log was opened anew; ErrorLogFile: the error log was
     Nudge     from the pump: send the replies that wait for company
     Stacks    from the pump: say where a handler hangs
 
@@ -26,17 +26,20 @@ from typing import Any
 from halfsync import channel
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
-from halfsync.logs.error import failure, log
+from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan
 from halfsync.primitives import os, select, signal, socket, threading, time
+from halfsync.settings import Settings
 from halfsync.wire.messages import (
     BOARD_BYTES,
     Attach,
     Cut,
+    ErrorLogFile,
     Failed,
     Left,
     LogFile,
+    MaxRequests,
     Nudge,
     Ready,
     Recall,
@@ -47,6 +50,7 @@ from halfsync.wire.messages import (
 )
 from halfsync.worker import forks
 from halfsync.worker.bodies import Limits
+from halfsync.worker.counting import RequestCount
 from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS, Handler, Threads
@@ -187,11 +191,20 @@ class Worker:
         self._orders = orders
         self._writer = writer
         self._handlers = handlers_of(plan, pool, application)
+        if application is not None and plan.settings.max_requests:
+            self._handlers = self._counted(plan.settings)
         self._threads: Threads | None = None
         self._watch: socket.socket | None = None
         self._retired = False
         self._alone_since = 0.0  # monotonic; since when there is no pump
         self._failures = Failures("In the worker's main thread")
+
+    def _counted(self, settings: Settings) -> list[Handler | None]:
+        def tell(served: int) -> bool:
+            return channel.send(self._orders, encode(MaxRequests(served))) is channel.Sent.YES
+
+        count = RequestCount(settings.max_requests, settings.max_requests_jitter, tell)
+        return [None if handler is None else count.counted(handler) for handler in self._handlers]
 
     def watch(self) -> None:
         """Until it is time to leave.
@@ -264,6 +277,9 @@ class Worker:
             self._attach_or_end(descriptors)
         elif isinstance(order, LogFile) and self._writer is not None and descriptors:
             self._writer.reopen(descriptors[0])
+        elif isinstance(order, ErrorLogFile) and descriptors:
+            reopen(descriptors[0])
+            channel.close_all(descriptors)
         elif isinstance(order, Retire):
             self._retired = True
         else:

@@ -14,7 +14,7 @@ from halfsync.logs import error as error_log
 from halfsync.logs.error import failure, log
 from halfsync.plan import Plan
 from halfsync.primitives import os, socket, time
-from halfsync.wire.messages import Failed, Ready, Spawn, decode_order, encode
+from halfsync.wire.messages import ErrorLogFile, Failed, Ready, Spawn, decode_order, encode
 from halfsync.worker import forks
 from halfsync.worker.bodies import Limits
 from halfsync.worker.importing import CannotImport
@@ -43,7 +43,10 @@ def run(plan: Plan, pool: int, orders: socket.socket) -> int:
             if packet is None:
                 return 0
             data, descriptors = packet
-            if isinstance(decode_order(data), Spawn) and descriptors:
+            order = decode_order(data)
+            if isinstance(order, ErrorLogFile) and descriptors:
+                error_log.reopen(descriptors[0])
+            elif isinstance(order, Spawn) and descriptors:
                 _spawn(plan, pool, orders, descriptors[0], application, limits)
             channel.close_all(descriptors)
         except BaseException:  # noqa: BLE001 - such as what a signal handler of the application raises

@@ -1,0 +1,165 @@
+"""Options of uvicorn, waitress and hypercorn that gunicorn does not have."""
+
+from __future__ import annotations
+
+from halfsync.habits.rows import (
+    ASGI,
+    HYPERCORN,
+    PREFIX,
+    TLS,
+    UVICORN,
+    WAITRESS,
+    Does,
+    Foreign,
+    listen,
+    means,
+    nothing,
+    off_only,
+    refused,
+)
+
+ROWS: tuple[Foreign, ...] = (
+    # --- uvicorn
+    means(UVICORN, "--host", "bind", "together with --port: --bind HOST:PORT."),
+    means(UVICORN, "--port", "bind", "together with --host: --bind HOST:PORT."),
+    means(UVICORN, "--uds --unix-socket", "bind", translated=lambda text: f"unix:{text}"),
+    refused(UVICORN, "", "--fd", "a socket that somebody else opened can't be taken over by number."),
+    nothing(UVICORN, "", "--reload-delay", "changes are noticed by the kernel, not looked for."),
+    refused(
+        UVICORN,
+        "",
+        "--env-file",
+        "name variables with -e NAME=VALUE, or the file in EnvironmentFile= of the service.",
+    ),
+    means(UVICORN, "--access-log", "access_logfile", "there is none by default.", is_switch=True, means="-"),
+    nothing(UVICORN, "", "--no-access-log", "there is no access log by default.", is_switch=True),
+    nothing(UVICORN, "", "--use-colors", "the log has no colours.", is_switch=True),
+    nothing(UVICORN, "", "--no-use-colors", "the log has no colours.", is_switch=True),
+    *(
+        nothing(UVICORN, "", flag, ASGI)
+        for flag in (
+            *("--loop", "--http", "--ws", "--ws-max-size", "--ws-max-queue", "--ws-ping-interval"),
+            *("--ws-ping-timeout", "--ws-per-message-deflate", "--lifespan", "--websocket-ping-interval"),
+        )
+    ),
+    Foreign(
+        UVICORN,
+        ("--interface",),
+        Does.REFUSED,
+        sentence="halfsync serves WSGI applications only.",
+        translated=off_only("halfsync serves WSGI applications only."),
+    ),
+    nothing(
+        UVICORN,
+        "",
+        "--proxy-headers",
+        "X-Forwarded-For and -Proto are believed from forwarded_allow_ips.",
+        is_switch=True,
+    ),
+    means(UVICORN, "--no-proxy-headers", "forwarded_allow_ips", is_switch=True, means=""),
+    nothing(UVICORN, "", "--server-header", "halfsync adds no Server header.", is_switch=True),
+    nothing(UVICORN, "", "--no-server-header", "halfsync adds no Server header.", is_switch=True),
+    nothing(UVICORN, "", "--date-header", "responses have a Date always.", is_switch=True),
+    nothing(UVICORN, "", "--no-date-header", "responses have a Date always.", is_switch=True),
+    refused(UVICORN, "", "--header", "set the header in the application."),
+    nothing(
+        UVICORN,
+        "",
+        "--limit-concurrency",
+        "connections are not limited; queue_limit says how many requests may wait for a thread.",
+    ),
+    means(UVICORN, "--limit-max-requests", "max_requests"),
+    means(UVICORN, "--limit-max-requests-jitter", "max_requests_jitter"),
+    means(UVICORN, "--timeout-keep-alive", "keep_alive"),
+    means(UVICORN, "--timeout-graceful-shutdown", "graceful_timeout"),
+    nothing(UVICORN, "", "--timeout-worker-healthcheck", "the parent sees at once when a worker ends."),
+    *(
+        refused(UVICORN, "", flag, TLS)
+        for flag in (
+            *("--ssl-keyfile", "--ssl-certfile", "--ssl-keyfile-password", "--ssl-cert-reqs"),
+            *("--ssl-ca-certs", "--ssl-ciphers"),
+        )
+    ),
+    means(UVICORN, "--app-dir", "pythonpath"),
+    means(
+        UVICORN, "--factory --call", "", "write the brackets: app:create_app().", is_switch=True, means="()"
+    ),
+    nothing(
+        UVICORN,
+        "",
+        "--h11-max-incomplete-event-size",
+        "limit_request_head and limit_request_field_size are the limits.",
+    ),
+    nothing(UVICORN, "", "--reset-contextvars", ASGI, is_switch=True),
+    # --- waitress
+    means(WAITRESS, "--listen", "bind", translated=listen),
+    means(WAITRESS, "--unix-socket-perms", "unix_mode"),
+    Foreign(
+        WAITRESS,
+        ("--url-scheme",),
+        Does.REFUSED,
+        sentence="let the proxy send X-Forwarded-Proto, and name it in forwarded_allow_ips.",
+        translated=off_only("let the proxy send X-Forwarded-Proto, and name it in forwarded_allow_ips."),
+    ),
+    refused(WAITRESS, "", "--url-prefix", PREFIX),
+    means(WAITRESS, "--trusted-proxy", "forwarded_allow_ips"),
+    means(
+        WAITRESS,
+        "--trusted-proxy-headers",
+        "forwarded_headers",
+        translated=lambda text: ",".join(text.split()),
+    ),
+    nothing(
+        WAITRESS,
+        "",
+        "--trusted-proxy-count",
+        "name the proxies in forwarded_allow_ips; the client is the last address that is none of them.",
+    ),
+    *(
+        nothing(
+            WAITRESS,
+            "",
+            flag,
+            "headers of those that are not in forwarded_allow_ips are not believed.",
+            is_switch=True,
+        )
+        for flag in (
+            *("--log-untrusted-proxy-headers", "--no-log-untrusted-proxy-headers"),
+            *("--clear-untrusted-proxy-headers", "--no-clear-untrusted-proxy-headers"),
+        )
+    ),
+    nothing(WAITRESS, "", "--connection-limit", "connections are limited by open files alone (LimitNOFILE)."),
+    means(WAITRESS, "--channel-timeout", "keep_alive"),
+    means(WAITRESS, "--max-request-header-size", "limit_request_head"),
+    means(WAITRESS, "--max-request-body-size", "limit_request_body"),
+    nothing(
+        WAITRESS,
+        "",
+        "--expose-tracebacks",
+        "tracebacks go to the error log, never to clients.",
+        is_switch=True,
+    ),
+    nothing(WAITRESS, "", "--no-expose-tracebacks", "tracebacks never go to clients.", is_switch=True),
+    nothing(WAITRESS, "", "--ident", "halfsync adds no Server header."),
+    *(
+        nothing(WAITRESS, "", flag, "buffers are bounded by body_memory, reply_memory and reply_spool.")
+        for flag in (
+            *(
+                "--outbuf-overflow",
+                "--outbuf-high-watermark",
+                "--inbuf-overflow",
+                "--recv-bytes",
+                "--send-bytes",
+            ),
+            *("--cleanup-interval", "--channel-request-lookahead"),
+        )
+    ),
+    # --- hypercorn
+    refused(
+        HYPERCORN, "", "--insecure-bind", "name the address with --bind: nothing else is served than HTTP."
+    ),
+    refused(HYPERCORN, "", "--quic-bind", "halfsync speaks HTTP/1.1 only."),
+    nothing(HYPERCORN, "", "--read-timeout", "head_timeout and body_timeout are the limits."),
+    nothing(HYPERCORN, "", "--server-name", "every Host is served."),
+    nothing(HYPERCORN, "", "--debug", "--log-level debug says more.", is_switch=True),
+)

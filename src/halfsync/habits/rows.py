@@ -1,0 +1,126 @@
+"""Options of gunicorn, uvicorn, waitress and hypercorn: what each means here.
+
+One row for each: either a setting of ours that it means, or a sentence that says what to do instead. A
+row with a sentence and `Does.NOTHING` is accepted, and the sentence logged at the start; one with
+`Does.REFUSED` ends it, because to go on would do something else than what was asked for.
+
+The page docs/how-to/coming-from.md has this table, and a test holds it against gunicorn's own list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+GUNICORN = "gunicorn"
+UVICORN = "uvicorn"
+WAITRESS = "waitress"
+HYPERCORN = "hypercorn"
+
+
+class Does(Enum):
+    MEANS = "means"  # a setting of ours
+    NOTHING = "nothing"  # is accepted, has no effect, and says so
+    REFUSED = "refused"
+    HOOK = "hook"  # of gunicorn's file: a function
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """One option."""
+
+    server: str  # where it is from; the first of several
+    flags: tuple[str, ...]  # () if it stands in gunicorn's file alone
+    does: Does
+    setting: str = ""  # ours
+    name: str = ""  # in gunicorn.conf.py
+    sentence: str = ""  # what to do, or how it differs
+    is_switch: bool = False  # takes no value
+    means: str = ""  # of a switch: the setting's value
+    translated: Callable[[str], str] | None = None  # its value -> ours. Raises ValueError with a sentence
+
+    @property
+    def shown(self) -> str:
+        return next((flag for flag in self.flags if flag.startswith("--")), self.name)
+
+
+TLS = "halfsync does not serve TLS yet: put a proxy that terminates it in front (docs/how-to/behind-tls.md)."
+ASGI = "this is for ASGI applications; halfsync serves WSGI."
+LOGGING = "halfsync writes its own log; an application's logging is set up in the application."
+STRICT = "requests are always checked strictly."
+SYSLOG = "halfsync logs to standard error or to a file; under systemd that goes to the journal."
+STATSD = "halfsync sends no statistics; the access log has the times (%D, %{queue}x, %{handler}x)."
+PREFIX = "mount the application under the path instead: /path=module:app."
+DIRTY = "there are no such workers; give slow work a pool of its own by a mount with workers and threads."
+
+
+def same(name: str, flags: str, setting: str, sentence: str = "", **more: object) -> Foreign:
+    """gunicorn's, with a counterpart."""
+    return Foreign(
+        GUNICORN,
+        tuple(flags.split()),
+        Does.MEANS,
+        setting,
+        name,
+        sentence,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def nothing(server: str, name: str, flags: str, sentence: str, *, is_switch: bool = False) -> Foreign:
+    return Foreign(
+        server, tuple(flags.split()), Does.NOTHING, name=name, sentence=sentence, is_switch=is_switch
+    )
+
+
+def refused(server: str, name: str, flags: str, sentence: str, *, is_switch: bool = False) -> Foreign:
+    return Foreign(
+        server, tuple(flags.split()), Does.REFUSED, name=name, sentence=sentence, is_switch=is_switch
+    )
+
+
+def means(server: str, flags: str, setting: str, sentence: str = "", **more: object) -> Foreign:
+    return Foreign(
+        server,
+        tuple(flags.split()),
+        Does.MEANS,
+        setting,
+        "",
+        sentence,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+# --- values that are said in another way -------------------------------------------------------------
+
+
+def no_limit_is(most: str) -> Callable[[str], str]:
+    """gunicorn's 0 means no limit; ours always has one."""
+    return lambda text: most if text.strip() == "0" else text
+
+
+def level(text: str) -> str:
+    return {"trace": "debug", "warn": "warning", "fatal": "critical"}.get(text.lower(), text)
+
+
+def listen(text: str) -> str:
+    """waitress: several addresses, separated by spaces; `*` is every one."""
+    return ",".join(one.replace("*:", "0.0.0.0:") for one in text.split())
+
+
+def http_protocols(text: str) -> str:
+    if text.replace(" ", "") == "h1":
+        return ""
+    raise ValueError("halfsync speaks HTTP/1.1 only.")
+
+
+def off_only(sentence: str) -> Callable[[str], str]:
+    """For what can be harmless: nothing if it is off, else refused with the sentence."""
+
+    def translated(text: str) -> str:
+        if text.strip().lower() in ("", "off", "no", "false", "0", "http", "auto", "wsgi"):
+            return ""
+        raise ValueError(sentence)
+
+    return translated

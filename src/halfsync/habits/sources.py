@@ -1,0 +1,92 @@
+"""All that a command says, with what is said by the habits of other servers: foreign options,
+GUNICORN_CMD_ARGS, a gunicorn.conf.py; and the settings file that is taken when nothing is named.
+
+As gunicorn has it, its own file and variable are stronger than PORT and WEB_CONCURRENCY; ours
+(HALFSYNC_...) are stronger than both.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from halfsync.habits import gunicorn
+from halfsync.habits.options import called, own_value, understood
+from halfsync.settings import BY_NAME, Layer, SettingError
+
+VARIABLE = "GUNICORN_CMD_ARGS"
+USUAL_FILE = "halfsync.toml"
+
+Parsed = Mapping[str, Any]
+"""Options by name, and `targets` and `config`, as click gives them."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What `settings.load` wants to know, and what is left."""
+
+    command_line: Layer
+    file: str | None  # TOML
+    layers: tuple[Layer, ...]  # weaker than our variables
+    targets: tuple[str, ...]
+    notes: tuple[str, ...]  # sentences for the log
+
+
+def gathered(parsed: Parsed, environment: Mapping[str, str], parse: Callable[[list[str]], Parsed]) -> Sources:
+    """`parse` is the command line's own parser. Raises SettingError."""
+    layers: list[Layer] = []
+    notes: list[str] = []
+    variable = _in_variable(environment, parse)
+    file = parsed["config"] or variable.get("config")
+    targets = list(parsed["targets"] or variable.get("targets", ()))
+    if file and gunicorn.is_gunicorn_file(file):
+        of_file = _read_gunicorn_file(file, layers, notes)
+        targets = targets or of_file
+        file = None
+    elif not file and not targets and os.path.isfile(USUAL_FILE):
+        file = USUAL_FILE
+        notes.append(f"No target and no file is named, so the settings are those of ./{USUAL_FILE}.")
+    is_factory = False
+    for origin, options in ((f"environment variable {VARIABLE}", variable), ("command line", parsed)):
+        foreign = understood(options, environment)
+        notes += foreign.notes
+        is_factory = is_factory or foreign.is_factory
+        own = {name: own_value(name, options[name]) for name in _own(options)}
+        for name in own.keys() & foreign.given.keys():
+            if BY_NAME[name].is_list:
+                own[name] = [*foreign.given[name], *own[name]]
+        layers.append(Layer(origin, {**foreign.given, **own}, foreign.spelled))
+    command_line = layers.pop()
+    return Sources(
+        command_line, file, tuple(layers), tuple(called(targets) if is_factory else targets), tuple(notes)
+    )
+
+
+def _own(options: Parsed) -> list[str]:
+    """The settings that were given."""
+    return [name for name, value in options.items() if name in BY_NAME and value not in (None, ())]
+
+
+def _in_variable(environment: Mapping[str, str], parse: Callable[[list[str]], Parsed]) -> Parsed:
+    text = environment.get(VARIABLE, "")
+    try:
+        return parse(shlex.split(text)) if text.strip() else {}
+    except click.UsageError as wrong:
+        raise SettingError(f"Environment variable {VARIABLE}: {wrong.format_message()}") from None
+    except ValueError as error:
+        raise SettingError(f"Environment variable {VARIABLE} can't be split into words: {error}.") from None
+
+
+def _read_gunicorn_file(file: str, layers: list[Layer], notes: list[str]) -> list[str]:
+    """Adds what the file says; gives its target, if it names one."""
+    found = gunicorn.read(file)
+    if found.refused:
+        raise SettingError(found.refused[0])
+    layers.append(Layer(file, found.understood.given, found.understood.spelled))
+    notes += found.understood.notes
+    return [found.target] if found.target else []

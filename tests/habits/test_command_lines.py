@@ -1,0 +1,177 @@
+"""A command line that served elsewhere serves here with another word before it, or one sentence says
+what to do."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from halfsync.habits import gunicorn_rows, other_rows
+from halfsync.habits.rows import Does
+from tests.habits.command_lines import LINES, Line
+
+SOURCES = Path(__file__).parents[2] / "src"
+
+SHOP = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"the shop"]
+
+def create_app(kind="development"):
+    return app
+
+async def asgi(scope, receive, send): ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "site_of").mkdir()
+    (tmp_path / "site_of/__init__.py").write_text("")
+    (tmp_path / "site_of/wsgi.py").write_text("from shop import app as application\n")
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 7\nwsgi_app = 'shop:app'\n")
+    (tmp_path / "gunicorn_settings.py").write_text("workers = 6\n")
+    return tmp_path
+
+
+def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    known = ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HALFSYNC_") and k not in known}
+    return subprocess.run(
+        [sys.executable, "-m", "halfsync", *arguments],
+        cwd=folder,
+        env={**inherited, "PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def words(line: Line) -> list[str]:
+    return shlex.split(line.command.replace("$PORT", "5000"))[1:]
+
+
+def test_there_are_enough():
+    assert len(LINES) >= 29
+
+
+@pytest.mark.parametrize("line", [one for one in LINES if not one.told], ids=lambda one: one.command)
+def test_a_command_line_means_what_it_meant(folder, line):
+    found = halfsync(folder, *words(line), "--print-config", **line.environment)
+    assert found.returncode == 0, found.stderr
+    printed = tomllib.loads(found.stdout)
+    assert printed["mounts"] == {"/": line.target}
+    assert {name: printed[name] for name in line.means} == line.means
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="one of them names a user")
+@pytest.mark.parametrize("line", [one for one in LINES if not one.told], ids=lambda one: one.command)
+def test_its_configuration_is_fine(folder, line):
+    os.chmod(folder, 0o755)
+    found = halfsync(folder, *words(line), "--check-config", **line.environment)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.endswith("The configuration is fine.\n")
+
+
+@pytest.mark.parametrize("line", [one for one in LINES if one.told], ids=lambda one: one.command)
+def test_what_can_not_be_had_is_one_sentence(folder, line):
+    found = halfsync(folder, *words(line), "--check-config", **line.environment)
+    assert found.returncode == 2
+    assert line.told in found.stderr
+    assert found.stderr.startswith("halfsync: ")
+    assert found.stderr.count("\n") == 1
+    assert found.stdout == ""
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+ROWS = [*gunicorn_rows.ROWS, *other_rows.ROWS]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.shown)
+def test_a_row_says_what_to_do(row):
+    assert row.setting or row.sentence
+    assert not row.sentence or row.sentence.endswith(".")
+    if row.does is not Does.MEANS:
+        assert row.sentence
+
+
+def test_a_flag_stands_in_one_row():
+    flags = [flag for row in ROWS for flag in row.flags]
+    assert len(flags) == len(set(flags))
+
+
+PASSED = [row for row in ROWS if row.does is Does.NOTHING and row.flags]
+
+
+@pytest.mark.parametrize("row", PASSED[::9], ids=lambda row: row.shown)
+def test_what_has_no_effect_says_so_and_all_goes_on(folder, row):
+    value = [] if row.is_switch else ["1"]
+    found = halfsync(folder, "shop:app", row.flags[-1], *value, "--check-config")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == f"{row.shown} has no effect: {row.sentence}\nThe configuration is fine.\n"
+
+
+STOPPED = [row for row in ROWS if row.does is Does.REFUSED and row.flags and row.translated is None]
+
+
+@pytest.mark.parametrize("row", STOPPED[::4], ids=lambda row: row.shown)
+def test_what_is_refused_says_why(folder, row):
+    found = halfsync(folder, "shop:app", row.flags[-1], *([] if row.is_switch else ["1"]), "--check-config")
+    assert (found.returncode, found.stderr) == (2, f"halfsync: {row.shown}: {row.sentence}\n")
+
+
+def test_a_wrong_value_is_told_with_the_option_that_was_given(folder):
+    found = halfsync(folder, "shop:app", "--timeout", "long", "--check-config")
+    assert found.stderr == "halfsync: --timeout must be a number of seconds, 0 or more, not 'long'.\n"
+    found = halfsync(folder, "shop:app", "--check-config", GUNICORN_CMD_ARGS="--workers many")
+    assert found.stderr.startswith("halfsync: --workers must be a whole number")
+
+
+@pytest.mark.parametrize("text", ["--bind '", "--no-such-option"])
+def test_a_variable_that_can_not_be_read_is_told(folder, text):
+    found = halfsync(folder, "shop:app", "--check-config", GUNICORN_CMD_ARGS=text)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    assert "GUNICORN_CMD_ARGS" in found.stderr
+
+
+def test_the_variable_is_named_as_origin_and_is_weaker_than_ours(folder):
+    found = halfsync(
+        folder, "shop:app", "--print-config", GUNICORN_CMD_ARGS="-w 3 --threads 2", HALFSYNC_THREADS="5"
+    )
+    assert "workers = 3 " in found.stdout
+    assert "# environment variable GUNICORN_CMD_ARGS" in found.stdout
+    assert tomllib.loads(found.stdout)["threads"] == 5
+
+
+# --- a settings file that nobody names ----------------------------------------------------------------
+
+
+def test_the_usual_settings_file_is_taken_when_nothing_is_named_and_that_is_said(folder):
+    (folder / "halfsync.toml").write_text("threads = 3\n[mounts]\n'/' = 'shop:app'\n")
+    assert tomllib.loads(halfsync(folder, "--print-config").stdout)["threads"] == 3
+    said = halfsync(folder, "--check-config").stdout
+    assert said.startswith("No target and no file is named, so the settings are those of ./halfsync.toml.\n")
+
+
+def test_it_is_not_taken_beside_a_target_or_another_file(folder):
+    (folder / "halfsync.toml").write_text("threads = 3\n")
+    (folder / "other.toml").write_text("[mounts]\n'/' = 'shop:app'\n")
+    assert tomllib.loads(halfsync(folder, "shop:app", "--print-config").stdout)["threads"] == 8
+    assert tomllib.loads(halfsync(folder, "-c", "other.toml", "--print-config").stdout)["threads"] == 8
+
+
+def test_the_help_has_none_of_them(folder):
+    helped = " ".join(halfsync(folder, "--help").stdout.split())
+    for flag in ("--worker-class", "--factory", "--timeout ", "--paste"):
+        assert flag not in helped
+    assert "halfsync convert" in helped

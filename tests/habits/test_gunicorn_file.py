@@ -1,0 +1,158 @@
+"""A gunicorn.conf.py is read, for what has a counterpart; what has none is told."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from halfsync.settings import load
+from tests.e2e.harness import serving
+from tests.habits.test_command_lines import halfsync
+
+EXAMPLE = Path(__file__).with_name("example.conf.py")
+HOOKS = ["post_fork", "pre_fork", "pre_exec", "when_ready", "worker_int", "worker_abort", "ssl_context"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "shop.py").write_text(
+        "def app(environ, start):\n    start('200 OK', [])\n    return [b'the shop']\n"
+    )
+    return tmp_path
+
+
+def test_what_has_a_counterpart_counts(folder):
+    shutil.copy(EXAMPLE, folder / "gunicorn.conf.py")
+    found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--print-config")
+    printed = tomllib.loads(found.stdout)
+    expected = {
+        "bind": ["127.0.0.1:8000"],
+        "workers": 3,
+        "threads": 1,
+        "handler_timeout": 30,
+        "keep_alive": 2,
+        "env": ["SHOP=open,all day"],
+        "umask": "0o27",
+        "access_logfile": "-",
+        "error_logfile": "-",
+    }
+    assert {name: printed[name] for name in expected} == expected
+    assert "# gunicorn.conf.py" in found.stdout
+
+
+def test_hooks_are_named_one_sentence_each_and_what_is_off_is_not(folder):
+    shutil.copy(EXAMPLE, folder / "gunicorn.conf.py")
+    found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--check-config")
+    assert (found.returncode, found.stderr) == (0, "")
+    *notes, fine = found.stdout.splitlines()
+    assert fine == "The configuration is fine."
+    assert [note.split(" ")[1] for note in notes] == ["worker_connections", *HOOKS]
+    for note in notes[1:]:
+        assert re.match(r"gunicorn\.conf\.py: \w+ is not called: there are no hooks: .*\.$", note)
+
+
+def test_the_example_converted_is_toml_that_means_the_same(folder):
+    shutil.copy(EXAMPLE, folder / "gunicorn.conf.py")
+    converted = halfsync(folder, "convert", "gunicorn.conf.py")
+    assert (converted.returncode, converted.stderr) == (0, "")
+    (folder / "halfsync.toml").write_text(converted.stdout)
+    by_file = load({}, {}, str(folder / "halfsync.toml")).settings
+    printed = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--print-config").stdout
+    (folder / "printed.toml").write_text(printed)
+    assert by_file == load({}, {}, str(folder / "printed.toml")).settings
+    for name in ("worker_connections", *HOOKS):
+        assert f"#  - {name} " in converted.stdout
+    for name in ("daemon", "spew", "proc_name"):
+        assert name not in converted.stdout
+    assert '# "/" = "module:app"' in converted.stdout
+    assert max(map(len, converted.stdout.splitlines())) < 120
+
+
+def test_the_converted_file_serves(folder):
+    (folder / "gunicorn.conf.py").write_text("wsgi_app = 'shop:app'\nworkers = 2\nthreads = 3\n")
+    converted = halfsync(folder, "convert", "gunicorn.conf.py").stdout
+    assert tomllib.loads(converted) == {"workers": 2, "threads": 3, "mounts": {"/": "shop:app"}}
+    (folder / "halfsync.toml").write_text(converted)
+    with serving(folder, "-c", "halfsync.toml") as server:
+        assert server.get("/").body == b"the shop"
+
+
+def test_the_file_serves_and_its_hooks_are_logged(folder):
+    (folder / "gunicorn.conf.py").write_text(
+        "wsgi_app = 'shop:app'\nbind = '127.0.0.1:0'\ndef post_fork(server, worker): ...\n"
+    )
+    with serving(folder, "-c", "gunicorn.conf.py", bind=False) as server:
+        assert server.get("/").body == b"the shop"
+        assert "INFO gunicorn.conf.py: post_fork is not called: there are no hooks" in server.log()
+
+
+def test_what_is_refused_stops_a_start_and_is_a_comment_when_converted(folder):
+    (folder / "gunicorn.conf.py").write_text("certfile = 'a.pem'\nworker_class = 'gevent'\nworkers = 2\n")
+    found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--check-config")
+    assert found.returncode == 2
+    assert found.stderr.startswith("halfsync: gunicorn.conf.py: certfile: halfsync does not serve TLS yet")
+    converted = halfsync(folder, "convert", "gunicorn.conf.py")
+    assert converted.returncode == 0
+    assert tomllib.loads(converted.stdout) == {"workers": 2, "mounts": {}}
+    assert "#  - certfile: halfsync does not" in converted.stdout
+    assert "#  - worker_class gevent: " in converted.stdout
+
+
+def test_values_may_be_computed_from_the_environment_and_from_neighbours(folder):
+    (folder / "neighbour.py").write_text("folder = '/nowhere'\n")
+    (folder / "gunicorn.conf.py").write_text(
+        "import os, neighbour\n"
+        "workers = os.environ.get('WORKERS') or 9\n"
+        "bind = ['127.0.0.1:1', 'unix:a.sock']\n"
+        "raw_env = ['FOLDER=' + neighbour.folder]\n"
+        "preload_app = True\n"
+        "print('printed by the file')\n"
+    )
+    found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--print-config", WORKERS="4")
+    printed = tomllib.loads(found.stdout.replace("printed by the file\n", ""))
+    assert printed["workers"] == 4
+    assert printed["bind"] == ["127.0.0.1:1", "unix:a.sock"]
+    assert printed["env"] == ["FOLDER=/nowhere"]
+    assert printed["preload"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("\n\n1 / 0\n", "file gunicorn.conf.py failed in line 3 with ZeroDivisionError: division by zero."),
+        ("import nothing_of_that_name\n", "failed in line 1 with ModuleNotFoundError: "),
+        ("def (\n", "The settings file gunicorn.conf.py failed with SyntaxError: "),
+        ("raise SystemExit(3)\n", "failed in line 1 with SystemExit: 3."),
+        ("import os\nos._exit(3)\n", "ended the process that read it (status 3)."),
+        ("workers = 'many'\n", "gunicorn.conf.py: workers must be a whole number from 1 to"),
+        ("timeout = -1\n", "gunicorn.conf.py: timeout must be a number of seconds, 0 or more, not -1."),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_sentence(folder, text, sentence):
+    (folder / "gunicorn.conf.py").write_text(text)
+    for arguments in (
+        ["-c", "gunicorn.conf.py", "shop:app", "--check-config"],
+        ["convert", "gunicorn.conf.py"],
+    ):
+        found = halfsync(folder, *arguments)
+        assert found.returncode == 2
+        assert sentence in found.stderr
+        assert found.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_not_there(folder):
+    found = halfsync(folder, "-c", "no.conf.py", "shop:app")
+    assert (
+        found.stderr == "halfsync: The settings file no.conf.py can't be read: No such file or directory.\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["a.py", "b.py"]])
+def test_convert_says_how_it_is_used(folder, arguments):
+    found = halfsync(folder, "convert", *arguments)
+    assert found.returncode == 2
+    assert found.stderr == "halfsync: Usage: halfsync convert gunicorn.conf.py > halfsync.toml\n"
