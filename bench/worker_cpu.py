@@ -109,7 +109,7 @@ def live(tasks: socket.socket, options: argparse.Namespace) -> int:
 
 def handlers(threads: int) -> Any:
     pools = (Pool("built-in", None, 1, 1), Pool("app:app", "app:app", 1, threads))
-    mount = Mount("", "app:app", Kind.WSGI, 1, 0.0)
+    mount = Mount("", "app:app", Kind.WSGI, 1)
     listener = Listener("127.0.0.1:8000", "127.0.0.1", 8000, socket.socket())
     return handlers_of(Plan(Settings(), (mount,), pools, (listener,)), 1, application)
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from halfsync.plan import Kind, target_of, work_out
+from halfsync.plan import FileRules, Kind, target_of, work_out
 from halfsync.settings import BY_NAME, ROWS, SECTIONS, Loaded, SettingError, Settings, load, octal
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -248,8 +248,58 @@ class TestTargets:
             ("app:app", 1, 8),
             ("app:app", 1, 1),
         ]
-        leases = {mount.prefix: mount.lease for mount in mounts if mount.kind is Kind.FILES}
+        leases = {mount.prefix: mount.files.lease for mount in mounts if mount.kind is Kind.FILES}
         assert leases == {"/s": 9.0}
+
+    def test_rules_of_files_are_the_mounts_own_or_those_of_all(self, here):
+        (here / "up/index.html").touch()
+        (here / "one.ico").touch()
+        text = (
+            'cache_control = "max-age=60"\nimmutable = true\nfallback = "index.html"\n'
+            '[mounts]\n"/" = "app:app"\n'
+            '"/a" = "up"\n"/b" = {target = "up", cache_control = "", immutable = false, fallback = ""}\n'
+            '"/c" = {target = "up", precompressed = true, fallback = "/index.html"}\n"/d.ico" = "one.ico"\n'
+        )
+        loaded = from_file(here, text)
+        mounts, _ = work_out(loaded.settings, loaded.targets)
+        assert {mount.prefix: mount.files for mount in mounts} == {
+            "": FileRules(),
+            "/a": FileRules(1.0, "max-age=60", True, False, "index.html"),
+            "/b": FileRules(1.0),
+            "/c": FileRules(1.0, "max-age=60", True, True, "index.html"),
+            "/d.ico": FileRules(1.0, "max-age=60", True, is_file=True),
+        }
+
+    @pytest.mark.parametrize(
+        ("table", "sentence"),
+        [
+            ('{target = "a:a", immutable = true}', "immutable is for files; an application says its own."),
+            ('{target = "a:a", lease = 2}', "lease is for files; an application says its own."),
+            ('{target = "up", threads = 2}', "workers and threads are for applications, not for files."),
+            ('{target = "up", fallback = "no.html"}', "fallback: there is no file 'no.html' in that folder."),
+            ('{target = "up", fallback = "../x"}', "fallback must be a file within the folder, not '../x'."),
+            ('{target = "up", fallback = ".x"}', "fallback must be a file within the folder, not '.x'."),
+            ('{target = "app.txt", fallback = "x"}', "fallback is for folders, and 'app.txt' is one file."),
+            ('{target = "up", cache_control = "a\\nb"}', "cache_control must be plain ASCII, not 'a\\nb'."),
+            (
+                '{target = "up", cache_controll = "a"}',
+                "has no setting cache_controll; did you mean cache_control?",
+            ),
+            ('{target = "up", immutable = "yes"}', "immutable must be true or false, not 'yes'."),
+            ('{target = "/dev/null"}', "'/dev/null' is neither a folder nor a regular file."),
+        ],
+    )
+    def test_rules_that_do_not_fit_their_mount(self, here, table, sentence):
+        (here / "app.txt").touch()
+
+        def load_it() -> None:
+            loaded = from_file(here, f'[mounts]\n"/x" = {table}\n')
+            work_out(loaded.settings, loaded.targets)
+
+        with pytest.raises(SettingError) as refused:
+            load_it()
+        assert "mounts.'/x'" in str(refused.value)
+        assert str(refused.value).endswith(sentence)
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
@@ -262,8 +312,8 @@ class TestTargets:
                 ("app.py",),
                 "Target 'app.py': an application is named with its module and without .py, such as app:app.",
             ),
-            (("no-pe",), "Target 'no-pe': 'no-pe' is neither a folder in "),
-            (("./nope",), "Target './nope': there is no folder './nope' in "),
+            (("no-pe",), "Target 'no-pe': 'no-pe' is neither a folder or file in "),
+            (("./nope",), "Target './nope': there is no folder or file './nope' in "),
             (("a b:c",), "nor of the form module:name or module:factory()."),
             (("s=./up",), "Target 's=./up': the path of a mount starts with '/', such as '/s=./up'."),
             (("/x=",), "Target '/x=' is empty: name an application"),
@@ -313,7 +363,7 @@ def test_print_config_can_be_read_back(here):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--wrkers", "3"], "halfsync: No such option '--wrkers'. Did you mean '--workers'?"),
+        (["--workerz", "3"], "halfsync: No such option '--workerz'."),
         (["-w", "x", "app:app"], "halfsync: --workers must be a whole number from 1 to 1000, not 'x'."),
         ([], "halfsync: There is nothing to serve"),
         (

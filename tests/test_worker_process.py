@@ -71,7 +71,7 @@ def folder(tmp_path, monkeypatch):
 
 def plan(target: str = "app_of_test:app", threads: int = 2) -> Plan:
     pools = [Pool("built-in", None, 1, 2), Pool(target, target, 1, threads)]
-    mounts = [Mount("/files", ".", Kind.FILES, 0, 0.0), Mount("", target, Kind.WSGI, 1, 0.0)]
+    mounts = [Mount("/files", ".", Kind.FILES, 0), Mount("", target, Kind.WSGI, 1)]
     return plan_of(mounts, pools, Settings(access_logformat="%U"))
 
 

@@ -8,12 +8,12 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from halfsync.objects import SAME_FILE, File, Memory
-from halfsync.plan import BUILT_IN, Kind, Listener, Mount, Plan, Pool
+from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Mount, Plan, Pool
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
     BOARD_BYTES,
@@ -191,6 +191,7 @@ class Stage(Seam):
         threads: int = 2,
         processes: int = 1,
         lease: float = 1.0,
+        rules: Mapping[str, Any] | None = None,  # of files, beside the lease
         log_handler: LogHandler | None = None,
         **settings: Any,
     ) -> None:
@@ -199,7 +200,7 @@ class Stage(Seam):
         pools = [Pool("built-in", None, 1, threads), Pool("app:app", "app:app", processes, threads)]
         pool = BUILT_IN if application is None else 1
         kind = Kind.FILES if application is None else Kind.WSGI
-        mount = Mount(prefix, folder or "app:app", kind, pool, lease)
+        mount = Mount(prefix, folder or "app:app", kind, pool, FileRules(lease, **(rules or {})))
         plan = plan_of([mount], pools, Settings(**settings))
         self.board = memoryview(bytearray(BOARD_BYTES)).cast("Q")
         self.threads = Threads(

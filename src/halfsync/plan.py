@@ -14,7 +14,7 @@ from enum import Enum
 from urllib.parse import unquote
 
 from halfsync.folders import here_in_words
-from halfsync.settings import SettingError, Settings, Target
+from halfsync.settings import FOR_FILES, SettingError, Settings, Target
 
 BUILT_IN = 0
 """Index of the built-in pool."""
@@ -26,6 +26,18 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FileRules:
+    """How the files of a mount are served."""
+
+    lease: float = 0.0  # seconds
+    cache_control: str = ""
+    immutable: bool = False  # hashed names get a Cache-Control for ever
+    precompressed: bool = False  # .br, .zst and .gz beside a file are sent in its place
+    fallback: str = ""  # sent in place of what is not there; within the folder
+    is_file: bool = False  # the target is one file
+
+
+@dataclass(frozen=True, slots=True)
 class Mount:
     """One row of the route table: a path prefix and what answers under it."""
 
@@ -33,7 +45,7 @@ class Mount:
     target: str  # as the user wrote it: "app:app", "app:create_app()", "./static"
     kind: Kind
     pool: int  # index into Plan.pools
-    lease: float  # seconds; for files
+    files: FileRules = FileRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +135,27 @@ def _is_application(target: Target) -> bool:
 
 def _mount(prefix: str, target: Target, settings: Settings, pools: list[Pool]) -> Mount:
     if _is_application(target):
-        if target.lease is not None:
-            raise SettingError(f"{target.where}: lease is for folders; an application says its own.")
-        return Mount(prefix, target.target, Kind.WSGI, _pool(target, settings, pools), 0.0)
-    _check_folder(target)
+        for name in FOR_FILES:
+            if getattr(target, name) is not None:
+                raise SettingError(f"{target.where}: {name} is for files; an application says its own.")
+        return Mount(prefix, target.target, Kind.WSGI, _pool(target, settings, pools))
+    _check_files(target)
     if target.workers is not None or target.threads is not None:
-        raise SettingError(f"{target.where}: workers and threads are for applications, not for a folder.")
-    lease = settings.lease if target.lease is None else target.lease
-    return Mount(prefix, target.target, Kind.FILES, BUILT_IN, lease)
+        raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
+    return Mount(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
+
+
+def _file_rules(target: Target, settings: Settings) -> FileRules:
+    """The target's own, and for the rest those of the settings."""
+    own = {name: getattr(target, name) for name in FOR_FILES}
+    rules = {name: getattr(settings, name) if value is None else value for name, value in own.items()}
+    is_file = not os.path.isdir(target.target)
+    if is_file and target.fallback:
+        raise SettingError(f"{target.where}: fallback is for folders, and {target.target!r} is one file.")
+    rules["fallback"] = "" if is_file else rules["fallback"].strip("/")
+    if target.fallback and not os.path.isfile(os.path.join(target.target, rules["fallback"])):
+        raise SettingError(f"{target.where}: fallback: there is no file {target.fallback!r} in that folder.")
+    return FileRules(**rules, is_file=is_file)
 
 
 def _pool(target: Target, settings: Settings, pools: list[Pool]) -> int:
@@ -159,7 +184,7 @@ def _prefix(target: Target) -> str:
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ufffd]")
 
 
-def _check_folder(target: Target) -> None:
+def _check_files(target: Target) -> None:
     where, name = target.where, target.target
     if not name:
         raise SettingError(
@@ -169,16 +194,20 @@ def _check_folder(target: Target) -> None:
         if not os.access(name, os.R_OK | os.X_OK):
             raise SettingError(f"{where}: the folder {name!r} may not be read by this user.")
         return
+    if os.path.isfile(name) and not name.endswith(".py"):
+        if not os.access(name, os.R_OK):
+            raise SettingError(f"{where}: the file {name!r} may not be read by this user.")
+        return
     if name.endswith(".py"):
         raise SettingError(
             f"{where}: an application is named with its module and without .py, such as {_guess(name)}:app."
         )
     if os.path.exists(name):
-        raise SettingError(f"{where}: {name!r} is not a folder. To serve one file, name the folder it is in.")
+        raise SettingError(f"{where}: {name!r} is neither a folder nor a regular file.")
     if "/" in name or name.startswith("."):
-        raise SettingError(f"{where}: there is no folder {name!r} in {here_in_words()}.")
+        raise SettingError(f"{where}: there is no folder or file {name!r} in {here_in_words()}.")
     raise SettingError(
-        f"{where}: {name!r} is neither a folder in {here_in_words()} nor of the form module:name or "
+        f"{where}: {name!r} is neither a folder or file in {here_in_words()} nor of the form module:name or "
         "module:factory()."
     )
 

@@ -53,7 +53,7 @@ def about(
 
 _PREFIX = "HALFSYNC_"
 
-SECTIONS = ("Serving", "Processes", "Logging", "Time limits", "Size limits", "Leases", "Development")
+SECTIONS = ("Serving", "Processes", "Logging", "Time limits", "Size limits", "Files", "Leases", "Development")
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -451,6 +451,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         about("Size limits", "Folder of the temporary files. The default is the system's.", metavar="FOLDER"),
     ] = None
 
+    cache_control: Annotated[
+        str,
+        about(
+            "Files",
+            "Cache-Control of files, such as 'public, max-age=3600'. By default there is none, and caches "
+            "decide by the file's age.",
+            metavar="TEXT",
+        ),
+    ] = ""
+    immutable: Annotated[
+        bool,
+        about(
+            "Files",
+            "Files with a hash of their content in the name, such as app.3f2a9c1b.js, get Cache-Control: "
+            "public, max-age=31536000, immutable.",
+        ),
+    ] = False
+    precompressed: Annotated[
+        bool,
+        about(
+            "Files",
+            "Send the file with .br, .zst or .gz behind its name in place of a file, if it is there, is not "
+            "older, and the client accepts it.",
+        ),
+    ] = False
+    fallback: Annotated[
+        str,
+        about(
+            "Files",
+            "Send this file of the folder in place of what does not exist: index.html for single-page "
+            "applications.",
+            metavar="FILE",
+        ),
+    ] = ""
+
     lease: Annotated[
         float,
         about(
@@ -701,6 +736,10 @@ class Target:
     workers: int | None = None
     threads: int | None = None
     lease: float | None = None
+    cache_control: str | None = None
+    immutable: bool | None = None
+    precompressed: bool | None = None
+    fallback: str | None = None
 
 
 @dataclass(frozen=True)
@@ -836,7 +875,11 @@ def _meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "."
 
 
-_MOUNT_KEYS = ("target", "workers", "threads", "lease")
+FOR_FILES = ("lease", "cache_control", "immutable", "precompressed", "fallback")
+OWN_OF_MOUNTS = ("workers", "threads", *FOR_FILES)
+"""The settings that a mount may have a value of its own for."""
+
+_MOUNT_KEYS = ("target", *OWN_OF_MOUNTS)
 
 
 def _toml_targets(table: Any, file: str) -> tuple[Target, ...]:
@@ -854,6 +897,7 @@ def _toml_target(path: str, value: Any, where: str) -> Target:
         if key not in _MOUNT_KEYS:
             raise SettingError(f"{where} has no setting {key}{_meant(key, _MOUNT_KEYS)}")
     own = {key: from_toml(BY_NAME[key], value[key], f"{where}: {key}") for key in value if key != "target"}
+    check_files_texts(f"{where}: ", own.get("cache_control", ""), own.get("fallback", ""))
     return Target(path, value["target"], where, **own)
 
 
@@ -861,8 +905,18 @@ def _is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str)
 
 
+def check_files_texts(where: str, cache_control: str, fallback: str) -> None:
+    """Raises SettingError. `where` stands before the setting's name."""
+    if not re.fullmatch("[ -~]*", cache_control):
+        raise SettingError(f"{where}cache_control must be plain ASCII, not {cache_control!r}.")
+    parts = fallback.strip("/").split("/")
+    if fallback and any(part == "" or part.startswith(".") for part in parts):
+        raise SettingError(f"{where}fallback must be a file within the folder, not {fallback!r}.")
+
+
 def _check_together(settings: Settings) -> None:
-    """Settings that are right each but not with each other."""
+    """Settings that are wrong by more than their type, or not right with each other."""
+    check_files_texts("", settings.cache_control, settings.fallback)
     if not settings.bind:
         raise SettingError("bind is empty: there is nowhere to listen.")
     octal("unix_mode", settings.unix_mode)

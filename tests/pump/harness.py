@@ -120,7 +120,7 @@ class Stage:
         settings.setdefault("reply_memory", 64 << 20)  # tests give more in memory than a worker does
         self.plan = Plan(
             Settings(**settings),
-            mounts or (Mount("", "app:app", Kind.WSGI, APP, 0.0),),
+            mounts or (Mount("", "app:app", Kind.WSGI, APP),),
             (Pool("built-in", None, 1, 4), Pool("app:app", "app:app", 1, 8)),
             (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self._pumps_own()),),
         )

@@ -1,4 +1,4 @@
-"""A folder of files, served by URL.
+"""A folder of files, or one file, served by URL.
 
 Theory of operation
 -------------------
@@ -17,7 +17,8 @@ lease, so for a hot file all this is done once per second, and may be thorough:
    time to come to rest; a small one is read between two looks; with a large one goes what it was, and
    the pump looks again.
 
-What may not be served and what does not exist get the same 404.
+What may not be served and what does not exist get the same 404, or, with `fallback`, that file. A path that
+must not be looked at gets 404 in any case.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ import os
 import stat
 import threading
 import time
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote_to_bytes
 
 from halfsync.folders import absolute
+from halfsync.handlers.caching import Caching
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdict, judge, span
+from halfsync.handlers.encodings import SUFFIXES, preferred
 from halfsync.handlers.types import content_type
 from halfsync.plan import Mount
 from halfsync.request import SpooledBody, fields_of, lines_of, path_and_query
@@ -39,10 +43,6 @@ from halfsync.settings import Settings
 from halfsync.stamps import REST, age, is_at_rest, is_same_content, stamp_of
 from halfsync.wire.messages import Ending, Lease, Task
 
-_NAMES = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
-"""The request fields on which an answer depends."""
-_SHORT = 1.0
-"""Seconds, at most, of a lease on what is not there. (It may be there the next moment.)"""
 _MAX_BODY = 64 * 1024
 """Bytes that fit a Reply beside its head."""
 
@@ -62,17 +62,37 @@ _BUSY = plain(503, "Service Unavailable", "The file is being written.\n", [("Ret
 _PRECONDITION_FAILED = plain(412, "Precondition Failed", "The file is not as you expected it.\n")
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and what of its answer is known before the file is looked at."""
+
+    method: str
+    fields: dict[str, str]
+    replier: Replier
+    name: bytes  # of the file, within the folder
+    is_fallback: bool = False
+    coding: str = ""  # of the neighbour that is sent in the file's place
+
+    @property
+    def text_name(self) -> str:
+        return os.fsdecode(self.name.rpartition(b"/")[2])
+
+
 class FilesHandler:
     """The handler of one mount."""
 
     def __init__(self, mount: Mount, settings: Settings) -> None:
         self._prefix = mount.prefix.encode()
         self._root = os.fsencode(absolute(mount.target))
+        self._file = b""  # the name, if one file is mounted
+        if mount.files.is_file:
+            self._root, _, self._file = self._root.rpartition(b"/")
+        self._fallback = os.fsencode(mount.files.fallback)
+        self._precompressed = mount.files.precompressed
+        self._caching = Caching(mount.files)
         # Threads that may wait for files to come to rest; one has other files to send.
         self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
         self._small = min(settings.lease_file_memory, _MAX_BODY)
-        self._lease = Lease(mount.lease, _NAMES, public=True) if mount.lease > 0 else None
-        self._short_lease = Lease(min(mount.lease, _SHORT), (), public=True) if mount.lease > 0 else None
 
     def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
         request_line, *field_lines = lines_of(task.head)
@@ -82,34 +102,42 @@ class FilesHandler:
             replier.whole(head, len(body), body)
             return
         raw_path, query = path_and_query(target)
-        path = self._below(unquote_to_bytes(raw_path.encode("latin-1")))
-        parts = _parts(path, at_root=not self._prefix)
-        descriptor = -1 if parts is None else self._resolve(parts)
-        if descriptor < 0 or parts is None:
-            self._not_found(method, replier)
+        parts = self._parts(unquote_to_bytes(raw_path.encode("latin-1")))
+        if parts is None:
+            self._not_found(replier)
             return
+        wanted = b"/".join(parts) + (b"" if parts[-1] else b"index.html")
+        asked = _Asked(method, fields_of(field_lines), replier, wanted)
+        at = self._resolve(wanted)
         try:
-            if not parts[-1]:
-                self._send(method, fields_of(field_lines), b"index.html", descriptor, replier)
-            elif stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                self._redirect(method, raw_path, query, replier)
-            else:
-                self._send(method, fields_of(field_lines), parts[-1], descriptor, replier)
+            if at >= 0 and parts[-1] and stat.S_ISDIR(os.fstat(at).st_mode):
+                if not self._fallback or self._is_there(wanted + b"/index.html"):
+                    self._redirect(raw_path, query, replier)
+                    return
+            elif at >= 0 and self._send(asked, at):
+                return
         finally:
-            os.close(descriptor)
+            if at >= 0:
+                os.close(at)
+        if not self._fallback or not self._send_fallback(asked):
+            self._not_found(replier)
 
     # --- which file ----------------------------------------------------------------------------------
 
-    def _below(self, path: bytes) -> bytes:
-        return path[len(self._prefix) :]
+    def _parts(self, path: bytes) -> list[bytes] | None:
+        """What is asked for, within the folder; None if nothing of that kind is served."""
+        below = path[len(self._prefix) :]
+        if self._file:
+            return [self._file] if below == (b"" if self._prefix else b"/") else None
+        return _parts(below, at_root=not self._prefix)
 
-    def _resolve(self, parts: list[bytes]) -> int:
-        """An O_PATH descriptor of what the path means, when it may be served; else -1."""
-        name = b"/".join(parts)
-        wanted = name + b"index.html" if not parts[-1] else name
+    def _resolve(self, wanted: bytes) -> int:
+        """An O_PATH descriptor of that, when it may be served; else -1."""
         try:
-            root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(self._root or b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
+                if self._file:  # it was named, so it is meant, wherever it leads
+                    return os.open(wanted, os.O_PATH | os.O_CLOEXEC, dir_fd=root)
                 return _open_beneath(root, wanted)
             finally:
                 os.close(root)
@@ -118,45 +146,77 @@ class FilesHandler:
                 raise
             return -1
 
+    def _is_there(self, wanted: bytes) -> bool:
+        at = self._resolve(wanted)
+        if at >= 0:
+            os.close(at)
+        return at >= 0
+
     # --- what to answer --------------------------------------------------------------------------------
 
-    def _not_found(self, method: str, replier: Replier) -> None:
+    def _not_found(self, replier: Replier) -> None:
         head, body = _NOT_FOUND
-        replier.whole(head, len(body), body, self._short_lease)
+        replier.whole(head, len(body), body, self._caching.lease_of_nothing)
 
-    def _redirect(self, method: str, raw_path: str, query: str, replier: Replier) -> None:
+    def _redirect(self, raw_path: str, query: str, replier: Replier) -> None:
         """To the same path with a slash at its end. One slash at the beginning: two would name a host."""
         location = "/" + quote(raw_path.lstrip("/"), safe="/%:@!$&'()*+,;=~", encoding="latin-1") + "/"
         location += "?" + quote(query, safe="/%:@!$&'()*+,;=~?", encoding="latin-1") if query else ""
         head, body = plain(301, "Moved Permanently", "It is a folder.\n", [("Location", location)])
-        replier.whole(head, len(body), body, self._short_lease)
+        replier.whole(head, len(body), body, self._caching.lease_of_nothing)
 
-    def _send(self, method: str, fields: dict[str, str], name: bytes, at: int, replier: Replier) -> None:
-        status = os.fstat(at)
-        if not stat.S_ISREG(status.st_mode):
-            self._not_found(method, replier)
-            return
+    def _send_fallback(self, asked: _Asked) -> bool:
+        """False if it is not there either."""
+        at = self._resolve(self._fallback)
+        if at < 0:
+            return False
         try:
-            descriptor = os.open(b"/proc/self/fd/%d" % at, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:  # not ours to read
-            if error.errno in _OUR_FAULT:
-                raise
-            self._not_found(method, replier)
-            return
+            return self._send(replace(asked, name=self._fallback, is_fallback=True), at)
+        finally:
+            os.close(at)
+
+    def _send(self, asked: _Asked, at: int) -> bool:
+        """Answer with this file, or a neighbour of it. False if there is nothing that may be sent."""
+        descriptor = _open_to_read(at)
+        if descriptor < 0:
+            return False
         try:
-            self._answer(method, fields, name, descriptor, replier)
+            if self._precompressed and (found := self._neighbour(asked, os.fstat(descriptor))) is not None:
+                os.close(descriptor)
+                descriptor, coding = found
+                asked = replace(asked, coding=coding)
+            self._answer(asked, descriptor)
         finally:
             os.close(descriptor)
+        return True
 
-    def _answer(
-        self, method: str, fields: dict[str, str], name: bytes, descriptor: int, replier: Replier
-    ) -> None:
+    def _neighbour(self, asked: _Asked, status: os.stat_result) -> tuple[int, str] | None:
+        """The file beside it that has the same content in a coding that the client prefers, open, if there is
+        one and it is not older: that would be of a former content. Never for a range: a client that asks
+        for one has, or wants, parts of the file as it is."""
+        if "range" in asked.fields:
+            return None
+        for coding in preferred(asked.fields.get("accept-encoding")):
+            at = self._resolve(asked.name + SUFFIXES[coding])
+            if at < 0:
+                continue
+            try:
+                descriptor = _open_to_read(at)
+            finally:
+                os.close(at)
+            if descriptor >= 0 and os.fstat(descriptor).st_mtime_ns >= status.st_mtime_ns:
+                return descriptor, coding
+            if descriptor >= 0:
+                os.close(descriptor)
+        return None
+
+    def _answer(self, asked: _Asked, descriptor: int) -> None:
         for _ in range(_TRIES):
             status = self._at_rest(descriptor)
-            if self._answer_as_it_is(method, fields, name, descriptor, status, replier):
+            if self._answer_as_it_is(asked, descriptor, status):
                 return
         head, body = _BUSY
-        replier.whole(head, len(body), body)
+        asked.replier.whole(head, len(body), body)
 
     def _at_rest(self, descriptor: int) -> os.stat_result:
         """What the file is, if possible when nobody is writing into it."""
@@ -176,26 +236,21 @@ class FilesHandler:
             self._waiting.release()
         return status
 
-    def _answer_as_it_is(
-        self,
-        method: str,
-        fields: dict[str, str],
-        name: bytes,
-        descriptor: int,
-        status: os.stat_result,
-        replier: Replier,
-    ) -> bool:
+    def _answer_as_it_is(self, asked: _Asked, descriptor: int, status: os.stat_result) -> bool:
         """False if it is so no more, and nothing was said."""
-        size = status.st_size
+        size, replier = status.st_size, asked.replier
         tag = f"{status.st_mtime_ns:x}-{size:x}"
-        lease = self._lease
+        if asked.coding:  # its times are usually those of the file
+            tag += f"-{asked.coding}"
+        lease = self._caching.lease(is_fallback=asked.is_fallback)
         if not is_at_rest(status):  # it may change, and its times stay the same
             tag += f"-{time.time_ns():x}"
             lease = None
         # A date to come means nothing to a client (RFC 9110 8.8.2.1).
         validators = Validators(f'"{tag}"', int(min(status.st_mtime, time.time())))
         lines = [("ETag", validators.etag), ("Last-Modified", validators.last_modified)]
-        verdict = judge(fields, validators)
+        lines += self._caching.fields(asked.text_name, is_fallback=asked.is_fallback)
+        verdict = judge(asked.fields, validators)
         if verdict is Verdict.NOT_MODIFIED:
             replier.whole(head_of("304 Not Modified", lines), -1, b"", lease)
             return True
@@ -203,8 +258,10 @@ class FilesHandler:
             head, body = _PRECONDITION_FAILED
             replier.whole(head, len(body), body, lease)
             return True
-        part = span(fields, validators, size) if method == "GET" else None
-        lines += [("Accept-Ranges", "bytes"), ("Content-Type", content_type(os.fsdecode(name)))]
+        part = span(asked.fields, validators, size) if asked.method == "GET" else None
+        lines += [("Accept-Ranges", "bytes"), ("Content-Type", content_type(asked.text_name))]
+        if asked.coding:
+            lines.append(("Content-Encoding", asked.coding))
         if part is None:
             return self._deliver(head_of("200 OK", lines), descriptor, Span(0, size), status, lease, replier)
         if part is UNSATISFIABLE:
@@ -236,6 +293,18 @@ class FilesHandler:
             return False
         replier.whole(head, part.count, body, lease)
         return True
+
+
+def _open_to_read(at: int) -> int:
+    """What an O_PATH descriptor is of; -1 if it is no regular file, or not ours to read."""
+    if not stat.S_ISREG(os.fstat(at).st_mode):
+        return -1
+    try:
+        return os.open(b"/proc/self/fd/%d" % at, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in _OUR_FAULT:
+            raise
+        return -1
 
 
 def _open_beneath(root: int, wanted: bytes) -> int:
