@@ -21,7 +21,7 @@ from typing import Any
 
 from halfsync.plan import Kind, Listener, Mount, Plan, Pool
 from halfsync.settings import Settings
-from halfsync.wire.messages import BOARD_SLOTS, MAX_PACKET, Reply, Task, decode_replies, encode
+from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_SLOTS, Reply, Task, decode_replies, encode
 from halfsync.worker.bodies import Limits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import Threads
@@ -91,7 +91,7 @@ def task(slot: int, head: bytes) -> Task:
 def live(tasks: socket.socket, options: argparse.Namespace) -> int:
     threads = Threads(
         tasks,
-        memoryview(bytearray(BOARD_SLOTS * 8)).cast("Q"),
+        memoryview(bytearray(SCOREBOARD_SLOTS * 8)).cast("Q"),
         handlers(options.threads),
         None,
         Limits.of(Settings()),

@@ -141,9 +141,9 @@ def work(pool: int, orders: socket.socket, log_fd: int | None) -> int:
             return 0
         order = decode_order(received[0])
         if isinstance(order, Attach):
-            tasks, descriptor, board = received[1]
+            tasks, descriptor, scoreboard = received[1]
             watch = socket.socket(fileno=descriptor)
-            os.close(board)
+            os.close(scoreboard)
             os.close(tasks)
             tell("attach", pool=pool)
             if pool and script().get("worker") == "babbles":

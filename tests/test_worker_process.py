@@ -22,7 +22,7 @@ from halfsync import channel, prctl
 from halfsync.plan import Kind, Mount, Plan, Pool
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
-    BOARD_BYTES,
+    SCOREBOARD_BYTES,
     Attach,
     Cut,
     Failed,
@@ -106,14 +106,14 @@ class Process:
     def attach(self) -> Seam:
         tasks, its_tasks = channel.pair()
         self.watch, its_watch = channel.pair()
-        board = os.memfd_create("board")
-        os.truncate(board, BOARD_BYTES)
-        self.board = memoryview(mmap.mmap(board, BOARD_BYTES)).cast("Q")
-        descriptors = (its_tasks.fileno(), its_watch.fileno(), board)
+        scoreboard = os.memfd_create("scoreboard")
+        os.truncate(scoreboard, SCOREBOARD_BYTES)
+        self.scoreboard = memoryview(mmap.mmap(scoreboard, SCOREBOARD_BYTES)).cast("Q")
+        descriptors = (its_tasks.fileno(), its_watch.fileno(), scoreboard)
         assert channel.send(self.orders, encode(Attach()), descriptors) is channel.Sent.YES
         its_tasks.close()
         its_watch.close()
-        os.close(board)
+        os.close(scoreboard)
         self.seam = Seam(tasks)
         return self.seam
 
@@ -309,7 +309,7 @@ def test_the_watch_thread_flushes_and_tells_stacks(folder, capfd):
         fast = seam.task("GET / HTTP/1.1\nHost: a", mount=1)
         slow = seam.task("GET /sleep?1.5 HTTP/1.1\nHost: a", mount=1)
         seam.send(fast, slow)
-        until(lambda: worker.board[slow.number])
+        until(lambda: worker.scoreboard[slow.number])
         assert worker.watch is not None
         worker.watch.send(encode(Nudge()))
         assert seam.wait(fast.number).done

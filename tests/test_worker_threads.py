@@ -50,18 +50,18 @@ def test_replies_of_one_packet_leave_in_one_packet():
         assert stage.packets == 1
 
 
-def test_the_board_says_what_was_begun():
+def test_the_scoreboard_says_what_was_begun():
     gate = Gate()
     with Stage(gate, threads=1) as stage:
         first, second = wait(stage), stage.task(GET)
         before = time.monotonic_ns()
         stage.send(first, second)
         assert gate.inside.acquire(timeout=10)
-        assert before <= stage.board[first.number] <= time.monotonic_ns()
-        assert stage.board[second.number] == 0
+        assert before <= stage.scoreboard[first.number] <= time.monotonic_ns()
+        assert stage.scoreboard[second.number] == 0
         gate.open.set()
         assert stage.wait(second.number).done
-        assert stage.board[second.number] > 0
+        assert stage.scoreboard[second.number] > 0
 
 
 def test_a_nudge_lets_a_sibling_take_what_waits_behind_a_thread_that_hangs():

@@ -641,7 +641,7 @@ class Endless:
 def leave(stage: Stage, slot: int) -> None:
     """What the watch thread does when the pump says that the client has left."""
     give_up = time.monotonic() + 10
-    while not stage.board[slot]:
+    while not stage.scoreboard[slot]:
         assert time.monotonic() < give_up
         time.sleep(0.001)
     stage.threads.outbox.leave(slot)

@@ -16,9 +16,9 @@ from halfsync.objects import SAME_FILE, File, Memory
 from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Mount, Plan, Pool
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
-    BOARD_BYTES,
     MAX_DESCRIPTORS,
     MAX_PACKET,
+    SCOREBOARD_BYTES,
     Ending,
     Lease,
     LogTask,
@@ -202,9 +202,13 @@ class Stage(Seam):
         kind = Kind.FILES if application is None else Kind.WSGI
         mount = Mount(prefix, folder or "app:app", kind, pool, FileRules(lease, **(rules or {})))
         plan = plan_of([mount], pools, Settings(**settings))
-        self.board = memoryview(bytearray(BOARD_BYTES)).cast("Q")
+        self.scoreboard = memoryview(bytearray(SCOREBOARD_BYTES)).cast("Q")
         self.threads = Threads(
-            theirs, self.board, handlers_of(plan, pool, application), log_handler, Limits.of(plan.settings)
+            theirs,
+            self.scoreboard,
+            handlers_of(plan, pool, application),
+            log_handler,
+            Limits.of(plan.settings),
         )
         self.threads.start(threads)
 

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 A `Stage` holds a `Pump` that listens on a real port, and the test holds the other ends: `Client`s
-(real TCP sockets) and `Hand`s (a worker's ends of real `SOCK_SEQPACKET` pairs and of a real board).
+(real TCP sockets) and `Hand`s (a worker's ends of real `SOCK_SEQPACKET` pairs and of a real scoreboard).
 There is no second thread: the test says when the pump takes a turn, so what happens between two
 lines of a test is known. A turn never waits; time is a `FakeTime` that only the test moves.
 
@@ -37,10 +37,10 @@ from halfsync.pump.loop import Pump
 from halfsync.pump.workers import Worker
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
-    BOARD_BYTES,
-    BOARD_SLOTS,
     MAX_DESCRIPTORS,
     MAX_PACKET,
+    SCOREBOARD_BYTES,
+    SCOREBOARD_SLOTS,
     Ending,
     Join,
     Lease,
@@ -421,8 +421,8 @@ class Hand:
         self.open = True
         theirs, self.tasks_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs_watch, self.watch_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._board_fd = os.memfd_create("board")
-        os.ftruncate(self._board_fd, BOARD_BYTES)
+        self._scoreboard_fd = os.memfd_create("scoreboard")
+        os.ftruncate(self._scoreboard_fd, SCOREBOARD_BYTES)
         for sock in (self.tasks_sock, self.watch_sock):
             sock.setblocking(False)
         self.packets: list[list[Task | LogTask | Nudge]] = []  # as they came
@@ -430,7 +430,7 @@ class Hand:
         self.log_tasks: list[LogTask] = []
         self.nudges = 0
         self.bodies: dict[int, bytes] = {}  # by slot: what came in a descriptor
-        fds = [theirs.detach(), theirs_watch.detach(), os.dup(self._board_fd)]
+        fds = [theirs.detach(), theirs_watch.detach(), os.dup(self._scoreboard_fd)]
         stage.pump.pools.join(Join(number, 4000 + number, pool, threads), [Descriptor(fd) for fd in fds])
         stage.settle()
 
@@ -444,7 +444,7 @@ class Hand:
             self.open = False
             self.tasks_sock.close()
             self.watch_sock.close()
-            os.close(self._board_fd)
+            os.close(self._scoreboard_fd)
 
     def die(self) -> None:
         self.close()
@@ -504,7 +504,9 @@ class Hand:
 
     def begin(self, task: Task) -> None:
         os.pwrite(
-            self._board_fd, struct.pack("Q", self.stage.time.monotonic_ns()), task.number % BOARD_SLOTS * 8
+            self._scoreboard_fd,
+            struct.pack("Q", self.stage.time.monotonic_ns()),
+            task.number % SCOREBOARD_SLOTS * 8,
         )
 
     def heard(self) -> list[Nudge | Recall | Stacks]:

@@ -251,10 +251,10 @@ def test_small_pieces_of_a_file_that_follow_each_other_are_one():
         assert client.answer().body == bytes(1_100_000) + body
 
 
-# --- the board ------------------------------------------------------------------------------------
+# --- the scoreboard ------------------------------------------------------------------------------------
 
 
-def test_the_board_cannot_be_made_smaller_by_a_worker():
+def test_the_scoreboard_cannot_be_made_smaller_by_a_worker():
     """Memory behind the end of its file is SIGBUS for whoever reads it."""
     pumps, workers = seam.make()
     try:

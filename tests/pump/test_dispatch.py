@@ -12,7 +12,7 @@ import pytest
 
 from halfsync.objects import Memory
 from halfsync.wire.messages import (
-    BOARD_SLOTS,
+    SCOREBOARD_SLOTS,
     Ending,
     Nudge,
     Part,
@@ -96,7 +96,7 @@ def test_a_begun_post_is_not_repeated(stage: Stage):
 
 
 def test_a_request_that_was_not_begun_goes_to_another(stage: Stage):
-    """Even a POST, as often as it takes: the board says that no handler has seen it."""
+    """Even a POST, as often as it takes: the scoreboard says that no handler has seen it."""
     client = stage.client()
     hand = stage.hand()
     client.send(POST)
@@ -365,7 +365,7 @@ def test_a_reply_to_no_task_is_ignored(stage: Stage):
     hand = stage.hand()
     client = stage.client()
     task = ask(client, hand)
-    for number in (7, 5000, -1, task.number - BOARD_SLOTS, task.number % BOARD_SLOTS, 1 << 62):
+    for number in (7, 5000, -1, task.number - SCOREBOARD_SLOTS, task.number % SCOREBOARD_SLOTS, 1 << 62):
         hand.send([Reply(number, 200, "OK", b"", 3, b"bad")])
     hand.reply(task, b"good")
     hand.reply(task, b"evil")

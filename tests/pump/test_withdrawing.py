@@ -9,7 +9,7 @@ import pytest
 
 from halfsync.pump.connection import Exchange
 from halfsync.pump.workers import Worker
-from halfsync.wire.messages import BOARD_SLOTS, Ending, Part, Recall, Task, decode_tasks
+from halfsync.wire.messages import SCOREBOARD_SLOTS, Ending, Part, Recall, Task, decode_tasks
 from tests.pump.harness import Client, Hand, Stage, get
 from tests.pump.test_dispatch import ask_at_once, make_fast
 
@@ -17,9 +17,9 @@ POST = b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
 
 
 def withdrawn(hand: Hand, task: Task) -> bool:
-    """What the worker sees on the board when it gets at the task."""
+    """What the worker sees on the scoreboard when it gets at the task."""
     assert hand.worker is not None
-    return hand.worker.board[BOARD_SLOTS + task.number % BOARD_SLOTS] == task.number
+    return hand.worker.scoreboard[SCOREBOARD_SLOTS + task.number % SCOREBOARD_SLOTS] == task.number
 
 
 def side(hand: Hand) -> Worker:
@@ -34,7 +34,7 @@ def target(exchange: Exchange) -> bytes:
 
 
 def pass_by(stage: Stage, seconds: float) -> None:
-    """Time, as it passes for a pump that looks at its boards."""
+    """Time, as it passes for a pump that looks at its scoreboards."""
     for _ in range(round(seconds / 0.005)):
         stage.time.advance(0.005)
         stage.settle()
@@ -81,7 +81,7 @@ def test_what_a_frozen_worker_does_not_begin_goes_to_another():
         assert frozen.worker is not None
         assert frozen.worker.outstanding == 0
         assert frozen.worker.room == 8
-        assert len(frozen.worker.free) == BOARD_SLOTS
+        assert len(frozen.worker.free) == SCOREBOARD_SLOTS
 
 
 def test_what_it_has_begun_by_then_stays_with_it():

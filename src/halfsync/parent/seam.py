@@ -1,4 +1,4 @@
-"""The seam between the pump and one worker, made by the parent: two socket pairs and the board."""
+"""The seam between the pump and one worker, made by the parent: two socket pairs and the scoreboard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.parent.children import Child
 from halfsync.parent.states import Event
-from halfsync.wire.messages import BOARD_BYTES, Attach, Join
+from halfsync.wire.messages import SCOREBOARD_BYTES, Attach, Join
 
 SEAM_BUFFER = 208 * 1024
 """Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
@@ -18,28 +18,28 @@ for its own accounts, so that a packet of MAX_PACKET fits beside others."""
 
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""Nobody changes the board's size, nor what may be done to it: to read from memory behind the end of its
+"""Nobody changes the scoreboard's size, nor what may be done to it: to read from memory behind the end of its
 file is SIGBUS, and a worker must not be able to do that to the pump."""
 
 
 def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`tasks`, `watch` and the board: the pump's descriptors, and the worker's. Raises OSError."""
+    """`tasks`, `watch` and the scoreboard: the pump's descriptors, and the worker's. Raises OSError."""
     made: list[int] = []
     try:
-        board = os.memfd_create("board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        made.append(board)
-        os.ftruncate(board, BOARD_BYTES)
-        fcntl.fcntl(board, fcntl.F_ADD_SEALS, SEALS)
+        scoreboard = os.memfd_create("scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        made.append(scoreboard)
+        os.ftruncate(scoreboard, SCOREBOARD_BYTES)
+        fcntl.fcntl(scoreboard, fcntl.F_ADD_SEALS, SEALS)
         for _ in ("tasks", "watch"):
             for end in channel.pair():
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEAM_BUFFER)
                 made.append(end.detach())
-        made.append(os.dup(board))
+        made.append(os.dup(scoreboard))
     except OSError:
         channel.close_all(made)
         raise
-    board, pump_tasks, worker_tasks, pump_watch, worker_watch, second_board = made
-    return (pump_tasks, pump_watch, board), (worker_tasks, worker_watch, second_board)
+    scoreboard, pump_tasks, worker_tasks, pump_watch, worker_watch, second_scoreboard = made
+    return (pump_tasks, pump_watch, scoreboard), (worker_tasks, worker_watch, second_scoreboard)
 
 
 def join(pump: Child, worker: Child, threads: int) -> None:

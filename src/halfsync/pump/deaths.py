@@ -3,7 +3,7 @@
 A worker's channel ends when it dies; or the worker may have closed it, or sent through it what is no
 message, and live. Either way the pump gives it up and says so to the parent, which kills what still
 lives and tells how the process ended (Ended). Only then is anything decided, for only then is it certain that
-the board changes no more:
+the scoreboard changes no more:
 
  - A request that was not begun goes back to the queue, to its own place.
  - One that was begun is tried once more if its method says that this is harmless, and if it is not

@@ -10,7 +10,7 @@ Several tasks in one packet are taken by one thread, one after the other. That i
 that take microseconds and wrong for all others, so only a pool whose handlers have been fast lately
 (a running mean under FAST) gets them; any other pool gets one task a packet, each waking a thread
 of its own, and never more than it has threads. When the guess was wrong, because one request in the
-batch turns out slow, the board shows within milliseconds that tasks are not begun, and they are
+batch turns out slow, the scoreboard shows within milliseconds that tasks are not begun, and they are
 helped (stalls.py).
 
 The pump knows who owns every task, by a number that never comes again; what a worker says of any other

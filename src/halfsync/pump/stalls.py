@@ -1,4 +1,4 @@
-"""Workers that do not get on with what they hold: seen on the board, helped within milliseconds.
+"""Workers that do not get on with what they hold: seen on the scoreboard, helped within milliseconds.
 
 Three things can keep a task from being begun, and each has a remedy of its own:
 
@@ -7,13 +7,13 @@ Three things can keep a task from being begun, and each has a remedy of its own:
    back what waits in the worker.
  - The whole process is frozen (C code or a slow regular expression holds the interpreter lock, or
    somebody stopped it), so that not even its watch thread reads a Nudge: what it has not begun in
-   some 50 ms is *withdrawn*, without its help (see BOARD_SLOTS in wire/messages.py), if another
+   some 50 ms is *withdrawn*, without its help (see SCOREBOARD_SLOTS in wire/messages.py), if another
    worker has room, and it gets nothing more until something comes from it.
 
 `queue_timeout` counts until the handler begins; so what a worker does not begin within it is withdrawn
 too, and answered 503, even if there is nobody else to give it to.
 
-Nothing here costs a request anything: while tasks are outstanding the board is looked at, every 25 ms or
+Nothing here costs a request anything: while tasks are outstanding the scoreboard is looked at, every 25 ms or
 after a few, and what is not begun at two looks in a row, while nothing came from the worker, stalls. That
 needs no clock in the tasks, for their numbers never come again.
 """
@@ -31,8 +31,8 @@ from halfsync.wire.messages import Nudge, Recall
 NUDGE_SELDOM = 0.25
 """Seconds. Where nudging does not help, since all threads are busy, it becomes seldom."""
 LOOK = 0.025
-"""Seconds between two looks at a worker's board. A thread that waits for the interpreter lock gets it after
-5 ms (sys.getswitchinterval), or after as many times 5 ms as there are others who compute."""
+"""Seconds between two looks at a worker's scoreboard. A thread that waits for the interpreter lock gets it
+after 5 ms (sys.getswitchinterval), or after as many times 5 ms as there are others who compute."""
 SETTLE = 0.005
 """Seconds between a task's withdrawal and the look whether it has been begun all the same: enough for
 what one processor wrote to be seen by another, many thousand times over."""

@@ -27,7 +27,7 @@ class Tasks:
         self._run_queue = run_queue
         self.workers: dict[int, Worker] = {}
         self.due: set[Pool] = set()
-        self.look_at = NEVER  # monotonic: the next look at boards (see stalls.py)
+        self.look_at = NEVER  # monotonic: the next look at scoreboards (see stalls.py)
 
     def look_within(self, seconds: float) -> None:
         due = self._clock.now + seconds

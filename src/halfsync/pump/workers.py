@@ -1,4 +1,4 @@
-"""The pump's side of worker processes: their channels, boards, tasks, and the pools they are in."""
+"""The pump's side of worker processes: their channels, scoreboards, tasks, and the pools they are in."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.states import QUEUED
 from halfsync.wire.messages import (
-    BOARD_BYTES,
-    BOARD_SLOTS,
     MAX_PACKET,
+    SCOREBOARD_BYTES,
+    SCOREBOARD_SLOTS,
     Join,
     Left,
     LogTask,
@@ -65,19 +65,19 @@ class Worker:
     """The pump's side of one worker process."""
 
     def __init__(self, join: Join, pool: Pool, fds: list[Descriptor]) -> None:
-        """`fds`: the pump's ends of `tasks` and `watch`, and the board. Raises OSError."""
-        tasks, watch, board = fds
+        """`fds`: the pump's ends of `tasks` and `watch`, and the scoreboard. Raises OSError."""
+        tasks, watch, scoreboard = fds
         self.id = join.worker
         self.pid = join.pid
         self.threads = join.threads
         self.pool = pool
-        self.board = memoryview(mmap.mmap(board.fd, BOARD_BYTES)).cast("Q")
+        self.scoreboard = memoryview(mmap.mmap(scoreboard.fd, SCOREBOARD_BYTES)).cast("Q")
         self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
         self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))
         self.tasks.setblocking(False)
         self.watch.setblocking(False)
         self.owners: dict[int, object] = {}  # of the tasks that are outstanding, by number
-        self.free = list(range(BOARD_SLOTS - 1, -1, -1))  # slots
+        self.free = list(range(SCOREBOARD_SLOTS - 1, -1, -1))  # slots
         # Why it gets no more tasks:
         self.retiring = False  # for good; closed when the last has ended
         self.full = False  # it took no more: until it does, or until `short_until`
@@ -88,7 +88,7 @@ class Worker:
         self.recalled = False  # tasks had to be taken back: no look-ahead until it has caught up
         self.patience = NUDGE_AFTER  # seconds of silence until it is nudged
         self.heard_at = 0.0  # when it last ended a task, or was given one with nothing else to do
-        self.look_at = 0.0  # monotonic: the next look at its board
+        self.look_at = 0.0  # monotonic: the next look at its scoreboard
         self.unbegun_before: set[int] = set()  # tasks that were not begun at the last look
         self.withdrawing: list[int] = []  # tasks that were asked back at the last look
         self.status: int | None = None  # how its process ended, as the parent tells it; -1: nobody knows
@@ -106,33 +106,33 @@ class Worker:
         return min(self.threads + ahead - self.outstanding, len(self.free))
 
     def take_number(self, owner: object) -> int:
-        """A new task's: `number % BOARD_SLOTS` is its slot, and no task of this pump ever had it."""
+        """A new task's: `number % SCOREBOARD_SLOTS` is its slot, and no task of this pump ever had it."""
         slot = self.free.pop()
-        number = next(_numbers) * BOARD_SLOTS + slot
+        number = next(_numbers) * SCOREBOARD_SLOTS + slot
         self.owners[number] = owner
-        self.board[slot] = 0
+        self.scoreboard[slot] = 0
         return number
 
     def give_number(self, number: int) -> None:
         """The task has ended: its slot is free."""
         del self.owners[number]
-        self.free.append(number % BOARD_SLOTS)
+        self.free.append(number % SCOREBOARD_SLOTS)
 
     def begun(self, number: int) -> int:
         """When its handler began (monotonic nanoseconds); 0: it has not."""
-        return self.board[number % BOARD_SLOTS]
+        return self.scoreboard[number % SCOREBOARD_SLOTS]
 
     def withdraw(self, number: int) -> None:
         """Ask for a task back, whenever the worker gets at it."""
-        self.board[BOARD_SLOTS + number % BOARD_SLOTS] = number
+        self.scoreboard[SCOREBOARD_SLOTS + number % SCOREBOARD_SLOTS] = number
 
     def unbegun(self) -> list[int]:
         """Requests that wait here, in the order in which they were handed over."""
-        board = self.board
+        scoreboard = self.scoreboard
         return [
             number
             for number, owner in self.owners.items()
-            if board[number % BOARD_SLOTS] == 0 and isinstance(owner, Exchange)
+            if scoreboard[number % SCOREBOARD_SLOTS] == 0 and isinstance(owner, Exchange)
         ]
 
     def send(self, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> Sent:

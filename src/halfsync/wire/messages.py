@@ -14,10 +14,10 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
                child -> parent  Ready | Failed | Changed        (watcher)
 
-Beside the channels, one `board` of shared memory for each worker (see `BOARD_SLOTS`).
+Beside the channels, one `scoreboard` of shared memory for each worker (see `SCOREBOARD_SLOTS`).
 
-A task has a number, which no other task of the same pump ever has: `number % BOARD_SLOTS` is its slot
-on the board, and messages name it by the number. So whatever comes late, or twice, or from a process
+A task has a number, which no other task of the same pump ever has: `number % SCOREBOARD_SLOTS` is its slot
+on the scoreboard, and messages name it by the number. So whatever comes late, or twice, or from a process
 that has no business here, is told from what is due, and dropped.
 
 In a packet of several messages, descriptors stand in the order in which the messages that need
@@ -39,22 +39,22 @@ MAX_PACKET = 160 * 1024
 MAX_DESCRIPTORS = 64
 """In a packet. The kernel takes at most 253 (SCM_MAX_FD)."""
 
-BOARD_SLOTS = 1024
-"""Slots of a worker's board: one for each task that can be outstanding there. The board is two arrays
-of that many unsigned 64-bit integers.
+SCOREBOARD_SLOTS = 1024
+"""Slots of a worker's scoreboard: one for each task that can be outstanding there. The scoreboard is two
+arrays of that many unsigned 64-bit integers.
 
-`board[slot]`, *begun*: the pump zeroes it before it hands a task over; the worker writes
+`scoreboard[slot]`, *begun*: the pump zeroes it before it hands a task over; the worker writes
 `time.monotonic_ns()` there when the handler begins. So the pump knows, with no message, which
 tasks were begun when a worker dies or dawdles.
 
-`board[BOARD_SLOTS + slot]`, *withdrawn*: the pump writes the number of a task that it wants back. The
-worker looks there after it has written *begun* and before it invokes the handler; if it finds the
+`scoreboard[SCOREBOARD_SLOTS + slot]`, *withdrawn*: the pump writes the number of a task that it wants back.
+The worker looks there after it has written *begun* and before it invokes the handler; if it finds the
 task's number, it drops the task and says NOT_BEGUN. The pump looks at *begun* again some milliseconds
 after it wrote: if that is zero still, no handler will ever see the task, whenever the worker gets at it,
 and the request is free to go elsewhere. (Each side writes its own word first and then reads the other's,
 and the milliseconds are what makes a memory barrier needless.) The slot stays taken until NOT_BEGUN."""
 
-BOARD_BYTES = 2 * 8 * BOARD_SLOTS
+SCOREBOARD_BYTES = 2 * 8 * SCOREBOARD_SLOTS
 
 
 class Ending(IntEnum):
@@ -181,7 +181,7 @@ class Left(msgspec.Struct, tag=5, array_like=True, gc=False):
 
 
 class Attach(msgspec.Struct, tag="attach"):
-    """To a worker. Descriptors: its ends of `tasks` and `watch`, then the board. Sent at first
+    """To a worker. Descriptors: its ends of `tasks` and `watch`, then the scoreboard. Sent at first
     when the worker is ready, again whenever there is a new pump."""
 
 
@@ -211,7 +211,7 @@ class ErrorLogFile(msgspec.Struct, tag="errorlogfile"):
 
 class Join(msgspec.Struct, tag="join"):
     """To the pump: a worker is ready. Descriptors: the pump's ends of `tasks` and `watch`, then
-    the board."""
+    the scoreboard."""
 
     worker: int
     pid: int

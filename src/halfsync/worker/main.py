@@ -32,7 +32,7 @@ from halfsync.plan import BUILT_IN, Kind, Plan
 from halfsync.primitives import os, select, signal, socket, threading, time
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
-    BOARD_BYTES,
+    SCOREBOARD_BYTES,
     Attach,
     Cut,
     ErrorLogFile,
@@ -301,11 +301,11 @@ class Worker:
             log("error", f"this worker can't start its threads, and ends: {error!r}")
             os._exit(1)
 
-    def _attach(self, tasks: int, watch: int, board: int) -> None:
+    def _attach(self, tasks: int, watch: int, scoreboard: int) -> None:
         if self._watch is not None:
             self._watch.close()
-        shared = mmap.mmap(board, BOARD_BYTES)
-        os.close(board)
+        shared = mmap.mmap(scoreboard, SCOREBOARD_BYTES)
+        os.close(scoreboard)
         self._watch = channel.adopt(watch)
         forks.close_in_child(self._watch)
         self._threads = Threads(

@@ -21,10 +21,10 @@ from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe
 from halfsync.primitives import os, socket, threading, time
 from halfsync.wire.messages import (
-    BOARD_SLOTS,
     DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
+    SCOREBOARD_SLOTS,
     Ending,
     Part,
     Reply,
@@ -65,11 +65,11 @@ class Outbox:
 
     def leave(self, number: int) -> None:
         """The client of this task has left."""
-        self._left[number % BOARD_SLOTS] = number  # by slot, so it never grows
+        self._left[number % SCOREBOARD_SLOTS] = number  # by slot, so it never grows
 
     def nobody_wants(self, number: int) -> bool:
         """Whether the client of this task has left."""
-        return self._left.get(number % BOARD_SLOTS) == number
+        return self._left.get(number % SCOREBOARD_SLOTS) == number
 
     def flush(self) -> None:
         """Send all that waits. Waits while the pump reads too slowly; never raises."""

@@ -10,13 +10,13 @@ per worker per turn of the pump's loop is what makes the seam cheap), so:
    until the backlog is empty. Whoever has finished takes the next, so a task never waits for the
    thread that happened to receive it.
  - If that thread hangs in its first task and the siblings all sleep in recvmsg, the rest would wait.
-   The pump sees it on the board (not begun), and sends a Nudge, which wakes a sibling.
+   The pump sees it on the scoreboard (not begun), and sends a Nudge, which wakes a sibling.
  - Replies wait in the outbox for company. They leave when the backlog is empty; before the next task is
    begun if the oldest has waited 1 ms or they are many; when they stream; and when the pump
    nudges the watch thread, which is how a finished reply gets past a sibling that hangs.
 
-The board's word *begun* is written when the handler begins, which tells the pump, with no message, what
-was begun when the process dies. A task that the pump has withdrawn by then is dropped (see BOARD_SLOTS).
+The scoreboard's word *begun* is written when the handler begins, which tells the pump, with no message, what
+was begun when the process dies. A task that the pump has withdrawn by then is dropped (see SCOREBOARD_SLOTS).
 
 A thread must outlive whatever an application does: SystemExit, KeyboardInterrupt, RecursionError and
 MemoryError end in a 500 (or an aborted reply) and a line in the error log.
@@ -41,9 +41,9 @@ from halfsync.request import SpooledBody, lines_of
 from halfsync.response import INTERNAL_ERROR, Head, Replier
 from halfsync.unnamed import out_of_reach
 from halfsync.wire.messages import (
-    BOARD_SLOTS,
     MAX_DESCRIPTORS,
     MAX_PACKET,
+    SCOREBOARD_SLOTS,
     Ending,
     LogRecord,
     LogTask,
@@ -100,13 +100,13 @@ class Threads:
     def __init__(
         self,
         tasks: socket.socket,
-        board: memoryview,
+        scoreboard: memoryview,
         handlers: Sequence[Handler | None],
         log_handler: LogHandler | None,
         limits: Limits,
     ) -> None:
         self._tasks = tasks
-        self._board = board
+        self._scoreboard = scoreboard
         self._handlers = handlers
         self._log_handler = log_handler
         self._limits = limits
@@ -244,7 +244,7 @@ class Threads:
 
     def _work(self) -> None:
         """Until the backlog is empty."""
-        backlog, board, outbox, at = self._backlog, self._board, self.outbox, self._at
+        backlog, scoreboard, outbox, at = self._backlog, self._scoreboard, self.outbox, self._at
         identity = _thread.get_ident()
         while True:
             try:
@@ -254,9 +254,9 @@ class Threads:
             began = time.monotonic_ns()
             if outbox.since and (began - outbox.since > MAX_WAIT or outbox.size > MAX_WAITING):
                 outbox.flush()
-            slot = task.number % BOARD_SLOTS
-            board[slot] = began
-            if board[BOARD_SLOTS + slot] == task.number:  # not before: see BOARD_SLOTS
+            slot = task.number % SCOREBOARD_SLOTS
+            scoreboard[slot] = began
+            if scoreboard[SCOREBOARD_SLOTS + slot] == task.number:  # not before: see SCOREBOARD_SLOTS
                 self._drop(task.number)
                 continue
             at[identity] = task
