@@ -1,4 +1,4 @@
-"""How a worker's threads share tasks and send replies: in company, and never behind one that hangs."""
+"""How a worker's threads share tasks and send replies: batched, and never behind one that hangs."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def test_a_nudge_lets_a_sibling_take_what_waits_behind_a_thread_that_hangs():
         assert stage.wait(hanging.number).done
 
 
-def test_a_thread_that_is_free_takes_from_the_backlog_of_another():
+def test_a_thread_that_is_free_takes_from_the_task_queue_of_another():
     gate = Gate()
     with Stage(gate, threads=2) as stage:
         hanging, behind = wait(stage), stage.task(GET)
         stage.send(hanging, behind)
         assert gate.inside.acquire(timeout=10)
-        assert stage.get("/other").done  # whoever took this goes on with the backlog
+        assert stage.get("/other").done  # whoever took this goes on with the task queue
         assert stage.wait(behind.number).done
         gate.open.set()
         assert stage.wait(hanging.number).done

@@ -284,7 +284,7 @@ def test_one_slow_handler_ends_the_look_ahead(stage: Stage):
 
 def test_nudge(stage: Stage):
     """Tasks that are not begun after some milliseconds: a sibling thread is woken, again and again
-    until they are, at growing intervals; and replies that wait for company are asked for."""
+    until they are, at growing intervals; and replies that wait to be batched are asked for."""
     hand = stage.hand(threads=3)
     make_fast(stage, hand)
     ask_at_once(stage, 3)

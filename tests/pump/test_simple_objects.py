@@ -372,7 +372,7 @@ def test_a_file_that_has_shrunk_before_shows(stage: Stage):
 
 
 def test_a_chunk_reaches_the_client_when_it_is_given(stage: Stage):
-    """A streamed piece is not held back for company, neither from memory nor from a pipe."""
+    """A streamed piece is not held back for batching, neither from memory nor from a pipe."""
     hand = stage.hand()
     client = stage.client()
     client.send(get())

@@ -29,7 +29,7 @@ BATCH_BYTES = 96 * 1024
 """Of heads in a packet; the other columns add at most some 80 bytes a record (see MAX_PACKET)."""
 BATCH_RECORDS = 512
 DELAY = 0.1
-"""Seconds that a record may wait for company."""
+"""Seconds that a record may wait to be batched."""
 
 
 _head = itemgetter(2)

@@ -138,7 +138,7 @@ class Stalls:
     def _nudge(self, worker: Worker, now: float) -> None:
         """It holds several tasks: see to it if it has ended none for some milliseconds."""
         if now - worker.heard_at >= worker.patience:
-            worker.tell(Nudge())  # replies may be waiting for company behind a slow one
+            worker.tell(Nudge())  # replies may be waiting to be batched behind a slow one
             waiting = len(worker.unbegun())
             if not waiting:
                 return

@@ -111,8 +111,8 @@ class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
 
 class Nudge(msgspec.Struct, tag=2, array_like=True, gc=False):
     """Tasks were handed over some milliseconds ago and are not begun. On `tasks` it wakes a
-    sibling thread, which takes from the backlog; on `watch` the watch thread sends replies that
-    wait to be sent in company."""
+    sibling thread, which takes from the task queue; on `watch` the watch thread sends replies that
+    wait to be sent in a batch."""
 
 
 # --- tasks: worker -> pump ---------------------------------------------------------------------

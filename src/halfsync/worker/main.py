@@ -6,7 +6,7 @@ pump (`watch`), whatever the application's threads do. It wakes for:
     Attach    there is a (new) pump: start threads on its sockets
     Retire    leave when the pump lets go
     LogFile   the access log was opened anew; ErrorLogFile: the error log was
-    Nudge     from the pump: send the replies that wait for company
+    Nudge     from the pump: send the replies that wait to be batched
     Stacks    from the pump: say where a handler hangs
 
 It leaves when the parent is gone or tells it to (end of file on `orders`), or when the pump has let go of

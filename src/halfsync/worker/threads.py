@@ -6,12 +6,12 @@ All threads block in recvmsg(2) on the one `tasks` socket and the kernel wakes o
 packet: no queue of our own, no thread that hands over. A packet may carry several tasks (one packet
 per worker per turn of the pump's loop is what makes the seam cheap), so:
 
- - A thread puts the tasks of its packet into the `backlog`, which all threads share, and then works
-   until the backlog is empty. Whoever has finished takes the next, so a task never waits for the
+ - A thread puts the tasks of its packet into the task queue, which all threads share, and then works
+   until the task queue is empty. Whoever has finished takes the next, so a task never waits for the
    thread that happened to receive it.
  - If that thread hangs in its first task and the siblings all sleep in recvmsg, the rest would wait.
    The pump sees it on the scoreboard (not begun), and sends a Nudge, which wakes a sibling.
- - Replies wait in the outbox for company. They leave when the backlog is empty; before the next task is
+ - Replies wait in the outbox to be batched. They leave when the task queue is empty; before the next task is
    begun if the oldest has waited 1 ms or they are many; when they stream; and when the pump
    nudges the watch thread, which is how a finished reply gets past a sibling that hangs.
 
@@ -58,7 +58,7 @@ from halfsync.worker.osthreads import Handle, start_thread
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 
 MAX_WAIT = 1_000_000
-"""Nanoseconds that a reply waits for company while further tasks begin."""
+"""Nanoseconds that a reply waits to be batched while further tasks begin."""
 MAX_WAITING = 128 * 1024
 """Bytes that wait."""
 FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0
@@ -110,8 +110,8 @@ class Threads:
         self._handlers = handlers
         self._log_handler = log_handler
         self._limits = limits
-        self._backlog: deque[Task | LogTask] = deque()
-        self._spools: dict[int, int] = {}  # task's number -> descriptor of a body that waits in the backlog
+        self._task_queue: deque[Task | LogTask] = deque()
+        self._spools: dict[int, int] = {}  # task number -> descriptor of a body in the task queue
         self._at: dict[int, Task | LogTask | None] = {}  # thread's identity -> what it is doing
         self._threads: list[Handle] = []
         self._living = 0
@@ -148,20 +148,20 @@ class Threads:
                 return
 
     def give_back(self) -> None:
-        """Tell the pump which tasks wait here, and forget them: those in the backlog, and those that
+        """Tell the pump which tasks wait here, and forget them: those in the task queue, and those that
         are still in the socket because all threads are busy."""
         buffer = bytearray(MAX_PACKET)
         while self._receive(buffer, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT):
             pass
         tasks: list[Task | LogTask] = []
-        while self._backlog:
+        while self._task_queue:
             try:
-                tasks.append(self._backlog.popleft())
+                tasks.append(self._task_queue.popleft())
             except IndexError:  # a thread was faster
                 break
         for task in tasks:
             if isinstance(task, LogTask):
-                self._backlog.append(task)
+                self._task_queue.append(task)
                 continue
             self._drop(task.number)
         self.outbox.flush()
@@ -175,7 +175,7 @@ class Threads:
 
     def _forget_in_child(self) -> None:
         """In a process that the application forked, in the thread that did it."""
-        self._backlog.clear()
+        self._task_queue.clear()
         for descriptor in self._spools.values():
             os.close(descriptor)
         self._spools.clear()
@@ -209,7 +209,7 @@ class Threads:
                 self._tasks.close()
 
     def _receive(self, buffer: bytearray, flags: int = socket.MSG_CMSG_CLOEXEC) -> bool:
-        """Wait for a packet and put its tasks into the backlog. False at the end, or if `flags` say
+        """Wait for a packet and put its tasks into the task queue. False at the end, or if `flags` say
         not to wait and there is none."""
         try:
             size, ancillary, _, _ = self._tasks.recvmsg_into([buffer], _ROOM, flags)
@@ -224,7 +224,7 @@ class Threads:
             self._keep_spools(messages, ancillary)
         for message in messages:
             if not isinstance(message, Nudge):
-                self._backlog.append(message)
+                self._task_queue.append(message)
         return True
 
     def _keep_spools(
@@ -243,12 +243,12 @@ class Threads:
             os.close(descriptor)
 
     def _work(self) -> None:
-        """Until the backlog is empty."""
-        backlog, scoreboard, outbox, at = self._backlog, self._scoreboard, self.outbox, self._at
+        """Until the task queue is empty."""
+        task_queue, scoreboard, outbox, at = self._task_queue, self._scoreboard, self.outbox, self._at
         identity = _thread.get_ident()
         while True:
             try:
-                task = backlog.popleft()
+                task = task_queue.popleft()
             except IndexError:
                 break
             began = time.monotonic_ns()
@@ -269,7 +269,7 @@ class Threads:
             outbox.flush()
 
     def _handle(self, task: Task, began: int) -> None:
-        replier = TaskReplier(self.outbox, self._limits, task.number, began, self._backlog)
+        replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue)
         spool = None
         try:
             if task.body is None:
