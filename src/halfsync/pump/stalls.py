@@ -23,6 +23,7 @@ from __future__ import annotations
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Exchange
+from halfsync.pump.saturation import Saturation
 from halfsync.pump.states import WORKING
 from halfsync.pump.tasks import Tasks, overloaded
 from halfsync.pump.workers import DROPPED, Worker
@@ -39,9 +40,10 @@ what one processor wrote to be seen by another, many thousand times over."""
 
 
 class Stalls:
-    def __init__(self, clock: Clock, tasks: Tasks, queue_timeout: float) -> None:
+    def __init__(self, clock: Clock, tasks: Tasks, saturation: Saturation, queue_timeout: float) -> None:
         self._clock = clock
         self._tasks = tasks
+        self._saturation = saturation
         self._queue_limit = int(queue_timeout * 1e9)
 
     def look(self) -> None:
@@ -122,15 +124,16 @@ class Stalls:
                 continue
             worker.owners[number] = DROPPED
             if self._clock.now_ns - exchange.queued_ns > self._queue_limit:
-                self._refuse_late(exchange)
+                self._refuse_late(worker, exchange)
             else:
                 self._tasks.take_back(worker, exchange)
         self._tasks.due.add(worker.pool)
 
-    def _refuse_late(self, exchange: Exchange) -> None:
+    def _refuse_late(self, worker: Worker, exchange: Exchange) -> None:
         """It was handed over, and not begun within queue_timeout."""
         exchange.holder = None
         if exchange.state is WORKING:
+            self._saturation.refused(worker.pool, "queue_timeout")
             self._tasks.refuse(exchange, overloaded())
 
     # --- what waits behind others ----------------------------------------------------------------

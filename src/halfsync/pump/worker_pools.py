@@ -26,6 +26,7 @@ from halfsync.pump.poller import Poller
 from halfsync.pump.replies import Replies
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls
 from halfsync.pump.states import QUEUED, WHOLE, WORKING
 from halfsync.pump.tasks import Tasks, overloaded
@@ -83,7 +84,8 @@ class WorkerPools:
         self._half_closed: list[Exchange] = []  # these came in this turn, with an end of file
         self.tasks = Tasks(clock, poller, run_queue)
         self.pools = [Pool(pool.name) for pool in plan.pools]
-        self.stalls = Stalls(clock, self.tasks, settings.queue_timeout)
+        self._saturation = Saturation(clock)
+        self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
         self.deaths = Deaths(clock, access, self.tasks, report_lost, retry=settings.retry)
         self._dispatcher = Dispatcher(clock, self.tasks)
         self._replies = Replies(
@@ -140,6 +142,7 @@ class WorkerPools:
         conn = exchange.conn
         assert conn is not None
         if pool.waiting >= self._settings.queue_limit:
+            self._saturation.refused(pool, "queue_limit")
             conn.protocol.refuse(exchange, overloaded())
             return
         # Each has a time of its own, which so is its place in the queue too.
@@ -199,6 +202,7 @@ class WorkerPools:
         begun_before = now_ns - int(self._settings.handler_timeout * 1e9)
         for pool in self.pools:
             self._refuse_late(pool, now_ns)
+            self._saturation.sweep(pool)
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
             if self._settings.handler_timeout:
@@ -209,10 +213,14 @@ class WorkerPools:
         since = now_ns - int(self._settings.queue_timeout * 1e9)
         while (oldest := pool.oldest()) is not None and oldest.queued_ns < since:
             pool.queue.popleft()
-            self.tasks.refuse(oldest, overloaded())
+            self._refuse_waiting(pool, oldest)
         for exchange in [one for one in pool.retries if one.queued_ns < since]:
             pool.retries.remove(exchange)
-            self.tasks.refuse(exchange, overloaded())
+            self._refuse_waiting(pool, exchange)
+
+    def _refuse_waiting(self, pool: Pool, exchange: Exchange) -> None:
+        self._saturation.refused(pool, "queue_timeout")
+        self.tasks.refuse(exchange, overloaded())
 
     def _find_hung(self, worker: Worker, begun_before: int) -> None:
         for number, owner in list(worker.owners.items()):
