@@ -73,10 +73,10 @@ def stage() -> Iterator[Stage]:
     with Stage() as stage:
         stage.handler = respond
         stage.hand(answers=True)
-        warm = stage.client()
-        warm.ask(LEASED)
-        warm.ask(LEASED)  # from now on the bytes themselves are known
-        warm.leave()
+        first = stage.client()
+        first.ask(LEASED)
+        first.ask(LEASED)  # from now on the bytes themselves are known
+        first.leave()
         yield stage
 
 

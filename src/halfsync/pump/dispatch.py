@@ -17,8 +17,8 @@ The pump knows who owns every task, by a number that never comes again; what a w
 is dropped. When a worker dies, deaths.py says what becomes of its tasks. What is taken back, for
 whatever reason, gets its old place in the queue.
 
-Of the workers with room the one that was idle most recently is chosen: its caches are warm, and
-workers that are never chosen show that there are too many.
+Of the workers with room the one that was idle most recently is chosen: its data is in the processor's caches,
+and workers that are never chosen show that there are too many.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ from halfsync.pump.admit import Admission
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.cold import ColdFiles
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
@@ -44,6 +43,7 @@ from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.output import Output
+from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
 from halfsync.pump.room import Room
 from halfsync.pump.routes import Routes
@@ -107,7 +107,7 @@ class Pump:
         cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
         self.leases = Leases(settings.lease_memory, len(plan.listeners), cut_cookies=cut_cookies)
         self.helpers = Helpers()
-        self.cold = ColdFiles(self.helpers, self.run_queue)
+        self.page_cache = PageCache(self.helpers, self.run_queue)
         self.changing = ChangingFiles(settings.lease_memory, spool_folder)
         self.output = Output(
             self.clock,
@@ -115,7 +115,7 @@ class Pump:
             self.run_queue,
             self.endings,
             self.errors,
-            self.cold,
+            self.page_cache,
             self.changing,
             settings.stream_timeout,
         )

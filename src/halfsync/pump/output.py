@@ -7,7 +7,7 @@ files, pipes to read, and behind each response's last byte a Mark. `send` is the
 to the socket until it would block. It alone knows the methods:
 
     bytes   gathered, head and chunk lines among them, into one sendmsg(2)
-    file    sendfile(2), after a look whether its pages are in memory (see cold.py); but one into which
+    file    sendfile(2), after a look whether its pages are in memory (see page_cache.py); but one into which
             somebody may write is read, and gathered (see changing.py)
     pipe    read(2), framed by the protocol, gathered
 
@@ -29,10 +29,10 @@ from itertools import islice
 from halfsync.pump.changing import ChangingFiles, FileChangedError
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
-from halfsync.pump.cold import ColdFiles
 from halfsync.pump.connection import MORE, NEVER, WAIT, Connection, Exchange, Mark, Outcome, Queued
 from halfsync.pump.endings import Endings
 from halfsync.pump.internal_errors import InternalErrors
+from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
@@ -58,7 +58,7 @@ class Output:
         run_queue: RunQueue,
         endings: Endings,
         errors: InternalErrors,
-        cold: ColdFiles,
+        page_cache: PageCache,
         changing: ChangingFiles,
         stream_timeout: float,
     ) -> None:
@@ -67,7 +67,7 @@ class Output:
         self._run_queue = run_queue
         self._endings = endings
         self._errors = errors
-        self._cold = cold
+        self._page_cache = page_cache
         self._changing = changing
         self._stream_timeout = stream_timeout
         self.linger_timeout = 0.0
@@ -218,7 +218,7 @@ class Output:
     def _is_at_hand(self, conn: Connection, span: FileSpan) -> bool:
         """Whether the next share of a file can be sent without waiting for the disk."""
         count = min(span.count, SEND_SHARE)
-        return span.offset + count <= span.warm_until or self._cold.is_warm(conn, span, count)
+        return span.offset + count <= span.cached_until or self._page_cache.is_cached(conn, span, count)
 
     def _send_file(self, conn: Connection, out: deque[Queued], span: FileSpan) -> int:
         if not self._is_at_hand(conn, span):

@@ -15,14 +15,14 @@ class Framing(bytes):
 class FileSpan:
     """`count` bytes of a file, from `offset`."""
 
-    __slots__ = ("being_read", "count", "file", "offset", "stamp", "warm_until")
+    __slots__ = ("being_read", "cached_until", "count", "file", "offset", "stamp")
 
     def __init__(self, file: Descriptor, offset: int, count: int, stamp: Stamp | None = None) -> None:
         self.file = file
         self.stamp = stamp  # what the file has to be to the end; None: nobody can change it
         self.offset = offset
         self.count = count
-        self.warm_until = 0  # offset up to which the pages were in memory when looked at
+        self.cached_until = 0  # offset up to which the pages were in memory when looked at
         self.being_read = False  # by a helper thread
 
     def continues_with(self, other: FileSpan) -> bool:

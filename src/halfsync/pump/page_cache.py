@@ -1,11 +1,10 @@
-"""Files whose pages are not in memory: read by helper threads, so that one does not stop the loop.
+"""Whether a file's next bytes are in the page cache; on a miss, helper threads read them.
 
-sendfile(2) on a cold disk blocks for milliseconds, and with the loop everyone. Before a span is
-sent, preadv2(2) with RWF_NOWAIT asks the kernel whether its last page is at hand; if it is not, a
-helper reads the span (its data is dropped, its pages stay), and the connection goes on when that
-is done. A probe costs 1 µs for SEND_SHARE bytes, and one look at the end of a span is enough for
-the common cases: all there (warm), or nothing there (cold). What the kernel evicted from its middle
-blocks for one read-ahead.
+On a page cache miss sendfile(2) blocks for milliseconds, and the whole loop with it. So before a span is
+sent, preadv2(2) with RWF_NOWAIT asks the kernel for the span's last byte. On a miss a helper reads the span
+(its data is dropped, its pages stay), and the connection goes on when that is done. A probe costs 1 µs for
+SEND_SHARE bytes, and to probe the end alone is enough for the common cases: all of it is in the page cache,
+or none. Where the kernel has evicted pages in the middle, sendfile blocks for one read-ahead.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from halfsync.pump.sendables import FileSpan
 _PIECE = 256 * 1024
 
 
-class ColdFiles:
-    """`is_warm` is called by the loop; when it says no, the connection is ready when its pages are."""
+class PageCache:
+    """`is_cached` is called by the loop. After a miss, the connection is ready when its pages are."""
 
     def __init__(self, helpers: Helpers, run_queue: RunQueue) -> None:
         self._helpers = helpers
         self._run_queue = run_queue
-        self.asked = 0  # how often a helper was needed
+        self.misses = 0
         self._probe = bytearray(1)
 
-    def is_warm(self, conn: Connection, span: FileSpan, count: int) -> bool:
+    def is_cached(self, conn: Connection, span: FileSpan, count: int) -> bool:
         """Whether `count` bytes of the span can be sent without waiting for a disk."""
         if span.being_read:
             return False
@@ -39,12 +38,12 @@ class ColdFiles:
             os.preadv(span.file.fd, [self._probe], span.offset + count - 1, os.RWF_NOWAIT)
         except BlockingIOError:
             span.being_read = True
-            self.asked += 1
+            self.misses += 1
             self._helpers.submit(partial(_read, span, count), partial(self._run_queue.ready, conn))
             return False
         except OSError:
             pass  # a file system that can't tell; sendfile will do, or say what is wrong
-        span.warm_until = span.offset + count
+        span.cached_until = span.offset + count
         return True
 
 
@@ -58,5 +57,5 @@ def _read(span: FileSpan, count: int) -> None:
                 break
     except OSError as error:
         log("error", f"cannot read a file that is being sent: {error.strerror}")
-    span.warm_until = offset + count  # even after an error: sendfile will say it again
+    span.cached_until = offset + count  # even after an error: sendfile will say it again
     span.being_read = False
