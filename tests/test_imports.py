@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "stamps": {"primitives"},
     "objects": {"stamps"},
     "prctl": set(),
+    "forwarded": set(),
     "primitives": set(),
     "folders": {"primitives"},
     "unnamed": {"primitives"},
@@ -28,15 +29,15 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"logs"},
     "plan": {"folders", "settings"},
     "channel": {"wire", "primitives", "unnamed"},
-    "logs": {"logs", "wire", "request", "pump.closes", "primitives"},
+    "logs": {"logs", "forwarded", "wire", "request", "pump.closes", "primitives"},
     "pump": {"pump", "wire", "objects", "plan", "channel", "logs", "settings", "prctl", "unnamed", "stamps"},
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings", "primitives",
-        "unnamed", "folders", "stamps",
+        "unnamed", "folders", "stamps", "forwarded",
     },
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings", "request", "response",
-        "prctl", "unnamed", "primitives", "folders", "stamps",
+        "prctl", "unnamed", "primitives", "folders", "stamps", "forwarded",
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "settings"},
     "parent": {
@@ -44,7 +45,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "toml_text": {"settings"},
     "habits": {"habits", "settings", "toml_text"},
-    "cli": {"habits", "toml_text", "watcher.main", "parent", "plan", "settings", "logs", "channel", "wire"},
+    "cli": {
+        "habits", "forwarded", "toml_text", "watcher.main", "parent", "plan", "settings", "logs", "channel",
+        "wire",
+    },
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip

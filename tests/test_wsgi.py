@@ -912,7 +912,7 @@ def test_an_application_may_give_a_lease():
     with Stage(leasing(lambda e: [b"same"])) as stage:
         lease = stage.get("/").lease
         assert lease is not None
-        assert (lease.seconds, lease.names) == (5.0, ("accept",))
+        assert (lease.seconds, lease.names) == (5.0, ("accept", "x-forwarded-proto"))
         head = stage.ask("HEAD / HTTP/1.1\nHost: a")
         assert (head.length, head.lease) == (4, lease)
         assert stage.ask("POST / HTTP/1.1\nHost: a").lease is None

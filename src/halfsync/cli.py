@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from halfsync import __version__
+from halfsync.forwarded import Trust
 from halfsync.habits import convert
 from halfsync.habits.options import OURS, click_options
 from halfsync.habits.sources import Parsed, Sources, gathered
@@ -227,6 +228,10 @@ def check_formats(loaded: Loaded) -> None:
         compile_format(loaded.settings.access_logformat)
     except ValueError as error:
         raise SettingError(f"access_logformat: {error}") from None
+    try:
+        Trust(loaded.settings.forwarded_allow_ips, loaded.settings.forwarded_headers)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
 
 
 def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) -> int:

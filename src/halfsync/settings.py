@@ -98,6 +98,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="MODE",
         ),
     ] = "666"
+    forwarded_allow_ips: Annotated[
+        list[str],
+        about(
+            "Serving",
+            "Proxies whose `forwarded_headers` are believed: addresses or networks, or * for whoever "
+            "connects. So are those of a unix socket's peers, unless the list is empty.",
+            env="FORWARDED_ALLOW_IPS",
+            metavar="ADDRESS",
+        ),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.1", "::1"])
+    forwarded_headers: Annotated[
+        list[str],
+        about(
+            "Serving",
+            "What is believed from them: x-forwarded-for (who asks), x-forwarded-proto (the scheme), "
+            "x-forwarded-host and x-forwarded-port. Name only those that the proxy sets or removes itself: "
+            "others come from its clients.",
+            metavar="NAME",
+        ),
+    ] = msgspec.field(default_factory=lambda: ["x-forwarded-for", "x-forwarded-proto"])
     chdir: Annotated[
         str | None,
         about(
@@ -851,7 +871,7 @@ def _from_command_line(row: Row, given: Any, where: str) -> Any:
     if isinstance(given, str):
         return from_text(row, given, where)
     if row.is_list and row.metavar != "NAME=VALUE":  # the value of a variable may have commas
-        given = [part.strip() for text in given for part in text.split(",")]
+        given = [part.strip() for text in given for part in text.split(",") if part.strip()]
     return checked(row, list(given) if row.is_list else given, where)
 
 

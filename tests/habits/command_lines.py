@@ -20,7 +20,7 @@ class Line:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-ALL = (
+LINES = (
     # --- Heroku and its like
     Line("gunicorn shop:app"),
     Line("gunicorn shop:app --log-file -", {"error_logfile": "-"}),
@@ -77,5 +77,3 @@ ALL = (
     Line("waitress-serve --trusted-proxy=127.0.0.1 --trusted-proxy-headers='x-forwarded-for x-forwarded-host' shop:app", {"forwarded_headers": ["x-forwarded-for", "x-forwarded-host"]}),
     Line("waitress-serve --url-scheme=https shop:app", told="--url-scheme: let the proxy send X-Forwarded-Proto"),
 )  # fmt: skip
-
-LINES = tuple(line for line in ALL if "forwarded" not in line.command and "trusted" not in line.command)

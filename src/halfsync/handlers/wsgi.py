@@ -14,8 +14,9 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
+from halfsync.forwarded import Trust
 from halfsync.handlers.errors import ErrorStream
 from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, Mount, Pool
@@ -44,9 +45,17 @@ class WSGIHandler:
     """The handler of one mount."""
 
     def __init__(
-        self, application: Application, mount: Mount, pool: Pool, listeners: Sequence[Listener]
+        self,
+        application: Application,
+        mount: Mount,
+        pool: Pool,
+        listeners: Sequence[Listener],
+        trust: Trust | None = None,
     ) -> None:
+        """`trust`: whose X-Forwarded fields are believed; None: nobody's."""
         self._application = application
+        self._trust = trust if trust is not None and trust.fields else None
+        _Exchange.shaping = trust.shaping if trust is not None else ()
         self._prefix = mount.prefix.encode().decode("latin-1")
         self._bases = [self._base(pool, listener) for listener in listeners]
         # By listener: heads that were read before. Programs that call an interface send the same head
@@ -94,20 +103,46 @@ class WSGIHandler:
             environ = found.copy()
             if cookie is not None:
                 environ["HTTP_COOKIE"] = cookie
+            environ["REMOTE_ADDR"] = task.client
+            environ["REMOTE_PORT"] = str(task.client_port)
+            environ["halfsync.lease"] = exchange.ask_lease
         else:
-            environ = self._read(task)
-            # Kept without any cookie: it is each client's own.
-            if not task.body_size and len(head) <= MAX_SEEN_HEAD and b"cookie" not in head.lower():
-                if len(seen) >= MAX_SEEN:
-                    seen.clear()
-                seen[head] = kept = environ.copy()
-                kept.pop("HTTP_COOKIE", None)
+            environ = self._first_environ(task, head, exchange)
         exchange.method = environ["REQUEST_METHOD"]
+        environ["wsgi.input"] = io.BytesIO(task.body or b"") if spool is None else io.BufferedReader(spool)
+        return environ
+
+    def _first_environ(self, task: Task, head: bytes, exchange: _Exchange) -> Environ:
+        """Of a head that was not read before. It is kept if it may come again and says all there is."""
+        environ = self._read(task)
+        by_proxy = self._trust is not None and self._trust.concerns(environ)
+        # Kept without any cookie: it is each client's own.
+        if (
+            not task.body_size
+            and len(head) <= MAX_SEEN_HEAD
+            and b"cookie" not in head.lower()
+            and not by_proxy
+        ):
+            seen = self._seen[task.listener]
+            if len(seen) >= MAX_SEEN:
+                seen.clear()
+            seen[head] = kept = environ.copy()
+            kept.pop("HTTP_COOKIE", None)
         environ["REMOTE_ADDR"] = task.client
         environ["REMOTE_PORT"] = str(task.client_port)
         environ["halfsync.lease"] = exchange.ask_lease
-        environ["wsgi.input"] = io.BytesIO(task.body or b"") if spool is None else io.BufferedReader(spool)
+        if by_proxy:
+            self._believe(environ, task, exchange)
         return environ
+
+    def _believe(self, environ: Environ, task: Task, exchange: _Exchange) -> None:
+        """The request has X-Forwarded fields."""
+        assert self._trust is not None
+        if self._trust.believes_peer(task.client):
+            self._trust.apply(environ, task.client)
+        else:
+            # A lease would be the same for requests of a trusted peer with the same fields.
+            environ["halfsync.lease"] = exchange.refuse_lease
 
     def _read(self, task: Task) -> Environ:
         """What the head says, and the size of the body."""
@@ -202,6 +237,9 @@ class _Exchange:
 
     __slots__ = ("_dropped", "_lease", "_length", "_replier", "_sent", "head", "method")
 
+    shaping: ClassVar[tuple[str, ...]] = ()
+    """X-Forwarded fields on which every response may depend, so that every lease does."""
+
     def __init__(self, replier: Replier) -> None:
         self._replier = replier
         self._length = -1  # of the whole body, once it is known
@@ -247,7 +285,12 @@ class _Exchange:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} can't be the name of a header field")
         if seconds > 0 and self.method in ("GET", "HEAD"):
-            self._lease = Lease(float(seconds), tuple(name.lower() for name in names), bool(public))
+            lower = (*[name.lower() for name in names], *self.shaping)
+            self._lease = Lease(float(seconds), lower, bool(public))
+
+    def refuse_lease(self, _seconds: float, *_names: str, public: bool = False) -> None:
+        """In place of `ask_lease`."""
+        _warn_of_lease("the request has X-Forwarded fields from a peer that is not in forwarded_allow_ips")
 
     # --- what it hands back -------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@ r"""Access log formats: compiled once into a function that renders a batch of re
 
 Formats are `common`, `combined`, `json`, or a string with Apache's letters (mod_log_config):
 
-    %h %a      the client's address                %l         "-"
+    %h %a      the client's address, which a trusted proxy may say;  %{c}a  the peer's itself
+    %l         "-"
     %u         the user of basic authorization     %t         [23/Nov/2026:10:00:00 +0000]
     %{F}t      time by strftime(3) format F, or sec, msec, usec, msec_frac, usec_frac
     %r %m %U %q %H   request line, method, path, query (with ?), protocol
@@ -46,8 +47,10 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from halfsync.forwarded import FOR, Trust
 from halfsync.logs import atoms, letters
 from halfsync.logs.letters import (
+    CLIENT_BY_PROXY,
     Item,
     RequestLine,
     connection,
@@ -77,12 +80,16 @@ def items_in(access_logformat: str) -> list[Item]:
     return atoms.items_of(source) if atoms.is_gunicorns(source) else letters.items_of(source)
 
 
-def compile_format(access_logformat: str) -> Render:
+def compile_format(access_logformat: str, trust: Trust | None = None) -> Render:
     """The function that renders records in this format. Raises ValueError with a sentence that says
-    what is wrong with it."""
+    what is wrong with it. `trust`: which proxies' word on their client is believed; None: no one's."""
+    by_proxy = trust is not None and FOR in trust.fields
     if access_logformat == "json":
-        return _JSON().render
-    return _Compiled(items_in(access_logformat)).render
+        return _JSON(trust if by_proxy else None).render
+    items = items_in(access_logformat)
+    if by_proxy:
+        items = [CLIENT_BY_PROXY if item.is_client else item for item in items]
+    return _Compiled(items, trust).render
 
 
 def needs_times(access_logformat: str) -> bool:
@@ -106,7 +113,8 @@ def needs_cookie(access_logformat: str) -> bool:
 class _Compiled:
     """A format as a function. Used by one thread at a time."""
 
-    def __init__(self, items: list[Item]) -> None:
+    def __init__(self, items: list[Item], trust: Trust | None) -> None:
+        self._trust = trust
         self._of_line = [item.of_line for item in items if item.of_line is not None]
         self._of_fields = [item.of_fields for item in items if item.of_fields is not None]
         self._heads: dict[bytes, tuple[str, ...]] = {}
@@ -141,6 +149,7 @@ class _Compiled:
         source += f"        lines.append({template!r} % ({values}))\n"
         source += '    return "".join(lines).encode("ascii", "backslashreplace")\n'
         scope: dict[str, object] = {
+            "client": self._trust.client if self._trust is not None else None,
             "clock": _clock,
             "connection": connection,
             "ending": ending,
@@ -183,7 +192,8 @@ def _values(items: list[Item], lines: Iterator[str], fields: Iterator[str]) -> s
         if item.of_line is not None:
             values += next(lines) + ", "
         elif item.of_fields is not None:
-            values += next(fields) + ", "
+            name = next(fields)
+            values += (item.expression.replace("{f}", name) or name) + ", "
         elif item.expression:
             values += item.expression + ", "
     return values
@@ -236,24 +246,28 @@ def _as_escape(match: re.Match[bytes]) -> bytes:
 
 
 class _JSON:
-    def __init__(self) -> None:
+    def __init__(self, trust: Trust | None) -> None:
+        self._trust = trust
         self._encoder = msgspec.json.Encoder()
 
     def render(self, records: list[LogRecord]) -> bytes:
-        lines = self._encoder.encode_lines([_line(record) for record in records])
+        lines = self._encoder.encode_lines([_line(record, self._trust) for record in records])
         return _CONTROLS.sub(_as_escape, lines)
 
 
-def _line(r: LogRecord) -> _Line:
+def _line(r: LogRecord, trust: Trust | None) -> _Line:
     first, _, rest = r.head.partition(b"\r\n")
     request = RequestLine(first)
     fields = fields_in(rest, request.authority)
     user = user_of(fields)
+    client, by_proxy = r.client, fields.get("x-forwarded-for")
+    if trust is not None and by_proxy:
+        client = trust.client(client, by_proxy)
     micro = int(r.when * 1_000_000)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(micro // 1_000_000))
     return _Line(
         f"{stamp}.{micro % 1_000_000:06}Z",
-        r.client,
+        client,
         user if user != "-" else None,
         request.method,
         request.target,

@@ -95,6 +95,16 @@ class Item:
     of_fields: Callable[[Fields], str] | None = None
     expression: str = ""
     cookie: bool = False
+    is_client: bool = False
+
+
+PEER = Item(expression="r.client or '-'")
+CLIENT_BY_PROXY = Item(
+    of_fields=lambda fields: fields.get("x-forwarded-for", ""),
+    expression="(client(r.client, {f}) if {f} else r.client) or '-'",
+)
+"""In place of an item that is the client's address, where there may be a proxy: `{f}` is the name of what
+`of_fields` gives."""
 
 
 _DIRECTIVE = re.compile(r"%(?:[0-9,!]*)(?:\{(?P<name>[^}]*)\})?(?P<last>[<>])?(?P<letter>.)", re.DOTALL)
@@ -123,6 +133,8 @@ def _item(directive: str, letter: str, name: str | None) -> Item:
             return SIMPLE[letter]
     elif letter == "i" and name:
         return field_item(name)
+    elif letter == "a" and name == "c":
+        return PEER
     elif letter == "t":
         return _time_item(name)
     elif letter == "T" and name in UNITS:
@@ -157,8 +169,8 @@ UNITS = {"us": "r.total_us", "ms": "r.total_us // 1000", "s": "r.total_us // 100
 
 SIMPLE = {
     "%": Item(text="%"),
-    "h": Item(expression="r.client or '-'"),
-    "a": Item(expression="r.client or '-'"),
+    "h": Item(expression="r.client or '-'", is_client=True),
+    "a": Item(expression="r.client or '-'", is_client=True),
     "l": Item(text="-"),
     "u": Item(of_fields=lambda fields: escape(user_of(fields))),
     "t": Item(expression="stamp"),

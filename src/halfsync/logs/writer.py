@@ -19,6 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
+from halfsync.forwarded import Trust
 from halfsync.logs.error import log
 from halfsync.logs.formats import compile_format
 from halfsync.wire.messages import LogRecord
@@ -30,8 +31,8 @@ class AccessLogWriter:
     """`descriptor` is this object's to close; None: there is no access log.
     Raises ValueError if the format is not one."""
 
-    def __init__(self, access_logformat: str, descriptor: int | None) -> None:
-        self._render = compile_format(access_logformat)
+    def __init__(self, access_logformat: str, descriptor: int | None, trust: Trust | None = None) -> None:
+        self._render = compile_format(access_logformat, trust)
         self._descriptor = descriptor
         self._next: int | None = None  # to be used from the next batch on
         self._batches: deque[Batch] = deque()

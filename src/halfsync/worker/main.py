@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from halfsync import channel
+from halfsync.forwarded import Trust
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.logs.error import failure, log, reopen
@@ -106,7 +107,11 @@ def work(
 ) -> int:
     """The life of a worker whose application is imported."""
     forks.close_in_child(orders)
-    writer = AccessLogWriter(plan.settings.access_logformat, log_fd) if pool == BUILT_IN else None
+    writer = (
+        AccessLogWriter(plan.settings.access_logformat, log_fd, trust_of(plan.settings))
+        if pool == BUILT_IN
+        else None
+    )
     worker = Worker(plan, pool, orders, writer, application, limits)
     if channel.send(orders, encode(Ready(os.getpid()))) is not channel.Sent.YES:
         return 0
@@ -337,9 +342,14 @@ class Worker:
             self._threads.log_stack(message.number)
 
 
+def trust_of(settings: Settings) -> Trust:
+    return Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
+
+
 def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[Handler | None]:
     """By mount; None where another pool is responsible."""
     handlers: list[Handler | None] = []
+    trust = trust_of(plan.settings)
     for mount in plan.mounts:
         if mount.pool != pool:
             handlers.append(None)
@@ -347,5 +357,5 @@ def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[
             handlers.append(FilesHandler(mount, plan.settings))
         else:
             assert application is not None
-            handlers.append(WSGIHandler(application, mount, plan.pools[pool], plan.listeners))
+            handlers.append(WSGIHandler(application, mount, plan.pools[pool], plan.listeners, trust))
     return handlers
