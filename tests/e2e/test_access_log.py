@@ -111,6 +111,7 @@ def test_letters_tell_the_bytes_that_were_sent_and_how_it_ended(tmp_path):
 LETTERS = {
     "%h": r"127\.0\.0\.1",
     "%a": r"127\.0\.0\.1",
+    "%{c}a": r"127\.0\.0\.1",
     "%l": "-",
     "%u": "ann",
     "%t": r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]",
