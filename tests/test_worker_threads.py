@@ -12,7 +12,7 @@ import pytest
 
 from halfsync.objects import File, Memory
 from halfsync.response import Head
-from halfsync.unnamed import unnamed_file
+from halfsync.temporary_files import temporary_file
 from halfsync.wire.messages import MAX_PACKET, Ending, Nudge, Part, Reply, Task
 from halfsync.worker.bodies import Limits, TaskReplier
 from halfsync.worker.outbox import Outbox
@@ -148,7 +148,7 @@ def test_several_spooled_bodies_in_one_packet():
         tasks[2].body = bodies[2]
         descriptors = []
         for body in (b"one", b"two", b"three"):
-            descriptors.append(unnamed_file("/tmp"))
+            descriptors.append(temporary_file("/tmp"))
             os.write(descriptors[-1], body)
         stage.send(*tasks, descriptors=descriptors)
         assert [stage.wait(task.number).body for task in tasks] == bodies
@@ -223,7 +223,7 @@ def test_messages_of_a_slot_stay_in_order_across_packets():
         outbox.put(Reply(task.number, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
         expected = b""
         for n in range(150):
-            descriptor = unnamed_file("/tmp")
+            descriptor = temporary_file("/tmp")
             data = b"%d " % n
             os.write(descriptor, data)
             outbox.put(Part(task.number, [File(descriptor, 0, len(data))], Ending.MORE), 0, 1)
@@ -259,7 +259,7 @@ def test_an_outbox_whose_pump_is_gone_closes_descriptors_and_says_so():
     with theirs:
         ours.close()
         outbox = Outbox(theirs)
-        descriptor = unnamed_file("/tmp")
+        descriptor = temporary_file("/tmp")
         outbox.put(Part(0, [File(descriptor, 0, 0)], Ending.DONE), 0, 1)
         outbox.flush()
         assert outbox.gone

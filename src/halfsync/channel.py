@@ -14,7 +14,7 @@ from enum import Enum
 from typing import cast
 
 from halfsync.primitives import os, socket
-from halfsync.unnamed import out_of_reach
+from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)

@@ -431,7 +431,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Size limits",
-            "Request bodies up to this size stay in memory; larger ones go to an unnamed temporary file.",
+            "Request bodies up to this size stay in memory; larger ones go to an anonymous temporary file.",
             unit="bytes",
             least=0,
             most=64 * KIB,
@@ -451,7 +451,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         about(
             "Size limits",
             "Of an answer that an application produces, this much waits for the client in memory; the rest "
-            "in an unnamed temporary file.",
+            "in an anonymous temporary file.",
             unit="bytes",
             least=0,
         ),

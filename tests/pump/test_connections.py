@@ -142,8 +142,8 @@ def test_bodies_up_to_the_limit_are_taken():
 
 @pytest.mark.parametrize("size", [32 * 1024, 32 * 1024 + 1, 1_000_000])
 def test_bodies_in_memory_and_in_files(stage: Stage, size: int):
-    """Up to body_memory in the message, beyond in an unnamed file; the worker gets every byte, and no
-    descriptor or file is left."""
+    """Up to body_memory in the message, beyond in an anonymous temporary file; the worker gets every byte,
+    and no descriptor or file is left."""
     stage.handler = lambda hand, task: hand.reply(task, hashlib.sha256(hand.bodies[task.number]).digest())
     stage.hand(answers=True)
     client = stage.client()

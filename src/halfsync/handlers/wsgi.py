@@ -24,7 +24,7 @@ from halfsync.primitives import os
 from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
 from halfsync.stamps import is_at_rest, stamp_of
-from halfsync.unnamed import out_of_reach
+from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import Ending, Lease, Task
 
 Environ = dict[str, Any]

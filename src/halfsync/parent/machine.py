@@ -14,7 +14,7 @@ from halfsync.parent import seam, trust
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Kind, Mount
 from halfsync.settings import SettingError, Settings
-from halfsync.unnamed import unnamed_file
+from halfsync.temporary_files import temporary_file
 
 PROC = "/proc/self/fd"
 
@@ -86,7 +86,7 @@ def _usual_folders() -> Iterator[tuple[str, str]]:
 
 def _why_not(folder: str) -> str:
     try:
-        os.close(unnamed_file(folder))
+        os.close(temporary_file(folder))
     except OSError as error:
         return error.strerror or str(error)
     return ""

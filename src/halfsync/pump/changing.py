@@ -26,7 +26,7 @@ from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leased import MAX_COPY, Leased
 from halfsync.pump.sendables import FileSpan
 from halfsync.stamps import Stamp, is_same_content, stamp_of
-from halfsync.unnamed import unnamed_file
+from halfsync.temporary_files import temporary_file
 
 PIECE = 256 * 1024
 """Bytes read at a time: they fit the second level cache."""
@@ -91,7 +91,7 @@ class ChangingFiles:
         try:
             os.preadv(file.fd, [self._view[:1]], offset + count - 1, os.RWF_NOWAIT)
             data = os.pread(file.fd, count, offset)
-            copy = FileCopy(unnamed_file(self._folder), count, self)
+            copy = FileCopy(temporary_file(self._folder), count, self)
             written = os.write(copy.fd, data)
         except OSError:  # short of descriptors or room, or not in memory: then without
             return None

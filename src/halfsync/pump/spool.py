@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 
 from halfsync.pump.descriptors import Descriptor
-from halfsync.unnamed import unnamed_file
+from halfsync.temporary_files import temporary_file
 
 Submit = Callable[[Callable[[], None]], None]
 """Has a job done by a helper thread, and wakes who waits for it."""
@@ -84,7 +84,7 @@ class Spool:
             self._waiting += len(data)
             return
         if self.file is None:
-            self.file = Descriptor(unnamed_file(self._folder))
+            self.file = Descriptor(temporary_file(self._folder))
             data = b"".join((*self._parts, data))
             self._parts.clear()
         _write_all(self.file.fd, data)

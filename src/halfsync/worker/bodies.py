@@ -7,7 +7,7 @@ What bounds memory is where the pieces go, by how much there has been of this bo
 
     a whole body up to 64 KiB      in the Reply itself, and out in one write with the head
     the first `reply_memory`       Memory objects
-    then, up to `reply_spool`      an unnamed file: each piece is written to it and said as a File segment;
+    then, up to `reply_spool`      an anonymous temporary file: each piece is appended and sent as a File;
                                    the descriptor crosses once, then SAME_FILE
     beyond                         a Pipe. The kernel's own back-pressure holds the thread now, and that is
                                    the one case where a slow client holds one
@@ -33,7 +33,7 @@ from halfsync.primitives import os, time
 from halfsync.response import ClientGone, Head
 from halfsync.settings import Settings
 from halfsync.stamps import Stamp
-from halfsync.unnamed import out_of_reach, unnamed_file
+from halfsync.temporary_files import out_of_reach, temporary_file
 from halfsync.wire.messages import DONE, Ending, Lease, Part, Reply
 from halfsync.worker.forks import end_if_child
 from halfsync.worker.outbox import Outbox
@@ -292,7 +292,7 @@ class _Spill:
 
     def _write_file(self, data: memoryview) -> File:
         if self._file < 0:
-            self._file = unnamed_file(self._limits.folder)
+            self._file = temporary_file(self._limits.folder)
         offset = self._file_size
         write_all(self._file, data)
         self._file_size += len(data)

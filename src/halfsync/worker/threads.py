@@ -39,7 +39,7 @@ from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
 from halfsync.request import SpooledBody, lines_of
 from halfsync.response import INTERNAL_ERROR, Head, Replier
-from halfsync.unnamed import out_of_reach
+from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,

@@ -1,4 +1,4 @@
-"""Files without a name: what is spooled in them goes when the last descriptor does."""
+"""Anonymous temporary files: they have no name, and are freed when their last descriptor is closed."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def out_of_reach(descriptor: int) -> int:
     return moved
 
 
-def unnamed_file(folder: str) -> int:
-    """A new file without a name, open for reading and writing. Raises OSError."""
+def temporary_file(folder: str) -> int:
+    """A new anonymous temporary file, open for reading and writing. Raises OSError."""
     try:
         return out_of_reach(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
