@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from halfsync.plan import Kind, Listener, Mount, Plan, Pool
+from halfsync.plan import Kind, Listener, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
 from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_SLOTS, Reply, Task, decode_replies, encode
 from halfsync.worker.bodies import Limits
@@ -108,7 +108,7 @@ def live(tasks: socket.socket, options: argparse.Namespace) -> int:
 
 
 def handlers(threads: int) -> Any:
-    pools = (Pool("built-in", None, 1, 1), Pool("app:app", "app:app", 1, threads))
+    pools = (PoolPlan("built-in", None, 1, 1), PoolPlan("app:app", "app:app", 1, threads))
     mount = Mount("", "app:app", Kind.WSGI, 1)
     listener = Listener("127.0.0.1:8000", "127.0.0.1", 8000, socket.socket())
     return handlers_of(Plan(Settings(), (mount,), pools, (listener,)), 1, application)

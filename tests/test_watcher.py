@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from halfsync.cli import main
-from halfsync.plan import Plan, Pool
+from halfsync.plan import Plan, PoolPlan
 from halfsync.settings import Settings
 from halfsync.watcher import code
 from tests.test_parent import Stage, alive, descendants, preload, serving, stage, with_script
@@ -64,7 +64,7 @@ def test_a_hidden_folder_that_is_named_is_watched(tmp_path):
 
 
 def plan_of(*targets: str, **settings: object) -> Plan:
-    pools = [Pool("built-in", None, 1, 1), *(Pool(one, one, 1, 1) for one in targets)]
+    pools = [PoolPlan("built-in", None, 1, 1), *(PoolPlan(one, one, 1, 1) for one in targets)]
     return Plan(Settings(**settings), (), tuple(pools), ())  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from halfsync import channel, prctl
-from halfsync.plan import Kind, Mount, Plan, Pool
+from halfsync.plan import Kind, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
     SCOREBOARD_BYTES,
@@ -70,7 +70,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def plan(target: str = "app_of_test:app", threads: int = 2) -> Plan:
-    pools = [Pool("built-in", None, 1, 2), Pool(target, target, 1, threads)]
+    pools = [PoolPlan("built-in", None, 1, 2), PoolPlan(target, target, 1, threads)]
     mounts = [Mount("/files", ".", Kind.FILES, 0), Mount("", target, Kind.WSGI, 1)]
     return plan_of(mounts, pools, Settings(access_logformat="%U"))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halfsync.objects import SAME_FILE, File, Memory
-from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Mount, Plan, Pool
+from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
@@ -173,7 +173,7 @@ class Seam:
         answer.ending = message.ending
 
 
-def plan_of(mounts: Sequence[Mount], pools: Sequence[Pool], settings: Settings | None = None) -> Plan:
+def plan_of(mounts: Sequence[Mount], pools: Sequence[PoolPlan], settings: Settings | None = None) -> Plan:
     listener = Listener("127.0.0.1:8000", "127.0.0.1", 8000, socket.socket())
     listener.socket.close()  # nobody accepts here
     return Plan(settings or Settings(), tuple(mounts), tuple(pools), (listener,))
@@ -197,7 +197,7 @@ class Stage(Seam):
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         super().__init__(ours)
-        pools = [Pool("built-in", None, 1, threads), Pool("app:app", "app:app", processes, threads)]
+        pools = [PoolPlan("built-in", None, 1, threads), PoolPlan("app:app", "app:app", processes, threads)]
         pool = BUILT_IN if application is None else 1
         kind = Kind.FILES if application is None else Kind.WSGI
         mount = Mount(prefix, folder or "app:app", kind, pool, FileRules(lease, **(rules or {})))

@@ -14,7 +14,7 @@ from halfsync.forwarded import Trust
 from halfsync.habits import convert
 from halfsync.habits.options import OURS, click_options
 from halfsync.habits.sources import Parsed, Sources, gathered
-from halfsync.plan import Mount, Plan, Pool, target_of, work_out
+from halfsync.plan import Mount, Plan, PoolPlan, target_of, work_out
 from halfsync.settings import BY_NAME, GIB, KIB, MIB, ROWS, SECTIONS, Loaded, Row, SettingError, Target, load
 from halfsync.toml_text import in_toml, target_in_toml
 
@@ -234,7 +234,7 @@ def check_formats(loaded: Loaded) -> None:
         raise SettingError(str(error)) from None
 
 
-def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) -> int:
+def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, ...]) -> int:
     """`--check-config`: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import listeners, machine, privileges

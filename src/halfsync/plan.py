@@ -49,8 +49,8 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """Worker processes of one kind. Pool 0 is the built-in one: files and the log."""
+class PoolPlan:
+    """A pool as it is planned: worker processes of one kind. The first one is the built-in one: files and the log."""
 
     name: str  # "built-in", or the application's target
     target: str | None  # None: no application code is imported
@@ -72,7 +72,7 @@ class Listener:
 class Plan:
     settings: Settings
     mounts: tuple[Mount, ...]  # longest prefix first
-    pools: tuple[Pool, ...]
+    pools: tuple[PoolPlan, ...]
     listeners: tuple[Listener, ...]
 
 
@@ -90,14 +90,14 @@ def target_of(argument: str) -> Target:
     return Target("/", argument, where)
 
 
-def work_out(settings: Settings, targets: Sequence[Target]) -> tuple[tuple[Mount, ...], tuple[Pool, ...]]:
+def work_out(settings: Settings, targets: Sequence[Target]) -> tuple[tuple[Mount, ...], tuple[PoolPlan, ...]]:
     """Mounts (longest prefix first) and pools. Looks at folders, imports nothing. Raises
     SettingError if a target is not to be found, or is mounted where another is."""
     if not targets:
         raise SettingError(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
-    pools = [Pool("built-in", None, 1, settings.builtin_threads)]
+    pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
     mounts: dict[str, Mount] = {}
     for target in targets:
         prefix = _prefix(target)
@@ -133,7 +133,7 @@ def _is_application(target: Target) -> bool:
     return False
 
 
-def _mount(prefix: str, target: Target, settings: Settings, pools: list[Pool]) -> Mount:
+def _mount(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan]) -> Mount:
     if _is_application(target):
         for name in FOR_FILES:
             if getattr(target, name) is not None:
@@ -158,10 +158,10 @@ def _file_rules(target: Target, settings: Settings) -> FileRules:
     return FileRules(**rules, is_file=is_file)
 
 
-def _pool(target: Target, settings: Settings, pools: list[Pool]) -> int:
+def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
     """The application's pool. Mounts of one application share it, unless they ask for sizes of
     their own that differ."""
-    pool = Pool(
+    pool = PoolPlan(
         target.target, target.target, target.workers or settings.workers, target.threads or settings.threads
     )
     if pool not in pools:

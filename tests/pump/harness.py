@@ -29,7 +29,7 @@ from unittest import mock
 import msgspec
 
 from halfsync.objects import File, Memory, Pipe
-from halfsync.plan import Kind, Listener, Mount, Plan, Pool
+from halfsync.plan import Kind, Listener, Mount, Plan, PoolPlan
 from halfsync.pump import clock as clock_module
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
@@ -121,7 +121,7 @@ class Stage:
         self.plan = Plan(
             Settings(**settings),
             mounts or (Mount("", "app:app", Kind.WSGI, APP),),
-            (Pool("built-in", None, 1, 4), Pool("app:app", "app:app", 1, 8)),
+            (PoolPlan("built-in", None, 1, 4), PoolPlan("app:app", "app:app", 1, 8)),
             (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self._pumps_own()),),
         )
         self.hung: list[Worker] = []

@@ -19,7 +19,7 @@ from typing import IO, Any, ClassVar
 from halfsync.forwarded import Trust
 from halfsync.handlers.errors import ErrorStream
 from halfsync.logs.error import failure, log
-from halfsync.plan import Listener, Mount, Pool
+from halfsync.plan import Listener, Mount, PoolPlan
 from halfsync.primitives import os
 from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
@@ -48,7 +48,7 @@ class WSGIHandler:
         self,
         application: Application,
         mount: Mount,
-        pool: Pool,
+        pool: PoolPlan,
         listeners: Sequence[Listener],
         trust: Trust | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class WSGIHandler:
         # again and again; to copy what it said costs 0.3 µs, to read it again 2 and more.
         self._seen: list[dict[bytes, Environ]] = [{} for _ in listeners]
 
-    def _base(self, pool: Pool, listener: Listener) -> Environ:
+    def _base(self, pool: PoolPlan, listener: Listener) -> Environ:
         """What is the same in every request of this mount and listener."""
         return {
             "SCRIPT_NAME": self._prefix,

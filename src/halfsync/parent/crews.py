@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from halfsync.parent.children import Child, Role
 from halfsync.parent.pauses import Pause
 from halfsync.parent.states import State
-from halfsync.plan import Pool
+from halfsync.plan import PoolPlan
 from halfsync.wire.messages import Failed
 
 COUNTED = (State.STARTING, State.READY, State.WORKING)
@@ -24,7 +24,7 @@ COUNTED = (State.STARTING, State.READY, State.WORKING)
 @dataclass(eq=False)
 class Crew:
     index: int  # into Plan.pools
-    pool: Pool
+    pool: PoolPlan
     preload: bool
     size: int  # workers wanted; TTIN and TTOU change it
     children: list[Child] = field(default_factory=list)  # templates too

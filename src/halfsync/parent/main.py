@@ -16,11 +16,11 @@ from halfsync.parent.births import Entries
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.signals import Signals
 from halfsync.parent.supervisor import Supervisor
-from halfsync.plan import Kind, Mount, Plan, Pool
+from halfsync.plan import Kind, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
 
 
-def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[Pool, ...]) -> int:
+def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, ...]) -> int:
     """Bind, fork, and serve until told to stop. Gives the exit status.
 
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
