@@ -50,7 +50,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """A pool as it is planned: worker processes of one kind. The first one is the built-in one: files and the log."""
+    """A pool as planned: worker processes of one kind. The first is the built-in one: files and the log."""
 
     name: str  # "built-in", or the application's target
     target: str | None  # None: no application code is imported

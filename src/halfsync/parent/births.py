@@ -19,7 +19,7 @@ from halfsync.logs.error import log
 from halfsync.parent import processes
 from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Role
-from halfsync.parent.crews import Crew
+from halfsync.parent.pools import WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.plan import BUILT_IN, Plan
 from halfsync.settings import octal
@@ -74,31 +74,31 @@ class Births:
             Role.PUMP, "pump", NO_POOL, 0, keep, lambda orders: self._entries.pump(self._plan, orders)
         )
 
-    def worker(self, crew: Crew, generation: int, template: Child | None) -> Child:
+    def worker(self, pool: WorkerPool, generation: int, template: Child | None) -> Child:
         """Forked here, or by the template if there is one."""
-        name = f"worker({crew.pool.name})"
+        name = f"worker({pool.name})"
         if template is not None:
-            return self._spawned(crew, name, generation, template)
-        log_fd = self._access_log.fd if self._access_log is not None and crew.index == BUILT_IN else None
+            return self._spawned(pool, name, generation, template)
+        log_fd = self._access_log.fd if self._access_log is not None and pool.index == BUILT_IN else None
 
         def entry(orders: socket.socket) -> int:
-            self._settle(runs_application=crew.has_application)
-            return self._entries.worker(self._plan, crew.index, orders, log_fd)
+            self._settle(runs_application=pool.has_application)
+            return self._entries.worker(self._plan, pool.index, orders, log_fd)
 
         keep = [] if log_fd is None else [log_fd]
-        return self._fork(Role.WORKER, name, crew.index, generation, keep, entry)
+        return self._fork(Role.WORKER, name, pool.index, generation, keep, entry)
 
-    def template(self, crew: Crew, generation: int) -> Child:
+    def template(self, pool: WorkerPool, generation: int) -> Child:
         def entry(orders: socket.socket) -> int:
-            self._settle(runs_application=crew.has_application)
-            return self._entries.template(self._plan, crew.index, orders)
+            self._settle(runs_application=pool.has_application)
+            return self._entries.template(self._plan, pool.index, orders)
 
-        name = f"template({crew.pool.name})"
-        return self._fork(Role.TEMPLATE, name, crew.index, generation, [], entry)
+        name = f"template({pool.name})"
+        return self._fork(Role.TEMPLATE, name, pool.index, generation, [], entry)
 
-    def _spawned(self, crew: Crew, name: str, generation: int, template: Child) -> Child:
+    def _spawned(self, pool: WorkerPool, name: str, generation: int, template: Child) -> Child:
         ours, theirs = channel.pair()
-        child = self._child(Role.WORKER, name, crew.index, generation, ours, UNKNOWN)
+        child = self._child(Role.WORKER, name, pool.index, generation, ours, UNKNOWN)
         template.order(messages.Spawn(child.id), (theirs.detach(),))
         return child
 

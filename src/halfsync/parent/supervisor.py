@@ -40,7 +40,6 @@ from halfsync.parent import processes, seam
 from halfsync.parent.accesslog import AccessLog, ErrorLog
 from halfsync.parent.births import Births, Entries
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
-from halfsync.parent.crews import COUNTED, Crew
 from halfsync.parent.limits import (
     EXIT_WRONG,
     JOIN_AGAIN,
@@ -56,6 +55,7 @@ from halfsync.parent.limits import (
     Phase,
 )
 from halfsync.parent.pauses import Pause, in_seconds
+from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.parent.reaping import UnknownChildren, ended_processes
 from halfsync.parent.signals import Signals, name_of
@@ -96,8 +96,8 @@ class Supervisor:
         self.settings = plan.settings
         self.phase = Phase.STARTING
         self.exit_status = 0
-        self.crews = [
-            Crew(index, pool, self.settings.preload and pool.target is not None, pool.processes)
+        self.pools = [
+            WorkerPool(index, pool, self.settings.preload and pool.target is not None, pool.processes)
             for index, pool in enumerate(plan.pools)
         ]
         self.pump: Child | None = None
@@ -111,7 +111,7 @@ class Supervisor:
         self._watcher_pause = Pause()
         self._unknown = UnknownChildren()
         self._reload_due = False  # a SIGHUP came during the start
-        self._reloaded: list[Crew] = []  # and not yet said
+        self._reloaded: list[WorkerPool] = []  # and not yet said
         self._is_behind = False  # there are more workers to start, in the next turn
         self._limit = NEVER  # of the phase
         self._at_once = False  # a stop that does not wait for requests
@@ -150,7 +150,7 @@ class Supervisor:
     # --- waiting
 
     def _children(self) -> list[Child]:
-        found = [child for crew in self.crews for child in crew.children]
+        found = [child for pool in self.pools for child in pool.children]
         return [one for one in (self.pump, *found, self._watcher) if one is not None]
 
     def _wait(self) -> None:
@@ -166,7 +166,7 @@ class Supervisor:
             return 0.0
         children = self._children()
         due = [min(child.limit, child.ready_by) for child in children]
-        pauses = [self._pump_pause, self._watcher_pause, *(crew.pause for crew in self.crews)]
+        pauses = [self._pump_pause, self._watcher_pause, *(pool.pause for pool in self.pools)]
         due += [pause.until for pause in pauses if pause.until > now]
         due += [child.join_after for child in children if child.join_after > now]
         if any(child.has_unsent for child in children) or self._lacks(now):
@@ -211,8 +211,8 @@ class Supervisor:
         was_serving = self.phase is Phase.SERVING
         self.phase = Phase.DRAINING
         self._limit = now + self.settings.graceful_timeout + LAST_WORD
-        for crew in self.crews:
-            self._drop_rising(crew)
+        for pool in self.pools:
+            self._drop_rising(pool)
         if self.pump is not None and was_serving:
             self.pump.order(messages.Drain(self.settings.graceful_timeout))
         elif self.pump is not None:
@@ -231,8 +231,8 @@ class Supervisor:
             return
         self._at_once = True
         self._stop_listening()
-        for crew in self.crews:
-            self._drop_rising(crew)
+        for pool in self.pools:
+            self._drop_rising(pool)
         self.phase = Phase.DRAINING
         self._limit = now + LAST_WORD
         pump.order(messages.Drain(0.0))
@@ -249,25 +249,25 @@ class Supervisor:
 
     def _restart_imports(self, cause: str) -> None:
         """During the start: what has not finished its import may have read old code, or hang."""
-        if any(crew.pause.until == NEVER for crew in self.crews):
+        if any(pool.pause.until == NEVER for pool in self.pools):
             log("info", f"{cause}: trying again.")
         else:
             log("info", f"{cause} while starting: workers that are still being imported start again.")
-        for crew in self.crews:
-            for child in crew.of(crew.current):
+        for pool in self.pools:
+            for child in pool.of(pool.current):
                 if child.state is State.STARTING:
                     self._kill(child)
-                elif crew.has_application:
+                elif pool.has_application:
                     self._reload_due = True  # that one has read the old code: done when the start is
-            crew.pause.forgive()
+            pool.pause.forgive()
 
     def _reload(self) -> None:
         self._reload_due = False
         self._notifier.reloading()
-        for crew in self.crews:
-            self._drop_rising(crew)
-            crew.pause.forgive()
-            crew.raise_generation()
+        for pool in self.pools:
+            self._drop_rising(pool)
+            pool.pause.forgive()
+            pool.raise_generation()
 
     def _reopen_error_log(self) -> None:
         if self._error_log is None:
@@ -284,7 +284,7 @@ class Supervisor:
             return
         try:
             self._access_log.reopen()
-            for child in self.crews[BUILT_IN].children:
+            for child in self.pools[BUILT_IN].children:
                 if child.state is not State.KILLED:
                     child.order(messages.LogFile(), (os.dup(self._access_log.fd),))
         except OSError as error:
@@ -293,10 +293,10 @@ class Supervisor:
             log("info", "SIGUSR1: the access log is reopened.")
 
     def _resize(self, by: int) -> None:
-        for crew in self.crews:
-            if crew.has_application:
-                crew.size = max(1, crew.size + by)
-                log("info", f"{crew.pool.name}: {crew.size} worker processes from now on.")
+        for pool in self.pools:
+            if pool.has_application:
+                pool.size = max(1, pool.size + by)
+                log("info", f"{pool.name}: {pool.size} worker processes from now on.")
 
     # --- reports
 
@@ -352,8 +352,8 @@ class Supervisor:
     def _on_change(self, watcher: Child, report: messages.Changed) -> None:
         if watcher.role is not Role.WATCHER:
             raise Garbage("it is not the watcher")
-        for crew in self.crews:
-            crew.last_failure = ""  # show a traceback again, though it be the same: someone works on it
+        for pool in self.pools:
+            pool.last_failure = ""  # show a traceback again, though it be the same: someone works on it
         self._reload_because(f"{report.files} changed")
 
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
@@ -361,7 +361,7 @@ class Supervisor:
             if child.id == worker and child.state is State.WORKING and pump.role is Role.PUMP:
                 log("error", f"{child.who} has a handler past handler_timeout; it is replaced.")
                 self._retire(child, now)
-                self._bound_retiring(self.crews[child.pool])
+                self._bound_retiring(self.pools[child.pool])
 
     def _kill_lost(self, pump: Child, worker: int) -> None:
         """The pump has given it up: if it lives, it is good for nothing."""
@@ -377,10 +377,10 @@ class Supervisor:
                 child.pump = -1
                 child.join_after = now + JOIN_AGAIN
 
-    def _bound_retiring(self, crew: Crew) -> None:
+    def _bound_retiring(self, pool: WorkerPool) -> None:
         """When every request hangs, the hung ones must not pile up until graceful_timeout ends them."""
-        retiring = [child for child in crew.children if child.state is State.RETIRING]
-        for child in retiring[: max(0, len(retiring) - MOST_RETIRING * crew.size)]:
+        retiring = [child for child in pool.children if child.state is State.RETIRING]
+        for child in retiring[: max(0, len(retiring) - MOST_RETIRING * pool.size)]:
             log("warning", f"{child.who} is killed: too many workers with hung handlers (handler_timeout).")
             self._kill(child)
 
@@ -423,12 +423,12 @@ class Supervisor:
             self._watcher = None
             self._watcher_ended(child, ending, now)
             return
-        crew = self.crews[child.pool]
-        crew.children.remove(child)
+        pool = self.pools[child.pool]
+        pool.children.remove(child)
         if self.pump is not None and child.pump == self.pump.id:
             self.pump.order(messages.Ended(child.id, -1 if status is None else status))
         if (before in COUNTED or child.at_fault) and self.phase is not Phase.LEAVING:
-            self._worker_ended(crew, child, ending, now)
+            self._worker_ended(pool, child, ending, now)
         else:
             log("debug", f"{child.who} {ending}.")
 
@@ -458,45 +458,43 @@ class Supervisor:
         pause = self._watcher_pause.ended(now, now - child.started, child.was_ready)
         log("error", f"{told} Changes are not noticed; the next try is {in_seconds(pause)}.")
 
-    def _worker_ended(self, crew: Crew, child: Child, ending: str, now: float) -> None:
+    def _worker_ended(self, pool: WorkerPool, child: Child, ending: str, now: float) -> None:
         """One that should still be there."""
-        if child.generation == crew.rising and not child.was_ready:
-            self._fail_reload(crew, child, ending)
+        if child.generation == pool.rising and not child.was_ready:
+            self._fail_reload(pool, child, ending)
             return
         if child.failure is not None:
-            self._failed_to_import(crew, child, child.failure, now)
+            self._failed_to_import(pool, child, child.failure, now)
             return
-        pause = crew.pause.ended(now, now - child.started, child.was_ready)
+        pause = pool.pause.ended(now, now - child.started, child.was_ready)
         log("error", f"{child.who} {ending}. Another starts {in_seconds(pause)}.")
-        if self.phase is Phase.STARTING and crew.pause.early_ends >= TRIES_AT_FIRST and not crew.works:
-            sentence = (
-                f"Target {crew.pool.name!r}: its worker {ending} while starting, {TRIES_AT_FIRST} times."
-            )
-            self._failed_to_import(crew, child, messages.Failed(sentence, ""), now)
+        if self.phase is Phase.STARTING and pool.pause.early_ends >= TRIES_AT_FIRST and not pool.works:
+            sentence = f"Target {pool.name!r}: its worker {ending} while starting, {TRIES_AT_FIRST} times."
+            self._failed_to_import(pool, child, messages.Failed(sentence, ""), now)
 
-    def _failed_to_import(self, crew: Crew, child: Child, failure: messages.Failed, now: float) -> None:
+    def _failed_to_import(self, pool: WorkerPool, child: Child, failure: messages.Failed, now: float) -> None:
         if self.settings.reload:
-            self._wait_for_change(crew, failure)
+            self._wait_for_change(pool, failure)
             return
         if self.phase is Phase.STARTING:
             self._give_up(failure.sentence, failure.traceback, now)
             return
-        pause = crew.pause.ended(now, now - child.started, was_ready=False)
-        log("error", f"{child.who}: {crew.told_once(failure)} Another starts {in_seconds(pause)}.")
+        pause = pool.pause.ended(now, now - child.started, was_ready=False)
+        log("error", f"{child.who}: {pool.told_once(failure)} Another starts {in_seconds(pause)}.")
 
-    def _wait_for_change(self, crew: Crew, failure: messages.Failed) -> None:
+    def _wait_for_change(self, pool: WorkerPool, failure: messages.Failed) -> None:
         """With `reload`: no other try until something changes (or a SIGHUP comes)."""
-        for child in crew.of(crew.current):
+        for child in pool.of(pool.current):
             if child.state is State.STARTING:
                 self._kill(child)  # it has read the same code
-        crew.pause.until = NEVER
-        log("error", f"{crew.told_once(failure)} Waiting for a change.")
+        pool.pause.until = NEVER
+        log("error", f"{pool.told_once(failure)} Waiting for a change.")
 
-    def _fail_reload(self, crew: Crew, child: Child, ending: str) -> None:
-        told = f"it {ending} while starting." if child.failure is None else crew.told_once(child.failure)
-        log("error", f"{child.who}: {told} {crew.pool.name} is NOT reloaded; the old workers go on.")
+    def _fail_reload(self, pool: WorkerPool, child: Child, ending: str) -> None:
+        told = f"it {ending} while starting." if child.failure is None else pool.told_once(child.failure)
+        log("error", f"{child.who}: {told} {pool.name} is NOT reloaded; the old workers go on.")
         self._notifier.reload_failed()
-        self._drop_rising(crew)
+        self._drop_rising(pool)
 
     def _give_up(self, sentence: str, trace: str, now: float) -> None:
         """At the first start: say why, and end."""
@@ -564,9 +562,9 @@ class Supervisor:
         if self.settings.reload and self._watcher is None and now >= self._watcher_pause.until:
             self._watcher = self._start("watcher", self._births.watcher, self._watcher_pause, now)
         if self._may_import:
-            for crew in self.crews:
-                for generation in crew.generations:
-                    self._staff_generation(crew, generation, now)
+            for pool in self.pools:
+                for generation in pool.generations:
+                    self._staff_generation(pool, generation, now)
         for child in self._children():
             if self._is_to_join(child):
                 self._join(child)
@@ -579,25 +577,25 @@ class Supervisor:
         watches = self._watcher is not None and self._watcher.was_ready
         return watches or not self.settings.reload or self.phase is not Phase.STARTING
 
-    def _staff_generation(self, crew: Crew, generation: int, now: float) -> None:
-        if (old := crew.recyclable()) is not None:
+    def _staff_generation(self, pool: WorkerPool, generation: int, now: float) -> None:
+        if (old := pool.recyclable()) is not None:
             log("info", f"{old.who} has served {old.served} requests (max_requests) and is replaced.")
             self._retire(old, now)
-        workers, wanted = crew.workers(generation), crew.wanted(generation)
+        workers, wanted = pool.workers(generation), pool.wanted(generation)
         for surplus in workers[wanted:]:
             if surplus.state is State.WORKING:
                 self._retire(surplus, now)
-        if len(workers) >= wanted or now < crew.pause.until:
+        if len(workers) >= wanted or now < pool.pause.until:
             return
         missing = wanted - len(workers)
-        template = crew.template(generation) if crew.preload else None
-        if crew.preload and template is None:
-            self._start_for(crew, partial(self._births.template, crew, generation), now)
+        template = pool.template(generation) if pool.preload else None
+        if pool.preload and template is None:
+            self._start_for(pool, partial(self._births.template, pool, generation), now)
             return
         if template is not None and template.state is State.STARTING:
             return
         for _ in range(min(missing, MOST_STARTS)):
-            self._start_for(crew, partial(self._births.worker, crew, generation, template), now)
+            self._start_for(pool, partial(self._births.worker, pool, generation, template), now)
         self._is_behind = self._is_behind or missing > MOST_STARTS
 
     def _start_pump(self, now: float) -> None:
@@ -607,10 +605,10 @@ class Supervisor:
             pump.on(Event.READIED)
             pump.on(Event.JOINED)
 
-    def _start_for(self, crew: Crew, make: Callable[[], Child], now: float) -> None:
-        child = self._start(f"worker({crew.pool.name})", make, crew.pause, now)
+    def _start_for(self, pool: WorkerPool, make: Callable[[], Child], now: float) -> None:
+        child = self._start(f"worker({pool.name})", make, pool.pause, now)
         if child is not None:
-            crew.children.append(child)
+            pool.children.append(child)
 
     def _start(self, name: str, make: Callable[[], Child], pause: Pause, now: float) -> Child | None:
         """A new child; None if the machine has no room for one now."""
@@ -639,7 +637,7 @@ class Supervisor:
             return False
         if time.monotonic() < child.join_after:
             return False
-        is_current = child.generation == self.crews[child.pool].current
+        is_current = child.generation == self.pools[child.pool].current
         return child.state is State.WORKING or (child.state is State.READY and is_current)
 
     def _join(self, child: Child) -> None:
@@ -660,15 +658,15 @@ class Supervisor:
         if self.pump is not None:
             self.pump.order(messages.Retire(child.id))
 
-    def _drop_rising(self, crew: Crew) -> None:
-        for child in crew.of(crew.rising):
+    def _drop_rising(self, pool: WorkerPool) -> None:
+        for child in pool.of(pool.rising):
             self._kill(child)
-        crew.rising = None
+        pool.rising = None
 
     # --- from phase to phase
 
     def _advance(self, now: float) -> None:
-        if self.phase is Phase.STARTING and self.pump is not None and all(crew.works for crew in self.crews):
+        if self.phase is Phase.STARTING and self.pump is not None and all(pool.works for pool in self.pools):
             self.phase = Phase.SERVING
             self._open()
             self._announce()
@@ -676,20 +674,20 @@ class Supervisor:
                 log("info", "SIGHUP came while starting: reloading.")
                 self._reload()
         elif self.phase is Phase.SERVING:
-            for crew in self.crews:
-                if crew.has_risen and self.pump is not None:
-                    self._promote(crew, now)
-            if all(crew.rising is None for crew in self.crews):
+            for pool in self.pools:
+                if pool.has_risen and self.pump is not None:
+                    self._promote(pool, now)
+            if all(pool.rising is None for pool in self.pools):
                 self._notifier.reload_is_over()
         elif self.phase is Phase.DRAINING:
             self._advance_draining(now)
         elif self.phase is Phase.LEAVING:
             self._advance_leaving(now)
 
-    def _promote(self, crew: Crew, now: float) -> None:
-        old = crew.of(crew.current)
-        crew.promote()
-        for child in crew.workers(crew.current):
+    def _promote(self, pool: WorkerPool, now: float) -> None:
+        old = pool.of(pool.current)
+        pool.promote()
+        for child in pool.workers(pool.current):
             if self._is_to_join(child):
                 self._join(child)
         for child in old:
@@ -699,15 +697,15 @@ class Supervisor:
                 self._retire(child, now)
             elif child.state in COUNTED:
                 self._kill(child)
-        crew.last_failure = ""
-        self._reloaded.append(crew)
+        pool.last_failure = ""
+        self._reloaded.append(pool)
 
     def _tell_of_reloads(self) -> None:
         """When the pump has its orders, and not before: a request that comes after these words gets a
         response of the new code."""
-        for crew in self._reloaded:
-            level = "info" if crew.has_application else "debug"
-            log(level, f"{crew.pool.name} is reloaded; the old workers finish what they have.")
+        for pool in self._reloaded:
+            level = "info" if pool.has_application else "debug"
+            log(level, f"{pool.name} is reloaded; the old workers finish what they have.")
         self._reloaded.clear()
 
     def _advance_draining(self, now: float) -> None:

@@ -1,6 +1,6 @@
-"""A crew: the processes of one pool, as the parent staffs them.
+"""The processes of one pool, as the parent staffs them.
 
-A crew has one current generation, whose workers the pump knows. A reload raises a second one
+A pool has one current generation, whose workers the pump knows. A reload raises a second one
 beside it, with the code as it is now; when all of its workers are ready, it takes the place of
 the current one in one step. If any of them fails, the rising generation is dropped, and nothing
 has happened.
@@ -22,9 +22,9 @@ COUNTED = (State.STARTING, State.READY, State.WORKING)
 
 
 @dataclass(eq=False)
-class Crew:
+class WorkerPool:
     index: int  # into Plan.pools
-    pool: PoolPlan
+    plan: PoolPlan
     preload: bool
     size: int  # workers wanted; TTIN and TTOU change it
     children: list[Child] = field(default_factory=list)  # templates too
@@ -35,8 +35,12 @@ class Crew:
     _newest: int = 0
 
     @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
     def has_application(self) -> bool:
-        return self.pool.target is not None
+        return self.plan.target is not None
 
     def raise_generation(self) -> None:
         self._newest += 1
