@@ -20,7 +20,7 @@ from halfsync import channel, prctl
 from halfsync.logs import error
 from halfsync.parent import listeners
 from halfsync.parent.accesslog import AccessLog
-from halfsync.parent.births import Entries
+from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Plan, work_out
 from halfsync.settings import Settings, Target
@@ -210,7 +210,7 @@ def main() -> int:
     plan = Plan(settings, mounts, pools, listeners.bind(settings))
     supervisor = Supervisor(
         plan,
-        Entries(pump, worker, template, watcher),
+        EntryPoints(pump, worker, template, watcher),
         access_log=log,
         folder=os.environ["PWD"],
         announce=lambda: tell("announced"),

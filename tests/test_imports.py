@@ -14,7 +14,7 @@ PACKAGE = SOURCE / "halfsync"
 # What each part may import of ours. A part is a folder or a module of the package; the longest
 # name that fits a module is its part. The parent's children begin in their own parts, which the
 # parent may know by their entry points alone.
-ENTRIES = {"pump.main", "worker.main", "worker.template", "watcher.main"}
+ENTRY_POINTS = {"pump.main", "worker.main", "worker.template", "watcher.main"}
 ALLOWED: dict[str, set[str]] = {
     "stamps": {"primitives"},
     "objects": {"stamps"},
@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "settings"},
     "parent": {
         "parent", "wire", "plan", "channel", "logs", "settings", "prctl", "temporary_files", "folders",
-        *ENTRIES,
+        *ENTRY_POINTS,
     },
     "toml_text": {"settings"},
     "habits": {"habits", "settings", "toml_text"},
@@ -137,7 +137,7 @@ def test_only_the_parent_knows_how_the_others_begin():
     """And knows nothing else of them: its own process imports neither the pump nor a handler."""
     for name, path in MODULES.items():
         if part(name) == "parent":
-            assert {one for one in ours(path) if part(one) in ("pump", "worker", "handlers")} <= ENTRIES
+            assert {one for one in ours(path) if part(one) in ("pump", "worker", "handlers")} <= ENTRY_POINTS
 
 
 def test_nothing_imports_the_packages_top():

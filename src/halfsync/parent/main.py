@@ -12,9 +12,9 @@ from halfsync.folders import here
 from halfsync.logs import error
 from halfsync.parent import listeners, machine, privileges, systemd
 from halfsync.parent.accesslog import AccessLog, ErrorLog
-from halfsync.parent.births import Entries
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.signals import Signals
+from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Kind, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
@@ -47,7 +47,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, 
             error_log.begin()
         access_log = AccessLog(settings.access_logfile, identity) if settings.access_logfile else None
         plan = Plan(settings, mounts, pools, bound)
-        children = entries()
+        children = entry_points()
         # What exists now is never collected: so the collector touches no page that children share.
         gc.collect()
         gc.freeze()
@@ -80,7 +80,7 @@ def current_folder() -> str:
     return here() or named or "/"
 
 
-def entries() -> Entries:
+def entry_points() -> EntryPoints:
     """The children's code, imported before the first fork: it is in memory once, and no child can
     fail to find it, whatever happens to the files."""
     from halfsync.pump import main as pump
@@ -88,7 +88,7 @@ def entries() -> Entries:
     from halfsync.worker import main as worker
     from halfsync.worker import template
 
-    return Entries(pump.run, worker.run, template.run, watcher.run)
+    return EntryPoints(pump.run, worker.run, template.run, watcher.run)
 
 
 def announce(plan: Plan, notifier: systemd.Notifier) -> None:

@@ -58,13 +58,13 @@ def fork(start: Start) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            _live(start, parent, before)
+            _child_main(start, parent, before)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
 
-def _live(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> NoReturn:
+def _child_main(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> NoReturn:
     status = FAILED
     try:
         signals.reset_in_child()

@@ -10,31 +10,31 @@ import socket
 from halfsync import channel
 from halfsync.folders import here
 from halfsync.parent import processes
-from halfsync.parent.births import Entries
 from halfsync.parent.children import Child, Garbage, Role
+from halfsync.parent.spawn import EntryPoints
 from halfsync.plan import Plan
 from halfsync.wire.messages import Failed
 
 
-def rehearse(plan: Plan, entries: Entries) -> Failed | None:
+def rehearse(plan: Plan, entry_points: EntryPoints) -> Failed | None:
     """Start one worker of each application and let it go again. Gives the first failure."""
     for index, pool in enumerate(plan.pools):
-        if pool.target is not None and (failure := _rehearse_one(plan, entries, index)) is not None:
+        if pool.target is not None and (failure := _rehearse_one(plan, entry_points, index)) is not None:
             return failure
     return None
 
 
-def _rehearse_one(plan: Plan, entries: Entries, index: int) -> Failed | None:
+def _rehearse_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | None:
     ours, theirs = channel.pair()
     name = f"worker({plan.pools[index].name})"
 
-    def live() -> int:
+    def child_main() -> int:
         ours.detach()
         processes.make_importable(here(), plan.settings.pythonpath)
-        return entries.worker(plan, index, theirs, None)
+        return entry_points.worker(plan, index, theirs, None)
 
     start = processes.Start(
-        name, "halfsync worker", live, [theirs.fileno()], None, plan.settings.log_level, False
+        name, "halfsync worker", child_main, [theirs.fileno()], None, plan.settings.log_level, False
     )
     child = Child(0, Role.WORKER, name, index, 0, ours, 0.0, processes.fork(start))
     theirs.close()

@@ -38,7 +38,6 @@ from halfsync import prctl
 from halfsync.logs.error import log, tell
 from halfsync.parent import processes, seam
 from halfsync.parent.accesslog import AccessLog, ErrorLog
-from halfsync.parent.births import Births, Entries
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
 from halfsync.parent.limits import (
     EXIT_WRONG,
@@ -59,6 +58,7 @@ from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.parent.reaping import UnknownChildren, ended_processes
 from halfsync.parent.signals import Signals, name_of
+from halfsync.parent.spawn import EntryPoints, Spawner
 from halfsync.parent.states import Event, State
 from halfsync.parent.systemd import Notifier
 from halfsync.plan import BUILT_IN, Plan
@@ -71,7 +71,7 @@ class Supervisor:
     def __init__(
         self,
         plan: Plan,
-        entries: Entries,
+        entry_points: EntryPoints,
         *,
         access_log: AccessLog | None = None,
         error_log: ErrorLog | None = None,
@@ -86,7 +86,7 @@ class Supervisor:
 
         `signals`: noted since before there was something to undo; closed by `run`.
 
-        `folder`: see Births.
+        `folder`: see Spawner.
 
         `stop_listening` is called when a stop begins, so that the sockets are gone as soon as the
         pump has closed its own: who comes later is refused, and not left in a queue that nobody
@@ -105,7 +105,7 @@ class Supervisor:
         self._error_log = error_log
         self._announce = announce
         self._stop_listening = stop_listening
-        self._births = Births(plan, entries, access_log, identity, folder, self._forget_in_child)
+        self._spawner = Spawner(plan, entry_points, access_log, identity, folder, self._forget_in_child)
         self._pump_pause = Pause()
         self._watcher: Child | None = None  # with `reload`
         self._watcher_pause = Pause()
@@ -560,7 +560,7 @@ class Supervisor:
         if self.pump is None and self.phase is not Phase.DRAINING and now >= self._pump_pause.until:
             self._start_pump(now)
         if self.settings.reload and self._watcher is None and now >= self._watcher_pause.until:
-            self._watcher = self._start("watcher", self._births.watcher, self._watcher_pause, now)
+            self._watcher = self._start("watcher", self._spawner.watcher, self._watcher_pause, now)
         if self._may_import:
             for pool in self.pools:
                 for generation in pool.generations:
@@ -590,16 +590,16 @@ class Supervisor:
         missing = wanted - len(workers)
         template = pool.template(generation) if pool.preload else None
         if pool.preload and template is None:
-            self._start_for(pool, partial(self._births.template, pool, generation), now)
+            self._start_for(pool, partial(self._spawner.template, pool, generation), now)
             return
         if template is not None and template.state is State.STARTING:
             return
         for _ in range(min(missing, MOST_STARTS)):
-            self._start_for(pool, partial(self._births.worker, pool, generation, template), now)
+            self._start_for(pool, partial(self._spawner.worker, pool, generation, template), now)
         self._is_behind = self._is_behind or missing > MOST_STARTS
 
     def _start_pump(self, now: float) -> None:
-        pump = self._start("pump", self._births.pump, self._pump_pause, now)
+        pump = self._start("pump", self._spawner.pump, self._pump_pause, now)
         if pump is not None:
             self.pump = pump
             pump.on(Event.READIED)

@@ -30,7 +30,7 @@ NO_POOL = -1
 
 
 @dataclass(frozen=True)
-class Entries:
+class EntryPoints:
     """What the forked children run; each gives an exit status."""
 
     pump: Callable[[Plan, socket.socket], int]
@@ -39,13 +39,13 @@ class Entries:
     watcher: Callable[[Plan, socket.socket], int]
 
 
-class Births:
+class Spawner:
     """Makes children. Each method raises OSError if the machine has no room for one now."""
 
     def __init__(
         self,
         plan: Plan,
-        entries: Entries,
+        entry_points: EntryPoints,
         access_log: AccessLog | None,
         identity: Identity | None,
         folder: str,
@@ -57,7 +57,7 @@ class Births:
         `forget` is called in each child: the parent's own descriptors are closed there.
         """
         self._plan = plan
-        self._entries = entries
+        self._entry_points = entry_points
         self._access_log = access_log
         self._identity = identity
         self._folder = folder
@@ -71,7 +71,7 @@ class Births:
     def pump(self) -> Child:
         keep = [listener.socket.fileno() for listener in self._plan.listeners]
         return self._fork(
-            Role.PUMP, "pump", NO_POOL, 0, keep, lambda orders: self._entries.pump(self._plan, orders)
+            Role.PUMP, "pump", NO_POOL, 0, keep, lambda orders: self._entry_points.pump(self._plan, orders)
         )
 
     def worker(self, pool: WorkerPool, generation: int, template: Child | None) -> Child:
@@ -83,7 +83,7 @@ class Births:
 
         def entry(orders: socket.socket) -> int:
             self._settle(runs_application=pool.has_application)
-            return self._entries.worker(self._plan, pool.index, orders, log_fd)
+            return self._entry_points.worker(self._plan, pool.index, orders, log_fd)
 
         keep = [] if log_fd is None else [log_fd]
         return self._fork(Role.WORKER, name, pool.index, generation, keep, entry)
@@ -91,7 +91,7 @@ class Births:
     def template(self, pool: WorkerPool, generation: int) -> Child:
         def entry(orders: socket.socket) -> int:
             self._settle(runs_application=pool.has_application)
-            return self._entries.template(self._plan, pool.index, orders)
+            return self._entry_points.template(self._plan, pool.index, orders)
 
         name = f"template({pool.name})"
         return self._fork(Role.TEMPLATE, name, pool.index, generation, [], entry)
@@ -105,7 +105,7 @@ class Births:
     def watcher(self) -> Child:
         def entry(orders: socket.socket) -> int:
             self._settle(runs_application=True)  # it finds the modules where a worker does
-            return self._entries.watcher(self._plan, orders)
+            return self._entry_points.watcher(self._plan, orders)
 
         child = self._fork(Role.WATCHER, "watcher", NO_POOL, 0, [], entry)
         child.ready_by = NEVER  # it imports nothing
@@ -136,7 +136,7 @@ class Births:
     ) -> Child:
         ours, theirs = channel.pair()
 
-        def live() -> int:
+        def child_main() -> int:
             ours.detach()
             self._forget()
             return entry(theirs)
@@ -145,7 +145,7 @@ class Births:
         start = processes.Start(
             name,
             processes.title(settings.name, role.value),
-            live,
+            child_main,
             [theirs.fileno(), *keep],
             self._identity,
             settings.log_level,
