@@ -20,8 +20,8 @@ from halfsync import channel
 from halfsync.logs import error
 from halfsync.parent import listeners, privileges, processes, seam
 from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.backoff import DELAYS, Backoff
 from halfsync.parent.children import Child, Garbage, Role
-from halfsync.parent.pauses import PAUSES, Pause
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.states import TRANSITIONS, Event, State
 from halfsync.settings import SettingError, Settings
@@ -47,26 +47,26 @@ def test_only_a_ready_worker_is_made_known_to_the_pump():
     assert before == {State.READY, State.WORKING}
 
 
-# --- pauses
+# --- backoff
 
 
 def test_a_child_that_lived_is_replaced_at_once():
-    pause = Pause()
-    assert pause.ended(now=100.0, lived=50.0, was_ready=True) == 0.0
+    backoff = Backoff()
+    assert backoff.ended(now=100.0, lived=50.0, was_ready=True) == 0.0
 
 
 def test_one_that_dies_at_the_start_is_tried_more_and_more_slowly():
-    pause = Pause()
-    waits = [pause.ended(now=0.0, lived=0.1, was_ready=False) for _ in range(10)]
-    assert waits == [*PAUSES, 30.0, 30.0]
-    assert pause.until == 30.0
-    assert pause.ended(now=0.0, lived=50.0, was_ready=True) == 0.0
-    assert pause.early_ends == 0
+    backoff = Backoff()
+    waits = [backoff.ended(now=0.0, lived=0.1, was_ready=False) for _ in range(10)]
+    assert waits == [*DELAYS, 30.0, 30.0]
+    assert backoff.until == 30.0
+    assert backoff.ended(now=0.0, lived=50.0, was_ready=True) == 0.0
+    assert backoff.early_ends == 0
 
 
 def test_one_that_had_been_ready_is_tried_every_second():
-    pause = Pause()
-    waits = [pause.ended(now=0.0, lived=0.1, was_ready=True) for _ in range(5)]
+    backoff = Backoff()
+    waits = [backoff.ended(now=0.0, lived=0.1, was_ready=True) for _ in range(5)]
     assert waits == [0.0, 0.5, 1.0, 1.0, 1.0]
 
 

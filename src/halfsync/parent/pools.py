@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from halfsync.parent.backoff import Backoff
 from halfsync.parent.children import Child, Role
-from halfsync.parent.pauses import Pause
 from halfsync.parent.states import State
 from halfsync.plan import PoolPlan
 from halfsync.wire.messages import Failed
@@ -30,7 +30,7 @@ class WorkerPool:
     children: list[Child] = field(default_factory=list)  # templates too
     current: int = 0
     rising: int | None = None
-    pause: Pause = field(default_factory=Pause)
+    backoff: Backoff = field(default_factory=Backoff)
     last_failure: str = ""  # already told in full
     _newest: int = 0
 

@@ -38,6 +38,7 @@ from halfsync import prctl
 from halfsync.logs.error import log, tell
 from halfsync.parent import processes, seam
 from halfsync.parent.accesslog import AccessLog, ErrorLog
+from halfsync.parent.backoff import Backoff, in_seconds
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
 from halfsync.parent.limits import (
     EXIT_WRONG,
@@ -53,7 +54,6 @@ from halfsync.parent.limits import (
     TRIES_AT_FIRST,
     Phase,
 )
-from halfsync.parent.pauses import Pause, in_seconds
 from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.parent.reaping import UnknownChildren, ended_processes
@@ -106,9 +106,9 @@ class Supervisor:
         self._announce = announce
         self._stop_listening = stop_listening
         self._spawner = Spawner(plan, entry_points, access_log, identity, folder, self._forget_in_child)
-        self._pump_pause = Pause()
+        self._pump_backoff = Backoff()
         self._watcher: Child | None = None  # with `reload`
-        self._watcher_pause = Pause()
+        self._watcher_backoff = Backoff()
         self._unknown = UnknownChildren()
         self._reload_due = False  # a SIGHUP came during the start
         self._reloaded: list[WorkerPool] = []  # and not yet said
@@ -166,8 +166,8 @@ class Supervisor:
             return 0.0
         children = self._children()
         due = [min(child.limit, child.ready_by) for child in children]
-        pauses = [self._pump_pause, self._watcher_pause, *(pool.pause for pool in self.pools)]
-        due += [pause.until for pause in pauses if pause.until > now]
+        backoffs = [self._pump_backoff, self._watcher_backoff, *(pool.backoff for pool in self.pools)]
+        due += [backoff.until for backoff in backoffs if backoff.until > now]
         due += [child.join_after for child in children if child.join_after > now]
         if any(child.has_unsent for child in children) or self._lacks(now):
             due.append(now + SHORTEST_WAIT)
@@ -178,7 +178,7 @@ class Supervisor:
         if self.phase in (Phase.LEAVING, Phase.OVER):
             return False
         if self.pump is None:
-            return self.phase is not Phase.DRAINING and self._pump_pause.until <= now
+            return self.phase is not Phase.DRAINING and self._pump_backoff.until <= now
         return any(self._is_to_join(child) for child in self._children())
 
     # --- signals
@@ -249,7 +249,7 @@ class Supervisor:
 
     def _restart_imports(self, cause: str) -> None:
         """During the start: what has not finished its import may have read old code, or hang."""
-        if any(pool.pause.until == NEVER for pool in self.pools):
+        if any(pool.backoff.until == NEVER for pool in self.pools):
             log("info", f"{cause}: trying again.")
         else:
             log("info", f"{cause} while starting: workers that are still being imported start again.")
@@ -259,14 +259,14 @@ class Supervisor:
                     self._kill(child)
                 elif pool.has_application:
                     self._reload_due = True  # that one has read the old code: done when the start is
-            pool.pause.forgive()
+            pool.backoff.reset()
 
     def _reload(self) -> None:
         self._reload_due = False
         self._notifier.reloading()
         for pool in self.pools:
             self._drop_rising(pool)
-            pool.pause.forgive()
+            pool.backoff.reset()
             pool.raise_generation()
 
     def _reopen_error_log(self) -> None:
@@ -436,15 +436,15 @@ class Supervisor:
         if self.phase in (Phase.DRAINING, Phase.LEAVING) and (child.drained or before is State.KILLED):
             log("debug", f"{child.who} {ending}.")
             return
-        pause = self._pump_pause.ended(now, now - child.started, was_ready=self.phase is Phase.SERVING)
+        delay = self._pump_backoff.ended(now, now - child.started, was_ready=self.phase is Phase.SERVING)
         if self.phase is Phase.SERVING:
             log(
                 "error",
-                f"{child.who} {ending}; its connections are lost. Another starts {in_seconds(pause)}.",
+                f"{child.who} {ending}; its connections are lost. Another starts {in_seconds(delay)}.",
             )
         else:
             log("error", f"{child.who} {ending} while {self.phase.value}.")
-        if self.phase is Phase.STARTING and self._pump_pause.early_ends >= TRIES_AT_FIRST:
+        if self.phase is Phase.STARTING and self._pump_backoff.early_ends >= TRIES_AT_FIRST:
             self._give_up(f"The pump {ending} while starting, {TRIES_AT_FIRST} times.", "", now)
 
     def _watcher_ended(self, child: Child, ending: str, now: float) -> None:
@@ -455,8 +455,8 @@ class Supervisor:
         if self.phase is Phase.STARTING and not child.was_ready:
             self._give_up(told, "", now)
             return
-        pause = self._watcher_pause.ended(now, now - child.started, child.was_ready)
-        log("error", f"{told} Changes are not noticed; the next try is {in_seconds(pause)}.")
+        delay = self._watcher_backoff.ended(now, now - child.started, child.was_ready)
+        log("error", f"{told} Changes are not noticed; the next try is {in_seconds(delay)}.")
 
     def _worker_ended(self, pool: WorkerPool, child: Child, ending: str, now: float) -> None:
         """One that should still be there."""
@@ -466,9 +466,9 @@ class Supervisor:
         if child.failure is not None:
             self._failed_to_import(pool, child, child.failure, now)
             return
-        pause = pool.pause.ended(now, now - child.started, child.was_ready)
-        log("error", f"{child.who} {ending}. Another starts {in_seconds(pause)}.")
-        if self.phase is Phase.STARTING and pool.pause.early_ends >= TRIES_AT_FIRST and not pool.works:
+        delay = pool.backoff.ended(now, now - child.started, child.was_ready)
+        log("error", f"{child.who} {ending}. Another starts {in_seconds(delay)}.")
+        if self.phase is Phase.STARTING and pool.backoff.early_ends >= TRIES_AT_FIRST and not pool.works:
             sentence = f"Target {pool.name!r}: its worker {ending} while starting, {TRIES_AT_FIRST} times."
             self._failed_to_import(pool, child, messages.Failed(sentence, ""), now)
 
@@ -479,15 +479,15 @@ class Supervisor:
         if self.phase is Phase.STARTING:
             self._give_up(failure.sentence, failure.traceback, now)
             return
-        pause = pool.pause.ended(now, now - child.started, was_ready=False)
-        log("error", f"{child.who}: {pool.told_once(failure)} Another starts {in_seconds(pause)}.")
+        delay = pool.backoff.ended(now, now - child.started, was_ready=False)
+        log("error", f"{child.who}: {pool.told_once(failure)} Another starts {in_seconds(delay)}.")
 
     def _wait_for_change(self, pool: WorkerPool, failure: messages.Failed) -> None:
         """With `reload`: no other try until something changes (or a SIGHUP comes)."""
         for child in pool.of(pool.current):
             if child.state is State.STARTING:
                 self._kill(child)  # it has read the same code
-        pool.pause.until = NEVER
+        pool.backoff.until = NEVER
         log("error", f"{pool.told_once(failure)} Waiting for a change.")
 
     def _fail_reload(self, pool: WorkerPool, child: Child, ending: str) -> None:
@@ -557,10 +557,10 @@ class Supervisor:
         self._is_behind = False
         if self.phase in (Phase.LEAVING, Phase.OVER):
             return
-        if self.pump is None and self.phase is not Phase.DRAINING and now >= self._pump_pause.until:
+        if self.pump is None and self.phase is not Phase.DRAINING and now >= self._pump_backoff.until:
             self._start_pump(now)
-        if self.settings.reload and self._watcher is None and now >= self._watcher_pause.until:
-            self._watcher = self._start("watcher", self._spawner.watcher, self._watcher_pause, now)
+        if self.settings.reload and self._watcher is None and now >= self._watcher_backoff.until:
+            self._watcher = self._start("watcher", self._spawner.watcher, self._watcher_backoff, now)
         if self._may_import:
             for pool in self.pools:
                 for generation in pool.generations:
@@ -585,7 +585,7 @@ class Supervisor:
         for surplus in workers[wanted:]:
             if surplus.state is State.WORKING:
                 self._retire(surplus, now)
-        if len(workers) >= wanted or now < pool.pause.until:
+        if len(workers) >= wanted or now < pool.backoff.until:
             return
         missing = wanted - len(workers)
         template = pool.template(generation) if pool.preload else None
@@ -599,23 +599,23 @@ class Supervisor:
         self._is_behind = self._is_behind or missing > MOST_STARTS
 
     def _start_pump(self, now: float) -> None:
-        pump = self._start("pump", self._spawner.pump, self._pump_pause, now)
+        pump = self._start("pump", self._spawner.pump, self._pump_backoff, now)
         if pump is not None:
             self.pump = pump
             pump.on(Event.READIED)
             pump.on(Event.JOINED)
 
     def _start_for(self, pool: WorkerPool, make: Callable[[], Child], now: float) -> None:
-        child = self._start(f"worker({pool.name})", make, pool.pause, now)
+        child = self._start(f"worker({pool.name})", make, pool.backoff, now)
         if child is not None:
             pool.children.append(child)
 
-    def _start(self, name: str, make: Callable[[], Child], pause: Pause, now: float) -> Child | None:
+    def _start(self, name: str, make: Callable[[], Child], backoff: Backoff, now: float) -> Child | None:
         """A new child; None if the machine has no room for one now."""
         try:
             child = make()
         except OSError as error:
-            seconds = pause.ended(now, 0.0, was_ready=False)
+            seconds = backoff.ended(now, 0.0, was_ready=False)
             log(
                 "error", f"no {name} can be started: {error.strerror}. The next try is {in_seconds(seconds)}."
             )

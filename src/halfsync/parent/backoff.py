@@ -6,7 +6,7 @@ what had been ready is tried at least every second, because while nothing runs n
 
 from __future__ import annotations
 
-PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+DELAYS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 LONGEST_WHEN_READY = 1.0
 
@@ -14,7 +14,7 @@ SOON = 1.0
 """Seconds after its start within which an end is an early one."""
 
 
-class Pause:
+class Backoff:
     """The early ends of one kind of child."""
 
     def __init__(self) -> None:
@@ -27,18 +27,18 @@ class Pause:
             self.early_ends = 0
             self.until = now
             return 0.0
-        pause = PAUSES[min(self.early_ends, len(PAUSES) - 1)]
+        delay = DELAYS[min(self.early_ends, len(DELAYS) - 1)]
         if was_ready:
-            pause = min(pause, LONGEST_WHEN_READY)
+            delay = min(delay, LONGEST_WHEN_READY)
         self.early_ends += 1
-        self.until = now + pause
-        return pause
+        self.until = now + delay
+        return delay
 
-    def forgive(self) -> None:
+    def reset(self) -> None:
         """Start over: the next may start now."""
         self.early_ends = 0
         self.until = 0.0
 
 
-def in_seconds(pause: float) -> str:
-    return f"in {pause:g} s" if pause else "at once"
+def in_seconds(delay: float) -> str:
+    return f"in {delay:g} s" if delay else "at once"
