@@ -498,7 +498,7 @@ def test_a_worker_that_babbles_is_killed(tmp_path):
     with_script(tmp_path, worker="babbles")
     with stage(tmp_path) as parent:
         (babbling,) = serving(parent)
-        parent.until(lambda: f"worker(app:app) [{babbling}] sent what is no report" in parent.log())
+        parent.until(lambda: f"worker(app:app) [{babbling}] sent a malformed report" in parent.log())
         parent.script()
         parent.until(lambda: not alive(babbling))
         parent.next("join", pool=1)
@@ -545,7 +545,7 @@ def open_descriptors(parent: Stage) -> int:
     return int(parent.next("descriptors")["fds"])
 
 
-def test_a_terminals_interrupt_reaches_the_group_but_only_the_parent_heeds_it(tmp_path):
+def test_a_terminals_interrupt_reaches_the_group_but_only_the_parent_handles_it(tmp_path):
     with_script(tmp_path, drain_takes=0.3)
     with stage(tmp_path) as parent:
         children = [*serving(parent), parent.next("pump")["pid"]]

@@ -21,7 +21,7 @@ from halfsync.logs import error
 from halfsync.parent import listeners, privileges, processes, seam
 from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.backoff import DELAYS, Backoff
-from halfsync.parent.children import Child, Garbage, Role
+from halfsync.parent.children import Child, ProtocolError, Role
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.states import TRANSITIONS, Event, State
 from halfsync.settings import SettingError, Settings
@@ -327,7 +327,7 @@ def test_a_child_has_its_own_signals():
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
     def looks() -> int:
-        os.kill(os.getpid(), signal.SIGTERM)  # is the parent's to heed: nothing happens
+        os.kill(os.getpid(), signal.SIGTERM)  # is for the parent to handle: nothing happens
         os.kill(os.getpid(), signal.SIGINT)
         fine = signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
         return int(not fine or signal.pthread_sigmask(signal.SIG_BLOCK, []) != mask)
@@ -372,20 +372,20 @@ def child_and_end():
 @pytest.mark.parametrize(
     "sent", [b"\xc1", b"garbage", b"\x91" * 5000, messages.encode(messages.Drain(1.0)), b"\x80"]
 )
-def test_what_is_no_report_is_garbage(child_and_end, sent):
+def test_a_malformed_report_is_a_protocol_error(child_and_end, sent):
     child, theirs = child_and_end
     theirs.send(sent)
-    with pytest.raises(Garbage):
-        child.hear()
+    with pytest.raises(ProtocolError):
+        child.receive()
 
 
 def test_descriptors_that_come_with_a_report_are_closed(child_and_end):
     child, theirs = child_and_end
     before = len(os.listdir("/proc/self/fd"))
     channel.send(theirs, messages.encode(messages.Ready(5)), (0, 1, 2))
-    assert child.hear() == messages.Ready(5)
+    assert child.receive() == messages.Ready(5)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert child.hear() is None
+    assert child.receive() is None
     assert child.channel is not None
 
 
@@ -419,7 +419,7 @@ def test_orders_to_the_dead_are_dropped(child_and_end):
     child.order(messages.LogFile(), (os.dup(0),))
     child.flush(now=1.0)
     assert not child.has_unsent
-    assert child.hear() is None
+    assert child.receive() is None
     assert child.channel is None
     assert len(os.listdir("/proc/self/fd")) == before - 2
 

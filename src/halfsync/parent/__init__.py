@@ -1,1 +1,1 @@
-"""The parent process: binds, forks, reaps, heeds signals."""
+"""The parent process: binds, forks, reaps, handles signals."""

@@ -29,8 +29,8 @@ class Role(Enum):
     WATCHER = "watcher"
 
 
-class Garbage(Exception):
-    """The child sent what is no report."""
+class ProtocolError(Exception):
+    """The child sent a malformed report."""
 
 
 @dataclass(eq=False)
@@ -100,10 +100,10 @@ class Child:
 
     # --- reports
 
-    def hear(self) -> messages.Report | None:
+    def receive(self) -> messages.Report | None:
         """The next report; None if there is none now, or never again (then `channel` is None).
 
-        Raises Garbage. Descriptors that came along are closed: no report has any.
+        Raises ProtocolError. Descriptors that came along are closed: no report has any.
         """
         if self.channel is None:
             return None
@@ -118,7 +118,7 @@ class Child:
         try:
             report: messages.Report = messages.decode_report(received[0])
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise Garbage(str(error)) from None
+            raise ProtocolError(str(error)) from None
         return report
 
     # --- ending

@@ -10,7 +10,7 @@ import socket
 from halfsync import channel
 from halfsync.folders import here
 from halfsync.parent import processes
-from halfsync.parent.children import Child, Garbage, Role
+from halfsync.parent.children import Child, ProtocolError, Role
 from halfsync.parent.spawn import EntryPoints
 from halfsync.plan import Plan
 from halfsync.wire.messages import Failed
@@ -40,11 +40,13 @@ def _rehearse_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed |
     theirs.close()
     try:
         report = (
-            child.hear() if _says_something(ours, plan.settings.startup_timeout) else _too_late(plan, index)
+            child.receive()
+            if _says_something(ours, plan.settings.startup_timeout)
+            else _too_late(plan, index)
         )
-    except Garbage as garbage:
+    except ProtocolError as error:
         report = Failed(
-            f"Target {plan.pools[index].name!r}: its worker sent what is no report ({garbage}).", ""
+            f"Target {plan.pools[index].name!r}: its worker sent a malformed report ({error}).", ""
         )
     if report is None:
         _, status = os.waitpid(child.pid, 0)

@@ -39,7 +39,7 @@ from halfsync.logs.error import log, tell
 from halfsync.parent import processes, seam
 from halfsync.parent.accesslog import AccessLog, ErrorLog
 from halfsync.parent.backoff import Backoff, in_seconds
-from halfsync.parent.children import NEVER, UNKNOWN, Child, Garbage, Role
+from halfsync.parent.children import NEVER, UNKNOWN, Child, ProtocolError, Role
 from halfsync.parent.limits import (
     EXIT_WRONG,
     JOIN_AGAIN,
@@ -135,8 +135,8 @@ class Supervisor:
         try:
             self._wait()
             now = time.monotonic()
-            self._heed_signals(now)
-            self._hear_all(now)
+            self._handle_signals(now)
+            self._receive_reports(now)
             self._reap(now)
             self._enforce_limits(now)
             self._staff(now)
@@ -183,7 +183,7 @@ class Supervisor:
 
     # --- signals
 
-    def _heed_signals(self, now: float) -> None:
+    def _handle_signals(self, now: float) -> None:
         for number in self._signals.take():
             if number == signal.SIGQUIT or (number == signal.SIGINT and self.settings.reload):
                 self._stop_at_once(now, name_of(number))  # who develops does not want to wait
@@ -300,27 +300,27 @@ class Supervisor:
 
     # --- reports
 
-    def _hear_all(self, now: float) -> None:
+    def _receive_reports(self, now: float) -> None:
         for child in self._children():
             try:
-                self._hear(child, now)
-            except Garbage as garbage:
-                log("error", f"{child.who} sent what is no report ({garbage}); it is killed.")
+                self._receive_from(child, now)
+            except ProtocolError as error:
+                log("error", f"{child.who} sent a malformed report ({error}); it is killed.")
                 self._kill_at_fault(child)
             if child.channel is None and child.limit == NEVER and child.state is not State.KILLED:
                 child.limit = now + LAST_WORD  # it can't be told anything any more
             if child.channel is None and child.pid == UNKNOWN:
                 self._ended(child, None, now)
 
-    def _hear(self, child: Child, now: float) -> None:
+    def _receive_from(self, child: Child, now: float) -> None:
         """A bounded number of reports: no child may keep the loop to itself."""
         for _ in range(MOST_REPORTS):
-            report = child.hear()
+            report = child.receive()
             if report is None:
                 return
-            self._heed_report(child, report, now)
+            self._handle_report(child, report, now)
 
-    def _heed_report(self, child: Child, report: messages.Report, now: float) -> None:
+    def _handle_report(self, child: Child, report: messages.Report, now: float) -> None:
         if isinstance(report, messages.Ready):
             self._is_ready(child, report.pid)
         elif isinstance(report, messages.Failed):
@@ -341,7 +341,7 @@ class Supervisor:
     def _is_ready(self, child: Child, claimed: int) -> None:
         if child.pid == UNKNOWN:
             if not self._unknown.is_our_child(claimed):
-                raise Garbage(f"process {claimed} is not ours")
+                raise ProtocolError(f"process {claimed} is not ours")
             child.pid = claimed
         if child.state is State.STARTING:
             child.on(Event.READIED)
@@ -351,7 +351,7 @@ class Supervisor:
 
     def _on_change(self, watcher: Child, report: messages.Changed) -> None:
         if watcher.role is not Role.WATCHER:
-            raise Garbage("it is not the watcher")
+            raise ProtocolError("it is not the watcher")
         for pool in self.pools:
             pool.last_failure = ""  # show a traceback again, though it be the same: someone works on it
         self._reload_because(f"{report.files} changed")
@@ -391,17 +391,17 @@ class Supervisor:
         for pid, status in ended_processes():
             if pid in by_pid:
                 child = by_pid[pid]
-                self._hear_last(child, now)
+                self._receive_last(child, now)
                 self._ended(child, status, now)
             else:
                 self._unknown.add(pid, status)
         self._match_unknown(now)
 
-    def _hear_last(self, child: Child, now: float) -> None:
+    def _receive_last(self, child: Child, now: float) -> None:
         """What it said before it ended is still in the channel."""
         try:
-            self._hear(child, now)
-        except Garbage:
+            self._receive_from(child, now)
+        except ProtocolError:
             pass
 
     def _match_unknown(self, now: float) -> None:
