@@ -19,7 +19,7 @@ from typing import Any
 from halfsync import channel, prctl
 from halfsync.logs import error
 from halfsync.parent import listeners
-from halfsync.parent.accesslog import AccessLog
+from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Plan, work_out
@@ -203,7 +203,7 @@ def watcher(plan: Plan, orders: socket.socket) -> int:
 
 def main() -> int:
     told = json.loads(sys.argv[1])
-    log = AccessLog(told.pop("log")) if "log" in told else None
+    log = AccessLogFile(told.pop("log")) if "log" in told else None
     settings = Settings(**{"bind": ["127.0.0.1:0"], **told})
     error.be("parent", "debug")
     mounts, pools = work_out(settings, [Target("/", "app:app", "the test")])

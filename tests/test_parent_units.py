@@ -19,9 +19,9 @@ import pytest
 from halfsync import channel
 from halfsync.logs import error
 from halfsync.parent import listeners, privileges, processes, seam
-from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.backoff import DELAYS, Backoff
 from halfsync.parent.children import Child, ProtocolError, Role
+from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.states import TRANSITIONS, Event, State
 from halfsync.settings import SettingError, Settings
@@ -290,11 +290,11 @@ def test_the_pid_file_is_held_while_its_server_lives(tmp_path):
 def test_a_named_pipe_without_a_reader_is_refused_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "log")
     with pytest.raises(SettingError, match=r"^access_logfile: the file .*/log can't be written: "):
-        AccessLog(str(tmp_path / "log"))
+        AccessLogFile(str(tmp_path / "log"))
 
 
 def test_if_reopening_fails_the_old_access_log_stays(tmp_path):
-    log = AccessLog(str(tmp_path / "log"))
+    log = AccessLogFile(str(tmp_path / "log"))
     (tmp_path / "log").unlink()
     (tmp_path / "log").mkdir()
     with pytest.raises(IsADirectoryError):

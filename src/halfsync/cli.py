@@ -238,8 +238,8 @@ def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, ...]
     """`--check-config`: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import listeners, machine, privileges
+    from halfsync.parent.config_check import check_applications
     from halfsync.parent.main import entry_points
-    from halfsync.parent.rehearsal import rehearse
 
     settings = loaded.settings
     keep_descriptor()
@@ -248,7 +248,7 @@ def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, ...]
     settings = machine.prepared(settings, mounts, privileges.identity(settings))
     for name in ("access_logfile", "error_logfile", "pid"):
         check_writable(name, getattr(settings, name))
-    failure = rehearse(Plan(settings, mounts, pools, ()), entry_points())
+    failure = check_applications(Plan(settings, mounts, pools, ()), entry_points())
     if failure is not None:
         tell(failure.traceback + f"halfsync: {failure.sentence}")
         return WRONG

@@ -11,7 +11,7 @@ from halfsync import __version__, prctl
 from halfsync.folders import here
 from halfsync.logs import error
 from halfsync.parent import listeners, machine, privileges, systemd
-from halfsync.parent.accesslog import AccessLog, ErrorLog
+from halfsync.parent.logfiles import AccessLogFile, ErrorLog
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
@@ -45,7 +45,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, 
         if settings.error_logfile not in (None, "-"):
             error_log = ErrorLog(settings.error_logfile, identity)
             error_log.begin()
-        access_log = AccessLog(settings.access_logfile, identity) if settings.access_logfile else None
+        access_log = AccessLogFile(settings.access_logfile, identity) if settings.access_logfile else None
         plan = Plan(settings, mounts, pools, bound)
         children = entry_points()
         # What exists now is never collected: so the collector touches no page that children share.

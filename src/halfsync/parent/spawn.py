@@ -17,8 +17,8 @@ from halfsync import channel
 from halfsync.folders import here, here_in_words
 from halfsync.logs.error import log
 from halfsync.parent import processes
-from halfsync.parent.accesslog import AccessLog
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Role
+from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.pools import WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.plan import BUILT_IN, Plan
@@ -46,7 +46,7 @@ class Spawner:
         self,
         plan: Plan,
         entry_points: EntryPoints,
-        access_log: AccessLog | None,
+        access_log: AccessLogFile | None,
         identity: Identity | None,
         folder: str,
         forget: Callable[[], None],

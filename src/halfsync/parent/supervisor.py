@@ -37,7 +37,6 @@ from functools import partial
 from halfsync import prctl
 from halfsync.logs.error import log, tell
 from halfsync.parent import processes, seam
-from halfsync.parent.accesslog import AccessLog, ErrorLog
 from halfsync.parent.backoff import Backoff, in_seconds
 from halfsync.parent.children import NEVER, UNKNOWN, Child, ProtocolError, Role
 from halfsync.parent.limits import (
@@ -54,6 +53,7 @@ from halfsync.parent.limits import (
     TRIES_AT_FIRST,
     Phase,
 )
+from halfsync.parent.logfiles import AccessLogFile, ErrorLog
 from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.parent.reaping import UnknownChildren, ended_processes
@@ -73,7 +73,7 @@ class Supervisor:
         plan: Plan,
         entry_points: EntryPoints,
         *,
-        access_log: AccessLog | None = None,
+        access_log: AccessLogFile | None = None,
         error_log: ErrorLog | None = None,
         identity: Identity | None = None,
         folder: str = ".",

@@ -16,15 +16,15 @@ from halfsync.plan import Plan
 from halfsync.wire.messages import Failed
 
 
-def rehearse(plan: Plan, entry_points: EntryPoints) -> Failed | None:
+def check_applications(plan: Plan, entry_points: EntryPoints) -> Failed | None:
     """Start one worker of each application and let it go again. Gives the first failure."""
     for index, pool in enumerate(plan.pools):
-        if pool.target is not None and (failure := _rehearse_one(plan, entry_points, index)) is not None:
+        if pool.target is not None and (failure := _check_one(plan, entry_points, index)) is not None:
             return failure
     return None
 
 
-def _rehearse_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | None:
+def _check_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | None:
     ours, theirs = channel.pair()
     name = f"worker({plan.pools[index].name})"
 

@@ -18,7 +18,7 @@ from halfsync.wire.messages import ErrorLogFile
 STANDARD_OUTPUT = "-"
 
 
-class AccessLog:
+class AccessLogFile:
     """The open file. `fd` changes when it is reopened."""
 
     setting = "access_logfile"
@@ -59,7 +59,7 @@ class AccessLog:
         return fd
 
 
-class ErrorLog(AccessLog):
+class ErrorLog(AccessLogFile):
     """The error log, if it is a file: it takes standard error's place in every process."""
 
     setting = "error_logfile"
