@@ -23,7 +23,7 @@ from halfsync.parent.backoff import DELAYS, Backoff
 from halfsync.parent.children import Child, ProtocolError, Role
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.pidfile import PidFile
-from halfsync.parent.states import TRANSITIONS, Event, State
+from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
 from halfsync.settings import SettingError, Settings
 from halfsync.wire import messages
 
@@ -31,20 +31,20 @@ from halfsync.wire import messages
 
 
 def test_every_state_can_end_and_be_killed():
-    for state in State:
-        if state is not State.ENDED:
-            assert TRANSITIONS[state, Event.ENDED] is State.ENDED
-            assert TRANSITIONS[state, Event.KILLED] is State.KILLED
+    for state in ChildState:
+        if state is not ChildState.ENDED:
+            assert TRANSITIONS[state, ChildEvent.ENDED] is ChildState.ENDED
+            assert TRANSITIONS[state, ChildEvent.KILLED] is ChildState.KILLED
 
 
 def test_nothing_follows_the_end_and_every_state_is_reached():
-    assert not [event for (state, event) in TRANSITIONS if state is State.ENDED]
-    assert set(TRANSITIONS.values()) | {State.STARTING} == set(State)
+    assert not [event for (state, event) in TRANSITIONS if state is ChildState.ENDED]
+    assert set(TRANSITIONS.values()) | {ChildState.STARTING} == set(ChildState)
 
 
 def test_only_a_ready_worker_is_made_known_to_the_pump():
-    before = {state for (state, event) in TRANSITIONS if event is Event.JOINED}
-    assert before == {State.READY, State.WORKING}
+    before = {state for (state, event) in TRANSITIONS if event is ChildEvent.JOINED}
+    assert before == {ChildState.READY, ChildState.WORKING}
 
 
 # --- backoff
@@ -264,7 +264,7 @@ def test_why_a_worker_is_not_joined_is_said_once_for_each_shortage(monkeypatch, 
 
     monkeypatch.setattr(seam, "make", make)
     pump = Child(1, Role.PUMP, "pump", -1, 0, None, 0.0)
-    worker = Child(2, Role.WORKER, "worker", 0, 0, None, 0.0, state=State.READY)
+    worker = Child(2, Role.WORKER, "worker", 0, 0, None, 0.0, state=ChildState.READY)
     for _ in range(11):
         seam.join(pump, worker, 8)
     said = capfd.readouterr().err

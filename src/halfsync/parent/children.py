@@ -12,7 +12,7 @@ from enum import Enum
 import msgspec
 
 from halfsync import channel
-from halfsync.parent.states import TRANSITIONS, Event, State
+from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
 from halfsync.settings import Settings
 from halfsync.wire import messages
 
@@ -45,7 +45,7 @@ class Child:
     channel: socket.socket | None  # the parent's end of its orders; None once closed
     started: float
     pid: int = UNKNOWN
-    state: State = State.STARTING
+    state: ChildState = ChildState.STARTING
     was_ready: bool = False
     limit: float = NEVER  # when it is to be killed
     ready_by: float = NEVER  # when it is to be killed if it has not said Ready (startup_timeout)
@@ -60,7 +60,7 @@ class Child:
     _unsent: deque[tuple[bytes, tuple[int, ...]]] = field(default_factory=deque)
     stuck_since: float = NEVER
 
-    def on(self, event: Event) -> None:
+    def on(self, event: ChildEvent) -> None:
         """Go where the table says. An event that the state has no place for is a bug of ours."""
         self.state = TRANSITIONS[self.state, event]
 
@@ -70,7 +70,7 @@ class Child:
 
     def why_overdue(self, settings: Settings) -> str:
         """Said when its limit is past."""
-        if self.state in (State.RETIRING, State.LEAVING):
+        if self.state in (ChildState.RETIRING, ChildState.LEAVING):
             return f"did not leave in time (graceful_timeout, {settings.graceful_timeout:g} s)"
         return "closed its channel to the parent and did not exit"
 
@@ -135,7 +135,7 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL. Safe: until it is reaped, its number is nobody else's."""
-        self.on(Event.KILLED)
+        self.on(ChildEvent.KILLED)
         self.close_channel()  # if its number is not known, this is what ends it
         if self.pid != UNKNOWN:
             try:

@@ -11,7 +11,7 @@ from halfsync.logs import error
 from halfsync.parent import trust
 from halfsync.parent.children import Child
 from halfsync.parent.privileges import Identity
-from halfsync.parent.states import State
+from halfsync.parent.states import ChildState
 from halfsync.settings import SettingError
 from halfsync.wire.messages import ErrorLogFile
 
@@ -74,5 +74,5 @@ class ErrorLog(AccessLogFile):
         self.reopen()
         error.reopen(self.fd)
         for child in children:
-            if child.state is not State.KILLED:
+            if child.state is not ChildState.KILLED:
                 child.order(ErrorLogFile(), (os.dup(self.fd),))

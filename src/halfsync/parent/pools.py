@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from halfsync.parent.backoff import Backoff
 from halfsync.parent.children import Child, Role
-from halfsync.parent.states import State
+from halfsync.parent.states import ChildState
 from halfsync.plan import PoolPlan
 from halfsync.wire.messages import Failed
 
-COUNTED = (State.STARTING, State.READY, State.WORKING)
+COUNTED = (ChildState.STARTING, ChildState.READY, ChildState.WORKING)
 """States in which a worker counts toward the size of its generation."""
 
 
@@ -83,18 +83,18 @@ class WorkerPool:
 
     def recyclable(self) -> Child | None:
         """That worker, once there is one more that works."""
-        working = [child for child in self.workers(self.current) if child.state is State.WORKING]
+        working = [child for child in self.workers(self.current) if child.state is ChildState.WORKING]
         return self.to_recycle if len(working) > self.size else None
 
     @property
     def has_risen(self) -> bool:
         """All of the rising generation is ready."""
-        risen = [child for child in self.workers(self.rising) if child.state is State.READY]
+        risen = [child for child in self.workers(self.rising) if child.state is ChildState.READY]
         return self.rising is not None and len(risen) >= self.size
 
     @property
     def works(self) -> bool:
-        return any(child.state is State.WORKING for child in self.workers(self.current))
+        return any(child.state is ChildState.WORKING for child in self.workers(self.current))
 
     def told_once(self, failure: Failed) -> str:
         """The sentence; the traceback before it, unless it is the same as last time."""

@@ -9,7 +9,7 @@ import socket
 from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.parent.children import Child
-from halfsync.parent.states import Event
+from halfsync.parent.states import ChildEvent
 from halfsync.wire.messages import SCOREBOARD_BYTES, Attach, Join
 
 SEAM_BUFFER = 208 * 1024
@@ -56,4 +56,4 @@ def join(pump: Child, worker: Child, threads: int) -> None:
     worker.order(Attach(), workers)
     pump.order(Join(worker.id, worker.pid, worker.pool, threads), pumps)
     worker.pump = pump.id
-    worker.on(Event.JOINED)
+    worker.on(ChildEvent.JOINED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class State(Enum):
+class ChildState(Enum):
     STARTING = "starting"  # forked, or asked of a template; has not said Ready
     READY = "ready"  # can work; the pump does not know it yet
     WORKING = "working"  # the pump gives it tasks (a pump accepts, a template forks)
@@ -19,7 +19,7 @@ class State(Enum):
     ENDED = "ended"  # reaped
 
 
-class Event(Enum):
+class ChildEvent(Enum):
     READIED = "it said Ready"
     JOINED = "the pump was told of it"
     RETIRED = "another is to take its place"
@@ -28,14 +28,19 @@ class Event(Enum):
     ENDED = "it was reaped"
 
 
-_ALIVE = (State.STARTING, State.READY, State.WORKING, State.RETIRING, State.LEAVING, State.KILLED)
+_ALIVE = tuple(state for state in ChildState if state is not ChildState.ENDED)
+_NOT_KILLED = tuple(state for state in _ALIVE if state is not ChildState.KILLED)
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.STARTING, Event.READIED): State.READY,
-    (State.READY, Event.JOINED): State.WORKING,
-    (State.WORKING, Event.JOINED): State.WORKING,  # with a new pump
-    (State.WORKING, Event.RETIRED): State.RETIRING,
-    **{(state, Event.DISMISSED): State.LEAVING for state in _ALIVE if state is not State.KILLED},
-    **{(state, Event.KILLED): State.KILLED for state in _ALIVE},
-    **{(state, Event.ENDED): State.ENDED for state in _ALIVE},
+TRANSITIONS: dict[tuple[ChildState, ChildEvent], ChildState] = {
+    (ChildState.STARTING, ChildEvent.READIED): ChildState.READY,
+    (ChildState.READY, ChildEvent.JOINED): ChildState.WORKING,
+    (ChildState.WORKING, ChildEvent.JOINED): ChildState.WORKING,  # with a new pump
+    (ChildState.WORKING, ChildEvent.RETIRED): ChildState.RETIRING,
+    **{
+        (state, ChildEvent.DISMISSED): ChildState.LEAVING
+        for state in _ALIVE
+        if state is not ChildState.KILLED
+    },
+    **{(state, ChildEvent.KILLED): ChildState.KILLED for state in _ALIVE},
+    **{(state, ChildEvent.ENDED): ChildState.ENDED for state in _ALIVE},
 }

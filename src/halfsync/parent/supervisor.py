@@ -59,7 +59,7 @@ from halfsync.parent.privileges import Identity
 from halfsync.parent.reaping import UnknownChildren, ended_processes
 from halfsync.parent.signals import Signals, name_of
 from halfsync.parent.spawn import EntryPoints, Spawner
-from halfsync.parent.states import Event, State
+from halfsync.parent.states import ChildEvent, ChildState
 from halfsync.parent.systemd import Notifier
 from halfsync.plan import BUILT_IN, Plan
 from halfsync.wire import messages
@@ -255,7 +255,7 @@ class Supervisor:
             log("info", f"{cause} while starting: workers that are still being imported start again.")
         for pool in self.pools:
             for child in pool.of(pool.current):
-                if child.state is State.STARTING:
+                if child.state is ChildState.STARTING:
                     self._kill(child)
                 elif pool.has_application:
                     self._reload_due = True  # that one has read the old code: done when the start is
@@ -285,7 +285,7 @@ class Supervisor:
         try:
             self._access_log.reopen()
             for child in self.pools[BUILT_IN].children:
-                if child.state is not State.KILLED:
+                if child.state is not ChildState.KILLED:
                     child.order(messages.LogFile(), (os.dup(self._access_log.fd),))
         except OSError as error:
             log("error", f"SIGUSR1: the access log can't be reopened: {error}; the old one stays.")
@@ -307,7 +307,7 @@ class Supervisor:
             except ProtocolError as error:
                 log("error", f"{child.who} sent a malformed report ({error}); it is killed.")
                 self._kill_at_fault(child)
-            if child.channel is None and child.limit == NEVER and child.state is not State.KILLED:
+            if child.channel is None and child.limit == NEVER and child.state is not ChildState.KILLED:
                 child.limit = now + LAST_WORD  # it can't be told anything any more
             if child.channel is None and child.pid == UNKNOWN:
                 self._ended(child, None, now)
@@ -343,8 +343,8 @@ class Supervisor:
             if not self._unknown.is_our_child(claimed):
                 raise ProtocolError(f"process {claimed} is not ours")
             child.pid = claimed
-        if child.state is State.STARTING:
-            child.on(Event.READIED)
+        if child.state is ChildState.STARTING:
+            child.on(ChildEvent.READIED)
             child.was_ready = True
             child.ready_by = NEVER
             log("debug", f"{child.who} is ready.")
@@ -358,7 +358,7 @@ class Supervisor:
 
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
         for child in self._children():
-            if child.id == worker and child.state is State.WORKING and pump.role is Role.PUMP:
+            if child.id == worker and child.state is ChildState.WORKING and pump.role is Role.PUMP:
                 log("error", f"{child.who} has a handler past handler_timeout; it is replaced.")
                 self._retire(child, now)
                 self._bound_retiring(self.pools[child.pool])
@@ -366,7 +366,7 @@ class Supervisor:
     def _kill_lost(self, pump: Child, worker: int) -> None:
         """The pump has given it up: if it lives, it is good for nothing."""
         for child in self._children():
-            if child.id == worker and child.pump == pump.id and child.state is not State.KILLED:
+            if child.id == worker and child.pump == pump.id and child.state is not ChildState.KILLED:
                 log("debug", f"{child.who} is no use to the pump any more; it is killed.")
                 self._kill_at_fault(child)
 
@@ -379,7 +379,7 @@ class Supervisor:
 
     def _bound_retiring(self, pool: WorkerPool) -> None:
         """When every request hangs, the hung ones must not pile up until graceful_timeout ends them."""
-        retiring = [child for child in pool.children if child.state is State.RETIRING]
+        retiring = [child for child in pool.children if child.state is ChildState.RETIRING]
         for child in retiring[: max(0, len(retiring) - MOST_RETIRING * pool.size)]:
             log("warning", f"{child.who} is killed: too many workers with hung handlers (handler_timeout).")
             self._kill(child)
@@ -412,7 +412,7 @@ class Supervisor:
 
     def _ended(self, child: Child, status: int | None, now: float) -> None:
         before = child.state
-        child.on(Event.ENDED)
+        child.on(ChildEvent.ENDED)
         child.close_channel()
         ending = "ended" if status is None else processes.how_it_ended(status)
         if child is self.pump:
@@ -432,8 +432,8 @@ class Supervisor:
         else:
             log("debug", f"{child.who} {ending}.")
 
-    def _pump_ended(self, child: Child, before: State, ending: str, now: float) -> None:
-        if self.phase in (Phase.DRAINING, Phase.LEAVING) and (child.drained or before is State.KILLED):
+    def _pump_ended(self, child: Child, before: ChildState, ending: str, now: float) -> None:
+        if self.phase in (Phase.DRAINING, Phase.LEAVING) and (child.drained or before is ChildState.KILLED):
             log("debug", f"{child.who} {ending}.")
             return
         delay = self._pump_backoff.ended(now, now - child.started, was_ready=self.phase is Phase.SERVING)
@@ -485,7 +485,7 @@ class Supervisor:
     def _wait_for_change(self, pool: WorkerPool, failure: messages.Failed) -> None:
         """With `reload`: no other try until something changes (or a SIGHUP comes)."""
         for child in pool.of(pool.current):
-            if child.state is State.STARTING:
+            if child.state is ChildState.STARTING:
                 self._kill(child)  # it has read the same code
         pool.backoff.until = NEVER
         log("error", f"{pool.told_once(failure)} Waiting for a change.")
@@ -508,7 +508,7 @@ class Supervisor:
 
     def _enforce_limits(self, now: float) -> None:
         for child in self._children():
-            if child.state is State.KILLED:
+            if child.state is ChildState.KILLED:
                 continue
             if now >= child.limit:
                 log("warning", f"{child.who} {child.why_overdue(self.settings)}; it is killed.")
@@ -583,7 +583,7 @@ class Supervisor:
             self._retire(old, now)
         workers, wanted = pool.workers(generation), pool.wanted(generation)
         for surplus in workers[wanted:]:
-            if surplus.state is State.WORKING:
+            if surplus.state is ChildState.WORKING:
                 self._retire(surplus, now)
         if len(workers) >= wanted or now < pool.backoff.until:
             return
@@ -592,7 +592,7 @@ class Supervisor:
         if pool.preload and template is None:
             self._start_for(pool, partial(self._spawner.template, pool, generation), now)
             return
-        if template is not None and template.state is State.STARTING:
+        if template is not None and template.state is ChildState.STARTING:
             return
         for _ in range(min(missing, MOST_STARTS)):
             self._start_for(pool, partial(self._spawner.worker, pool, generation, template), now)
@@ -602,8 +602,8 @@ class Supervisor:
         pump = self._start("pump", self._spawner.pump, self._pump_backoff, now)
         if pump is not None:
             self.pump = pump
-            pump.on(Event.READIED)
-            pump.on(Event.JOINED)
+            pump.on(ChildEvent.READIED)
+            pump.on(ChildEvent.JOINED)
 
     def _start_for(self, pool: WorkerPool, make: Callable[[], Child], now: float) -> None:
         child = self._start(f"worker({pool.name})", make, pool.backoff, now)
@@ -633,12 +633,12 @@ class Supervisor:
     def _is_to_join(self, child: Child) -> bool:
         if child.role is not Role.WORKER or self.pump is None or child.channel is None:
             return False
-        if self.pump.state is not State.WORKING or child.pump == self.pump.id:
+        if self.pump.state is not ChildState.WORKING or child.pump == self.pump.id:
             return False
         if time.monotonic() < child.join_after:
             return False
         is_current = child.generation == self.pools[child.pool].current
-        return child.state is State.WORKING or (child.state is State.READY and is_current)
+        return child.state is ChildState.WORKING or (child.state is ChildState.READY and is_current)
 
     def _join(self, child: Child) -> None:
         assert self.pump is not None
@@ -652,7 +652,7 @@ class Supervisor:
     def _retire(self, child: Child, now: float) -> None:
         """No more tasks. The pump closes its channels when the last has ended, and as the worker
         was told too, it then leaves instead of waiting for a new pump."""
-        child.on(Event.RETIRED)
+        child.on(ChildEvent.RETIRED)
         child.limit = now + self.settings.graceful_timeout + LAST_WORD
         child.order(messages.Retire(child.id))
         if self.pump is not None:
@@ -693,7 +693,7 @@ class Supervisor:
         for child in old:
             if child.role is Role.TEMPLATE:
                 self._dismiss(child, now + self.settings.graceful_timeout + LAST_WORD)
-            elif child.state is State.WORKING:
+            elif child.state is ChildState.WORKING:
                 self._retire(child, now)
             elif child.state in COUNTED:
                 self._kill(child)
@@ -712,7 +712,7 @@ class Supervisor:
         if self.pump is not None and not self.pump.drained and now >= self._limit:
             log("warning", self._why_not_drained())
             self._kill(self.pump)
-        if self.pump is None or self.pump.drained or self.pump.state is State.KILLED:
+        if self.pump is None or self.pump.drained or self.pump.state is ChildState.KILLED:
             self._leave(now)
             if self._at_once:
                 self._kill_all()
@@ -728,15 +728,15 @@ class Supervisor:
         limit = max(self._limit if self._limit < NEVER else now, now + LAST_WORD)
         self._limit = limit + REAPING
         for child in self._children():
-            if child.state is State.STARTING:
+            if child.state is ChildState.STARTING:
                 self._kill(child)
             else:
                 self._dismiss(child, limit)
 
     def _dismiss(self, child: Child, limit: float) -> None:
-        if child.state is State.KILLED:
+        if child.state is ChildState.KILLED:
             return
-        child.on(Event.DISMISSED)
+        child.on(ChildEvent.DISMISSED)
         child.close_channel()
         child.limit = limit
 

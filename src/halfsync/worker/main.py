@@ -1,7 +1,7 @@
 """A worker process: imports the application of its pool, reports, attaches to the pump, leaves.
 
-The main thread is the watch thread. It never runs a handler, so it always reads what the parent sends (`orders`) and the
-pump (`watch`), whatever the application's threads do. It wakes for:
+The main thread is the watch thread. It never runs a handler, so it always reads what the parent (`orders`)
+and the pump (`watch`) send, whatever the application's threads do. It wakes for:
 
     Attach    there is a (new) pump: start threads on its sockets
     Retire    leave when the pump lets go
