@@ -2,7 +2,7 @@
 
 A pool has one current generation, whose workers the pump knows. A reload raises a second one
 beside it, with the code as it is now; when all of its workers are ready, it takes the place of
-the current one in one step. If any of them fails, the rising generation is dropped, and nothing
+the current one in one step. If any of them fails, the next generation is dropped, and nothing
 has happened.
 """
 
@@ -29,7 +29,7 @@ class WorkerPool:
     size: int  # workers wanted; TTIN and TTOU change it
     children: list[Child] = field(default_factory=list)  # templates too
     current: int = 0
-    rising: int | None = None
+    next: int | None = None
     backoff: Backoff = field(default_factory=Backoff)
     last_failure: str = ""  # already told in full
     _newest: int = 0
@@ -42,18 +42,18 @@ class WorkerPool:
     def has_application(self) -> bool:
         return self.plan.target is not None
 
-    def raise_generation(self) -> None:
+    def start_generation(self) -> None:
         self._newest += 1
-        self.rising = self._newest
+        self.next = self._newest
 
-    def promote(self) -> None:
-        assert self.rising is not None
-        self.current, self.rising = self.rising, None
+    def switch_over(self) -> None:
+        assert self.next is not None
+        self.current, self.next = self.next, None
 
     @property
     def generations(self) -> Iterable[int]:
         """Those that are to be kept at their size."""
-        return (self.current,) if self.rising is None else (self.current, self.rising)
+        return (self.current,) if self.next is None else (self.current, self.next)
 
     def of(self, generation: int | None) -> list[Child]:
         return [child for child in self.children if child.generation == generation]
@@ -72,8 +72,8 @@ class WorkerPool:
 
     @property
     def to_recycle(self) -> Child | None:
-        """A worker that has served max_requests. (While there is a rising generation, all are replaced.)"""
-        if self.rising is not None:
+        """A worker that has served max_requests. (While there is a next generation, all are replaced.)"""
+        if self.next is not None:
             return None
         return next((child for child in self.workers(self.current) if child.served), None)
 
@@ -87,10 +87,10 @@ class WorkerPool:
         return self.to_recycle if len(working) > self.size else None
 
     @property
-    def has_risen(self) -> bool:
-        """All of the rising generation is ready."""
-        risen = [child for child in self.workers(self.rising) if child.state is ChildState.READY]
-        return self.rising is not None and len(risen) >= self.size
+    def next_is_ready(self) -> bool:
+        """All of the next generation is ready."""
+        ready = [child for child in self.workers(self.next) if child.state is ChildState.READY]
+        return self.next is not None and len(ready) >= self.size
 
     @property
     def works(self) -> bool:

@@ -18,7 +18,7 @@ What the comparison aims at depends on the phase:
 
     STARTING   fork the pump and all workers; when each pool has one that works, tell the pump to
                accept. An application that fails now ends everything (exit status 2).
-    SERVING    replace what dies; raise and promote generations (HUP).
+    SERVING    replace what dies; start generations and switch over to them (HUP).
     DRAINING   as before, but the pump was told to finish. When it has, or its limit is past:
     LEAVING    every orders channel is closed; who does not leave by the limit is killed.
     OVER
@@ -212,7 +212,7 @@ class Supervisor:
         self.phase = Phase.DRAINING
         self._limit = now + self.settings.graceful_timeout + LAST_WORD
         for pool in self.pools:
-            self._drop_rising(pool)
+            self._drop_next(pool)
         if self.pump is not None and was_serving:
             self.pump.order(messages.Drain(self.settings.graceful_timeout))
         elif self.pump is not None:
@@ -232,7 +232,7 @@ class Supervisor:
         self._at_once = True
         self._stop_listening()
         for pool in self.pools:
-            self._drop_rising(pool)
+            self._drop_next(pool)
         self.phase = Phase.DRAINING
         self._limit = now + LAST_WORD
         pump.order(messages.Drain(0.0))
@@ -265,9 +265,9 @@ class Supervisor:
         self._reload_due = False
         self._notifier.reloading()
         for pool in self.pools:
-            self._drop_rising(pool)
+            self._drop_next(pool)
             pool.backoff.reset()
-            pool.raise_generation()
+            pool.start_generation()
 
     def _reopen_error_log(self) -> None:
         if self._error_log is None:
@@ -460,7 +460,7 @@ class Supervisor:
 
     def _worker_ended(self, pool: WorkerPool, child: Child, ending: str, now: float) -> None:
         """One that should still be there."""
-        if child.generation == pool.rising and not child.was_ready:
+        if child.generation == pool.next and not child.was_ready:
             self._fail_reload(pool, child, ending)
             return
         if child.failure is not None:
@@ -494,7 +494,7 @@ class Supervisor:
         told = f"it {ending} while starting." if child.failure is None else pool.told_once(child.failure)
         log("error", f"{child.who}: {told} {pool.name} is NOT reloaded; the old workers go on.")
         self._notifier.reload_failed()
-        self._drop_rising(pool)
+        self._drop_next(pool)
 
     def _give_up(self, sentence: str, trace: str, now: float) -> None:
         """At the first start: say why, and end."""
@@ -658,10 +658,10 @@ class Supervisor:
         if self.pump is not None:
             self.pump.order(messages.Retire(child.id))
 
-    def _drop_rising(self, pool: WorkerPool) -> None:
-        for child in pool.of(pool.rising):
+    def _drop_next(self, pool: WorkerPool) -> None:
+        for child in pool.of(pool.next):
             self._kill(child)
-        pool.rising = None
+        pool.next = None
 
     # --- from phase to phase
 
@@ -675,18 +675,18 @@ class Supervisor:
                 self._reload()
         elif self.phase is Phase.SERVING:
             for pool in self.pools:
-                if pool.has_risen and self.pump is not None:
-                    self._promote(pool, now)
-            if all(pool.rising is None for pool in self.pools):
+                if pool.next_is_ready and self.pump is not None:
+                    self._switch_over(pool, now)
+            if all(pool.next is None for pool in self.pools):
                 self._notifier.reload_is_over()
         elif self.phase is Phase.DRAINING:
             self._advance_draining(now)
         elif self.phase is Phase.LEAVING:
             self._advance_leaving(now)
 
-    def _promote(self, pool: WorkerPool, now: float) -> None:
+    def _switch_over(self, pool: WorkerPool, now: float) -> None:
         old = pool.of(pool.current)
-        pool.promote()
+        pool.switch_over()
         for child in pool.workers(pool.current):
             if self._is_to_join(child):
                 self._join(child)
