@@ -397,7 +397,7 @@ def test_a_retired_worker_that_stays_is_killed(tmp_path):
         parent.signal(signal.SIGHUP)
         parent.until(lambda: not alive(old))
         assert (
-            f"worker(app:app) [{old}] did not leave in time (graceful_timeout, 0.2 s); it is killed."
+            f"worker(app:app) [{old}] did not exit in time (graceful_timeout, 0.2 s); it is killed."
             in parent.log()
         )
 
@@ -451,13 +451,13 @@ def test_a_stop_at_once_waits_only_a_moment(tmp_path, more):
         assert ("its last records may be lost" in parent.log()) is not bool(more)
 
 
-def test_workers_that_do_not_leave_are_killed(tmp_path):
+def test_workers_that_do_not_exit_are_killed(tmp_path):
     with_script(tmp_path, leaving_takes=1000)
     with stage(tmp_path, graceful_timeout=0.2) as parent:
         serving(parent)
         parent.signal(signal.SIGTERM)
         assert parent.ends() == 0
-        assert "did not leave in time (graceful_timeout, 0.2 s); it is killed." in parent.log()
+        assert "did not exit in time (graceful_timeout, 0.2 s); it is killed." in parent.log()
 
 
 def test_workers_are_replaced_while_requests_drain(tmp_path):
@@ -485,7 +485,7 @@ def test_a_worker_whose_handler_hangs_is_retired_and_replaced(tmp_path, preload)
 
 
 def test_hung_workers_do_not_pile_up(tmp_path):
-    """Every handler hangs and no worker leaves: there are never many more than are wanted."""
+    """Every handler hangs and no worker exits: there are never many more than are wanted."""
     with_script(tmp_path, handlers="hang", retired="stays")
     with stage(tmp_path) as parent:
         serving(parent)

@@ -18,7 +18,7 @@ import pytest
 
 from halfsync import channel
 from halfsync.logs import error
-from halfsync.parent import listeners, privileges, processes, seam
+from halfsync.parent import joins, listeners, privileges, processes
 from halfsync.parent.backoff import DELAYS, Backoff
 from halfsync.parent.children import Child, ProtocolError, Role
 from halfsync.parent.logfiles import AccessLogFile
@@ -262,11 +262,11 @@ def test_why_a_worker_is_not_joined_is_said_once_for_each_shortage(monkeypatch, 
             raise OSError(number, os.strerror(number))
         return made.pop()
 
-    monkeypatch.setattr(seam, "make", make)
+    monkeypatch.setattr(joins, "make", make)
     pump = Child(1, Role.PUMP, "pump", -1, 0, None, 0.0)
     worker = Child(2, Role.WORKER, "worker", 0, 0, None, 0.0, state=ChildState.READY)
     for _ in range(11):
-        seam.join(pump, worker, 8)
+        joins.join(pump, worker, 8)
     said = capfd.readouterr().err
     assert said.count("Too many open files") == 1
     assert said.count("Cannot allocate memory") == 1

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from halfsync import channel
-from halfsync.parent import seam
+from halfsync.parent import joins
 from tests.e2e.harness import AT_ONCE, pattern, request, serving
 
 LIMIT = 64
@@ -110,8 +110,8 @@ def test_500_clients_and_64_descriptors(few_descriptors, tmp_path, size):
             assert client.ask("/hello").body == b"hello\n"
 
 
-def test_the_seam_takes_no_more_descriptors_than_are_counted():
-    pumps, workers = seam.make()
+def test_a_join_takes_no_more_descriptors_than_are_counted():
+    pumps, workers = joins.make()
     assert len(pumps) == len(workers) == 3
     channel.close_all(pumps)
     channel.close_all(workers)

@@ -194,6 +194,6 @@ def test_hostile_applications(tmp_path, hostile, preload):
         assert died <= deadly, "these did not mean to"
         assert "A thread of the worker met" not in log
         assert "ended by a bug" not in log
-        assert "did not leave in time" not in log
+        assert "did not exit in time" not in log
         for library in {"gevent", "eventlet"}.intersection(names):
             assert f"{library} has patched Python's threading module: halfsync still runs" in log

@@ -11,7 +11,7 @@ import pytest
 
 from halfsync import channel
 from halfsync.objects import SAME_FILE, File, Memory, Pipe
-from halfsync.parent import seam
+from halfsync.parent import joins
 from halfsync.pump.checks import MAX_OUT
 from halfsync.wire.messages import Ending, Part, Reply, Task
 from tests.pump.harness import Client, Hand, Stage, get, no_descriptor_left
@@ -256,7 +256,7 @@ def test_small_pieces_of_a_file_that_follow_each_other_are_one():
 
 def test_the_scoreboard_cannot_be_made_smaller_by_a_worker():
     """Memory behind the end of its file is SIGBUS for whoever reads it."""
-    pumps, workers = seam.make()
+    pumps, workers = joins.make()
     try:
         for size in (0, 8, 1 << 20):
             with pytest.raises(PermissionError):

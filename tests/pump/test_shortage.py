@@ -12,7 +12,7 @@ import pytest
 
 from halfsync import channel
 from halfsync.objects import File
-from halfsync.parent import seam
+from halfsync.parent import joins
 from halfsync.pump.descriptors import RESERVE, Reserve
 from halfsync.pump.main import Orders, _take_order
 from halfsync.pump.workers import Worker
@@ -257,7 +257,7 @@ def test_a_join_finds_room_when_nothing_else_does():
     ours, parents = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with Stage() as stage, ours, parents:
         orders = Orders(ours)
-        pumps, workers = seam.make()
+        pumps, workers = joins.make()
         with Hogged(0):
             socket.send_fds(parents, [encode(Join(7, 4007, 1, 4))], list(pumps))
             _take_order(stage.pump, orders)

@@ -70,8 +70,8 @@ class Child:
 
     def why_overdue(self, settings: Settings) -> str:
         """Said when its limit is past."""
-        if self.state in (ChildState.RETIRING, ChildState.LEAVING):
-            return f"did not leave in time (graceful_timeout, {settings.graceful_timeout:g} s)"
+        if self.state in (ChildState.RETIRING, ChildState.EXITING):
+            return f"did not exit in time (graceful_timeout, {settings.graceful_timeout:g} s)"
         return "closed its channel to the parent and did not exit"
 
     # --- orders

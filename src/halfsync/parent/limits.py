@@ -29,7 +29,7 @@ MOST_RETIRING = 4
 """Hung workers that may still be there for each one that is wanted."""
 
 JOIN_AGAIN = 0.2
-"""Seconds until the next try, when a process had no room for the descriptors of a seam."""
+"""Seconds until the next try, when a process had no room for the descriptors of its channels."""
 
 STUCK = 30.0
 """Seconds for which a child may leave its orders unread when there is no more room for them."""
@@ -42,5 +42,5 @@ class Phase(Enum):
     STARTING = "starting"
     SERVING = "serving"
     DRAINING = "draining"
-    LEAVING = "leaving"
+    EXITING = "exiting"
     OVER = "over"

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import msgspec
 
 from halfsync.logs.error import log
-from halfsync.parent import seam, trust
+from halfsync.parent import joins, trust
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Kind, Mount
 from halfsync.settings import SettingError, Settings
@@ -46,7 +46,7 @@ def _check_proc(mounts: Sequence[Mount]) -> None:
 
 def _check_shared_memory() -> None:
     try:
-        pumps, workers = seam.make()
+        pumps, workers = joins.make()
     except OSError as error:
         raise SettingError(
             f"Memory that processes share (memfd_create) or a socket pair can't be made: {error.strerror}."

@@ -2,6 +2,13 @@
 
 A state says what may be asked of the child, not what it is doing. `ENDED` is reached from
 everywhere: a child can die at any moment, and then it leaves the table.
+
+The ways to end, each with one word everywhere:
+
+    drain          the pump stops accepting, finishes what is in flight, logs it, reports Drained
+    retire         a worker gets no more tasks, finishes those it has, and exits (RETIRING)
+    close orders   a child sees the end of its orders channel, and exits when it can (EXITING)
+    kill           SIGKILL (KILLED)
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ class ChildState(Enum):
     READY = "ready"  # can work; the pump does not know it yet
     WORKING = "working"  # the pump gives it tasks (a pump accepts, a template forks)
     RETIRING = "retiring"  # gets no more tasks, finishes those it has; has a limit
-    LEAVING = "leaving"  # its orders are closed, so it exits by itself; has a limit
+    EXITING = "exiting"  # its orders are closed, so it exits by itself; has a limit
     KILLED = "killed"  # SIGKILL was sent; only reaping is left
     ENDED = "ended"  # reaped
 
@@ -23,7 +30,7 @@ class ChildEvent(Enum):
     READIED = "it said Ready"
     JOINED = "the pump was told of it"
     RETIRED = "another is to take its place"
-    DISMISSED = "its orders were closed"
+    ORDERS_CLOSED = "its orders were closed"
     KILLED = "SIGKILL was sent"
     ENDED = "it was reaped"
 
@@ -37,7 +44,7 @@ TRANSITIONS: dict[tuple[ChildState, ChildEvent], ChildState] = {
     (ChildState.WORKING, ChildEvent.JOINED): ChildState.WORKING,  # with a new pump
     (ChildState.WORKING, ChildEvent.RETIRED): ChildState.RETIRING,
     **{
-        (state, ChildEvent.DISMISSED): ChildState.LEAVING
+        (state, ChildEvent.ORDERS_CLOSED): ChildState.EXITING
         for state in _ALIVE
         if state is not ChildState.KILLED
     },

@@ -20,7 +20,7 @@ What the comparison aims at depends on the phase:
                accept. An application that fails now ends everything (exit status 2).
     SERVING    replace what dies; start generations and switch over to them (HUP).
     DRAINING   as before, but the pump was told to finish. When it has, or its limit is past:
-    LEAVING    every orders channel is closed; who does not leave by the limit is killed.
+    EXITING    every orders channel is closed; one that has not exited by the limit is killed.
     OVER
 """
 
@@ -36,7 +36,7 @@ from functools import partial
 
 from halfsync import prctl
 from halfsync.logs.error import log, tell
-from halfsync.parent import processes, seam
+from halfsync.parent import joins, processes
 from halfsync.parent.backoff import Backoff, in_seconds
 from halfsync.parent.children import NEVER, UNKNOWN, Child, ProtocolError, Role
 from halfsync.parent.limits import (
@@ -175,7 +175,7 @@ class Supervisor:
 
     def _lacks(self, now: float) -> bool:
         """Something should be there, may be tried now, and is not."""
-        if self.phase in (Phase.LEAVING, Phase.OVER):
+        if self.phase in (Phase.EXITING, Phase.OVER):
             return False
         if self.pump is None:
             return self.phase is not Phase.DRAINING and self._pump_backoff.until <= now
@@ -202,7 +202,7 @@ class Supervisor:
                 log("warning", f"{name_of(number)}: this signal means nothing to halfsync; it is ignored.")
 
     def _stop(self, now: float, name: str) -> None:
-        if self.phase in (Phase.DRAINING, Phase.LEAVING):
+        if self.phase in (Phase.DRAINING, Phase.EXITING):
             self._stop_at_once(now, f"a second {name}")
             return
         self._notifier.stopping()
@@ -225,8 +225,8 @@ class Supervisor:
         self._notifier.stopping()
         log("info", f"{name}: stopping at once.")
         pump = self.pump
-        if pump is None or not pump.opened or self._at_once or self.phase is Phase.LEAVING:
-            self._leave(now)
+        if pump is None or not pump.opened or self._at_once or self.phase is Phase.EXITING:
+            self._begin_exit(now)
             self._kill_all()
             return
         self._at_once = True
@@ -371,7 +371,7 @@ class Supervisor:
                 self._kill_at_fault(child)
 
     def _join_again(self, sender: Child, worker: int, now: float) -> None:
-        """A seam's descriptors found no room, in the pump or in the worker."""
+        """A worker's descriptors found no room, in the pump or in the worker."""
         for child in self._children():
             if child is sender or (child.id == worker and sender.role is Role.PUMP):
                 child.pump = -1
@@ -427,13 +427,13 @@ class Supervisor:
         pool.children.remove(child)
         if self.pump is not None and child.pump == self.pump.id:
             self.pump.order(messages.Ended(child.id, -1 if status is None else status))
-        if (before in COUNTED or child.at_fault) and self.phase is not Phase.LEAVING:
+        if (before in COUNTED or child.at_fault) and self.phase is not Phase.EXITING:
             self._worker_ended(pool, child, ending, now)
         else:
             log("debug", f"{child.who} {ending}.")
 
     def _pump_ended(self, child: Child, before: ChildState, ending: str, now: float) -> None:
-        if self.phase in (Phase.DRAINING, Phase.LEAVING) and (child.drained or before is ChildState.KILLED):
+        if self.phase in (Phase.DRAINING, Phase.EXITING) and (child.drained or before is ChildState.KILLED):
             log("debug", f"{child.who} {ending}.")
             return
         delay = self._pump_backoff.ended(now, now - child.started, was_ready=self.phase is Phase.SERVING)
@@ -501,7 +501,7 @@ class Supervisor:
         if self.exit_status == 0:
             self.exit_status = EXIT_WRONG
             tell(trace + ("\n" if trace and not trace.endswith("\n") else "") + f"halfsync: {sentence}")
-        self._leave(now)
+        self._begin_exit(now)
         self._kill_all()
 
     # --- limits
@@ -555,7 +555,7 @@ class Supervisor:
 
     def _staff(self, now: float) -> None:
         self._is_behind = False
-        if self.phase in (Phase.LEAVING, Phase.OVER):
+        if self.phase in (Phase.EXITING, Phase.OVER):
             return
         if self.pump is None and self.phase is not Phase.DRAINING and now >= self._pump_backoff.until:
             self._start_pump(now)
@@ -642,7 +642,7 @@ class Supervisor:
 
     def _join(self, child: Child) -> None:
         assert self.pump is not None
-        seam.join(self.pump, child, self.plan.pools[child.pool].threads)
+        joins.join(self.pump, child, self.plan.pools[child.pool].threads)
 
     def _open(self) -> None:
         assert self.pump is not None
@@ -651,7 +651,7 @@ class Supervisor:
 
     def _retire(self, child: Child, now: float) -> None:
         """No more tasks. The pump closes its channels when the last has ended, and as the worker
-        was told too, it then leaves instead of waiting for a new pump."""
+        was told too, it then exits instead of waiting for a new pump."""
         child.on(ChildEvent.RETIRED)
         child.limit = now + self.settings.graceful_timeout + LAST_WORD
         child.order(messages.Retire(child.id))
@@ -681,8 +681,8 @@ class Supervisor:
                 self._notifier.reload_is_over()
         elif self.phase is Phase.DRAINING:
             self._advance_draining(now)
-        elif self.phase is Phase.LEAVING:
-            self._advance_leaving(now)
+        elif self.phase is Phase.EXITING:
+            self._advance_exiting(now)
 
     def _switch_over(self, pool: WorkerPool, now: float) -> None:
         old = pool.of(pool.current)
@@ -692,7 +692,7 @@ class Supervisor:
                 self._join(child)
         for child in old:
             if child.role is Role.TEMPLATE:
-                self._dismiss(child, now + self.settings.graceful_timeout + LAST_WORD)
+                self._close_orders(child, now + self.settings.graceful_timeout + LAST_WORD)
             elif child.state is ChildState.WORKING:
                 self._retire(child, now)
             elif child.state in COUNTED:
@@ -713,7 +713,7 @@ class Supervisor:
             log("warning", self._why_not_drained())
             self._kill(self.pump)
         if self.pump is None or self.pump.drained or self.pump.state is ChildState.KILLED:
-            self._leave(now)
+            self._begin_exit(now)
             if self._at_once:
                 self._kill_all()
 
@@ -722,25 +722,25 @@ class Supervisor:
             return f"the access log was not written within {LAST_WORD:g} s; its last records may be lost."
         return f"requests were still in flight after {self.settings.graceful_timeout:g} s (graceful_timeout)."
 
-    def _leave(self, now: float) -> None:
+    def _begin_exit(self, now: float) -> None:
         """Everybody is to go, those that are still importing at once."""
-        self.phase = Phase.LEAVING
+        self.phase = Phase.EXITING
         limit = max(self._limit if self._limit < NEVER else now, now + LAST_WORD)
         self._limit = limit + REAPING
         for child in self._children():
             if child.state is ChildState.STARTING:
                 self._kill(child)
             else:
-                self._dismiss(child, limit)
+                self._close_orders(child, limit)
 
-    def _dismiss(self, child: Child, limit: float) -> None:
+    def _close_orders(self, child: Child, limit: float) -> None:
         if child.state is ChildState.KILLED:
             return
-        child.on(ChildEvent.DISMISSED)
+        child.on(ChildEvent.ORDERS_CLOSED)
         child.close_channel()
         child.limit = limit
 
-    def _advance_leaving(self, now: float) -> None:
+    def _advance_exiting(self, now: float) -> None:
         if not self._children():
             self.phase = Phase.OVER
         elif now >= self._limit:

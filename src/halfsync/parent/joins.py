@@ -1,4 +1,4 @@
-"""The seam between the pump and one worker, made by the parent: two socket pairs and the scoreboard."""
+"""What joins the pump and one worker, made by the parent: two socket pairs and the scoreboard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from halfsync.parent.children import Child
 from halfsync.parent.states import ChildEvent
 from halfsync.wire.messages import SCOREBOARD_BYTES, Attach, Join
 
-SEAM_BUFFER = 208 * 1024
+CHANNEL_BUFFER = 208 * 1024
 """Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
 for its own accounts, so that a packet of MAX_PACKET fits beside others."""
 
@@ -32,7 +32,7 @@ def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
         fcntl.fcntl(scoreboard, fcntl.F_ADD_SEALS, SEALS)
         for _ in ("tasks", "watch"):
             for end in channel.pair():
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEAM_BUFFER)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BUFFER)
                 made.append(end.detach())
         made.append(os.dup(scoreboard))
     except OSError:
@@ -43,7 +43,7 @@ def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def join(pump: Child, worker: Child, threads: int) -> None:
-    """Make the seam between the pump and this worker, and hand each its ends. If the machine has no room
+    """Make the channels between the pump and this worker, and hand each its ends. If the machine has no room
     for it now, the worker stays as it is, to be joined later."""
     try:
         pumps, workers = make()
