@@ -37,7 +37,7 @@ STAGES = [
     "pools.sweep",
     "pools.queue",
     "pools._dispatcher.hand_over",
-    "pools._replies._begin",
+    "pools._replies._after_packet",
     "timeouts.sweep",
     "leases.sweep",
     "access.ready",

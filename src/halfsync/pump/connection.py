@@ -134,7 +134,9 @@ class Exchange:
     """
 
     conn: Connection | None  # None: the client is gone
-    head: RequestHead
+    head: RequestHead  # may be shared with requests that differ in their cookies alone: see `raw`
+    raw: bytes  # the head as received
+    logged = b""  # the same without its cookie, if that is known already
     state = ExchangeState.RECEIVING
     route: Route | None = None  # None: it was answered before there was one
     # the request's body
@@ -166,9 +168,10 @@ class Exchange:
     timed = 0.0
     unsent_before = 0  # bytes of earlier responses that the transport held
 
-    def __init__(self, conn: Connection, head: RequestHead) -> None:
+    def __init__(self, conn: Connection, head: RequestHead, raw: bytes) -> None:
         self.conn = conn
         self.head = head
+        self.raw = raw
 
     def move(self, event: ExchangeEvent) -> None:
         """To the state that the table names."""

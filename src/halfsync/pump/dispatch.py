@@ -30,12 +30,14 @@ from halfsync.pump.stalls import LOOK
 from halfsync.pump.states import HANDED_OVER, QUEUED
 from halfsync.pump.tasks import Tasks
 from halfsync.pump.workers import NUDGE_AFTER, Pool, Sent, Worker
-from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, Task
+from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 from halfsync.wire.refusals import Refusal
 
 ALONE = 2.0
 """Seconds for which a request that is tried once more has a worker for itself. One that kills does it
 sooner; one that takes longer must not keep all others waiting."""
+TaskColumns = tuple[int, int, int, bytes, bytes | None, int, str, int, int, int]
+"""A Task's tag and columns, in order: on the wire they are the same, and a tuple costs a third to make."""
 TASK_OVERHEAD = 128
 """Bytes of a task beside its head and body, at most."""
 
@@ -80,28 +82,29 @@ class Dispatcher:
 
     def _hand_tasks(self, pool: Pool, worker: Worker, count: int, *, retry: bool = False) -> None:
         """Send `worker` up to `count` tasks in one packet."""
-        tasks: list[Task] = []
+        tasks: list[TaskColumns] = []
         taken: list[Exchange] = []
         fds: list[int] = []
         size = 0
+        take_number = worker.take_number
         while len(tasks) < count:
             exchange = pool.take_retry() if retry else pool.take_oldest()
             if exchange is None:
                 break
-            task = _task(exchange)
-            size += len(task.head) + TASK_OVERHEAD
-            if exchange.spool is not None:
-                size += len(task.body or b"")
+            size += len(exchange.raw) + TASK_OVERHEAD
+            spool = exchange.spool
+            if spool is not None and spool.file is None:
+                size += spool.size
             if tasks and (size > MAX_PACKET or len(fds) >= MAX_DESCRIPTORS):
                 pool.queue.appendleft(exchange)
                 break
-            if task.body is None:
-                fds.append(_spooled(exchange))
-            task.number = exchange.task = worker.take_number(exchange)
+            if spool is not None and spool.file is not None:
+                fds.append(spool.file.fd)
+            exchange.task = number = take_number(exchange)
             exchange.holder = worker
             exchange.attempts += 1
             exchange.move(HANDED_OVER)
-            tasks.append(task)
+            tasks.append(_columns(exchange, number))
             taken.append(exchange)
         if not tasks:
             return
@@ -138,8 +141,8 @@ class Dispatcher:
             self._tasks.refuse(exchange, Refusal(500, sentence, close=False))
 
 
-def _task(exchange: Exchange) -> Task:
-    """What the worker is told; it has no number yet."""
+def _columns(exchange: Exchange, number: int) -> TaskColumns:
+    """What the worker is told. (A test holds it to `Task`.)"""
     assert exchange.conn is not None
     assert exchange.route is not None
     origin = exchange.conn.origin
@@ -148,10 +151,11 @@ def _task(exchange: Exchange) -> Task:
     if (spool := exchange.spool) is not None:
         size = spool.size
         body = spool.memory() if spool.file is None else None
-    return Task(
-        -1,
+    return (
+        0,
+        number,
         exchange.route.mount,
-        exchange.head.raw,
+        exchange.raw,
         body,
         size,
         origin.client,
@@ -159,9 +163,3 @@ def _task(exchange: Exchange) -> Task:
         origin.listener,
         exchange.queued_ns,
     )
-
-
-def _spooled(exchange: Exchange) -> int:
-    assert exchange.spool is not None
-    assert exchange.spool.file is not None
-    return exchange.spool.file.fd

@@ -20,7 +20,7 @@ class Endings:
         """`log_times`, `log_cookies`: whether the access log has durations, and the requests' cookies."""
         self._poller = poller
         self._access = access
-        self._log_times = log_times
+        self.log_times = log_times
         self.log_cookies = log_cookies
         self.connections: dict[int, Connection] = {}
 
@@ -64,12 +64,12 @@ class Endings:
         conn = exchange.conn
         if not self._access.enabled or conn is None:
             return
-        head = exchange.head
-        if head.logged is None:
-            head.logged = head.raw if self.log_cookies else cut_cookie(head.raw) or head.raw
+        raw = exchange.raw
+        if not self.log_cookies:
+            raw = exchange.logged or cut_cookie(raw) or raw
         queue_us = handler_us = -1
         total_us = 0
-        if self._log_times:
+        if self.log_times:
             total_us = int((time.monotonic() - conn.first_byte) * 1e6)
             if exchange.begun_ns:
                 queue_us = max(0, exchange.begun_ns - exchange.queued_ns) // 1000
@@ -79,7 +79,7 @@ class Endings:
             (
                 conn.when,
                 conn.origin.client,
-                head.logged,
+                raw,
                 exchange.status,
                 conn.body_bytes - exchange.body_before if exchange.status else 0,
                 conn.wire_bytes - exchange.wire_before if exchange.status else 0,

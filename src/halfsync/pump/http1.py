@@ -20,7 +20,7 @@ from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.output import RECHECK, Output
 from halfsync.pump.run_queue import RunQueue
-from halfsync.pump.seen_heads import SeenHeads
+from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
 from halfsync.settings import Settings
@@ -70,7 +70,7 @@ class Http1:
         self._helpers = helpers
         self._spool_folder = spool_folder
         self._limits = limits_of(settings)
-        self._seen = SeenHeads(self._limits, log_cookies=endings.log_cookies)
+        self.seen = SeenHeads(self._limits)
         self.spool_space = SpoolSpace(settings.spool_limit)
         self.refuse = responses.refuse
         self.repeat = responses.repeat
@@ -113,10 +113,10 @@ class Http1:
         if not conn.scanned:
             conn.when = self._clock.wall
             conn.first_byte = self._clock.now
-            seen = self._seen.find(conn.inbox)
+            seen = self.seen.whole.get(conn.inbox)
             if seen is not None:
                 conn.inbox = b""
-                return self._begin_exchange(conn, seen)
+                return self._begin_exchange(conn, seen.head, seen)
         if conn.inbox[0] == 13 and not self._skip_empty_lines(conn):
             return MORE if conn.readable else WAIT
         end = conn.inbox.find(HEAD_END, max(0, conn.scanned - 3))
@@ -126,11 +126,11 @@ class Http1:
                 return self._part_of_head(conn)
             conn.inbox = conn.inbox[end + 4 :]
             conn.scanned = 0
-            head = self._seen.parse(raw)
+            head, seen = self.seen.parse(raw)
         except Refusal as refusal:
             self.refuse(self.exchange_of(conn, raw), refusal)
             return MORE
-        return self._begin_exchange(conn, head)
+        return self._begin_exchange(conn, head, seen)
 
     def _read(self, conn: Connection) -> bool:
         """One read, behind what the inbox holds; whether anything came. At the end of file,
@@ -179,11 +179,15 @@ class Http1:
             conn.deadline = self._clock.now + self._settings.head_timeout
         conn.move(ConnectionEvent.PART_OF_HEAD)
 
-    def _begin_exchange(self, conn: Connection, head: RequestHead) -> Outcome:
+    def _begin_exchange(self, conn: Connection, head: RequestHead, seen: SeenHead | None) -> Outcome:
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, head)
+        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        if seen is not None and seen.head is head:
+            exchange.logged = seen.uncookied
         try:
             self._admission.admit(exchange)
+            if seen is not None and exchange.route is not None and seen.listener != conn.origin.listener:
+                seen.admitted(conn.origin.listener, exchange.route)
             if head.body_size:
                 return self._expect_body(conn, exchange, head)
         except Refusal as refusal:
@@ -195,7 +199,8 @@ class Http1:
         """The present one; or one for what has come of a head, so that it can be refused."""
         if conn.exchange is None:
             conn.move(EXCHANGE_BEGAN)
-            conn.exchange = Exchange(conn, RequestHead(raw[:MAX_SHOWN], b"", b"", 1))
+            shown = raw[:MAX_SHOWN]
+            conn.exchange = Exchange(conn, RequestHead(shown, b"", b"", 1), shown)
         return conn.exchange
 
     # --- bodies ------------------------------------------------------------------------------------

@@ -227,12 +227,28 @@ class Http1Responses:
             if self.exchange_ended(conn, exchange) is MORE:
                 self._run_queue.ready(conn)
             return True
+        self._queue_small(conn, exchange, wire, len(body), sent)
+        return True
+
+    def go_on_with_small(self, exchange: Exchange, wire: bytes, body_size: int, sent: int) -> None:
+        """A small response of which the socket took `sent` bytes, and not all (WORKING)."""
+        conn = exchange.conn
+        assert conn is not None
+        exchange.move(RESPONSE)
+        exchange.then = EXCHANGE_ENDED
+        exchange.wire_before = conn.wire_bytes
+        exchange.body_before = conn.body_bytes
+        self._queue_small(conn, exchange, wire, body_size, sent)
+        self._run_queue.ready(conn)
+
+    def _queue_small(
+        self, conn: Connection, exchange: Exchange, wire: bytes, body_size: int, sent: int
+    ) -> None:
         exchange.body_owed = 0
-        head_size = len(wire) - reply.length
-        conn.out = deque((Framing(wire[:head_size]), body, Mark(exchange)))
+        head_size = len(wire) - body_size
+        conn.out = deque((Framing(wire[:head_size]), wire[head_size:], Mark(exchange)))
         self._output.taken(conn, sent)
         self._output.time_sending(conn, exchange)
-        return True
 
     # --- the end of an exchange --------------------------------------------------------------------
 

@@ -131,6 +131,7 @@ class Pump:
             self.leases,
             self.access,
             self.room,
+            self.responses,
             report_hung,
             report_lost,
         )
@@ -178,6 +179,10 @@ class Pump:
         log_cookies = self._log_cookies
         log_times = self._log_times
         keep_alive = self.settings.keep_alive
+        seen_whole = self.http1.seen.whole
+        seen_uncookied = self.http1.seen.uncookied
+        harmless = self.http1.seen.harmless
+        take_in = self.pools.fast_path.take_in
         events = self.poller.poll(self._patience(), EVENTS_A_TURN)
         self.run_queue.begin_turn()
         clock.tick()
@@ -199,11 +204,16 @@ class Pump:
                 except OSError:
                     data = b""  # to be found out again, and dealt with, where all reads are
                 known = conn.known
+                logged = data
+                seen = None
                 leased = known.whole.get(data)
-                if leased is None and known.uncookied and (logged := cut_cookie(data)):
-                    leased = known.uncookied.get(logged)
-                else:
-                    logged = data
+                if leased is None:
+                    seen = seen_whole.get(data)
+                    if seen is None and (cut := cut_cookie(data)):
+                        logged = cut
+                        leased = known.uncookied.get(cut)
+                        if leased is None and len(data) <= harmless:
+                            seen = seen_uncookied.get(cut)
                 if leased is not None and now < leased.until:
                     try:
                         sent = conn.transport.send(leased.wire)
@@ -231,6 +241,8 @@ class Pump:
                         )
                     conn.request_count += 1
                     continue
+                if seen is not None and take_in(conn, data, logged, seen):
+                    continue
                 conn.inbox = data
                 conn.readable = not data or not conn.transport.drained(len(data), RECV_SIZE)
                 ready(conn)
@@ -239,7 +251,7 @@ class Pump:
         self._take_steps()
         if self.acceptor.due:
             self._guard(self.acceptor.accept_due, "accepting")
-        self._guard(self.pools.end_of_turn, "handing requests over")
+        self._guard(partial(self.pools.end_of_turn, len(events)), "handing requests over")
         if now >= self.acceptor.retry_at and not self.draining:
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
@@ -262,7 +274,7 @@ class Pump:
 
     def _patience(self) -> float:
         """Seconds until something is due by itself."""
-        if not self.run_queue.is_empty:
+        if not self.run_queue.is_empty or self.pools.is_gathering:
             return 0.0
         now = self.clock.now
         due = min(self._next_sweep, self.pools.tasks.look_at, self._drain_until)
@@ -322,7 +334,7 @@ class Pump:
         """The send buffer is full, or the client gone: the rest goes the way of every other response."""
         conn.when, conn.first_byte = self.clock.wall, self.clock.now
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, parse_head(raw, self.head_limits))
+        conn.exchange = exchange = Exchange(conn, parse_head(raw, self.head_limits), raw)
         conn.protocol.repeat(exchange, leased)
         self.output.taken(conn, sent)
         self.run_queue.ready(conn)

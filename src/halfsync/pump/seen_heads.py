@@ -1,4 +1,4 @@
-"""Heads that were parsed before: what they mean is found by their very bytes.
+"""Heads that were read before: what they mean, and where they go, is found by their very bytes.
 
 Programs that call an interface again and again send the same head again and again, and a look-up costs
 0.1 µs where parsing costs 4. The heads of browsers differ in their cookies, so from these the cookie is
@@ -7,7 +7,9 @@ cut out first, as for leases (see known_heads.py).
 
 from __future__ import annotations
 
+from halfsync.pump.connection import Route
 from halfsync.pump.known_heads import cut_cookie
+from halfsync.pump.leases import Key
 from halfsync.wire.http1 import Limits, RequestHead, parse_head
 
 MAX_SEEN = 1024
@@ -15,36 +17,52 @@ MAX_SEEN_HEAD = 1024
 """Heads, and bytes of each, that are kept with what they mean: 2 MiB at most, twice."""
 
 
-class SeenHeads:
-    def __init__(self, limits: Limits, *, log_cookies: bool) -> None:
-        self._limits = limits
-        self._log_cookies = log_cookies
-        # Plain heads; by all their bytes, and (apart, for such a head has somebody's cookie in it) by
-        # their bytes without the cookie. What could break a limit by its cookie is not looked up.
-        self._whole: dict[bytes, RequestHead] = {}
-        self._uncookied: dict[bytes, RequestHead] = {}
-        self.find = self._whole.get
+class SeenHead:
+    """A plain head, and where a request with it went before."""
 
-    def parse(self, raw: bytes) -> RequestHead:
-        """What a whole head means. Raises Refusal."""
-        uncookied = cut_cookie(raw) if len(raw) <= self._limits.harmless else b""
+    __slots__ = ("head", "lease_key", "listener", "route", "uncookied")
+
+    def __init__(self, head: RequestHead, uncookied: bytes) -> None:
+        self.head = head
+        self.uncookied = uncookied  # as it stands in the access log
+        self.route: Route | None = None  # not admitted yet
+        self.listener = -1  # where it was admitted; elsewhere it may have another route
+        self.lease_key: Key = (-1, b"", b"", b"")
+
+    def admitted(self, listener: int, route: Route) -> None:
+        self.listener = listener
+        self.route = route
+        self.lease_key = (listener, self.head.method, self.head.host, self.head.target)
+
+
+class SeenHeads:
+    """`whole` and `uncookied` hold plain heads; by all their bytes, and (apart, for such a head has
+    somebody's cookie in it) by their bytes without the cookie. What could break a limit by its cookie,
+    because it is longer than `harmless`, is not to be looked up there."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.harmless = limits.harmless
+        self.whole: dict[bytes, SeenHead] = {}
+        self.uncookied: dict[bytes, SeenHead] = {}
+
+    def parse(self, raw: bytes) -> tuple[RequestHead, SeenHead | None]:
+        """What a whole head means; and what will be found by it from now on. Raises Refusal."""
+        uncookied = cut_cookie(raw) if len(raw) <= self.harmless else b""
         if not uncookied:
             head = parse_head(raw, self._limits)
-            _keep(self._whole, raw, head)
-            return head
-        like = self._uncookied.get(uncookied)
-        if like is not None:
-            head = like.with_cookie(raw)
-        else:
-            head = parse_head(raw, self._limits)
-            _keep(self._uncookied, uncookied, head)
-        if not self._log_cookies:
-            head.logged = uncookied
-        return head
+            return head, _keep(self.whole, raw, head)
+        seen = self.uncookied.get(uncookied)
+        if seen is not None:
+            return seen.head.with_cookie(raw), seen
+        head = parse_head(raw, self._limits)
+        return head, _keep(self.uncookied, uncookied, head)
 
 
-def _keep(seen: dict[bytes, RequestHead], key: bytes, head: RequestHead) -> None:
-    if head.plain and len(key) <= MAX_SEEN_HEAD:
-        if len(seen) >= MAX_SEEN:
-            seen.clear()
-        seen[key] = head
+def _keep(table: dict[bytes, SeenHead], key: bytes, head: RequestHead) -> SeenHead | None:
+    if not head.plain or len(key) > MAX_SEEN_HEAD:
+        return None
+    if len(table) >= MAX_SEEN:
+        table.clear()
+    table[key] = seen = SeenHead(head, key)
+    return seen

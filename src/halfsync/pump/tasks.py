@@ -28,6 +28,14 @@ class Tasks:
         self.workers: dict[int, Worker] = {}
         self.due: set[Pool] = set()
         self.look_at = NEVER  # monotonic: the next look at scoreboards (see stalls.py)
+        self._newest_ns = 0
+
+    def next_ns(self) -> int:
+        """The time, for a request that is queued now. Each has one of its own, which so is its place in the
+        queue too."""
+        now_ns = self._clock.now_ns
+        self._newest_ns = now_ns = now_ns if now_ns > self._newest_ns else self._newest_ns + 1
+        return now_ns
 
     def look_within(self, seconds: float) -> None:
         due = self._clock.now + seconds

@@ -20,6 +20,8 @@ from halfsync.pump.deaths import Deaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.endings import Endings
+from halfsync.pump.fast_path import FastPath
+from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
 from halfsync.pump.poller import Poller
@@ -33,6 +35,8 @@ from halfsync.pump.tasks import Tasks, overloaded
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Worker
 from halfsync.wire.messages import Join, LogRecord, LogTask, Stacks
 from halfsync.wire.refusals import Refusal
+
+GATHER_TURNS = 4
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -68,6 +72,7 @@ class WorkerPools:
         leases: Leases,
         access: AccessLog,
         room: Room,
+        responses: Http1Responses,
         report_hung: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
     ) -> None:
@@ -80,14 +85,33 @@ class WorkerPools:
         self._leases = leases
         self._access = access
         self._report_hung = report_hung
-        self._newest_ns = 0
         self._half_closed: list[Exchange] = []  # these came in this turn, with an end of file
+        self._gathered = 0  # turns
         self.tasks = Tasks(clock, poller, run_queue)
         self.pools = [Pool(pool.name) for pool in plan.pools]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
         self.deaths = Deaths(clock, access, self.tasks, report_lost, retry=settings.retry)
         self._dispatcher = Dispatcher(clock, self.tasks)
+        backends = [PoolBackend(self, pool) for pool in self.pools]
+        self.routes = [
+            Route(mount.prefix.encode(), index, backends[mount.pool])
+            for index, mount in enumerate(plan.mounts)
+        ]
+        self.workers = self.tasks.workers
+        pools = {route: self.pools[mount.pool] for route, mount in zip(self.routes, plan.mounts, strict=True)}
+        self.fast_path = FastPath(
+            clock,
+            access,
+            leases,
+            self.tasks,
+            pools,
+            responses,
+            queue_limit=settings.queue_limit,
+            keep_alive=settings.keep_alive,
+            log_times=endings.log_times,
+            log_cookies=endings.log_cookies,
+        )
         self._replies = Replies(
             clock,
             run_queue,
@@ -98,14 +122,9 @@ class WorkerPools:
             room,
             self.tasks,
             self.deaths,
+            self.fast_path,
             settings.reply_memory,
         )
-        backends = [PoolBackend(self, pool) for pool in self.pools]
-        self.routes = [
-            Route(mount.prefix.encode(), index, backends[mount.pool])
-            for index, mount in enumerate(plan.mounts)
-        ]
-        self.workers = self.tasks.workers
 
     # --- workers come and go -----------------------------------------------------------------------
 
@@ -145,18 +164,30 @@ class WorkerPools:
             self._saturation.refused(pool, "queue_limit")
             conn.protocol.refuse(exchange, overloaded())
             return
-        # Each has a time of its own, which so is its place in the queue too.
-        now_ns = self._clock.now_ns
-        self._newest_ns = exchange.queued_ns = now_ns if now_ns > self._newest_ns else self._newest_ns + 1
+        exchange.queued_ns = self.tasks.next_ns()
         exchange.move(WHOLE)
         pool.queue.append(exchange)
         self.tasks.due.add(pool)
         if conn.ended:
             self._half_closed.append(exchange)
 
-    def end_of_turn(self) -> None:
-        """Hand over what has been queued, one packet a worker."""
+    @property
+    def is_gathering(self) -> bool:
+        """Whether there is something to hand over, at the end of the next turn."""
+        return self._gathered > 0
+
+    def end_of_turn(self, events: int) -> None:
+        """Hand over what has been queued, one packet a worker.
+
+        While events come (`events` is how many there were in this turn), more requests are on their way, and
+        a packet that holds more of them costs less for each: so it is not sent yet, a few turns long, if the
+        handlers are fast. The next poll does not wait then; it costs 0.7 µs, and a packet for 20 requests
+        became one for 50."""
         tasks = self.tasks
+        if events and self._gathered < GATHER_TURNS and tasks.due and all(pool.fast for pool in tasks.due):
+            self._gathered += 1
+            return
+        self._gathered = 0
         if tasks.look_at <= self._clock.now:
             self.stalls.look()
         if tasks.due:

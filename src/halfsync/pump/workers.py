@@ -8,6 +8,7 @@ import mmap
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 
 from halfsync.logs.error import log
@@ -20,11 +21,9 @@ from halfsync.wire.messages import (
     SCOREBOARD_SLOTS,
     Join,
     Left,
-    LogTask,
     Nudge,
     Recall,
     Stacks,
-    Task,
     encode,
 )
 
@@ -135,8 +134,8 @@ class Worker:
             if scoreboard[number % SCOREBOARD_SLOTS] == 0 and isinstance(owner, Exchange)
         ]
 
-    def send(self, messages: list[Task] | list[LogTask] | list[Nudge], fds: list[int]) -> Sent:
-        """One packet."""
+    def send(self, messages: Sequence[object], fds: list[int]) -> Sent:
+        """One packet of what Task, LogTask and Nudge are, or the same as tuples of their columns."""
         packet = encode(messages)
         if len(packet) > MAX_PACKET:
             return Sent.TOO_LARGE

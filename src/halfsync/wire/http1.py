@@ -85,7 +85,6 @@ class RequestHead:
         "expects",
         "host",
         "keep_alive",
-        "logged",
         "method",
         "minor",
         "plain",
@@ -104,7 +103,6 @@ class RequestHead:
         self.body_size = 0  # bytes, or CHUNKED
         self.expects = False  # the client waits for 100 (Continue)
         self.conditions: dict[bytes, bytes] | None = None
-        self.logged: bytes | None = None  # what of it goes into the access log, once that is known
         self.plain = False  # 1.1, kept, no body, not HEAD: nothing about it needs special care
 
     def with_cookie(self, raw: bytes) -> RequestHead:
