@@ -30,7 +30,7 @@ from halfsync.pump.states import BUSY, ENDED, IDLE, QUEUED, WORKING
 from halfsync.pump.tasks import Tasks
 from halfsync.pump.workers import MEAN_OF, Pool, Worker
 from halfsync.wire.http1_responses import BODILESS, head_start
-from halfsync.wire.messages import SCOREBOARD_SLOTS, DONE, Part, Reply
+from halfsync.wire.messages import DONE, SCOREBOARD_SLOTS, Part, Reply
 
 
 class FastPath:
@@ -128,7 +128,7 @@ class FastPath:
             pool.mean_ns += (handler_ns - pool.mean_ns) / MEAN_OF
             exchange.status = reply.status
             exchange.handler_ns = handler_ns
-            begun_ns = worker.board[number % SCOREBOARD_SLOTS]
+            begun_ns = worker.scoreboard[number % SCOREBOARD_SLOTS]
             del owners[number]
             worker.free.append(number % SCOREBOARD_SLOTS)
             if sent != len(wire):

@@ -1,0 +1,318 @@
+"""The fast path: what it takes, what it leaves to the general road, and that nobody can tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from halfsync.pump import dispatch
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.fast_path import FastPath
+from halfsync.pump.states import ConnectionState, ExchangeState
+from halfsync.wire.messages import Lease, Part, Reply, Task, decode_tasks, encode
+from tests.pump.harness import Client, Hand, Stage, get
+
+
+class Counted:
+    """How often each half of the fast path was taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken_in = 0
+        self.put_out = 0
+        take_in, put_out = FastPath.take_in, FastPath.put_out
+
+        def counted_in(path: FastPath, *arguments: Any) -> bool:
+            taken = take_in(path, *arguments)
+            self.taken_in += taken
+            return taken
+
+        def counted_out(path: FastPath, worker: Any, messages: list[Reply | Part]) -> list[Reply | Part]:
+            others = put_out(path, worker, messages)
+            self.put_out += len(messages) - len(others)
+            return others
+
+        monkeypatch.setattr(FastPath, "take_in", counted_in)
+        monkeypatch.setattr(FastPath, "put_out", counted_out)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+@contextmanager
+def general_road(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as without:
+        without.setattr(FastPath, "take_in", lambda *_: False)
+        without.setattr(FastPath, "put_out", lambda _path, _worker, messages: messages)
+        yield
+
+
+# --- the same on both roads ------------------------------------------------------------------------
+
+REQUESTS = {
+    "plain": get("/x"),
+    "cookie": get("/x", "Cookie: id=1", "Accept: */*"),
+    "another cookie": get("/x", "Cookie: id=2", "Accept: */*"),
+    "close": get("/x", "Connection: close"),
+    "head": get("/x", method="HEAD"),
+    "post": b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+    "old": get("/x", version="1.0"),
+}
+REPLIES: dict[str, dict[str, Any]] = {
+    "small": {"body": b"hello"},
+    "empty": {"body": b""},
+    "no content": {"status": 204, "reason": "No Content"},
+    "not modified": {"status": 304, "reason": "Not Modified", "length": 5},
+    "not found": {"status": 404, "reason": "Not Found", "body": b"no"},
+    "strange status": {"status": 299, "reason": "", "body": b"x"},
+    "large": {"body": bytes(60_000)},
+    "closing": {"body": b"x", "close": True},
+    "long fields": {"body": b"x", "fields": b"X: " + b"y" * 2000 + b"\r\n"},
+}
+
+
+def story(
+    request: bytes, reply: dict[str, Any], **settings: Any
+) -> tuple[list[bytes], list[Any], list[bytes]]:
+    """Three such requests on a connection, as far as it is kept: what the client gets, what is logged, and what
+    the worker was told of them."""
+    method = request.split(b" ")[0].decode()
+    with Stage(access_logfile="-") as stage:
+        hand = stage.hand()
+        client = stage.client()
+        got, told = [], []
+        for _ in range(3):
+            if client.over or client.sock.fileno() < 0:
+                break
+            client.send(request)
+            if not hand.tasks:
+                break
+            task = hand.take()
+            told.append(task.head)
+            hand.reply(task, **reply)
+            answer = client.answer(method)
+            got.append(answer.head + answer.body)
+            client.receive()
+        logged = [(record[2:6], record[9:]) for record in stage.pump.access.records]
+        states = {conn.state for conn in stage.pump.connections.values()}
+        assert states <= {ConnectionState.IDLE, ConnectionState.LINGERING}
+        return got, logged, told
+
+
+@pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
+@pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=REQUESTS)
+def test_both_roads_give_the_same(
+    request_bytes: bytes, reply: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """To the client, to the worker, and in the log."""
+    fast = story(request_bytes, reply)
+    with general_road(monkeypatch):
+        general = story(request_bytes, reply)
+    assert fast == general
+
+
+def test_a_plain_request_takes_the_fast_path(counted: Counted):
+    """From the second time on in, and every time out; with cookies that differ too."""
+    with Stage() as stage:
+        hand = stage.hand()
+        for client in (stage.client(), stage.client()):
+            for number in range(4):
+                for request in (get("/x"), get("/x", f"Cookie: id={number}")):
+                    client.send(request)
+                    task = hand.take()
+                    assert task.head == request
+                    hand.reply(task, b"%d" % number)
+                    assert client.answer().body == b"%d" % number
+    assert counted.put_out == 16
+    assert counted.taken_in == 16 - 2 - 1  # the first of a kind; and each connection's first is not from IDLE
+
+
+# --- what is left to the general road --------------------------------------------------------------
+
+
+def warm(stage: Stage, hand: Hand, request: bytes) -> Client:
+    """A client whose request was read before."""
+    client = stage.client()
+    for _ in range(2):
+        client.send(request)
+        hand.reply(hand.take(), b"first")
+        client.answer()
+    return client
+
+
+def test_a_leased_response_is_not_asked_for_again(counted: Counted):
+    """A head that was seen before there was a lease is answered from the lease."""
+    with Stage() as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x"))
+        client.send(get("/x"))
+        hand.reply(hand.take(), b"leased", lease=Lease(100, ()))
+        assert client.answer().body == b"leased"
+        for _ in range(3):
+            assert client.ask("/x").body == b"leased"
+        assert not hand.tasks
+
+
+def test_a_lease_that_names_the_cookie_knows_each_requests_own(counted: Counted):
+    """Requests share the parsed head; their cookies are their own."""
+    with Stage() as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x", "Cookie: id=0"))
+        for number in (1, 2):
+            client.send(get("/x", f"Cookie: id={number}"))
+            hand.reply(hand.take(), b"for %d" % number, lease=Lease(100, ("cookie",)))
+            client.answer()
+        for number in (1, 2, 1):
+            assert client.ask(get("/x", f"Cookie: id={number}")).body == b"for %d" % number
+        client.send(get("/x", "Cookie: id=3"))
+        assert hand.take().head.endswith(b"id=3\r\n\r\n")
+
+
+def test_a_full_queue_refuses_on_the_fast_path_too():
+    """503 as anywhere."""
+    with Stage(queue_limit=2) as stage:
+        hand = stage.hand(threads=1)
+        first = warm(stage, hand, get("/x"))
+        clients = [warm(stage, hand, get("/x")) for _ in range(4)]
+        first.send(get("/x"))
+        task = hand.take()
+        for client in clients:
+            client.send(get("/x"))
+        statuses = [client.answer().status for client in clients[2:]]
+        assert statuses == [503, 503]
+        hand.reply(task, b"ok")
+
+
+def test_pipelined_requests_behind_a_fast_one_are_answered(counted: Counted):
+    """What came while a worker had the first is there when it is answered."""
+    with Stage() as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x"))
+        client.send(get("/x"))
+        task = hand.take()
+        client.send(get("/y") + get("/z"))
+        hand.reply(task, b"x")
+        for path in (b"y", b"z"):
+            task = hand.take()
+            assert task.head.startswith(b"GET /" + path)
+            hand.reply(task, path)
+        assert [client.answer().body for _ in range(3)] == [b"x", b"y", b"z"]
+
+
+@pytest.mark.parametrize("first", [0, 1, 17, 200])
+def test_a_socket_that_takes_a_part(first: int, monkeypatch: pytest.MonkeyPatch, counted: Counted):
+    """The rest goes the way of every response, and is logged when it was taken."""
+    with Stage(access_logfile="-") as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x"))
+        stage.pump.access.records.clear()
+        client.send(get("/x"))
+        task = hand.take()
+        [conn] = stage.pump.connections.values()
+        whole = conn.transport
+
+        class Reluctant:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(whole, name)
+
+            def send(self, data: bytes, *_: Any) -> int:
+                conn.transport = whole
+                if not first:
+                    raise BlockingIOError
+                return whole.send(data[:first])
+
+        conn.transport = Reluctant()  # type: ignore[assignment]
+        hand.reply(task, b"y" * 300)
+        assert conn.exchange is None or conn.exchange.state is ExchangeState.SENDING
+        assert client.answer().body == b"y" * 300
+        assert stage.reasons() == [CloseReason.KEPT]
+        [record] = stage.pump.access.records
+        assert record[4] == 300
+
+
+def test_a_client_that_has_left_when_its_fast_response_comes(counted: Counted):
+    """Nothing is sent, and it is logged as left."""
+    with Stage(access_logfile="-") as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x"))
+        client.send(get("/x"))
+        task = hand.take()
+        client.leave()
+        hand.reply(task, b"late")
+        stage.settle()
+        assert stage.reasons()[-1] is CloseReason.CLIENT_LEFT
+        assert hand.worker is not None
+        assert hand.worker.outstanding == 0
+
+
+def test_a_stop_says_so_on_the_fast_path_too():
+    """`Connection: close` on the last response."""
+    with Stage() as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x"))
+        client.send(get("/x"))
+        task = hand.take()
+        stage.pump.drain(30)
+        hand.reply(task, b"last")
+        assert client.answer().closes
+
+
+def test_what_a_worker_is_told_is_a_task(monkeypatch: pytest.MonkeyPatch):
+    """The columns are those of Task, in order."""
+    seen: list[Any] = []
+    columns = dispatch._columns
+
+    def recorded(*arguments: Any) -> dispatch.TaskColumns:
+        made = columns(*arguments)
+        seen.append(made)
+        return made
+
+    monkeypatch.setattr(dispatch, "_columns", recorded)
+    with Stage() as stage:
+        hand = stage.hand()
+        client = stage.client()
+        client.send(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        task = hand.take()
+    [told] = seen
+    [decoded] = decode_tasks(encode([told]))
+    assert decoded == task
+    assert encode([decoded]) == encode([told])
+    assert len(told) == len(Task.__struct_fields__) + 1
+
+
+# --- gathering -------------------------------------------------------------------------------------
+
+
+def test_packets_are_gathered_while_events_come_and_handlers_are_fast():
+    """What comes within a few turns goes in one packet; and it goes without anything more coming."""
+    with Stage() as stage:
+        hand = stage.hand()
+        clients = [warm(stage, hand, get("/x")) for _ in range(3)]
+        stage.pump.pools.pools[1].mean_ns = 1000.0
+        packets = len(hand.packets)
+        for client in clients:
+            client.sock.send(get("/x"))
+            stage.pump._turn()
+            assert stage.pump.pools.is_gathering
+        for _ in range(3):
+            stage.pump._turn()
+        hand.work()
+        assert [len(packet) for packet in hand.packets[packets:]] == [3]
+        assert not stage.pump.pools.is_gathering
+
+
+def test_slow_handlers_get_their_tasks_at_once():
+    """Nothing is gained by waiting there."""
+    with Stage() as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x"))
+        stage.pump.pools.pools[1].mean_ns = 1e9
+        client.sock.send(get("/x"))
+        stage.pump._turn()
+        assert not stage.pump.pools.is_gathering
+        hand.work()
+        assert len(hand.tasks) == 1
