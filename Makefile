@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults check format bench trace docs clean python-is-fit
+.PHONY: help demo test faults check format bench trace walk docs clean python-is-fit
 
 help:
 	@echo 'make demo    serve the demo application at http://127.0.0.1:8000'
@@ -18,7 +18,8 @@ help:
 	@echo 'make check   ruff and mypy                 (make format mends what ruff can)'
 	@echo 'make bench   measure against the peers     (ARGS="--help" shows what can be set)'
 	@echo 'make trace   count the system calls of a request'
-	@echo 'make docs    write the generated pages anew'
+	@echo 'make walk    list the files and functions that a request enters'
+	@echo 'make docs    write the generated pages again'
 	@echo 'make clean   remove what the others made'
 
 # --- the virtual environment -----------------------------------------------------------------
@@ -71,6 +72,9 @@ bench: $(VENV)/made-bench
 
 trace: $(VENV)/made-base
 	$(PY) -m bench.trace $(ARGS)
+
+walk: $(VENV)/made-base
+	$(PY) -m bench.walk $(ARGS)
 
 docs: $(VENV)/made-dev
 	@for script in docs/make_*.py; do echo $(PY) $$script; $(PY) $$script || exit 1; done

@@ -1,4 +1,5 @@
-"""Brings the generated parts of docs/architecture.md up to date: the state diagrams and the channels.
+"""Brings the generated parts of docs/architecture.md up to date: the state diagrams, the channels, and
+the functions that a request enters (from walk.txt, which `make walk` writes).
 
 The prose around them is written by hand; what stands between the markers comes from the code.
 """
@@ -12,6 +13,7 @@ from halfsync.pump.states import diagrams
 from halfsync.wire import messages
 
 PAGE = Path(__file__).resolve().parent / "architecture.md"
+WALK = PAGE.with_name("walk.txt")
 
 
 def page() -> str:
@@ -20,7 +22,10 @@ def page() -> str:
     text = _fill(text, "connection states", f"```mermaid\n{connection}\n```\n")
     text = _fill(text, "exchange states", f"```mermaid\n{exchange.rstrip()}\n```\n")
     channels = (messages.__doc__ or "").partition("descriptors (SCM_RIGHTS):\n\n")[2].partition("\n\n")[0]
-    return _fill(text, "channels", f"```text\n{channels}\n```\n")
+    text = _fill(text, "channels", f"```text\n{channels}\n```\n")
+    return _fill(
+        text, "functions of a request", f"```text\n{WALK.read_text(encoding='utf-8').rstrip()}\n```\n"
+    )
 
 
 def _fill(text: str, name: str, content: str) -> str:

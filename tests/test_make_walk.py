@@ -1,0 +1,44 @@
+"""`make walk`: what docs/walk.txt says of a request's way through the code is what requests enter."""
+
+from __future__ import annotations
+
+import re
+
+from bench.walk import RESULT, Steps, common, listing, walk
+
+
+def unordered(text: str) -> dict[str, set[str]]:
+    """ "kind, process, file" -> functions. Their order may differ by what came first in a turn."""
+    found: dict[str, set[str]] = {}
+    kind = process = file = ""
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            kind = line.partition(":")[0]
+        elif line.startswith("  in the "):
+            process = line.split()[-1]
+        elif line:
+            if not line.startswith(" " * 8):
+                file, _, line = line.strip().partition(": ")
+            found.setdefault(f"{kind}, {process}, {file}", set()).update(re.findall(r"[^\s,]+", line))
+    return found
+
+
+def test_the_stored_lists_are_those_of_a_fresh_walk():
+    assert unordered(RESULT.read_text("utf-8")) == unordered(listing(walk())), "make walk docs, and commit"
+
+
+def test_a_function_counts_if_every_run_entered_it():
+    first: dict[str, Steps] = {
+        "pump": [("a.py", "x"), ("b.py", "y"), ("a.py", "z")],
+        "parent": [("p.py", "p")],
+    }
+    second: dict[str, Steps] = {"pump": [("a.py", "z"), ("a.py", "x")], "worker": [("w.py", "w")]}
+    assert common([first, second]) == {"pump": [("a.py", "x"), ("a.py", "z")]}
+
+
+def test_a_long_list_is_wrapped_and_read_again():
+    many: Steps = [("a.py", f"function_number_{number}") for number in range(40)]
+    text = listing({"A request": {"pump": many}})
+    assert text.startswith("A request: 1 files\n  in the pump\n    a.py: function_number_0, ")
+    assert max(map(len, text.splitlines())) <= 118
+    assert unordered(text) == {"A request, pump, a.py": {function for _, function in many}}
