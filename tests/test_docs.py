@@ -2,7 +2,7 @@
 
 In a page, an HTML comment before a fenced block says what the block is:
 
-    <!-- file: app.py -->   written into the page's own folder
+    <!-- file: app.py -->   written into the page's own folder, or one below it
     <!-- run -->            `$ command` lines, each followed by the output it must have
     <!-- serve -->          a command that serves, until the next such block or the page's end
     <!-- try -->            like `run`, while that server is up
@@ -32,6 +32,7 @@ from pathlib import Path
 import pytest
 
 from halfsync.logs.formats import NAMED, compile_format
+from halfsync.pump.closes import CloseReason
 from halfsync.settings import BY_NAME, ROWS
 from halfsync.wire.messages import LogRecord
 
@@ -43,7 +44,10 @@ BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
-COMMAND_LIMIT = 20
+COMMANDS = {"halfsync": "-m halfsync", "django-admin": "-m django", "python": ""}
+"""What an environment's bin/ would have."""
+
+COMMAND_LIMIT = 40
 START_LIMIT = 15
 
 
@@ -57,6 +61,9 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     found = BLOCK.finditer(page.read_text(encoding="utf-8"))
     return [Block(one["mark"] or "", one["language"], one["text"]) for one in found]
+
+
+REASONS = {reason.name.lower() for reason in CloseReason}
 
 
 def name(page: Path) -> str:
@@ -86,9 +93,10 @@ class Story:
         self._server = contextlib.ExitStack()
         commands = folder.parent / f"{folder.name}-commands"
         commands.mkdir()
-        script = commands / "halfsync"
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m halfsync "$@"\n')
-        script.chmod(0o755)
+        for name, module in COMMANDS.items():
+            script = commands / name
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
+            script.chmod(0o755)
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HALFSYNC_")},
             "PATH": f"{commands}:{os.environ['PATH']}",
@@ -103,7 +111,9 @@ class Story:
 
     def tell(self, block: Block) -> None:
         if block.mark.startswith("file: "):
-            (self._folder / block.mark.removeprefix("file: ")).write_text(self._ours(block.text))
+            file = self._folder / block.mark.removeprefix("file: ")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(self._ours(block.text))
         elif block.mark == "serve":
             self._server.close()
             self._server.enter_context(self._serving(self._ours(block.text)))
@@ -238,7 +248,7 @@ NAMING_SETTINGS = [page for page in PAGES if page.parent != DOCS / "reference"]
 
 @pytest.mark.parametrize("page", NAMING_SETTINGS, ids=name)
 def test_settings_that_are_named_exist(page):
-    theirs = {"open_file_cache", "access_log", "limit_req"}
+    theirs = {"open_file_cache", "access_log", "limit_req", "send_file", *REASONS}
     for word in SETTING_LIKE.findall(page.read_text(encoding="utf-8")):
         assert word in BY_NAME or word in theirs, word
 
