@@ -314,9 +314,10 @@ def app(environ, start):
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 def test_programs_that_an_application_starts_inherit_nothing_of_ours(tmp_path, preload):
-    """No signal that is ignored or blocked, no socket, even if they are given all that may be inherited."""
+    """No signal that is ignored or blocked, no socket, even if they are given all that may be inherited.
+    (Without a terminal, as a service is; with one, see below.)"""
     (tmp_path / "starting.py").write_text(STARTING)
-    with serving(tmp_path, "starting:app", *preload) as server:
+    with serving(tmp_path, "starting:app", *preload, through=("setsid",)) as server:
         shown = server.get("/").body.decode()
     status = Path("/proc/self/status").read_text()
     ours = dict(line.split() for line in status.splitlines() if line.startswith("Sig"))
@@ -327,6 +328,48 @@ def test_programs_that_an_application_starts_inherit_nothing_of_ours(tmp_path, p
             assert int(mask, 16) & ~(1 << 12 | 1 << 24 | int(ours[name], 16)) == 0, shown
     assert "socket:" not in shown
     assert "memfd:" not in shown
+
+
+IN_BACKGROUND = """
+import fcntl, os, pty, signal, sys, termios
+
+# the shell: the terminal's foreground, and the parent of the server's process group
+os.setsid()
+master, terminal = pty.openpty()
+fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+server = os.fork()
+if server == 0:
+    os.setpgid(0, 0)
+    os.execv(sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: os.kill(server, signal.SIGTERM))
+os._exit(os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]))
+"""
+
+READING = """
+import os
+
+def app(environ, start):
+    terminal = os.open("/dev/tty", os.O_RDWR)
+    try:
+        os.read(terminal, 1)
+    except OSError as error:
+        said = error.strerror
+    finally:
+        os.close(terminal)
+    start("200 OK", [])
+    return [said.encode()]
+"""
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
+def test_a_read_from_the_terminal_fails_in_the_background(tmp_path, preload):
+    """It neither stops the worker nor is repeated for ever, and is no request for more workers."""
+    (tmp_path / "reading.py").write_text(READING)
+    shell = (sys.executable, "-c", IN_BACKGROUND)
+    with serving(tmp_path, "reading:app", *preload, through=shell) as server:
+        for _ in range(3):
+            assert server.get("/").body == b"Input/output error"
+        assert "from now on" not in server.log()
 
 
 # --- leases of an application ----------------------------------------------------------------------

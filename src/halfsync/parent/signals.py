@@ -7,6 +7,7 @@ that it does not matter either if it is full.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from types import FrameType
@@ -49,8 +50,9 @@ LEFT_TO_THE_PARENT = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGH
 worker that left on its own would drop the very requests that a graceful stop waits for."""
 
 _STOPPING = (signal.SIGTTIN, signal.SIGTTOU)
-"""By default these stop a process until SIGCONT, and requests with it. Ignored in the children, and not
-given a handler: a read(2) from a terminal by a background process would be repeated for ever."""
+"""By default these stop a process until SIGCONT, and requests with it. Where there is a terminal, they are
+ignored in the children, and not given a handler: a read(2) from it by a background process would be repeated
+for ever. (Programs that an application starts inherit that.)"""
 
 
 class Signals:
@@ -106,9 +108,18 @@ def reset_in_child() -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in _STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN if _has_terminal() else _ignore)
     for number in (*LEFT_TO_THE_PARENT, *MEANINGLESS):
         signal.signal(number, _ignore)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal (the kernel sends these signals for no other)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

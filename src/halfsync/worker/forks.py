@@ -33,7 +33,7 @@ from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, signal, socket
 
 _STOPPING = (signal.SIGTTIN, signal.SIGTTOU)
-"""The server ignores them."""
+"""Where there is a terminal, the server ignores them."""
 
 _installed = False
 _is_child = False
