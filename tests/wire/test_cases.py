@@ -25,6 +25,8 @@ def read_request(raw: bytes) -> tuple[RequestHead, bytes]:
     if head.body_size == CHUNKED:
         chunks = ChunkedBody()
         body = chunks.feed(rest)
+        while chunks.rest and not chunks.done:
+            body += chunks.feed(chunks.rest)
         assert chunks.done
         assert chunks.rest == b""
         return head, body

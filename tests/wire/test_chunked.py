@@ -9,7 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from halfsync.wire.chunked import MAX_EXTENSIONS, MAX_LINE, MAX_TRAILERS, ChunkedBody
+from halfsync.wire.chunked import (
+    MAX_CHUNKS,
+    MAX_EXTENSIONS,
+    MAX_LINE,
+    MAX_LINES,
+    MAX_TRAILERS,
+    ChunkedBody,
+)
 from halfsync.wire.refusals import Refusal
 
 GOOD = b"5\r\nhello\r\n6;a=b\r\n world\r\n0\r\nX: y\r\n\r\n"
@@ -149,6 +156,29 @@ def test_llhttp_reads_the_same(body: bytes):
 def test_bounds(body: bytes, verdict: str):
     """Lines, extensions and trailers are bounded, and refused as soon as they can't be good any more."""
     assert read([body])[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("bodies", "most"),
+    [
+        ([b"1\r\na\r\n"], 6 * MAX_CHUNKS),
+        ([b"1\r\na\r\n", b"2\r\naa\r\n", b"3\r\naaa\r\n"], 8 * (MAX_LINES + 1)),
+        ([b"1;x\r\na\r\n"], 8 * (MAX_LINES + 1)),
+        ([b"0\r\n" + b"a:\r\n" * 3000], 4 * (MAX_LINES + 1)),
+        ([b"1\r\na\r\n", b"1;x\r\na\r\n"], 8 * (MAX_LINES + 1)),
+    ],
+    ids=["equal", "unequal", "extended", "trailers", "mixed"],
+)
+def test_a_call_does_a_bounded_amount_of_work(bodies: list[bytes], most: int):
+    """However small the chunks, and whatever stands in their lines: what is beyond it is left for later."""
+    data = b"".join(bodies) * (6000 // len(bodies[0]) // len(bodies) + 1)
+    chunks = ChunkedBody()
+    calls, left = 0, data
+    while left:
+        chunks.feed(left)
+        assert 0 < len(left) - len(chunks.rest) <= most
+        left, calls = chunks.rest, calls + 1
+    assert calls > 1
 
 
 def test_nothing_is_acted_on_after_the_end():

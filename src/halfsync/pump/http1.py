@@ -257,6 +257,8 @@ class Http1:
                         return self._endings.close(conn, CloseReason.CLIENT_LEFT)
                     return WAIT
                 self._take_in(conn, exchange, spool)
+                if conn.inbox and not _is_whole(exchange):
+                    break  # so many small chunks that they took this turn's share of work
         except Refusal as refusal:
             self.refuse(exchange, refusal)
             return MORE

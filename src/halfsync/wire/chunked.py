@@ -9,8 +9,8 @@ are checked and dropped: merging them into the head is only safe for fields that
 feeds everything that this accepts to llhttp too.
 
 A client may send chunks of one byte, and each costs us work that it does not cost the client. So one call
-decodes MAX_CHUNKS at most, and chunks that are like the one before them (which is what such
-a client sends) are recognised by comparing: 0.25 µs each, where reading the line costs 1.
+decodes MAX_CHUNKS and reads MAX_LINES at most, and chunks that are like the one before them (which is
+what such a client sends) are recognised by comparing: 0.25 µs each, where reading the line costs 1.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MAX_TRAILERS = 16 * 1024
 
 MAX_CHUNKS = 256
 """Chunks that one call decodes: some 0.1 ms of work. What is left is `rest`."""
+MAX_LINES = 64
+"""Lines that one call reads, beside those that are recognised: as much work again."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t\x20!\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
@@ -69,10 +71,10 @@ class ChunkedBody:
         if self._line:
             data = self._line + data
             self._line = b""
-        at = 0
-        while at < len(data) and len(pieces) < MAX_CHUNKS:
+        at = lines = 0
+        while at < len(data) and len(pieces) < MAX_CHUNKS and lines < MAX_LINES:
             if self._expecting is _Expecting.SIZE:
-                at = _take_whole_chunks(data, at, pieces)
+                at, lines = _take_whole_chunks(data, at, pieces, lines)
             elif self._expecting is _Expecting.DATA:
                 piece = data[at : at + self._left]
                 pieces.append(piece)
@@ -83,7 +85,7 @@ class ChunkedBody:
                 continue
             elif self._expecting is _Expecting.NOTHING:
                 break
-            if len(pieces) >= MAX_CHUNKS or at == len(data):
+            if len(pieces) >= MAX_CHUNKS or lines >= MAX_LINES or at == len(data):
                 break
             end = data.find(b"\r\n", at, at + MAX_LINE)
             if end < 0:
@@ -92,6 +94,7 @@ class ChunkedBody:
                 break
             self._read_line(data[at:end])
             at = end + 2
+            lines += 1
         self.rest = data[at:]
         return b"".join(pieces)
 
@@ -130,20 +133,21 @@ class ChunkedBody:
                 raise Refusal(400, "A trailer field is malformed or too long.")
 
 
-def _take_whole_chunks(data: bytes, at: int, pieces: list[bytes]) -> int:
-    """Take the chunks from `at` on that are whole and have no extensions, but for the last chunk; where
-    they end."""
-    while len(pieces) < MAX_CHUNKS and (match := _PLAIN_SIZE.match(data, at)) is not None:
+def _take_whole_chunks(data: bytes, at: int, pieces: list[bytes], lines: int) -> tuple[int, int]:
+    """Take the chunks from `at` on that are whole and have no extensions, except the last chunk; where
+    they end, and how many lines have been read by then (`lines` before)."""
+    while lines < MAX_LINES and len(pieces) < MAX_CHUNKS and (match := _PLAIN_SIZE.match(data, at)):
+        lines += 1
         size = int(match[1], 16)
         line = match[0]
         start = match.end()
         if not size or data[start + size : start + size + 2] != b"\r\n":
-            return at
+            return at, lines
         whole = len(line) + size + 2
         while data.startswith(line, at) and data.startswith(b"\r\n", start + size):
             if len(pieces) == MAX_CHUNKS:
-                return at
+                return at, lines
             pieces.append(data[start : start + size])
             at += whole
             start += whole
-    return at
+    return at, lines
