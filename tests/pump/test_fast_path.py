@@ -75,11 +75,9 @@ REPLIES: dict[str, dict[str, Any]] = {
 }
 
 
-def story(
-    request: bytes, reply: dict[str, Any], **settings: Any
-) -> tuple[list[bytes], list[Any], list[bytes]]:
-    """Three such requests on a connection, as far as it is kept: what the client gets, what is logged, and what
-    the worker was told of them."""
+def story(request: bytes, reply: dict[str, Any]) -> tuple[list[bytes], list[Any], list[bytes]]:
+    """Three such requests on a connection, as far as it is kept: what the client gets, what is logged, and
+    what the worker was told of them."""
     method = request.split(b" ")[0].decode()
     with Stage(access_logfile="-") as stage:
         hand = stage.hand()
@@ -287,32 +285,39 @@ def test_what_a_worker_is_told_is_a_task(monkeypatch: pytest.MonkeyPatch):
 # --- gathering -------------------------------------------------------------------------------------
 
 
-def test_packets_are_gathered_while_events_come_and_handlers_are_fast():
+def test_packets_are_gathered_while_events_come_and_workers_are_busy():
     """What comes within a few turns goes in one packet; and it goes without anything more coming."""
     with Stage() as stage:
         hand = stage.hand()
+        busy = warm(stage, hand, get("/x"))
         clients = [warm(stage, hand, get("/x")) for _ in range(3)]
+        busy.send(get("/x"))
         stage.pump.pools.pools[1].mean_ns = 1000.0
         packets = len(hand.packets)
         for client in clients:
             client.sock.send(get("/x"))
             stage.pump._turn()
-            assert stage.pump.pools.is_gathering
+            assert stage.pump.pools.gathered
         for _ in range(3):
             stage.pump._turn()
         hand.work()
         assert [len(packet) for packet in hand.packets[packets:]] == [3]
-        assert not stage.pump.pools.is_gathering
+        assert not stage.pump.pools.gathered
 
 
-def test_slow_handlers_get_their_tasks_at_once():
+@pytest.mark.parametrize(("mean_ns", "busy"), [(1e9, True), (1000.0, False)])
+def test_slow_handlers_and_idle_workers_get_their_tasks_at_once(mean_ns: float, busy: bool):
     """Nothing is gained by waiting there."""
     with Stage() as stage:
         hand = stage.hand()
+        other = warm(stage, hand, get("/x"))
         client = warm(stage, hand, get("/x"))
-        stage.pump.pools.pools[1].mean_ns = 1e9
+        if busy:
+            other.send(get("/x"))
+            hand.take()
+        stage.pump.pools.pools[1].mean_ns = mean_ns
         client.sock.send(get("/x"))
         stage.pump._turn()
-        assert not stage.pump.pools.is_gathering
+        assert not stage.pump.pools.gathered
         hand.work()
         assert len(hand.tasks) == 1

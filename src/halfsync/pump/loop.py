@@ -184,7 +184,8 @@ class Pump:
         harmless = self.http1.seen.harmless
         take_in = self.pools.fast_path.take_in
         events = self.poller.poll(self._patience(), EVENTS_A_TURN)
-        self.run_queue.begin_turn()
+        if self.run_queue.later:
+            self.run_queue.begin_turn()
         clock.tick()
         now = clock.now
         for fd, mask in events:
@@ -248,10 +249,12 @@ class Pump:
                 ready(conn)
             except Exception:  # noqa: BLE001 (the events behind this one would be lost: they are told once)
                 self._event_failed(fd)
-        self._take_steps()
+        if self.run_queue.due:
+            self._take_steps()
         if self.acceptor.due:
             self._guard(self.acceptor.accept_due, "accepting")
-        self._guard(partial(self.pools.end_of_turn, len(events)), "handing requests over")
+        if self.pools.tasks.due or self.pools.tasks.look_at <= now:
+            self._guard(partial(self.pools.end_of_turn, len(events)), "handing requests over")
         if now >= self.acceptor.retry_at and not self.draining:
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
@@ -274,12 +277,16 @@ class Pump:
 
     def _patience(self) -> float:
         """Seconds until something is due by itself."""
-        if not self.run_queue.is_empty or self.pools.is_gathering:
+        if self.run_queue.later or self.run_queue.due or self.pools.gathered:
             return 0.0
-        now = self.clock.now
-        due = min(self._next_sweep, self.pools.tasks.look_at, self._drain_until)
-        due = min(due, self.access.due, self.acceptor.retry_at)
-        return max(0.0, due - now)
+        due = min(
+            self._next_sweep,
+            self.pools.tasks.look_at,
+            self._drain_until,
+            self.access.due,
+            self.acceptor.retry_at,
+        )
+        return max(0.0, due - self.clock.now)
 
     def _call_source(self, fd: int, mask: int) -> None:
         source = self.poller.sources.get(fd)

@@ -12,29 +12,31 @@ from halfsync.pump.connection import Connection
 
 
 class RunQueue:
+    """`due`: those that are ready in this turn; `later`: those that go on in the next. (Dictionaries, for
+    their order: each connection is in them once.)"""
+
     def __init__(self) -> None:
-        self._ready: dict[Connection, None] = {}  # a dictionary, for its order: each is in it once
-        self._again: dict[Connection, None] = {}
+        self.due: dict[Connection, None] = {}
+        self.later: dict[Connection, None] = {}
 
     def ready(self, conn: Connection) -> None:
         """Take steps on it, later in this turn."""
-        self._ready[conn] = None
+        self.due[conn] = None
 
     def again(self, conn: Connection) -> None:
         """Take further steps on it, in the next turn."""
-        self._again[conn] = None
+        self.later[conn] = None
 
     @property
     def is_empty(self) -> bool:
-        return not (self._again or self._ready)
+        return not (self.later or self.due)
 
     def begin_turn(self) -> None:
         """Those that had their share of the last turn have one of this."""
-        if self._again:
-            self._ready, self._again = self._again | self._ready, {}
+        self.due, self.later = self.later | self.due, {}
 
     def take(self) -> list[Connection]:
         """All that are ready now, in the order in which that was said."""
-        taken = list(self._ready)
-        self._ready.clear()
+        taken = list(self.due)
+        self.due.clear()
         return taken
