@@ -175,9 +175,9 @@ class WorkerPools:
         """Hand over what has been queued, one packet a worker.
 
         While events come (`events` is how many there were in this turn), more requests are on their way, and
-        a packet that holds more of them costs less for each: 8 % of the processor time of a trivial one. So it
-        is kept a few turns long, if the handlers are fast and all workers have something to do; the next
-        polls do not wait then. (With a worker idle that long, half of the rate was lost on a busy machine.)"""
+        a packet that holds more of them costs less for each: 8 % of the processor time of a trivial one. So
+        it is kept a few turns long, if the handlers are fast and all workers have something to do; the next
+        polls do not wait then. (With a worker idle so long, half the rate was lost on a busy machine.)"""
         tasks = self.tasks
         if events and self.gathered < GATHER_TURNS and tasks.due and all(map(_may_wait, tasks.due)):
             self.gathered += 1
@@ -269,4 +269,4 @@ class WorkerPools:
 
 def _may_wait(pool: Pool) -> bool:
     """Whether its workers have enough to do, so that none idles while a packet is gathered."""
-    return pool.fast and all([worker.owners for worker in pool.workers])
+    return pool.fast and all(worker.owners for worker in pool.workers)
