@@ -6,6 +6,8 @@ what had been ready is tried at least every second, because while nothing runs n
 
 from __future__ import annotations
 
+import math
+
 DELAYS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 LONGEST_WHEN_READY = 1.0
@@ -33,6 +35,14 @@ class Backoff:
         self.early_ends += 1
         self.until = now + delay
         return delay
+
+    def stop(self) -> None:
+        """No other start until `reset`."""
+        self.until = math.inf
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.until == math.inf
 
     def reset(self) -> None:
         """Start over: the next may start now."""

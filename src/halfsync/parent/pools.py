@@ -1,38 +1,52 @@
-"""The processes of one pool, as the parent staffs them.
+"""The processes of one kind, as the parent staffs them: the pump, the watcher, and each pool of workers.
 
-A pool has one current generation, whose workers the pump knows. A reload raises a second one
-beside it, with the code as it is now; when all of its workers are ready, it takes the place of
-the current one in one step. If any of them fails, the next generation is dropped, and nothing
-has happened.
+A pool of workers has one current generation, whose workers the pump knows. A reload starts a second one
+beside it, with the code as it is now; when all of its workers are ready, the pump is switched over to it
+in one step. If any of them fails, the next generation is dropped, and nothing has happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from halfsync.parent.backoff import Backoff
 from halfsync.parent.children import Child, Role
 from halfsync.parent.states import ChildState
 from halfsync.plan import PoolPlan
+from halfsync.settings import Settings
 from halfsync.wire.messages import Failed
 
 COUNTED = (ChildState.STARTING, ChildState.READY, ChildState.WORKING)
 """States in which a worker counts toward the size of its generation."""
 
 
-@dataclass(eq=False)
-class WorkerPool:
-    index: int  # into Plan.pools
-    plan: PoolPlan
-    preload: bool
-    size: int  # workers wanted; TTIN and TTOU change it
-    children: list[Child] = field(default_factory=list)  # templates too
-    current: int = 0
-    next: int | None = None
-    backoff: Backoff = field(default_factory=Backoff)
-    last_failure: str = ""  # already told in full
-    _newest: int = 0
+class ChildPool:
+    """Children that replace each other. The pump and the watcher are pools of size one."""
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+        self.backoff = Backoff()
+
+    @property
+    def only(self) -> Child | None:
+        """Of a pool of size one: the child that there is, until it is reaped."""
+        return self.children[0] if self.children else None
+
+
+class WorkerPool(ChildPool):
+    """Its children are workers, and templates."""
+
+    def __init__(self, index: int, plan: PoolPlan, settings: Settings) -> None:
+        """`index` into Plan.pools."""
+        super().__init__()
+        self.index = index
+        self.plan = plan
+        self.preload = settings.preload and plan.target is not None
+        self.size = plan.processes  # workers wanted; TTIN and TTOU change it
+        self.current = 0
+        self.next: int | None = None
+        self.last_failure = ""  # already told in full
+        self._newest = 0
 
     @property
     def name(self) -> str:

@@ -1,0 +1,102 @@
+"""The tree of processes as the parent knows it: what is served, how far the server is, which children there
+are, and the ways in which they end. (The words for those: see states.py.)"""
+
+from __future__ import annotations
+
+from halfsync.parent.children import NEVER, Child, Role
+from halfsync.parent.limits import LAST_WORD, REAPING, Phase
+from halfsync.parent.pools import COUNTED, ChildPool, WorkerPool
+from halfsync.parent.states import ChildEvent, ChildState
+from halfsync.plan import Plan
+from halfsync.settings import Settings
+from halfsync.wire import messages
+
+
+class Tree:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.phase = Phase.STARTING
+        self.phase_limit = NEVER  # when the phase is over, whatever is left to do
+        self.exit_status = 0
+        self.pumps = ChildPool()
+        self.watchers = ChildPool()  # none without `reload`
+        self.pools: list[WorkerPool] = []
+        self.add_pools()
+
+    def add_pools(self) -> None:
+        """Those of the plan that are not there yet."""
+        for index in range(len(self.pools), len(self.plan.pools)):
+            self.pools.append(WorkerPool(index=index, plan=self.plan.pools[index], settings=self.settings))
+
+    @property
+    def settings(self) -> Settings:
+        return self.plan.settings
+
+    @property
+    def pump(self) -> Child | None:
+        return self.pumps.only
+
+    @property
+    def watcher(self) -> Child | None:
+        return self.watchers.only
+
+    @property
+    def all_pools(self) -> list[ChildPool]:
+        return [self.pumps, *self.pools, self.watchers]
+
+    def children(self) -> list[Child]:
+        """All that are not reaped: the pump first, the watcher last."""
+        return [child for pool in self.all_pools for child in pool.children]
+
+    def pool_of(self, child: Child) -> ChildPool:
+        if child.role is Role.PUMP:
+            return self.pumps
+        return self.watchers if child.role is Role.WATCHER else self.pools[child.pool]
+
+    # --- the ways to end
+
+    def retire(self, child: Child, now: float) -> None:
+        """No more tasks. The pump closes its channels when the last has ended, and as the worker
+        was told too, it then exits instead of waiting for a new pump."""
+        child.on(ChildEvent.RETIRED)
+        child.limit = now + self.settings.graceful_timeout + LAST_WORD
+        child.order(messages.Retire(child.id))
+        if self.pump is not None:
+            self.pump.order(messages.Retire(child.id))
+
+    def close_orders(self, child: Child, limit: float) -> None:
+        if child.state is ChildState.KILLED:
+            return
+        child.on(ChildEvent.ORDERS_CLOSED)
+        child.close_channel()
+        child.limit = limit
+
+    def kill(self, child: Child) -> None:
+        child.kill()
+        child.limit = child.ready_by = NEVER
+
+    def kill_at_fault(self, child: Child) -> None:
+        """One that should go on, but not like this: its end counts as if it had died by itself."""
+        child.at_fault = child.state in COUNTED
+        self.kill(child)
+
+    def kill_all(self) -> None:
+        for child in self.children():
+            self.kill(child)
+
+    def drop_next(self, pool: WorkerPool) -> None:
+        """Its next generation, if there is one."""
+        for child in pool.of(pool.next):
+            self.kill(child)
+        pool.next = None
+
+    def begin_exit(self, now: float) -> None:
+        """Everybody is to exit, those that are still importing at once."""
+        self.phase = Phase.EXITING
+        limit = max(self.phase_limit if self.phase_limit < NEVER else now, now + LAST_WORD)
+        self.phase_limit = limit + REAPING
+        for child in self.children():
+            if child.state is ChildState.STARTING:
+                self.kill(child)
+            else:
+                self.close_orders(child, limit)
