@@ -88,7 +88,7 @@ class Dispatcher:
         size = 0
         take_number = worker.take_number
         while len(tasks) < count:
-            exchange = pool.take_retry() if retry else pool.take_oldest()
+            exchange = pool.take_retry() if retry else pool.take_next()
             if exchange is None:
                 break
             size += len(exchange.raw) + TASK_OVERHEAD

@@ -88,7 +88,10 @@ class WorkerPools:
         self._half_closed: list[Exchange] = []  # these came in this turn, with an end of file
         self.gathered = 0  # turns for which there has been something to hand over that was kept for the next
         self.tasks = Tasks(clock, poller, run_queue)
-        self.pools = [Pool(pool.name) for pool in plan.pools]
+        self.pools = [
+            Pool(pool.name, sum(mount.pool == index for mount in plan.mounts))
+            for index, pool in enumerate(plan.pools)
+        ]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
         self.deaths = Deaths(clock, access, self.tasks, report_lost, retry=settings.retry)
@@ -238,7 +241,7 @@ class WorkerPools:
     def _refuse_late(self, pool: Pool, now_ns: int) -> None:
         since = now_ns - int(self._settings.queue_timeout * 1e9)
         while (oldest := pool.oldest()) is not None and oldest.queued_ns < since:
-            pool.queue.popleft()
+            pool.queue.drop_oldest()
             self._refuse_waiting(pool, oldest)
         for exchange in [one for one in pool.retries if one.queued_ns < since]:
             pool.retries.remove(exchange)

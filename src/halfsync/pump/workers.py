@@ -14,6 +14,7 @@ from enum import Enum
 from halfsync.logs.error import log
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.queues import FairQueue, Queue
 from halfsync.pump.states import QUEUED
 from halfsync.wire.messages import (
     MAX_PACKET,
@@ -177,9 +178,10 @@ class Worker:
 class Pool:
     """Requests that wait for the workers of one pool."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, mounts: int = 1) -> None:
+        """`mounts`: how many lead to it."""
         self.name = name
-        self.queue: deque[Exchange] = deque()  # in the order of their `queued_ns`
+        self.queue: Queue | FairQueue = Queue() if mounts <= 1 else FairQueue()
         self._left = 0  # of those in the queue, how many have no client any more
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
@@ -193,16 +195,20 @@ class Pool:
     def oldest(self) -> Exchange | None:
         """The request that waits longest; None if there is none."""
         queue = self.queue
-        while queue and queue[0].state is not QUEUED:
-            queue.popleft()
+        while (oldest := queue.oldest()) is not None and oldest.state is not QUEUED:
+            queue.drop_oldest()
             self._left -= 1
-        return queue[0] if queue else None
+        return oldest
 
-    def take_oldest(self) -> Exchange | None:
-        """The same, taken off the queue."""
-        if self._left and self.oldest() is None:
-            return None
-        return self.queue.popleft() if self.queue else None
+    def take_next(self) -> Exchange | None:
+        """The request that is next in turn, taken off the queue."""
+        queue = self.queue
+        while queue:
+            exchange = queue.popleft()
+            if not self._left or exchange.state is QUEUED:
+                return exchange
+            self._left -= 1
+        return None
 
     def take_retry(self) -> Exchange | None:
         return self.retries.popleft() if self.retries else None
@@ -225,9 +231,5 @@ class Pool:
         return self.mean_ns < FAST_NS
 
     def put_back(self, exchange: Exchange) -> None:
-        """To the place that it had, which is most likely the front."""
-        queue = self.queue
-        at = 0
-        while at < len(queue) and queue[at].queued_ns < exchange.queued_ns:
-            at += 1
-        queue.insert(at, exchange)
+        """To the place that it had."""
+        self.queue.put_back(exchange)

@@ -1,0 +1,190 @@
+"""Mounts that share a pool share it fairly: what waits for one of them does not delay the others."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import pytest
+
+from halfsync.plan import Kind, Mount
+from halfsync.pump.connection import Exchange, Route
+from halfsync.pump.queues import FairQueue, Queue
+from tests.pump.harness import APP, Client, Stage, get
+
+MOUNTS = (
+    Mount("/large", "app:app", Kind.WSGI, APP),
+    Mount("/other", "app:app", Kind.WSGI, APP),
+    Mount("", "app:app", Kind.WSGI, APP),
+)
+
+
+def path(head: bytes) -> bytes:
+    return head.split(b" ")[1]
+
+
+def ask(stage: Stage, *targets: str) -> list[Client]:
+    clients = [stage.client() for _ in targets]
+    for target, client in zip(targets, clients, strict=True):
+        client.sock.send(get(target))
+        stage.settle()
+    return clients
+
+
+def test_a_request_of_another_mount_does_not_wait_behind_all_of_one():
+    """With a hundred requests for one mount in the queue, those for others get every other turn."""
+    with Stage(mounts=MOUNTS) as stage:
+        hand = stage.hand(threads=1)
+        ask(stage, *(f"/large/{number}" for number in range(100)))
+        ask(stage, "/1", "/2", "/other/1")
+        seen = []
+        for _ in range(8):
+            task = hand.take()
+            seen.append(path(task.head).decode())
+            hand.reply(task, handler_ns=200_000_000)
+            stage.settle()
+        assert seen == [
+            *("/large/0", "/large/1", "/1", "/other/1", "/large/2", "/2", "/large/3", "/large/4"),
+        ]
+
+
+def test_all_is_answered_and_each_mounts_in_their_order():
+    with Stage(mounts=MOUNTS) as stage:
+        hand = stage.hand(threads=2)
+        dice = random.Random(1)
+        targets = [f"{dice.choice(['/large', '/other', ''])}/{number}" for number in range(150)]
+        clients = ask(stage, *targets)
+        seen = []
+        for _ in targets:
+            task = hand.take()
+            seen.append(path(task.head).decode())
+            hand.reply(task, path(task.head), handler_ns=200_000_000)
+        for target, client in zip(targets, clients, strict=True):
+            assert client.answer().body == target.encode()
+        for prefix in ("/large/", "/other/"):
+            assert [one for one in seen if one.startswith(prefix)] == [
+                one for one in targets if one.startswith(prefix)
+            ]
+
+
+def test_who_waits_too_long_is_refused_though_another_is_next_in_turn():
+    with Stage(mounts=MOUNTS, queue_timeout=10) as stage:
+        stage.hand(threads=1)
+        ask(stage, "/first")
+        late = ask(stage, "/large/1", "/large/2")
+        stage.later(8)
+        early = ask(stage, "/other/1", "/large/3")
+        stage.later(4)
+        assert [client.answer().status for client in late] == [503, 503]
+        assert all(client.quiet() for client in early)
+
+
+def test_what_a_client_leaves_behind_is_given_to_nobody():
+    with Stage(mounts=MOUNTS) as stage:
+        hand = stage.hand(threads=1)
+        ask(stage, "/first")
+        leaving = ask(stage, *(f"/large/{number}" for number in range(100)))
+        ask(stage, "/large/stays", "/other/stays", "/stays")
+        for client in leaving:
+            client.leave()
+        stage.settle()
+        assert stage.pump.pools.pools[APP].waiting == 3
+        seen = []
+        for _ in range(4):
+            task = hand.take()
+            seen.append(path(task.head).decode())
+            hand.reply(task, handler_ns=200_000_000)
+        assert sorted(seen) == ["/first", "/large/stays", "/other/stays", "/stays"]
+        assert stage.pump.pools.pools[APP].waiting == 0
+
+
+def test_what_a_worker_leaves_gets_its_place_back():
+    """What was handed over and not begun when its worker died comes before what came later."""
+    with Stage(mounts=MOUNTS) as stage:
+        hand = stage.hand(threads=3)
+        ask(stage, *(f"/large/{number}" for number in range(6)), "/other/0", "/other/1")
+        assert len(hand.tasks) == 3
+        hand.die()
+        other = stage.hand(threads=1)
+        seen = []
+        for _ in range(8):
+            task = other.take()
+            seen.append(path(task.head).decode())
+            other.reply(task, handler_ns=200_000_000)
+        assert [one for one in seen if one.startswith("/large")] == [f"/large/{n}" for n in range(6)]
+        assert [one for one in seen if one.startswith("/other")] == ["/other/0", "/other/1"]
+
+
+def test_one_mount_has_a_plain_queue():
+    """Fairness costs nothing where there is nobody to be fair to."""
+    with Stage() as stage:
+        assert isinstance(stage.pump.pools.pools[APP].queue, deque)
+        assert type(stage.pump.pools.pools[APP].queue).append is deque.append
+
+
+class One(Exchange):
+    """All that a queue looks at."""
+
+    __slots__ = ()
+
+    def __init__(self, mount: int, queued_ns: int) -> None:
+        self.route = Route(b"", mount, None)  # type: ignore[arg-type]
+        self.queued_ns = queued_ns
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_fair_queue_loses_nothing_whatever_is_done_to_it(seed: int):
+    """Random calls: sizes agree, each mount's order is kept, and who is oldest is the oldest."""
+    dice = random.Random(seed)
+    queue = FairQueue()
+    model: list[Exchange] = []
+    taken: list[Exchange] = []
+    for now in range(2000):
+        match dice.randrange(7):
+            case 0 | 1 | 2:
+                model.append(One(dice.randrange(4), now))
+                queue.append(model[-1])
+            case 3 | 4 if model:
+                one = queue.popleft()
+                assert one is min((other for other in model if mount(other) == mount(one)), key=age)
+                model.remove(one)
+                taken.append(one)
+                if dice.random() < 0.2:
+                    queue.appendleft(taken.pop())
+                    model.append(one)
+                    assert queue.popleft() is one
+                    model.remove(one)
+            case 5 if taken:
+                queue.put_back(taken[-1])
+                model.append(taken.pop())
+            case 6 if model:
+                if dice.random() < 0.5:
+                    oldest = min(model, key=age)
+                    queue.drop_oldest()
+                    model.remove(oldest)
+                else:
+                    queue.remove(model.pop(dice.randrange(len(model))))
+        assert len(queue) == len(model)
+        assert bool(queue) == bool(model)
+        assert queue.oldest() is min(model, key=age, default=None)
+        if now % 100 == 0:
+            assert set(queue) == set(model)
+    queue.clear()
+    assert not queue
+    assert queue.oldest() is None
+
+
+def age(exchange: Exchange) -> int:
+    return exchange.queued_ns
+
+
+def mount(exchange: Exchange) -> int:
+    assert exchange.route is not None
+    return exchange.route.mount
+
+
+def test_a_plain_queue_puts_back_by_age():
+    queue = Queue(One(0, age) for age in (1, 3, 5))
+    for one in (0, 4, 9, 2):
+        queue.put_back(One(0, one))
+    assert [one.queued_ns for one in queue] == [0, 1, 2, 3, 4, 5, 9]
