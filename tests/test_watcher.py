@@ -10,10 +10,13 @@ import sys
 
 import pytest
 
+from halfsync import channel
 from halfsync.cli import main
 from halfsync.plan import Plan, PoolPlan
 from halfsync.settings import Settings
 from halfsync.watcher import code
+from halfsync.watcher.main import run
+from halfsync.wire.messages import Failed, decode_report
 from tests.test_parent import Stage, alive, descendants, preload, serving, stage, with_script
 
 __all__ = ["preload"]  # a fixture
@@ -136,6 +139,36 @@ def test_a_folder_that_is_not_there(capsys, tmp_path, monkeypatch):
     assert told(capsys, "--reload", "--reload-dir", "nowhere") == (
         "halfsync: reload_dir: there is no folder 'nowhere'.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (
+            OSError("OS file watch limit reached. about ['/x']"),
+            "Name fewer folders (reload_dir), or raise fs.inotify.max_user_watches with sysctl.",
+        ),
+        (FileNotFoundError("No such file or directory."), "Name other folders (reload_dir)."),
+        (RuntimeError("error creating recommended watcher"), "Name other folders (reload_dir)."),
+    ],
+)
+def test_folders_that_can_not_be_watched_are_one_sentence(tmp_path, monkeypatch, error, end):
+    watchfiles = pytest.importorskip("watchfiles")
+
+    def watch(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = channel.pair()
+    with ours, theirs:
+        assert run(plan_of("app:app"), theirs) == 3
+        received = channel.receive(ours)
+    assert received is not None
+    report = decode_report(received[0])
+    assert isinstance(report, Failed)
+    said = str(error).rstrip(".")
+    assert report.sentence == f"reload: changes in {tmp_path} can't be watched: {said}. {end}"
 
 
 # --- the parent -----------------------------------------------------------------------------------------

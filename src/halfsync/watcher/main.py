@@ -59,14 +59,15 @@ def run(plan: Plan, orders: socket.socket) -> int:
             paths = [path for _, path in changes]
             forget_compiled(paths)
             channel.send(orders, encode(Changed(in_words(paths))))
-    except OSError as error:
-        sentence = f"reload: changes in {', '.join(watched)} can't be watched: {error}. {_advice(error)}"
+    except (OSError, RuntimeError) as error:  # the latter if it can say no more than what the kernel said
+        where, why = ", ".join(watched), str(error).rstrip(".")
+        sentence = f"reload: changes in {where} can't be watched: {why}. {_advice(error)}"
         channel.send(orders, encode(Failed(sentence, "")))
         return 3
     return 0
 
 
-def _advice(error: OSError) -> str:
+def _advice(error: Exception) -> str:
     if "limit" in str(error):
         return "Name fewer folders (reload_dir), or raise fs.inotify.max_user_watches with sysctl."
     return "Name other folders (reload_dir)."
