@@ -4,6 +4,7 @@ said in one sentence, by the parent; gone later, the server lives on."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from halfsync.parent.machine import file_system_of
 from tests.e2e.harness import APPS, MIB, SOURCES, Server, serving
 
 FORKED_AND_PRELOADED = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
@@ -76,7 +78,7 @@ def test_a_start_in_a_deleted_folder(tmp_path, preload):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("./public",), "there is no folder './public' in the current folder, which was deleted."),
+        (("./public",), "there is no folder or file './public' in the current folder, which was deleted."),
         (("nowhere:app",), "no module 'nowhere' in the current folder, which was deleted"),
         (("story:app", "--pid", "pid"), "pid: the file pid can't be written"),
         (("story:app", "--access-logfile", "log"), "access_logfile: the file log can't be written"),
@@ -146,6 +148,43 @@ def test_tmpdir_names_no_folder(tmp_path):
         assert "no temporary file can be made in /nowhere/at/all (TMPDIR: No such file" in server.log()
         assert "; they go to /tmp." in server.log()
         assert server.get("/received", method="POST", body=b"x" * MIB).body.startswith(b"%d " % MIB)
+
+
+IN_MEMORY = r"temporary files go to /dev/shm, which is in memory \(tmpfs\), .* with spool_dir\."
+needs_shm = pytest.mark.skipif(file_system_of("/dev/shm") != "tmpfs", reason="/dev/shm is something else")
+
+
+@needs_shm
+def test_a_temporary_folder_in_memory_is_told(tmp_path):
+    """Once, at the start: there large bodies take up the memory that they are meant to spare."""
+    with serving(tmp_path, "story:app", "-w", "2", environment={"TMPDIR": "/dev/shm"}) as server:
+        assert re.findall(rf"WARNING {IN_MEMORY}", server.log())
+        assert server.get("/received", method="POST", body=b"x" * MIB).body.startswith(b"%d " % MIB)
+        assert server.log().count("in memory") == 1
+
+
+@needs_shm
+def test_a_temporary_folder_in_memory_may_be_meant(tmp_path):
+    """Whoever names it knows it, and is told without a warning."""
+    with serving(tmp_path, "story:app", "--spool-dir", "/dev/shm", "--log-level", "info") as server:
+        assert re.findall(rf"INFO +{IN_MEMORY}", server.log())
+        assert server.get("/received", method="POST", body=b"x" * MIB).body.startswith(b"%d " % MIB)
+
+
+@needs_unshare
+@pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
+def test_the_usual_temporary_folder_in_memory_is_told(tmp_path, kind):
+    through = unshared(f"mkdir memory && mount -t {kind} none memory")
+    with serving(tmp_path, "story:app", environment={"TMPDIR": "memory"}, through=through) as server:
+        assert f"temporary files go to {tmp_path}/memory, which is in memory ({kind})" in server.log()
+
+
+def test_a_temporary_folder_on_a_disk_is_not_told(tmp_path):
+    if file_system_of(str(tmp_path)) in ("tmpfs", "ramfs"):
+        pytest.skip("tests run in memory here")
+    assert file_system_of(str(tmp_path))
+    with serving(tmp_path, "story:app", environment={"TMPDIR": str(tmp_path)}) as server:
+        assert "in memory" not in server.log()
 
 
 @needs_unshare

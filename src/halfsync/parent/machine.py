@@ -17,6 +17,8 @@ from halfsync.settings import SettingError, Settings
 from halfsync.temporary_files import temporary_file
 
 PROC = "/proc/self/fd"
+IN_MEMORY = ("tmpfs", "ramfs")
+"""File systems whose files are not on a disk."""
 
 
 def prepared(settings: Settings, mounts: Sequence[Mount], identity: Identity | None) -> Settings:
@@ -32,6 +34,7 @@ def prepared(settings: Settings, mounts: Sequence[Mount], identity: Identity | N
         raise SettingError(
             f"user and group: this process can't become another user: {error.strerror}."
         ) from None
+    _tell_if_in_memory(folder, is_meant=settings.spool_dir is not None)
     return msgspec.structs.replace(settings, spool_dir=folder)
 
 
@@ -89,4 +92,31 @@ def _why_not(folder: str) -> str:
         os.close(temporary_file(folder))
     except OSError as error:
         return error.strerror or str(error)
+    return ""
+
+
+def _tell_if_in_memory(folder: str, *, is_meant: bool) -> None:
+    """Large bodies are written to files so that they do not take up memory. Many machines have /tmp there."""
+    kind = file_system_of(folder)
+    if kind in IN_MEMORY:
+        log(
+            "info" if is_meant else "warning",
+            f"temporary files go to {folder}, which is in memory ({kind}), and so do large requests and "
+            "responses; to keep them on a disk, name a folder there with spool_dir.",
+        )
+
+
+def file_system_of(folder: str) -> str:
+    """Its type: "ext4"; "" if that can't be found out."""
+    try:
+        device = os.stat(folder).st_dev
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            lines = mounts.readlines()
+    except OSError:
+        return ""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in lines:  # proc_pid_mountinfo(5)
+        facts, _, rest = line.partition(" - ")
+        if facts.split()[2] == number:
+            return rest.split()[0]
     return ""
