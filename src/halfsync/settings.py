@@ -417,7 +417,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limit_request_body: Annotated[
         int,
         about("Size limits", "Largest request body; larger ones are answered 413.", unit="bytes", least=0),
-    ] = 100 * MIB
+    ] = GIB
     queue_limit: Annotated[
         int,
         about(

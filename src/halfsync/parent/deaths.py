@@ -89,6 +89,7 @@ class Deaths:
             self._worker_ended(tree.pools[child.pool], child, ending, now)
         else:
             log("debug", f"{child.who} {ending}.")
+        self._reloads.child_ended(tree.pools[child.pool], child)
 
     def _pump_ended(self, child: Child, before: ChildState, ending: str, now: float) -> None:
         tree = self._tree

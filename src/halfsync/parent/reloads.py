@@ -6,6 +6,7 @@ from halfsync.logs.error import log
 from halfsync.parent.children import Child, Role
 from halfsync.parent.limits import LAST_WORD, Phase
 from halfsync.parent.pools import COUNTED, WorkerPool
+from halfsync.parent.progress import ReloadReport
 from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import ChildState
 from halfsync.parent.systemd import Notifier
@@ -17,6 +18,7 @@ class Reloads:
         self._tree = tree
         self._staffing = staffing
         self._notifier = notifier
+        self._report = ReloadReport()
         self._is_due = False  # one was requested during the start
         self._switched: list[WorkerPool] = []  # and not yet logged
 
@@ -88,6 +90,12 @@ class Reloads:
                 self._tree.kill(child)
         pool.last_failure = ""
         self._switched.append(pool)
+        self._report.begun(pool, old)
+
+    def child_ended(self, pool: WorkerPool, child: Child) -> None:
+        """One of this pool's; perhaps the last that a reload waits for."""
+        if self._tree.phase is Phase.SERVING:
+            self._report.ended(pool, child)
 
     def log_switched(self) -> None:
         """When the pump has its orders, and not before: a request that comes after these words gets a

@@ -39,6 +39,7 @@ from halfsync.parent.deaths import Deaths
 from halfsync.parent.limits import LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
 from halfsync.parent.logfiles import AccessLogFile, ErrorLog
 from halfsync.parent.privileges import Identity
+from halfsync.parent.progress import StartReport
 from halfsync.parent.reaping import UnknownChildren
 from halfsync.parent.reloads import Reloads
 from halfsync.parent.reports import Reports
@@ -82,6 +83,7 @@ class Supervisor:
         self._tree = Tree(plan)
         self._access_log = access_log
         self._error_log = error_log
+        self._start_report = StartReport(plan)
         self._announce = announce
         self._stop_listening = stop_listening
         self._signals = signals or Signals()
@@ -252,6 +254,8 @@ class Supervisor:
             self._staffing.open()
             self._announce()
             self._reloads.serving()
+        elif tree.phase is Phase.STARTING:
+            self._start_report.look(tree.pools, now)
         elif tree.phase is Phase.SERVING:
             self._reloads.advance(now)
         elif tree.phase is Phase.DRAINING:

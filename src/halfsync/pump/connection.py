@@ -181,6 +181,12 @@ class Exchange:
         self.state = state
 
     @property
+    def named(self) -> str:
+        """Method and path, for the error log; a query may have secrets in it."""
+        path = self.head.target.partition(b"?")[0].decode("latin-1")
+        return f"{self.head.method.decode('latin-1')} {path[:200]!r}"
+
+    @property
     def request_line(self) -> str:
         """Method and target, for the error log."""
         if not self.head.method:

@@ -19,6 +19,7 @@ from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.output import RECHECK, Output
+from halfsync.pump.refused_bodies import RefusedBodies
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
@@ -70,6 +71,7 @@ class Http1:
         self._helpers = helpers
         self._spool_folder = spool_folder
         self._limits = limits_of(settings)
+        self._refused_bodies = RefusedBodies(settings.limit_request_body)
         self.seen = SeenHeads(self._limits)
         self.spool_space = SpoolSpace(settings.spool_limit)
         self.refuse = responses.refuse
@@ -208,7 +210,7 @@ class Http1:
     def _expect_body(self, conn: Connection, exchange: Exchange, head: RequestHead) -> Outcome:
         limit = self._settings.limit_request_body
         if head.body_size > limit:
-            raise Refusal(413, f"The body is larger than {limit} bytes (limit_request_body).")
+            raise self._refused_bodies.refusal(exchange, str(conn.origin), self._clock.now)
         if head.body_size == CHUNKED:
             exchange.chunks = ChunkedBody()
         self._check_space(exchange, max(head.body_size, 0))
@@ -296,7 +298,7 @@ class Http1:
         if piece:
             limit = self._settings.limit_request_body
             if spool.size + len(piece) > limit:
-                raise Refusal(413, f"The body is larger than {limit} bytes (limit_request_body).")
+                raise self._refused_bodies.refusal(exchange, str(conn.origin), self._clock.now)
             self._check_space(exchange, len(piece))
             spool.write(piece)
 

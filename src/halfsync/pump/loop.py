@@ -57,6 +57,7 @@ from halfsync.pump.states import (
     QUEUED,
     SENDING,
 )
+from halfsync.pump.stopping import StopReport
 from halfsync.pump.timeouts import SWEEP, Timeouts
 from halfsync.pump.worker_pools import WorkerPools
 from halfsync.pump.workers import Worker
@@ -155,6 +156,7 @@ class Pump:
         )
         self._next_sweep = 0.0
         self._drain_until = NEVER
+        self._stop_report = StopReport()
         self._drain_seconds = NEVER
         self.poller.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
         # Every socket made by accept(2) is then non-blocking at its making: one system call less.
@@ -379,6 +381,7 @@ class Pump:
     def _is_drained(self) -> bool:
         """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout
         is cut, visibly, and logged so."""
+        self._stop_report.look(self.connections.values(), self.clock.now, self._drain_until)
         if self.clock.now >= self._drain_until:
             self._drain_until = NEVER
             self._cut_off(list(self.connections.values()))

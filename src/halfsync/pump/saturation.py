@@ -93,13 +93,7 @@ def _longest(begun: list[tuple[int, object]], now_ns: int) -> str:
     if not requests:
         return ""
     at, exchange = min(requests, key=lambda one: one[0])
-    return f" The longest running: {_named(exchange)} for {(now_ns - at) / 1e9:.1f} s."
-
-
-def _named(exchange: Exchange) -> str:
-    """Method and path; a query may have secrets in it."""
-    path = exchange.head.target.partition(b"?")[0].decode("latin-1")
-    return f"{exchange.head.method.decode('latin-1')} {path[:200]!r}"
+    return f" The longest running: {exchange.named} for {(now_ns - at) / 1e9:.1f} s."
 
 
 def _count(number: int, one: str, many: str) -> str:
