@@ -31,6 +31,7 @@ from pathlib import Path
 
 import pytest
 
+from halfsync.habits.table import BY_GUNICORN_NAME, TABLE
 from halfsync.logs.formats import NAMED, compile_format
 from halfsync.pump.closes import CloseReason
 from halfsync.settings import BY_NAME, ROWS
@@ -222,7 +223,7 @@ OTHER_OPTIONS = {"--config", "--check-config", "--print-config", "--version", "-
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_options_of_our_own_command_exist(page):
-    known = {flag for row in ROWS for flag in row.flags} | OTHER_OPTIONS | {"-c", "-h"}
+    known = {flag for row in (*ROWS, *TABLE) for flag in row.flags} | OTHER_OPTIONS | {"-c", "-h"}
     for command in re.findall(r"(?:^|[`$ ])halfsync ([^`|\n]*)", page.read_text(encoding="utf-8")):
         for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", " " + command):
             assert option in known, f"{option} in: halfsync {command}"
@@ -248,7 +249,7 @@ NAMING_SETTINGS = [page for page in PAGES if page.parent != DOCS / "reference"]
 
 @pytest.mark.parametrize("page", NAMING_SETTINGS, ids=name)
 def test_settings_that_are_named_exist(page):
-    theirs = {"open_file_cache", "access_log", "limit_req", "send_file", *REASONS}
+    theirs = {"open_file_cache", "access_log", "limit_req", "send_file", *REASONS, *BY_GUNICORN_NAME}
     for word in SETTING_LIKE.findall(page.read_text(encoding="utf-8")):
         assert word in BY_NAME or word in theirs, word
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from halfsync.habits import gunicorn_rows, other_rows
-from halfsync.settings import BY_NAME
 
-TABLE = tuple(
-    row for row in (*gunicorn_rows.ROWS, *other_rows.ROWS) if not row.setting or row.setting in BY_NAME
-)
+TABLE = (*gunicorn_rows.ROWS, *other_rows.ROWS)
 
 BY_GUNICORN_NAME = {row.name: row for row in TABLE if row.name}
