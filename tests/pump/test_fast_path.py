@@ -10,7 +10,8 @@ import pytest
 
 from halfsync.pump import dispatch
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.fast_path import FastPath
+from halfsync.pump.dispatch import Dispatcher
+from halfsync.pump.replies import Replies
 from halfsync.pump.states import ConnectionState, ExchangeState
 from halfsync.wire.messages import Lease, Part, Reply, Task, decode_tasks, encode
 from tests.pump.harness import Client, Hand, Stage, get
@@ -22,20 +23,20 @@ class Counted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken_in = 0
         self.put_out = 0
-        take_in, put_out = FastPath.take_in, FastPath.put_out
+        take_in, put_out = Dispatcher.take_in, Replies._put_out
 
-        def counted_in(path: FastPath, *arguments: Any) -> bool:
+        def counted_in(path: Dispatcher, *arguments: Any) -> bool:
             taken = take_in(path, *arguments)
             self.taken_in += taken
             return taken
 
-        def counted_out(path: FastPath, worker: Any, messages: list[Reply | Part]) -> list[Reply | Part]:
+        def counted_out(path: Replies, worker: Any, messages: list[Reply | Part]) -> list[Reply | Part]:
             others = put_out(path, worker, messages)
             self.put_out += len(messages) - len(others)
             return others
 
-        monkeypatch.setattr(FastPath, "take_in", counted_in)
-        monkeypatch.setattr(FastPath, "put_out", counted_out)
+        monkeypatch.setattr(Dispatcher, "take_in", counted_in)
+        monkeypatch.setattr(Replies, "_put_out", counted_out)
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 @contextmanager
 def general_road(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as without:
-        without.setattr(FastPath, "take_in", lambda *_: False)
-        without.setattr(FastPath, "put_out", lambda _path, _worker, messages: messages)
+        without.setattr(Dispatcher, "take_in", lambda *_: False)
+        without.setattr(Replies, "_put_out", lambda _path, _worker, messages: messages)
         yield
 
 
@@ -297,12 +298,12 @@ def test_packets_are_gathered_while_events_come_and_workers_are_busy():
         for client in clients:
             client.sock.send(get("/x"))
             stage.pump._turn()
-            assert stage.pump.pools.gathered
+            assert stage.pump.pools.dispatcher.gathered
         for _ in range(3):
             stage.pump._turn()
         hand.work()
         assert [len(packet) for packet in hand.packets[packets:]] == [3]
-        assert not stage.pump.pools.gathered
+        assert not stage.pump.pools.dispatcher.gathered
 
 
 @pytest.mark.parametrize(("mean_ns", "busy"), [(1e9, True), (1000.0, False)])
@@ -318,6 +319,6 @@ def test_slow_handlers_and_idle_workers_get_their_tasks_at_once(mean_ns: float, 
         stage.pump.pools.pools[1].mean_ns = mean_ns
         client.sock.send(get("/x"))
         stage.pump._turn()
-        assert not stage.pump.pools.gathered
+        assert not stage.pump.pools.dispatcher.gathered
         hand.work()
         assert len(hand.tasks) == 1

@@ -27,8 +27,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Exchange
 from halfsync.pump.states import WORKING, ExchangeEvent
-from halfsync.pump.tasks import Tasks
-from halfsync.pump.workers import LOG_BATCH, Worker
+from halfsync.pump.workers import LOG_BATCH, Tasks, Worker
 from halfsync.wire.refusals import Refusal
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2

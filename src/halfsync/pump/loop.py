@@ -184,7 +184,7 @@ class Pump:
         seen_whole = self.http1.seen.whole
         seen_uncookied = self.http1.seen.uncookied
         harmless = self.http1.seen.harmless
-        take_in = self.pools.fast_path.take_in
+        take_in = self.pools.dispatcher.take_in
         events = self.poller.poll(self._patience(), EVENTS_A_TURN)
         if self.run_queue.later:
             self.run_queue.begin_turn()
@@ -256,12 +256,12 @@ class Pump:
         if self.acceptor.due:
             self._guard(self.acceptor.accept_due, "accepting")
         if self.pools.tasks.due or self.pools.tasks.look_at <= now:
-            self._guard(partial(self.pools.end_of_turn, len(events)), "handing requests over")
+            self._guard(partial(self.pools.dispatcher.end_of_turn, len(events)), "handing requests over")
         if now >= self.acceptor.retry_at and not self.draining:
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
             self._guard(self._sweep, "in the sweep")
-        if self.access.ready(now):
+        if (self.access.records or self.access.due != NEVER) and self.access.ready(now):
             self._guard(self.pools.hand_over_records, "handing log records over")
 
     def _event_failed(self, fd: int) -> None:
@@ -279,7 +279,7 @@ class Pump:
 
     def _patience(self) -> float:
         """Seconds until something is due by itself."""
-        if self.run_queue.later or self.run_queue.due or self.pools.gathered:
+        if self.run_queue.later or self.run_queue.due or self.pools.dispatcher.gathered:
             return 0.0
         due = min(
             self._next_sweep,

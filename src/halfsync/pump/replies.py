@@ -7,7 +7,9 @@ process that has no business here.
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 import traceback
 
 from halfsync.logs.error import log
@@ -20,16 +22,17 @@ from halfsync.pump.connection import Connection, Exchange, Object
 from halfsync.pump.deaths import Deaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
-from halfsync.pump.fast_path import FastPath
+from halfsync.pump.http1_responses import SMALL, SMALL_FIELDS, Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
+from halfsync.pump.poller import Poller
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
-from halfsync.pump.states import WORKING
-from halfsync.pump.tasks import Tasks
-from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Worker
+from halfsync.pump.states import ENDED, IDLE, WORKING
+from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Tasks, Worker
+from halfsync.wire.http1_responses import BODILESS, head_start
 from halfsync.wire.messages import (
     ABORTED,
     DONE,
@@ -37,11 +40,14 @@ from halfsync.wire.messages import (
     MAX_PACKET,
     MORE,
     NOT_BEGUN,
+    SCOREBOARD_SLOTS,
     Part,
     Reply,
     decode_replies,
 )
 from halfsync.wire.refusals import Refusal
+
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 SHORT_OF_DESCRIPTORS = 503
 SHORT_AT_REPLY = "a worker's response came without its descriptor and is answered 503"
@@ -51,6 +57,7 @@ class Replies:
     def __init__(
         self,
         clock: Clock,
+        poller: Poller,
         run_queue: RunQueue,
         endings: Endings,
         errors: InternalErrors,
@@ -59,10 +66,13 @@ class Replies:
         room: Room,
         tasks: Tasks,
         deaths: Deaths,
-        fast_path: FastPath,
+        responses: Http1Responses,
+        *,
         reply_memory: int,
+        keep_alive: float,
     ) -> None:
         self._clock = clock
+        self._poller = poller
         self._run_queue = run_queue
         self._endings = endings
         self._errors = errors
@@ -71,10 +81,24 @@ class Replies:
         self._room = room
         self._tasks = tasks
         self._deaths = deaths
-        self._put_out = fast_path.put_out
+        self._responses = responses
+        self._keep_alive = keep_alive
+        self._log_times = endings.log_times
+        self._log_cookies = endings.log_cookies
         self._reply_memory = reply_memory
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
+
+    def watch(self, worker: Worker) -> None:
+        """Read what it says from now on."""
+
+        def event(mask: int) -> None:
+            if mask & select.EPOLLOUT:
+                self._tasks.writable(worker)
+            if mask & _READ:
+                self.read(worker)
+
+        self._poller.watch(worker.tasks.fileno(), event)
 
     def read(self, worker: Worker) -> None:
         """A packet of replies, or the end of the channel."""
@@ -114,6 +138,87 @@ class Replies:
         for message in others:
             self._take(worker, message, fds, cut)
         self._after_packet(worker)
+
+    def _put_out(self, worker: Worker, messages: list[Reply | Part]) -> list[Reply | Part]:
+        """The fast path, out: of a packet, send the responses that are whole, small, and to plain requests,
+        and be done with them, from WORKING to IDLE with their log records. Gives the others, for the general
+        road (`_take`); the states are the same at its end."""
+        if not self._responses.keeps_alive:
+            return messages
+        clock = self._clock
+        log_times = self._log_times
+        log_cookies = self._log_cookies
+        records = self._access.records if self._access.enabled else None
+        deadline = clock.now + self._keep_alive
+        date_end = clock.date_end
+        owners = worker.owners
+        pool = worker.pool
+        others: list[Reply | Part] = []
+        for reply in messages:
+            number = reply.number
+            exchange = owners.get(number)
+            if type(exchange) is not Exchange or type(reply) is not Reply or exchange.state is not WORKING:
+                others.append(reply)
+                continue
+            conn = exchange.conn
+            body = reply.body
+            length = reply.length
+            if (
+                conn is None
+                or conn.inbox
+                or conn.readable
+                or not exchange.head.plain
+                or reply.ending is not DONE
+                or not length == len(body) <= SMALL
+                or len(reply.fields) > SMALL_FIELDS
+                or reply.lease is not None
+                or reply.objects
+                or reply.dated
+                or reply.close
+                or reply.status in BODILESS
+            ):
+                others.append(reply)
+                continue
+            wire = head_start(reply.status, reply.reason, reply.fields, length) + date_end + body
+            try:
+                sent = conn.transport.send(wire)
+            except OSError:
+                sent = 0  # to be found out again, and dealt with, where all sends are
+            handler_ns = reply.handler_ns
+            pool.mean_ns += (handler_ns - pool.mean_ns) / MEAN_OF
+            exchange.status = reply.status
+            exchange.handler_ns = handler_ns
+            begun_ns = worker.scoreboard[number % SCOREBOARD_SLOTS]
+            del owners[number]
+            worker.free.append(number % SCOREBOARD_SLOTS)
+            if sent != len(wire):
+                exchange.begun_ns = begun_ns
+                self._responses.go_on_with_small(exchange, wire, length, sent)
+                continue
+            exchange.state = ENDED
+            conn.exchange = None
+            conn.state = IDLE
+            conn.deadline = deadline
+            conn.wire_bytes += sent
+            conn.body_bytes += length
+            if records is not None:
+                records.append(
+                    (
+                        conn.when,
+                        conn.origin.client,
+                        exchange.raw if log_cookies else exchange.logged or exchange.raw,
+                        reply.status,
+                        length,
+                        sent,
+                        max(0, begun_ns - exchange.queued_ns) // 1000 if log_times else -1,
+                        handler_ns // 1000 if log_times else -1,
+                        int((time.monotonic() - conn.first_byte) * 1e6) if log_times else 0,
+                        0,
+                        conn.request_count,
+                    )
+                )
+            conn.request_count += 1
+        return others
 
     def _take(self, worker: Worker, message: Reply | Part, fds: list[Descriptor], cut: bool) -> None:
         number = message.number

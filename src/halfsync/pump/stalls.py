@@ -25,8 +25,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Exchange
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.states import WORKING
-from halfsync.pump.tasks import Tasks, overloaded
-from halfsync.pump.workers import DROPPED, Worker
+from halfsync.pump.workers import DROPPED, Tasks, Worker, overloaded
 from halfsync.wire.messages import Nudge, Recall
 
 NUDGE_SELDOM = 0.25

@@ -1,12 +1,11 @@
 """The backend of routes that workers answer: pools of worker processes, and all that is done for them.
 
-The parts: `tasks` knows which worker has which task, `dispatch` hands over, `replies` reads what workers say,
-`stalls` helps those that do not get on, `deaths` settles what a worker leaves behind when it ends.
+The parts: `workers` knows which worker has which task, `dispatch` hands over, `replies` reads what workers
+say, `stalls` helps those that do not get on, `deaths` settles what a worker leaves behind when it ends.
 """
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 from typing import cast
 
@@ -14,13 +13,11 @@ from halfsync.logs.error import log
 from halfsync.plan import Plan
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Exchange, Route
 from halfsync.pump.deaths import Deaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.endings import Endings
-from halfsync.pump.fast_path import FastPath
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
@@ -30,28 +27,23 @@ from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls
-from halfsync.pump.states import QUEUED, WHOLE, WORKING
-from halfsync.pump.tasks import Tasks, overloaded
-from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Worker
+from halfsync.pump.states import QUEUED, WORKING
+from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.wire.messages import Join, LogRecord, LogTask, Stacks
 from halfsync.wire.refusals import Refusal
-
-GATHER_TURNS = 4
-
-_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class PoolBackend:
     """What a Route leads to: one pool."""
 
-    __slots__ = ("_pool", "_pools")
+    __slots__ = ("_dispatcher", "_pool")
 
-    def __init__(self, pools: WorkerPools, pool: Pool) -> None:
-        self._pools = pools
+    def __init__(self, dispatcher: Dispatcher, pool: Pool) -> None:
+        self._dispatcher = dispatcher
         self._pool = pool
 
     def submit(self, exchange: Exchange) -> None:
-        self._pools.queue(self._pool, exchange)
+        self._dispatcher.queue(self._pool, exchange)
 
     def cancel(self, exchange: Exchange) -> None:
         if exchange.state is QUEUED:
@@ -80,13 +72,9 @@ class WorkerPools:
         settings = plan.settings
         self._settings = settings
         self._clock = clock
-        self._poller = poller
-        self._endings = endings
         self._leases = leases
         self._access = access
         self._report_hung = report_hung
-        self._half_closed: list[Exchange] = []  # these came in this turn, with an end of file
-        self.gathered = 0  # turns for which there has been something to hand over that was kept for the next
         self.tasks = Tasks(clock, poller, run_queue)
         self.pools = [
             Pool(pool.name, sum(mount.pool == index for mount in plan.mounts))
@@ -95,28 +83,12 @@ class WorkerPools:
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
         self.deaths = Deaths(clock, access, self.tasks, report_lost, retry=settings.retry)
-        self._dispatcher = Dispatcher(clock, self.tasks)
-        backends = [PoolBackend(self, pool) for pool in self.pools]
-        self.routes = [
-            Route(mount.prefix.encode(), index, backends[mount.pool])
-            for index, mount in enumerate(plan.mounts)
-        ]
-        self.workers = self.tasks.workers
-        pools = {route: self.pools[mount.pool] for route, mount in zip(self.routes, plan.mounts, strict=True)}
-        self.fast_path = FastPath(
-            clock,
-            access,
-            leases,
-            self.tasks,
-            pools,
-            responses,
-            queue_limit=settings.queue_limit,
-            keep_alive=settings.keep_alive,
-            log_times=endings.log_times,
-            log_cookies=endings.log_cookies,
+        self.dispatcher = Dispatcher(
+            clock, endings, leases, self.tasks, self.stalls, self._saturation, settings.queue_limit
         )
         self._replies = Replies(
             clock,
+            poller,
             run_queue,
             endings,
             errors,
@@ -125,9 +97,18 @@ class WorkerPools:
             room,
             self.tasks,
             self.deaths,
-            self.fast_path,
-            settings.reply_memory,
+            responses,
+            reply_memory=settings.reply_memory,
+            keep_alive=settings.keep_alive,
         )
+        backends = [PoolBackend(self.dispatcher, pool) for pool in self.pools]
+        self.routes = [
+            Route(mount.prefix.encode(), index, backends[mount.pool])
+            for index, mount in enumerate(plan.mounts)
+        ]
+        for route, mount in zip(self.routes, plan.mounts, strict=True):
+            self.dispatcher.pools[route] = self.pools[mount.pool]
+        self.workers = self.tasks.workers
 
     # --- workers come and go -----------------------------------------------------------------------
 
@@ -137,14 +118,7 @@ class WorkerPools:
         self.workers[worker.id] = worker
         worker.pool.workers.append(worker)
         self.tasks.due.add(worker.pool)
-
-        def event(mask: int) -> None:
-            if mask & select.EPOLLOUT:
-                self.tasks.writable(worker)
-            if mask & _READ:
-                self._replies.read(worker)
-
-        self._poller.watch(worker.tasks.fileno(), event)
+        self._replies.watch(worker)
 
     def retire(self, worker_id: int) -> None:
         worker = self.workers.get(worker_id)
@@ -158,52 +132,6 @@ class WorkerPools:
         self.deaths.ended(worker_id, status)
 
     # --- requests to workers -----------------------------------------------------------------------
-
-    def queue(self, pool: Pool, exchange: Exchange) -> None:
-        """A whole request."""
-        conn = exchange.conn
-        assert conn is not None
-        if pool.waiting >= self._settings.queue_limit:
-            self._saturation.refused(pool, "queue_limit")
-            conn.protocol.refuse(exchange, overloaded())
-            return
-        exchange.queued_ns = self.tasks.next_ns()
-        exchange.move(WHOLE)
-        pool.queue.append(exchange)
-        self.tasks.due.add(pool)
-        if conn.ended:
-            self._half_closed.append(exchange)
-
-    def end_of_turn(self, events: int) -> None:
-        """Hand over what has been queued, one packet a worker.
-
-        While events come (`events` is how many there were in this turn), more requests are on their way, and
-        a packet that holds more of them costs less for each: 8 % of the processor time of a trivial one. So
-        it is kept a few turns long, if the handlers are fast and all workers have something to do; the next
-        polls do not wait then. (With a worker idle so long, half the rate was lost on a busy machine.)"""
-        tasks = self.tasks
-        if events and self.gathered < GATHER_TURNS and tasks.due and all(map(_may_wait, tasks.due)):
-            self.gathered += 1
-            return
-        self.gathered = 0
-        if tasks.look_at <= self._clock.now:
-            self.stalls.look()
-        if tasks.due:
-            due, tasks.due = tasks.due, set()
-            for pool in due:
-                if pool.queue or pool.retries:
-                    self._dispatcher.hand_over(pool)
-        if self._half_closed:
-            self._close_those_that_left()
-
-    def _close_those_that_left(self) -> None:
-        """A client that closed its side together with its request may want the response still, and gets it
-        if a thread is free. If it has to wait for one, it is taken to have left: of the two, the
-        client that gave up is by far the more common, and its request would be run for nobody."""
-        closed, self._half_closed = self._half_closed, []
-        for exchange in closed:
-            if exchange.state is QUEUED and exchange.conn is not None:
-                self._endings.close(exchange.conn, CloseReason.CLIENT_LEFT)
 
     def hand_over_records(self) -> None:
         """Give the access log's next batch to a worker of the built-in pool."""
@@ -268,8 +196,3 @@ class WorkerPools:
             if not worker.retiring:
                 worker.retiring = True
                 self._report_hung(worker)
-
-
-def _may_wait(pool: Pool) -> bool:
-    """Whether its workers have enough to do, so that none idles while a packet is gathered."""
-    return pool.fast and all(worker.owners for worker in pool.workers)
