@@ -127,9 +127,8 @@ def test_a_reader_that_stops(stage: Stage):
         client = begin_sending(stage)
         stage.later(58)
         assert not stage.reasons()
-        for _ in range(
-            20
-        ):  # what the kernel acknowledged of the first bytes may have been seen a little later
+        # The kernel may let some more bytes through late, in its own time: that is progress.
+        for _ in range(140):
             if not stage.reasons():
                 stage.later(1)
         client.rest()
