@@ -21,7 +21,7 @@ from typing import Any
 
 from halfsync.plan import Kind, Listener, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
-from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_SLOTS, Reply, Task, decode_replies, encode
+from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_BYTES, Reply, Task, decode_replies, encode
 from halfsync.worker.bodies import Limits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import Threads
@@ -67,7 +67,7 @@ def measure(heads: list[bytes], options: argparse.Namespace) -> tuple[float, flo
         os._exit(live(theirs, options))
     theirs.close()
     packets = [
-        encode([task(slot, heads[(n + slot) % len(heads)]) for slot in range(options.batch)])
+        encode([task(slot + 1, heads[(n + slot) % len(heads)]) for slot in range(options.batch)])
         for n in range(97)
     ]
     rounds = options.requests // options.batch
@@ -91,7 +91,7 @@ def task(slot: int, head: bytes) -> Task:
 def live(tasks: socket.socket, options: argparse.Namespace) -> int:
     threads = Threads(
         tasks,
-        memoryview(bytearray(SCOREBOARD_SLOTS * 8)).cast("Q"),
+        memoryview(bytearray(SCOREBOARD_BYTES)).cast("Q"),
         handlers(options.threads),
         None,
         Limits.of(Settings()),

@@ -35,6 +35,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     dated: bool = False  # `fields` has a Date
     sets_cookie: bool = False
     dropped: str = ""  # a field that the application set and that is not its to set
+    bodiless: bool = False  # by its status, whatever the request was
 
 
 class Replier(Protocol):
@@ -95,6 +96,26 @@ class Replier(Protocol):
 
     def soon(self) -> None:
         """The handler has more to do after the reply: see that it does not wait for that."""
+
+
+class SmallReplies(Protocol):
+    def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
+        """The whole response to the task of this number, with a body of at most `SMALL` bytes that its length
+        does not differ from. Gives the time, in monotonic nanoseconds; `began` is when the handler did."""
+
+
+class Responder(Protocol):
+    """What a handler's fast path answers with, and how it leaves that path."""
+
+    @property
+    def outbox(self) -> SmallReplies: ...
+
+    def replier(self, number: int, began: int) -> Replier:
+        """For anything but a small whole response: to be called once for a task."""
+
+
+SMALL = 64 * 1024
+"""Bytes of a body that goes in one message with its head."""
 
 
 # --- checking and encoding ------------------------------------------------------------------------
@@ -179,7 +200,7 @@ def _make(status: str, fields: list[tuple[str, str]]) -> Head:
     encoded = b"".join(lines)
     if len(encoded) > MAX_FIELDS:
         raise BadHead(f"The header fields take {len(encoded)} bytes; no more than {MAX_FIELDS} can be sent.")
-    return Head(number, reason, encoded, length, dated, sets_cookie, dropped)
+    return Head(number, reason, encoded, length, dated, sets_cookie, dropped, number in (204, 304))
 
 
 def _status(status: str) -> tuple[int, str]:

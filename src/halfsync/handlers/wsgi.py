@@ -2,8 +2,9 @@
 
 The road of a trivial request is short on purpose: what can be known once for a mount and listener is in a
 dictionary that is copied; names of fields are translated once; heads of replies are remembered
-(`response.head_of`). What an application yields goes to the Replier at once. It alone decides whether
-bytes travel in memory, in a file, or through a pipe.
+(`response.head_of`); and a response of one small piece needs no Replier (`WSGIHandler.quick`). What else an
+application yields goes to the Replier at once. It alone decides whether bytes travel in memory, in a file,
+or through a pipe.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from io import BytesIO
 from types import TracebackType
 from typing import IO, Any, ClassVar
 
@@ -22,7 +24,7 @@ from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, Mount, PoolPlan
 from halfsync.primitives import os
 from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
-from halfsync.response import INTERNAL_ERROR, ClientGone, Head, Replier, head_of
+from halfsync.response import INTERNAL_ERROR, SMALL, ClientGone, Head, Replier, Responder, head_of
 from halfsync.stamps import is_at_rest, stamp_of
 from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import Ending, Lease, Task
@@ -80,16 +82,33 @@ class WSGIHandler:
             "wsgi.file_wrapper": FileWrapper,
         }
 
+    def quick(self, task: Task, began: int, responder: Responder) -> int:
+        """The fast path: a request without a spooled body, whose response is one small piece as it is. What
+        turns out to be anything else goes on as in `__call__`; nothing has been sent of it by then.
+
+        Gives the time when it ended, or 0 if a Replier was used (see `worker.threads.Quick`).
+        """
+        exchange = _Exchange(None, responder, task.number, began)
+        try:
+            result = self._application(self._environ(task, None, exchange), exchange.start_response)
+            if type(result) is list and len(result) == 1:
+                piece = result[0]
+                if type(piece) is bytes and exchange.is_all(len(piece)):
+                    exchange.replier_made = _OVER
+                    assert exchange.head is not None
+                    return responder.outbox.whole(task.number, exchange.head, piece, began)
+            _send(exchange, result)
+        except ClientGone:
+            _abort(exchange.replier)
+        except BaseException:  # noqa: BLE001
+            _fail(task, exchange.replier)
+        return 0
+
     def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
         exchange = _Exchange(replier)
         try:
             environ = self._environ(task, spool, exchange)
-            result = self._application(environ, exchange.start_response)
-            head = exchange.head
-            if type(result) is list and len(result) == 1 and head is not None and not replier.begun:
-                exchange.send_only(result[0], head)
-            else:
-                _send(exchange, result)
+            _send(exchange, self._application(environ, exchange.start_response))
         except ClientGone:
             _abort(replier)
         except BaseException:  # noqa: BLE001
@@ -97,19 +116,26 @@ class WSGIHandler:
 
     def _environ(self, task: Task, spool: SpooledBody | None, exchange: _Exchange) -> Environ:
         seen = self._seen[task.listener]
-        head, cookie = without_cookie(task.head)
+        head, cookie = task.head, None
         found = seen.get(head)
+        if found is None:
+            head, cookie = without_cookie(head)
+            if cookie is not None:
+                found = seen.get(head)
         if found is not None:
             environ = found.copy()
             if cookie is not None:
                 environ["HTTP_COOKIE"] = cookie
             environ["REMOTE_ADDR"] = task.client
-            environ["REMOTE_PORT"] = str(task.client_port)
+            environ["REMOTE_PORT"] = _PORTS[task.client_port]
             environ["halfsync.lease"] = exchange.ask_lease
         else:
             environ = self._first_environ(task, head, exchange)
         exchange.method = environ["REQUEST_METHOD"]
-        environ["wsgi.input"] = io.BytesIO(task.body or b"") if spool is None else io.BufferedReader(spool)
+        if spool is not None:
+            environ["wsgi.input"] = io.BufferedReader(spool)
+        else:
+            environ["wsgi.input"] = BytesIO(task.body) if task.body else BytesIO()
         return environ
 
     def _first_environ(self, task: Task, head: bytes, exchange: _Exchange) -> Environ:
@@ -128,6 +154,7 @@ class WSGIHandler:
                 seen.clear()
             seen[head] = kept = environ.copy()
             kept.pop("HTTP_COOKIE", None)
+            kept.update(_EACH)
         environ["REMOTE_ADDR"] = task.client
         environ["REMOTE_PORT"] = str(task.client_port)
         environ["halfsync.lease"] = exchange.ask_lease
@@ -204,6 +231,25 @@ class _Keys(dict[str, str]):
 _KEYS = _Keys()
 
 
+class _Ports(dict[int, str]):
+    """A client's port as the environ has it."""
+
+    MAX = 1024
+
+    def __missing__(self, port: int) -> str:
+        if len(self) >= self.MAX:
+            self.clear()
+        self[port] = text = str(port)
+        return text
+
+
+_PORTS = _Ports()
+
+_EACH = dict.fromkeys(("REMOTE_ADDR", "REMOTE_PORT", "halfsync.lease", "wsgi.input"))
+"""What differs with each request has its place in what is kept: to put it in does not enlarge the copy, which
+would cost as much as the copy."""
+
+
 @lru_cache(maxsize=8)  # once for each
 def _warn_of_dropped(name: str) -> None:
     log("warning", f"The application sets the header field {name!r}, which is the server's: it is left out.")
@@ -235,13 +281,22 @@ class FileWrapper:
 class _Exchange:
     """One request's start_response, and what the application has said of its reply so far."""
 
-    __slots__ = ("_dropped", "_lease", "_length", "_replier", "_sent", "head", "method")
+    __slots__ = (
+        "_began", "_dropped", "_lease", "_length", "_number", "_responder", "_sent",
+        "head", "method", "replier_made",
+    )  # fmt: skip
 
     shaping: ClassVar[tuple[str, ...]] = ()
     """X-Forwarded fields on which every response may depend, so that every lease does."""
 
-    def __init__(self, replier: Replier) -> None:
-        self._replier = replier
+    def __init__(
+        self, replier: Replier | None, responder: Responder | None = None, number: int = 0, began: int = 0
+    ) -> None:
+        """Without a `replier`, one is got from `responder` when it is needed."""
+        self.replier_made = replier
+        self._responder = responder
+        self._number = number
+        self._began = began
         self._length = -1  # of the whole body, once it is known
         self._sent = 0
         self._dropped = False
@@ -256,7 +311,7 @@ class _Exchange:
     ) -> Callable[[bytes], None]:
         if exc_info:
             try:
-                if self._replier.begun:
+                if self.begun:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # it would be a cycle with this frame
@@ -294,22 +349,31 @@ class _Exchange:
 
     # --- what it hands back -------------------------------------------------------------------------
 
-    def send_only(self, piece: bytes, head: Head) -> None:
-        """A body of one piece."""
-        if type(piece) is not bytes:
-            _check_piece(piece)
-        size = len(piece)
-        if self._lease is None and head.length in (-1, size) and not self._is_bodiless(head):
-            self._replier.whole(head, size, piece)
-        else:
-            self.send_all([piece])
+    @property
+    def replier(self) -> Replier:
+        if self.replier_made is None:
+            assert self._responder is not None
+            self.replier_made = self._responder.replier(self._number, self._began)
+        return self.replier_made
+
+    def is_all(self, size: int) -> bool:
+        """Whether one piece of this size is the whole response, as it is, and a small one."""
+        head = self.head
+        return (
+            head is not None
+            and self.replier_made is None
+            and (head.length == size or head.length < 0)
+            and size <= SMALL
+            and self._lease is None
+            and not head.bodiless
+            and self.method != "HEAD"
+        )
 
     def send_all(self, pieces: Sequence[bytes]) -> None:
         """All the pieces that remain, when it is known that these are all."""
         head = self._head()
-        for piece in pieces:
-            _check_piece(piece)
-        if self._replier.begun:
+        pieces = [_checked_piece(piece) for piece in pieces]
+        if self.begun:
             for piece in pieces:
                 self.send(piece)
             self.finish()
@@ -344,14 +408,14 @@ class _Exchange:
         ending = Ending.ABORTED if count < length else Ending.DONE
         lease = self._granted(head, length) if ending is Ending.DONE and is_at_rest(status) else None
         stamp = stamp_of(status) if status.st_nlink else None  # a file without a name is the application's
-        self._replier.file(head, length, descriptor, offset, min(count, length), lease, ending, stamp)
+        self.replier.file(head, length, descriptor, offset, min(count, length), lease, ending, stamp)
 
     def send(self, piece: bytes) -> None:
         """One piece of perhaps many; it leaves at once."""
         head = self._head()
-        _check_piece(piece)
+        piece = _checked_piece(piece)
         if not piece:
-            self._replier.check_client()
+            self.replier.check_client()
             return
         if self._is_bodiless(head):
             self._dropped = True
@@ -362,28 +426,28 @@ class _Exchange:
                 return
         self._sent += len(piece)
         last = self._sent == self._length
-        if self._replier.begun:
-            self._replier.write(piece, last=last)
+        if self.replier.begun:
+            self.replier.write(piece, last=last)
         elif last:
             self._whole(head, self._length, piece, self._granted(head, self._length))
         else:
             self._refuse_lease("its body comes in pieces")
-            self._replier.begin(head, self._length, piece)
+            self.replier.begin(head, self._length, piece)
 
     def finish(self) -> None:
         """There will be no more pieces."""
         head = self._head()
-        if self._replier.ended:
+        if self.replier.ended:
             return
         if self._is_bodiless(head):
             self._whole(head, self._length, b"", None)
         elif self._sent < self._length:
             self._complain_of_missing()
-            if not self._replier.begun:
-                self._replier.begin(head, self._length, b"")
-            self._replier.abort()
-        elif self._replier.begun:
-            self._replier.finish()
+            if not self.replier.begun:
+                self.replier.begin(head, self._length, b"")
+            self.replier.abort()
+        elif self.replier.begun:
+            self.replier.finish()
         else:
             self._whole(head, 0, b"", self._granted(head, 0))
 
@@ -395,10 +459,10 @@ class _Exchange:
 
     @property
     def begun(self) -> bool:
-        return self._replier.begun
+        return self.replier_made is not None and self.replier_made.begun
 
     def soon(self) -> None:
-        self._replier.soon()
+        self.replier.soon()
 
     def _head(self) -> Head:
         if self.head is None:
@@ -406,10 +470,10 @@ class _Exchange:
         return self.head
 
     def _whole(self, head: Head, length: int, body: bytes, lease: Lease | None) -> None:
-        self._replier.whole(head, length, body, lease)
+        self.replier.whole(head, length, body, lease)
 
     def _is_bodiless(self, head: Head) -> bool:
-        return self.method == "HEAD" or head.status in (204, 304)
+        return self.method == "HEAD" or head.bodiless
 
     def _within_length(self, piece: bytes) -> bytes:
         room = self._length - self._sent
@@ -448,9 +512,28 @@ class _Exchange:
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
-def _check_piece(piece: object) -> None:
+def _checked_piece(piece: object) -> bytes:
+    """The piece, without what a subclass of bytes has beside them: that can't be encoded."""
+    if type(piece) is bytes:
+        return piece
     if not isinstance(piece, bytes):
         raise BadApplication(f"A body consists of bytes, not of {type(piece).__name__}.")
+    return bytes(memoryview(piece))
+
+
+class _Over:
+    """The Replier of an exchange whose whole response was handed over without one."""
+
+    begun = ended = True
+
+    def write(self, piece: bytes, *, last: bool = False) -> None:
+        raise BadApplication("The application writes after its response.")
+
+    def check_client(self) -> None:
+        pass
+
+
+_OVER: Any = _Over()
 
 
 # --- any iterable -----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.primitives import os, time
-from halfsync.response import ClientGone, Head
+from halfsync.response import SMALL, ClientGone, Head
 from halfsync.settings import Settings
 from halfsync.stamps import Stamp
 from halfsync.temporary_files import out_of_reach, temporary_file
@@ -38,8 +38,6 @@ from halfsync.wire.messages import DONE, Ending, Lease, Part, Reply
 from halfsync.worker.forks import end_if_child
 from halfsync.worker.outbox import Outbox
 
-WHOLE = 64 * 1024
-"""Bytes of a body that goes in its Reply."""
 MAX_PIECE = 128 * 1024
 """Bytes of a Memory object: with its message it must fit a packet (MAX_PACKET)."""
 MAX_PIECES = 128
@@ -67,13 +65,13 @@ class Limits:
 class TaskReplier:
     """The Replier of one task. Used by the thread that has the task, and by no other."""
 
-    __slots__ = ("_asked", "_began", "_limits", "_number", "_others", "_outbox", "_spill", "begun", "ended")
+    __slots__ = ("_asked", "_began", "_limits", "_others", "_outbox", "_spill", "begun", "ended", "number")
 
     def __init__(self, outbox: Outbox, limits: Limits, number: int, began: int, others: Sized) -> None:
         self._outbox = outbox
         self._others = others  # tasks that wait to begin
         self._limits = limits
-        self._number = number
+        self.number = number
         self._began = began
         self._asked = began
         self._spill: _Spill | None = None
@@ -81,14 +79,14 @@ class TaskReplier:
         self.ended = False
 
     def whole(self, head: Head, length: int, body: bytes, lease: Lease | None = None) -> None:
-        if len(body) > WHOLE:
+        if len(body) > SMALL:
             self._large(head, length, body, lease)
             return
         self.begun = self.ended = True
         now = time.monotonic_ns()
         self._outbox.put(
             Reply(
-                self._number,
+                self.number,
                 head.status,
                 head.reason,
                 head.fields,
@@ -121,7 +119,7 @@ class TaskReplier:
     def begin(self, head: Head, length: int, piece: bytes) -> None:
         assert not self.begun
         self._spill = spill = _Spill(self._limits)
-        if len(piece) <= WHOLE:
+        if len(piece) <= SMALL:
             spill.count_memory(len(piece))
             self._reply(head, length, piece, [], Ending.MORE)
             self._leave()
@@ -176,8 +174,8 @@ class TaskReplier:
             else:
                 self._reply(head, length, b"", objects, DONE, lease)
             return
-        self._reply(head, length, body[:WHOLE], [], Ending.MORE)
-        for start in range(WHOLE, len(body), MAX_PIECE):
+        self._reply(head, length, body[:SMALL], [], Ending.MORE)
+        for start in range(SMALL, len(body), MAX_PIECE):
             piece = Memory(body[start : start + MAX_PIECE])
             last = start + MAX_PIECE >= len(body)
             self._part([piece], DONE if last else Ending.MORE)
@@ -197,7 +195,7 @@ class TaskReplier:
         handler_ns = now - self._began if self.ended else 0
         self._outbox.put(
             Reply(
-                self._number,
+                self.number,
                 head.status,
                 head.reason,
                 head.fields,
@@ -219,7 +217,7 @@ class TaskReplier:
         self.ended = ending is not Ending.MORE
         now = time.monotonic_ns()
         handler_ns = now - self._began if self.ended else 0
-        self._outbox.put(Part(self._number, objects, ending, handler_ns), _memory(objects), now)
+        self._outbox.put(Part(self.number, objects, ending, handler_ns), _memory(objects), now)
 
     def end_if_child(self) -> None:
         end_if_child()
@@ -233,12 +231,35 @@ class TaskReplier:
             self._leave()
 
     def _raise_if_left(self) -> None:
-        if self._outbox.gone or self._outbox.nobody_wants(self._number):
+        if self._outbox.gone or self._outbox.nobody_wants(self.number):
             raise ClientGone
 
     def _leave(self) -> None:
         self._outbox.flush()
         self._raise_if_left()
+
+
+class TaskResponder:
+    """A thread's Responder: most tasks need no TaskReplier."""
+
+    __slots__ = ("_limits", "_others", "_replier", "outbox")
+
+    def __init__(self, outbox: Outbox, limits: Limits, others: Sized) -> None:
+        self.outbox = outbox
+        self._limits = limits
+        self._others = others
+        self._replier: TaskReplier | None = None
+
+    def replier(self, number: int, began: int) -> TaskReplier:
+        self._replier = replier = TaskReplier(self.outbox, self._limits, number, began, self._others)
+        return replier
+
+    def replier_of(self, number: int, began: int) -> TaskReplier:
+        """The one that the handler of this task has used, or the first one."""
+        replier = self._replier
+        self._replier = None
+        # Another's: of a task whose application still calls what it was given, after its response.
+        return self.replier(number, began) if replier is None or replier.number != number else replier
 
 
 def _memory(objects: list[SimpleObject]) -> int:

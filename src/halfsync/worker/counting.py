@@ -11,10 +11,11 @@ from collections.abc import Callable
 from itertools import count
 
 from halfsync.request import SpooledBody
-from halfsync.response import Replier
+from halfsync.response import Replier, Responder
 from halfsync.wire.messages import Task
 
 Handler = Callable[[Task, SpooledBody | None, Replier], None]
+Quick = Callable[[Task, int, Responder], int]
 
 
 class RequestCount:
@@ -35,11 +36,25 @@ class RequestCount:
 
     def counted(self, handler: Handler) -> Handler:
         """The same handler; each call counts, however it ends."""
+        return _Counted(handler, self.one_more)
 
-        def handle(task: Task, spool: SpooledBody | None, replier: Replier) -> None:
-            try:
-                handler(task, spool, replier)
-            finally:
-                self.one_more()
 
-        return handle
+class _Counted:
+    def __init__(self, handler: Handler, one_more: Callable[[], None]) -> None:
+        self._handler = handler
+        self._one_more = one_more
+        self._quick: Quick | None = getattr(handler, "quick", None)
+        self.quick = self._count_quick if self._quick is not None else None
+
+    def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
+        try:
+            self._handler(task, spool, replier)
+        finally:
+            self._one_more()
+
+    def _count_quick(self, task: Task, began: int, responder: Responder) -> int:
+        assert self._quick is not None
+        try:
+            return self._quick(task, began, responder)
+        finally:
+            self._one_more()

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import array
 import errno
-import operator
 from collections import deque
 from collections.abc import Iterator
 
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe
 from halfsync.primitives import os, socket, threading, time
+from halfsync.response import Head
 from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
@@ -33,13 +33,15 @@ from halfsync.wire.messages import (
 from halfsync.worker.forks import end_if_child
 
 Message = Reply | Part
+SmallReply = tuple[int, int, int, str, bytes, int, bytes, tuple[()], int, bool, bool, None, int]
+"""A Reply's encoding, spelt out: its tag and its fields. To make and encode it takes 0.1 µs less."""
 
 _FEW = 256
 """Messages that are encoded without a look at their sizes first."""
 _OVERHEAD = 160
 """Bytes that a message can take beside its fields and bodies: numbers, reason, a lease's names."""
 
-_objects = operator.attrgetter("objects")
+_DONE = int(DONE)  # an Ending takes longer to encode
 
 
 class Outbox:
@@ -49,7 +51,8 @@ class Outbox:
     def __init__(self, tasks: socket.socket) -> None:
         self._tasks = tasks
         self._sending = threading.Lock()
-        self.waiting: deque[Message] = deque()
+        self.waiting: deque[Message | SmallReply] = deque()
+        self._with_objects: deque[int] = deque()  # one entry for each message that waits and has objects
         self.gone = False  # the pump will read nothing more
         self._left: dict[int, int] = {}  # slot -> number of the task there whose client has left
         self.size = 0  # bytes of bodies that wait
@@ -58,10 +61,37 @@ class Outbox:
     def put(self, message: Message, size: int, now: int) -> None:
         """`size` is that of its body; `now` is monotonic nanoseconds. The descriptors of its objects
         are closed after it left."""
+        if message.objects:
+            self._with_objects.append(message.number)  # first: who takes the message finds the entry
         self.waiting.append(message)
         self.size += size
         if not self.since:
             self.since = now
+
+    def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
+        """Put the whole of a small response (see `response.SmallReplies`)."""
+        now = _now()
+        self.waiting.append(
+            (
+                0,
+                number,
+                head.status,
+                head.reason,
+                head.fields,
+                len(body),
+                body,
+                (),
+                _DONE,
+                head.dated,
+                False,
+                None,
+                now - began,
+            )
+        )
+        self.size += len(body)
+        if not self.since:
+            self.since = now
+        return now
 
     def leave(self, number: int) -> None:
         """The client of this task has left."""
@@ -79,14 +109,17 @@ class Outbox:
             messages = [take() for _ in range(len(self.waiting))]
             if not messages:
                 return
-            if len(messages) <= _FEW and not any(map(_objects, messages)):
+            if len(messages) <= _FEW and not self._with_objects:
                 packet = encode(messages)
                 if len(packet) <= MAX_PACKET:
                     self._send(packet, [])
                     return
-            self._send_in_packets(messages)
+            self._send_in_packets([_as_message(message) for message in messages])
 
     def _send_in_packets(self, messages: list[Message]) -> None:
+        for message in messages:
+            if message.objects:
+                self._with_objects.popleft()
         for some in _packets([self._fitting(message) for message in messages]):
             descriptors = _index_descriptors(some)
             self._send(encode(some), descriptors)
@@ -136,8 +169,22 @@ class OutboxOfChild(Outbox):
     def put(self, message: Message, size: int, now: int) -> None:
         end_if_child()
 
+    def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
+        end_if_child()
+        return 0
+
     def flush(self) -> None:
         end_if_child()
+
+
+_now = time.monotonic_ns
+
+
+def _as_message(message: Message | SmallReply) -> Message:
+    if not isinstance(message, tuple):
+        return message
+    _, number, status, reason, fields, length, body, _, _, dated, _, _, handler_ns = message
+    return Reply(number, status, reason, fields, length, body, dated=dated, handler_ns=handler_ns)
 
 
 _FAILED = b"500 Internal Server Error\n"

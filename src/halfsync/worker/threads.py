@@ -38,7 +38,7 @@ from typing import Protocol
 from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
 from halfsync.request import SpooledBody, lines_of
-from halfsync.response import INTERNAL_ERROR, Head, Replier
+from halfsync.response import INTERNAL_ERROR, Head, Replier, Responder
 from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
@@ -53,7 +53,7 @@ from halfsync.wire.messages import (
     decode_tasks,
 )
 from halfsync.worker import forks
-from halfsync.worker.bodies import Limits, TaskReplier
+from halfsync.worker.bodies import Limits, TaskReplier, TaskResponder
 from halfsync.worker.osthreads import Handle, start_thread
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 
@@ -87,6 +87,12 @@ class Handler(Protocol):
     def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier, /) -> None: ...
 
 
+Quick = Callable[[Task, int, Responder], int]
+"""A handler may have a method `quick`, its fast path. It is invoked for a task whose body is in memory,
+with the time when it begins. It gives the time of its end, if it answered with `responder.outbox`; else it
+has used a Replier, or none, and gives 0."""
+
+
 class LogHandler(Protocol):
     """What a thread invokes for records. `written` may be called later, by another thread."""
 
@@ -108,6 +114,7 @@ class Threads:
         self._tasks = tasks
         self._scoreboard = scoreboard
         self._handlers = handlers
+        self._quick: list[Quick | None] = [getattr(handler, "quick", None) for handler in handlers]
         self._log_handler = log_handler
         self._limits = limits
         self._task_queue: deque[Task | LogTask] = deque()
@@ -222,9 +229,7 @@ class Threads:
         messages = decode_tasks(memoryview(buffer)[:size])
         if ancillary:
             self._keep_spools(messages, ancillary)
-        for message in messages:
-            if not isinstance(message, Nudge):
-                self._task_queue.append(message)
+        self._task_queue.extend([message for message in messages if not isinstance(message, Nudge)])
         return True
 
     def _keep_spools(
@@ -246,14 +251,18 @@ class Threads:
         """Until the task queue is empty."""
         task_queue, scoreboard, outbox, at = self._task_queue, self._scoreboard, self.outbox, self._at
         identity = _thread.get_ident()
+        responder = TaskResponder(outbox, self._limits, task_queue)
+        ended = 0  # when the task before ended, which is when the next one begins; 0: the clock must tell
         while True:
             try:
                 task = task_queue.popleft()
             except IndexError:
                 break
-            began = time.monotonic_ns()
+            # It may have come while this thread waited for the interpreter lock, after `ended`.
+            began = ended if isinstance(task, Task) and ended > task.queued_ns else time.monotonic_ns()
             if outbox.since and (began - outbox.since > MAX_WAIT or outbox.size > MAX_WAITING):
                 outbox.flush()
+                began = time.monotonic_ns()
             slot = task.number % SCOREBOARD_SLOTS
             scoreboard[slot] = began
             if scoreboard[SCOREBOARD_SLOTS + slot] == task.number:  # not before: see SCOREBOARD_SLOTS
@@ -261,12 +270,26 @@ class Threads:
                 continue
             at[identity] = task
             if isinstance(task, Task):
-                self._handle(task, began)
+                ended = self._respond(task, began, responder)
             else:
-                self._log(task)
-            at[identity] = None
+                ended = self._log(task)
         if outbox.waiting:
             outbox.flush()
+        at[identity] = None
+
+    def _respond(self, task: Task, began: int, responder: TaskResponder) -> int:
+        """Have it handled. Gives the time of its end, or 0."""
+        quick = self._quick[task.mount]
+        if quick is None or task.body is None:
+            self._handle(task, began)
+            return 0
+        try:
+            if ended := quick(task, began, responder):
+                return ended
+        except BaseException:  # noqa: BLE001
+            self._log_failure(task)
+        self._conclude(responder.replier_of(task.number, began))
+        return 0
 
     def _handle(self, task: Task, began: int) -> None:
         replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue)
@@ -282,13 +305,15 @@ class Threads:
             head, body = UNAVAILABLE
             replier.whole(head, len(body), body)
         except BaseException:  # noqa: BLE001
-            forks.end_if_child()
-            log("error", f"The handler of {describe(task)} failed:\n{failure()}")
-        if not replier.ended:
-            self._end_for_it(replier)
+            self._log_failure(task)
         if spool is not None:
             spool.close()
-        replier.release()
+        self._conclude(replier)
+
+    def _log_failure(self, task: Task) -> None:
+        """Of a handler, in its exception handler."""
+        forks.end_if_child()
+        log("error", f"The handler of {describe(task)} failed:\n{failure()}")
 
     def _spool(self, task: Task) -> SpooledBody:
         descriptor = self._spools.pop(task.number, None)
@@ -296,14 +321,15 @@ class Threads:
             raise NoDescriptorError
         return SpooledBody(descriptor, task.body_size)
 
-    def _end_for_it(self, replier: TaskReplier) -> None:
-        if replier.begun:
+    def _conclude(self, replier: TaskReplier) -> None:
+        if replier.begun and not replier.ended:
             replier.abort()
-        else:
+        elif not replier.ended:
             head, body = INTERNAL_ERROR
             replier.whole(head, len(body), body)
+        replier.release()
 
-    def _log(self, task: LogTask) -> None:
+    def _log(self, task: LogTask) -> int:
         def written() -> None:
             self.outbox.put(Part(task.number, [], Ending.DONE), 0, time.monotonic_ns())
             self.outbox.flush()
@@ -312,6 +338,7 @@ class Threads:
             written()
         else:
             self._log_handler(task.records, written)
+        return 0
 
 
 def describe(task: Task | LogTask) -> str:
