@@ -116,6 +116,13 @@ def test_the_front_page_counts_the_threads_of_the_settings(client):
     assert "Two workers of four threads make eight" in client.get("/").text
 
 
+def test_the_commands_are_for_the_address_at_which_it_runs(client):
+    page = client.get("/", base_url="http://127.0.0.1:8123").text
+    commands = re.findall(r"http://[^/\s<']+", "".join(re.findall(r"<pre>.*?</pre>", page, re.DOTALL)))
+    assert len(commands) >= 3
+    assert set(commands) == {"http://127.0.0.1:8123"}
+
+
 # --- its story, with real processes ----------------------------------------------------------------
 
 
@@ -175,6 +182,19 @@ def test_a_worker_that_kills_itself_is_seen_by_its_own_request_only(site):
     killed = answer(f"{site}/kill", data=b"token=" + token[1].encode(), headers={"Cookie": cookie})
     assert killed.status == 502
     assert answer(f"{site}/ping").status == 200
+
+
+def test_a_killed_worker_is_not_offered_again(site):
+    """The page is never taken from a cache, and its script has a living one put in its place."""
+    page = answer(f"{site}/")
+    offered = re.search(rb"kill -9 <span data-worker>(\d+)</span>", page.body)
+    assert offered
+    os.kill(int(offered[1]), signal.SIGKILL)
+    assert page.headers["Cache-Control"] == "no-store"
+    assert all(offered[1] not in answer(f"{site}/ping").body for _ in range(10))
+    named = [re.search(rb"data-worker>(\d+)", answer(f"{site}/").body) for _ in range(10)]
+    assert all(one is not None and one[1] != offered[1] for one in named)
+    assert "[data-worker]" in (DEMO / "guestbook/static/demo.js").read_text()
 
 
 def until_nobody_answers(url: str) -> None:

@@ -42,9 +42,12 @@ def create_app(var: Path = VAR) -> Flask:
     return app
 
 
-def front() -> str:
-    """What this is and what to try."""
-    return render_template("front.html", pid=os.getpid(), parent=os.getppid())
+def front() -> Response:
+    """What this is and what to try. It names this process, so it is made again when someone comes back: by
+    then, they may have killed it."""
+    page = Response(render_template("front.html", pid=os.getpid(), parent=os.getppid()))
+    page.headers["Cache-Control"] = "no-store"
+    return page
 
 
 def notes() -> str:

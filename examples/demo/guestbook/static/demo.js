@@ -40,7 +40,23 @@ function show(gauge, text, late) {
   place.classList.toggle("late", late);
 }
 
-const worker = (answer, text) => answer.ok ? `, worker ${JSON.parse(text).pid}` : "";
+function worker(answer, text) {
+  if (!answer.ok) return "";
+  const { pid } = JSON.parse(text);
+  offer(pid);
+  return `, worker ${pid}`;
+}
+
+// The commands on the page name a worker; a killed one is not to be named again.
+function offer(pid) {
+  for (const place of document.querySelectorAll("[data-worker]")) place.textContent = pid;
+}
+
+// Who comes back from the terminal may have killed it there.
+window.addEventListener("focus", async () => {
+  const answer = await fetch("/ping", { cache: "no-store" }).catch(() => null);
+  if (answer && answer.ok) offer((await answer.json()).pid);
+});
 
 function startWatching() {
   watchers += 1;
