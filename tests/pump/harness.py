@@ -55,6 +55,7 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from tests.pump.transports import TRANSPORTS
 
 PATIENCE = 10.0
 """Seconds of real time until a test that waits for something fails."""
@@ -134,6 +135,7 @@ class Stage:
             report_hung=self.hung.append,
             report_lost=self._lose,
         )
+        self.pump.acceptor.transport = TRANSPORTS[os.environ.get("HALFSYNC_TEST_TRANSPORT", "plain")]
         self._watched = _Watched(self.pump.poller.poll)
         self.pump.poller.poll = self._watched.poll  # type: ignore[assignment]
         self.hands: list[Hand] = []

@@ -144,7 +144,7 @@ class Acceptor:
         """A new client. If its request is there already, the next turn tells."""
         client, port = address[:2] if isinstance(address, tuple) else ("", 0)
         # What is left over by a read can only be told by the kernel if the transport keeps nothing itself.
-        known = self._known[index] if transport.keeps_nothing else KnownHeads()
+        known = self._known[index] if transport.keeps_nothing else KnownHeads(read_at_once=False)
         deadline = self._clock.now + self._head_timeout
         conn = Connection(transport, self._protocol, Origin(client, port, index), known, deadline)
         self._poller.watch_client(conn.fd)

@@ -239,7 +239,6 @@ class Http1Responses:
         exchange.wire_before = conn.wire_bytes
         exchange.body_before = conn.body_bytes
         self._queue_small(conn, exchange, wire, body_size, sent)
-        self._run_queue.ready(conn)
 
     def _queue_small(
         self, conn: Connection, exchange: Exchange, wire: bytes, body_size: int, sent: int
@@ -249,6 +248,7 @@ class Http1Responses:
         conn.out = deque((Framing(wire[:head_size]), wire[head_size:], Mark(exchange)))
         self._output.taken(conn, sent)
         self._output.time_sending(conn, exchange)
+        self._run_queue.ready(conn)  # not every transport that takes a part is full
 
     # --- the end of an exchange --------------------------------------------------------------------
 

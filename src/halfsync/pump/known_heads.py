@@ -12,11 +12,14 @@ _COOKIE_VALUE = bytes([9, *range(32, 127), *range(128, 256)])  # what llhttp let
 
 class KnownHeads:
     """Of one listener: the same bytes at another address or scheme may be another site's request. A
-    connection that may not be answered on the hot path has one of its own that stays empty."""
+    connection that may not be answered on the hot path has one of its own that stays empty.
 
-    __slots__ = ("uncookied", "whole")
+    `read_at_once`: a read of less than was wanted leaves nothing, so the fast path may take a request in."""
 
-    def __init__(self) -> None:
+    __slots__ = ("read_at_once", "uncookied", "whole")
+
+    def __init__(self, *, read_at_once: bool = True) -> None:
+        self.read_at_once = read_at_once
         self.whole: dict[bytes, Leased] = {}
         self.uncookied: dict[bytes, Leased] = {}  # with their Cookie line cut out (see cut_cookie)
 

@@ -23,7 +23,9 @@ _NO_RESET = struct.pack("ii", 0, 0)
 
 class Transport(Protocol):
     """Never waits: `recv`, `send`, `sendmsg` and `send_file` raise BlockingIOError where they would, and
-    another OSError when the client is gone."""
+    another OSError when the client has disconnected. `recv` may give less than there is, and a send may take
+    less than there is room for, but up to 16 KiB it takes at once. (tests/pump/test_transports.py holds
+    implementations to this.)"""
 
     sends_files: bool
     keeps_nothing: bool  # what a read leaves is the kernel's, which says when there is more
