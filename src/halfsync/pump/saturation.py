@@ -79,9 +79,8 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
     parts = [f"{pool.name}: {busy}"]
     if waiting:
         seconds = (now_ns - min(waiting)) / 1e9
-        parts.append(
-            f"{_count(len(waiting), 'request waits', 'requests wait')}, the longest for {seconds:.0f} s"
-        )
+        requests = _count(len(waiting), "request waits", "requests wait")
+        parts.append(f"{requests}, the longest for {seconds:.1f} s")
     for setting, number in refused.items():
         parts.append(f"{_count(number, 'request was', 'requests were')} answered 503 ({setting})")
     return f"{'; '.join(parts)}.{_longest(begun, now_ns)} More threads or workers may help."
