@@ -14,6 +14,7 @@ from halfsync.forwarded import Trust
 from halfsync.habits import convert
 from halfsync.habits.options import OURS, click_options
 from halfsync.habits.sources import Parsed, Sources, gathered
+from halfsync.habits.table import OTHER_NAMES
 from halfsync.plan import Mount, Plan, PoolPlan, target_of, work_out
 from halfsync.settings import BY_NAME, GIB, KIB, MIB, ROWS, SECTIONS, Loaded, Row, SettingError, Target, load
 from halfsync.toml_text import in_toml, target_in_toml
@@ -96,7 +97,11 @@ def command() -> click.Command:
     """The whole command line."""
     others: list[click.Parameter] = [
         click.Argument(["targets"], nargs=-1),
-        click.Option(["-c", "--config"], metavar="FILE", help="Read settings from this TOML file."),
+        click.Option(
+            ["-c", "--config"],
+            metavar="FILE",
+            help="Read settings from this TOML file (or gunicorn.conf.py).",
+        ),
         click.Option(
             ["--check-config"], is_flag=True, help="Check everything, import the applications, and exit."
         ),
@@ -175,7 +180,7 @@ def parsed(arguments: list[str]) -> Parsed:
 def run(check_config: bool, print_config: bool, **options: Any) -> int:
     """What the command does; gives the exit status."""
     sources = gathered(options, os.environ, parsed)
-    loaded = load(sources.command_line, os.environ, sources.file, sources.layers)
+    loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES)
     enter(loaded)
     named = [*loaded.targets, *map(target_of, sources.targets)]
     if print_config:

@@ -791,12 +791,14 @@ def load(
     environment: Mapping[str, str],
     file: str | None,
     layers: Sequence[Layer] = (),
+    other_names: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Settings from all four places.
 
     `command_line` holds the texts (lists of texts, booleans) of the options that were given, by
     setting name. `file` is the TOML file's path. `layers` are further places: stronger than PORT and its
-    like, weaker than our own variables. Raises SettingError.
+    like, weaker than our own variables. `other_names`: what other servers call a setting, for the sentence
+    about a name in the file that is none. Raises SettingError.
     """
     if not isinstance(command_line, Layer):
         command_line = Layer("command line", command_line)
@@ -805,7 +807,7 @@ def load(
     table = _read_toml(file) if file else {}
     targets = _toml_targets(table.pop("mounts", {}), file or "")
     for name, value in table.items():
-        values[name] = from_toml(_known(name, BY_NAME, file or ""), value, f"{file}: {name}")
+        values[name] = from_toml(_known(name, file or "", other_names or {}), value, f"{file}: {name}")
         origins[name] = str(file)
     variables = _variables_set(environment)
     ours = [one for one in variables if one[1].startswith(_PREFIX)]
@@ -884,10 +886,13 @@ def _read_toml(file: str) -> dict[str, Any]:
         raise SettingError(f"The settings file {file} is not TOML: {str(error).rstrip('.')}.") from None
 
 
-def _known(name: str, rows: Mapping[str, Row], file: str) -> Row:
-    if name in rows:
-        return rows[name]
-    raise SettingError(f"{file}: there is no setting {name}{_meant(name, [*rows, 'mounts'])}")
+def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
+    if name in BY_NAME:
+        return BY_NAME[name]
+    meant = (
+        f"; did you mean {other_names[name]}?" if name in other_names else _meant(name, [*BY_NAME, "mounts"])
+    )
+    raise SettingError(f"{file}: there is no setting {name}{meant}")
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -156,3 +156,34 @@ def test_convert_says_how_it_is_used(folder, arguments):
     found = halfsync(folder, "convert", *arguments)
     assert found.returncode == 2
     assert found.stderr == "halfsync: Usage: halfsync convert gunicorn.conf.py > halfsync.toml\n"
+
+
+def test_a_name_of_gunicorns_in_our_own_file_is_told_ours(folder):
+    (folder / "halfsync.toml").write_text("timeout = 30\n")
+    found = halfsync(folder, "-c", "halfsync.toml", "shop:app")
+    assert (
+        found.stderr
+        == "halfsync: halfsync.toml: there is no setting timeout; did you mean handler_timeout?\n"
+    )
+
+
+def test_a_file_that_gunicorn_would_have_read_is_named(folder):
+    (folder / "gunicorn.conf.py").write_text("workers = 7\n")
+    found = halfsync(folder, "shop:app", "--check-config")
+    assert found.stdout.startswith("./gunicorn.conf.py is not read unless it is named: -c gunicorn.conf.py\n")
+
+
+def test_sync_is_one_thread_unless_threads_are_given_anywhere(folder):
+    (folder / "gunicorn.conf.py").write_text("worker_class = 'sync'\n")
+
+    def threads(*arguments: str, **environment: str) -> int:
+        found = halfsync(folder, "shop:app", *arguments, "--print-config", **environment)
+        number: int = tomllib.loads(found.stdout)["threads"]
+        return number
+
+    assert threads("-c", "gunicorn.conf.py") == 1
+    assert threads("-c", "gunicorn.conf.py", "--threads", "3") == 3
+    assert threads("-k", "sync") == 1
+    assert threads("-k", "sync", GUNICORN_CMD_ARGS="--threads 4") == 4
+    assert threads("-k", "sync", HALFSYNC_THREADS="5") == 5
+    assert threads("--threads", "6", GUNICORN_CMD_ARGS="-k sync") == 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from halfsync.habits import gunicorn
-from halfsync.settings import Layer, load
+from halfsync.settings import BY_NAME, Layer, load
 from halfsync.toml_text import in_toml
 
 USAGE = "Usage: halfsync convert gunicorn.conf.py > halfsync.toml"
@@ -14,10 +14,10 @@ USAGE = "Usage: halfsync convert gunicorn.conf.py > halfsync.toml"
 def converted(path: str) -> str:
     """The text of a halfsync.toml. Raises SettingError if the file can't be read or a value means nothing."""
     found = gunicorn.read(path)
-    given = found.understood.given
+    given = {**found.understood.implied, **found.understood.given}
     settings = load({}, {}, None, (Layer(path, given, found.understood.spelled),)).settings
     lines = [f"# Made from {path} by halfsync convert.", ""]
-    lines += [f"{name} = {in_toml(getattr(settings, name))}" for name in gunicorn.counterpart_names(found)]
+    lines += [f"{name} = {in_toml(getattr(settings, name))}" for name in BY_NAME if name in given]
     without = [_after(path, sentence) for sentence in (*found.refused, *found.understood.notes)]
     if without:
         lines += ["", "# What follows has no counterpart.", "#"]

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from halfsync.habits.options import Understood, understand
 from halfsync.habits.rows import Does, Foreign
 from halfsync.habits.table import BY_GUNICORN_NAME
-from halfsync.settings import BY_NAME, SettingError
+from halfsync.settings import SettingError
 
 HOOK = "hook"
 
@@ -155,8 +155,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): str(one) for key, one in value.items()}
     return {HOOK: True} if callable(value) else str(value)
-
-
-def counterpart_names(found: GunicornFile) -> list[str]:
-    """The settings of ours that the file sets, in our order."""
-    return [name for name in BY_NAME if name in found.understood.given]

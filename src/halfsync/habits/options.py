@@ -23,6 +23,7 @@ class Understood:
     """What foreign options mean, as if it had been said with our own."""
 
     given: dict[str, Any] = field(default_factory=dict)  # texts (lists of texts) by setting
+    implied: dict[str, Any] = field(default_factory=dict)  # the same, if nobody says another thing
     spelled: dict[str, str] = field(default_factory=dict)  # how that was said, for sentences
     notes: list[str] = field(default_factory=list)  # sentences
     is_factory: bool = False
@@ -99,7 +100,7 @@ def understand(row: Foreign, where: str, text: str, found: Understood) -> None:
     if row.name == "worker_class":
         threads = threads_of(text, where)
         if threads:
-            found.given.setdefault("threads", threads)  # --threads, if that is said too, is stronger
+            found.implied["threads"] = threads
         return
     if row.means == "()":
         found.is_factory = True

@@ -21,6 +21,7 @@ from halfsync.settings import BY_NAME, Layer, SettingError
 
 VARIABLE = "GUNICORN_CMD_ARGS"
 USUAL_FILE = "halfsync.toml"
+GUNICORNS_FILE = "gunicorn.conf.py"
 
 Parsed = Mapping[str, Any]
 """Options by name, and `targets` and `config`, as click gives them."""
@@ -51,6 +52,8 @@ def gathered(parsed: Parsed, environment: Mapping[str, str], parse: Callable[[li
     elif not file and not targets and os.path.isfile(USUAL_FILE):
         file = USUAL_FILE
         notes.append(f"No target and no file is named, so the settings are those of ./{USUAL_FILE}.")
+    elif not file and os.path.isfile(GUNICORNS_FILE):
+        notes.append(f"./{GUNICORNS_FILE} is not read unless it is named: -c {GUNICORNS_FILE}")
     is_factory = False
     for origin, options in ((f"environment variable {VARIABLE}", variable), ("command line", parsed)):
         foreign = understood(options, environment)
@@ -60,6 +63,7 @@ def gathered(parsed: Parsed, environment: Mapping[str, str], parse: Callable[[li
         for name in own.keys() & foreign.given.keys():
             if BY_NAME[name].is_list:
                 own[name] = [*foreign.given[name], *own[name]]
+        layers.insert(0, Layer(origin, foreign.implied))
         layers.append(Layer(origin, {**foreign.given, **own}, foreign.spelled))
     command_line = layers.pop()
     return Sources(
@@ -87,6 +91,9 @@ def _read_gunicorn_file(file: str, layers: list[Layer], notes: list[str]) -> lis
     found = gunicorn.read(file)
     if found.refused:
         raise SettingError(found.refused[0])
-    layers.append(Layer(file, found.understood.given, found.understood.spelled))
+    layers += [
+        Layer(file, found.understood.implied),
+        Layer(file, found.understood.given, found.understood.spelled),
+    ]
     notes += found.understood.notes
     return [found.target] if found.target else []
