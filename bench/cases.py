@@ -14,6 +14,7 @@ from bench.idle import idle_connections
 
 SMALL = 6 * 1024
 LARGE = 1024 * 1024
+HUGE = 5 * LARGE
 THREADS = 8
 
 Case = Callable[[Pace], None]
@@ -35,21 +36,49 @@ def large_file(pace: Pace) -> None:
     _file(pace, LARGE, {"nginx": 0.95})
 
 
+def huge_file(pace: Pace) -> None:
+    """5 MiB file, 64 kept connections"""
+    _file(pace, HUGE, {})
+
+
 def application(pace: Pace) -> None:
     """trivial WSGI application, one worker process of 8 threads, 64 kept connections"""
-    app = "bench.apps:hello"
+    targets = {"granian-8": 1.0, "granian": 1.0, "gunicorn": 6.0, "waitress": 4.0}
+    _application(pace, "bench.apps:hello", apps.HELLO, targets)
+
+
+def application_browser(pace: Pace) -> None:
+    """the same with heads like a browser's, whose cookie differs in every request"""
+    _application(pace, "bench.apps:hello", apps.HELLO, {"granian-8": 1.0}, script=load.BROWSER)
+
+
+def application_without_log(pace: Pace) -> None:
+    """the same with wrk's own heads and no access log on either side"""
     with compare.workplace() as place:
-        chosen = [servers.halfsync(own_folder(place, "halfsync"), app, threads=THREADS)]
-        for name in compare.say_missing(["granian", "gunicorn", "waitress"]):
-            if name == "granian":
-                chosen.append(servers.granian(own_folder(place, "granian-8"), app, THREADS))
-                chosen.append(servers.granian(own_folder(place, "granian"), app, None))
-            elif name == "gunicorn":
-                chosen.append(servers.gunicorn(own_folder(place, name), app))
-            else:
-                chosen.append(servers.waitress(own_folder(place, name), app))
-        targets = {"granian-8": 1.0, "granian": 1.0, "gunicorn": 6.0, "waitress": 4.0}
-        _compare(chosen, pace, "/", apps.HELLO, targets)
+        chosen = [
+            servers.halfsync(own_folder(place, "halfsync"), "bench.apps:hello", threads=THREADS, log=False)
+        ]
+        if compare.say_missing(["granian"]):
+            for threads, name in ((THREADS, "granian-8"), (None, "granian")):
+                folder = own_folder(place, name)
+                chosen.append(servers.granian(folder, "bench.apps:hello", threads, log=False))
+        _compare(chosen, pace, "/", apps.HELLO, {"granian-8": 1.0, "granian": 1.0})
+
+
+def flask_page(pace: Pace) -> None:
+    """a page of a Flask application, one worker process of 8 threads, 64 kept connections"""
+    from bench.flask_app import app
+
+    body = app.test_client().get("/").data
+    _application(pace, "bench.flask_app:app", body, {})
+
+
+def django_page(pace: Pace) -> None:
+    """a page of a Django project, one worker process of 8 threads, 64 kept connections"""
+    from bench.django_app import page
+
+    body = page(None).content
+    _application(pace, "bench.django_app:app", body, {})
 
 
 def file_while_burning(pace: Pace) -> None:
@@ -92,10 +121,31 @@ CASES: dict[str, Case] = {
     "file": small_file_plain,
     "browser": small_file_browser,
     "large": large_file,
+    "huge": huge_file,
     "wsgi": application,
+    "wsgi-browser": application_browser,
+    "wsgi-quiet": application_without_log,
+    "flask": flask_page,
+    "django": django_page,
     "burn": file_while_burning,
     "idle": idle_memory,
 }
+
+
+def _application(
+    pace: Pace, app: str, body: bytes, targets: dict[str, float], script: Path | None = None
+) -> None:
+    with compare.workplace() as place:
+        chosen = [servers.halfsync(own_folder(place, "halfsync"), app, threads=THREADS)]
+        for name in compare.say_missing(["granian", "gunicorn", "waitress"]):
+            if name == "granian":
+                chosen.append(servers.granian(own_folder(place, "granian-8"), app, THREADS))
+                chosen.append(servers.granian(own_folder(place, "granian"), app, None))
+            elif name == "gunicorn":
+                chosen.append(servers.gunicorn(own_folder(place, name), app))
+            else:
+                chosen.append(servers.waitress(own_folder(place, name), app))
+        _compare(chosen, pace, "/", body, targets, script)
 
 
 def _file(pace: Pace, size: int, targets: dict[str, float], script: Path | None = None) -> None:

@@ -213,12 +213,16 @@ def nginx(folder: Path, public: Path) -> Server:
     return Server("nginx", port, command, folder, notes=["nginx.conf:", *text.splitlines()])
 
 
-def halfsync(folder: Path, *targets: str, threads: int = 8, options: tuple[str, ...] = ()) -> Server:
+def halfsync(
+    folder: Path, *targets: str, threads: int = 8, log: bool = True, options: tuple[str, ...] = ()
+) -> Server:
     """One worker process of `threads` threads for each application among `targets`."""
     port = free_port()
     command = [sys.executable, "-m", "halfsync", "--bind", f"127.0.0.1:{port}"]
     command += ["--workers", "1", "--threads", str(threads)]
-    command += ["--access-logfile", str(folder / "access.log"), *options, *targets]
+    if log:
+        command += ["--access-logfile", str(folder / "access.log")]
+    command += [*options, *targets]
     return Server("halfsync", port, command, folder)
 
 
@@ -230,11 +234,13 @@ def gunicorn(folder: Path, app: str) -> Server:
     return Server("gunicorn", port, command, folder)
 
 
-def granian(folder: Path, app: str, blocking_threads: int | None) -> Server:
+def granian(folder: Path, app: str, blocking_threads: int | None, *, log: bool = True) -> Server:
     """`blocking_threads` None leaves the number to granian."""
     port = free_port()
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--access-log"]
+    command += ["--port", str(port), "--workers", "1"]
+    if log:
+        command.append("--access-log")
     if blocking_threads is not None:
         command += ["--blocking-threads", str(blocking_threads)]
     name = "granian" if blocking_threads is None else f"granian-{blocking_threads}"
