@@ -64,7 +64,7 @@ ROWS: tuple[Foreign, ...] = (
         is_switch=True,
     ),
     same("access_log_format", "--access-logformat", "access_logformat", "both ways of writing it are known."),
-    same("errorlog", "--error-logfile --log-file --errorlog", "error_logfile"),
+    same("errorlog", "--error-logfile --log-file --errorlog --error-log", "error_logfile"),
     same("loglevel", "--log-level", "log_level", translated=level),
     nothing(
         GUNICORN,
