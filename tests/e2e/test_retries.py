@@ -73,5 +73,5 @@ def test_a_worker_that_the_pump_gives_up_is_replaced_at_once(tmp_path):
                 assert client.ask("/babble").status == 502
                 assert int(client.ask("/").body) != first
             server.until_gone([first])
-            server.until_logged(rf"worker {first} of poison:app sent nonsense")
+            server.until_logged(rf"worker {first} of poison:app sent a malformed message")
         server.tracebacks = -1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from halfsync.parent import machine
+from halfsync.pump import acceptor
 from tests.e2e.harness import APPS, AT_ONCE, MIB, SOURCES, Client, Server, digest, pattern, serving, until
 
 LARGE = pattern(MIB)
@@ -230,11 +233,11 @@ def test_a_shortage_while_the_server_reloads(folder: Path, shortage: Shortage, m
 # --- before and during the start -------------------------------------------------------------------
 
 
-def started(folder: Path, target: str) -> subprocess.CompletedProcess[str]:
+def started(folder: Path, *arguments: str, through: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """A server that ends by itself."""
     environment = {**os.environ, "PYTHONPATH": f"{SOURCES}:{APPS}", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "halfsync", "-b", "127.0.0.1:0", target],
+        [*through, sys.executable, "-m", "halfsync", "-b", "127.0.0.1:0", *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -283,6 +286,52 @@ def test_an_application_that_finds_no_memory_at_a_reload(folder: Path, preload: 
         assert server.get("/hello").body == b"hello\n"
 
 
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
+@pytest.mark.parametrize(
+    "shortage",
+    ["limit(256 << 10)", "import threading; threading.stack_size(1 << 47)"],
+    ids=["memory", "stacks"],
+)
+def test_a_worker_without_room_for_its_threads_at_the_first_start(
+    folder: Path, shortage: str, preload: tuple[str, ...]
+):
+    """It is not said to serve: one sentence, and exit status 2."""
+    (folder / "hungry.py").write_text(HUNGRY + "limit(256 << 10)\n")
+    done = started(folder, "hungry:app", "--threads", "3", *preload)
+    assert done.returncode == 2, done.stderr
+    *_, sentence = done.stderr.splitlines()
+    assert sentence.startswith("halfsync: Target 'hungry:app': its 3 threads can't be started: "), done.stderr
+    assert "(ulimit -u, ulimit -v, TasksMax, or too little memory)." in sentence
+    assert " serves " not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_too_few_descriptors_for_a_start(folder: Path, workers: int):
+    """From hardly enough for Python itself on: one sentence that says how many it takes, which is true."""
+    least = 0
+    for limit in (5, 6, 9, 13, 16, 20):
+        done = started(folder, "story:app", "-w", str(workers), through=("prlimit", f"--nofile={limit}"))
+        assert done.returncode == 2, done.stderr
+        [sentence] = done.stderr.splitlines()
+        told = re.fullmatch(
+            rf"halfsync: Each process may have {limit} files open here \(ulimit -n, LimitNOFILE\), and with "
+            rf"{workers + 1} worker processes (\d+) is the least that works; each client takes one more\.",
+            sentence,
+        )
+        assert told, sentence
+        least = int(told[1])
+    through = ("prlimit", f"--nofile={least}")
+    with serving(folder, "story:app", "-w", str(workers), through=through) as server:
+        for _ in range(10):
+            assert server.get("/hello").body == b"hello\n"
+        server.until(lambda: len(server.workers("story:app")) == workers)
+
+
+def test_the_least_of_descriptors_is_the_pumps():
+    assert (machine.PUMPS_OWN, machine.FEWEST_CLIENTS) == (acceptor.OWN, acceptor.FEWEST)
+
+
 def test_a_worker_without_memory_for_its_threads_after_a_good_one(folder: Path):
     """Tried again with pauses; when there is memory again, requests that waited are answered."""
     (folder / "hungry.py").write_text(HUNGRY + "if os.path.exists('short'):\n    limit(256 << 10)\n")
@@ -290,7 +339,7 @@ def test_a_worker_without_memory_for_its_threads_after_a_good_one(folder: Path):
         server.tracebacks = -1
         (folder / "short").touch()
         os.kill(server.workers("hungry:app")[0], signal.SIGKILL)
-        server.until_logged(r"worker\(hungry:app\) \[\d+\] .*Another starts", 2)
+        server.until_logged(r"its 8 threads can't be started: .* Another starts in 1 s", 2)
         with server.client() as client:
             client.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
             (folder / "short").unlink()

@@ -142,7 +142,7 @@ class Deaths:
         if self._tree.phase is Phase.STARTING:
             self._give_up(failure.sentence, failure.traceback, now)
             return
-        delay = pool.backoff.ended(now, now - child.started, was_ready=False)
+        delay = pool.backoff.ended(now, now - child.started, was_ready=failure.is_shortage)
         log("error", f"{child.who}: {pool.told_once(failure)} Another starts {in_seconds(delay)}.")
 
     def _wait_for_change(self, pool: WorkerPool, failure: messages.Failed) -> None:

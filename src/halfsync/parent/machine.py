@@ -4,6 +4,7 @@ by the parent, and not by children that die of it again and again."""
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
@@ -12,11 +13,14 @@ import msgspec
 from halfsync.logs.error import log
 from halfsync.parent import joins, trust
 from halfsync.parent.privileges import Identity
-from halfsync.plan import Kind, Mount
+from halfsync.plan import Kind, Mount, PoolPlan
 from halfsync.settings import SettingError, Settings
 from halfsync.temporary_files import temporary_file
 
 PROC = "/proc/self/fd"
+PUMPS_OWN = 16
+"""Descriptors, beside its listening sockets, two for each worker, and its clients (see pump/acceptor.py)."""
+FEWEST_CLIENTS = 4
 IN_MEMORY = ("tmpfs", "ramfs")
 """File systems whose files are not on a disk."""
 
@@ -36,6 +40,19 @@ def prepared(settings: Settings, mounts: Sequence[Mount], identity: Identity | N
         ) from None
     _tell_if_in_memory(folder, is_meant=settings.spool_dir is not None)
     return msgspec.structs.replace(settings, spool_dir=folder)
+
+
+def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:
+    """The pump has the most: raised to the hard limit, it must have room for the channels of all workers and
+    a few clients. Raises SettingError."""
+    workers = sum(pool.processes for pool in pools)
+    least = PUMPS_OWN + len(settings.bind) + 2 * workers + FEWEST_CLIENTS
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if limit != resource.RLIM_INFINITY and limit < least:
+        raise SettingError(
+            f"Each process may have {limit} files open here (ulimit -n, LimitNOFILE), and with {workers} "
+            f"worker processes {least} is the least that works; each client takes one more."
+        )
 
 
 def _check_proc(mounts: Sequence[Mount]) -> None:

@@ -26,6 +26,7 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, 
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
     was started and nothing is left behind.
     """
+    machine.check_descriptors(settings, pools)
     error.keep_descriptor()
     error.be("parent", settings.log_level)
     prctl.be_called(settings.name)

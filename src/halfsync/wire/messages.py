@@ -251,6 +251,7 @@ class Failed(msgspec.Struct, tag="failed"):
 
     sentence: str  # one clear sentence that names the target
     traceback: str  # the application's; "" if its code is not to blame
+    is_shortage: bool = False  # of what the machine has: that may be over soon
 
 
 class Drained(msgspec.Struct, tag="drained"):

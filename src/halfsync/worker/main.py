@@ -29,7 +29,7 @@ from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.writer import AccessLogWriter
-from halfsync.plan import BUILT_IN, Kind, Plan
+from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.primitives import os, select, signal, socket, threading, time
 from halfsync.settings import Settings
 from halfsync.wire.messages import (
@@ -54,6 +54,7 @@ from halfsync.worker.bodies import Limits
 from halfsync.worker.counting import RequestCount
 from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
+from halfsync.worker.osthreads import check_room_for
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS, Handler, Threads
 
 PATIENCE = 5.0
@@ -113,11 +114,26 @@ def work(
         else None
     )
     worker = Worker(plan, pool, orders, writer, application, limits)
+    if why_not := _why_no_threads(plan.pools[pool]):
+        channel.send(orders, encode(Failed(why_not, "", is_shortage=True)))
+        return 3
     if channel.send(orders, encode(Ready(os.getpid()))) is not channel.Sent.YES:
         return 0
     worker.watch()
     leave()
     return 0
+
+
+def _why_no_threads(pool: PoolPlan) -> str:
+    """Found out before the worker says that it is ready: then it is taken for one that serves."""
+    try:
+        check_room_for(pool.threads)
+    except (RuntimeError, MemoryError) as error:
+        return (
+            f"Target {pool.name!r}: its {pool.threads} threads can't be started: "
+            f"{str(error) or 'out of memory'} (ulimit -u, ulimit -v, TasksMax, or too little memory)."
+        )
+    return ""
 
 
 def _stop_timers() -> None:

@@ -56,3 +56,23 @@ def start_thread(run: Callable[[], None], name: str) -> Handle:
     finally:
         if 0 < asked < SMALL_STACK:
             _thread.stack_size(asked)
+
+
+def check_room_for(count: int) -> None:
+    """Have so many threads at once for a moment. Raises RuntimeError or MemoryError where the machine, or a
+    limit of this process or user, has no room for them."""
+    gate = _thread.allocate_lock()
+
+    def wait() -> None:
+        with gate:
+            pass
+
+    started: list[Handle] = []
+    gate.acquire()
+    try:
+        while len(started) < count:
+            started.append(start_thread(wait, "halfsync-try"))
+    finally:
+        gate.release()
+        for thread in started:
+            thread.join()
