@@ -639,12 +639,12 @@ class Endless:
 
 
 def leave(stage: Stage, slot: int) -> None:
-    """What the watch thread does when the pump says that the client has left."""
+    """What the watch thread does when the pump says that the client has disconnected."""
     give_up = time.monotonic() + 10
     while not stage.scoreboard[slot]:
         assert time.monotonic() < give_up
         time.sleep(0.001)
-    stage.threads.outbox.leave(slot)
+    stage.threads.outbox.client_disconnected(slot)
 
 
 @pytest.mark.parametrize("pieces", [(), (b"a",), (b"a" * 100_000,), (b"a" * 3_000_000,)], ids=len)

@@ -21,7 +21,7 @@ class BadHead(Exception):
     wrong with them."""
 
 
-class ClientGone(Exception):
+class ClientDisconnectedError(Exception):
     """Nobody will read the rest of this reply."""
 
 
@@ -75,18 +75,18 @@ class Replier(Protocol):
 
     def begin(self, head: Head, length: int, piece: bytes) -> None:
         """The head of a reply whose body follows piece by piece (`length` is -1 if it is not known),
-        and the first piece. Both leave at once. Raises ClientGone."""
+        and the first piece. Both leave at once. Raises ClientDisconnectedError."""
 
     def write(self, piece: bytes, *, last: bool = False) -> None:
-        """One piece of the body, which leaves at once. Raises ClientGone."""
+        """One piece of the body, which leaves at once. Raises ClientDisconnectedError."""
 
     def end_if_child(self) -> None:
         """To be called when the handler's code has raised: it may be a child process that it forked whose
         exception that is. In one, this does not return."""
 
     def check_client(self) -> None:
-        """To be called where there is nothing to write yet. Raises ClientGone if the client has left, or has
-        closed its side of the connection and now waits for long."""
+        """To be called where there is nothing to write yet. Raises ClientDisconnectedError if the client has
+        disconnected, or has closed its side of the connection and now waits for long."""
 
     def finish(self) -> None:
         """The body is whole."""

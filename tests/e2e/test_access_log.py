@@ -103,7 +103,7 @@ def test_letters_tell_the_bytes_that_were_sent_and_how_it_ended(tmp_path):
     assert int(whole[2][3]) > 100_000
     assert whole[3][4:7] == ["-", "3", "answered"]
     left = found["/whole", "200"]
-    assert left[4:7] == ["X", "0", "client_left"]
+    assert left[4:7] == ["X", "0", "client_disconnected"]
     assert 0 < int(left[2]) < 20_000_000
     assert whole[0][-1] == "%"
 

@@ -89,9 +89,9 @@ def test_clients_that_left_the_queue_are_not_served(tmp_path):
                 client = server.client()
                 client.send(b"GET /hang?file=go&as=%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
                 client.close()
-            server.until(lambda: log.exists() and log.read_text().count("client_left") == 30)
+            server.until(lambda: log.exists() and log.read_text().count("client_disconnected") == 30)
             (tmp_path / "go").touch()
             assert busy.answer().status == 200
         assert server.get("/hello").status == 200
         assert [path.name for path in tmp_path.glob("here-*")] == ["here-busy"]
-        assert log.read_text().count("/hang - client_left") == 30
+        assert log.read_text().count("/hang - client_disconnected") == 30

@@ -67,13 +67,14 @@ def test_who_leaves_an_endless_answer_sets_the_thread_free(site, read):
     with site.client(seconds=AT_ONCE) as client:
         assert client.ask("/hello").body == b"hello\n"
     assert resident(site.pump) - before < 30 * MIB
-    site.until(lambda: (site.folder / "access").read_text().count('"client_left"') >= 2)
+    site.until(lambda: (site.folder / "access").read_text().count('"client_disconnected"') >= 2)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("first", [0, 1, 100_000])
 def test_who_leaves_an_answer_of_empty_pieces_sets_the_thread_free(site, first, how):
-    """Nothing is sent, so no send can fail: it is told that the client has left, and close() is called."""
+    """Nothing is sent, so no send can fail: it is told that the client has disconnected, and close() is
+    called."""
     names = [f"silent-{first}-{how}-{number}" for number in range(2)]
     clients = [site.client() for _ in names]
     for name, client in zip(names, clients, strict=True):

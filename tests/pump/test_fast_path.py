@@ -243,7 +243,7 @@ def test_a_client_that_has_left_when_its_fast_response_comes(counted: Counted):
         client.leave()
         hand.reply(task, b"late")
         stage.settle()
-        assert stage.reasons()[-1] is CloseReason.CLIENT_LEFT
+        assert stage.reasons()[-1] is CloseReason.CLIENT_DISCONNECTED
         assert hand.worker is not None
         assert hand.worker.outstanding == 0
 

@@ -214,7 +214,7 @@ def client_may_leave(ground: Ground) -> None:
         assert client.receive(1000)
         client.leave()
     ground.stage.until(lambda: not ground.stage.pump.connections)
-    assert ground.stage.reasons()[-1] is CloseReason.CLIENT_LEFT
+    assert ground.stage.reasons()[-1] is CloseReason.CLIENT_DISCONNECTED
     ground.still_serves(ground.stage.client())
 
 
@@ -409,7 +409,7 @@ def test_the_end_of_a_pipe_is_not_the_end_of_the_body(stage: Stage):
 
 
 def test_a_pipe_for_nobody_breaks(stage: Stage):
-    """When the client has left, the handler that writes to the pipe learns of it."""
+    """When the client has disconnected, the handler that writes to the pipe learns of it."""
     hand = stage.hand()
     client = stage.client()
     client.send(get())

@@ -199,7 +199,7 @@ def test_a_client_that_closes_its_side_and_would_have_to_wait_has_left(together:
         if not together:
             stage.settle()
         client.sock.shutdown(socket.SHUT_WR)
-        stage.until(lambda: stage.reasons() == [CloseReason.CLIENT_LEFT])
+        stage.until(lambda: stage.reasons() == [CloseReason.CLIENT_DISCONNECTED])
         hand.reply(task)
         stage.settle()
         assert not hand.tasks

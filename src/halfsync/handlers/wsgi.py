@@ -24,7 +24,15 @@ from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, Mount, PoolPlan
 from halfsync.primitives import os
 from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
-from halfsync.response import INTERNAL_ERROR, SMALL, ClientGone, Head, Replier, Responder, head_of
+from halfsync.response import (
+    INTERNAL_ERROR,
+    SMALL,
+    ClientDisconnectedError,
+    Head,
+    Replier,
+    Responder,
+    head_of,
+)
 from halfsync.stamps import is_at_rest, stamp_of
 from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import Ending, Lease, Task
@@ -98,7 +106,7 @@ class WSGIHandler:
                     assert exchange.head is not None
                     return responder.outbox.whole(task.number, exchange.head, piece, began)
             _send(exchange, result)
-        except ClientGone:
+        except ClientDisconnectedError:
             _abort(exchange.replier)
         except BaseException:  # noqa: BLE001
             _fail(task, exchange.replier)
@@ -109,7 +117,7 @@ class WSGIHandler:
         try:
             environ = self._environ(task, spool, exchange)
             _send(exchange, self._application(environ, exchange.start_response))
-        except ClientGone:
+        except ClientDisconnectedError:
             _abort(replier)
         except BaseException:  # noqa: BLE001
             _fail(task, replier)
@@ -452,7 +460,7 @@ class _Exchange:
             self._whole(head, 0, b"", self._granted(head, 0))
 
     @property
-    def wants_no_more(self) -> bool:
+    def is_disconnected(self) -> bool:
         """There has been a piece that was not to be sent. (A body that is whole may still be iterated: it
         may have something to do at its end.)"""
         return self._dropped
@@ -559,7 +567,7 @@ def _iterate(exchange: _Exchange, result: Iterable[bytes]) -> None:
             exchange.send_all([piece])
         else:
             exchange.send(piece)
-        if exchange.wants_no_more:
+        if exchange.is_disconnected:
             break
     exchange.finish()
 

@@ -22,7 +22,7 @@ and with our own, in microseconds ("-" if no handler was asked):
     %{queue}x    from the whole request to the handler's begin
     %{handler}x  in the handler
     %{total}x    as %D
-    %{ending}x   how it ended: the close reason's name in lower case, such as kept, client_left
+    %{ending}x   how it ended: the close reason's name in lower case, such as kept, client_disconnected
 
 `json` gives an object a line, with the keys time, client, user, method, target, protocol, status,
 body_bytes, wire_bytes, referer, user_agent, host, queue_us, handler_us, total_us, ending, served.

@@ -16,7 +16,7 @@ class CloseReason(IntEnum):
     DRAINING = 4
     DESCRIPTORS_SHORT = 5
     LINGER_TIMEOUT = 6
-    CLIENT_LEFT = 7
+    CLIENT_DISCONNECTED = 7
     HEAD_TIMEOUT = 8
     BODY_TIMEOUT = 9
     BODY_TOO_SLOW = 10
@@ -52,7 +52,10 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
         "the client did not close within linger_timeout after the last answer",
         False,
     ),
-    CloseReason.CLIENT_LEFT: ("the client left before its request or its answer was whole", True),
+    CloseReason.CLIENT_DISCONNECTED: (
+        "the client disconnected before its request or its response was complete",
+        True,
+    ),
     CloseReason.HEAD_TIMEOUT: ("the head was not whole within head_timeout", True),
     CloseReason.BODY_TIMEOUT: ("nothing of the body came within body_timeout", True),
     CloseReason.BODY_TOO_SLOW: ("the body came slower than min_rate", True),

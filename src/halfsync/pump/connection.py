@@ -201,7 +201,7 @@ class Backend(Protocol):
         """The request is whole (RECEIVING): have it answered."""
 
     def cancel(self, exchange: Exchange) -> None:
-        """Its client has left."""
+        """Its client has disconnected."""
 
 
 class Route:

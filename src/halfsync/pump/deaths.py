@@ -104,7 +104,7 @@ class Deaths:
         """What becomes of one request; returns it in words."""
         conn = exchange.conn
         if conn is None:
-            return "its client had left"
+            return "its client had disconnected"
         if exchange.state is not WORKING:
             conn.protocol.abort(exchange, CloseReason.WORKER_DIED)
             return "its answer had begun: connection reset"

@@ -133,16 +133,16 @@ class Dispatcher:
                 if pool.queue or pool.retries:
                     self._hand_over(pool)
         if self._half_closed:
-            self._close_those_that_left()
+            self._close_disconnected()
 
-    def _close_those_that_left(self) -> None:
+    def _close_disconnected(self) -> None:
         """A client that closed its side together with its request may want the response still, and gets it
-        if a thread is free. If it has to wait for one, it is taken to have left: of the two, the
+        if a thread is free. If it has to wait for one, it counts as disconnected: of the two, the
         client that gave up is by far the more common, and its request would be run for nobody."""
         closed, self._half_closed = self._half_closed, []
         for exchange in closed:
             if exchange.state is QUEUED and exchange.conn is not None:
-                self._endings.close(exchange.conn, CloseReason.CLIENT_LEFT)
+                self._endings.close(exchange.conn, CloseReason.CLIENT_DISCONNECTED)
 
     def _hand_over(self, pool: Pool) -> None:
         """Give its workers what they have room for."""

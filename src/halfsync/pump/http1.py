@@ -158,7 +158,9 @@ class Http1:
     def _head_ended(self, conn: Connection) -> Outcome:
         """The client closed its way before a whole head came."""
         left = conn.state is HEAD
-        return self._endings.close(conn, CloseReason.CLIENT_LEFT if left else CloseReason.CLIENT_CLOSED)
+        return self._endings.close(
+            conn, CloseReason.CLIENT_DISCONNECTED if left else CloseReason.CLIENT_CLOSED
+        )
 
     def _skip_empty_lines(self, conn: Connection) -> bool:
         """RFC 9112 2.2: empty lines before a request are let pass. Whether anything is behind them."""
@@ -224,7 +226,7 @@ class Http1:
             except BlockingIOError:
                 pass
             except OSError:
-                return self._endings.close(conn, CloseReason.CLIENT_LEFT)
+                return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         exchange.progress_at = exchange.checked_at = self._clock.now
         conn.deadline = self._clock.now + RECHECK
         return MORE
@@ -256,7 +258,7 @@ class Http1:
                     return MORE if exchange.state is SENDING else WAIT
                 if not conn.inbox and not self._read(conn):
                     if conn.ended and not conn.readable:
-                        return self._endings.close(conn, CloseReason.CLIENT_LEFT)
+                        return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                     return WAIT
                 self._take_in(conn, exchange, spool)
                 if conn.inbox and not _is_whole(exchange):

@@ -103,7 +103,7 @@ class Http1Responses:
         try:
             conn.transport.reset_at_close(True)
         except OSError:
-            pass  # the client has left, which the next send tells
+            pass  # the client has disconnected, which the next send tells
 
     def add(self, exchange: Exchange, objects: Iterable[Object]) -> None:
         """Frame more of a body."""
@@ -219,7 +219,7 @@ class Http1Responses:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._endings.close(conn, CloseReason.CLIENT_LEFT)
+            self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return True
         if sent == len(wire):
             conn.wire_bytes += sent
@@ -294,7 +294,7 @@ class Http1Responses:
                 return self._endings.close(conn, CloseReason.ANSWERED)
             conn.transport.finish()
         except OSError:
-            return self._endings.close(conn, CloseReason.CLIENT_LEFT)
+            return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         conn.inbox = b""
         conn.deadline = self._clock.now + self.linger_timeout
         return MORE

@@ -304,7 +304,7 @@ class Pump:
         exchange = conn.exchange
         if exchange is not None and conn.state is BUSY:
             if mask & _GONE or (conn.ended and exchange.state is QUEUED):
-                self.endings.close(conn, CloseReason.CLIENT_LEFT)
+                self.endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                 return
             if exchange.state is SENDING and not mask & _WRITE:
                 return  # it sends on while it does not read: no reason to try again

@@ -124,7 +124,7 @@ class Output:
             if error.errno in _NOT_THE_CLIENT:
                 self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
                 return self._endings.reset(conn, CloseReason.FAULT)
-            return self._endings.reset(conn, CloseReason.CLIENT_LEFT)
+            return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
         return self._wait_for_more(conn, exchange)
 
     def produce(self, conn: Connection) -> Outcome:

@@ -275,7 +275,7 @@ class Replies:
         if type(message) is Part and not (ended or message.objects):
             # Nothing to send: the handler asks whether there still is anybody to send it to.
             if conn.ended:
-                self._endings.close(conn, CloseReason.CLIENT_LEFT)
+                self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return
         if type(message) is Reply:
             self._begin(worker, conn, message, exchange, fds)

@@ -87,7 +87,8 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
 
 
 def _longest(begun: list[tuple[int, object]], now_ns: int) -> str:
-    """(Tasks that are no requests are records for the access log, and those whose client has left.)"""
+    """(Tasks that are no requests are records for the access log, and those whose client has
+    disconnected.)"""
     requests = [(at, owner) for at, owner in begun if isinstance(owner, Exchange)]
     if not requests:
         return ""

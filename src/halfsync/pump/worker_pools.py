@@ -47,9 +47,9 @@ class PoolBackend:
 
     def cancel(self, exchange: Exchange) -> None:
         if exchange.state is QUEUED:
-            self._pool.client_left(exchange)
+            self._pool.client_disconnected(exchange)
         elif isinstance(exchange.holder, Worker):
-            exchange.holder.tell_left(exchange)
+            exchange.holder.tell_client_disconnected(exchange)
 
 
 class WorkerPools:

@@ -26,8 +26,8 @@ from halfsync.wire.messages import (
     MAX_PACKET,
     SCOREBOARD_BYTES,
     SCOREBOARD_SLOTS,
+    ClientDisconnected,
     Join,
-    Left,
     Nudge,
     Recall,
     Stacks,
@@ -163,7 +163,7 @@ class Worker:
             return Sent.SHORT if error.errno in _SHORT_OF else Sent.GONE
         return Sent.YES
 
-    def tell(self, message: Nudge | Recall | Stacks | Left) -> None:
+    def tell(self, message: Nudge | Recall | Stacks | ClientDisconnected) -> None:
         """Say something to its watch thread."""
         try:
             self.watch.send(encode(message))
@@ -172,13 +172,13 @@ class Worker:
         except OSError as error:
             log("debug", f"worker {self.pid} does not hear: {error.strerror}")
 
-    def tell_left(self, exchange: Exchange) -> None:
+    def tell_client_disconnected(self, exchange: Exchange) -> None:
         """Nobody wants the exchange's response: its handler need not begin, or may stop."""
         number = exchange.task
         if self.owners.get(number) is exchange:
             self.withdraw(number)
             if self.begun(number):
-                self.tell(Left(number))
+                self.tell(ClientDisconnected(number))
 
     def close(self) -> None:
         self.tasks.close()
@@ -192,7 +192,7 @@ class Pool:
         """`mounts`: how many lead to it."""
         self.name = name
         self.queue: Queue | FairQueue = Queue() if mounts <= 1 else FairQueue()
-        self._left = 0  # of those in the queue, how many have no client any more
+        self._disconnected = 0  # of those in the queue, how many have no client any more
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
@@ -200,14 +200,14 @@ class Pool:
     @property
     def waiting(self) -> int:
         """How many requests of living clients wait in the queue."""
-        return len(self.queue) - self._left + len(self.retries)
+        return len(self.queue) - self._disconnected + len(self.retries)
 
     def oldest(self) -> Exchange | None:
         """The request that waits longest; None if there is none."""
         queue = self.queue
         while (oldest := queue.oldest()) is not None and oldest.state is not QUEUED:
             queue.drop_oldest()
-            self._left -= 1
+            self._disconnected -= 1
         return oldest
 
     def take_next(self) -> Exchange | None:
@@ -215,26 +215,26 @@ class Pool:
         queue = self.queue
         while queue:
             exchange = queue.popleft()
-            if not self._left or exchange.state is QUEUED:
+            if not self._disconnected or exchange.state is QUEUED:
                 return exchange
-            self._left -= 1
+            self._disconnected -= 1
         return None
 
     def take_retry(self) -> Exchange | None:
         return self.retries.popleft() if self.retries else None
 
-    def client_left(self, exchange: Exchange) -> None:
+    def client_disconnected(self, exchange: Exchange) -> None:
         """A request in a queue has no client any more: what it holds is let go of at once."""
         exchange.spool = None
         if exchange in self.retries:
             self.retries.remove(exchange)
             return
-        self._left += 1
-        if self._left > 64 and self._left > len(self.queue) // 2:
+        self._disconnected += 1
+        if self._disconnected > 64 and self._disconnected > len(self.queue) // 2:
             living = [one for one in self.queue if one.state is QUEUED and one is not exchange]
             self.queue.clear()
             self.queue.extend(living)
-            self._left = 0
+            self._disconnected = 0
 
     @property
     def fast(self) -> bool:
@@ -315,9 +315,10 @@ class Tasks:
             self._run_queue.ready(conn)
 
     def drop(self, worker: Worker, number: int) -> None:
-        """Nothing more of this task's response is wanted: the client has left, or has been answered."""
+        """Nothing more of this task's response is wanted: the client has disconnected, or has been
+        answered."""
         worker.owners[number] = DROPPED
-        worker.tell(Left(number))
+        worker.tell(ClientDisconnected(number))
 
     def take_back(self, worker: Worker, exchange: Exchange) -> None:
         """A task that no handler has seen: its request goes back to its place in the queue."""

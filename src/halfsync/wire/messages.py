@@ -5,7 +5,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
 
     tasks      pump -> worker   [Task | LogTask | Nudge, ...]   one packet a worker a turn
                worker -> pump   [Reply | Part, ...]
-    watch      pump -> worker   Nudge | Recall | Stacks | Left  read by the worker's watch thread
+    watch      pump -> worker   Nudge | Recall | Stacks | ClientDisconnected  (read by the watch thread)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain    (pump)
                parent -> child  Spawn                           (template)
@@ -149,7 +149,7 @@ class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
     """More of a body whose Reply said MORE; or, for a LogTask, that it is done.
 
     One without objects that says MORE, which may also come before the Reply, asks whether the client is
-    still there: one that has closed its side is taken to have left, and the answer is Left."""
+    still there: one that has closed its side counts as disconnected, and the answer is ClientDisconnected."""
 
     number: int  # the task's
     objects: list[SimpleObject]
@@ -171,7 +171,7 @@ class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
     number: int
 
 
-class Left(msgspec.Struct, tag=5, array_like=True, gc=False):
+class ClientDisconnected(msgspec.Struct, tag=5, array_like=True, gc=False):
     """The client of this task has left: nobody wants more of its body."""
 
     number: int
@@ -294,7 +294,7 @@ class MaxRequests(msgspec.Struct, tag="maxrequests"):
 
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
-Watch = Nudge | Recall | Stacks | Left
+Watch = Nudge | Recall | Stacks | ClientDisconnected
 Order = Attach | Retire | Ended | LogFile | ErrorLogFile | Join | Open | Drain | Spawn
 Report = Ready | Failed | Drained | Hung | Lost | Cut | MaxRequests | Changed
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.primitives import os, time
-from halfsync.response import SMALL, ClientGone, Head
+from halfsync.response import SMALL, ClientDisconnectedError, Head
 from halfsync.settings import Settings
 from halfsync.stamps import Stamp
 from halfsync.temporary_files import out_of_reach, temporary_file
@@ -223,20 +223,20 @@ class TaskReplier:
         end_if_child()
 
     def check_client(self) -> None:
-        self._raise_if_left()
+        self._raise_if_disconnected()
         now = time.monotonic_ns()
         if now - self._asked > ASK_EVERY:
             self._asked = now
             self._part([], Ending.MORE)
             self._leave()
 
-    def _raise_if_left(self) -> None:
-        if self._outbox.gone or self._outbox.nobody_wants(self.number):
-            raise ClientGone
+    def _raise_if_disconnected(self) -> None:
+        if self._outbox.gone or self._outbox.is_disconnected(self.number):
+            raise ClientDisconnectedError
 
     def _leave(self) -> None:
         self._outbox.flush()
-        self._raise_if_left()
+        self._raise_if_disconnected()
 
 
 class TaskResponder:
@@ -335,7 +335,7 @@ class _Spill:
         try:
             write_all(self._pipe, rest)
         except BrokenPipeError:
-            raise ClientGone from None
+            raise ClientDisconnectedError from None
 
     def close(self) -> None:
         for descriptor in (self._file, self._pipe):

@@ -35,10 +35,10 @@ from halfsync.settings import Settings
 from halfsync.wire.messages import (
     SCOREBOARD_BYTES,
     Attach,
+    ClientDisconnected,
     Cut,
     ErrorLogFile,
     Failed,
-    Left,
     LogFile,
     MaxRequests,
     Nudge,
@@ -352,8 +352,8 @@ class Worker:
             self._threads.outbox.flush()
         elif isinstance(message, Recall):
             self._threads.give_back()
-        elif isinstance(message, Left):
-            self._threads.outbox.leave(message.number)
+        elif isinstance(message, ClientDisconnected):
+            self._threads.outbox.client_disconnected(message.number)
         else:
             self._threads.log_stack(message.number)
 

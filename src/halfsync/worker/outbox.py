@@ -54,7 +54,7 @@ class Outbox:
         self.waiting: deque[Message | SmallReply] = deque()
         self._with_objects: deque[int] = deque()  # one entry for each message that waits and has objects
         self.gone = False  # the pump will read nothing more
-        self._left: dict[int, int] = {}  # slot -> number of the task there whose client has left
+        self._disconnected: dict[int, int] = {}  # slot -> number of its task, if that has no client any more
         self.size = 0  # bytes of bodies that wait
         self.since = 0  # monotonic nanoseconds when the oldest that waits was put; 0: none does
 
@@ -93,13 +93,13 @@ class Outbox:
             self.since = now
         return now
 
-    def leave(self, number: int) -> None:
+    def client_disconnected(self, number: int) -> None:
         """The client of this task has left."""
-        self._left[number % SCOREBOARD_SLOTS] = number  # by slot, so it never grows
+        self._disconnected[number % SCOREBOARD_SLOTS] = number  # by slot, so it never grows
 
-    def nobody_wants(self, number: int) -> bool:
+    def is_disconnected(self, number: int) -> bool:
         """Whether the client of this task has left."""
-        return self._left.get(number % SCOREBOARD_SLOTS) == number
+        return self._disconnected.get(number % SCOREBOARD_SLOTS) == number
 
     def flush(self) -> None:
         """Send all that waits. Waits while the pump reads too slowly; never raises."""
