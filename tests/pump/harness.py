@@ -155,7 +155,7 @@ class Stage:
         for client in self.clients:
             client.sock.close()
         for conn in list(self.pump.connections.values()):
-            self.pump.endings.close(conn, CloseReason.FAULT)
+            self.pump.endings.close(conn, CloseReason.INTERNAL_ERROR)
         for worker in list(self.pump.pools.workers.values()):
             worker.close()
         for hand in self.hands:

@@ -437,5 +437,5 @@ def test_a_file_that_cannot_be_read_is_a_fault_and_a_reset(version: str, capfd: 
         hand.reply(task, b"begun", length=-1, objects=[File(0, 0, 5000)], fds=(fd,))
         client.rest()
         assert client.reset
-        assert stage.reasons() == [CloseReason.FAULT]
+        assert stage.reasons() == [CloseReason.INTERNAL_ERROR]
     assert "cannot read what is being sent" in capfd.readouterr().err

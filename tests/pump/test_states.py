@@ -266,7 +266,7 @@ def test_each_transition_has_its_scenario():
 
 @pytest.mark.parametrize("transition", SCENARIOS)
 def test_transition(transition: str, tape: Tape, capfd: pytest.CaptureFixture[str]):
-    """Real traffic takes it, and no fault is logged on the way."""
+    """Real traffic takes it, and no internal error is logged on the way."""
     before, then = SCENARIOS[transition]
     with Stage() as stage:
         client = before(stage)

@@ -1,7 +1,7 @@
 """A random walk: clients and workers that come, ask, answer, stall and die in any order.
 
 The invariant: every whole answer is the answer to the request whose turn it is on that connection,
-no request of a living client waits for ever, and the pump logs no fault.
+no request of a living client waits for ever, and the pump logs no internal error.
 """
 
 from __future__ import annotations

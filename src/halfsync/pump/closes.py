@@ -26,7 +26,7 @@ class CloseReason(IntEnum):
     REPLY_CUT_SHORT = 14
     WORKER_DIED = 15
     FILE_SHRANK = 16
-    FAULT = 17
+    INTERNAL_ERROR = 17
     CUT_OFF = 18
     STREAM_TIMEOUT = 19
     FILE_CHANGED = 20
@@ -66,7 +66,7 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.WORKER_DIED: ("the worker died after the answer had begun", True),
     CloseReason.FILE_SHRANK: ("the file became shorter while it was sent", True),
     CloseReason.FILE_CHANGED: ("the file was written into while it was sent", True),
-    CloseReason.FAULT: ("a fault of the server's own", True),
+    CloseReason.INTERNAL_ERROR: ("an internal error of the server", True),
     CloseReason.STREAM_TIMEOUT: ("the handler gave nothing more within stream_timeout", True),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }

@@ -333,7 +333,7 @@ class Pump:
     def _abandon(self, conn: Connection) -> None:
         """End a connection on which we failed; if even that fails, let go of its socket at least."""
         try:
-            self.endings.reset(conn, CloseReason.FAULT)
+            self.endings.reset(conn, CloseReason.INTERNAL_ERROR)
         except Exception:  # noqa: BLE001 (as above)
             self.errors.report(f"closing a connection:\n{traceback.format_exc()}")
             self.connections.pop(conn.fd, None)

@@ -123,7 +123,7 @@ class Output:
         except OSError as error:
             if error.errno in _NOT_THE_CLIENT:
                 self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
-                return self._endings.reset(conn, CloseReason.FAULT)
+                return self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
             return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
         return self._wait_for_more(conn, exchange)
 

@@ -326,7 +326,7 @@ class Replies:
         if conn is None:
             return
         if exchange.state is not WORKING:
-            conn.protocol.abort(exchange, CloseReason.FAULT)
+            conn.protocol.abort(exchange, CloseReason.INTERNAL_ERROR)
         elif isinstance(error, UnsendableError) and error.status == SHORT_OF_DESCRIPTORS:
             sentence = "The server is short of file descriptors."
             self._tasks.refuse(exchange, Refusal(503, sentence, close=False, retry_after=5))
