@@ -46,7 +46,7 @@ def record(head: str = "GET /p?q=1 HTTP/1.1\r\nHost: example.org:81\r\n\r\n", **
         "handler_us": 89,
         "total_us": 1_234_567,
         "ending": CloseReason.KEPT,
-        "served": 3,
+        "request_count": 3,
     }
     return LogRecord(**(columns | more))
 

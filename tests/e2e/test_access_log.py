@@ -76,7 +76,7 @@ def test_json_lines_are_json_whatever_is_in_them(tmp_path):
     assert one["handler_us"] >= 0
     assert one["queue_us"] >= 0
     assert one["total_us"] >= one["handler_us"]
-    assert [other["served"] for other in two] == [0, 1]
+    assert [other["request_count"] for other in two] == [0, 1]
 
 
 def test_letters_tell_the_bytes_that_were_sent_and_how_it_ended(tmp_path):

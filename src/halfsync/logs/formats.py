@@ -25,7 +25,7 @@ and with our own, in microseconds ("-" if no handler was asked):
     %{ending}x   how it ended: the close reason's name in lower case, such as kept, client_disconnected
 
 `json` gives an object a line, with the keys time, client, user, method, target, protocol, status,
-body_bytes, wire_bytes, referer, user_agent, host, queue_us, handler_us, total_us, ending, served.
+body_bytes, wire_bytes, referer, user_agent, host, queue_us, handler_us, total_us, ending, request_count.
 
 How it is made fast: the items fall into three kinds. What depends on nothing is text in a template.
 What depends on the request's head only is rendered together, and remembered by the head, or at least
@@ -234,7 +234,7 @@ class _Line(msgspec.Struct):
     handler_us: int | None
     total_us: int
     ending: str
-    served: int
+    request_count: int
 
 
 _CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
@@ -282,5 +282,5 @@ def _line(r: LogRecord, trust: Trust | None) -> _Line:
         r.handler_us if r.handler_us >= 0 else None,
         r.total_us,
         ending(r.ending),
-        r.served,
+        r.request_count,
     )

@@ -189,7 +189,7 @@ SIMPLE = {
     "V": Item(of_fields=lambda fields: escape(host_of(fields))),
     "p": Item(of_fields=lambda fields: escape(port_of(fields))),
     "P": Item(expression="getpid()"),
-    "k": Item(expression="r.served"),
+    "k": Item(expression="r.request_count"),
     "X": Item(expression="connection(r.ending)"),
 }
 

@@ -55,7 +55,7 @@ class Child:
     opened: bool = False  # a pump that was told to accept
     failure: messages.Failed | None = None
     drained: bool = False
-    served: int = 0  # a worker that has served max_requests: how many; 0 before
+    request_count: int = 0  # a worker that has served max_requests: how many; 0 before
     at_fault: bool = False  # it was killed for what it did
     _unsent: deque[tuple[bytes, tuple[int, ...]]] = field(default_factory=deque)
     stuck_since: float = NEVER

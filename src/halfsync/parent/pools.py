@@ -89,7 +89,7 @@ class WorkerPool(ChildPool):
         """A worker that has served max_requests. (While there is a next generation, all are replaced.)"""
         if self.next is not None:
             return None
-        return next((child for child in self.workers(self.current) if child.served), None)
+        return next((child for child in self.workers(self.current) if child.request_count), None)
 
     def wanted(self, generation: int) -> int:
         """How many workers: one more while one is to be recycled, since its successor comes first."""

@@ -53,7 +53,7 @@ class Reports:
         elif isinstance(report, messages.Changed):
             self._on_change(child, report)
         elif isinstance(report, messages.MaxRequests):
-            child.served = report.served
+            child.request_count = report.request_count
         else:
             self._replace_hung(child, report.worker, now)
 

@@ -71,7 +71,7 @@ class Staffing:
 
     def _staff_generation(self, pool: WorkerPool, generation: int, now: float) -> None:
         if (old := pool.recyclable()) is not None:
-            log("info", f"{old.who} has served {old.served} requests (max_requests) and is replaced.")
+            log("info", f"{old.who} has served {old.request_count} requests (max_requests) and is replaced.")
             self._tree.retire(old, now)
         workers, wanted = pool.workers(generation), pool.wanted(generation)
         for surplus in workers[wanted:]:

@@ -99,7 +99,7 @@ class LogRecord(msgspec.Struct, array_like=True, gc=False):
     handler_us: int  # handler's begin to its end; -1: no handler was asked
     total_us: int  # first byte read to last byte sent
     ending: int  # index into pump.closes.CloseReason by value; 0: kept or closed in good order
-    served: int  # how many requests this connection had served before (Apache's %k)
+    request_count: int  # how many requests this connection had served before (Apache's %k)
 
 
 class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
@@ -289,7 +289,7 @@ class MaxRequests(msgspec.Struct, tag="maxrequests"):
     """From a worker: it has served as many requests as `max_requests` says, and is to be replaced. It goes
     on until it is retired."""
 
-    served: int
+    request_count: int
 
 
 ToWorker = list[Task | LogTask | Nudge]

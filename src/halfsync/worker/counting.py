@@ -27,12 +27,12 @@ class RequestCount:
         self._limit = max_requests + random.SystemRandom().randint(0, jitter)
         self._tell = tell
         self._told = False
-        self._served = count(1)  # its `next` is one step, also for several threads
+        self._request_count = count(1)  # its `next` is one step, also for several threads
 
     def one_more(self) -> None:
-        served = next(self._served)
-        if served >= self._limit and not self._told:
-            self._told = self._tell(served)
+        request_count = next(self._request_count)
+        if request_count >= self._limit and not self._told:
+            self._told = self._tell(request_count)
 
     def counted(self, handler: Handler) -> Handler:
         """The same handler; each call counts, however it ends."""

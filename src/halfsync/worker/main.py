@@ -10,7 +10,7 @@ and the pump (`watch`) send, whatever the application's threads do. It wakes for
     Stacks    from the pump: say where a handler hangs
 
 It leaves when the parent is gone or tells it to (end of file on `orders`), or when the pump has let go of
-it (end of file on `watch`) and no new pump comes: after Retire at once, else after PATIENCE.
+it (end of file on `watch`) and no new pump comes: after Retire at once, else after PUMP_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from halfsync.worker.importing import CannotImport, load
 from halfsync.worker.osthreads import check_room_for
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS, Handler, Threads
 
-PATIENCE = 5.0
+PUMP_TIMEOUT = 5.0
 """Seconds without a pump after which a worker that was not retired leaves all the same. The parent
 forks a new pump at once when one dies."""
 
@@ -221,8 +221,8 @@ class Worker:
         self._failures = Failures("In the worker's main thread")
 
     def _counted(self, settings: Settings) -> list[Handler | None]:
-        def tell(served: int) -> bool:
-            return channel.send(self._orders, encode(MaxRequests(served))) is channel.Sent.YES
+        def tell(request_count: int) -> bool:
+            return channel.send(self._orders, encode(MaxRequests(request_count))) is channel.Sent.YES
 
         count = RequestCount(settings.max_requests, settings.max_requests_jitter, tell)
         return [None if handler is None else count.counted(handler) for handler in self._handlers]
@@ -270,10 +270,10 @@ class Worker:
     def _turn(self) -> bool:
         """False when it is time to leave."""
         ready = self._wait()
-        if self._orders.fileno() in ready and not self._obey():
+        if self._orders.fileno() in ready and not self._receive_order():
             return False
         if self._watch is not None and self._watch.fileno() in ready:
-            self._heed(self._watch)
+            self._receive_message(self._watch)
         return not (self._watch is None and self._alone_since and self._may_leave())
 
     def _wait(self) -> set[int]:
@@ -285,9 +285,9 @@ class Worker:
         return {descriptor for descriptor, _ in poller.poll(timeout)}
 
     def _may_leave(self) -> bool:
-        return self._retired or time.monotonic() - self._alone_since > PATIENCE
+        return self._retired or time.monotonic() - self._alone_since > PUMP_TIMEOUT
 
-    def _obey(self) -> bool:
+    def _receive_order(self) -> bool:
         """The next order. False if the parent is gone or has let go."""
         packet = channel.receive(self._orders)
         if packet is None:
@@ -339,7 +339,7 @@ class Worker:
         self._alone_since = 0.0
         self._threads.start(self._count)
 
-    def _heed(self, watch: socket.socket) -> None:
+    def _receive_message(self, watch: socket.socket) -> None:
         assert self._threads is not None
         packet = channel.receive(watch)
         if packet is None:
