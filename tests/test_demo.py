@@ -144,7 +144,7 @@ def site(tmp_path):
             stderr=log,
         )
     try:
-        answer(f"http://{address}/ping", patience=15)
+        answer(f"http://{address}/ping", timeout=15)
         yield f"http://{address}"
     finally:
         server.send_signal(signal.SIGQUIT)
@@ -158,9 +158,9 @@ class Answer:
     body: bytes
 
 
-def answer(url: str, *, patience: float = 0, **options: Any) -> Answer:
-    """The whole answer; while nobody listens yet, try again for `patience` seconds."""
-    end = time.monotonic() + patience
+def answer(url: str, *, timeout: float = 0, **options: Any) -> Answer:
+    """The whole answer; while nobody listens yet, try again for `timeout` seconds."""
+    end = time.monotonic() + timeout
     while True:
         try:
             with urlopen(Request(url, **options), timeout=15) as reply:

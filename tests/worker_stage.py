@@ -33,7 +33,7 @@ from halfsync.worker.bodies import Limits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import LogHandler, Threads
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Seam:
 
     def __init__(self, tasks: socket.socket) -> None:
         self.tasks = tasks
-        tasks.settimeout(PATIENCE)
+        tasks.settimeout(TIMEOUT)
         self.slots = itertools.count(1)
         self.answers: dict[int, Answer] = {}
         self.packets = 0

@@ -8,7 +8,7 @@ There is no second thread: the test says when the pump takes a turn, so what hap
 lines of a test is known. A turn never waits; time is a `FakeTime` that only the test moves.
 
 The kernel may deliver a loopback segment a moment late. So a test says what it waits for
-(`stage.until(...)`, `client.answer()`), and the stage takes turns until it is there; the patience of
+(`stage.until(...)`, `client.answer()`), and the stage takes turns until it is there; the timeout of
 seconds in there is only how long a failing test takes.
 """
 
@@ -57,7 +57,7 @@ from halfsync.wire.messages import (
 )
 from tests.pump.transports import TRANSPORTS
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds of real time until a test that waits for something fails."""
 
 BUILT_IN, APP = 0, 1
@@ -194,7 +194,7 @@ class Stage:
 
     def until(self, condition: Callable[[], object], what: str = "") -> None:
         """Turn until it is so."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TIMEOUT
         while not condition():
             if not self.turn() and time.monotonic() > give_up:
                 raise AssertionError(f"this never came: {what or condition}")
@@ -252,7 +252,7 @@ class Client:
 
     def send(self, data: bytes) -> None:
         """Send all of it, and let the pump see it. What nobody wants any more is dropped."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TIMEOUT
         while data:
             try:
                 data = data[self.sock.send(data) :]

@@ -20,7 +20,7 @@ import pytest
 
 from halfsync.pump import loop
 from halfsync.wire.messages import Lease, Task
-from tests.pump.harness import PATIENCE, Client, Hand, Stage, get, parse_answer
+from tests.pump.harness import TIMEOUT, Client, Hand, Stage, get, parse_answer
 
 LEASED = get("/leased")
 FEW_STEPS = [1, 2, 5]
@@ -99,7 +99,7 @@ def check(stage: Stage, client: Client, requests: Sequence[bytes], told: object)
     for number, request in enumerate(requests):
         method, text = expected(request)
         answer = None
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TIMEOUT
         while (answer := parse_answer(client.inbox, method)) is None:
             happened = stage.turn()
             assert client.receive() or happened or time.monotonic() < give_up, (

@@ -7,7 +7,7 @@ A record is written by one write(2), so records of several processes do not mix:
 Further lines of a text are indented, so that a line which starts with a date starts a record.
 
 Nothing here raises, and nothing waits long: standard error may be a pipe whose reader has
-stopped, and neither the parent nor the pump may hang with it. After `PATIENCE_MS` a record is
+stopped, and neither the parent nor the pump may hang with it. After `WRITE_TIMEOUT_MS` a record is
 dropped, the next ones at once, and how many were is said when there is room again.
 
 An application may close descriptor 2, or put another file there, and the next file or socket that it
@@ -26,7 +26,7 @@ from halfsync.primitives import os, select, threading, time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
-PATIENCE_MS = 200
+WRITE_TIMEOUT_MS = 200
 """How long a record may wait for a full pipe, if the one before it found room."""
 
 _PIECE = select.PIPE_BUF
@@ -168,7 +168,7 @@ def _write(record: bytes) -> bool:
     target = _target()
     if target < 0:
         return True
-    locked = _one_at_a_time.acquire(timeout=10 * PATIENCE_MS / 1000)
+    locked = _one_at_a_time.acquire(timeout=10 * WRITE_TIMEOUT_MS / 1000)
     try:
         while record:
             if not _room(target):
@@ -217,7 +217,7 @@ def _duplicate() -> int:
 def _room(target: int) -> bool:
     poller = select.poll()
     poller.register(target, select.POLLOUT)
-    return bool(poller.poll(0 if _dropped else PATIENCE_MS))
+    return bool(poller.poll(0 if _dropped else WRITE_TIMEOUT_MS))
 
 
 def _largest(record: bytes) -> int:

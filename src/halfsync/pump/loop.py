@@ -67,7 +67,7 @@ EVENTS_A_TURN = 512
 STEPS_A_TURN = 64
 """For each connection: how many pipelined requests it may have answered before others are served."""
 
-FRESH_PATIENCE = 1.0
+FRESH_TIMEOUT = 1.0
 """Seconds that a client which has just connected has, at a stop, for its first request to come."""
 LINGER_AT_STOP = 0.5
 """Seconds that a client which has its last response has, at a stop, to close its side."""
@@ -185,7 +185,7 @@ class Pump:
         seen_uncookied = self.http1.seen.uncookied
         harmless = self.http1.seen.harmless
         take_in = self.pools.dispatcher.take_in
-        events = self.poller.poll(self._patience(), EVENTS_A_TURN)
+        events = self.poller.poll(self._poll_timeout(), EVENTS_A_TURN)
         if self.run_queue.later:
             self.run_queue.begin_turn()
         clock.tick()
@@ -277,7 +277,7 @@ class Pump:
         except Exception:  # noqa: BLE001 (as it says)
             self.errors.report(f"{what}:\n{traceback.format_exc()}")
 
-    def _patience(self) -> float:
+    def _poll_timeout(self) -> float:
         """Seconds until something is due by itself."""
         if self.run_queue.later or self.run_queue.due or self.pools.dispatcher.gathered:
             return 0.0
@@ -372,7 +372,7 @@ class Pump:
         self.responses.linger_timeout = min(self.responses.linger_timeout, LINGER_AT_STOP)
         for conn in list(self.connections.values()):
             if conn.state is FRESH:
-                conn.deadline = min(conn.deadline, now + FRESH_PATIENCE)
+                conn.deadline = min(conn.deadline, now + FRESH_TIMEOUT)
             elif conn.state is LINGERING:
                 conn.deadline = min(conn.deadline, now + self.responses.linger_timeout)
             elif conn.state is IDLE:

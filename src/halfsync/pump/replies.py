@@ -244,7 +244,7 @@ class Replies:
             worker.recalled = False
         worker.stalled = False
         worker.heard_at = self._clock.now
-        worker.patience = NUDGE_AFTER
+        worker.nudge_after = NUDGE_AFTER
         if not worker.outstanding:
             worker.reserved = False
             worker.alone_until = 0.0

@@ -139,14 +139,14 @@ class Stalls:
 
     def _nudge(self, worker: Worker, now: float) -> None:
         """It holds several tasks: see to it if it has ended none for some milliseconds."""
-        if now - worker.heard_at >= worker.patience:
+        if now - worker.heard_at >= worker.nudge_after:
             worker.tell(Nudge())  # replies may be waiting to be batched behind a slow one
             waiting = len(worker.unbegun())
             if not waiting:
                 return
             self._help(worker, waiting)
-            worker.patience = min(2 * worker.patience, NUDGE_SELDOM)
-        self._tasks.look_within(worker.patience)
+            worker.nudge_after = min(2 * worker.nudge_after, NUDGE_SELDOM)
+        self._tasks.look_within(worker.nudge_after)
 
     def _help(self, worker: Worker, waiting: int) -> None:
         """Tasks wait behind slow ones: bring a sibling thread to them, or them to another worker."""

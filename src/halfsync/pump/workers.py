@@ -96,7 +96,7 @@ class Worker:
         self.short_until = 0.0
         self.alone_until = 0.0
         self.recalled = False  # tasks had to be taken back: no look-ahead until it has caught up
-        self.patience = NUDGE_AFTER  # seconds of silence until it is nudged
+        self.nudge_after = NUDGE_AFTER  # seconds of silence until it is nudged
         self.heard_at = 0.0  # when it last ended a task, or was given one with nothing else to do
         self.look_at = 0.0  # monotonic: the next look at its scoreboard
         self.unbegun_before: set[int] = set()  # tasks that were not begun at the last look
