@@ -14,7 +14,7 @@ from halfsync.objects import File, Memory
 from halfsync.response import Head
 from halfsync.temporary_files import temporary_file
 from halfsync.wire.messages import MAX_PACKET, Ending, Nudge, Part, Reply, Task
-from halfsync.worker.bodies import Limits, TaskReplier
+from halfsync.worker.bodies import ResponseLimits, TaskReplier
 from halfsync.worker.outbox import Outbox
 from tests.worker_stage import Seam, Stage
 
@@ -221,13 +221,13 @@ def test_messages_of_a_slot_stay_in_order_across_packets():
     with theirs:
         outbox, seam = Outbox(theirs), Seam(ours)
         task = seam.task(GET)
-        outbox.put(Reply(task.number, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
+        outbox.put(Reply(task.number, 200, "OK", b"", -1, b"", [], Ending.UNFINISHED), 0, 1)
         expected = b""
         for n in range(150):
             descriptor = temporary_file("/tmp")
             data = b"%d " % n
             os.write(descriptor, data)
-            outbox.put(Part(task.number, [File(descriptor, 0, len(data))], Ending.MORE), 0, 1)
+            outbox.put(Part(task.number, [File(descriptor, 0, len(data))], Ending.UNFINISHED), 0, 1)
             expected += data
         outbox.put(Part(task.number, [], Ending.DONE), 0, 1)
         outbox.flush()
@@ -244,8 +244,8 @@ def test_what_no_packet_has_room_for_costs_its_own_response(capfd):
         before, large, after, part = (seam.task(GET) for _ in range(4))
         outbox.put(Reply(before.number, 200, "OK", b"", 0), 0, 1)
         outbox.put(Reply(large.number, 200, "OK", b"X: " + b"y" * MAX_PACKET + b"\r\n", 0), 0, 1)
-        outbox.put(Reply(part.number, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
-        outbox.put(Part(part.number, [Memory(bytes(MAX_PACKET))], Ending.MORE), 0, 1)
+        outbox.put(Reply(part.number, 200, "OK", b"", -1, b"", [], Ending.UNFINISHED), 0, 1)
+        outbox.put(Part(part.number, [Memory(bytes(MAX_PACKET))], Ending.UNFINISHED), 0, 1)
         outbox.put(Reply(after.number, 200, "OK", b"", 0), 0, 1)
         outbox.flush()
         assert not outbox.gone
@@ -271,7 +271,7 @@ def test_an_outbox_whose_pump_is_gone_closes_descriptors_and_says_so():
 def test_a_spool_that_can_not_be_written_raises_and_leaves_nothing_open(tmp_path):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        replier = TaskReplier(Outbox(theirs), Limits(0, 1 << 20, str(tmp_path / "none")), 0, 0, [])
+        replier = TaskReplier(Outbox(theirs), ResponseLimits(0, 1 << 20, str(tmp_path / "none")), 0, 0, [])
         with pytest.raises(OSError, match="No such file"):
             replier.whole(Head(200, "OK", b""), 100_000, b"x" * 100_000)
         assert not replier.begun

@@ -532,7 +532,7 @@ class Body:
 def test_close_is_called_once_whatever_happens(pieces, error, method):
     body = Body(pieces, error)
     with Stage(app_of(lambda e: body)) as stage:
-        assert stage.ask(f"{method} / HTTP/1.1\nHost: a").ending is not Ending.MORE
+        assert stage.ask(f"{method} / HTTP/1.1\nHost: a").ending is not Ending.UNFINISHED
     assert body.closed == 1
 
 

@@ -278,7 +278,7 @@ def outcome(make: Callable[[Events], Any], *, general: bool, capfd: Any, **more:
             stage.ask(head, body)
         said = []
         for message in stage.said:
-            assert (message.handler_ns > 0) == (message.ending is not Ending.MORE)
+            assert (message.handler_ns > 0) == (message.ending is not Ending.UNFINISHED)
             message.handler_ns = 0
             said.append(encode([message]))
     return said, events, log_of(capfd), stage.fast

@@ -29,7 +29,7 @@ from halfsync.wire.messages import (
     decode_replies,
     encode,
 )
-from halfsync.worker.bodies import Limits
+from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import LogHandler, Threads
 
@@ -43,7 +43,7 @@ class Answer:
     reply: Reply | None = None
     body: bytes = b""
     kinds: list[str] = field(default_factory=list)  # of simple objects, in order
-    ending: Ending = Ending.MORE
+    ending: Ending = Ending.UNFINISHED
     messages: int = 0
     file: int = -1
     pipe: int = -1
@@ -132,7 +132,7 @@ class Seam:
         return self.ask(f"GET {target} HTTP/1.1\nHost: example.org{fields and chr(10) + fields}", **more)
 
     def wait(self, slot: int) -> Answer:
-        while self.answers[slot].ending is Ending.MORE:
+        while self.answers[slot].ending is Ending.UNFINISHED:
             self.read_packet()
         return self.answers[slot]
 
@@ -150,7 +150,7 @@ class Seam:
 
     def _take(self, message: Reply | Part, descriptors: array.array[int]) -> None:
         answer = self.answers[message.number]
-        assert answer.ending is Ending.MORE, "the worker had said that this was the end"
+        assert answer.ending is Ending.UNFINISHED, "the worker had said that this was the end"
         answer.messages += 1
         if isinstance(message, Reply):
             assert answer.reply is None
@@ -208,7 +208,7 @@ class Stage(Seam):
             self.scoreboard,
             handlers_of(plan, pool, application),
             log_handler,
-            Limits.of(plan.settings),
+            ResponseLimits.of(plan.settings),
         )
         self.threads.start(threads)
 

@@ -565,7 +565,7 @@ class Hand:
         self,
         task: Task,
         *objects: Memory | File | Pipe,
-        ending: Ending = Ending.MORE,
+        ending: Ending = Ending.UNFINISHED,
         fds: tuple[int, ...] = (),
         handler_ns: int = 5_000_000,
     ) -> None:

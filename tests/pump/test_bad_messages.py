@@ -92,8 +92,10 @@ def test_a_part_that_cannot_be_sent_resets_its_connection():
     """Its head is out: it must not look whole."""
     with Stage() as stage:
         hand, victim, innocent, bad, good = both(stage)
-        hand.reply(bad, b"some", ending=Ending.MORE)
-        hand.send([Part(bad.number, [File(7, 0, 5)], Ending.MORE), Reply(good.number, 200, "OK", b"", 0)])
+        hand.reply(bad, b"some", ending=Ending.UNFINISHED)
+        hand.send(
+            [Part(bad.number, [File(7, 0, 5)], Ending.UNFINISHED), Reply(good.number, 200, "OK", b"", 0)]
+        )
         victim.rest()
         assert victim.reset
         assert innocent.answer().status == 200
@@ -107,7 +109,7 @@ def test_after_a_bad_reply_its_parts_are_nobodys():
     """They must not go out behind the 500."""
     with Stage() as stage:
         hand, victim, _, bad, _ = both(stage)
-        hand.send([Reply(bad.number, 200, "OK", b"", -1, b"", [File(7, 0, 5)], Ending.MORE)])
+        hand.send([Reply(bad.number, 200, "OK", b"", -1, b"", [File(7, 0, 5)], Ending.UNFINISHED)])
         hand.part(bad, Memory(b"evil"))
         assert victim.answer().status == 500
         hand.part(bad, Memory(b"evil"), ending=Ending.DONE)
@@ -119,7 +121,7 @@ def test_after_a_bad_reply_its_parts_are_nobodys():
 def test_a_second_reply_is_a_reset():
     with Stage() as stage:
         hand, victim, innocent, bad, good = both(stage)
-        hand.reply(bad, b"some", ending=Ending.MORE)
+        hand.reply(bad, b"some", ending=Ending.UNFINISHED)
         hand.reply(bad, b"other")
         victim.rest()
         assert victim.reset
@@ -175,7 +177,7 @@ def test_a_worker_that_makes_its_pipe_blocking_does_not_stop_the_pump():
         hand, victim, innocent, bad, good = both(stage)
         reading, writing = os.pipe()
         kept = os.dup(reading)
-        hand.reply(bad, objects=[Pipe(0)], fds=(reading,), ending=Ending.MORE)
+        hand.reply(bad, objects=[Pipe(0)], fds=(reading,), ending=Ending.UNFINISHED)
         for piece in (b"one ", b"two ", b"three"):
             os.set_blocking(kept, True)
             os.write(writing, piece)
@@ -196,7 +198,7 @@ def test_more_in_memory_than_a_worker_may_give_is_cut_off():
     """A client that reads nothing, and a worker that sends pieces without end."""
     with Stage(reply_memory=256 * 1024) as stage:
         hand, victim, innocent, bad, good = both(stage)
-        hand.reply(bad, b"", ending=Ending.MORE)
+        hand.reply(bad, b"", ending=Ending.UNFINISHED)
         for _ in range(100):
             hand.part(bad, Memory(bytes(100_000)))
         stage.until(lambda: victim.receive() or victim.over)
@@ -214,7 +216,7 @@ def test_endless_small_pieces_are_cut_off(tmp_path):
         client = stage.client(rcvbuf=4096)
         client.send(get())
         task = hand.take()
-        hand.reply(task, ending=Ending.MORE)
+        hand.reply(task, ending=Ending.UNFINISHED)
         hand.part(task, File(0, 0, 1), fds=(os.open(tmp_path / "file", os.O_RDONLY),))
         conn = next(iter(stage.pump.connections.values()))
         hand.part(task, Memory(bytes(100_000)))
@@ -238,7 +240,7 @@ def test_small_pieces_of_a_file_that_follow_each_other_are_one():
         descriptor = os.memfd_create("spool")
         body = b"".join(b"%05d\n" % number for number in range(5000))
         os.write(descriptor, body)
-        hand.reply(task, b"", ending=Ending.MORE)
+        hand.reply(task, b"", ending=Ending.UNFINISHED)
         for _ in range(11):
             hand.part(task, Memory(bytes(100_000)))
         hand.part(task, File(0, 0, 6), fds=(descriptor,))

@@ -126,7 +126,7 @@ def test_an_answer_that_had_begun_is_reset(stage: Stage):
     """It can't be tried again, and must not look whole."""
     hand = stage.hand()
     client = stage.client()
-    hand.reply(ask(client, hand), b"some", ending=Ending.MORE)
+    hand.reply(ask(client, hand), b"some", ending=Ending.UNFINISHED)
     hand.die()
     client.rest()
     assert client.reset

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from halfsync.objects import File
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.lease_rules import objection
-from halfsync.wire.http1 import Limits, parse_head
+from halfsync.wire.http1 import HeadLimits, parse_head
 from halfsync.wire.messages import Lease, Reply
 from halfsync.wire.refusals import Refusal
 from tests.pump.harness import Answer, Client, Hand, Stage, get, no_descriptor_left
@@ -430,7 +430,7 @@ def test_a_lease_that_knows_less_than_the_response_is_refused(
 def test_every_vary_counts():
     """A field may come twice."""
     reply = Reply(0, 200, "", b"Vary: Accept\r\nX: y\r\nvary: Origin\r\n", 0)
-    head = parse_head(get("/"), Limits())
+    head = parse_head(get("/"), HeadLimits())
     assert objection(head, reply, (b"accept", b"origin"), False) == ""
     assert "Origin" in objection(head, reply, (b"accept",), False)
     assert "Accept" in objection(head, reply, (b"origin",), False)
@@ -633,11 +633,11 @@ def test_what_cut_cookie_makes_equal_is_the_same_request(raw: bytes):
     if not cut or cut.find(b"\r\n\r\n") != len(cut) - 4:
         return
     try:
-        head = parse_head(cut, Limits())
+        head = parse_head(cut, HeadLimits())
     except Refusal:
         return
     assert raw.find(b"\r\n\r\n") == len(raw) - 4
-    same = parse_head(raw, Limits())
+    same = parse_head(raw, HeadLimits())
     assert (same.method, same.target, same.host, same.body_size, same.keep_alive) == (
         head.method,
         head.target,

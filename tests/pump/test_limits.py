@@ -114,7 +114,7 @@ def begin_sending(stage: Stage, size: int = 3_000_000) -> Client:
     client = stage.client(rcvbuf=8192)
     client.send(get())
     task = hand.take()
-    hand.reply(task, length=size, ending=Ending.MORE)
+    hand.reply(task, length=size, ending=Ending.UNFINISHED)
     for _ in range(size // 100_000):
         hand.part(task, Memory(bytes(100_000)))
     hand.part(task, ending=Ending.DONE)
@@ -176,7 +176,7 @@ def test_old_bytes_in_the_socket_are_not_held_against_a_new_answer(stage: Stage)
     client.send(get("/1") + get("/2"))
     hand.reply(hand.take(), bytes(90_000))
     task = hand.take()
-    hand.reply(task, length=150_000, ending=Ending.MORE)
+    hand.reply(task, length=150_000, ending=Ending.UNFINISHED)
     hand.part(task, Memory(bytes(150_000)), ending=Ending.DONE)
     received = 0
     for _ in range(70):
@@ -194,7 +194,7 @@ def test_a_slow_handler_is_not_the_clients_fault(stage: Stage):
     client.send(get())
     task = hand.take()
     stage.later(200)
-    hand.reply(task, b"one", ending=Ending.MORE)
+    hand.reply(task, b"one", ending=Ending.UNFINISHED)
     stage.later(200)
     hand.part(task, Memory(b"two"))
     stage.later(200)

@@ -11,7 +11,7 @@ from halfsync.pump.loop import STEPS_A_TURN
 from halfsync.pump.states import ConnectionState, ExchangeState
 from halfsync.wire import http1
 from halfsync.wire.chunked import MAX_CHUNKS
-from halfsync.wire.http1 import Limits, check_partial
+from halfsync.wire.http1 import HeadLimits, check_partial
 from halfsync.wire.messages import Lease
 from halfsync.wire.refusals import Refusal
 from tests.pump.harness import Client, Stage, get
@@ -140,13 +140,13 @@ def test_a_head_that_drips_in_is_not_checked_anew_with_each_byte(monkeypatch: py
     checks = 0
     check_sizes = http1._check_sizes
 
-    def counted(head: bytes | bytearray, limits: Limits) -> None:
+    def counted(head: bytes | bytearray, limits: HeadLimits) -> None:
         nonlocal checks
         checks += 1
         check_sizes(head, limits)
 
     monkeypatch.setattr(http1, "_check_sizes", counted)
-    limits = Limits()
+    limits = HeadLimits()
     head = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%02d: %s\r\n" % (n, b"y" * 4000) for n in range(15))
     for end in range(1, len(head)):
         check_partial(head[:end], limits, end - 1)
@@ -155,7 +155,7 @@ def test_a_head_that_drips_in_is_not_checked_anew_with_each_byte(monkeypatch: py
 
 def test_a_dripping_head_meets_every_limit_as_a_whole_one_does():
     """With each byte by itself, the refusal comes, and is the same, as with one write."""
-    limits = Limits(line=100, fields=5, field_size=200, head=600)
+    limits = HeadLimits(line=100, fields=5, field_size=200, head=600)
     cases = {
         b"GET /" + b"x" * 200: 414,
         b"GET / HTTP/1.1\r\nX: " + b"y" * 300: 431,
@@ -168,7 +168,7 @@ def test_a_dripping_head_meets_every_limit_as_a_whole_one_does():
         assert whole.value.status == dripped(head, limits) == status
 
 
-def dripped(head: bytes, limits: Limits) -> int:
+def dripped(head: bytes, limits: HeadLimits) -> int:
     """The status of the refusal that comes when each byte comes by itself."""
     for end in range(1, len(head) + 1):
         try:

@@ -35,7 +35,7 @@ def give_memory(
     hand: Hand, task: Task, data: bytes, length: int, *, ending: Ending, status: int = 200
 ) -> None:
     """As many `Memory` objects as it takes, in as many packets."""
-    hand.reply(task, data[:100], length=length, ending=Ending.MORE, status=status)
+    hand.reply(task, data[:100], length=length, ending=Ending.UNFINISHED, status=status)
     for at in range(100, len(data), 100_000):
         hand.part(task, Memory(data[at : at + 50_000]), Memory(data[at + 50_000 : at + 100_000]))
     hand.part(task, ending=ending)
@@ -56,7 +56,7 @@ def give_files(
 def give_pipe(hand: Hand, task: Task, data: bytes, length: int, *, ending: Ending, status: int = 200) -> None:
     """A pipe, written to whenever it has room, as a handler's thread would."""
     read = write_behind(hand, task, data, ending)
-    hand.reply(task, length=length, objects=[Pipe(0)], fds=(read,), ending=Ending.MORE, status=status)
+    hand.reply(task, length=length, objects=[Pipe(0)], fds=(read,), ending=Ending.UNFINISHED, status=status)
 
 
 def write_behind(hand: Hand, task: Task, data: bytes, ending: Ending) -> int:
@@ -94,7 +94,7 @@ def give_mixture(
     third = len(data) // 3
     fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)
     os.write(fd, data[third : 2 * third])
-    hand.reply(task, length=length, ending=Ending.MORE, status=status)
+    hand.reply(task, length=length, ending=Ending.UNFINISHED, status=status)
     for at in range(0, third, 100_000):
         hand.part(task, Memory(data[at : min(at + 100_000, third)]))
     hand.part(task, File(0, 0, third), fds=(fd,))
@@ -271,7 +271,7 @@ def dead_worker_shows(ground: Ground) -> None:
     """A worker that died in the middle: reset, however the body was framed."""
     for framing in FRAMINGS:
         client, task = ground.ask(framing)
-        ground.give(task, DATA, framing, promise=len(DATA) + 1, ending=Ending.MORE)
+        ground.give(task, DATA, framing, promise=len(DATA) + 1, ending=Ending.UNFINISHED)
         ground.hand.die()
         not_whole(client)
         assert ground.stage.reasons()[-1] is CloseReason.WORKER_DIED
@@ -377,7 +377,7 @@ def test_a_chunk_reaches_the_client_when_it_is_given(stage: Stage):
     client = stage.client()
     client.send(get())
     task = hand.take()
-    hand.reply(task, b"one", ending=Ending.MORE)
+    hand.reply(task, b"one", ending=Ending.UNFINISHED)
     stage.until(lambda: client.receive() or client.inbox.endswith(b"3\r\none\r\n"))
     hand.part(task, Memory(b"two"))
     stage.until(lambda: client.receive() or client.inbox.endswith(b"3\r\ntwo\r\n"))
@@ -399,7 +399,7 @@ def test_the_end_of_a_pipe_is_not_the_end_of_the_body(stage: Stage):
     client.send(get())
     task = hand.take()
     read, write = os.pipe()
-    hand.reply(task, objects=[Pipe(0)], fds=(read,), ending=Ending.MORE)
+    hand.reply(task, objects=[Pipe(0)], fds=(read,), ending=Ending.UNFINISHED)
     os.write(write, b"some")
     os.close(write)
     stage.settle()
@@ -415,7 +415,7 @@ def test_a_pipe_for_nobody_breaks(stage: Stage):
     client.send(get())
     task = hand.take()
     read, write = os.pipe()
-    hand.reply(task, objects=[Pipe(0)], fds=(read,), ending=Ending.MORE)
+    hand.reply(task, objects=[Pipe(0)], fds=(read,), ending=Ending.UNFINISHED)
     os.write(write, b"some")
     stage.settle()
     client.leave()

@@ -148,7 +148,7 @@ def a_worker_answers(
     hand = stage.hand()
     client.send(get(version=version))
     task = hand.take()
-    hand.reply(task, b"a", length=2, ending=Ending.MORE)
+    hand.reply(task, b"a", length=2, ending=Ending.UNFINISHED)
     hand.part(task, Memory(b"b"), ending=ending)
 
 
@@ -161,7 +161,7 @@ def it_is_the_last_answer(stage: Stage, client: Client) -> None:
 def a_worker_pauses(stage: Stage, client: Client) -> None:
     hand = stage.hand()
     client.send(get())
-    hand.reply(hand.take(), b"a", length=2, ending=Ending.MORE)
+    hand.reply(hand.take(), b"a", length=2, ending=Ending.UNFINISHED)
 
 
 def a_worker_goes_on(stage: Stage, client: Client) -> None:
@@ -214,7 +214,7 @@ def it_leaves_before_it_has_taken_all(stage: Stage, _client: Client) -> None:
     hand = stage.hand()
     client.send(get())
     task = hand.take()
-    hand.reply(task, length=3_000_000, ending=Ending.MORE)
+    hand.reply(task, length=3_000_000, ending=Ending.UNFINISHED)
     for _ in range(30):
         hand.part(task, Memory(bytes(100_000)))
     client.leave()

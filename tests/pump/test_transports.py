@@ -83,7 +83,7 @@ def test_files_and_memory_are_sent_in_order(tmp_path):
         client.send(get("/x"))
         fd = os.open(tmp_path / "file", os.O_RDONLY)
         task = hand.take()
-        hand.reply(task, b"<", objects=[File(0, 10, 40_000)], fds=(fd,), ending=Ending.MORE)
+        hand.reply(task, b"<", objects=[File(0, 10, 40_000)], fds=(fd,), ending=Ending.UNFINISHED)
         hand.part(task, Memory(b">"), ending=Ending.DONE)
         assert client.answer().body == b"<" + b"0123456789" * 4000 + b">"
 

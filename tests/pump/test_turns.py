@@ -28,7 +28,7 @@ def test_a_slow_handler_that_writes_to_a_pipe_is_not_the_clients_fault():
         client.send(get())
         task = hand.take()
         reading, writing = os.pipe()
-        hand.reply(task, b"", objects=[Pipe(0)], fds=(reading,), ending=Ending.MORE)
+        hand.reply(task, b"", objects=[Pipe(0)], fds=(reading,), ending=Ending.UNFINISHED)
         for piece in (b"one ", b"two ", b"three"):
             os.write(writing, piece)
             stage.later(200)
@@ -46,7 +46,7 @@ def test_a_client_that_does_not_take_what_a_pipe_holds_is_still_timed():
         client = stage.client(rcvbuf=8192)
         client.send(get())
         reading, writing = os.pipe()
-        hand.reply(hand.take(), objects=[Pipe(0)], fds=(reading,), ending=Ending.MORE)
+        hand.reply(hand.take(), objects=[Pipe(0)], fds=(reading,), ending=Ending.UNFINISHED)
         os.set_blocking(writing, False)
 
         def pour() -> int:
@@ -72,10 +72,10 @@ def test_stream_timeout(how: str, capfd: pytest.CaptureFixture[str]):
         task = hand.take()
         reading, writing = os.pipe()
         if how == "pipe":
-            hand.reply(task, b"one", objects=[Pipe(0)], fds=(reading,), ending=Ending.MORE)
+            hand.reply(task, b"one", objects=[Pipe(0)], fds=(reading,), ending=Ending.UNFINISHED)
         else:
             os.close(reading)
-            hand.reply(task, b"one", ending=Ending.MORE)
+            hand.reply(task, b"one", ending=Ending.UNFINISHED)
         for _ in range(3):  # each piece begins the time again
             stage.later(8)
             if how == "pipe":
@@ -105,7 +105,7 @@ def test_without_keep_alive_each_response_says_that_it_is_the_last(version: str)
             client.send(get("*" if kind == "404" else f"/{kind}", "Connection: keep-alive", version=version))
             if kind == "stream":
                 task = hand.take()
-                hand.reply(task, b"x", length=2, ending=Ending.MORE)
+                hand.reply(task, b"x", length=2, ending=Ending.UNFINISHED)
                 hand.part(task, Memory(b"y"), ending=Ending.DONE)
             elif hand.tasks:
                 hand.reply(hand.take(), b"ok", lease=Lease(100, ()) if kind == "lease" else None)

@@ -132,7 +132,9 @@ class Walk:
             lease = Lease(10, ()) if path.startswith(b"/shared") and task.head.startswith(b"GET") else None
             hand.reply(task, path * 50, lease=lease, handler_ns=quick)
         elif fate < 9:
-            hand.reply(task, path * 20, length=self.random.choice([-1, 50 * len(path)]), ending=Ending.MORE)
+            hand.reply(
+                task, path * 20, length=self.random.choice([-1, 50 * len(path)]), ending=Ending.UNFINISHED
+            )
             self.streaming.append((hand, task))
         else:
             hand.part(task, ending=Ending.ABORTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from halfsync.wire.chunked import ChunkedBody
-from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, parse_head
+from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, parse_head
 from halfsync.wire.refusals import Refusal
 from tests.wire.case_files import CASES, FOLDER, Case, unescape
 
@@ -18,9 +18,9 @@ def read_request(raw: bytes) -> tuple[RequestHead, bytes]:
         raw = raw[2:]
     end = raw.find(HEAD_END)
     if end < 0:
-        check_partial(raw, Limits(), 0)
+        check_partial(raw, HeadLimits(), 0)
         raise AssertionError("the case has no whole head, and nothing wrong in what there is")
-    head = parse_head(raw[: end + 4], Limits())
+    head = parse_head(raw[: end + 4], HeadLimits())
     rest = raw[end + 4 :]
     if head.body_size == CHUNKED:
         chunks = ChunkedBody()

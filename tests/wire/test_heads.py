@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfsync.wire.http1 import CHUNKED, Limits, RequestHead, check_partial, parse_head
+from halfsync.wire.http1 import CHUNKED, HeadLimits, RequestHead, check_partial, parse_head
 from halfsync.wire.refusals import Refusal
 
 quick = settings(max_examples=400, deadline=None, database=None)
@@ -73,9 +73,9 @@ def whole(data: bytes) -> bytes:
     return (data + b"\r\n\r\n").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
-def parse(raw: bytes, limits: Limits | None = None) -> RequestHead | None:
+def parse(raw: bytes, limits: HeadLimits | None = None) -> RequestHead | None:
     try:
-        return parse_head(raw, limits or Limits())
+        return parse_head(raw, limits or HeadLimits())
     except Refusal as refusal:
         if refusal.status not in STATUSES or not refusal.close:
             raise AssertionError("another refusal than was promised") from refusal
@@ -93,7 +93,7 @@ def test_a_head_or_a_refusal_and_nothing_else(data: bytes):
 @given(heads, st.integers(1, 200), st.integers(1, 200), st.integers(0, 4), st.integers(1, 400))
 def test_the_same_with_narrow_limits(data: bytes, line: int, field: int, fields: int, size: int):
     """Nor with any limits."""
-    parse(whole(data), Limits(line, fields, field, size))
+    parse(whole(data), HeadLimits(line, fields, field, size))
 
 
 @quick
@@ -157,7 +157,7 @@ def test_what_is_refused_early_would_be_refused_whole(data: bytes, points: set[i
     try:
         for end in sorted(point % len(raw) for point in points):
             if end > scanned and raw[:end].find(b"\r\n\r\n") < 0:
-                check_partial(raw[:end], Limits(), scanned)
+                check_partial(raw[:end], HeadLimits(), scanned)
                 scanned = end
     except Refusal:
         assert parse(raw) is None
@@ -166,15 +166,15 @@ def test_what_is_refused_early_would_be_refused_whole(data: bytes, points: set[i
 @pytest.mark.parametrize("cut", range(1, len(GOOD)))
 def test_any_beginning_of_a_good_head_passes(cut: int):
     """Byte by byte, nothing is refused on the way."""
-    check_partial(GOOD[:cut], Limits(), 0)
+    check_partial(GOOD[:cut], HeadLimits(), 0)
     for scanned in (1, cut - 1):
         if 0 < scanned < cut:
-            check_partial(GOOD[:cut], Limits(), scanned)
+            check_partial(GOOD[:cut], HeadLimits(), scanned)
 
 
 def test_limits_may_be_smaller_than_the_one_of_the_request_line():
     """Each is held to by itself, in a whole head and in any part of one."""
-    limits = Limits(line=300, field_size=60, head=400)
+    limits = HeadLimits(line=300, field_size=60, head=400)
     good = b"GET /" + b"x" * 250 + b" HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 50 + b"\r\n\r\n"
     assert parse_head(good, limits).host == b"a"
     for end in range(1, len(good)):

@@ -65,7 +65,7 @@ class WSGIHandler:
         """`trust`: whose X-Forwarded fields are believed; None: nobody's."""
         self._application = application
         self._trust = trust if trust is not None and trust.fields else None
-        _Exchange.shaping = trust.shaping if trust is not None else ()
+        _Invocation.shaping = trust.shaping if trust is not None else ()
         self._prefix = mount.prefix.encode().decode("latin-1")
         self._bases = [self._base(pool, listener) for listener in listeners]
         # By listener: heads that were read before. Programs that call an interface send the same head
@@ -96,7 +96,7 @@ class WSGIHandler:
 
         Gives the time when it ended, or 0 if a Replier was used (see `worker.threads.Quick`).
         """
-        exchange = _Exchange(None, responder, task.number, began)
+        exchange = _Invocation(None, responder, task.number, began)
         try:
             result = self._application(self._environ(task, None, exchange), exchange.start_response)
             if type(result) is list and len(result) == 1:
@@ -113,7 +113,7 @@ class WSGIHandler:
         return 0
 
     def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
-        exchange = _Exchange(replier)
+        exchange = _Invocation(replier)
         try:
             environ = self._environ(task, spool, exchange)
             _send(exchange, self._application(environ, exchange.start_response))
@@ -122,7 +122,7 @@ class WSGIHandler:
         except BaseException:  # noqa: BLE001
             _fail(task, replier)
 
-    def _environ(self, task: Task, spool: SpooledBody | None, exchange: _Exchange) -> Environ:
+    def _environ(self, task: Task, spool: SpooledBody | None, exchange: _Invocation) -> Environ:
         seen = self._seen[task.listener]
         head, cookie = task.head, None
         found = seen.get(head)
@@ -146,7 +146,7 @@ class WSGIHandler:
             environ["wsgi.input"] = BytesIO(task.body) if task.body else BytesIO()
         return environ
 
-    def _first_environ(self, task: Task, head: bytes, exchange: _Exchange) -> Environ:
+    def _first_environ(self, task: Task, head: bytes, exchange: _Invocation) -> Environ:
         """Of a head that was not read before. It is kept if it may come again and says all there is."""
         environ = self._read(task)
         by_proxy = self._trust is not None and self._trust.concerns(environ)
@@ -170,7 +170,7 @@ class WSGIHandler:
             self._believe(environ, task, exchange)
         return environ
 
-    def _believe(self, environ: Environ, task: Task, exchange: _Exchange) -> None:
+    def _believe(self, environ: Environ, task: Task, exchange: _Invocation) -> None:
         """The request has X-Forwarded fields."""
         assert self._trust is not None
         if self._trust.believes_peer(task.client):
@@ -286,7 +286,7 @@ class FileWrapper:
         raise StopIteration
 
 
-class _Exchange:
+class _Invocation:
     """One request's start_response, and what the application has said of its reply so far."""
 
     __slots__ = (
@@ -547,7 +547,7 @@ _OVER: Any = _Over()
 # --- any iterable -----------------------------------------------------------------------------------
 
 
-def _send(exchange: _Exchange, result: Iterable[bytes]) -> None:
+def _send(exchange: _Invocation, result: Iterable[bytes]) -> None:
     """Send what the application returned, and close it whatever happens."""
     try:
         if type(result) is list or type(result) is tuple:
@@ -560,7 +560,7 @@ def _send(exchange: _Exchange, result: Iterable[bytes]) -> None:
             result.close()
 
 
-def _iterate(exchange: _Exchange, result: Iterable[bytes]) -> None:
+def _iterate(exchange: _Invocation, result: Iterable[bytes]) -> None:
     alone = _length_hint(result) == 1
     for piece in result:
         if alone and not exchange.begun:
@@ -580,7 +580,7 @@ def _length_hint(result: Iterable[bytes]) -> int:
         return -1
 
 
-def _send_file(exchange: _Exchange, wrapper: FileWrapper) -> bool:
+def _send_file(exchange: _Invocation, wrapper: FileWrapper) -> bool:
     """Send a true file's rest by its descriptor. False if it is none: then it must be iterated."""
     if exchange.begun:
         return False

@@ -26,7 +26,7 @@ from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
 from halfsync.settings import Settings
 from halfsync.wire.chunked import ChunkedBody
-from halfsync.wire.http1 import CHUNKED, HEAD_END, Limits, RequestHead, check_partial, without_empty_lines
+from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, without_empty_lines
 from halfsync.wire.http1_responses import CONTINUE
 from halfsync.wire.refusals import Refusal
 
@@ -37,8 +37,8 @@ MAX_SHOWN = 1024
 """Bytes of what never became a request that the access log shows."""
 
 
-def limits_of(settings: Settings) -> Limits:
-    return Limits(
+def limits_of(settings: Settings) -> HeadLimits:
+    return HeadLimits(
         settings.limit_request_line,
         settings.limit_request_fields,
         settings.limit_request_field_size,

@@ -38,9 +38,9 @@ from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    MORE,
     NOT_BEGUN,
     SCOREBOARD_SLOTS,
+    UNFINISHED,
     Part,
     Reply,
     decode_replies,
@@ -233,7 +233,7 @@ class Replies:
                     self._respond(worker, message, owner, fds, cut)
             except Exception as error:  # noqa: BLE001
                 self._spoilt(worker, message, owner, error)
-        if message.ending is not MORE:
+        if message.ending is not UNFINISHED:
             worker.give_number(number)
             if owner is LOG_BATCH:
                 self._access.written()
@@ -258,7 +258,7 @@ class Replies:
     def _respond(
         self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor], cut: bool
     ) -> None:
-        ended = message.ending is not MORE
+        ended = message.ending is not UNFINISHED
         if ended:
             pool = worker.pool
             pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
@@ -308,7 +308,7 @@ class Replies:
         protocol = conn.protocol
         if message.objects:
             protocol.add(exchange, [_sendable(exchange, item, fds) for item in message.objects])
-        if message.ending is not MORE:
+        if message.ending is not UNFINISHED:
             protocol.end(exchange, CloseReason.REPLY_CUT_SHORT if message.ending is ABORTED else KEPT)
         self._run_queue.ready(conn)
 
@@ -320,7 +320,7 @@ class Replies:
             "error",
             f"worker {worker.pid} of {worker.pool.name}: its response to {exchange.request_line}: {why}",
         )
-        if message.ending is MORE:
+        if message.ending is UNFINISHED:
             self._tasks.drop(worker, message.number)
         conn = exchange.conn
         if conn is None:

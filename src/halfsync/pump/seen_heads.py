@@ -10,7 +10,7 @@ from __future__ import annotations
 from halfsync.pump.connection import Route
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.leases import Key
-from halfsync.wire.http1 import Limits, RequestHead, parse_head
+from halfsync.wire.http1 import HeadLimits, RequestHead, parse_head
 
 MAX_SEEN = 1024
 MAX_SEEN_HEAD = 1024
@@ -40,7 +40,7 @@ class SeenHeads:
     somebody's cookie in it) by their bytes without the cookie. What could break a limit by its cookie,
     because it is longer than `harmless`, is not to be looked up there."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
         self.harmless = limits.harmless
         self.whole: dict[bytes, SeenHead] = {}

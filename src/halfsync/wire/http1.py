@@ -53,7 +53,7 @@ CONDITIONAL = frozenset(
 """Fields that make a request for a file another request; `RequestHead.conditions` holds them."""
 
 
-class Limits:
+class HeadLimits:
     """What a head may take. All in bytes, but `fields` in lines."""
 
     __slots__ = ("field_size", "fields", "harmless", "head", "line")
@@ -115,7 +115,7 @@ class RequestHead:
         return head
 
 
-def parse_head(raw: bytes, limits: Limits) -> RequestHead:
+def parse_head(raw: bytes, limits: HeadLimits) -> RequestHead:
     """A head, from its request line through its empty line and not a byte more.
 
     Raises Refusal, always with `close`, and nothing else whatever the bytes are.
@@ -173,7 +173,7 @@ def without_empty_lines(data: bytes) -> bytes:
     return data if begun is None else data[begun.end() :]
 
 
-def check_partial(buffer: bytes | bytearray, limits: Limits, scanned: int) -> None:
+def check_partial(buffer: bytes | bytearray, limits: HeadLimits, scanned: int) -> None:
     """What has come of a head that is not whole yet; `scanned` bytes of it were checked before.
 
     Raises Refusal as soon as it can't become a good one, so that nobody waits for a time limit:
@@ -190,7 +190,7 @@ def check_partial(buffer: bytes | bytearray, limits: Limits, scanned: int) -> No
             _check_sizes(buffer, limits)
 
 
-def _check_last_line(head: bytes | bytearray, limits: Limits) -> None:
+def _check_last_line(head: bytes | bytearray, limits: HeadLimits) -> None:
     """As _check_sizes, for a head that was checked before and whose last line alone has grown since. A head
     that comes byte by byte costs 1 µs a byte so, where all the checks take 100."""
     begun = head.rfind(b"\n") + 1
@@ -203,7 +203,7 @@ def _check_last_line(head: bytes | bytearray, limits: Limits) -> None:
         raise Refusal(431, f"A header field is longer than {limits.field_size} bytes.")
 
 
-def _check_sizes(head: bytes | bytearray, limits: Limits) -> None:
+def _check_sizes(head: bytes | bytearray, limits: HeadLimits) -> None:
     line_end = head.find(b"\r\n", 0, limits.line + 2)
     if line_end < 0 and len(head) < limits.line + 2:
         return  # a part of a head, whose first line may still end in time

@@ -60,13 +60,13 @@ SCOREBOARD_BYTES = 2 * 8 * SCOREBOARD_SLOTS
 class Ending(IntEnum):
     """How far a body has come."""
 
-    MORE = 0  # parts follow
+    UNFINISHED = 0  # parts follow
     DONE = 1  # this was the last of it
     ABORTED = 2  # it will never be whole: the connection must show that
     NOT_BEGUN = 3  # the task was recalled or withdrawn: no handler was asked, and none will be here
 
 
-MORE, DONE, ABORTED, NOT_BEGUN = Ending
+UNFINISHED, DONE, ABORTED, NOT_BEGUN = Ending
 
 
 # --- tasks: pump -> worker ---------------------------------------------------------------------
@@ -142,13 +142,13 @@ class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
     dated: bool = False  # `fields` has a Date
     close: bool = False  # close the connection after this reply
     lease: Lease | None = None
-    handler_ns: int = 0  # time in the handler; with MORE, it comes in the last Part
+    handler_ns: int = 0  # time in the handler; with UNFINISHED, it comes in the last Part
 
 
 class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
-    """More of a body whose Reply said MORE; or, for a LogTask, that it is done.
+    """More of a body whose Reply said UNFINISHED; or, for a LogTask, that it is done.
 
-    One without objects that says MORE, which may also come before the Reply, asks whether the client is
+    One without objects that says UNFINISHED, which may also come before the Reply, asks whether the client is
     still there: one that has closed its side counts as disconnected, and the answer is ClientDisconnected."""
 
     number: int  # the task's

@@ -50,13 +50,13 @@ PIPE_SIZE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ResponseLimits:
     memory: int
     spool: int
     folder: str
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
+    def of(cls, settings: Settings) -> ResponseLimits:
         """To be called before the application is imported, which may go to another folder."""
         folder = settings.spool_dir or tempfile.gettempdir()
         return cls(settings.reply_memory, settings.reply_spool, os.path.abspath(folder))
@@ -67,7 +67,9 @@ class TaskReplier:
 
     __slots__ = ("_asked", "_began", "_limits", "_others", "_outbox", "_spill", "begun", "ended", "number")
 
-    def __init__(self, outbox: Outbox, limits: Limits, number: int, began: int, others: Sized) -> None:
+    def __init__(
+        self, outbox: Outbox, limits: ResponseLimits, number: int, began: int, others: Sized
+    ) -> None:
         self._outbox = outbox
         self._others = others  # tasks that wait to begin
         self._limits = limits
@@ -121,10 +123,10 @@ class TaskReplier:
         self._spill = spill = _Spill(self._limits)
         if len(piece) <= SMALL:
             spill.count_memory(len(piece))
-            self._reply(head, length, piece, [], Ending.MORE)
+            self._reply(head, length, piece, [], Ending.UNFINISHED)
             self._leave()
             return
-        self._reply(head, length, b"", [], Ending.MORE)
+        self._reply(head, length, b"", [], Ending.UNFINISHED)
         self.write(piece)
 
     def write(self, piece: bytes, *, last: bool = False) -> None:
@@ -138,7 +140,7 @@ class TaskReplier:
         if last and not spill.piped:
             self._part(objects, DONE)
         elif objects:
-            self._part(objects, Ending.MORE)
+            self._part(objects, Ending.UNFINISHED)
             self._leave()
         if spill.piped:
             spill.write_pipe()
@@ -167,18 +169,18 @@ class TaskReplier:
             spill = self._spill = _Spill(self._limits)
             objects = spill.objects_in_file(body)
             if spill.piped:
-                self._reply(head, length, b"", objects, Ending.MORE)
+                self._reply(head, length, b"", objects, Ending.UNFINISHED)
                 self._leave()
                 spill.write_pipe()
                 self.finish()
             else:
                 self._reply(head, length, b"", objects, DONE, lease)
             return
-        self._reply(head, length, body[:SMALL], [], Ending.MORE)
+        self._reply(head, length, body[:SMALL], [], Ending.UNFINISHED)
         for start in range(SMALL, len(body), MAX_PIECE):
             piece = Memory(body[start : start + MAX_PIECE])
             last = start + MAX_PIECE >= len(body)
-            self._part([piece], DONE if last else Ending.MORE)
+            self._part([piece], DONE if last else Ending.UNFINISHED)
 
     def _reply(
         self,
@@ -190,7 +192,7 @@ class TaskReplier:
         lease: Lease | None = None,
     ) -> None:
         self.begun = True
-        self.ended = ending is not Ending.MORE
+        self.ended = ending is not Ending.UNFINISHED
         now = time.monotonic_ns()
         handler_ns = now - self._began if self.ended else 0
         self._outbox.put(
@@ -214,7 +216,7 @@ class TaskReplier:
 
     def _part(self, objects: list[SimpleObject], ending: Ending) -> None:
         assert not self.ended
-        self.ended = ending is not Ending.MORE
+        self.ended = ending is not Ending.UNFINISHED
         now = time.monotonic_ns()
         handler_ns = now - self._began if self.ended else 0
         self._outbox.put(Part(self.number, objects, ending, handler_ns), _memory(objects), now)
@@ -227,7 +229,7 @@ class TaskReplier:
         now = time.monotonic_ns()
         if now - self._asked > ASK_EVERY:
             self._asked = now
-            self._part([], Ending.MORE)
+            self._part([], Ending.UNFINISHED)
             self._leave()
 
     def _raise_if_disconnected(self) -> None:
@@ -244,7 +246,7 @@ class TaskResponder:
 
     __slots__ = ("_limits", "_others", "_replier", "outbox")
 
-    def __init__(self, outbox: Outbox, limits: Limits, others: Sized) -> None:
+    def __init__(self, outbox: Outbox, limits: ResponseLimits, others: Sized) -> None:
         self.outbox = outbox
         self._limits = limits
         self._others = others
@@ -271,7 +273,7 @@ class _Spill:
 
     __slots__ = ("_file", "_file_size", "_limits", "_memory", "_pieces", "_pipe", "_rest", "_said")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ResponseLimits) -> None:
         self._limits = limits
         self._memory = 0
         self._pieces = 0

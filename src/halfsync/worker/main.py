@@ -50,7 +50,7 @@ from halfsync.wire.messages import (
     encode,
 )
 from halfsync.worker import forks
-from halfsync.worker.bodies import Limits
+from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.counting import RequestCount
 from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
@@ -62,7 +62,7 @@ PUMP_TIMEOUT = 5.0
 forks a new pump at once when one dies."""
 
 LEVELS = 4
-"""Loops of the main thread, one in the other (see Worker._repeat)."""
+"""Loops of the main thread, one in the other (see WatchThread._repeat)."""
 SAME_FAILURE = 60.0
 """Seconds within which the same traceback of the main thread is logged once."""
 
@@ -78,7 +78,7 @@ def run(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int
     orders = channel.adopt(orders.detach())
     forks.install()
     forks.close_in_child(orders)
-    limits = Limits.of(plan.settings)
+    limits = ResponseLimits.of(plan.settings)
     try:
         application = import_application(plan, pool)
     except CannotImport as error:
@@ -104,7 +104,7 @@ def work(
     orders: socket.socket,
     log_fd: int | None,
     application: Application | None,
-    limits: Limits,
+    limits: ResponseLimits,
 ) -> int:
     """The life of a worker whose application is imported."""
     forks.close_in_child(orders)
@@ -113,7 +113,7 @@ def work(
         if pool == BUILT_IN
         else None
     )
-    worker = Worker(plan, pool, orders, writer, application, limits)
+    worker = WatchThread(plan, pool, orders, writer, application, limits)
     if why_not := _why_no_threads(plan.pools[pool]):
         channel.send(orders, encode(Failed(why_not, "", is_shortage=True)))
         return 3
@@ -195,7 +195,7 @@ class Failures:
             log("error", f"{self._where}:\n{trace}")
 
 
-class Worker:
+class WatchThread:
     """The watch thread's view of its process."""
 
     def __init__(
@@ -205,7 +205,7 @@ class Worker:
         orders: socket.socket,
         writer: AccessLogWriter | None,
         application: Application | None,
-        limits: Limits,
+        limits: ResponseLimits,
     ) -> None:
         self._count = plan.pools[pool].threads
         self._limits = limits

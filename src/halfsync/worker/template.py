@@ -16,7 +16,7 @@ from halfsync.plan import Plan
 from halfsync.primitives import os, socket, time
 from halfsync.wire.messages import ErrorLogFile, Failed, Ready, Spawn, decode_order, encode
 from halfsync.worker import forks
-from halfsync.worker.bodies import Limits
+from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.importing import CannotImport
 from halfsync.worker.main import Application, Failures, import_application, work
 
@@ -27,7 +27,7 @@ def run(plan: Plan, pool: int, orders: socket.socket) -> int:
     orders = channel.adopt(orders.detach())
     forks.install()
     forks.close_in_child(orders)
-    limits = Limits.of(plan.settings)
+    limits = ResponseLimits.of(plan.settings)
     try:
         application = import_application(plan, pool)
     except CannotImport as error:
@@ -60,7 +60,7 @@ def _spawn(
     orders: socket.socket,
     descriptor: int,
     application: Application | None,
-    limits: Limits,
+    limits: ResponseLimits,
 ) -> None:
     """Fork a worker that is not our child: the one between exits at once, and the parent, which is
     the subreaper, reaps the worker as its own."""

@@ -53,7 +53,7 @@ from halfsync.wire.messages import (
     decode_tasks,
 )
 from halfsync.worker import forks
-from halfsync.worker.bodies import Limits, TaskReplier, TaskResponder
+from halfsync.worker.bodies import ResponseLimits, TaskReplier, TaskResponder
 from halfsync.worker.osthreads import Handle, start_thread
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 
@@ -109,7 +109,7 @@ class Threads:
         scoreboard: memoryview,
         handlers: Sequence[Handler | None],
         log_handler: LogHandler | None,
-        limits: Limits,
+        limits: ResponseLimits,
     ) -> None:
         self._tasks = tasks
         self._scoreboard = scoreboard
