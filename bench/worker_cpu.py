@@ -22,7 +22,7 @@ from typing import Any
 from halfsync.plan import Kind, Listener, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
 from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_BYTES, Reply, Task, decode_replies, encode
-from halfsync.worker.bodies import Limits
+from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import Threads
 
@@ -94,7 +94,7 @@ def live(tasks: socket.socket, options: argparse.Namespace) -> int:
         memoryview(bytearray(SCOREBOARD_BYTES)).cast("Q"),
         handlers(options.threads),
         None,
-        Limits.of(Settings()),
+        ResponseLimits.of(Settings()),
     )
     if options.profile:
         threading.setprofile(None)
