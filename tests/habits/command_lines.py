@@ -50,8 +50,8 @@ LINES = (
     Line("gunicorn -e FLASK_ENV=production --limit-request-line 0 --limit-request-field_size 16380 shop:app", {"env": ["FLASK_ENV=production"], "limit_request_line": 65536, "limit_request_field_size": 16380}),
     Line("gunicorn shop:app", {"bind": ["0.0.0.0:9001"], "threads": 2}, environment={"GUNICORN_CMD_ARGS": "--bind=0.0.0.0:9001 --chdir=./ --worker-tmp-dir /dev/shm --workers=2 --threads=2 --worker-class=gthread"}),
     Line("gunicorn --workers 5 shop:app", {"workers": 5, "bind": ["0.0.0.0:9001"]}, environment={"PORT": "80", "GUNICORN_CMD_ARGS": "--bind 0.0.0.0:9001 --workers 2"}),
-    Line("gunicorn -c gunicorn.conf.py shop:app", {"workers": 7}),
-    Line("gunicorn --config file:gunicorn.conf.py --workers 2", {"workers": 2}),
+    Line("gunicorn -c conf/gunicorn.conf.py shop:app", {"workers": 7}),
+    Line("gunicorn --config file:conf/gunicorn.conf.py --workers 2", {"workers": 2}),
     Line("gunicorn -c python:gunicorn_settings shop:app", {"workers": 6}),
     # --- what can't be had is told
     Line("gunicorn -k gevent --worker-connections 1000 shop:app", told="--worker-class gevent: halfsync has one kind of worker"),

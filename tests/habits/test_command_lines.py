@@ -36,7 +36,8 @@ def folder(tmp_path):
     (tmp_path / "site_of").mkdir()
     (tmp_path / "site_of/__init__.py").write_text("")
     (tmp_path / "site_of/wsgi.py").write_text("from shop import app as application\n")
-    (tmp_path / "gunicorn.conf.py").write_text("workers = 7\nwsgi_app = 'shop:app'\n")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/gunicorn.conf.py").write_text("workers = 7\nwsgi_app = 'shop:app'\n")
     (tmp_path / "gunicorn_settings.py").write_text("workers = 6\n")
     return tmp_path
 
