@@ -32,8 +32,8 @@ GOAL = 8
 
 WARM_UP = 20
 REPEATS = 8
-BY_THE_CLOCK = ("pump/stalls.py", "pump/timeouts.py")
-"""What the loop does when so many milliseconds have passed: whether a request meets it is chance."""
+BY_THE_CLOCK = ("pump/clock.py", "pump/stalls.py", "pump/timeouts.py")
+"""What the loop does once a turn, or when so many milliseconds have passed, for no request in particular."""
 LIMIT = 30.0
 """Seconds for anything that is waited for."""
 

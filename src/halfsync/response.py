@@ -157,6 +157,11 @@ _lines: dict[tuple[str, str], bytes] = {}
 _heads: dict[tuple[Any, ...], Head] = {}
 
 
+known_head = _heads.get
+"""The head that (status, *fields) means, if `head_of` remembers it; else None. Raises TypeError for what has
+no hash."""
+
+
 def head_of(status: str, fields: list[tuple[str, str]]) -> Head:
     """The head that a WSGI application means. Raises BadHead.
 

@@ -32,6 +32,7 @@ from halfsync.response import (
     Replier,
     Responder,
     head_of,
+    known_head,
 )
 from halfsync.stamps import is_at_rest, stamp_of
 from halfsync.temporary_files import out_of_reach
@@ -325,7 +326,11 @@ class _Invocation:
                 exc_info = None  # it would be a cycle with this frame
         elif self.head is not None:
             raise BadApplication("start_response was called again without exc_info.")
-        self.head = head = head_of(status, fields)
+        try:
+            head = known_head((status, *fields)) or head_of(status, fields)
+        except TypeError:  # not a sequence, or of lists: `head_of` says so
+            head = head_of(status, fields)
+        self.head = head
         self._length = head.length
         if head.dropped:
             _warn_of_dropped(head.dropped)

@@ -193,12 +193,13 @@ class Threads:
 
     def _live(self) -> None:
         buffer = bytearray(MAX_PACKET)
+        responder = TaskResponder(self.outbox, self._limits, self._task_queue)
         pause = FIRST_PAUSE
         while True:
             try:
                 if not self._receive(buffer):
                     break
-                self._work()
+                self._work(responder)
                 pause = FIRST_PAUSE
             except BaseException:  # noqa: BLE001 - the thread outlives everything
                 forks.end_if_child()
@@ -247,11 +248,10 @@ class Threads:
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _work(self) -> None:
+    def _work(self, responder: TaskResponder) -> None:
         """Until the task queue is empty."""
         task_queue, scoreboard, outbox, at = self._task_queue, self._scoreboard, self.outbox, self._at
         identity = _thread.get_ident()
-        responder = TaskResponder(outbox, self._limits, task_queue)
         ended = 0  # when the task before ended, which is when the next one begins; 0: the clock must tell
         while True:
             try:
