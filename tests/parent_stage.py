@@ -33,6 +33,7 @@ from halfsync.wire.messages import (
     Hung,
     Join,
     LogFile,
+    Lost,
     Open,
     Ready,
     Retire,
@@ -63,6 +64,7 @@ def pump(plan: Plan, orders: socket.socket) -> int:
     """Keeps the seams, closes a retired worker's at once, drains at once unless told to dawdle."""
     tell("pump", fds=open_descriptors(), listening=[one.socket.getsockname() for one in plan.listeners])
     seams: dict[int, list[int]] = {}
+    gave_up = False
     if script().get("pump") == "dies":
         return 9
     while (received := channel.receive(orders)) is not None:
@@ -72,6 +74,9 @@ def pump(plan: Plan, orders: socket.socket) -> int:
             tell("join", worker=order.worker, worker_pid=order.pid, pool=order.pool, count=len(descriptors))
             if order.pool and script().get("handlers") == "hang":
                 channel.send(orders, encode(Hung(order.worker)))
+            if order.pool and script().get("pump") == "gives up" and not gave_up:
+                gave_up = True
+                channel.send(orders, encode(Lost(order.worker)))
         elif isinstance(order, Retire):
             tell("retire", worker=order.worker)
             channel.close_all(seams.pop(order.worker, []))

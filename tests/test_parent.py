@@ -484,6 +484,20 @@ def test_a_worker_whose_handler_hangs_is_retired_and_replaced(tmp_path, preload)
         assert f"worker(app:app) [{hung}] has a handler past handler_timeout; it is replaced." in parent.log()
 
 
+def test_a_worker_that_the_pump_gives_up_is_killed_at_once_and_replaced(tmp_path, preload):
+    """It lives, and would go on living: without the pump it is of no use. The others stay as they are."""
+    with_script(tmp_path, pump="gives up", leaving_takes=1000)
+    with stage(tmp_path, preload=preload, graceful_timeout=1000) as parent:
+        (lost,) = serving(parent)
+        (fresh,) = [told["worker_pid"] for told in parent.next_all("join", 1, pool=1)]
+        assert fresh != lost
+        parent.until(lambda: not alive(lost))
+        parent.until(lambda: f"worker(app:app) [{lost}] was killed by SIGKILL." in parent.log())
+        assert alive(fresh)
+        assert parent.log().count("was killed by") == 1
+        parent.script()
+
+
 def test_hung_workers_do_not_pile_up(tmp_path):
     """Every handler hangs and no worker exits: there are never many more than are wanted."""
     with_script(tmp_path, handlers="hang", retired="stays")

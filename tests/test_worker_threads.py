@@ -255,6 +255,41 @@ def test_what_no_packet_has_room_for_costs_its_own_response(capfd):
     assert capfd.readouterr().err.count("too large to be sent") == 2
 
 
+@pytest.mark.parametrize("with_file", [False, True], ids=["memory", "descriptors"])
+def test_what_the_socket_never_takes_costs_its_own_response(capfd, with_file: bool):
+    """Its buffer may be smaller than our packets (net.core.wmem_max). The pump is not gone for that."""
+    before = len(os.listdir("/proc/self/fd"))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+    with theirs:
+        outbox, seam = Outbox(theirs), Seam(ours)
+        tasks = [seam.task(GET) for _ in range(6)]
+        *small, large, part = tasks
+        for task in small[:2]:
+            outbox.put(Reply(task.number, 200, "OK", b"", 3, b"abc"), 3, 1)
+        outbox.put(Reply(large.number, 200, "OK", b"", 60_000, bytes(60_000)), 60_000, 1)
+        outbox.put(Reply(part.number, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
+        outbox.put(Part(part.number, [Memory(bytes(60_000))], Ending.MORE), 60_000, 1)
+        for task in small[2:]:
+            descriptor = temporary_file("/tmp")
+            os.write(descriptor, b"abc")
+            whole = Reply(task.number, 200, "OK", b"", 3, b"abc")
+            spooled = Reply(task.number, 200, "OK", b"", 3, b"", [File(descriptor, 0, 3)])
+            outbox.put(spooled if with_file else whole, 3, 1)
+            if not with_file:
+                os.close(descriptor)
+        outbox.flush()
+        assert not outbox.gone
+        assert [(seam.wait(task.number).status, seam.wait(task.number).body) for task in small] == [
+            (200, b"abc")
+        ] * 4
+        assert seam.wait(large.number).status == 500
+        assert seam.wait(part.number).ending is Ending.ABORTED
+        seam.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert capfd.readouterr().err.count("too large to be sent") == 2
+
+
 def test_an_outbox_whose_pump_is_gone_closes_descriptors_and_says_so():
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:

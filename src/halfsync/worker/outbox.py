@@ -111,8 +111,7 @@ class Outbox:
                 return
             if len(messages) <= _FEW and not self._with_objects:
                 packet = encode(messages)
-                if len(packet) <= MAX_PACKET:
-                    self._send(packet, [])
+                if len(packet) <= MAX_PACKET and self._send(packet, []):
                     return
             self._send_in_packets([_as_message(message) for message in messages])
 
@@ -121,24 +120,33 @@ class Outbox:
             if message.objects:
                 self._with_objects.popleft()
         for some in _packets([self._fitting(message) for message in messages]):
-            descriptors = _index_descriptors(some)
-            self._send(encode(some), descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
+            self._send_packet(some)
+
+    def _send_packet(self, messages: list[Message]) -> None:
+        """One packet; if the socket never takes one as large (net.core.wmem_max), one for each message. A
+        message that does not fit even so costs itself."""
+        descriptors = _index_descriptors(messages)
+        if not self._send(encode(messages), descriptors):
+            if len(messages) > 1:
+                _undo_indexes(messages, descriptors)
+                for message in messages:
+                    self._send_packet([message])
+                return
+            self._send(encode([_instead_of(messages[0])]), [])
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _fitting(self, message: Message) -> Message:
         """The message; or, in place of one that no packet has room for, one that says so."""
         if _size(message) <= MAX_PACKET and _descriptors(message) <= MAX_DESCRIPTORS:
             return message
-        log("error", f"A part of a response is too large to be sent ({_size(message)} bytes).")
         for item in message.objects:
             if isinstance(item, (File, Pipe)) and item.fd >= 0:
                 os.close(item.fd)
-        if type(message) is Reply and message.ending is DONE:
-            return Reply(message.number, 500, "", b"Content-Type: text/plain\r\n", len(_FAILED), _FAILED)
-        return Part(message.number, [], Ending.ABORTED)
+        return _instead_of(message)
 
-    def _send(self, packet: bytes, descriptors: list[int]) -> None:
+    def _send(self, packet: bytes, descriptors: list[int]) -> bool:
+        """Waits while the pump reads too slowly. False if the socket will never take such a packet."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         while not self.gone:
             try:
@@ -146,13 +154,16 @@ class Outbox:
                     self._tasks.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
                 else:
                     self._tasks.send(packet, socket.MSG_NOSIGNAL)
-                return
+                return True
             except OSError as error:
                 if error.errno in _SHORT_OF:
                     time.sleep(0.001)
+                elif error.errno == errno.EMSGSIZE:
+                    return False
                 else:  # the pump died; its connections are gone with it
                     end_if_lost(self._tasks, error)
                     self.gone = True
+        return True
 
 
 def end_if_lost(channel: socket.socket, error: OSError) -> None:
@@ -204,6 +215,14 @@ def _size(message: Message) -> int:
     return size
 
 
+def _instead_of(message: Message) -> Message:
+    """What is sent in place of a message that can't be."""
+    log("error", f"A part of a response is too large to be sent ({_size(message)} bytes).")
+    if type(message) is Reply and message.ending is DONE:
+        return Reply(message.number, 500, "", b"Content-Type: text/plain\r\n", len(_FAILED), _FAILED)
+    return Part(message.number, [], Ending.ABORTED)
+
+
 def _packets(messages: list[Message]) -> Iterator[list[Message]]:
     """The same messages in the same order, in packets that have room for them."""
     packet: list[Message] = []
@@ -233,3 +252,10 @@ def _index_descriptors(packet: list[Message]) -> list[int]:
                 descriptors.append(item.fd)
                 item.fd = len(descriptors) - 1
     return descriptors
+
+
+def _undo_indexes(packet: list[Message], descriptors: list[int]) -> None:
+    for message in packet:
+        for item in message.objects:
+            if isinstance(item, (File, Pipe)) and item.fd >= 0:
+                item.fd = descriptors[item.fd]
