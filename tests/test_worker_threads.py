@@ -268,8 +268,8 @@ def test_what_the_socket_never_takes_costs_its_own_response(capfd, with_file: bo
         for task in small[:2]:
             outbox.put(Reply(task.number, 200, "OK", b"", 3, b"abc"), 3, 1)
         outbox.put(Reply(large.number, 200, "OK", b"", 60_000, bytes(60_000)), 60_000, 1)
-        outbox.put(Reply(part.number, 200, "OK", b"", -1, b"", [], Ending.MORE), 0, 1)
-        outbox.put(Part(part.number, [Memory(bytes(60_000))], Ending.MORE), 60_000, 1)
+        outbox.put(Reply(part.number, 200, "OK", b"", -1, b"", [], Ending.UNFINISHED), 0, 1)
+        outbox.put(Part(part.number, [Memory(bytes(60_000))], Ending.UNFINISHED), 60_000, 1)
         for task in small[2:]:
             descriptor = temporary_file("/tmp")
             os.write(descriptor, b"abc")
