@@ -15,6 +15,11 @@ What bounds memory is where the pieces go, by how much there has been of this bo
 A whole body that is larger than `reply_memory` goes to the file at once: sent from there
 with sendfile(2), it costs the pump no memory at all.
 
+The file is one on the disk's file system, not memory of its own (memfd_create), though its pages stay in the
+page cache as well: writing to it takes half the time (ext4, which has large folios; milliseconds of
+processor time for 1, 8 and 64 MiB: 0.3, 2.2 and 21; with a memfd 0.6, 5.9 and 42), and what is left there
+by slow clients is written out instead of filling the memory.
+
 Small pieces go to the file early (after MAX_PIECES), for each Memory object costs the pump some 100
 bytes beside its data, while File segments that follow each other can be one.
 
