@@ -13,7 +13,7 @@ HEAD = """\
 
 <!-- written by docs/make_close_reasons.py (make docs); do not edit -->
 
-Why a connection was closed, or an answer on it ended. The word is what the access log shows for
+Why a connection was closed, or a response on it ended. The word is what the access log shows for
 `%{ending}x`.
 
 | reason | what happened | an error |

@@ -23,7 +23,7 @@ Each setting can be given in four places; the later ones win:
  4. the command line: `--workers 4`
 
 `halfsync --print-config` shows each value and where it came from. Sizes are in bytes and may end in K, M or G
-(in TOML as `"64K"`). An empty text means none. What is mounted where, is not a setting:
+(in TOML as `"64K"`). An empty text means none. Mounts are not settings:
 [targets](reference/command-line.md).
 """
 

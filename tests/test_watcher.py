@@ -252,9 +252,9 @@ def test_a_change_that_fails_leaves_the_old_workers_and_the_next_one_is_taken(tm
         (old,) = serving(parent)
         parent.script(worker="fails")
         changes(parent, "app.py")
-        parent.until(lambda: parent.log().count("is NOT reloaded") == 1)
+        parent.until(lambda: parent.log().count(": reload failed") == 1)
         changes(parent, "app.py")
-        parent.until(lambda: parent.log().count("is NOT reloaded") == 2)
+        parent.until(lambda: parent.log().count(": reload failed") == 2)
         assert preload or parent.log().count("Traceback of the application") == 2
         assert alive(old)
         parent.script()

@@ -289,5 +289,5 @@ def plain(status: int, reason: str, text: str, fields: Iterable[tuple[str, str]]
     return head, text.encode()
 
 
-INTERNAL_ERROR = plain(500, "Internal Server Error", "The server met an error.\n")
+INTERNAL_ERROR = plain(500, "Internal Server Error", "Internal server error.\n")
 """What a client sees when a handler raised. The traceback is in the error log."""

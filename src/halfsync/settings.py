@@ -313,7 +313,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         about(
             "Time limits",
-            "A client may take nothing of its answer no longer than this.",
+            "Close the connection if the client reads nothing for this long.",
             unit="seconds",
             least=0.1,
         ),
@@ -322,20 +322,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Time limits",
-            "What a client must send of its body, or take of its answer, on average. 0: no limit.",
+            "Minimum average upload and download rate. 0 disables it.",
             unit="bytes per second",
             least=0,
         ),
     ] = 500
     rate_grace: Annotated[
         float,
-        about("Time limits", "For this long no minimum rate is asked.", unit="seconds", least=0),
+        about("Time limits", "Grace period before `min_rate` applies.", unit="seconds", least=0),
     ] = 30.0
     keep_alive: Annotated[
         float,
         about(
             "Time limits",
-            "A connection may be idle between two requests no longer than this. 0: close after each answer.",
+            "A connection may be idle between two requests no longer than this. 0: close after each response.",
             unit="seconds",
             least=0,
         ),
@@ -344,8 +344,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         about(
             "Time limits",
-            "After an answer that closes the connection early, what the client still sends is read and "
-            "dropped for this long, so that it can read the answer.",
+            "After a response that closes the connection early, what the client still sends is read and "
+            "dropped for this long, so that it can read the response.",
             unit="seconds",
             least=0,
         ),
@@ -354,7 +354,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         about(
             "Time limits",
-            "A request may wait for a free thread no longer than this; then it is answered 503.",
+            "A request may wait for a free thread no longer than this; then it gets a 503.",
             unit="seconds",
             least=0.1,
         ),
@@ -363,7 +363,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         about(
             "Time limits",
-            "A handler may take no longer than this to begin its answer; then the request is answered 504, "
+            "A handler may take no longer than this to start its response; then the request gets a 504, "
             "the stack is logged, and the worker replaced. A stream that has begun may go on. 0: no limit.",
             unit="seconds",
             least=0,
@@ -384,7 +384,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Size limits",
-            "Longest request line; longer ones are answered 414.",
+            "Longest request line; longer ones get a 414.",
             unit="bytes",
             least=64,
             most=65536,
@@ -392,13 +392,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 8190
     limit_request_fields: Annotated[
         int,
-        about("Size limits", "Most header fields in a request; more are answered 431.", least=1, most=10000),
+        about("Size limits", "Most header fields in a request; more get a 431.", least=1, most=10000),
     ] = 100
     limit_request_field_size: Annotated[
         int,
         about(
             "Size limits",
-            "Longest header field; longer ones are answered 431.",
+            "Longest header field; longer ones get a 431.",
             unit="bytes",
             least=64,
             most=65536,
@@ -408,7 +408,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Size limits",
-            "Largest request head in all; larger ones are answered 431.",
+            "Largest header section of a request; larger ones get a 431.",
             unit="bytes",
             least=256,
             most=65536,
@@ -416,13 +416,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 64 * KIB
     limit_request_body: Annotated[
         int,
-        about("Size limits", "Largest request body; larger ones are answered 413.", unit="bytes", least=0),
+        about("Size limits", "Largest request body; larger ones get a 413.", unit="bytes", least=0),
     ] = GIB
     queue_limit: Annotated[
         int,
         about(
             "Size limits",
-            "Most requests that may wait for an application's threads; more are answered 503.",
+            "Most requests that may wait for an application's threads; more get a 503.",
             unit="requests",
             least=1,
         ),
@@ -441,7 +441,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Size limits",
-            "Request bodies that are kept aside, all together; a body that would exceed it is answered 503.",
+            "Request bodies that are kept aside, all together; a body that would exceed it gets a 503.",
             unit="bytes",
             least=0,
         ),
@@ -450,8 +450,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Size limits",
-            "Of an answer that an application produces, this much waits for the client in memory; the rest "
-            "in an anonymous temporary file.",
+            "Response bytes buffered in memory per request; the rest goes to an anonymous temporary file.",
             unit="bytes",
             least=0,
         ),
@@ -460,8 +459,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Size limits",
-            "Of an answer that an application produces, this much may wait in a temporary file. Beyond that, "
-            "the handler's thread waits for the client.",
+            "Response bytes buffered in a temporary file per request. Beyond that, the handler's thread "
+            "waits for the client.",
             unit="bytes",
             least=0,
         ),
@@ -519,7 +518,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         about(
             "Leases",
-            "Memory for leased answers, in all. An open file counts as 64 KiB: descriptors are scarce.",
+            "Memory for leased responses, in all. An open file counts as 64 KiB: descriptors are scarce.",
             unit="bytes",
             least=0,
         ),

@@ -624,8 +624,8 @@ def _fail(task: Task, replier: Replier) -> None:
     """The application raised. The client gets 500 if nothing was sent, else a broken connection."""
     replier.end_if_child()
     line = str(task.head.partition(b"\r\n")[0], "latin-1").rpartition(" ")[0].partition("?")[0]
-    what = "after its reply" if replier.ended else "amid its reply" if replier.begun else "before its reply"
-    log("error", f"The application failed {what} to {line}:\n{failure(skip=1)}")
+    when = "after" if replier.ended else "while sending" if replier.begun else "before"
+    log("error", f"Exception {when} the response to {line}:\n{failure(skip=1)}")
     if replier.begun:
         _abort(replier)
     else:

@@ -79,7 +79,7 @@ class AccessLogWriter:
                 if self._descriptor is not None:
                     self._write(self._descriptor, self._render(records), len(records))
             except Exception:  # noqa: BLE001 - a record that can't be rendered is a bug, and no reason to stop
-                log("error", f"The access log met an error:\n{traceback.format_exc()}")
+                log("error", f"Error in the access log:\n{traceback.format_exc()}")
             written()
 
     def _write(self, descriptor: int, lines: bytes, count: int) -> None:

@@ -57,7 +57,7 @@ class Reloads:
     def failed(self, pool: WorkerPool, child: Child, ending: str) -> None:
         """A worker of the next generation ended before it was ready."""
         told = f"it {ending} while starting." if child.failure is None else pool.told_once(child.failure)
-        log("error", f"{child.who}: {told} {pool.name} is NOT reloaded; the old workers go on.")
+        log("error", f"{child.who}: {told} {pool.name}: reload failed; the old workers keep serving.")
         self._notifier.reload_failed()
         self._tree.drop_next(pool)
 

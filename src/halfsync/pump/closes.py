@@ -1,4 +1,4 @@
-"""Why a connection, or an answer on it, ended: one table with text and whether it is an error.
+"""Why a connection, or a response on it, ended: one table with text and whether it is an error.
 
 The value goes into log records (`LogRecord.ending`), so it is part of the seam.
 """
@@ -43,13 +43,13 @@ class CloseReason(IntEnum):
 
 _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.KEPT: ("not closed: the connection is kept for the next request", False),
-    CloseReason.ANSWERED: ("answered, and the client or the answer asked for a close", False),
+    CloseReason.ANSWERED: ("complete, and the client or the response asked for a close", False),
     CloseReason.CLIENT_CLOSED: ("the client closed between requests", False),
     CloseReason.KEEP_ALIVE_TIMEOUT: ("no further request came within keep_alive", False),
     CloseReason.DRAINING: ("the server is stopping", False),
     CloseReason.DESCRIPTORS_SHORT: ("idle, and its descriptor was needed", False),
     CloseReason.LINGER_TIMEOUT: (
-        "the client did not close within linger_timeout after the last answer",
+        "the client did not close within linger_timeout after the last response",
         False,
     ),
     CloseReason.CLIENT_DISCONNECTED: (
@@ -59,11 +59,11 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.HEAD_TIMEOUT: ("the head was not whole within head_timeout", True),
     CloseReason.BODY_TIMEOUT: ("nothing of the body came within body_timeout", True),
     CloseReason.BODY_TOO_SLOW: ("the body came slower than min_rate", True),
-    CloseReason.SEND_TIMEOUT: ("the client took nothing of the answer within send_timeout", True),
-    CloseReason.SEND_TOO_SLOW: ("the client took the answer slower than min_rate", True),
+    CloseReason.SEND_TIMEOUT: ("the client read nothing of the response within send_timeout", True),
+    CloseReason.SEND_TOO_SLOW: ("the client read the response slower than min_rate", True),
     CloseReason.REFUSED: ("the request was refused and where the next one begins is not certain", True),
     CloseReason.REPLY_CUT_SHORT: ("the handler did not deliver the whole body it had begun", True),
-    CloseReason.WORKER_DIED: ("the worker died after the answer had begun", True),
+    CloseReason.WORKER_DIED: ("the worker died after the response had started", True),
     CloseReason.FILE_SHRANK: ("the file became shorter while it was sent", True),
     CloseReason.FILE_CHANGED: ("the file was written into while it was sent", True),
     CloseReason.INTERNAL_ERROR: ("an internal error of the server", True),

@@ -203,7 +203,7 @@ class Threads:
                 pause = FIRST_PAUSE
             except BaseException:  # noqa: BLE001 - the thread outlives everything
                 forks.end_if_child()
-                log("error", f"A thread of the worker met an error:\n{failure()}")
+                log("error", f"Error in a thread of the worker:\n{failure()}")
                 time.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE)
         self._end()
