@@ -335,7 +335,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         about(
             "Time limits",
-            "A connection may be idle between two requests no longer than this. 0: close after each response.",
+            "How long a connection may be idle between two requests. 0: close after each response.",
             unit="seconds",
             least=0,
         ),
