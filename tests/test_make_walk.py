@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bench.walk import RESULT, Steps, common, listing, walk
+from bench.walk import GOAL, RESULT, Steps, common, listing, walk
 
 
 def unordered(text: str) -> dict[str, set[str]]:
@@ -25,6 +25,12 @@ def unordered(text: str) -> dict[str, set[str]]:
 
 def test_the_stored_lists_are_those_of_a_fresh_walk():
     assert unordered(RESULT.read_text("utf-8")) == unordered(listing(walk())), "make walk docs, and commit"
+
+
+def test_a_small_wsgi_request_is_followed_through_few_files():
+    files = re.search(r"^A small WSGI GET: (\d+) files$", RESULT.read_text("utf-8"), re.MULTILINE)
+    assert files is not None
+    assert int(files[1]) <= GOAL
 
 
 def test_a_function_counts_if_every_run_entered_it():
