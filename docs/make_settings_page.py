@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halfsync.at_reload import NEEDS_RESTART
 from halfsync.cli import in_words
 from halfsync.settings import ROWS, SECTIONS, Row
 from halfsync.toml_text import in_toml
@@ -23,7 +24,8 @@ Each setting can be given in four places; the later ones win:
  4. the command line: `--workers 4`
 
 `halfsync --print-config` shows each value and where it came from. Sizes are in bytes and may end in K, M or G
-(in TOML as `"64K"`). An empty text means none. Mounts are not settings:
+(in TOML as `"64K"`). An empty text means none. Changes in the file take effect at a
+[reload](how-to/reload.md), except where an entry says that they need a restart. Mounts are not settings:
 [targets](reference/command-line.md).
 """
 
@@ -42,9 +44,11 @@ def entry(row: Row) -> str:
     if not row.metavar:
         flags += f", `--no-{row.flags[-1][2:]}`"
     variables = ", ".join(f"`{variable}`" for variable in reversed(row.environment))
+    why = NEEDS_RESTART.get(row.name)
+    restart = f" A change needs a restart: {why}." if why else ""
     return (
         f"### `{row.name}`\n\n{row.description}\n\n"
-        f"Default {default(row)}; {row.expected}. Option {flags}; variable {variables}.\n"
+        f"Default {default(row)}; {row.expected}. Option {flags}; variable {variables}.{restart}\n"
     )
 
 

@@ -20,6 +20,7 @@ from halfsync import channel, prctl
 from halfsync.logs import error
 from halfsync.parent import listeners
 from halfsync.parent.logfiles import AccessLogFile
+from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Plan, work_out
@@ -216,7 +217,7 @@ def main() -> int:
     supervisor = Supervisor(
         plan,
         EntryPoints(pump, worker, template, watcher),
-        access_log=log,
+        reconfiguration=Reconfiguration(None, None, log),
         folder=os.environ["PWD"],
         announce=lambda: tell("announced"),
     )

@@ -266,7 +266,7 @@ def test_why_a_worker_is_not_joined_is_said_once_for_each_shortage(monkeypatch, 
     pump = Child(1, Role.PUMP, "pump", -1, 0, None, 0.0)
     worker = Child(2, Role.WORKER, "worker", 0, 0, None, 0.0, state=ChildState.READY)
     for _ in range(11):
-        joins.join(pump, worker, 8)
+        joins.join(pump, worker)
     said = capfd.readouterr().err
     assert said.count("Too many open files") == 1
     assert said.count("Cannot allocate memory") == 1

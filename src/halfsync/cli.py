@@ -10,12 +10,14 @@ from typing import Any, NoReturn
 import click
 
 from halfsync import __version__
+from halfsync.folders import current_folder
 from halfsync.forwarded import Trust
 from halfsync.habits import convert
 from halfsync.habits.options import OURS, click_options
 from halfsync.habits.sources import Parsed, Sources, gathered
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.plan import Mount, Plan, PoolPlan, target_of, work_out
+from halfsync.rereading import Rereading
 from halfsync.settings import BY_NAME, GIB, KIB, MIB, ROWS, SECTIONS, Loaded, Row, SettingError, Target, load
 from halfsync.toml_text import in_toml, target_in_toml
 
@@ -181,12 +183,14 @@ def run(check_config: bool, print_config: bool, **options: Any) -> int:
     """What the command does; gives the exit status."""
     sources = gathered(options, os.environ, parsed)
     loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES)
+    read_again = Rereading(sources, os.environ, current_folder(), loaded.settings, check_formats)
     enter(loaded)
     named = [*loaded.targets, *map(target_of, sources.targets)]
     if print_config:
         click.echo(printed(loaded, named), nl=False)
         return 0
     mounts, pools = work_out(loaded.settings, named)
+    read_again.started_with(named, (mounts, pools))
     check_formats(loaded)
     if check_config:
         for note in sources.notes:
@@ -195,7 +199,7 @@ def run(check_config: bool, print_config: bool, **options: Any) -> int:
     say_notes(sources, loaded)
     from halfsync.parent.main import serve
 
-    return serve(loaded.settings, mounts, pools)
+    return serve(loaded.settings, mounts, pools, read_again)
 
 
 def say_notes(sources: Sources, loaded: Loaded) -> None:

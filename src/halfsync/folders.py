@@ -24,3 +24,14 @@ def absolute(path: str) -> str:
     named = os.environ.get("PWD", "")
     folder = here() or (named if os.path.isabs(named) else "/deleted")
     return os.path.normpath(os.path.join(folder, path))
+
+
+def current_folder() -> str:
+    """The current folder by the name that the shell knows, symbolic links and all."""
+    named = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(named) and os.path.samefile(named, "."):
+            return named
+    except OSError:
+        pass
+    return here() or named or "/"

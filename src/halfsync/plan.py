@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote
 
+from halfsync import __version__
 from halfsync.folders import here_in_words
 from halfsync.settings import FOR_FILES, SettingError, Settings, Target
 
@@ -54,26 +55,45 @@ class PoolPlan:
 
     name: str  # "built-in", or the application's target
     target: str | None  # None: no application code is imported
-    processes: int
+    processes: int  # 0: a reload has removed it
     threads: int
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket and what is said of it."""
+    """A listening socket and what is said of it.
+
+    A reload leaves each where it is in Plan.listeners: connections that were accepted there know it by its
+    index."""
 
     address: str  # "127.0.0.1:8000" or "unix:/run/app.sock", as bound
     host: str  # SERVER_NAME when the request has no Host; "" on a unix socket
     port: int  # 0 on a unix socket
     socket: socket.socket
+    is_removed: bool = False  # a reload took it out of `bind`
+    bound_as: str = ""  # in `bind`; "" if a service manager made it
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """A reload that changes something makes another one, with the next number."""
+
     settings: Settings
     mounts: tuple[Mount, ...]  # longest prefix first
     pools: tuple[PoolPlan, ...]
     listeners: tuple[Listener, ...]
+    number: int = 0
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it is served: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
+        found = [one.address for one in self.listeners if not one.is_removed]
+        return [one if one.startswith("unix:") else f"http://{one}" for one in found]
+
+    @property
+    def in_words(self) -> str:
+        what = ", ".join(f"{mount.prefix or '/'} = {mount.target}" for mount in self.mounts)
+        return f"halfsync {__version__} serves {what} at {', '.join(self.addresses)}"
 
 
 # --- from what the user wrote ---------------------------------------------------------------------

@@ -47,12 +47,15 @@ class Child:
     pid: int = UNKNOWN
     state: ChildState = ChildState.STARTING
     was_ready: bool = False
+    threads: int = 0  # of a worker
     limit: float = NEVER  # when it is to be killed
     ready_by: float = NEVER  # when it is to be killed if it has not said Ready (startup_timeout)
     pump: int = -1  # id of the pump that knows it
     shortage: int | None = None  # errno for which it can't be joined to the pump, and that was logged
     join_after: float = 0.0  # when it may be told of it again
     opened: bool = False  # a pump that was told to accept
+    sent_plan: int = 0  # the newest plan that a pump was sent, by its number
+    has_plan: int = 0  # and the newest that it said it has
     failure: messages.Failed | None = None
     drained: bool = False
     request_count: int = 0  # a worker that has served max_requests: how many; 0 before

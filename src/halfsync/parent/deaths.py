@@ -81,7 +81,7 @@ class Deaths:
             self._pump_ended(child, before, ending, now)
             return
         if child.role is Role.WATCHER:
-            self._watcher_ended(child, ending, now)
+            self._watcher_ended(child, before, ending, now)
             return
         if tree.pump is not None and child.pump == tree.pump.id:
             tree.pump.order(messages.Ended(child.id, -1 if status is None else status))
@@ -108,9 +108,9 @@ class Deaths:
         if tree.phase is Phase.STARTING and backoff.early_ends >= TRIES_AT_FIRST:
             self._give_up(f"The pump {ending} while starting, {TRIES_AT_FIRST} times.", "", now)
 
-    def _watcher_ended(self, child: Child, ending: str, now: float) -> None:
+    def _watcher_ended(self, child: Child, before: ChildState, ending: str, now: float) -> None:
         tree = self._tree
-        if tree.phase not in (Phase.STARTING, Phase.SERVING):
+        if tree.phase not in (Phase.STARTING, Phase.SERVING) or before is ChildState.EXITING:
             log("debug", f"{child.who} {ending}.")
             return
         told = f"{child.who} {ending}." if child.failure is None else child.failure.sentence
@@ -122,7 +122,7 @@ class Deaths:
 
     def _worker_ended(self, pool: WorkerPool, child: Child, ending: str, now: float) -> None:
         """One that should still be there."""
-        if child.generation == pool.next and not child.was_ready:
+        if pool.is_of_next(child) and not child.was_ready:
             self._reloads.failed(pool, child, ending)
             return
         if child.failure is not None:

@@ -42,7 +42,7 @@ def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (pump_tasks, pump_watch, scoreboard), (worker_tasks, worker_watch, second_scoreboard)
 
 
-def join(pump: Child, worker: Child, threads: int) -> None:
+def join(pump: Child, worker: Child) -> None:
     """Make the channels between the pump and this worker, and hand each its ends. If the machine has no room
     for it now, the worker stays as it is, to be joined later."""
     try:
@@ -54,6 +54,6 @@ def join(pump: Child, worker: Child, threads: int) -> None:
         return
     worker.shortage = None
     worker.order(Attach(), workers)
-    pump.order(Join(worker.id, worker.pid, worker.pool, threads), pumps)
+    pump.order(Join(worker.id, worker.pid, worker.pool, worker.threads), pumps)
     worker.pump = pump.id
     worker.on(ChildEvent.JOINED)

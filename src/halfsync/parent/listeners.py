@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from halfsync.logs.error import log
@@ -16,8 +17,11 @@ from halfsync.plan import Listener
 from halfsync.settings import SettingError, Settings, octal
 
 
-def bind(settings: Settings, identity: Identity | None = None) -> tuple[Listener, ...]:
-    """Bind and listen at every address of `bind`. Raises SettingError; then nothing stays bound.
+def bind(
+    settings: Settings, identity: Identity | None = None, addresses: Sequence[str] | None = None
+) -> tuple[Listener, ...]:
+    """Bind and listen at every address of `bind`, or only at `addresses` of those. Raises SettingError; then
+    nothing stays bound.
 
     `identity`: whom the service runs as, if not as this process: see `trust`.
     """
@@ -27,6 +31,9 @@ def bind(settings: Settings, identity: Identity | None = None) -> tuple[Listener
     ports_of_ipv4 = {where[1] for _, where in parsed if not isinstance(where, str) and ":" not in where[0]}
     try:
         for address, where in parsed:
+            if addresses is not None and address not in addresses:
+                continue
+            before = len(bound)
             try:
                 if isinstance(where, str):
                     bound.append(_bind_unix(where, settings.backlog, mode, identity))
@@ -37,6 +44,7 @@ def bind(settings: Settings, identity: Identity | None = None) -> tuple[Listener
             except OSError as error:
                 note = trust.note(where, identity) if isinstance(where, str) else ""
                 raise SettingError(f"bind {address!r}: {_reason(error)}{note}.") from None
+            bound[before:] = [replace(one, bound_as=address) for one in bound[before:]]
     except SettingError:
         close(bound)
         raise

@@ -35,6 +35,9 @@ class AccessLogFile:
             why = f"{wrong.strerror}{trust.note(path, identity)}"
             raise SettingError(f"{self.setting}: the file {path} can't be written: {why}.") from None
 
+    def close(self) -> None:
+        os.close(self.fd)
+
     def reopen(self) -> None:
         """Open the path again, after somebody moved the file. On OSError the old one stays."""
         try:

@@ -29,7 +29,7 @@ def prepared(settings: Settings, mounts: Sequence[Mount], identity: Identity | N
     """The settings with the folder of temporary files as `spool_dir`, by its absolute name: neither an
     application that changes its current folder, nor one that changes TMPDIR, moves it. Raises SettingError
     if the machine lacks something."""
-    _check_proc(mounts)
+    check_proc(mounts)
     _check_shared_memory()
     try:
         with trust.acting_as(identity) if identity is not None and os.geteuid() == 0 else nullcontext():
@@ -55,7 +55,8 @@ def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:
         )
 
 
-def _check_proc(mounts: Sequence[Mount]) -> None:
+def check_proc(mounts: Sequence[Mount]) -> None:
+    """Raises SettingError."""
     """Files are opened through /proc, so that what was checked is what is sent."""
     folders = [mount for mount in mounts if mount.kind is Kind.FILES]
     if folders and not os.path.isdir(PROC):

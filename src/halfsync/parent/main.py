@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from halfsync import __version__, prctl
-from halfsync.folders import here
+from halfsync.folders import current_folder
 from halfsync.logs import error
 from halfsync.parent import listeners, machine, privileges, systemd
 from halfsync.parent.logfiles import AccessLogFile, ErrorLog
 from halfsync.parent.pidfile import PidFile
+from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
 from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
@@ -20,8 +22,13 @@ from halfsync.plan import Kind, Mount, Plan, PoolPlan
 from halfsync.settings import Settings
 
 
-def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, ...]) -> int:
-    """Bind, fork, and serve until told to stop. Gives the exit status.
+def serve(
+    settings: Settings,
+    mounts: tuple[Mount, ...],
+    pools: tuple[PoolPlan, ...],
+    read_again: Callable[[], ReadConfiguration] | None = None,
+) -> int:
+    """Bind, fork, and serve until told to stop. Gives the exit status. `read_again`: see Reconfiguration.
 
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
     was started and nothing is left behind.
@@ -55,12 +62,12 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, 
         supervisor = Supervisor(
             plan,
             children,
-            access_log=access_log,
+            reconfiguration=Reconfiguration(read_again, identity, access_log),
             error_log=error_log,
             identity=identity,
             folder=current_folder(),
             announce=lambda: announce(plan, notifier),
-            stop_listening=lambda: listeners.close(bound),
+            stop_listening=listeners.close,
             signals=signals,
             notifier=notifier,
         )
@@ -68,17 +75,6 @@ def serve(settings: Settings, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, 
         if status == 0:
             error.log("info", "stopped.")
     return status
-
-
-def current_folder() -> str:
-    """The current folder by the name that the shell knows, symbolic links and all."""
-    named = os.environ.get("PWD", "")
-    try:
-        if os.path.isabs(named) and os.path.samefile(named, "."):
-            return named
-    except OSError:
-        pass
-    return here() or named or "/"
 
 
 def entry_points() -> EntryPoints:
@@ -95,13 +91,12 @@ def entry_points() -> EntryPoints:
 def announce(plan: Plan, notifier: systemd.Notifier) -> None:
     """Say what is served and where: to the service manager, and for a person if one is watching, else as a
     line of the log."""
-    addresses = [_url(listener.address) for listener in plan.listeners]
+    addresses = plan.addresses
     notifier.ready(addresses)
     if sys.stderr is not None and sys.stderr.isatty():
         error.tell(_readable(plan, addresses))
         return
-    what = ", ".join(f"{mount.prefix or '/'} = {mount.target}" for mount in plan.mounts)
-    error.log("info", f"halfsync {__version__} serves {what} at {', '.join(addresses)}")
+    error.log("info", plan.in_words)
 
 
 def _readable(plan: Plan, addresses: list[str]) -> str:
@@ -126,7 +121,3 @@ def _by_whom(plan: Plan, mount: Mount) -> str:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
-
-
-def _url(address: str) -> str:
-    return address if address.startswith("unix:") else f"http://{address}"

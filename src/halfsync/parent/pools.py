@@ -8,12 +8,12 @@ in one step. If any of them fails, the next generation is dropped, and nothing h
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from halfsync.parent.backoff import Backoff
 from halfsync.parent.children import Child, Role
 from halfsync.parent.states import ChildState
-from halfsync.plan import PoolPlan
-from halfsync.settings import Settings
+from halfsync.plan import Plan, PoolPlan
 from halfsync.wire.messages import Failed
 
 COUNTED = (ChildState.STARTING, ChildState.READY, ChildState.WORKING)
@@ -33,52 +33,71 @@ class ChildPool:
         return self.children[0] if self.children else None
 
 
-class WorkerPool(ChildPool):
-    """Its children are workers, and templates."""
+@dataclass(eq=False)
+class Generation:
+    """Workers that were started for the same reason, with the same code and the same configuration."""
 
-    def __init__(self, index: int, plan: PoolPlan, settings: Settings) -> None:
+    number: int  # given once in a pool
+    plan: Plan
+    size: int  # workers wanted; TTIN and TTOU change it
+
+
+class WorkerPool(ChildPool):
+    """Its children are workers, and templates. A pool that a reload removes stays, with a size of 0."""
+
+    def __init__(self, index: int, plan: Plan, size: int) -> None:
         """`index` into Plan.pools."""
         super().__init__()
         self.index = index
-        self.plan = plan
-        self.preload = settings.preload and plan.target is not None
-        self.size = plan.processes  # workers wanted; TTIN and TTOU change it
-        self.current = 0
-        self.next: int | None = None
+        self.current = Generation(0, plan, size)
+        self.next: Generation | None = None
         self.last_failure = ""  # already told in full
         self._newest = 0
 
     @property
     def name(self) -> str:
-        return self.plan.name
+        return self.planned.name
+
+    @property
+    def planned(self) -> PoolPlan:
+        """As the newest configuration has it."""
+        return (self.next or self.current).plan.pools[self.index]
 
     @property
     def has_application(self) -> bool:
-        return self.plan.target is not None
+        return self.planned.target is not None
 
-    def start_generation(self) -> None:
+    def preloads(self, generation: Generation) -> bool:
+        return generation.plan.settings.preload and self.has_application
+
+    def start_generation(self, plan: Plan, size: int) -> None:
         self._newest += 1
-        self.next = self._newest
+        self.next = Generation(self._newest, plan, size)
 
     def switch_over(self) -> None:
         assert self.next is not None
         self.current, self.next = self.next, None
 
     @property
-    def generations(self) -> Iterable[int]:
+    def generations(self) -> Iterable[Generation]:
         """Those that are to be kept at their size."""
         return (self.current,) if self.next is None else (self.current, self.next)
 
-    def of(self, generation: int | None) -> list[Child]:
-        return [child for child in self.children if child.generation == generation]
+    def of(self, generation: Generation | None) -> list[Child]:
+        if generation is None:
+            return []
+        return [child for child in self.children if child.generation == generation.number]
 
-    def workers(self, generation: int | None) -> list[Child]:
+    def is_of_next(self, child: Child) -> bool:
+        return self.next is not None and child.generation == self.next.number
+
+    def workers(self, generation: Generation | None) -> list[Child]:
         """Those that count, oldest first."""
         return [
             child for child in self.of(generation) if child.role is Role.WORKER and child.state in COUNTED
         ]
 
-    def template(self, generation: int) -> Child | None:
+    def template(self, generation: Generation) -> Child | None:
         for child in self.of(generation):
             if child.role is Role.TEMPLATE and child.state in COUNTED:
                 return child
@@ -91,20 +110,20 @@ class WorkerPool(ChildPool):
             return None
         return next((child for child in self.workers(self.current) if child.request_count), None)
 
-    def wanted(self, generation: int) -> int:
+    def wanted(self, generation: Generation) -> int:
         """How many workers: one more while one is to be recycled, since its successor comes first."""
-        return self.size + (generation == self.current and self.to_recycle is not None)
+        return generation.size + (generation is self.current and self.to_recycle is not None)
 
     def recyclable(self) -> Child | None:
         """That worker, once there is one more that works."""
         working = [child for child in self.workers(self.current) if child.state is ChildState.WORKING]
-        return self.to_recycle if len(working) > self.size else None
+        return self.to_recycle if len(working) > self.current.size else None
 
     @property
     def next_is_ready(self) -> bool:
         """All of the next generation is ready."""
         ready = [child for child in self.workers(self.next) if child.state is ChildState.READY]
-        return self.next is not None and len(ready) >= self.size
+        return self.next is not None and len(ready) >= self.next.size
 
     @property
     def works(self) -> bool:

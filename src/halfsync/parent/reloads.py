@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from halfsync.logs.error import log
 from halfsync.parent.children import Child, Role
-from halfsync.parent.limits import LAST_WORD, Phase
+from halfsync.parent.limits import JOIN_AGAIN, LAST_WORD, Phase
 from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.progress import ReloadReport
+from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import ChildState
 from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
+from halfsync.plan import Plan, PoolPlan
+from halfsync.settings import SettingError
+from halfsync.wire import messages
 
 
 class Reloads:
-    def __init__(self, tree: Tree, staffing: Staffing, notifier: Notifier) -> None:
+    def __init__(
+        self, tree: Tree, staffing: Staffing, reconfiguration: Reconfiguration, notifier: Notifier
+    ) -> None:
         self._tree = tree
         self._staffing = staffing
+        self._reconfiguration = reconfiguration
         self._notifier = notifier
         self._report = ReloadReport()
+        self._next_plan: Plan | None = None  # if the next generations have another one
         self._is_due = False  # one was requested during the start
         self._switched: list[WorkerPool] = []  # and not yet logged
+        self._new_plan: Plan | None = None  # and not yet logged
 
     def request(self, cause: str) -> None:
         """`cause` is SIGHUP, or, with `reload`, what has changed."""
@@ -49,17 +58,52 @@ class Reloads:
     def _start(self) -> None:
         self._is_due = False
         self._notifier.reloading()
+        self.drop()
+        tree = self._tree
+        try:
+            plan = self._reconfiguration.next_plan(tree.plan)
+        except (SettingError, OSError) as wrong:
+            log("error", f"Reload failed, and the old configuration stays in effect: {wrong}")
+            self._notifier.reload_failed()
+            return
+        if plan is not tree.plan:
+            self._next_plan = plan
+            for index in range(len(tree.pools), len(plan.pools)):
+                tree.pools.append(WorkerPool(index, plan, 0))
+        for pool, planned in zip(tree.pools, plan.pools, strict=False):
+            pool.backoff.reset()
+            if pool.current.size or planned.processes:  # else it was removed before
+                pool.start_generation(plan, self._size(pool, planned))
+
+    def _size(self, pool: WorkerPool, planned: PoolPlan) -> int:
+        """As many workers as the plan says, if it says something new: else TTIN and TTOU last."""
+        running = self._tree.plan.pools
+        if pool.index < len(running) and running[pool.index].processes == planned.processes:
+            return pool.current.size
+        return planned.processes
+
+    def drop(self) -> None:
+        """Whatever is under way."""
         for pool in self._tree.pools:
             self._tree.drop_next(pool)
-            pool.backoff.reset()
-            pool.start_generation()
+        plan, self._next_plan = self._next_plan, None
+        if plan is None:
+            return
+        pump = self._tree.pump
+        if pump is not None and pump.sent_plan == plan.number:
+            pump.order(messages.SwitchOver(self._tree.plan.number))
+        self._reconfiguration.dropped(self._tree.plan, plan)
 
     def failed(self, pool: WorkerPool, child: Child, ending: str) -> None:
         """A worker of the next generation ended before it was ready."""
         told = f"it {ending} while starting." if child.failure is None else pool.told_once(child.failure)
-        log("error", f"{child.who}: {told} {pool.name}: reload failed; the old workers keep serving.")
         self._notifier.reload_failed()
-        self._tree.drop_next(pool)
+        if self._next_plan is None:
+            log("error", f"{child.who}: {told} {pool.name}: reload failed; the old workers keep serving.")
+            self._tree.drop_next(pool)
+            return
+        log("error", f"{child.who}: {told} Reload failed, and the old configuration stays in effect.")
+        self.drop()
 
     def serving(self) -> None:
         """The start is over."""
@@ -69,11 +113,50 @@ class Reloads:
 
     def advance(self, now: float) -> None:
         """Switch over to what is ready."""
+        pump = self._tree.pump
+        if self._next_plan is not None:
+            if pump is not None and self._all_are_ready:
+                self._switch_plan(self._next_plan, pump, now)
+            return
         for pool in self._tree.pools:
-            if pool.next_is_ready and self._tree.pump is not None:
+            if pool.next_is_ready and pump is not None:
                 self._switch_over(pool, now)
         if all(pool.next is None for pool in self._tree.pools):
             self._notifier.reload_is_over()
+
+    @property
+    def _all_are_ready(self) -> bool:
+        return all(pool.next_is_ready for pool in self._tree.pools if pool.next is not None)
+
+    def _switch_plan(self, plan: Plan, pump: Child, now: float) -> None:
+        """All pools at once, when the pump has the plan."""
+        tree = self._tree
+        if pump.has_plan != plan.number:
+            if pump.sent_plan != plan.number and now >= pump.join_after:
+                self._send(plan, pump, now)
+            return
+        self._next_plan = None
+        before, tree.plan = tree.plan, plan
+        pump.order(messages.SwitchOver(plan.number))
+        for pool in tree.pools:
+            if pool.next is not None:
+                self._switch_over(pool, now)
+        self._reconfiguration.switched(before, plan)
+        if tree.watcher is not None:  # another one looks where the applications are now
+            tree.close_orders(tree.watcher, now + LAST_WORD)
+        self._notifier.serving_at(plan.addresses)
+        self._new_plan = plan
+
+    def _send(self, plan: Plan, pump: Child, now: float) -> None:
+        """If the machine has no room for it now: later."""
+        try:
+            self._reconfiguration.send(pump, self._tree.plan, plan)
+            pump.shortage = None
+        except OSError as error:
+            pump.join_after = now + JOIN_AGAIN
+            if pump.shortage != error.errno:  # not at each of five tries a second
+                pump.shortage = error.errno
+                log("error", f"the pump can't be told of the new configuration now: {error.strerror}.")
 
     def _switch_over(self, pool: WorkerPool, now: float) -> None:
         old = pool.of(pool.current)
@@ -100,7 +183,13 @@ class Reloads:
     def log_switched(self) -> None:
         """When the pump has its orders, and not before: a request that comes after these words gets a
         response of the new code."""
+        if self._new_plan is not None:
+            log("info", f"The new configuration is in effect: {self._new_plan.in_words}")
+            self._new_plan = None
         for pool in self._switched:
+            if not pool.current.size:
+                log("info", f"{pool.name} is removed; its workers finish what they have.")
+                continue
             level = "info" if pool.has_application else "debug"
             log(level, f"{pool.name} is reloaded; the old workers finish what they have.")
         self._switched.clear()

@@ -50,6 +50,8 @@ class Reports:
             self._kill_lost(child, report.worker)
         elif isinstance(report, messages.Cut):
             self._join_again(child, report.worker, now)
+        elif isinstance(report, messages.Configured):
+            child.has_plan = report.number
         elif isinstance(report, messages.Changed):
             self._on_change(child, report)
         elif isinstance(report, messages.MaxRequests):
@@ -85,7 +87,7 @@ class Reports:
     def _bound_retiring(self, pool: WorkerPool) -> None:
         """When every request hangs, the hung ones must not pile up until graceful_timeout ends them."""
         retiring = [child for child in pool.children if child.state is ChildState.RETIRING]
-        for child in retiring[: max(0, len(retiring) - MOST_RETIRING * pool.size)]:
+        for child in retiring[: max(0, len(retiring) - MOST_RETIRING * max(1, pool.current.size))]:
             log("warning", f"{child.who} is killed: too many workers with hung handlers (handler_timeout).")
             self._tree.kill(child)
 
@@ -97,7 +99,9 @@ class Reports:
                 self._tree.kill_at_fault(child)
 
     def _join_again(self, sender: Child, worker: int, now: float) -> None:
-        """A worker's descriptors found no room, in the pump or in the worker."""
+        """A worker's descriptors found no room, in the pump or in the worker; or a plan's in the pump."""
+        if sender.role is Role.PUMP and worker == messages.NO_WORKER:
+            sender.sent_plan = messages.NO_PLAN
         for child in self._tree.children():
             if child is sender or (child.id == worker and sender.role is Role.PUMP):
                 child.pump = -1

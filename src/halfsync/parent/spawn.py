@@ -19,7 +19,7 @@ from halfsync.logs.error import log
 from halfsync.parent import processes
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Role
 from halfsync.parent.logfiles import AccessLogFile
-from halfsync.parent.pools import WorkerPool
+from halfsync.parent.pools import Generation, WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.plan import BUILT_IN, Plan
 from halfsync.settings import octal
@@ -44,9 +44,8 @@ class Spawner:
 
     def __init__(
         self,
-        plan: Plan,
         entry_points: EntryPoints,
-        access_log: AccessLogFile | None,
+        access_log: Callable[[Plan], AccessLogFile | None],
         identity: Identity | None,
         folder: str,
         forget: Callable[[], None],
@@ -54,9 +53,9 @@ class Spawner:
         """`folder` is where workers go when they start: by name, so that after a reload they are
         in the folder that a symbolic link in it names *then*, as deployments of many kinds expect.
 
-        `forget` is called in each child: the parent's own descriptors are closed there.
+        `access_log` is that of a configuration. `forget` is called in each child: the parent's own
+        descriptors are closed there.
         """
-        self._plan = plan
         self._entry_points = entry_points
         self._access_log = access_log
         self._identity = identity
@@ -68,53 +67,58 @@ class Spawner:
         # them: the kernel bounds those that are on their way by the same limit.
         processes.raise_descriptor_limit()
 
-    def pump(self) -> Child:
-        keep = [listener.socket.fileno() for listener in self._plan.listeners]
+    def pump(self, plan: Plan) -> Child:
+        keep = [one.socket.fileno() for one in plan.listeners if not one.is_removed]
         return self._fork(
-            Role.PUMP, "pump", NO_POOL, 0, keep, lambda orders: self._entry_points.pump(self._plan, orders)
+            plan, Role.PUMP, "pump", NO_POOL, 0, keep, lambda orders: self._entry_points.pump(plan, orders)
         )
 
-    def worker(self, pool: WorkerPool, generation: int, template: Child | None) -> Child:
+    def worker(self, pool: WorkerPool, generation: Generation, template: Child | None) -> Child:
         """Forked here, or by the template if there is one."""
+        plan = generation.plan
         name = f"worker({pool.name})"
         if template is not None:
             return self._spawned(pool, name, generation, template)
-        log_fd = self._access_log.fd if self._access_log is not None and pool.index == BUILT_IN else None
+        access_log = self._access_log(plan) if pool.index == BUILT_IN else None
+        log_fd = None if access_log is None else access_log.fd
 
         def entry(orders: socket.socket) -> int:
-            self._settle(runs_application=pool.has_application)
-            return self._entry_points.worker(self._plan, pool.index, orders, log_fd)
+            self._settle(plan, runs_application=pool.has_application)
+            return self._entry_points.worker(plan, pool.index, orders, log_fd)
 
         keep = [] if log_fd is None else [log_fd]
-        return self._fork(Role.WORKER, name, pool.index, generation, keep, entry)
+        return self._fork(plan, Role.WORKER, name, pool.index, generation.number, keep, entry)
 
-    def template(self, pool: WorkerPool, generation: int) -> Child:
+    def template(self, pool: WorkerPool, generation: Generation) -> Child:
+        plan = generation.plan
+
         def entry(orders: socket.socket) -> int:
-            self._settle(runs_application=pool.has_application)
-            return self._entry_points.template(self._plan, pool.index, orders)
+            self._settle(plan, runs_application=pool.has_application)
+            return self._entry_points.template(plan, pool.index, orders)
 
         name = f"template({pool.name})"
-        return self._fork(Role.TEMPLATE, name, pool.index, generation, [], entry)
+        return self._fork(plan, Role.TEMPLATE, name, pool.index, generation.number, [], entry)
 
-    def _spawned(self, pool: WorkerPool, name: str, generation: int, template: Child) -> Child:
+    def _spawned(self, pool: WorkerPool, name: str, generation: Generation, template: Child) -> Child:
         ours, theirs = channel.pair()
-        child = self._child(Role.WORKER, name, pool.index, generation, ours, UNKNOWN)
+        plan = generation.plan
+        child = self._child(plan, Role.WORKER, name, pool.index, generation.number, ours, UNKNOWN)
         template.order(messages.Spawn(child.id), (theirs.detach(),))
         return child
 
-    def watcher(self) -> Child:
+    def watcher(self, plan: Plan) -> Child:
         def entry(orders: socket.socket) -> int:
-            self._settle(runs_application=True)  # it finds the modules where a worker does
-            return self._entry_points.watcher(self._plan, orders)
+            self._settle(plan, runs_application=True)  # it finds the modules where a worker does
+            return self._entry_points.watcher(plan, orders)
 
-        child = self._fork(Role.WATCHER, "watcher", NO_POOL, 0, [], entry)
+        child = self._fork(plan, Role.WATCHER, "watcher", NO_POOL, 0, [], entry)
         child.ready_by = NEVER  # it imports nothing
         return child
 
-    def _settle(self, *, runs_application: bool) -> None:
+    def _settle(self, plan: Plan, *, runs_application: bool) -> None:
         """In a child that has no listening socket, and where applications find the folder and the limits
         that they expect."""
-        for listener in self._plan.listeners:
+        for listener in plan.listeners:
             listener.socket.detach()
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
         try:
@@ -123,10 +127,11 @@ class Spawner:
             # Where it is, if that was deleted, no relative path leads anywhere: better than to another file.
             log("warning", f"can't go to {self._folder}: {error.strerror}; staying in {here_in_words()}.")
         if runs_application:
-            processes.make_importable(here(), self._plan.settings.pythonpath)
+            processes.make_importable(here(), plan.settings.pythonpath)
 
     def _fork(
         self,
+        plan: Plan,
         role: Role,
         name: str,
         pool: int,
@@ -141,7 +146,7 @@ class Spawner:
             self._forget()
             return entry(theirs)
 
-        settings = self._plan.settings
+        settings = plan.settings
         start = processes.Start(
             name,
             processes.title(settings.name, role.value),
@@ -161,14 +166,16 @@ class Spawner:
         finally:
             theirs.close()
         log("debug", f"{name} [{pid}] is started.")
-        return self._child(role, name, pool, generation, ours, pid)
+        return self._child(plan, role, name, pool, generation, ours, pid)
 
     def _child(
-        self, role: Role, name: str, pool: int, generation: int, ours: socket.socket, pid: int
+        self, plan: Plan, role: Role, name: str, pool: int, generation: int, ours: socket.socket, pid: int
     ) -> Child:
         ours.setblocking(False)
         self._newest += 1
         child = Child(self._newest, role, name, pool, generation, ours, time.monotonic(), pid)
-        if role is not Role.PUMP and (seconds := self._plan.settings.startup_timeout):
+        if role is not Role.PUMP and (seconds := plan.settings.startup_timeout):
             child.ready_by = child.started + seconds
+        if pool != NO_POOL:
+            child.threads = plan.pools[pool].threads
         return child

@@ -14,7 +14,7 @@ from halfsync.parent import joins
 from halfsync.parent.backoff import in_seconds
 from halfsync.parent.children import Child, Role
 from halfsync.parent.limits import MOST_STARTS, Phase
-from halfsync.parent.pools import ChildPool, WorkerPool
+from halfsync.parent.pools import ChildPool, Generation, WorkerPool
 from halfsync.parent.reaping import UnknownChildren
 from halfsync.parent.spawn import Spawner
 from halfsync.parent.states import ChildEvent, ChildState
@@ -37,7 +37,7 @@ class Staffing:
         if self._lacks_pump(now):
             self._start_pump(now)
         if tree.settings.reload and tree.watcher is None and now >= tree.watchers.backoff.until:
-            self._start("watcher", self._spawner.watcher, tree.watchers, now)
+            self._start("watcher", partial(self._spawner.watcher, tree.plan), tree.watchers, now)
         if self._may_import:
             for pool in tree.pools:
                 for generation in pool.generations:
@@ -69,7 +69,7 @@ class Staffing:
         watches = tree.watcher is not None and tree.watcher.was_ready
         return watches or not tree.settings.reload or tree.phase is not Phase.STARTING
 
-    def _staff_generation(self, pool: WorkerPool, generation: int, now: float) -> None:
+    def _staff_generation(self, pool: WorkerPool, generation: Generation, now: float) -> None:
         if (old := pool.recyclable()) is not None:
             log("info", f"{old.who} has served {old.request_count} requests (max_requests) and is replaced.")
             self._tree.retire(old, now)
@@ -80,9 +80,10 @@ class Staffing:
         if len(workers) >= wanted or now < pool.backoff.until:
             return
         missing = wanted - len(workers)
-        template = pool.template(generation) if pool.preload else None
+        preloads = pool.preloads(generation)
+        template = pool.template(generation) if preloads else None
         name = f"worker({pool.name})"
-        if pool.preload and template is None:
+        if preloads and template is None:
             self._start(name, partial(self._spawner.template, pool, generation), pool, now)
             return
         if template is not None and template.state is ChildState.STARTING:
@@ -92,8 +93,9 @@ class Staffing:
         self.is_behind = self.is_behind or missing > MOST_STARTS
 
     def _start_pump(self, now: float) -> None:
-        pump = self._start("pump", self._spawner.pump, self._tree.pumps, now)
+        pump = self._start("pump", partial(self._spawner.pump, self._tree.plan), self._tree.pumps, now)
         if pump is not None:
+            pump.sent_plan = pump.has_plan = self._tree.plan.number
             pump.on(ChildEvent.READIED)
             pump.on(ChildEvent.JOINED)
 
@@ -121,12 +123,12 @@ class Staffing:
             return False
         if time.monotonic() < child.join_after:
             return False
-        is_current = child.generation == tree.pools[child.pool].current
+        is_current = child.generation == tree.pools[child.pool].current.number
         return child.state is ChildState.WORKING or (child.state is ChildState.READY and is_current)
 
     def join(self, child: Child) -> None:
         assert self._tree.pump is not None
-        joins.join(self._tree.pump, child, self._tree.plan.pools[child.pool].threads)
+        joins.join(self._tree.pump, child)
 
     def open(self) -> None:
         pump = self._tree.pump

@@ -31,16 +31,17 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from halfsync import prctl
 from halfsync.logs.error import log
 from halfsync.parent.deaths import Deaths
 from halfsync.parent.limits import LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
-from halfsync.parent.logfiles import AccessLogFile, ErrorLog
+from halfsync.parent.logfiles import ErrorLog
 from halfsync.parent.privileges import Identity
 from halfsync.parent.progress import StartReport
 from halfsync.parent.reaping import UnknownChildren
+from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.reloads import Reloads
 from halfsync.parent.reports import Reports
 from halfsync.parent.signals import Signals, name_of
@@ -49,7 +50,7 @@ from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import ChildState
 from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
-from halfsync.plan import BUILT_IN, Plan
+from halfsync.plan import BUILT_IN, Listener, Plan
 from halfsync.wire import messages
 
 
@@ -61,12 +62,12 @@ class Supervisor:
         plan: Plan,
         entry_points: EntryPoints,
         *,
-        access_log: AccessLogFile | None = None,
+        reconfiguration: Reconfiguration | None = None,
         error_log: ErrorLog | None = None,
         identity: Identity | None = None,
         folder: str = ".",
         announce: Callable[[], None] = lambda: None,
-        stop_listening: Callable[[], None] = lambda: None,
+        stop_listening: Callable[[Sequence[Listener]], None] = lambda _: None,
         signals: Signals | None = None,
         notifier: Notifier | None = None,
     ) -> None:
@@ -81,7 +82,7 @@ class Supervisor:
         takes him from.
         """
         self._tree = Tree(plan)
-        self._access_log = access_log
+        self._reconfiguration = reconfiguration or Reconfiguration(None, identity, None)
         self._error_log = error_log
         self._start_report = StartReport(plan)
         self._announce = announce
@@ -90,9 +91,10 @@ class Supervisor:
         self._notifier = notifier or Notifier()
         self._at_once = False  # a stop that does not wait for requests
         unknown = UnknownChildren()
-        spawner = Spawner(plan, entry_points, access_log, identity, folder, self._forget_in_child)
+        access_log = self._reconfiguration.access_log
+        spawner = Spawner(entry_points, access_log, identity, folder, self._forget_in_child)
         self._staffing = Staffing(self._tree, spawner, unknown)
-        self._reloads = Reloads(self._tree, self._staffing, self._notifier)
+        self._reloads = Reloads(self._tree, self._staffing, self._reconfiguration, self._notifier)
         self._reports = Reports(self._tree, unknown, lambda files: self._reloads.request(f"{files} changed"))
         self._deaths = Deaths(self._tree, self._reports, self._reloads, unknown)
 
@@ -106,6 +108,7 @@ class Supervisor:
         finally:
             self._tree.kill_all()
             self._deaths.reap_the_killed()
+            self._stop_listening(self._tree.plan.listeners)
             self._signals.close()
         return self._tree.exit_status
 
@@ -186,12 +189,11 @@ class Supervisor:
             "info",
             f"{name}: stopping; requests in flight may take {self._tree.settings.graceful_timeout:g} s.",
         )
-        self._stop_listening()
+        self._stop_listening(self._tree.plan.listeners)
         was_serving = self._tree.phase is Phase.SERVING
         self._tree.phase = Phase.DRAINING
         self._tree.phase_limit = now + self._tree.settings.graceful_timeout + LAST_WORD
-        for pool in self._tree.pools:
-            self._tree.drop_next(pool)
+        self._reloads.drop()
         if self._tree.pump is not None and was_serving:
             self._tree.pump.order(messages.Drain(self._tree.settings.graceful_timeout))
         elif self._tree.pump is not None:
@@ -209,9 +211,8 @@ class Supervisor:
             self._tree.kill_all()
             return
         self._at_once = True
-        self._stop_listening()
-        for pool in self._tree.pools:
-            self._tree.drop_next(pool)
+        self._stop_listening(self._tree.plan.listeners)
+        self._reloads.drop()
         self._tree.phase = Phase.DRAINING
         self._tree.phase_limit = now + LAST_WORD
         pump.order(messages.Drain(0.0))
@@ -227,13 +228,14 @@ class Supervisor:
             log("info", "SIGUSR1: the error log is reopened.")
 
     def _reopen_log(self) -> None:
-        if self._access_log is None:
+        access_log = self._reconfiguration.access_log(self._tree.plan)
+        if access_log is None:
             return
         try:
-            self._access_log.reopen()
+            access_log.reopen()
             for child in self._tree.pools[BUILT_IN].children:
                 if child.state is not ChildState.KILLED:
-                    child.order(messages.LogFile(), (os.dup(self._access_log.fd),))
+                    child.order(messages.LogFile(), (os.dup(access_log.fd),))
         except OSError as error:
             log("error", f"SIGUSR1: the access log can't be reopened: {error}; the old one stays.")
         else:
@@ -241,9 +243,10 @@ class Supervisor:
 
     def _resize(self, by: int) -> None:
         for pool in self._tree.pools:
-            if pool.has_application:
-                pool.size = max(1, pool.size + by)
-                log("info", f"{pool.name}: {pool.size} worker processes from now on.")
+            if pool.has_application and pool.current.size:
+                for generation in pool.generations:
+                    generation.size = max(1, generation.size + by)
+                log("info", f"{pool.name}: {pool.current.size} worker processes from now on.")
 
     # --- from phase to phase
 

@@ -85,8 +85,12 @@ class Notifier:
             self._address = ""
 
     def ready(self, addresses: Sequence[str]) -> None:
-        self._status = f"Serving at {', '.join(addresses)}"
+        self.serving_at(addresses)
         self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={self._status}")
+
+    def serving_at(self, addresses: Sequence[str]) -> None:
+        """From now on; told with what is told next."""
+        self._status = f"Serving at {', '.join(addresses)}"
 
     def reloading(self) -> None:
         self._is_reloading, self._outcome = True, ""

@@ -20,13 +20,7 @@ class Tree:
         self.exit_status = 0
         self.pumps = ChildPool()
         self.watchers = ChildPool()  # none without `reload`
-        self.pools: list[WorkerPool] = []
-        self.add_pools()
-
-    def add_pools(self) -> None:
-        """Those of the plan that are not there yet."""
-        for index in range(len(self.pools), len(self.plan.pools)):
-            self.pools.append(WorkerPool(index=index, plan=self.plan.pools[index], settings=self.settings))
+        self.pools = [WorkerPool(index, plan, pool.processes) for index, pool in enumerate(plan.pools)]
 
     @property
     def settings(self) -> Settings:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import resource
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from halfsync.plan import Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
 from halfsync.pump.endings import Endings
 from halfsync.pump.known_heads import KnownHeads
+from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
 from halfsync.pump.poller import Poller
 from halfsync.pump.room import Room
@@ -51,17 +52,16 @@ class Acceptor:
         endings: Endings,
         room: Room,
         protocol: WireProtocol,
-        known: Sequence[KnownHeads],
+        leases: Leases,
     ) -> None:
-        """`known`: by listener."""
         self._clock = clock
         self._poller = poller
         self._endings = endings
         self._room = room
         self._protocol = protocol
-        self._known = known
+        self._leases = leases
         self._head_timeout = plan.settings.head_timeout
-        self._listeners = [listener.socket for listener in plan.listeners]
+        self._listeners = _open_sockets(plan)
         self._watched = False
         self._paused = False
         self.retry_at = NEVER  # monotonic: when a pause ends
@@ -73,7 +73,7 @@ class Acceptor:
         if self._watched:
             return
         self._watched = True
-        for index, listener in enumerate(self._listeners):
+        for index, listener in self._listeners.items():
             listener.setblocking(False)
             self._poller.watch(listener.fileno(), self._source(index, listener))
 
@@ -82,12 +82,31 @@ class Acceptor:
         self._unwatch()
         self._paused = False
         self.due = []
-        for index, listener in enumerate(self._listeners):
-            listener.setblocking(False)
-            while self._accept(index, listener) == ACCEPTS_A_TURN:
-                pass
-            listener.close()
-        self._listeners = []
+        for index, listener in self._listeners.items():
+            self._close(index, listener)
+        self._listeners = {}
+
+    def configure(self, plan: Plan) -> None:
+        """Listen where the plan says. Clients that have connected elsewhere are accepted still."""
+        self._head_timeout = plan.settings.head_timeout
+        self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], plan)
+        watched, paused = self._watched, self._paused
+        self._unwatch()
+        before, self._listeners = self._listeners, _open_sockets(plan)
+        for index, listener in before.items():
+            if self._listeners.get(index) is not listener:
+                self._close(index, listener)
+        self.due = []
+        self._paused = paused
+        if watched:
+            self.start()
+
+    def _close(self, index: int, listener: socket.socket) -> None:
+        """Accept what has connected by now, and then close the listening socket."""
+        listener.setblocking(False)
+        while self._accept(index, listener) == ACCEPTS_A_TURN:
+            pass
+        listener.close()
 
     def resume(self) -> None:
         """Try again after a shortage."""
@@ -99,7 +118,7 @@ class Acceptor:
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
-            for listener in self._listeners:
+            for listener in self._listeners.values():
                 self._poller.forget(listener.fileno())
 
     def _source(self, index: int, listener: socket.socket) -> Callable[[int], None]:
@@ -144,7 +163,7 @@ class Acceptor:
         """A new client. If its request is there already, the next turn tells."""
         client, port = address[:2] if isinstance(address, tuple) else ("", 0)
         # What is left over by a read can only be told by the kernel if the transport keeps nothing itself.
-        known = self._known[index] if transport.keeps_nothing else KnownHeads(read_at_once=False)
+        known = self._leases.known_of(index) if transport.keeps_nothing else KnownHeads(read_at_once=False)
         deadline = self._clock.now + self._head_timeout
         conn = Connection(transport, self._protocol, Origin(client, port, index), known, deadline)
         self._poller.watch_client(conn.fd)
@@ -157,6 +176,11 @@ class Acceptor:
         self._paused = True
         self.retry_at = self._clock.now + PAUSE
         self._unwatch()
+
+
+def _open_sockets(plan: Plan) -> dict[int, socket.socket]:
+    """By index of the listener."""
+    return {index: one.socket for index, one in enumerate(plan.listeners) if not one.is_removed}
 
 
 def most_connections(limit: int, plan: Plan) -> int:

@@ -56,7 +56,7 @@ class ChangingFiles:
     def __init__(self, memory: int, folder: str) -> None:
         """`memory`: bytes that all copies may take, which slow clients hold beyond their lease. `folder`:
         where they are."""
-        self._memory = memory
+        self.memory = memory
         self._folder = folder
         self._view = memoryview(bytearray(PIECE))
         self.held = 0
@@ -86,7 +86,7 @@ class ChangingFiles:
 
     def _copy(self, file: Descriptor, offset: int, count: int) -> FileCopy | None:
         """None if it is too large, there are too many, or it can't be had without waiting for a disk."""
-        if not 0 < count <= MAX_COPY or self.held + count > self._memory:
+        if not 0 < count <= MAX_COPY or self.held + count > self.memory:
             return None
         try:
             os.preadv(file.fd, [self._view[:1]], offset + count - 1, os.RWF_NOWAIT)

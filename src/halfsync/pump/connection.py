@@ -207,12 +207,13 @@ class Backend(Protocol):
 class Route:
     """What a request's site and path select."""
 
-    __slots__ = ("backend", "mount", "prefix")
+    __slots__ = ("backend", "is_current", "mount", "prefix")
 
     def __init__(self, prefix: bytes, mount: int, backend: Backend) -> None:
         self.prefix = prefix  # percent-decoded, without a slash at its end
         self.mount = mount  # index into Plan.mounts, which is how a worker knows it
         self.backend = backend
+        self.is_current = True  # until a reload replaces it
 
 
 class WireProtocol(Protocol):

@@ -56,7 +56,7 @@ class Deaths:
         self._access = access
         self._tasks = tasks
         self._report_lost = report_lost
-        self._retry = retry
+        self.retry = retry
         self._lost: dict[int, tuple[Worker, float]] = {}  # by id; until when the parent may take to tell
 
     def lose(self, worker: Worker) -> None:
@@ -114,7 +114,8 @@ class Deaths:
         exchange.holder = None
         if self._may_retry(worker, exchange):
             exchange.move(ExchangeEvent.TAKEN_BACK)
-            worker.pool.retries.append(exchange)
+            if not self._tasks.rerouted(exchange):
+                worker.pool.retries.append(exchange)
             return "begun, to be tried once more"
         exchange.reason = CloseReason.WORKER_DIED
         self._tasks.refuse(exchange, Refusal(502, "The worker that had this request died.", close=False))
@@ -128,7 +129,7 @@ class Deaths:
         3. It is not a retry already.
         4. The worker was killed, and neither by what it did nor for what it sent.
         """
-        if not self._retry or exchange.attempts > 1:
+        if not self.retry or exchange.attempts > 1:
             return False
         if exchange.head.method not in IDEMPOTENT:
             return False

@@ -65,7 +65,7 @@ class Dispatcher:
         self._tasks = tasks
         self._stalls = stalls
         self._saturation = saturation
-        self._queue_limit = queue_limit
+        self.queue_limit = queue_limit
         self._half_closed: list[Exchange] = []  # these came in this turn, with an end of file
         self.gathered = 0  # turns for which what is to be handed over was kept for the next
         self.pools: dict[Route, Pool] = {}
@@ -76,7 +76,7 @@ class Dispatcher:
         """A whole request."""
         conn = exchange.conn
         assert conn is not None
-        if pool.waiting >= self._queue_limit:
+        if pool.waiting >= self.queue_limit:
             self._saturation.refused(pool, "queue_limit")
             conn.protocol.refuse(exchange, overloaded())
             return
@@ -95,7 +95,7 @@ class Dispatcher:
         if route is None or seen.listener != conn.origin.listener or seen.lease_key in self._leases:
             return False
         pool = self.pools.get(route)
-        if pool is None or len(pool.queue) >= self._queue_limit:
+        if pool is None or len(pool.queue) >= self.queue_limit:
             return False
         clock = self._clock
         conn.exchange = exchange = Exchange(conn, seen.head, raw)

@@ -8,6 +8,7 @@ sends without end is never read further than one buffer ahead.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 
 from halfsync.pump.admit import Admission
@@ -61,8 +62,8 @@ class Http1:
         admission: Admission,
         helpers: Helpers,
         spool_folder: str,
+        spool_space: SpoolSpace,
     ) -> None:
-        self._settings = settings
         self._clock = clock
         self._run_queue = run_queue
         self._endings = endings
@@ -70,10 +71,10 @@ class Http1:
         self._admission = admission
         self._helpers = helpers
         self._spool_folder = spool_folder
-        self._limits = limits_of(settings)
+        self.seen = SeenHeads(limits_of(settings))
+        self.spool_space = spool_space
         self._refused_bodies = RefusedBodies(settings.limit_request_body)
-        self.seen = SeenHeads(self._limits)
-        self.spool_space = SpoolSpace(settings.spool_limit)
+        self.configure(settings)
         self.refuse = responses.refuse
         self.repeat = responses.repeat
         self.respond_small = responses.respond_small
@@ -98,6 +99,13 @@ class Http1:
             output.send,  # SENDING
             output.produce,  # PRODUCING
         )
+
+    def configure(self, settings: Settings) -> None:
+        """Also when other routes are in effect: what heads meant, and where they went, is forgotten."""
+        self._settings = settings
+        self._limits = limits_of(settings)
+        self._refused_bodies.limit = settings.limit_request_body
+        self.seen.forget(self._limits)
 
     def step(self, conn: Connection) -> Outcome:
         return self._steps[conn.state](conn)
@@ -312,6 +320,20 @@ class Http1:
         self.refuse(exchange, Refusal(408, "The head did not come in time."))
         exchange.reason = CloseReason.HEAD_TIMEOUT
         self._run_queue.ready(conn)
+
+
+class ClosingHttp1(Http1):
+    """On connections whose listening socket is no more: each is closed after its next response."""
+
+    def _begin_exchange(self, conn: Connection, head: RequestHead, seen: SeenHead | None) -> Outcome:
+        return super()._begin_exchange(conn, last_of(head), None)
+
+
+def last_of(head: RequestHead) -> RequestHead:
+    """The same request; but the connection will be closed after its response."""
+    head = copy(head)
+    head.keep_alive = head.plain = False
+    return head
 
 
 def _is_whole(exchange: Exchange) -> bool:

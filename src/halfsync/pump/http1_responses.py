@@ -38,11 +38,14 @@ class Http1Responses:
     def __init__(
         self, settings: Settings, clock: Clock, run_queue: RunQueue, endings: Endings, output: Output
     ) -> None:
-        self._settings = settings
         self._clock = clock
         self._run_queue = run_queue
         self._endings = endings
         self._output = output
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        self._settings = settings
         self.keeps_alive = settings.keep_alive > 0  # whether a connection may be kept at all
         self.linger_timeout = settings.linger_timeout
 

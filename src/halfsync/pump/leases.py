@@ -69,13 +69,19 @@ class _Variants:
 class Leases:
     def __init__(self, memory: int, listeners: int, *, cut_cookies: bool = True) -> None:
         """`cut_cookies` is for limits on heads that a cookie in MAX_CUT_HEAD bytes can't break."""
-        self._memory = memory
-        self._cut_cookies = cut_cookies
+        self.memory = memory
+        self.cut_cookies = cut_cookies
         self._held = 0
         self.table: OrderedDict[Key, _Variants] = OrderedDict()
         # By listener: the same bytes at another address or scheme may be another site's request.
         self.known = [KnownHeads() for _ in range(listeners)]
         self._refused: set[tuple[str, str]] = set()  # what the log was told
+
+    def known_of(self, listener: int) -> KnownHeads:
+        """The table of that listener, which may be a new one."""
+        while len(self.known) <= listener:
+            self.known.append(KnownHeads())
+        return self.known[listener]
 
     def remember(self, raw: bytes, listener: int, leased: Leased) -> None:
         """`raw` is a checked head, of a 1.1 request without a body whose connection is kept."""
@@ -83,7 +89,7 @@ class Leases:
             return
         if sum(map(len, self.known)) >= MAX_KNOWN:
             self._forget_heads()
-        uncookied = cut_cookie(raw) if leased.ignores_cookie and self._cut_cookies else b""
+        uncookied = cut_cookie(raw) if leased.ignores_cookie and self.cut_cookies else b""
         if uncookied:
             self.known[listener].uncookied[uncookied] = leased
         else:
@@ -135,7 +141,7 @@ class Leases:
             variants.by_values = {values: leased}
         self.table[key] = variants
         self._held += variants.bytes_held
-        while self._held > self._memory and self.table:
+        while self._held > self.memory and self.table:
             _, oldest = self.table.popitem(last=False)
             self._held -= oldest.bytes_held
             self._forget_heads()  # they may hold what has just been let go

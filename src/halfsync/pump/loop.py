@@ -36,7 +36,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
-from halfsync.pump.http1 import RECV_SIZE, Http1, limits_of
+from halfsync.pump.http1 import RECV_SIZE, ClosingHttp1, Http1, limits_of
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
@@ -48,6 +48,7 @@ from halfsync.pump.poller import Poller
 from halfsync.pump.room import Room
 from halfsync.pump.routes import Routes
 from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.spool import SpoolSpace
 from halfsync.pump.states import (
     BUSY,
     EXCHANGE_BEGAN,
@@ -99,10 +100,8 @@ class Pump:
         self.poller = Poller()
         self.run_queue = RunQueue()
         self.access = AccessLog(settings.access_logfile is not None)
-        self._log_times, self._log_cookies = log_needs
-        self.endings = Endings(
-            self.poller, self.access, log_times=self._log_times, log_cookies=self._log_cookies
-        )
+        log_times, log_cookies = log_needs
+        self.endings = Endings(self.poller, self.access, log_times=log_times, log_cookies=log_cookies)
         self.connections = self.endings.connections
         self.head_limits = limits_of(settings)
         cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
@@ -138,7 +137,7 @@ class Pump:
         )
         self.routes = Routes(self.pools.routes)
         self.admission = Admission(self.clock, self.leases, self.changing, self.routes)
-        self.http1 = Http1(
+        parts = (
             settings,
             self.clock,
             self.run_queue,
@@ -149,10 +148,13 @@ class Pump:
             self.admission,
             self.helpers,
             spool_folder,
+            SpoolSpace(settings.spool_limit),
         )
+        self.http1 = Http1(*parts)
+        self.closing_http1 = ClosingHttp1(*parts)  # where a listening socket is no more
         self.timeouts = Timeouts(settings, self.run_queue, self.endings, self.http1, self.drive)
         self.acceptor = Acceptor(
-            plan, self.clock, self.poller, self.endings, self.room, self.http1, self.leases.known
+            plan, self.clock, self.poller, self.endings, self.room, self.http1, self.leases
         )
         self._next_sweep = 0.0
         self._drain_until = NEVER
@@ -178,8 +180,8 @@ class Pump:
         connections = self.connections
         ready = self.run_queue.ready
         records = self.access.records if self.access.enabled else None
-        log_cookies = self._log_cookies
-        log_times = self._log_times
+        log_cookies = self.endings.log_cookies
+        log_times = self.endings.log_times
         keep_alive = self.settings.keep_alive
         seen_whole = self.http1.seen.whole
         seen_uncookied = self.http1.seen.uncookied

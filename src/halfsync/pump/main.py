@@ -14,7 +14,11 @@ from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
 from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.loop import Pump
+from halfsync.pump.reconfigure import Reconfiguration
 from halfsync.wire.messages import (
+    NO_WORKER,
+    Configure,
+    Configured,
     Cut,
     Drain,
     Drained,
@@ -26,6 +30,7 @@ from halfsync.wire.messages import (
     Open,
     Ready,
     Retire,
+    SwitchOver,
     decode_order,
     encode,
 )
@@ -42,7 +47,7 @@ class Orders:
         self.sock.setblocking(False)
         self.reserve = Reserve()
 
-    def report(self, message: Ready | Drained | Hung | Lost | Cut) -> None:
+    def report(self, message: Ready | Drained | Hung | Lost | Cut | Configured) -> None:
         channel.send(self.sock, encode(message))
 
 
@@ -57,7 +62,8 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
         report_hung=lambda worker: orders.report(Hung(worker.id)),
         report_lost=lambda worker: orders.report(Lost(worker.id)),
     )
-    pump.poller.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders))
+    reconfiguration = Reconfiguration(pump)
+    pump.poller.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders, reconfiguration))
     orders.report(Ready(os.getpid()))
     # What lives now lives as long as the process; and what is made per request is freed by its
     # reference count. So the collector need not look at the one, and seldom at the other.
@@ -69,13 +75,13 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
     return 0
 
 
-def _take_order(pump: Pump, orders: Orders) -> None:
+def _take_order(pump: Pump, orders: Orders, reconfiguration: Reconfiguration) -> None:
     """Whatever else is short of descriptors, a new worker's find room."""
     with orders.reserve.released():
-        _receive_order(pump, orders)
+        _receive_order(pump, orders, reconfiguration)
 
 
-def _receive_order(pump: Pump, orders: Orders) -> None:
+def _receive_order(pump: Pump, orders: Orders, reconfiguration: Reconfiguration) -> None:
     try:
         received = channel.receive(orders.sock)
     except BlockingIOError:
@@ -93,6 +99,10 @@ def _receive_order(pump: Pump, orders: Orders) -> None:
         pump.pools.ended(order.worker, order.status)
     elif isinstance(order, Open):
         pump.acceptor.start()
+    elif isinstance(order, Configure):
+        _configure(orders, reconfiguration, order, owned)
+    elif isinstance(order, SwitchOver):
+        reconfiguration.switch_over(order.number)
     elif isinstance(order, Drain):
         pump.drain(order.seconds)
     elif isinstance(order, ErrorLogFile) and fds:
@@ -112,3 +122,19 @@ def _join(pump: Pump, orders: Orders, order: Join, fds: list[Descriptor]) -> Non
         why = str(error.strerror)
     log("error", f"worker {order.pid} can't join now: {why} (ulimit -n, LimitNOFILE).")
     orders.report(Cut(order.worker))
+
+
+def _configure(
+    orders: Orders, reconfiguration: Reconfiguration, order: Configure, fds: list[Descriptor]
+) -> None:
+    """The same."""
+    try:
+        if len(fds) == 1 + len(order.listeners):
+            reconfiguration.get_ready(order, fds)
+            orders.report(Configured(order.number))
+            return
+        why = os.strerror(errno.EMFILE)
+    except OSError as error:
+        why = str(error.strerror)
+    log("error", f"the new configuration can't be taken over now: {why} (ulimit -n, LimitNOFILE).")
+    orders.report(Cut(NO_WORKER))

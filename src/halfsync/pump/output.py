@@ -69,7 +69,7 @@ class Output:
         self._errors = errors
         self._page_cache = page_cache
         self._changing = changing
-        self._stream_timeout = stream_timeout
+        self.stream_timeout = stream_timeout
         self.linger_timeout = 0.0
 
     # --- timing ------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Output:
         """The client has taken what there is. It is the handler's turn now, or the disk's, and no limit
         of the client's runs."""
         exchange.move(ExchangeEvent.OUT_OF_DATA)
-        limit = self._stream_timeout
+        limit = self.stream_timeout
         conn.deadline = self._clock.now + limit if limit else NEVER
         return WAIT
 

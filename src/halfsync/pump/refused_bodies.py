@@ -15,13 +15,13 @@ QUIET = 1.0
 
 class RefusedBodies:
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._quiet_until = 0.0  # monotonic
         self._omitted = 0
 
     def refusal(self, exchange: Exchange, client: str, now: float) -> Refusal:
         """The refusal of this exchange's body."""
-        sentence = f"The body is larger than {self._limit} bytes (limit_request_body)."
+        sentence = f"The body is larger than {self.limit} bytes (limit_request_body)."
         if now < self._quiet_until:
             self._omitted += 1
         else:

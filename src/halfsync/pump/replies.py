@@ -32,6 +32,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import ENDED, IDLE, WORKING
 from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Tasks, Worker
+from halfsync.settings import Settings
 from halfsync.wire.http1_responses import BODILESS, head_start
 from halfsync.wire.messages import (
     ABORTED,
@@ -67,9 +68,7 @@ class Replies:
         tasks: Tasks,
         deaths: Deaths,
         responses: Http1Responses,
-        *,
-        reply_memory: int,
-        keep_alive: float,
+        settings: Settings,
     ) -> None:
         self._clock = clock
         self._poller = poller
@@ -82,12 +81,16 @@ class Replies:
         self._tasks = tasks
         self._deaths = deaths
         self._responses = responses
-        self._keep_alive = keep_alive
-        self._log_times = endings.log_times
-        self._log_cookies = endings.log_cookies
-        self._reply_memory = reply_memory
+        self.configure(settings)
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
+
+    def configure(self, settings: Settings) -> None:
+        """Call it when Endings has its own numbers."""
+        self._keep_alive = settings.keep_alive
+        self._log_times = self._endings.log_times
+        self._log_cookies = self._endings.log_cookies
+        self._reply_memory = settings.reply_memory
 
     def watch(self, worker: Worker) -> None:
         """Read what it says from now on."""

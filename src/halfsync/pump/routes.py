@@ -16,6 +16,11 @@ class Routes:
     def __init__(self, routes: Sequence[Route]) -> None:
         """`routes`: the longest prefix first."""
         self._found: dict[bytes, Route | None] = {}
+        self.replace(routes)
+
+    def replace(self, routes: Sequence[Route]) -> None:
+        """Others from now on."""
+        self._found.clear()
         self._routes = tuple(routes)
 
     def find(self, target: bytes) -> Route | None:

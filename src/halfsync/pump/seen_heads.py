@@ -41,10 +41,16 @@ class SeenHeads:
     because it is longer than `harmless`, is not to be looked up there."""
 
     def __init__(self, limits: HeadLimits) -> None:
-        self._limits = limits
-        self.harmless = limits.harmless
         self.whole: dict[bytes, SeenHead] = {}
         self.uncookied: dict[bytes, SeenHead] = {}
+        self.forget(limits)
+
+    def forget(self, limits: HeadLimits) -> None:
+        """All of them; `limits` are those of heads from now on."""
+        self._limits = limits
+        self.harmless = limits.harmless
+        self.whole.clear()
+        self.uncookied.clear()
 
     def parse(self, raw: bytes) -> tuple[RequestHead, SeenHead | None]:
         """What a whole head means; and what will be found by it from now on. Raises Refusal."""

@@ -43,6 +43,9 @@ class Stalls:
         self._clock = clock
         self._tasks = tasks
         self._saturation = saturation
+        self.configure(queue_timeout)
+
+    def configure(self, queue_timeout: float) -> None:
         self._queue_limit = int(queue_timeout * 1e9)
 
     def look(self) -> None:

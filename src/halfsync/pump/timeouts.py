@@ -50,7 +50,7 @@ class Timeouts:
         drive: Callable[[Connection], None],
     ) -> None:
         """`drive` takes steps on a connection, at once."""
-        self._settings = settings
+        self.settings = settings
         self._run_queue = run_queue
         self._endings = endings
         self._http1 = http1
@@ -101,7 +101,7 @@ class Timeouts:
             exchange.progress_at = exchange.checked_at = now  # it is the disk's turn
             conn.deadline = now + RECHECK
             return
-        stalled, slow = self._progress(exchange, exchange.received, self._settings.body_timeout, now)
+        stalled, slow = self._progress(exchange, exchange.received, self.settings.body_timeout, now)
         if stalled:
             self._refuse(exchange, CloseReason.BODY_TIMEOUT, "The body stopped coming.")
         elif slow:
@@ -121,7 +121,7 @@ class Timeouts:
         # An earlier response's bytes may be in the socket still: to take those is progress too.
         exchange.unsent_before = max(exchange.unsent_before, -taken)
         taken += exchange.unsent_before
-        stalled, slow = self._progress(exchange, taken, self._settings.send_timeout, now)
+        stalled, slow = self._progress(exchange, taken, self.settings.send_timeout, now)
         if stalled:
             conn.protocol.abort(exchange, CloseReason.SEND_TIMEOUT)
         elif slow:
@@ -131,7 +131,7 @@ class Timeouts:
 
     def _end_stream(self, exchange: Exchange) -> None:
         assert exchange.conn is not None
-        limit = self._settings.stream_timeout
+        limit = self.settings.stream_timeout
         log(
             "warning",
             f"{exchange.request_line}: its handler gave nothing for {limit:g} s (stream_timeout): "
@@ -147,5 +147,5 @@ class Timeouts:
             exchange.moved = moved
             exchange.progress_at = now
         stalled = now - exchange.progress_at > limit
-        grace_over = exchange.timed > self._settings.rate_grace
-        return stalled, grace_over and moved < self._settings.min_rate * exchange.timed
+        grace_over = exchange.timed > self.settings.rate_grace
+        return stalled, grace_over and moved < self.settings.min_rate * exchange.timed

@@ -76,10 +76,7 @@ class WorkerPools:
         self._access = access
         self._report_hung = report_hung
         self.tasks = Tasks(clock, poller, run_queue)
-        self.pools = [
-            Pool(pool.name, sum(mount.pool == index for mount in plan.mounts))
-            for index, pool in enumerate(plan.pools)
-        ]
+        self.pools = [Pool(pool.name, _mounts_of(plan, index)) for index, pool in enumerate(plan.pools)]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
         self.deaths = Deaths(clock, access, self.tasks, report_lost, retry=settings.retry)
@@ -98,17 +95,54 @@ class WorkerPools:
             self.tasks,
             self.deaths,
             responses,
-            reply_memory=settings.reply_memory,
-            keep_alive=settings.keep_alive,
+            settings,
         )
+        self.workers = self.tasks.workers
+        self.routes: list[Route] = []
+        self._make_routes(plan)
+
+    def configure(self, plan: Plan) -> list[Exchange]:
+        """Another plan is in effect. All workers that are here have the old one, and get nothing more. Gives
+        the requests that wait, which have a place in no queue then."""
+        settings = plan.settings
+        self._settings = settings
+        self.stalls.configure(settings.queue_timeout)
+        self.deaths.retry = settings.retry
+        self._replies.configure(settings)
+        self.dispatcher.queue_limit = settings.queue_limit
+        for worker_id in list(self.workers):
+            self.retire(worker_id)
+        waiting = [one for pool in self.pools for one in pool.take_all()]
+        for index, planned in enumerate(plan.pools):
+            if index == len(self.pools):
+                self.pools.append(Pool(planned.name))
+            pool = self.pools[index]
+            pool.name = planned.name  # one that never came into effect may have left its place
+            pool.is_shared_by(_mounts_of(plan, index))
+        self._make_routes(plan)
+        return sorted(waiting, key=lambda one: one.queued_ns)
+
+    def _make_routes(self, plan: Plan) -> None:
+        for route in self.routes:
+            route.is_current = False
         backends = [PoolBackend(self.dispatcher, pool) for pool in self.pools]
         self.routes = [
             Route(mount.prefix.encode(), index, backends[mount.pool])
             for index, mount in enumerate(plan.mounts)
         ]
-        for route, mount in zip(self.routes, plan.mounts, strict=True):
-            self.dispatcher.pools[route] = self.pools[mount.pool]
-        self.workers = self.tasks.workers
+        self.dispatcher.pools = {
+            route: self.pools[mount.pool] for route, mount in zip(self.routes, plan.mounts, strict=True)
+        }
+
+    def queue_again(self, exchange: Exchange) -> None:
+        """One that waited already (QUEUED), where its route says."""
+        assert exchange.route is not None
+        pool = self.dispatcher.pools[exchange.route]
+        if exchange.attempts:
+            pool.retries.append(exchange)
+        else:
+            pool.put_back(exchange)
+        self.tasks.due.add(pool)
 
     # --- workers come and go -----------------------------------------------------------------------
 
@@ -196,3 +230,8 @@ class WorkerPools:
             if not worker.retiring:
                 worker.retiring = True
                 self._report_hung(worker)
+
+
+def _mounts_of(plan: Plan, pool: int) -> int:
+    """How many mounts lead to it."""
+    return sum(mount.pool == pool for mount in plan.mounts)

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from halfsync.logs.error import log
@@ -191,11 +191,15 @@ class Pool:
     def __init__(self, name: str, mounts: int = 1) -> None:
         """`mounts`: how many lead to it."""
         self.name = name
-        self.queue: Queue | FairQueue = Queue() if mounts <= 1 else FairQueue()
+        self.is_shared_by(mounts)
         self._disconnected = 0  # of those in the queue, how many have no client any more
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
+
+    def is_shared_by(self, mounts: int) -> None:
+        """Its queue is a new one, for so many mounts."""
+        self.queue: Queue | FairQueue = Queue() if mounts <= 1 else FairQueue()
 
     @property
     def waiting(self) -> int:
@@ -219,6 +223,14 @@ class Pool:
                 return exchange
             self._disconnected -= 1
         return None
+
+    def take_all(self) -> list[Exchange]:
+        """All that wait and whose clients are there."""
+        found = [one for one in (*self.queue, *self.retries) if one.state is QUEUED]
+        self.queue.clear()
+        self.retries.clear()
+        self._disconnected = 0
+        return found
 
     def take_retry(self) -> Exchange | None:
         return self.retries.popleft() if self.retries else None
@@ -254,6 +266,7 @@ class Tasks:
         self._run_queue = run_queue
         self.workers: dict[int, Worker] = {}
         self.due: set[Pool] = set()
+        self.reroute: Callable[[Exchange], None]  # set by whoever knows the routes: see reconfigure.py
         self.look_at = NEVER  # monotonic: the next look at scoreboards (see stalls.py)
         self._newest_ns = 0
 
@@ -331,10 +344,20 @@ class Tasks:
             return
         exchange.attempts -= 1
         exchange.move(ExchangeEvent.TAKEN_BACK)
+        if self.rerouted(exchange):
+            return
         if exchange.attempts:
             worker.pool.retries.appendleft(exchange)
         else:
             worker.pool.put_back(exchange)
+
+    def rerouted(self, exchange: Exchange) -> bool:
+        """Whether a reload has replaced the route of this request that waits again (QUEUED), which is then
+        queued where the new ones say."""
+        if exchange.route is None or exchange.route.is_current:
+            return False
+        self.reroute(exchange)
+        return True
 
 
 def overloaded() -> Refusal:

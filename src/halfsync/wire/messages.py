@@ -7,10 +7,11 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                worker -> pump   [Reply | Part, ...]
     watch      pump -> worker   Nudge | Recall | Stacks | ClientDisconnected  (read by the watch thread)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
-               parent -> child  Join | Retire | Ended | Open | Drain    (pump)
+               parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
                parent -> child  Spawn                           (template)
                parent -> child  ErrorLogFile                    (each of them)
     reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
+               child -> parent  Configured                      (pump)
                child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
                child -> parent  Ready | Failed | Changed        (watcher)
 
@@ -55,6 +56,10 @@ and the request is free to go elsewhere. (Each side writes its own word first an
 and the milliseconds are what makes a memory barrier needless.) The slot stays taken until NOT_BEGUN."""
 
 SCOREBOARD_BYTES = 2 * 8 * SCOREBOARD_SLOTS
+
+
+NO_WORKER = -1
+NO_PLAN = -1
 
 
 class Ending(IntEnum):
@@ -230,6 +235,21 @@ class Drain(msgspec.Struct, tag="drain"):
     seconds: float  # what is in flight after that is cut off; 0: at once
 
 
+class Configure(msgspec.Struct, tag="configure"):
+    """To the pump: get ready for another plan. The answer is Configured, or Cut. Descriptors: a file with the
+    plan (see plan_codec.py), then the listening sockets that are new."""
+
+    number: int  # the plan's
+    listeners: list[int]  # the places of those sockets in Plan.listeners
+
+
+class SwitchOver(msgspec.Struct, tag="switchover"):
+    """To the pump: from now on the plan of that number is in effect. If it is not the one of the last
+    Configure, that one is dropped."""
+
+    number: int
+
+
 class Spawn(msgspec.Struct, tag="spawn"):
     """To a template: fork a worker. Descriptor: the worker's end of its `orders` channel."""
 
@@ -276,7 +296,13 @@ class Cut(msgspec.Struct, tag="cut"):
     """An order's descriptors did not all arrive, for the process had no room for them: Join (from the
     pump) or Attach (from the worker). The worker is to be joined once more."""
 
-    worker: int  # as Join names it; from a worker, -1: itself
+    worker: int  # as Join names it; -1: from a worker itself; NO_WORKER, from the pump: Configure
+
+
+class Configured(msgspec.Struct, tag="configured"):
+    """From the pump: it is ready to switch over to the plan of that number."""
+
+    number: int
 
 
 class Changed(msgspec.Struct, tag="changed"):
@@ -295,8 +321,10 @@ class MaxRequests(msgspec.Struct, tag="maxrequests"):
 ToWorker = list[Task | LogTask | Nudge]
 ToPump = list[Reply | Part]
 Watch = Nudge | Recall | Stacks | ClientDisconnected
-Order = Attach | Retire | Ended | LogFile | ErrorLogFile | Join | Open | Drain | Spawn
-Report = Ready | Failed | Drained | Hung | Lost | Cut | MaxRequests | Changed
+Order = (
+    Attach | Retire | Ended | LogFile | ErrorLogFile | Join | Open | Drain | Spawn | Configure | SwitchOver
+)
+Report = Ready | Failed | Drained | Hung | Lost | Cut | Configured | MaxRequests | Changed
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

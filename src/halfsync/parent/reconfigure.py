@@ -1,0 +1,201 @@
+"""A new configuration, made beside the one that is in effect.
+
+Whatever is wrong with it shows while it is made: then what was opened for it is closed again, and nothing has
+happened. Until the switch, both have their listening sockets and log files open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import msgspec
+
+from halfsync import channel, plan_codec
+from halfsync.logs import error
+from halfsync.logs.error import log
+from halfsync.parent import listeners, machine
+from halfsync.parent.children import Child
+from halfsync.parent.logfiles import AccessLogFile
+from halfsync.parent.privileges import Identity
+from halfsync.plan import Listener, Mount, Plan, PoolPlan
+from halfsync.settings import SettingError, Settings
+from halfsync.wire import messages
+
+MOST_NEW = messages.MAX_DESCRIPTORS - 1
+"""Listening sockets that one reload can add."""
+
+
+class ReadConfiguration(Protocol):
+    """What was read (see rereading.py)."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def mounts(self) -> tuple[Mount, ...]: ...
+    @property
+    def pools(self) -> tuple[PoolPlan, ...]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+
+class Reconfiguration:
+    """Makes plans, and knows what is open for each."""
+
+    def __init__(
+        self,
+        read: Callable[[], ReadConfiguration] | None,
+        identity: Identity | None,
+        access_log: AccessLogFile | None,
+    ) -> None:
+        """`read` raises SettingError; None: nothing is read again. `access_log`: of the first plan."""
+        self._read = read
+        self._identity = identity
+        self._newest = 0
+        self._access_logs = {0: access_log}
+
+    def access_log(self, plan: Plan) -> AccessLogFile | None:
+        return self._access_logs[plan.number]
+
+    # --- making one
+
+    def next_plan(self, running: Plan) -> Plan:
+        """The plan that the configuration asks for now; `running` itself if that is the same. Raises
+        SettingError."""
+        if self._read is None:
+            return running
+        found = self._read()
+        for note in found.notes:
+            log("warning", note)
+        machine.check_proc(found.mounts)
+        machine.check_descriptors(found.settings, found.pools)
+        settings = msgspec.structs.replace(found.settings, spool_dir=running.settings.spool_dir)
+        pools, mounts = aligned(running.pools, found.pools, found.mounts)
+        sockets = self._next_listeners(running, settings)
+        plan = Plan(settings, mounts, pools, sockets, running.number)
+        if plan == running:
+            return running
+        try:
+            access_log = self._next_access_log(running, settings)
+        except SettingError:
+            listeners.close(_opened(running, plan))
+            raise
+        self._newest += 1
+        self._access_logs[self._newest] = access_log
+        return replace(plan, number=self._newest)
+
+    def _next_listeners(self, running: Plan, settings: Settings) -> tuple[Listener, ...]:
+        """Those of `running` at their places, which may be removed or be there again; then the new ones."""
+        if not any(one.bound_as for one in running.listeners):
+            if settings.bind != running.settings.bind:
+                log("warning", "bind has changed, without effect: the sockets are the service manager's.")
+            return running.listeners
+        wanted = {listeners.parse(address): address for address in settings.bind}
+        found = [
+            one if listeners.parse(one.bound_as) in wanted else replace(one, is_removed=True)
+            for one in running.listeners
+        ]
+        there = {listeners.parse(one.bound_as) for one in found if not one.is_removed}
+        missing = [address for where, address in wanted.items() if where not in there]
+        bound = self._bind(running, settings, missing)
+        if len(bound) > MOST_NEW:
+            listeners.close(bound)
+            raise SettingError(f"bind: a reload can add {MOST_NEW} addresses at most, not {len(bound)}.")
+        for new in bound:
+            places = (i for i, old in enumerate(found) if old.is_removed and old.address == new.address)
+            place = next(places, None)
+            if place is None:
+                found.append(new)
+            else:
+                found[place] = new
+        return tuple(found)
+
+    def _bind(self, running: Plan, settings: Settings, addresses: list[str]) -> tuple[Listener, ...]:
+        try:
+            return listeners.bind(settings, self._identity, addresses)
+        except SettingError as wrong:
+            ports = {one.port for one in running.listeners if not one.is_removed and one.port}
+            for where in map(listeners.parse, addresses):
+                if not isinstance(where, str) and where[1] in ports:
+                    raise SettingError(
+                        f"{wrong} (This server listens at port {where[1]} itself: to move a port to another "
+                        "address needs a restart.)"
+                    ) from None
+            raise
+
+    def _next_access_log(self, running: Plan, settings: Settings) -> AccessLogFile | None:
+        if settings.access_logfile == running.settings.access_logfile:
+            return self.access_log(running)
+        return AccessLogFile(settings.access_logfile, self._identity) if settings.access_logfile else None
+
+    # --- what becomes of it
+
+    def send(self, pump: Child, running: Plan, plan: Plan) -> None:
+        """Let the pump have it, with the sockets that are new. Raises OSError."""
+        added = _opened(running, plan)
+        descriptors = [os.memfd_create("plan", os.MFD_CLOEXEC)]
+        try:
+            with open(descriptors[0], "wb", closefd=False) as file:
+                file.write(plan_codec.encode(plan))
+            descriptors += _copies(added)
+        except OSError:
+            channel.close_all(descriptors)
+            raise
+        places = [plan.listeners.index(one) for one in added]
+        pump.order(messages.Configure(plan.number, places), tuple(descriptors))
+        pump.sent_plan = plan.number
+
+    def switched(self, before: Plan, plan: Plan) -> None:
+        """`plan` is in effect."""
+        self._close_what_is_missing(before, plan)
+        error.be("parent", plan.settings.log_level)
+
+    def dropped(self, running: Plan, plan: Plan) -> None:
+        """`plan` will never be in effect."""
+        self._close_what_is_missing(plan, running)
+
+    def _close_what_is_missing(self, gone: Plan, present: Plan) -> None:
+        listeners.close(_opened(present, gone))
+        access_log = self._access_logs.pop(gone.number)
+        if access_log is not None and access_log is not self.access_log(present):
+            access_log.close()
+
+
+def _opened(before: Plan, after: Plan) -> list[Listener]:
+    """Sockets that `after` listens at, and `before` does not."""
+    present = [one.socket for one in before.listeners if not one.is_removed]
+    return [one for one in after.listeners if not one.is_removed and one.socket not in present]
+
+
+def _copies(added: Sequence[Listener]) -> list[int]:
+    """Of their descriptors. Raises OSError; then there is none."""
+    made: list[int] = []
+    try:
+        for listener in added:
+            made.append(os.dup(listener.socket.fileno()))  # noqa: PERF401 (to be closed if one can't be made)
+    except OSError:
+        channel.close_all(made)
+        raise
+    return made
+
+
+def aligned(
+    before: Sequence[PoolPlan], pools: Sequence[PoolPlan], mounts: Sequence[Mount]
+) -> tuple[tuple[PoolPlan, ...], tuple[Mount, ...]]:
+    """`pools`, each application at the index that it has in `before`; those that are there no more have
+    no processes. The mounts with them."""
+    found = [replace(pool, processes=0) for pool in before]
+    places: list[int] = []
+    for pool in pools:
+        same = [i for i, old in enumerate(before) if old.target == pool.target and i not in places]
+        same.sort(key=lambda i: (before[i] != pool, before[i].processes == 0))
+        if same:
+            place = same[0]
+            found[place] = pool
+        else:
+            place = len(found)
+            found.append(pool)
+        places.append(place)
+    return tuple(found), tuple(replace(mount, pool=places[mount.pool]) for mount in mounts)

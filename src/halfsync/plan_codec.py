@@ -1,0 +1,54 @@
+"""A plan as bytes, for a pump that is running when the parent makes another one.
+
+The listening sockets are not among them: their descriptors stand beside the bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+
+from halfsync.plan import Listener, Mount, Plan, PoolPlan
+from halfsync.settings import Settings
+
+
+class _Listener(msgspec.Struct, array_like=True):
+    address: str
+    host: str
+    port: int
+    is_removed: bool
+
+
+class _Plan(msgspec.Struct, array_like=True):
+    settings: Settings
+    mounts: tuple[Mount, ...]
+    pools: tuple[PoolPlan, ...]
+    listeners: tuple[_Listener, ...]
+    number: int
+
+
+_decode = msgspec.msgpack.Decoder(_Plan).decode
+
+
+def encode(plan: Plan) -> bytes:
+    listeners = tuple(_Listener(one.address, one.host, one.port, one.is_removed) for one in plan.listeners)
+    return msgspec.msgpack.encode(_Plan(plan.settings, plan.mounts, plan.pools, listeners, plan.number))
+
+
+def decode(data: bytes, sockets: dict[int, socket.socket]) -> Plan:
+    """`sockets`: those of its listeners, by index; whichever are missing must be removed ones. Raises
+    msgspec.DecodeError."""
+    found = _decode(data)
+    listeners = tuple(
+        Listener(one.address, one.host, one.port, sockets.get(index) or _none(), one.is_removed)
+        for index, one in enumerate(found.listeners)
+    )
+    return Plan(found.settings, found.mounts, found.pools, listeners, found.number)
+
+
+def _none() -> socket.socket:
+    """A socket that is closed."""
+    made = socket.socket(socket.AF_UNIX)
+    made.close()
+    return made

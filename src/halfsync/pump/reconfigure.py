@@ -1,0 +1,122 @@
+"""Another plan in a running pump: made ready beside the one in effect, then switched to in one step.
+
+What a client has going on is not touched by it:
+
+ - A request that a worker has is answered by that worker, under its old route.
+ - One that waits in a queue, or whose body is still coming, goes where the new routes say; and so does one
+   that an old worker gives back.
+ - A listening socket that is new is accepted on from the switch on. One that is removed is closed when all
+   who have connected there are accepted; their connections are closed after the next response.
+ - Connections stay. The limits and timeouts that count for them are the new ones, from their next use on.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from halfsync import plan_codec
+from halfsync.logs import error
+from halfsync.logs.formats import needs_cookie, needs_times
+from halfsync.plan import Plan
+from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.descriptors import Descriptor
+from halfsync.pump.http1 import last_of, limits_of
+from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
+from halfsync.pump.loop import Pump
+from halfsync.pump.states import QUEUED, RECEIVING
+from halfsync.wire.messages import Configure
+from halfsync.wire.refusals import Refusal
+
+
+class Reconfiguration:
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._ready: Plan | None = None
+        pump.pools.tasks.reroute = self._reroute
+
+    def get_ready(self, order: Configure, fds: list[Descriptor]) -> None:
+        """Raises OSError."""
+        self._drop()
+        file, *listening = fds
+        sockets: dict[int, socket.socket] = {}
+        for index, descriptor in zip(order.listeners, listening, strict=True):
+            sockets[index] = socket.socket(fileno=os.dup(descriptor.fd))
+        data = os.pread(file.fd, os.fstat(file.fd).st_size, 0)
+        here = {i: one.socket for i, one in enumerate(self._pump.plan.listeners) if not one.is_removed}
+        self._ready = plan_codec.decode(data, {**here, **sockets})
+
+    def switch_over(self, number: int) -> None:
+        plan = self._ready
+        if plan is None or plan.number != number or self._pump.draining:
+            self._drop()
+            return
+        self._ready = None
+        self._switch(plan)
+
+    def _drop(self) -> None:
+        """What will not be in effect."""
+        if self._ready is None:
+            return
+        here = [one.socket for one in self._pump.plan.listeners]
+        for listener in self._ready.listeners:
+            if listener.socket not in here:
+                listener.socket.close()
+        self._ready = None
+
+    def _switch(self, plan: Plan) -> None:
+        pump = self._pump
+        settings = plan.settings
+        error.be("pump", settings.log_level)
+        pump.pools.hand_over_records()  # to whoever knows the old log
+        pump.plan, pump.settings = plan, settings
+        pump.access.enabled = settings.access_logfile is not None
+        pump.endings.log_times = needs_times(settings.access_logformat)
+        pump.endings.log_cookies = needs_cookie(settings.access_logformat)
+        pump.head_limits = limits_of(settings)
+        pump.leases.memory = pump.changing.memory = settings.lease_memory
+        pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
+        pump.output.stream_timeout = settings.stream_timeout
+        pump.timeouts.settings = settings
+        pump.responses.configure(settings)
+        for protocol in (pump.http1, pump.closing_http1):
+            protocol.configure(settings)
+        pump.http1.spool_space.limit = settings.spool_limit
+        waiting = pump.pools.configure(plan)
+        pump.routes.replace(pump.pools.routes)
+        pump.acceptor.configure(plan)
+        for conn in list(pump.connections.values()):
+            if plan.listeners[conn.origin.listener].is_removed:
+                self._close_after_next_response(conn)
+            if conn.exchange is not None and conn.exchange.state is RECEIVING:
+                self._send_elsewhere(conn.exchange)
+        for exchange in waiting:
+            self._reroute(exchange)
+
+    def _close_after_next_response(self, conn: Connection) -> None:
+        conn.protocol = self._pump.closing_http1
+        conn.known = KnownHeads(read_at_once=False)  # not on the hot path
+        if conn.exchange is not None:
+            conn.exchange.head = last_of(conn.exchange.head)
+
+    def _send_elsewhere(self, exchange: Exchange) -> None:
+        """Its body is still coming."""
+        route = self._pump.routes.find(exchange.head.target)
+        if route is not None:
+            exchange.route = route
+        elif exchange.route is not None:
+            self._refuse(exchange, close=True)
+
+    def _reroute(self, exchange: Exchange) -> None:
+        """One that waits for a worker (QUEUED)."""
+        assert exchange.state is QUEUED
+        exchange.route = route = self._pump.routes.find(exchange.head.target)
+        if route is None:
+            self._refuse(exchange, close=False)
+        else:
+            self._pump.pools.queue_again(exchange)
+
+    def _refuse(self, exchange: Exchange, *, close: bool) -> None:
+        """The response that it would have got had it come later."""
+        refusal = Refusal(404, "Nothing is served under this path.", close=close)
+        self._pump.pools.tasks.refuse(exchange, refusal)

@@ -1,0 +1,107 @@
+"""The configuration, read again while the server runs.
+
+The settings file is read again. The command line and the environment stay as they were at the start, and so
+does a gunicorn.conf.py: it is Python, and the parent of a running server executes none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from halfsync.at_reload import kept
+from halfsync.habits.sources import Sources
+from halfsync.habits.table import OTHER_NAMES
+from halfsync.plan import Mount, PoolPlan, target_of, work_out
+from halfsync.settings import Loaded, SettingError, Settings, Target, load
+
+Worked = tuple[tuple[Mount, ...], tuple[PoolPlan, ...]]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    settings: Settings
+    mounts: tuple[Mount, ...]
+    pools: tuple[PoolPlan, ...]
+    notes: Sequence[str] = ()  # sentences for the log: what takes effect at a restart only
+
+
+class Rereading:
+    """Call it to read the configuration again."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        environment: Mapping[str, str],
+        folder: str,
+        running: Settings,
+        check: Callable[[Loaded], None],
+    ) -> None:
+        """`environment` and `folder` (by its name) are those of the start; `running` are the settings that
+        the server was started with."""
+        self._sources = sources
+        self._environment = dict(environment)
+        self._folder = folder
+        self._running = running
+        self._check = check
+        self._before: tuple[Settings, list[Target], Worked] | None = None
+
+    def __call__(self) -> Configuration:
+        """Raises SettingError; then nothing has changed."""
+        with _back_if_it_fails() as before:
+            _enter(self._folder, before)
+            sources = self._sources
+            _check_regular(sources.file)
+            loaded = load(sources.command_line, self._environment, sources.file, sources.layers, OTHER_NAMES)
+            settings, notes = kept(self._running, loaded.settings)
+            _enter(os.path.join(self._folder, settings.chdir or ""), before)
+            targets = [*loaded.targets, *map(target_of, sources.targets)]
+            mounts, pools = self._worked_out(settings, targets)
+            self._check(Loaded(settings, loaded.origins, loaded.targets))
+        return Configuration(settings, mounts, pools, notes)
+
+    def started_with(self, targets: list[Target], found: Worked) -> None:
+        """What these targets meant at the start."""
+        self._before = self._running, targets, found
+
+    def _worked_out(self, settings: Settings, targets: list[Target]) -> Worked:
+        """If a folder is gone, but the configuration is the same as before: as before, so that the code can
+        be reloaded. A deployment may delete an old release while it is served."""
+        try:
+            found = work_out(settings, targets)
+        except SettingError:
+            if self._before is not None and self._before[:2] == (settings, targets):
+                return self._before[2]
+            raise
+        self._before = settings, targets, found
+        return found
+
+
+@contextmanager
+def _back_if_it_fails() -> Iterator[int]:
+    """To the folder where we were. That may have been deleted since, so its descriptor is kept, and given."""
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield before
+    except BaseException:
+        os.fchdir(before)
+        raise
+    finally:
+        os.close(before)
+
+
+def _check_regular(file: str | None) -> None:
+    """To read from a named pipe might wait for ever."""
+    if file is not None and os.path.exists(file) and not os.path.isfile(file):
+        raise SettingError(f"The settings file {file} is no regular file, so it can't be read again.")
+
+
+def _enter(folder: str, before: int) -> None:
+    """If it is gone, to the folder where we were: so do workers, which say so. What is missed there is told
+    by whoever needs it."""
+    try:
+        os.chdir(folder)
+    except OSError:
+        os.fchdir(before)
