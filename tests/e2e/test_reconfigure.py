@@ -143,6 +143,23 @@ def test_a_request_that_a_worker_has_is_finished_by_it(tmp_path: Path):
         here.server.until(lambda: not here.server.workers("first:app"))
 
 
+@pytest.mark.parametrize(("text", "then"), [("second:app", "second"), (None, "404")])
+def test_a_request_that_is_tried_once_more_goes_where_the_new_routes_say(
+    tmp_path: Path, text: str | None, then: str
+):
+    """Its worker is killed after the switch."""
+    with site(tmp_path) as here, here.server.client() as client:
+        (old,) = here.server.workers("first:app")
+        client.send(request("/waits"))
+        here.server.until((tmp_path / "here").exists)
+        mount = '"/" = "first:app"\n'
+        here.reload(FIRST.replace(mount, "" if text is None else mount.replace("first:app", text)))
+        os.kill(old, signal.SIGKILL)
+        here.server.until_gone([old])
+        (tmp_path / "go").touch()
+        assert word(client.answer()) == then
+
+
 def test_requests_that_wait_go_where_the_new_routes_say(tmp_path: Path):
     """The only thread is busy. What waits behind it is served by new workers, or is not there any more."""
     text = "threads = 1\n" + FIRST + '"/old" = "first:app"\n'
