@@ -81,7 +81,7 @@ def test_common_and_combined():
         ("%{%Y-%m-%d}t %{sec}t %{msec}t %{usec}t", "2023-11-14 1700000000 1700000000123 1700000000123456"),
         ("%{msec_frac}t %{usec_frac}t %{begin:%H}t", "123 123456 23"),
         ("%t", "[14/Nov/2023:23:13:20 +0100]"),
-        ("%P", str(os.getpid())),
+        pytest.param("%P", str(os.getpid()), id="%P"),
         ("no directive {r.head} 'quoted' \"\\ 100%%", "no directive {r.head} 'quoted' \"\\ 100%"),
     ],
 )

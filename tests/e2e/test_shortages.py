@@ -402,13 +402,17 @@ def test_nobody_takes_the_error_log(folder: Path, where: str):
 
 
 def test_the_parent_has_no_descriptor_for_a_reload(folder: Path):
-    """The old workers keep serving meanwhile."""
+    """It fails and says why, the old workers keep serving, and the next one succeeds."""
     with story(folder) as server:
         (old,) = server.workers(TARGET)
         with limited([server.process.pid], resource.RLIMIT_NOFILE, first_free(server.process.pid)):
             server.signal(signal.SIGHUP)
-            server.until_logged("Too many open files")
+            server.until_logged(
+                "Reload failed, and the old configuration stays in effect: .*Too many open files"
+            )
             small(server)
+            assert server.workers(TARGET) == [old]
+        server.signal(signal.SIGHUP)
         server.until(lambda: server.workers(TARGET) not in ([], [old]))
         server.until(lambda: all_is_well(server), AT_ONCE)
 

@@ -42,7 +42,7 @@ def line(access_logformat: str, record: LogRecord = RECORD) -> str:
         ("D", "1234567"),
         ("M", "1234"),
         ("L", "1.234567"),
-        ("p", f"<{os.getpid()}>"),
+        pytest.param("p", f"<{os.getpid()}>", id="p"),
         ("{x-forwarded-for}i", "10.1.2.3"),
         ("{X-Missing}i", "-"),
         ("{RAW_URI}e", "/a/b?c=d"),
