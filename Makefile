@@ -23,7 +23,7 @@ help:
 	@echo 'make clean   remove what the others made'
 
 # --- the virtual environment -----------------------------------------------------------------
-# Made anew only when pyproject.toml changes; a stamp for each group of dependencies, so that the
+# Made again only when pyproject.toml changes; a stamp for each group of dependencies, so that the
 # demo need not wait for the tools. A stamp lies inside the environment and dies with it.
 
 python-is-fit:

@@ -26,7 +26,7 @@ class ClientDisconnectedError(Exception):
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """A reply's head, but for the fields that the pump adds."""
+    """A reply's head, except for the fields that the pump adds."""
 
     status: int
     reason: str
@@ -42,7 +42,7 @@ class Replier(Protocol):
     """How a handler answers one request: `whole`, or `file`, or `begin` and then `write`, which
     ends with `finish`. `abort` may end it at any time.
 
-    What is handed over is on its way, or soon will be; no call waits for the client, but for
+    What is handed over is on its way, or soon will be; no call waits for the client, except for
     `write` and `whole` past the limit of what may wait in a file.
     """
 
@@ -122,7 +122,7 @@ SMALL = 64 * 1024
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""Control characters, but for the tab (RFC 9110 5.5)."""
+"""Control characters, except for the tab (RFC 9110 5.5)."""
 
 _STATUS = re.compile(r"([2-9][0-9][0-9])(?: (.*))?", re.DOTALL)
 
@@ -165,7 +165,7 @@ no hash."""
 def head_of(status: str, fields: list[tuple[str, str]]) -> Head:
     """The head that a WSGI application means. Raises BadHead.
 
-    Remembered by its very strings: found again it costs 0.3 µs, made anew 2 to 4.
+    Remembered by its very strings: found again it costs 0.3 µs, made again 2 to 4.
     """
     try:
         key = (status, *fields)

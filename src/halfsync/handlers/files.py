@@ -6,7 +6,7 @@ A handler resolves the path, decides, and hands over bytes (small files) or a de
 lease, so for a hot file all this is done once per second, and may be thorough:
 
  - The path is decoded once and refused if any part of it is a dot file, `.` or `..`, or has a NUL or a
-   backslash. That alone keeps a path inside, but for symbolic links. So:
+   backslash. That alone keeps a path inside, except for symbolic links. So:
  - The folder is opened, each time (it may be a link that is turned to a new release), and the file within
    it with O_PATH, which follows links but touches nothing (no device wakes, no FIFO waits). Then the kernel
    is asked where both descriptors really are (/proc/self/fd). Only what is beneath the folder, with no

@@ -24,7 +24,7 @@ class Backoff:
         self.until = 0.0
 
     def ended(self, now: float, lived: float, was_ready: bool) -> float:
-        """A child ended unasked. Gives the seconds until the next one may start."""
+        """A child ended without a request of ours. Gives the seconds until the next one may start."""
         if was_ready and lived > SOON:
             self.early_ends = 0
             self.until = now

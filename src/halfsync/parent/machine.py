@@ -96,7 +96,7 @@ def _spool_folder(given: str | None) -> str:
 
 
 def _usual_folders() -> Iterator[tuple[str, str]]:
-    """As Python's `tempfile` has them, but for the current folder: uploads have no place beside an
+    """As Python's `tempfile` has them, except for the current folder: uploads have no place beside an
     application's files. With where each comes from."""
     for variable in ("TMPDIR", "TEMP", "TMP"):
         if folder := os.environ.get(variable):

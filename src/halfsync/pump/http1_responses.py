@@ -179,7 +179,7 @@ class Http1Responses:
         self.end(exchange)
 
     def repeat(self, exchange: Exchange, leased: Leased) -> None:
-        """A whole response from a lease: its head is framed already, but for what differs by connection."""
+        """A whole response from a lease: its head is framed, except for what differs by connection."""
         conn = exchange.conn
         assert conn is not None
         head = exchange.head

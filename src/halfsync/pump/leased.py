@@ -98,7 +98,7 @@ class Leased:
         self.expires = self.renew_at = self.until = 0.0
 
     def refresh(self, clock: Clock) -> None:
-        """Make `wire` anew, with this second's Date."""
+        """Build `wire` again, with this second's Date."""
         head = self.head(b"" if self.dated else clock.date_line, b"")
         self.wire = head if self.head_only else head + self.body
         self.size = len(self.wire)

@@ -207,7 +207,7 @@ class Ended(msgspec.Struct, tag="ended"):
 
 
 class LogFile(msgspec.Struct, tag="logfile"):
-    """To a worker of the built-in pool. Descriptor: the access log, opened anew."""
+    """To a worker of the built-in pool. Descriptor: the access log, reopened."""
 
 
 class ErrorLogFile(msgspec.Struct, tag="errorlogfile"):

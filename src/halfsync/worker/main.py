@@ -5,7 +5,7 @@ and the pump (`watch`) send, whatever the application's threads do. It wakes for
 
     Attach    there is a (new) pump: start threads on its sockets
     Retire    leave when the pump lets go
-    LogFile   the access log was opened anew; ErrorLogFile: the error log was
+    LogFile   the access log was reopened; ErrorLogFile: the error log was
     Nudge     from the pump: send the replies that wait to be batched
     Stacks    from the pump: say where a handler hangs
 
