@@ -229,11 +229,39 @@ def serving(
 
 
 def is_alive(pid: int) -> bool:
+    return _state(f"/proc/{pid}") not in "ZX"
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, and wait until every thread stands still. The signal wakes up one thread, which stops the
+    others when it gets its turn: until then they run, and on a busy machine for long enough to respond."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: _stands_still(pid), told=lambda: f"{pid} is not stopped")
+
+
+def _stands_still(pid: int) -> bool:
+    tasks = f"/proc/{pid}/task"
+    threads = os.listdir(tasks)
+    # a thread that was listed while it ran may have ended, or started another one, before it stopped
+    return all(_state(f"{tasks}/{thread}") == "T" for thread in threads) and threads == os.listdir(tasks)
+
+
+def _state(task: str) -> str:
+    """Of a process, or of a thread: its letter. "X" if it does not exist any more."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+        with open(f"{task}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    try:
+        freeze(pid)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def resident(pid: int) -> int:

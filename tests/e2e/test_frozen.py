@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 from collections import Counter
 from functools import partial
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Server, request, serving
+from tests.e2e.harness import AT_ONCE, Answer, Server, frozen, request, serving
 
 APP = """
 import os, re
@@ -67,14 +65,11 @@ def test_a_stopped_worker_is_left_aside(tmp_path, threads):
         server.until(lambda: len(server.workers("frozen:app")) == 2)
         workers = server.workers("frozen:app")
         for victim in workers:
-            os.kill(victim, signal.SIGSTOP)
-            try:
+            with frozen(victim):
                 for _ in range(5):
                     answers = ask_all(server, 8)
                     assert [answer.status for answer in answers] == [200] * 8
                     assert str(victim) not in {answer["X-Pid"] for answer in answers}
-            finally:
-                os.kill(victim, signal.SIGCONT)
             server.until(partial(answers_again, server, victim))
         posts = Counter((tmp_path / "posts").read_text().split())
         assert set(posts) == {str(number) for number in range(8)}
@@ -102,11 +97,8 @@ def test_a_single_stopped_worker_ends_with_queue_timeout(tmp_path):
     (tmp_path / "frozen.py").write_text(APP)
     with serving(tmp_path, "frozen:app", "--queue-timeout", "0.5") as server:
         (worker,) = server.workers("frozen:app")
-        os.kill(worker, signal.SIGSTOP)
-        try:
+        with frozen(worker):
             assert {answer.status for answer in ask_all(server, 3)} == {503}
-        finally:
-            os.kill(worker, signal.SIGCONT)
         with contextlib.suppress(AssertionError):
             server.until(lambda: server.get("/").status == 200)
         assert server.get("/x", method="POST", body=b"x").status == 200

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 
-from tests.e2e.harness import Client, Server, serving
+from tests.e2e.harness import Client, Server, frozen, serving
 
 
 def body(server: Server, target: str, *fields: str, port: int = 0) -> bytes:
@@ -79,10 +78,7 @@ def test_files_are_the_same_whoever_asks(tmp_path):
         for target, status in (("/file", 200), ("/missing", 404)):
             assert client.ask(target, "Authorization: Basic YTpi").status == status
         (worker,) = server.workers("built-in")
-        os.kill(worker, signal.SIGSTOP)
-        try:
+        with frozen(worker):
             for fields in ((), ("Authorization: Basic YTpi",), ("Authorization: Basic eDp5", "Cookie: a=b")):
                 assert client.ask("/file", *fields).body == b"file"
-        finally:
-            os.kill(worker, signal.SIGCONT)
         assert "lease" not in server.log()

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, request, serving
+from tests.e2e.harness import AT_ONCE, freeze, request, serving
 
 APP = """
 import gc, os, signal, threading
@@ -56,7 +56,7 @@ def test_what_was_killed_from_outside_is_tried_again_unless_it_is_not_wanted(tmp
             client.send(request("/wait"))
             server.until((tmp_path / "here").exists)
             (worker,) = server.workers("poison:app")
-            os.kill(worker, signal.SIGSTOP)
+            freeze(worker)
             (tmp_path / "go").touch()
             os.kill(worker, signal.SIGKILL)
             assert client.answer().status == expected

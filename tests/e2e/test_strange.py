@@ -26,6 +26,8 @@ from tests.e2e.harness import (
     Client,
     Crowd,
     Server,
+    freeze,
+    frozen,
     is_alive,
     judged,
     request,
@@ -241,15 +243,6 @@ def test_a_spool_that_is_full_costs_its_own_request_only(tmp_path):
 # --- somebody is frozen ----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def test_a_frozen_worker_stops_nobody_but_its_own_clients(tmp_path):
     (tmp_path / "public").mkdir()
     (tmp_path / "public/file").write_text("a file\n")
@@ -292,7 +285,7 @@ def test_a_frozen_pump_that_is_killed_gives_way_to_another(tmp_path):
     with serving(tmp_path, "story:app") as server, server.client() as client:
         pump = server.pump
         assert client.ask("/hello").status == 200  # or it may still wait to be accepted, by the next one too
-        os.kill(pump, signal.SIGSTOP)
+        freeze(pump)
         client.send(request("/hello"))
         os.kill(pump, signal.SIGKILL)
         assert client.rest() == b""
