@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from halfsync.plan import Kind, Listener, Mount, Plan, PoolPlan
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_BYTES, Reply, Task, decode_replies, encode
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of

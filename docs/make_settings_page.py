@@ -6,7 +6,8 @@ from pathlib import Path
 
 from halfsync.at_reload import NEEDS_RESTART
 from halfsync.cli import in_words
-from halfsync.settings import ROWS, SECTIONS, Row
+from halfsync.settings.rows import ROWS, Row
+from halfsync.settings.table import SECTIONS
 from halfsync.toml_text import in_toml
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -14,7 +15,7 @@ PAGE = Path(__file__).with_name("settings.md")
 HEAD = """\
 # Settings
 
-<!-- written by docs/make_settings_page.py (make docs) from src/halfsync/settings.py; do not edit -->
+<!-- written by docs/make_settings_page.py (make docs) from src/halfsync/settings/table.py; do not edit -->
 
 Each setting can be given in four places; the later ones win:
 

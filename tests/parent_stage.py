@@ -24,7 +24,8 @@ from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Plan, work_out
-from halfsync.settings import Settings, Target
+from halfsync.settings.table import Settings
+from halfsync.settings.targets import Target
 from halfsync.wire.messages import (
     Attach,
     Changed,

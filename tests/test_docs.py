@@ -34,7 +34,7 @@ import pytest
 from halfsync.habits.table import BY_GUNICORN_NAME, TABLE
 from halfsync.logs.formats import NAMED, compile_format
 from halfsync.pump.closes import CloseReason
-from halfsync.settings import BY_NAME, ROWS
+from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.wire.messages import LogRecord
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ import pytest
 
 from halfsync.forwarded import FIELDS, Trust
 from halfsync.logs.formats import compile_format
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import LogRecord
 
 DEFAULT = Settings()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from halfsync.plan import Kind, target_of, work_out
-from halfsync.settings import SettingError, Settings
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 from halfsync.worker.importing import CannotImport, load
 
 SITE = '''

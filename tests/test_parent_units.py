@@ -24,7 +24,8 @@ from halfsync.parent.children import Child, ProtocolError, Role
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
-from halfsync.settings import SettingError, Settings
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 from halfsync.wire import messages
 
 # --- states

@@ -9,7 +9,8 @@ from halfsync import plan_codec
 from halfsync.at_reload import NEEDS_RESTART, kept
 from halfsync.parent.reconfigure import aligned
 from halfsync.plan import FileRules, Kind, Listener, Mount, Plan, PoolPlan
-from halfsync.settings import BY_NAME, Settings
+from halfsync.settings.rows import BY_NAME
+from halfsync.settings.table import Settings
 
 BUILT_IN = PoolPlan("built-in", None, 1, 4)
 

@@ -13,7 +13,11 @@ import msgspec
 import pytest
 
 from halfsync.plan import FileRules, Kind, target_of, work_out
-from halfsync.settings import BY_NAME, ROWS, SECTIONS, Loaded, SettingError, Settings, load, octal
+from halfsync.settings.errors import SettingError
+from halfsync.settings.rows import BY_NAME, ROWS
+from halfsync.settings.sources import Loaded, load
+from halfsync.settings.table import SECTIONS, Settings
+from halfsync.settings.values import octal
 
 DOCS = Path(__file__).parent.parent / "docs"
 

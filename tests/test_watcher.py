@@ -13,7 +13,7 @@ import pytest
 from halfsync import channel
 from halfsync.cli import main
 from halfsync.plan import Plan, PoolPlan
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.watcher import code
 from halfsync.watcher.main import run
 from halfsync.wire.messages import Failed, decode_report

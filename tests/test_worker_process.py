@@ -20,7 +20,7 @@ import pytest
 
 from halfsync import channel, prctl
 from halfsync.plan import Kind, Mount, Plan, PoolPlan
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     SCOREBOARD_BYTES,
     Attach,

@@ -14,7 +14,7 @@ from typing import Any
 
 from halfsync.objects import SAME_FILE, File, Memory
 from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Mount, Plan, PoolPlan
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 
 NEEDS_RESTART = {
     "user": "the pump has given up its privileges",

@@ -18,7 +18,11 @@ from halfsync.habits.sources import Parsed, Sources, gathered
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.plan import Mount, Plan, PoolPlan, target_of, work_out
 from halfsync.rereading import Rereading
-from halfsync.settings import BY_NAME, GIB, KIB, MIB, ROWS, SECTIONS, Loaded, Row, SettingError, Target, load
+from halfsync.settings.errors import SettingError
+from halfsync.settings.rows import BY_NAME, ROWS, Row
+from halfsync.settings.sources import Loaded, load
+from halfsync.settings.table import GIB, KIB, MIB, SECTIONS
+from halfsync.settings.targets import Target
 from halfsync.toml_text import in_toml, target_in_toml
 
 WRONG = 2

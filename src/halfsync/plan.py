@@ -15,7 +15,9 @@ from urllib.parse import unquote
 
 from halfsync import __version__
 from halfsync.folders import here_in_words
-from halfsync.settings import FOR_FILES, SettingError, Settings, Target
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
+from halfsync.settings.targets import FOR_FILES, Target
 
 BUILT_IN = 0
 """Index of the built-in pool."""

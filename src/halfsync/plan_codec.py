@@ -10,7 +10,7 @@ import socket
 import msgspec
 
 from halfsync.plan import Listener, Mount, Plan, PoolPlan
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 
 
 class _Listener(msgspec.Struct, array_like=True):

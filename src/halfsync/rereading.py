@@ -15,7 +15,10 @@ from halfsync.at_reload import kept
 from halfsync.habits.sources import Sources
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.plan import Mount, PoolPlan, target_of, work_out
-from halfsync.settings import Loaded, SettingError, Settings, Target, load
+from halfsync.settings.errors import SettingError
+from halfsync.settings.sources import Loaded, load
+from halfsync.settings.table import Settings
+from halfsync.settings.targets import Target
 
 Worked = tuple[tuple[Mount, ...], tuple[PoolPlan, ...]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from halfsync.settings import OWN_OF_MOUNTS, Target
+from halfsync.settings.targets import OWN_OF_MOUNTS, Target
 
 
 def in_toml(value: Any) -> str:

@@ -11,7 +11,7 @@ import pytest
 from halfsync.habits.gunicorn_rows import HOOKS
 from halfsync.habits.rows import Does
 from halfsync.habits.table import BY_GUNICORN_NAME, TABLE
-from halfsync.settings import BY_NAME
+from halfsync.settings.rows import BY_NAME
 
 KNOWN = Path(__file__).with_name("gunicorn_settings.txt").read_text().split()
 PAGE = Path(__file__).parents[2] / "docs/how-to/coming-from.md"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from halfsync.settings import load
+from halfsync.settings.sources import load
 from tests.e2e.harness import serving
 from tests.habits.test_command_lines import halfsync
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from halfsync.logs.formats import compile_format, needs_cookie, needs_times
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import LogRecord
 
 HEAD = (

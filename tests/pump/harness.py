@@ -35,7 +35,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.loop import Pump
 from halfsync.pump.workers import Worker
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,

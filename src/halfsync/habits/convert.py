@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 
 from halfsync.habits import gunicorn
-from halfsync.settings import BY_NAME, Layer, load
+from halfsync.settings.rows import BY_NAME
+from halfsync.settings.sources import Layer, load
 from halfsync.toml_text import in_toml
 
 USAGE = "Usage: halfsync convert gunicorn.conf.py > halfsync.toml"

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from halfsync.habits.options import Understood, understand
 from halfsync.habits.rows import Does, Foreign
 from halfsync.habits.table import BY_GUNICORN_NAME
-from halfsync.settings import SettingError
+from halfsync.settings.errors import SettingError
 
 HOOK = "hook"
 

@@ -13,7 +13,8 @@ import click
 from halfsync.habits.rows import Does, Foreign
 from halfsync.habits.table import TABLE
 from halfsync.habits.worker_classes import threads_of
-from halfsync.settings import BY_NAME, ROWS, SettingError
+from halfsync.settings.errors import SettingError
+from halfsync.settings.rows import BY_NAME, ROWS
 
 OURS = {flag for row in ROWS for flag in row.flags} | {"-c", "--config", "--check-config", "--print-config"}
 

@@ -17,7 +17,9 @@ import click
 
 from halfsync.habits import gunicorn
 from halfsync.habits.options import called, own_value, understood
-from halfsync.settings import BY_NAME, Layer, SettingError
+from halfsync.settings.errors import SettingError
+from halfsync.settings.rows import BY_NAME
+from halfsync.settings.sources import Layer
 
 VARIABLE = "GUNICORN_CMD_ARGS"
 USUAL_FILE = "halfsync.toml"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halfsync.settings import SettingError
+from halfsync.settings.errors import SettingError
 
 _ONE_KIND = (
     "halfsync has one kind of worker, threads in processes, and holds idle and slow clients outside them"

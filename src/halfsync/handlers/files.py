@@ -39,7 +39,7 @@ from halfsync.handlers.types import content_type
 from halfsync.plan import Mount
 from halfsync.request import SpooledBody, fields_of, lines_of, path_and_query
 from halfsync.response import Head, Replier, head_of, plain
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.stamps import REST, age, is_at_rest, is_same_content, stamp_of
 from halfsync.wire.messages import Ending, Lease, Task
 

@@ -13,7 +13,7 @@ import msgspec
 
 from halfsync import channel
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire import messages
 
 UNKNOWN = 0

@@ -14,7 +14,9 @@ from halfsync.logs.error import log
 from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Listener
-from halfsync.settings import SettingError, Settings, octal
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
+from halfsync.settings.values import octal
 
 
 def bind(

@@ -12,7 +12,7 @@ from halfsync.parent import trust
 from halfsync.parent.children import Child
 from halfsync.parent.privileges import Identity
 from halfsync.parent.states import ChildState
-from halfsync.settings import SettingError
+from halfsync.settings.errors import SettingError
 from halfsync.wire.messages import ErrorLogFile
 
 STANDARD_OUTPUT = "-"

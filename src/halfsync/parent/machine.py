@@ -14,7 +14,8 @@ from halfsync.logs.error import log
 from halfsync.parent import joins, trust
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Kind, Mount, PoolPlan
-from halfsync.settings import SettingError, Settings
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 from halfsync.temporary_files import temporary_file
 
 PROC = "/proc/self/fd"

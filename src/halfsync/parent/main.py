@@ -19,7 +19,7 @@ from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Kind, Mount, Plan, PoolPlan
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 
 
 def serve(

@@ -12,7 +12,7 @@ import stat
 
 from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
-from halfsync.settings import SettingError
+from halfsync.settings.errors import SettingError
 
 
 class PidFile:

@@ -7,7 +7,8 @@ import os
 import pwd
 from dataclasses import dataclass
 
-from halfsync.settings import SettingError, Settings
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 
 
 @dataclass(frozen=True)

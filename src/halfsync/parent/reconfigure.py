@@ -21,7 +21,8 @@ from halfsync.parent.children import Child
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Listener, Mount, Plan, PoolPlan
-from halfsync.settings import SettingError, Settings
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 from halfsync.wire import messages
 
 MOST_NEW = messages.MAX_DESCRIPTORS - 1

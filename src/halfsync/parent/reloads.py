@@ -13,7 +13,7 @@ from halfsync.parent.states import ChildState
 from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
 from halfsync.plan import Plan, PoolPlan
-from halfsync.settings import SettingError
+from halfsync.settings.errors import SettingError
 from halfsync.wire import messages
 
 

@@ -22,7 +22,7 @@ from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.pools import Generation, WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.plan import BUILT_IN, Plan
-from halfsync.settings import octal
+from halfsync.settings.values import octal
 from halfsync.wire import messages
 
 NO_POOL = -1

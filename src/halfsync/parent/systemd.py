@@ -14,7 +14,7 @@ from collections.abc import MutableMapping, Sequence
 from halfsync.logs.error import log
 from halfsync.parent.listeners import prepare_tcp
 from halfsync.plan import Listener
-from halfsync.settings import SettingError
+from halfsync.settings.errors import SettingError
 
 FIRST = 3
 """The first inherited descriptor (SD_LISTEN_FDS_START)."""

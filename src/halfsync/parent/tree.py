@@ -8,7 +8,7 @@ from halfsync.parent.limits import LAST_WORD, REAPING, Phase
 from halfsync.parent.pools import COUNTED, ChildPool, WorkerPool
 from halfsync.parent.states import ChildEvent, ChildState
 from halfsync.plan import Plan
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire import messages
 
 

@@ -25,7 +25,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, without_empty_lines
 from halfsync.wire.http1_responses import CONTINUE

@@ -23,7 +23,7 @@ from halfsync.pump.output import Output
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, ConnectionEvent
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.http1 import without_empty_lines
 from halfsync.wire.http1_responses import BODILESS, LAST_CHUNK, connection_line, head_start, status_line
 from halfsync.wire.messages import Reply

@@ -32,7 +32,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import ENDED, IDLE, WORKING
 from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Tasks, Worker
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.http1_responses import BODILESS, head_start
 from halfsync.wire.messages import (
     ABORTED,

@@ -33,7 +33,7 @@ from halfsync.pump.states import (
     RECEIVING,
     SENDING,
 )
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.refusals import Refusal
 
 SWEEP = 0.5

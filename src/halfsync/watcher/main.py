@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from halfsync import channel
 from halfsync.logs.error import log, reopen
 from halfsync.plan import Plan
-from halfsync.settings import SettingError, Settings
+from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 from halfsync.watcher.code import CODE, Filter, folders, forget_compiled, in_words
 from halfsync.wire.messages import Changed, ErrorLogFile, Failed, Ready, decode_order, encode
 

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.primitives import os, time
 from halfsync.response import SMALL, ClientDisconnectedError, Head
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.stamps import Stamp
 from halfsync.temporary_files import out_of_reach, temporary_file
 from halfsync.wire.messages import DONE, Ending, Lease, Part, Reply

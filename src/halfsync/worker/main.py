@@ -31,7 +31,7 @@ from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.primitives import os, select, signal, socket, threading, time
-from halfsync.settings import Settings
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     SCOREBOARD_BYTES,
     Attach,

@@ -1,0 +1,1 @@
+"""The settings: `table` lists them, `values` checks them, `sources` finds out what the user wants."""

@@ -1,0 +1,106 @@
+"""What the fields of `Settings` say, in a form that help, docs and parsing can use."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from msgspec import Meta
+
+from halfsync.settings.table import Settings
+
+PREFIX = "HALFSYNC_"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting."""
+
+    name: str
+    type: Any  # without Annotated
+    default: Any
+    meta: Meta
+
+    def _extra(self, key: str) -> str:
+        return str((self.meta.extra or {})[key])
+
+    @property
+    def section(self) -> str:
+        return self._extra("section")
+
+    @property
+    def unit(self) -> str:
+        return self._extra("unit")
+
+    @property
+    def description(self) -> str:
+        return self.meta.description or ""
+
+    @property
+    def metavar(self) -> str:
+        """The word for the value in the help; "" for a switch."""
+        if self.type is bool:
+            return ""
+        if self._extra("metavar"):
+            return self._extra("metavar")
+        return {"seconds": "SECONDS", "bytes": "BYTES"}.get(self.unit, "N")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The options of the command line: ("-w", "--workers")."""
+        long = "--" + self.name.replace("_", "-")
+        return (self._extra("short"), long) if self._extra("short") else (long,)
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """Environment variables, the one that wins last."""
+        common = self._extra("env")
+        return (common, PREFIX + self.name.upper()) if common else (PREFIX + self.name.upper(),)
+
+    @cached_property
+    def is_list(self) -> bool:
+        return get_origin(self.type) is list
+
+    @property
+    def optional(self) -> bool:
+        return get_origin(self.type) in (Union, types.UnionType)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, as a phrase."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type is bool:
+            return "true or false"
+        if self.is_list:
+            return "a list of texts"
+        if self.type not in (int, float):
+            return "a text"
+        return ("a whole number" if self.type is int else "a number") + self._range()
+
+    def _range(self) -> str:
+        of = f" of {self.unit}" if self.unit else ""
+        least, most = self.meta.ge, self.meta.le
+        if least is not None and most is not None:
+            return f"{of} from {least:g} to {most}"
+        return f"{of}, {least:g} or more" if least is not None else of
+
+
+def _rows() -> tuple[Row, ...]:
+    hints = get_type_hints(Settings, include_extras=True)
+    defaults = Settings()
+    found = []
+    for name in Settings.__struct_fields__:
+        bare, meta = get_args(hints[name])
+        found.append(Row(name, bare, getattr(defaults, name), meta))
+    return tuple(found)
+
+
+ROWS: tuple[Row, ...] = _rows()
+BY_NAME: dict[str, Row] = {row.name: row for row in ROWS}
