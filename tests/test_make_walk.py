@@ -24,7 +24,14 @@ def unordered(text: str) -> dict[str, set[str]]:
 
 
 def test_the_stored_lists_are_those_of_a_fresh_walk():
-    assert unordered(RESULT.read_text("utf-8")) == unordered(listing(walk())), "make walk docs, and commit"
+    """A busy machine may add steps, such as a look at a handler that has been slow: then they are walked once
+    more. It can't take any away."""
+    stored = unordered(RESULT.read_text("utf-8"))
+    for _ in range(3):
+        fresh = unordered(listing(walk()))
+        if fresh == stored:
+            break
+    assert stored == fresh, "make walk docs, and commit"
 
 
 def test_a_small_wsgi_request_is_followed_through_few_files():
