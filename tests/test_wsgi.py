@@ -152,6 +152,15 @@ def test_a_chunked_body_has_a_length_and_no_transfer_encoding():
     assert "HTTP_TRANSFER_ENCODING" not in environ
 
 
+def test_a_chunked_body_has_a_length_also_after_an_empty_one_with_the_same_head():
+    head = "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked"
+    with Stage(app_of(lambda e: [e.get("CONTENT_LENGTH", "none").encode()])) as stage:
+        assert stage.ask(head, b"").body == b"none"
+        assert stage.ask(head, b"12345").body == b"5"
+        assert stage.ask(head, b"x" * 1000, spooled=True).body == b"1000"
+        assert stage.ask(head, b"").body == b"none"
+
+
 def test_an_empty_body_may_say_so():
     assert environ_of("POST / HTTP/1.1\nHost: a\nContent-Length: 0")["CONTENT_LENGTH"] == "0"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from halfsync.handlers import wsgi
+from halfsync.handlers import wsgi_response
 from halfsync.response import head_of
 from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_SLOTS, Ending, Part, Reply, decode_replies, encode
 from halfsync.worker.counting import RequestCount
@@ -292,8 +292,8 @@ def log_of(capfd: Any) -> str:
 
 def forget_warnings() -> None:
     """Those that are said once a process."""
-    wsgi._warn_of_dropped.cache_clear()
-    wsgi._warn_of_lease.cache_clear()
+    wsgi_response._warn_of_dropped.cache_clear()
+    wsgi_response._warn_of_lease.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ from halfsync.pump.leases import Leases
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.stalls import LOOK, Stalls
-from halfsync.pump.states import BUSY, HANDED_OVER, QUEUED, WHOLE
+from halfsync.pump.states import BUSY, QUEUED, WHOLE, WORKING
 from halfsync.pump.workers import NUDGE_AFTER, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 from halfsync.wire.refusals import Refusal
@@ -46,6 +46,8 @@ TaskColumns = tuple[int, int, int, bytes, bytes | None, int, str, int, int, int]
 """A Task's tag and columns, in order: on the wire they are the same, and a tuple costs a third to make."""
 TASK_OVERHEAD = 128
 """Bytes of a task beside its head and body, at most."""
+
+_new = Exchange.__new__
 
 
 class Dispatcher:
@@ -98,7 +100,10 @@ class Dispatcher:
         if pool is None or len(pool.queue) >= self.queue_limit:
             return False
         clock = self._clock
-        conn.exchange = exchange = Exchange(conn, seen.head, raw)
+        conn.exchange = exchange = _new(Exchange)  # an __init__ would cost a call
+        exchange.conn = conn
+        exchange.head = seen.head
+        exchange.raw = raw
         conn.state = BUSY
         conn.deadline = NEVER
         conn.when = clock.wall
@@ -200,7 +205,7 @@ class Dispatcher:
             exchange.task = number = take_number(exchange)
             exchange.holder = worker
             exchange.attempts += 1
-            exchange.move(HANDED_OVER)
+            exchange.state = WORKING  # HANDED_OVER: what is in a queue is QUEUED
             tasks.append(_columns(exchange, number))
             taken.append(exchange)
         if not tasks:

@@ -1,0 +1,298 @@
+"""What a WSGI application says of its response: start_response, and from there to simple objects.
+
+An `Invocation` is one call of the application. It holds what is known of the response so far, checks it
+against PEP 3333, and hands it to the Replier, which alone decides whether bytes travel in memory, in a file,
+or through a pipe. Heads of responses are remembered (`response.head_of`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, ClassVar
+
+from halfsync.logs.error import log
+from halfsync.primitives import os
+from halfsync.response import SMALL, Head, Replier, Responder, head_of, known_head
+from halfsync.stamps import is_at_rest, stamp_of
+from halfsync.wire.messages import Ending, Lease
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+class BadApplication(Exception):
+    """The application broke PEP 3333; `str()` says how."""
+
+
+class Invocation:
+    """One request's start_response, and what the application has said of its reply so far."""
+
+    __slots__ = (
+        "_began", "_dropped", "_lease", "_length", "_number", "_responder", "_sent",
+        "head", "method", "replier_made",
+    )  # fmt: skip
+
+    shaping: ClassVar[tuple[str, ...]] = ()
+    """X-Forwarded fields on which every response may depend, so that every lease does."""
+
+    def __init__(
+        self, replier: Replier | None, responder: Responder | None = None, number: int = 0, began: int = 0
+    ) -> None:
+        """Without a `replier`, one is got from `responder` when it is needed."""
+        self.replier_made = replier
+        self._responder = responder
+        self._number = number
+        self._began = began
+        self._length = -1  # of the whole body, once it is known
+        self._sent = 0
+        self._dropped = False
+        self._lease: Lease | None = None
+        self.head: Head | None = None
+        self.method = ""
+
+    # --- what the application calls ---------------------------------------------------------------
+
+    def start_response(
+        self, status: str, fields: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        if exc_info:
+            try:
+                if self.begun:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # it would be a cycle with this frame
+        elif self.head is not None:
+            raise BadApplication("start_response was called again without exc_info.")
+        try:
+            head = known_head((status, *fields)) or head_of(status, fields)
+        except TypeError:  # not a sequence, or of lists: `head_of` says so
+            head = head_of(status, fields)
+        self.head = head
+        self._length = head.length
+        if head.dropped:
+            _warn_of_dropped(head.dropped)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """What start_response returns."""
+        self.send(data)
+
+    def ask_lease(self, seconds: float, *names: str, public: bool = False) -> None:
+        """`environ["halfsync.lease"]`: this reply may be repeated for `seconds` to requests with the
+        same method, site, target and values of the fields `names`, without asking the application.
+        Name every field on which the reply depends: Cookie and Authorization, if it is not for all.
+        `public`: it is the same for all, also for those who send Authorization.
+
+        For GET and HEAD. Ignored, with a warning in the log, if its body is not whole when it is handed
+        over, or a rule is against it (see pump/lease_rules.py).
+        """
+        for name in names:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} can't be the name of a header field")
+        if seconds > 0 and self.method in ("GET", "HEAD"):
+            lower = (*[name.lower() for name in names], *self.shaping)
+            self._lease = Lease(float(seconds), lower, bool(public))
+
+    def refuse_lease(self, _seconds: float, *_names: str, public: bool = False) -> None:
+        """In place of `ask_lease`."""
+        _warn_of_lease("the request has X-Forwarded fields from a peer that is not in forwarded_allow_ips")
+
+    # --- what it hands back -------------------------------------------------------------------------
+
+    @property
+    def replier(self) -> Replier:
+        if self.replier_made is None:
+            assert self._responder is not None
+            self.replier_made = self._responder.replier(self._number, self._began)
+        return self.replier_made
+
+    def is_all(self, size: int) -> bool:
+        """Whether one piece of this size is the whole response, as it is, and a small one."""
+        head = self.head
+        return (
+            head is not None
+            and self.replier_made is None
+            and (head.length == size or head.length < 0)
+            and size <= SMALL
+            and self._lease is None
+            and not head.bodiless
+            and self.method != "HEAD"
+        )
+
+    def send_all(self, pieces: Sequence[bytes]) -> None:
+        """All the pieces that remain, when it is known that these are all."""
+        head = self._head()
+        pieces = [_checked_piece(piece) for piece in pieces]
+        if self.begun:
+            for piece in pieces:
+                self.send(piece)
+            self.finish()
+            return
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        length = len(body) if self._length < 0 else self._length
+        if len(body) > length and not self._is_bodiless(head):
+            self._warn_of_surplus()
+            body = body[:length]
+        if len(body) == length and (not self._is_bodiless(head) or self._lease is not None):
+            self._whole(head, length, body, self._granted(head, length))
+        elif self._is_bodiless(head):
+            self._whole(head, self._length if head.status == 304 else length, b"", None)
+        else:
+            self._length = length
+            self.send(body)
+            self.finish()
+
+    def send_file(self, descriptor: int, offset: int, count: int, status: os.stat_result) -> None:
+        """What is in a regular file. Closes the descriptor."""
+        head = self._head()
+        length = count if self._length < 0 else self._length
+        if self._is_bodiless(head) and self._lease is None:
+            os.close(descriptor)
+            self._whole(head, length, b"", None)
+            return
+        if count > length:
+            self._warn_of_surplus()
+        if count < length:
+            self._length, self._sent = length, count
+            self._complain_of_missing()
+        ending = Ending.ABORTED if count < length else Ending.DONE
+        lease = self._granted(head, length) if ending is Ending.DONE and is_at_rest(status) else None
+        stamp = stamp_of(status) if status.st_nlink else None  # a file without a name is the application's
+        self.replier.file(head, length, descriptor, offset, min(count, length), lease, ending, stamp)
+
+    def send(self, piece: bytes) -> None:
+        """One piece of perhaps many; it leaves at once."""
+        head = self._head()
+        piece = _checked_piece(piece)
+        if not piece:
+            self.replier.check_client()
+            return
+        if self._is_bodiless(head):
+            self._dropped = True
+            return
+        if self._length >= 0:
+            piece = self._within_length(piece)
+            if not piece:
+                return
+        self._sent += len(piece)
+        last = self._sent == self._length
+        if self.replier.begun:
+            self.replier.write(piece, last=last)
+        elif last:
+            self._whole(head, self._length, piece, self._granted(head, self._length))
+        else:
+            self._refuse_lease("its body comes in pieces")
+            self.replier.begin(head, self._length, piece)
+
+    def finish(self) -> None:
+        """There will be no more pieces."""
+        head = self._head()
+        if self.replier.ended:
+            return
+        if self._is_bodiless(head):
+            self._whole(head, self._length, b"", None)
+        elif self._sent < self._length:
+            self._complain_of_missing()
+            if not self.replier.begun:
+                self.replier.begin(head, self._length, b"")
+            self.replier.abort()
+        elif self.replier.begun:
+            self.replier.finish()
+        else:
+            self._whole(head, 0, b"", self._granted(head, 0))
+
+    @property
+    def is_disconnected(self) -> bool:
+        """There has been a piece that was not to be sent. (A body that is whole may still be iterated: it
+        may have something to do at its end.)"""
+        return self._dropped
+
+    @property
+    def begun(self) -> bool:
+        return self.replier_made is not None and self.replier_made.begun
+
+    def soon(self) -> None:
+        self.replier.soon()
+
+    def _head(self) -> Head:
+        if self.head is None:
+            raise BadApplication("The application did not call start_response.")
+        return self.head
+
+    def _whole(self, head: Head, length: int, body: bytes, lease: Lease | None) -> None:
+        self.replier.whole(head, length, body, lease)
+
+    def _is_bodiless(self, head: Head) -> bool:
+        return self.method == "HEAD" or head.bodiless
+
+    def _within_length(self, piece: bytes) -> bytes:
+        room = self._length - self._sent
+        if len(piece) > room:
+            self._warn_of_surplus()
+        return piece[:room]
+
+    def _warn_of_surplus(self) -> None:
+        if not self._dropped:
+            log(
+                "warning",
+                f"The application gave more than its Content-Length of {self._length}; the rest is dropped.",
+            )
+        self._dropped = True
+
+    def _complain_of_missing(self) -> None:
+        log(
+            "error",
+            f"The application gave {self._sent} of the {self._length} bytes that its Content-Length says; "
+            "the connection is aborted.",
+        )
+
+    def _granted(self, head: Head, length: int) -> Lease | None:
+        if self._lease is None:
+            return None
+        if head.sets_cookie:
+            self._refuse_lease("it sets a cookie")
+            return None
+        return self._lease
+
+    def _refuse_lease(self, why: str) -> None:
+        if self._lease is not None:
+            _warn_of_lease(why)
+
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def _checked_piece(piece: object) -> bytes:
+    """The piece, without what a subclass of bytes has beside them: that can't be encoded."""
+    if type(piece) is bytes:
+        return piece
+    if not isinstance(piece, bytes):
+        raise BadApplication(f"A body consists of bytes, not of {type(piece).__name__}.")
+    return bytes(memoryview(piece))
+
+
+class _Over:
+    """The Replier of an invocation whose whole response was handed over without one."""
+
+    begun = ended = True
+
+    def write(self, piece: bytes, *, last: bool = False) -> None:
+        raise BadApplication("The application writes after its response.")
+
+    def check_client(self) -> None:
+        pass
+
+
+OVER: Any = _Over()
+
+
+@lru_cache(maxsize=8)  # once for each
+def _warn_of_dropped(name: str) -> None:
+    log("warning", f"The application sets the header field {name!r}, which is the server's: it is left out.")
+
+
+@lru_cache(maxsize=8)  # once for each
+def _warn_of_lease(why: str) -> None:
+    log("warning", f"The application asked for a lease of a reply that can't have one: {why}. (Said once.)")
