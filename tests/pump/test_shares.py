@@ -3,8 +3,12 @@ a large body, a head that drips in. And what it sent beyond its share is neither
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
+from halfsync.pump import http1 as http1_of_pump
+from halfsync.pump import loop
 from halfsync.pump.connection import Connection
 from halfsync.pump.http1 import READS_A_TURN, Http1
 from halfsync.pump.loop import STEPS_A_TURN
@@ -132,6 +136,84 @@ def test_a_large_body_is_taken_in_by_shares(monkeypatch: pytest.MonkeyPatch):
         stage.pump.drive(conn)
         assert reads == READS_A_TURN
         assert not stage.pump.run_queue.is_empty
+
+
+def chunks(client: Client, number: int) -> None:
+    client.sock.send(CHUNKED + b"1\r\n%d\r\n" % number * 3000 + b"0\r\n\r\n")
+
+
+def pipeline(client: Client, _number: int) -> None:
+    client.sock.send(get() * 1000)
+
+
+def upload(client: Client, number: int) -> None:
+    body = b"%d" % number * 100_000
+    client.sock.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+LONG = {"chunks": chunks, "pipeline": pipeline, "upload": upload}
+
+
+@pytest.mark.parametrize("work", LONG)
+def test_however_many_have_long_work_a_turn_serves_them_for_a_bounded_time(
+    work: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The time is over at once here: then one share a turn, of them all. They have theirs one after the
+    other; who comes meanwhile is served in between; and all is right in the end."""
+    monkeypatch.setattr(loop, "SHARES_TIME", 0.0)
+    monkeypatch.setattr(http1_of_pump, "READS_A_TURN", 1)
+    with Stage() as stage:
+        lease_of(stage, b"leased")
+        clients = [stage.client() for _ in range(8)]
+        other = stage.client()
+        for number, client in enumerate(clients):
+            LONG[work](client, number)
+        shares: Counter[Connection] = Counter()
+        take_carried = stage.pump.run_queue.take_carried
+
+        def counted() -> Connection | None:
+            if (conn := take_carried()) is not None:
+                shares[conn] += 1
+            return conn
+
+        monkeypatch.setattr(stage.pump.run_queue, "take_carried", counted)
+        stage.turn()
+        for asked in range(1, 17):
+            other.sock.send(get(f"/{asked}") if asked % 2 else get())
+            before = shares.total()
+            turns = 0
+            while not other.receive():
+                stage.turn()
+                turns += 1
+            assert shares.total() - before <= turns <= 4
+        assert len(shares) == 8
+        assert max(shares.values()) - min(shares.values()) <= 1
+        for number, client in enumerate(clients):
+            if work == "pipeline":
+                assert [client.answer().body for _ in range(1000)] == [b"leased"] * 1000
+            else:
+                size = 3000 if work == "chunks" else 100_000
+                assert client.answer().body == b"POST / HTTP/1.1\n" + b"%d" % number * size
+
+
+def test_however_many_large_responses_a_turn_sends_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch):
+    """A small response among them goes out with the next turn."""
+    monkeypatch.setattr(loop, "SHARES_TIME", 0.0)
+    with Stage() as stage:
+        body = bytes(120_000)
+        lease_of(stage, body)
+        clients = [stage.client() for _ in range(8)]
+        other = stage.client()
+        for client in clients:
+            client.sock.send(get())
+        for asked in range(16):
+            other.sock.send(get(f"/{asked}"))
+            turns = 0
+            while not other.receive():
+                stage.turn()
+                turns += 1
+            assert turns <= 4
+        assert [client.answer().body for client in clients] == [body] * 8
 
 
 def test_a_head_that_drips_in_is_not_checked_anew_with_each_byte(monkeypatch: pytest.MonkeyPatch):

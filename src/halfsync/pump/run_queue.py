@@ -2,8 +2,9 @@
 
 Whoever learns something that a connection waits for says `ready(conn)`; the loop takes the steps, later in
 the same turn, and nobody else does. So a step is never entered from within another one, and has one caller.
-A connection that had its share of the turn says `again(conn)`: it goes on in the next one, when the
-others had theirs.
+A connection that had its share of the turn says `again(conn)`: it goes on in a later one, when the
+others had theirs. Those that wait so are served in their order, and only for a bounded time a turn (see
+`Pump._take_shares`).
 """
 
 from __future__ import annotations
@@ -12,31 +13,42 @@ from halfsync.pump.connection import Connection
 
 
 class RunQueue:
-    """`due`: those that are ready in this turn; `later`: those that go on in the next. (Dictionaries, for
-    their order: each connection is in them once.)"""
+    """`due`: those that are ready in this turn; `later`: those that had their share of it; `carried`: those
+    that wait for another share since an earlier turn, the longest first. (Dictionaries, for their order:
+    each connection is in them once.)"""
 
     def __init__(self) -> None:
         self.due: dict[Connection, None] = {}
         self.later: dict[Connection, None] = {}
+        self.carried: dict[Connection, None] = {}
 
     def ready(self, conn: Connection) -> None:
         """Take steps on it, later in this turn."""
         self.due[conn] = None
 
     def again(self, conn: Connection) -> None:
-        """Take further steps on it, in the next turn."""
+        """Take further steps on it, in a later turn."""
         self.later[conn] = None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.later or self.due)
+        return not (self.later or self.due or self.carried)
 
     def begin_turn(self) -> None:
-        """Those that had their share of the last turn have one of this."""
-        self.due, self.later = self.later | self.due, {}
+        """Those that had their share of the last turn wait for another."""
+        self.carried |= self.later
+        self.later = {}
 
     def take(self) -> list[Connection]:
-        """All that are ready now, in the order in which that was said."""
-        taken = list(self.due)
+        """All that are ready now and do not wait for a share, in the order in which that was said."""
+        carried = self.carried
+        taken = [conn for conn in self.due if conn not in carried] if carried else list(self.due)
         self.due.clear()
         return taken
+
+    def take_carried(self) -> Connection | None:
+        """The one that waits longest for another share."""
+        for conn in self.carried:
+            del self.carried[conn]
+            return conn
+        return None
