@@ -239,6 +239,45 @@ def test_no_more_clients_than_there_are_descriptors_for(capfd: pytest.CaptureFix
         assert len(stage.pump.connections) <= 10
 
 
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [(b"", 0.25), (b"\r\n", 0.25), (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", 1.0)],
+    ids=["nothing", "an empty line", "a part of its headers"],
+)
+def test_clients_without_a_request_make_room_for_those_who_have_one(sent: bytes, seconds: float):
+    """They have head_timeout as long as there is room, and a little when there is none; and whoever has a
+    request in flight stays."""
+    with Stage(head_timeout=1000) as stage:
+        stage.pump.acceptor._most = 10
+        hand = stage.hand()
+        busy = stage.client()
+        busy.send(get("/busy"))
+        task = hand.take()
+        silent = [stage.client() for _ in range(9)]
+        for client in silent:
+            client.send(sent)
+        late = Client(stage)
+        stage.clients.append(late)
+        late.sock.send(get("/late"))
+        waited = 0.0
+        while not hand.tasks:
+            assert not any(client.receive() or client.over for client in silent)
+            assert waited < seconds + 0.1
+            stage.time.advance(0.03)
+            waited += 0.03
+            stage.settle()
+        assert waited > seconds
+        hand.reply(hand.take(), b"well")
+        assert late.answer().body == b"well"
+        assert all(client.rest() == b"" for client in silent)
+        hand.reply(task, b"done")
+        assert busy.answer().body == b"done"
+        patient = stage.client()
+        patient.send(sent)
+        stage.later(500)
+        assert not patient.over
+
+
 def test_a_join_that_came_cut_is_reported(capfd: pytest.CaptureFixture[str]):
     """So that it comes again; and until then nothing is handed to a worker that is half there."""
     ours, parents = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

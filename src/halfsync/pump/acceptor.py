@@ -60,7 +60,7 @@ class Acceptor:
         self._room = room
         self._protocol = protocol
         self._leases = leases
-        self._head_timeout = plan.settings.head_timeout
+        self._head_timeout = room.head_timeout = plan.settings.head_timeout
         self._listeners = _open_sockets(plan)
         self._watched = False
         self._paused = False
@@ -88,7 +88,7 @@ class Acceptor:
 
     def configure(self, plan: Plan) -> None:
         """Listen where the plan says. Clients that have connected elsewhere are accepted still."""
-        self._head_timeout = plan.settings.head_timeout
+        self._head_timeout = self._room.head_timeout = plan.settings.head_timeout
         self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], plan)
         watched, paused = self._watched, self._paused
         self._unwatch()
@@ -170,7 +170,7 @@ class Acceptor:
         self._endings.connections[conn.fd] = conn
 
     def _out_of_room(self, why: str) -> None:
-        """Close those that idle longest; if none does, accept nobody for a moment."""
+        """Close connections without a request; if there are none, accept nobody for a moment."""
         if self._room.make(why) or self._paused:
             return
         self._paused = True

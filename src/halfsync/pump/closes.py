@@ -47,7 +47,7 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.CLIENT_CLOSED: ("the client closed between requests", False),
     CloseReason.KEEP_ALIVE_TIMEOUT: ("no further request came within keep_alive", False),
     CloseReason.DRAINING: ("the server is stopping", False),
-    CloseReason.DESCRIPTORS_SHORT: ("idle, and its descriptor was needed", False),
+    CloseReason.DESCRIPTORS_SHORT: ("without a request, and its descriptor was needed", False),
     CloseReason.LINGER_TIMEOUT: (
         "the client did not close within linger_timeout after the last response",
         False,

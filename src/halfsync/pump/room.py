@@ -1,36 +1,62 @@
-"""Making room when file descriptors are short: connections that idle are closed, the oldest first."""
+"""Making room when file descriptors are short: connections on which nothing is in flight are closed.
+
+First those that wait for their next request, the oldest first. Then those whose client reads nothing more
+(it has its last response), and those on which no request has come, or only a part of its headers, for longer
+than most take: under a shortage, head_timeout would leave the server to clients who connect and say nothing.
+"""
 
 from __future__ import annotations
 
 import heapq
 import resource
+from collections.abc import Callable
 
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import Connection
 from halfsync.pump.endings import Endings
-from halfsync.pump.states import IDLE
+from halfsync.pump.states import FRESH, HEAD, IDLE, LINGERING
 
 ROOM_FOR = 16
-"""Idle connections that are closed at once when there is no room."""
+"""Connections that are closed at once when there is no room."""
+SILENT = 0.25
+"""Seconds for which a client that has just connected may send nothing, while others wait for its descriptor.
+(Of 500 who say nothing, twenty at a time, the last is gone after 6 s.)"""
+PART_OF_HEAD = 1.0
+"""Seconds that headers may take to come, likewise."""
 QUIET = 10.0
 """Seconds after which a shortage is another one, which is told again."""
 
 
 class Room:
+    head_timeout = 0.0  # the acceptor's
+
     def __init__(self, clock: Clock, endings: Endings) -> None:
         self._clock = clock
         self._endings = endings
         self._quiet_at = 0.0  # when a shortage is told again
 
     def make(self, why: str) -> int:
-        """Close some connections that idle, the oldest first; how many that were."""
+        """Close some connections on which nothing is in flight; how many that were."""
         self._tell(why)
-        idle = (conn for conn in self._endings.connections.values() if conn.state is IDLE)
-        oldest = heapq.nsmallest(ROOM_FOR, idle, key=lambda conn: conn.deadline)
-        for conn in oldest:
+        found = self._oldest(_is_idle) or self._oldest(self._is_overdue)
+        for conn in found:
             self._endings.close(conn, CloseReason.DESCRIPTORS_SHORT)
-        return len(oldest)
+        return len(found)
+
+    def _oldest(self, matches: Callable[[Connection], bool]) -> list[Connection]:
+        connections = filter(matches, self._endings.connections.values())
+        return heapq.nsmallest(ROOM_FOR, connections, key=lambda conn: conn.deadline)
+
+    def _is_overdue(self, conn: Connection) -> bool:
+        state = conn.state
+        waited = self._clock.now - (conn.deadline - self.head_timeout)
+        return (
+            state is LINGERING
+            or (state is FRESH and waited > SILENT)
+            or (state is HEAD and waited > PART_OF_HEAD)
+        )
 
     def _tell(self, why: str) -> None:
         """Once a shortage, which is over when nothing has been short for a while."""
@@ -41,7 +67,11 @@ class Room:
             log(
                 "warning",
                 f"out of file descriptors ({count} connections, limit {limit} open files): {why}. "
-                "Idle connections are closed, and then clients are not accepted for now; "
+                "Connections without a request are closed, and then clients are not accepted for now; "
                 "raise the limit (ulimit -n, LimitNOFILE).",
             )
         self._quiet_at = now + QUIET
+
+
+def _is_idle(conn: Connection) -> bool:
+    return conn.state is IDLE
