@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from halfsync.plan import Kind, Listener, Mount, Plan, PoolPlan
+from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_BYTES, Reply, Task, decode_replies, encode
 from halfsync.worker.bodies import ResponseLimits
@@ -109,9 +109,9 @@ def live(tasks: socket.socket, options: argparse.Namespace) -> int:
 
 def handlers(threads: int) -> Any:
     pools = (PoolPlan("built-in", None, 1, 1), PoolPlan("app:app", "app:app", 1, threads))
-    mount = Mount("", "app:app", Kind.WSGI, 1)
+    route = RoutePlan("", "app:app", Kind.WSGI, 1)
     listener = Listener("127.0.0.1:8000", "127.0.0.1", 8000, socket.socket())
-    return handlers_of(Plan(Settings(), (mount,), pools, (listener,)), 1, application)
+    return handlers_of(Plan(Settings(), (route,), pools, (listener,)), 1, application)
 
 
 if __name__ == "__main__":

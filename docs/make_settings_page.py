@@ -26,7 +26,7 @@ Each setting can be given in four places; the later ones win:
 
 `halfsync --print-config` shows each value and where it came from. Sizes are in bytes and may end in K, M or G
 (in TOML as `"64K"`). An empty text means none. Changes in the file take effect at a
-[reload](how-to/reload.md), except where an entry says that they need a restart. Mounts are not settings:
+[reload](how-to/reload.md), except where an entry says that they need a restart. Routes are not settings:
 [targets](reference/command-line.md).
 """
 

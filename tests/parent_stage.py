@@ -213,8 +213,8 @@ def main() -> int:
     log = AccessLogFile(told.pop("log")) if "log" in told else None
     settings = Settings(**{"bind": ["127.0.0.1:0"], **told})
     error.be("parent", "debug")
-    mounts, pools = work_out(settings, [Target("/", "app:app", "the test")])
-    plan = Plan(settings, mounts, pools, listeners.bind(settings))
+    routes, pools = work_out(settings, [Target("/", "app:app", "the test")])
+    plan = Plan(settings, routes, pools, listeners.bind(settings))
     supervisor = Supervisor(
         plan,
         EntryPoints(pump, worker, template, watcher),

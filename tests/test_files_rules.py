@@ -1,4 +1,4 @@
-"""What a mount of files may say beside its lease: caches, precompressed neighbours, a fallback, one file."""
+"""What a route of files may say beside its lease: caches, precompressed neighbours, a fallback, one file."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def test_a_word_that_is_neither_folder_nor_module_is_told_as_that():
 
 
 def kinds(*targets: str) -> list[Kind]:
-    return [mount.kind for mount in work_out(Settings(), [target_of(one) for one in targets])[0]]
+    return [route.kind for route in work_out(Settings(), [target_of(one) for one in targets])[0]]
 
 
 def test_a_folder_is_a_folder_and_a_package_is_asked_about(folder):

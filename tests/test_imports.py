@@ -42,8 +42,8 @@ ALLOWED: dict[str, set[str]] = {
         "temporary_files", "folders", "stamps", "forwarded",
     },
     "worker": {
-        "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings.table", "request", "response",
-        "prctl", "temporary_files", "primitives", "folders", "stamps", "forwarded",
+        "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings.table", "request",
+        "response", "prctl", "temporary_files", "primitives", "folders", "stamps", "forwarded",
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "settings"},
     "parent": {

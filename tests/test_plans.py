@@ -8,7 +8,7 @@ from dataclasses import replace
 from halfsync import plan_codec
 from halfsync.at_reload import NEEDS_RESTART, kept
 from halfsync.parent.reconfigure import aligned
-from halfsync.plan import FileRules, Kind, Listener, Mount, Plan, PoolPlan
+from halfsync.plan import FileRules, Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.table import Settings
 
@@ -19,35 +19,35 @@ def pool(target: str, processes: int = 1, threads: int = 8) -> PoolPlan:
     return PoolPlan(target, target, processes, threads)
 
 
-def mount(prefix: str, target: str, index: int) -> Mount:
-    return Mount(prefix, target, Kind.WSGI, index)
+def route(prefix: str, target: str, index: int) -> RoutePlan:
+    return RoutePlan(prefix, target, Kind.WSGI, index)
 
 
 def test_pools_keep_their_places_whatever_the_order():
     before = (BUILT_IN, pool("a:app"), pool("b:app"))
-    pools, mounts = aligned(
-        before, (BUILT_IN, pool("b:app"), pool("a:app")), (mount("/a", "a:app", 2), mount("", "b:app", 1))
+    pools, routes = aligned(
+        before, (BUILT_IN, pool("b:app"), pool("a:app")), (route("/a", "a:app", 2), route("", "b:app", 1))
     )
     assert pools == before
-    assert mounts == (mount("/a", "a:app", 1), mount("", "b:app", 2))
+    assert routes == (route("/a", "a:app", 1), route("", "b:app", 2))
 
 
 def test_a_pool_that_is_gone_has_no_processes_and_may_come_back():
     before = (BUILT_IN, pool("a:app"), pool("b:app"))
-    without, mounts = aligned(before, (BUILT_IN, pool("b:app")), (mount("", "b:app", 1),))
+    without, routes = aligned(before, (BUILT_IN, pool("b:app")), (route("", "b:app", 1),))
     assert without == (BUILT_IN, pool("a:app", processes=0), pool("b:app"))
-    assert mounts == (mount("", "b:app", 2),)
+    assert routes == (route("", "b:app", 2),)
     assert aligned(without, before, ())[0] == before
 
 
 def test_a_new_pool_comes_last_and_a_changed_size_is_the_same_pool():
-    pools, mounts = aligned(
+    pools, routes = aligned(
         (BUILT_IN, pool("a:app")),
         (BUILT_IN, pool("c:app"), pool("a:app", threads=2)),
-        (mount("/c", "c:app", 1), mount("", "a:app", 2)),
+        (route("/c", "c:app", 1), route("", "a:app", 2)),
     )
     assert pools == (BUILT_IN, pool("a:app", threads=2), pool("c:app"))
-    assert [one.pool for one in mounts] == [2, 1]
+    assert [one.pool for one in routes] == [2, 1]
 
 
 def test_pools_of_one_application_are_told_apart_by_their_sizes():
@@ -64,9 +64,9 @@ def test_a_plan_crosses_whole():
             Listener("unix:/a", "", 0, gone, is_removed=True),
             Listener("127.0.0.1:2", "127.0.0.1", 2, sent),
         )
-        files = Mount("/files", "./f", Kind.FILES, 0, FileRules(lease=2.0, cache_control="no-store"))
+        files = RoutePlan("/files", "./f", Kind.FILES, 0, FileRules(lease=2.0, cache_control="no-store"))
         settings = Settings(bind=["127.0.0.1:1"], env=["A=b"], keep_alive=3.5)
-        plan = Plan(settings, (files, mount("", "a:app", 1)), (BUILT_IN, pool("a:app")), listeners, 7)
+        plan = Plan(settings, (files, route("", "a:app", 1)), (BUILT_IN, pool("a:app")), listeners, 7)
         crossed = plan_codec.decode(plan_codec.encode(plan), {0: here, 2: sent})
         assert replace(crossed, listeners=()) == replace(plan, listeners=())
         assert [one.socket for one in crossed.listeners][::2] == [here, sent]

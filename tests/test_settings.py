@@ -118,18 +118,18 @@ def test_wrong_on_the_command_line(given, sentence):
         ("bind = [1]", "bind must be a list of texts, not [1]."),
         ("bind = []", "bind is empty: there is nowhere to listen."),
         ("workers = ", "is not TOML: Invalid value (at end of document)."),
-        ("mounts = 3", 'mounts must be a table, such as [mounts] with "/" = "app:app" in it.'),
+        ("routes = 3", 'routes must be a table, such as [routes] with "/" = "app:app" in it.'),
         (
-            'mounts = {"/" = 3}',
-            'mounts.\'/\' must be a target such as "app:app", or a table with target = "app:app".',
+            'routes = {"/" = 3}',
+            'routes.\'/\' must be a target such as "app:app", or a table with target = "app:app".',
         ),
         (
-            'mounts = {"/" = {target="a:a", worker=3}}',
-            "mounts.'/' has no setting worker; did you mean workers?",
+            'routes = {"/" = {target="a:a", worker=3}}',
+            "routes.'/' has no setting worker; did you mean workers?",
         ),
         (
-            'mounts = {"/" = {target="a:a", workers=0}}',
-            "mounts.'/': workers must be a whole number from 1 to 1000, not 0.",
+            'routes = {"/" = {target="a:a", workers=0}}',
+            "routes.'/': workers must be a whole number from 1 to 1000, not 0.",
         ),
         (
             "limit_request_head = 1000",
@@ -217,8 +217,8 @@ def here(tmp_path, monkeypatch):
 
 
 def mounted(*arguments: str) -> list[tuple[str, str, str, int]]:
-    mounts, _ = work_out(Settings(), [target_of(argument) for argument in arguments])
-    return [(mount.prefix, mount.target, mount.kind.value, mount.pool) for mount in mounts]
+    routes, _ = work_out(Settings(), [target_of(argument) for argument in arguments])
+    return [(route.prefix, route.target, route.kind.value, route.pool) for route in routes]
 
 
 @pytest.mark.usefixtures("here")
@@ -242,17 +242,17 @@ class TestTargets:
 
     def test_unless_it_asks_for_sizes_of_its_own(self, here):
         text = (
-            '[mounts]\n"/" = "app:app"\n"/b" = {target = "app:app", threads = 1}\n'
+            '[routes]\n"/" = "app:app"\n"/b" = {target = "app:app", threads = 1}\n'
             '"/s" = {target = "up", lease = 9}'
         )
         loaded = from_file(here, text)
-        mounts, pools = work_out(loaded.settings, loaded.targets)
+        routes, pools = work_out(loaded.settings, loaded.targets)
         assert [(pool.name, pool.processes, pool.threads) for pool in pools] == [
             ("built-in", 1, 4),
             ("app:app", 1, 8),
             ("app:app", 1, 1),
         ]
-        leases = {mount.prefix: mount.files.lease for mount in mounts if mount.kind is Kind.FILES}
+        leases = {route.prefix: route.files.lease for route in routes if route.kind is Kind.FILES}
         assert leases == {"/s": 9.0}
 
     def test_rules_of_files_are_the_mounts_own_or_those_of_all(self, here):
@@ -260,13 +260,13 @@ class TestTargets:
         (here / "one.ico").touch()
         text = (
             'cache_control = "max-age=60"\nimmutable = true\nfallback = "index.html"\n'
-            '[mounts]\n"/" = "app:app"\n'
+            '[routes]\n"/" = "app:app"\n'
             '"/a" = "up"\n"/b" = {target = "up", cache_control = "", immutable = false, fallback = ""}\n'
             '"/c" = {target = "up", precompressed = true, fallback = "/index.html"}\n"/d.ico" = "one.ico"\n'
         )
         loaded = from_file(here, text)
-        mounts, _ = work_out(loaded.settings, loaded.targets)
-        assert {mount.prefix: mount.files for mount in mounts} == {
+        routes, _ = work_out(loaded.settings, loaded.targets)
+        assert {route.prefix: route.files for route in routes} == {
             "": FileRules(),
             "/a": FileRules(1.0, "max-age=60", True, False, "index.html"),
             "/b": FileRules(1.0),
@@ -297,12 +297,12 @@ class TestTargets:
         (here / "app.txt").touch()
 
         def load_it() -> None:
-            loaded = from_file(here, f'[mounts]\n"/x" = {table}\n')
+            loaded = from_file(here, f'[routes]\n"/x" = {table}\n')
             work_out(loaded.settings, loaded.targets)
 
         with pytest.raises(SettingError) as refused:
             load_it()
-        assert "mounts.'/x'" in str(refused.value)
+        assert "routes.'/x'" in str(refused.value)
         assert str(refused.value).endswith(sentence)
 
     @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ class TestTargets:
             (("no-pe",), "Target 'no-pe': 'no-pe' is neither a folder or file in "),
             (("./nope",), "Target './nope': there is no folder or file './nope' in "),
             (("a b:c",), "nor of the form module:name or module:factory()."),
-            (("s=./up",), "Target 's=./up': the path of a mount starts with '/', such as '/s=./up'."),
+            (("s=./up",), "Target 's=./up': the path of a route starts with '/', such as '/s=./up'."),
             (("/x=",), "Target '/x=' is empty: name an application"),
             (("/a//b=up",), "Target '/a//b=up': no request has a path that begins with '/a//b'."),
             (("/a/../b=up",), "no request has a path that begins with '/a/../b'."),
@@ -355,7 +355,7 @@ def test_print_config_can_be_read_back(here):
         here, "app:app", "/é=./up", "-w", "3", "-e", 'A="b"', "--lease=2.5", "--print-config", PORT="80"
     ).stdout
     table = tomllib.loads(printed)
-    assert table.pop("mounts") == {"/": "app:app", "/é": "./up"}
+    assert table.pop("routes") == {"/": "app:app", "/é": "./up"}
     given = {"workers": 3, "env": ['A="b"'], "lease": 2.5, "bind": ["0.0.0.0:80"]}
     again = from_file(here, printed).settings
     assert again == msgspec.structs.replace(Settings(), **given)

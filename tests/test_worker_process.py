@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from halfsync import channel, prctl
-from halfsync.plan import Kind, Mount, Plan, PoolPlan
+from halfsync.plan import Kind, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     SCOREBOARD_BYTES,
@@ -71,8 +71,8 @@ def folder(tmp_path, monkeypatch):
 
 def plan(target: str = "app_of_test:app", threads: int = 2) -> Plan:
     pools = [PoolPlan("built-in", None, 1, 2), PoolPlan(target, target, 1, threads)]
-    mounts = [Mount("/files", ".", Kind.FILES, 0), Mount("", target, Kind.WSGI, 1)]
-    return plan_of(mounts, pools, Settings(access_logformat="%U"))
+    routes = [RoutePlan("/files", ".", Kind.FILES, 0), RoutePlan("", target, Kind.WSGI, 1)]
+    return plan_of(routes, pools, Settings(access_logformat="%U"))
 
 
 class Process:
@@ -172,8 +172,8 @@ def process(
         made.close()
 
 
-def get(seam: Seam, target: str = "/", mount: int = 1) -> Any:
-    return seam.get(target, mount=mount)
+def get(seam: Seam, target: str = "/", route: int = 1) -> Any:
+    return seam.get(target, route=route)
 
 
 # --- importing ------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_retired_worker_leaves_when_the_pump_lets_go_and_its_last_task_has_end
         assert get(seam).done
         channel.send(worker.orders, encode(Retire(0)))
         assert get(seam).done
-        seam.start("GET /sleep?0.2 HTTP/1.1\nHost: a", mount=1)
+        seam.start("GET /sleep?0.2 HTTP/1.1\nHost: a", route=1)
         began = time.monotonic()
         worker.let_go()
         worker.seam = None
@@ -306,8 +306,8 @@ def test_the_watch_thread_flushes_and_tells_stacks(folder, capfd):
     with process(the_plan=plan(threads=1)) as worker:
         worker.report()
         seam = worker.attach()
-        fast = seam.task("GET / HTTP/1.1\nHost: a", mount=1)
-        slow = seam.task("GET /sleep?1.5 HTTP/1.1\nHost: a", mount=1)
+        fast = seam.task("GET / HTTP/1.1\nHost: a", route=1)
+        slow = seam.task("GET /sleep?1.5 HTTP/1.1\nHost: a", route=1)
         seam.send(fast, slow)
         until(lambda: worker.scoreboard[slow.number])
         assert worker.watch is not None
@@ -327,7 +327,7 @@ def test_the_built_in_worker_serves_files_and_writes_the_log(folder):
         os.close(old)
         worker.report()
         seam = worker.attach()
-        assert b"def app" in get(seam, "/files/app_of_test.py", mount=0).body
+        assert b"def app" in get(seam, "/files/app_of_test.py", route=0).body
         for name in ("old", "new"):
             slot = seam.task("").number
             seam.send(LogTask(slot, [record]))

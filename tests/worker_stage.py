@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halfsync.objects import SAME_FILE, File, Memory
-from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Mount, Plan, PoolPlan
+from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
@@ -97,7 +97,7 @@ class Seam:
         head: str | bytes,
         body: bytes = b"",
         *,
-        mount: int = 0,
+        route: int = 0,
         client: str = "192.0.2.1",
         spooled: bool = False,
     ) -> Task:
@@ -107,7 +107,7 @@ class Seam:
         slot = next(self.slots)
         self.answers[slot] = Answer()
         data = None if spooled else body
-        return Task(slot, mount, raw, data, len(body), client, 4711, 0, time.monotonic_ns())
+        return Task(slot, route, raw, data, len(body), client, 4711, 0, time.monotonic_ns())
 
     def send(self, *messages: Task | LogTask | Nudge, descriptors: Sequence[int] = ()) -> None:
         socket.send_fds(self.tasks, [encode(list(messages))], list(descriptors))
@@ -173,10 +173,10 @@ class Seam:
         answer.ending = message.ending
 
 
-def plan_of(mounts: Sequence[Mount], pools: Sequence[PoolPlan], settings: Settings | None = None) -> Plan:
+def plan_of(routes: Sequence[RoutePlan], pools: Sequence[PoolPlan], settings: Settings | None = None) -> Plan:
     listener = Listener("127.0.0.1:8000", "127.0.0.1", 8000, socket.socket())
     listener.socket.close()  # nobody accepts here
-    return Plan(settings or Settings(), tuple(mounts), tuple(pools), (listener,))
+    return Plan(settings or Settings(), tuple(routes), tuple(pools), (listener,))
 
 
 class Stage(Seam):
@@ -200,8 +200,8 @@ class Stage(Seam):
         pools = [PoolPlan("built-in", None, 1, threads), PoolPlan("app:app", "app:app", processes, threads)]
         pool = BUILT_IN if application is None else 1
         kind = Kind.FILES if application is None else Kind.WSGI
-        mount = Mount(prefix, folder or "app:app", kind, pool, FileRules(lease, **(rules or {})))
-        plan = plan_of([mount], pools, Settings(**settings))
+        route = RoutePlan(prefix, folder or "app:app", kind, pool, FileRules(lease, **(rules or {})))
+        plan = plan_of([route], pools, Settings(**settings))
         self.scoreboard = memoryview(bytearray(SCOREBOARD_BYTES)).cast("Q")
         self.threads = Threads(
             theirs,

@@ -16,7 +16,7 @@ from halfsync.habits import convert
 from halfsync.habits.options import OURS, click_options
 from halfsync.habits.sources import Parsed, Sources, gathered
 from halfsync.habits.table import OTHER_NAMES
-from halfsync.plan import Mount, Plan, PoolPlan, target_of, work_out
+from halfsync.plan import Plan, PoolPlan, RoutePlan, target_of, work_out
 from halfsync.rereading import Rereading
 from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
@@ -33,7 +33,7 @@ USAGE = "[OPTIONS] [TARGETS]..."
 INTRODUCTION = """\
 Serve applications and folders over HTTP.
 
-A target is a WSGI application (module:name or module:factory()) or a folder. PATH=TARGET mounts it
+A target is a WSGI application (module:name or module:factory()) or a folder. PATH=TARGET routes it
 under a path; the longest path wins.
 
 \b
@@ -193,17 +193,17 @@ def run(check_config: bool, print_config: bool, **options: Any) -> int:
     if print_config:
         click.echo(printed(loaded, named), nl=False)
         return 0
-    mounts, pools = work_out(loaded.settings, named)
-    read_again.started_with(named, (mounts, pools))
+    routes, pools = work_out(loaded.settings, named)
+    read_again.started_with(named, (routes, pools))
     check_formats(loaded)
     if check_config:
         for note in sources.notes:
             click.echo(note)
-        return check(loaded, mounts, pools)
+        return check(loaded, routes, pools)
     say_notes(sources, loaded)
     from halfsync.parent.main import serve
 
-    return serve(loaded.settings, mounts, pools, read_again)
+    return serve(loaded.settings, routes, pools, read_again)
 
 
 def say_notes(sources: Sources, loaded: Loaded) -> None:
@@ -247,7 +247,7 @@ def check_formats(loaded: Loaded) -> None:
         raise SettingError(str(error)) from None
 
 
-def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, ...]) -> int:
+def check(loaded: Loaded, routes: tuple[RoutePlan, ...], pools: tuple[PoolPlan, ...]) -> int:
     """`--check-config`: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import listeners, machine, privileges
@@ -258,10 +258,10 @@ def check(loaded: Loaded, mounts: tuple[Mount, ...], pools: tuple[PoolPlan, ...]
     keep_descriptor()
     for address in settings.bind:
         listeners.parse(address)
-    settings = machine.prepared(settings, mounts, privileges.identity(settings))
+    settings = machine.prepared(settings, routes, privileges.identity(settings))
     for name in ("access_logfile", "error_logfile", "pid"):
         check_writable(name, getattr(settings, name))
-    failure = check_applications(Plan(settings, mounts, pools, ()), entry_points())
+    failure = check_applications(Plan(settings, routes, pools, ()), entry_points())
     if failure is not None:
         tell(failure.traceback + f"halfsync: {failure.sentence}")
         return WRONG
@@ -282,5 +282,5 @@ def printed(loaded: Loaded, targets: Sequence[Target]) -> str:
     texts = {name: f"{name} = {in_toml(getattr(loaded.settings, name))}" for name in BY_NAME}
     width = max(len(text) for text in texts.values() if len(text) < 60)
     lines = [f"{text:{width}}  # {loaded.origins[name]}" for name, text in texts.items()]
-    lines += ["", "[mounts]", *(f"{in_toml(one.path)} = {target_in_toml(one)}" for one in targets)]
+    lines += ["", "[routes]", *(f"{in_toml(one.path)} = {target_in_toml(one)}" for one in targets)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""What is to be served: the settings worked out into mounts, pools and listeners.
+"""What is to be served: the settings worked out into routes, pools and listeners.
 
 Made once, in the parent, before the first fork; every process inherits it and none changes it.
 """
@@ -30,7 +30,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FileRules:
-    """How the files of a mount are served."""
+    """How the files of a route are served."""
 
     lease: float = 0.0  # seconds
     cache_control: str = ""
@@ -41,7 +41,7 @@ class FileRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
+class RoutePlan:
     """One row of the route table: a path prefix and what answers under it."""
 
     prefix: str  # "/static", or "" for the root; never a trailing slash; percent-decoded
@@ -81,7 +81,7 @@ class Plan:
     """A reload that changes something makes another one, with the next number."""
 
     settings: Settings
-    mounts: tuple[Mount, ...]  # longest prefix first
+    routes: tuple[RoutePlan, ...]  # longest prefix first
     pools: tuple[PoolPlan, ...]
     listeners: tuple[Listener, ...]
     number: int = 0
@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def in_words(self) -> str:
-        what = ", ".join(f"{mount.prefix or '/'} = {mount.target}" for mount in self.mounts)
+        what = ", ".join(f"{route.prefix or '/'} = {route.target}" for route in self.routes)
         return f"halfsync {__version__} serves {what} at {', '.join(self.addresses)}"
 
 
@@ -102,32 +102,34 @@ class Plan:
 
 
 def target_of(argument: str) -> Target:
-    """The mount that a positional argument `[PATH=]TARGET` means. Raises SettingError."""
+    """The route that a positional argument `[PATH=]TARGET` means. Raises SettingError."""
     where = f"Target {argument!r}"
     path, equals, target = argument.partition("=")
     if argument.startswith("/") and equals:
         return Target(path, target, where)
     if equals and not _APPLICATION.match(argument) and not argument.startswith("."):
-        raise SettingError(f"{where}: the path of a mount starts with '/', such as '/{path}={target}'.")
+        raise SettingError(f"{where}: the path of a route starts with '/', such as '/{path}={target}'.")
     return Target("/", argument, where)
 
 
-def work_out(settings: Settings, targets: Sequence[Target]) -> tuple[tuple[Mount, ...], tuple[PoolPlan, ...]]:
-    """Mounts (longest prefix first) and pools. Looks at folders, imports nothing. Raises
+def work_out(
+    settings: Settings, targets: Sequence[Target]
+) -> tuple[tuple[RoutePlan, ...], tuple[PoolPlan, ...]]:
+    """Routes (longest prefix first) and pools. Looks at folders, imports nothing. Raises
     SettingError if a target is not to be found, or is mounted where another is."""
     if not targets:
         raise SettingError(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
-    mounts: dict[str, Mount] = {}
+    routes: dict[str, RoutePlan] = {}
     for target in targets:
         prefix = _prefix(target)
-        if prefix in mounts:
-            there = mounts[prefix].target
+        if prefix in routes:
+            there = routes[prefix].target
             raise SettingError(f"{target.where}: {there!r} is mounted at '{prefix or '/'}' already.")
-        mounts[prefix] = _mount(prefix, target, settings, pools)
-    ordered = sorted(mounts.values(), key=lambda mount: (-len(mount.prefix), mount.prefix))
+        routes[prefix] = _route(prefix, target, settings, pools)
+    ordered = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))
     return tuple(ordered), tuple(pools)
 
 
@@ -155,16 +157,16 @@ def _is_application(target: Target) -> bool:
     return False
 
 
-def _mount(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan]) -> Mount:
+def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan]) -> RoutePlan:
     if _is_application(target):
         for name in FOR_FILES:
             if getattr(target, name) is not None:
                 raise SettingError(f"{target.where}: {name} is for files; an application says its own.")
-        return Mount(prefix, target.target, Kind.WSGI, _pool(target, settings, pools))
+        return RoutePlan(prefix, target.target, Kind.WSGI, _pool(target, settings, pools))
     _check_files(target)
     if target.workers is not None or target.threads is not None:
         raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
-    return Mount(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
+    return RoutePlan(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
 
 
 def _file_rules(target: Target, settings: Settings) -> FileRules:
@@ -181,7 +183,7 @@ def _file_rules(target: Target, settings: Settings) -> FileRules:
 
 
 def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
-    """The application's pool. Mounts of one application share it, unless they ask for sizes of
+    """The application's pool. Routes of one application share it, unless they ask for sizes of
     their own that differ."""
     pool = PoolPlan(
         target.target, target.target, target.workers or settings.workers, target.threads or settings.threads
@@ -192,9 +194,9 @@ def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
 
 
 def _prefix(target: Target) -> str:
-    """The mount's path without the trailing slash, percent-decoded."""
+    """The route's path without the trailing slash, percent-decoded."""
     if not target.path.startswith("/"):
-        raise SettingError(f"{target.where}: the path of a mount starts with '/', not {target.path!r}.")
+        raise SettingError(f"{target.where}: the path of a route starts with '/', not {target.path!r}.")
     prefix = unquote(target.path).removesuffix("/")
     begin = target.path.partition("?")[0].partition("#")[0]
     segments = prefix.split("/")[1:]

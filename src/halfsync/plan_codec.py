@@ -9,7 +9,7 @@ import socket
 
 import msgspec
 
-from halfsync.plan import Listener, Mount, Plan, PoolPlan
+from halfsync.plan import Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 
 
@@ -22,7 +22,7 @@ class _Listener(msgspec.Struct, array_like=True):
 
 class _Plan(msgspec.Struct, array_like=True):
     settings: Settings
-    mounts: tuple[Mount, ...]
+    routes: tuple[RoutePlan, ...]
     pools: tuple[PoolPlan, ...]
     listeners: tuple[_Listener, ...]
     number: int
@@ -33,7 +33,7 @@ _decode = msgspec.msgpack.Decoder(_Plan).decode
 
 def encode(plan: Plan) -> bytes:
     listeners = tuple(_Listener(one.address, one.host, one.port, one.is_removed) for one in plan.listeners)
-    return msgspec.msgpack.encode(_Plan(plan.settings, plan.mounts, plan.pools, listeners, plan.number))
+    return msgspec.msgpack.encode(_Plan(plan.settings, plan.routes, plan.pools, listeners, plan.number))
 
 
 def decode(data: bytes, sockets: dict[int, socket.socket]) -> Plan:
@@ -44,7 +44,7 @@ def decode(data: bytes, sockets: dict[int, socket.socket]) -> Plan:
         Listener(one.address, one.host, one.port, sockets.get(index) or _none(), one.is_removed)
         for index, one in enumerate(found.listeners)
     )
-    return Plan(found.settings, found.mounts, found.pools, listeners, found.number)
+    return Plan(found.settings, found.routes, found.pools, listeners, found.number)
 
 
 def _none() -> socket.socket:

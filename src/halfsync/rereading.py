@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from halfsync.at_reload import kept
 from halfsync.habits.sources import Sources
 from halfsync.habits.table import OTHER_NAMES
-from halfsync.plan import Mount, PoolPlan, target_of, work_out
+from halfsync.plan import PoolPlan, RoutePlan, target_of, work_out
 from halfsync.settings.errors import SettingError
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
 
-Worked = tuple[tuple[Mount, ...], tuple[PoolPlan, ...]]
+Worked = tuple[tuple[RoutePlan, ...], tuple[PoolPlan, ...]]
 
 
 @dataclass(frozen=True)
 class Configuration:
     settings: Settings
-    mounts: tuple[Mount, ...]
+    routes: tuple[RoutePlan, ...]
     pools: tuple[PoolPlan, ...]
     notes: Sequence[str] = ()  # sentences for the log: what takes effect at a restart only
 
@@ -61,9 +61,9 @@ class Rereading:
             settings, notes = kept(self._running, loaded.settings)
             _enter(os.path.join(self._folder, settings.chdir or ""), before)
             targets = [*loaded.targets, *map(target_of, sources.targets)]
-            mounts, pools = self._worked_out(settings, targets)
+            routes, pools = self._worked_out(settings, targets)
             self._check(Loaded(settings, loaded.origins, loaded.targets))
-        return Configuration(settings, mounts, pools, notes)
+        return Configuration(settings, routes, pools, notes)
 
     def started_with(self, targets: list[Target], found: Worked) -> None:
         """What these targets meant at the start."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from halfsync.settings.targets import OWN_OF_MOUNTS, Target
+from halfsync.settings.targets import OWN_OF_ROUTES, Target
 
 
 def in_toml(value: Any) -> str:
@@ -22,6 +22,6 @@ def in_toml(value: Any) -> str:
 
 
 def target_in_toml(target: Target) -> str:
-    own = {name: getattr(target, name) for name in OWN_OF_MOUNTS}
+    own = {name: getattr(target, name) for name in OWN_OF_ROUTES}
     own = {name: value for name, value in own.items() if value is not None}
     return in_toml({"target": target.target, **own} if own else target.target)

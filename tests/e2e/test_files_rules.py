@@ -12,7 +12,7 @@ from tests.e2e.harness import curl, serving
 
 CONFIGURATION = """
 cache_control = "no-cache"
-[mounts]
+[routes]
 "/" = { target = "dist", fallback = "index.html", immutable = true, precompressed = true }
 "/api" = "story:app"
 "/favicon.ico" = "icons/site.ico"

@@ -108,7 +108,7 @@ def test_critical_says_nothing_and_levels_may_be_capitals(folder):
 
 
 def test_a_start_with_the_usual_file_says_so(folder):
-    (folder / "halfsync.toml").write_text("bind = '127.0.0.1:0'\n[mounts]\n'/' = 'app:app'\n")
+    (folder / "halfsync.toml").write_text("bind = '127.0.0.1:0'\n[routes]\n'/' = 'app:app'\n")
     with serving(folder, bind=False) as server:
         assert server.get("/").status == 200
         assert (

@@ -40,12 +40,12 @@ def hostile(tmp_path, monkeypatch):
 
 @contextmanager
 def serving_all(folder: Path, names: list[str], *arguments: str) -> Iterator[Server]:
-    mounts = [f"/{name}=hostile:make('{name}')" for name in names]
+    routes = [f"/{name}=hostile:make('{name}')" for name in names]
     (folder / "spool").mkdir()
     more = ["--threads", "2", "--graceful-timeout", "60", "--spool-dir", "spool"]
     more += ["--reply-memory", "32K", "--body-memory", "32K"]
     environment = {"HOSTILE_FOLDER": str(folder)}
-    with serving(folder, *mounts, *more, *arguments, environment=environment, seconds=6 * LONG) as server:
+    with serving(folder, *routes, *more, *arguments, environment=environment, seconds=6 * LONG) as server:
         server.tracebacks = -1
         yield server
 

@@ -32,7 +32,7 @@ def app(environ, start_response):
 
 FIRST = """
 bind = ["127.0.0.1:0"]
-[mounts]
+[routes]
 "/" = "first:app"
 "/files" = "./files"
 """
@@ -84,8 +84,8 @@ def word(answer: Answer) -> str:
 
 
 CHANGES = {
-    "a mount is added": (FIRST + '"/more" = "./more"\n', "/more/page", "a"),
-    "a mount is removed": (FIRST.replace('"/files" = "./files"\n', ""), "/files/page", "first"),
+    "a route is added": (FIRST + '"/more" = "./more"\n', "/more/page", "a"),
+    "a route is removed": (FIRST.replace('"/files" = "./files"\n', ""), "/files/page", "first"),
     "an application is added": (FIRST + '"/two" = "second:app"\n', "/two", "second"),
     "an application takes another's place": (FIRST.replace("first:app", "second:app"), "/", "second"),
     "the only application is removed": (FIRST.replace('"/" = "first:app"\n', ""), "/", "404"),
@@ -98,7 +98,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_mounts_change_under_load_and_no_request_is_lost(tmp_path: Path, change: str):
+def test_routes_change_under_load_and_no_request_is_lost(tmp_path: Path, change: str):
     text, target, then = CHANGES[change]
 
     def judge(answer: Answer) -> str:
@@ -152,8 +152,8 @@ def test_a_request_that_is_tried_once_more_goes_where_the_new_routes_say(
         (old,) = here.server.workers("first:app")
         client.send(request("/waits"))
         here.server.until((tmp_path / "here").exists)
-        mount = '"/" = "first:app"\n'
-        here.reload(FIRST.replace(mount, "" if text is None else mount.replace("first:app", text)))
+        route = '"/" = "first:app"\n'
+        here.reload(FIRST.replace(route, "" if text is None else route.replace("first:app", text)))
         os.kill(old, signal.SIGKILL)
         here.server.until_gone([old])
         (tmp_path / "go").touch()
@@ -184,8 +184,8 @@ def test_a_body_that_is_still_coming_goes_where_the_new_routes_say(
 ):
     with site(tmp_path) as here, here.server.client() as client:
         client.send(request("/x", "Content-Length: 10", method="POST") + b"12345")
-        mount = '"/" = "first:app"\n'
-        changed = FIRST.replace(mount, "" if text is None else mount.replace("first:app", text))
+        route = '"/" = "first:app"\n'
+        changed = FIRST.replace(route, "" if text is None else route.replace("first:app", text))
         here.reload(changed + '"/more" = "./more"\n')
         client.send(b"67890")
         assert word(client.answer("POST")) == then

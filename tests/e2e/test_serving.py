@@ -1,4 +1,4 @@
-"""What a user starts: applications, folders, mounts, a TOML file, sockets of every kind."""
+"""What a user starts: applications, folders, routes, a TOML file, sockets of every kind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECOND = "[::1]" if has_ipv6() else "127.0.0.2"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Everything at once: five mounts, three sockets, from one TOML file."""
+    """Everything at once: five routes, three sockets, from one TOML file."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "public").mkdir()
     (folder / "public/index.html").write_text("<h1>public</h1>\n")
@@ -42,7 +42,7 @@ def site(tmp_path_factory):
         f"""
         bind = ["127.0.0.1:0", "{SECOND}:0", "unix:{folder}/socket"]
         threads = 4
-        [mounts]
+        [routes]
         "/" = "story:app"
         "/public" = "./public"
         "/public/deep" = "story:app"

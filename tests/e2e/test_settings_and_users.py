@@ -48,7 +48,7 @@ def test_check_config_finds_everything_fine(tmp_path):
 
 def test_print_config_shows_each_value_and_its_origin_and_can_be_read_again(tmp_path):
     (tmp_path / "halfsync.toml").write_text(
-        "threads = 3\nworkers = 2\nlease = 5\n[mounts]\n'/' = 'story:app'\n"
+        "threads = 3\nworkers = 2\nlease = 5\n[routes]\n'/' = 'story:app'\n"
     )
     found = halfsync(tmp_path, "-c", "halfsync.toml", "--threads", "5", "--print-config", WEB_CONCURRENCY="4")
     assert found.returncode == 0

@@ -69,7 +69,7 @@ def test_a_command_line_means_what_it_meant(folder, line):
     found = halfsync(folder, *words(line), "--print-config", **line.environment)
     assert found.returncode == 0, found.stderr
     printed = tomllib.loads(found.stdout)
-    assert printed["mounts"] == {"/": line.target}
+    assert printed["routes"] == {"/": line.target}
     assert {name: printed[name] for name in line.means} == line.means
 
 
@@ -158,7 +158,7 @@ def test_the_variable_is_named_as_origin_and_is_weaker_than_ours(folder):
 
 
 def test_the_usual_settings_file_is_taken_when_nothing_is_named_and_that_is_said(folder):
-    (folder / "halfsync.toml").write_text("threads = 3\n[mounts]\n'/' = 'shop:app'\n")
+    (folder / "halfsync.toml").write_text("threads = 3\n[routes]\n'/' = 'shop:app'\n")
     assert tomllib.loads(halfsync(folder, "--print-config").stdout)["threads"] == 3
     said = halfsync(folder, "--check-config").stdout
     assert said.startswith("No target and no file is named, so the settings are those of ./halfsync.toml.\n")
@@ -166,7 +166,7 @@ def test_the_usual_settings_file_is_taken_when_nothing_is_named_and_that_is_said
 
 def test_it_is_not_taken_beside_a_target_or_another_file(folder):
     (folder / "halfsync.toml").write_text("threads = 3\n")
-    (folder / "other.toml").write_text("[mounts]\n'/' = 'shop:app'\n")
+    (folder / "other.toml").write_text("[routes]\n'/' = 'shop:app'\n")
     assert tomllib.loads(halfsync(folder, "shop:app", "--print-config").stdout)["threads"] == 8
     assert tomllib.loads(halfsync(folder, "-c", "other.toml", "--print-config").stdout)["threads"] == 8
 

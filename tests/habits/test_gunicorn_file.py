@@ -75,7 +75,7 @@ def test_the_example_converted_is_toml_that_means_the_same(folder):
 def test_the_converted_file_serves(folder):
     (folder / "gunicorn.conf.py").write_text("wsgi_app = 'shop:app'\nworkers = 2\nthreads = 3\n")
     converted = halfsync(folder, "convert", "gunicorn.conf.py").stdout
-    assert tomllib.loads(converted) == {"workers": 2, "threads": 3, "mounts": {"/": "shop:app"}}
+    assert tomllib.loads(converted) == {"workers": 2, "threads": 3, "routes": {"/": "shop:app"}}
     (folder / "halfsync.toml").write_text(converted)
     with serving(folder, "-c", "halfsync.toml") as server:
         assert server.get("/").body == b"the shop"
@@ -97,7 +97,7 @@ def test_what_is_refused_stops_a_start_and_is_a_comment_when_converted(folder):
     assert found.stderr.startswith("halfsync: gunicorn.conf.py: certfile: halfsync does not serve TLS yet")
     converted = halfsync(folder, "convert", "gunicorn.conf.py")
     assert converted.returncode == 0
-    assert tomllib.loads(converted.stdout) == {"workers": 2, "mounts": {}}
+    assert tomllib.loads(converted.stdout) == {"workers": 2, "routes": {}}
     assert "#  - certfile: halfsync does not" in converted.stdout
     assert "#  - worker_class gevent: " in converted.stdout
 

@@ -29,7 +29,7 @@ from unittest import mock
 import msgspec
 
 from halfsync.objects import File, Memory, Pipe
-from halfsync.plan import Kind, Listener, Mount, Plan, PoolPlan
+from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.pump import clock as clock_module
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
@@ -100,7 +100,7 @@ class Stage:
     """A pump, its clients and its workers. Use it as a context manager."""
 
     def __init__(
-        self, *, mounts: tuple[Mount, ...] | None = None, unix: bool = False, **settings: Any
+        self, *, routes: tuple[RoutePlan, ...] | None = None, unix: bool = False, **settings: Any
     ) -> None:
         self.time = FakeTime()
         self._undo = contextlib.ExitStack()
@@ -121,7 +121,7 @@ class Stage:
         settings.setdefault("reply_memory", 64 << 20)  # tests give more in memory than a worker does
         self.plan = Plan(
             Settings(**settings),
-            mounts or (Mount("", "app:app", Kind.WSGI, APP),),
+            routes or (RoutePlan("", "app:app", Kind.WSGI, APP),),
             (PoolPlan("built-in", None, 1, 4), PoolPlan("app:app", "app:app", 1, 8)),
             (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self._pumps_own()),),
         )

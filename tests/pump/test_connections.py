@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from halfsync.plan import Kind, Mount
+from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.http1 import RECV_SIZE
 from halfsync.wire.messages import Ending, Lease, Part
@@ -158,7 +158,7 @@ def test_bodies_in_memory_and_in_files(stage: Stage, size: int):
 
 def test_nothing_is_mounted_there():
     """404 from the pump, without a worker; the connection is kept if that is certain."""
-    with Stage(mounts=(Mount("/app", "app:app", Kind.WSGI, 1),)) as stage:
+    with Stage(routes=(RoutePlan("/app", "app:app", Kind.WSGI, 1),)) as stage:
         stage.hand(answers=True)
         client = stage.client()
         assert client.ask("/application").status == 404

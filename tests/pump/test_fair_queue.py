@@ -1,4 +1,4 @@
-"""Mounts that share a pool share it fairly: what waits for one of them does not delay the others."""
+"""Routes that share a pool share it fairly: what waits for one of them does not delay the others."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import deque
 
 import pytest
 
-from halfsync.plan import Kind, Mount
+from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.connection import Exchange, Route
 from halfsync.pump.queues import FairQueue, Queue
 from tests.pump.harness import APP, Client, Stage, get
 
-MOUNTS = (
-    Mount("/large", "app:app", Kind.WSGI, APP),
-    Mount("/other", "app:app", Kind.WSGI, APP),
-    Mount("", "app:app", Kind.WSGI, APP),
+ROUTES = (
+    RoutePlan("/large", "app:app", Kind.WSGI, APP),
+    RoutePlan("/other", "app:app", Kind.WSGI, APP),
+    RoutePlan("", "app:app", Kind.WSGI, APP),
 )
 
 
@@ -31,9 +31,9 @@ def ask(stage: Stage, *targets: str) -> list[Client]:
     return clients
 
 
-def test_a_request_of_another_mount_does_not_wait_behind_all_of_one():
-    """With a hundred requests for one mount in the queue, those for others get every other turn."""
-    with Stage(mounts=MOUNTS) as stage:
+def test_a_request_of_another_route_does_not_wait_behind_all_of_one():
+    """With a hundred requests for one route in the queue, those for others get every other turn."""
+    with Stage(routes=ROUTES) as stage:
         hand = stage.hand(threads=1)
         ask(stage, *(f"/large/{number}" for number in range(100)))
         ask(stage, "/1", "/2", "/other/1")
@@ -48,8 +48,8 @@ def test_a_request_of_another_mount_does_not_wait_behind_all_of_one():
         ]
 
 
-def test_all_is_answered_and_each_mounts_in_their_order():
-    with Stage(mounts=MOUNTS) as stage:
+def test_all_is_answered_and_each_routes_in_their_order():
+    with Stage(routes=ROUTES) as stage:
         hand = stage.hand(threads=2)
         dice = random.Random(1)
         targets = [f"{dice.choice(['/large', '/other', ''])}/{number}" for number in range(150)]
@@ -68,7 +68,7 @@ def test_all_is_answered_and_each_mounts_in_their_order():
 
 
 def test_who_waits_too_long_is_refused_though_another_is_next_in_turn():
-    with Stage(mounts=MOUNTS, queue_timeout=10) as stage:
+    with Stage(routes=ROUTES, queue_timeout=10) as stage:
         stage.hand(threads=1)
         ask(stage, "/first")
         late = ask(stage, "/large/1", "/large/2")
@@ -80,7 +80,7 @@ def test_who_waits_too_long_is_refused_though_another_is_next_in_turn():
 
 
 def test_what_a_client_leaves_behind_is_given_to_nobody():
-    with Stage(mounts=MOUNTS) as stage:
+    with Stage(routes=ROUTES) as stage:
         hand = stage.hand(threads=1)
         ask(stage, "/first")
         leaving = ask(stage, *(f"/large/{number}" for number in range(100)))
@@ -100,7 +100,7 @@ def test_what_a_client_leaves_behind_is_given_to_nobody():
 
 def test_what_a_worker_leaves_gets_its_place_back():
     """What was handed over and not begun when its worker died comes before what came later."""
-    with Stage(mounts=MOUNTS) as stage:
+    with Stage(routes=ROUTES) as stage:
         hand = stage.hand(threads=3)
         ask(stage, *(f"/large/{number}" for number in range(6)), "/other/0", "/other/1")
         assert len(hand.tasks) == 3
@@ -115,7 +115,7 @@ def test_what_a_worker_leaves_gets_its_place_back():
         assert [one for one in seen if one.startswith("/other")] == ["/other/0", "/other/1"]
 
 
-def test_one_mount_has_a_plain_queue():
+def test_one_route_has_a_plain_queue():
     """Fairness costs nothing where there is nobody to be fair to."""
     with Stage() as stage:
         assert isinstance(stage.pump.pools.pools[APP].queue, deque)
@@ -127,14 +127,14 @@ class One(Exchange):
 
     __slots__ = ()
 
-    def __init__(self, mount: int, queued_ns: int) -> None:
-        self.route = Route(b"", mount, None)  # type: ignore[arg-type]
+    def __init__(self, route: int, queued_ns: int) -> None:
+        self.route = Route(b"", route, None)  # type: ignore[arg-type]
         self.queued_ns = queued_ns
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_fair_queue_loses_nothing_whatever_is_done_to_it(seed: int):
-    """Random calls: sizes agree, each mount's order is kept, and who is oldest is the oldest."""
+    """Random calls: sizes agree, each route's order is kept, and who is oldest is the oldest."""
     dice = random.Random(seed)
     queue = FairQueue()
     model: list[Exchange] = []
@@ -146,7 +146,7 @@ def test_a_fair_queue_loses_nothing_whatever_is_done_to_it(seed: int):
                 queue.append(model[-1])
             case 3 | 4 if model:
                 one = queue.popleft()
-                assert one is min((other for other in model if mount(other) == mount(one)), key=age)
+                assert one is min((other for other in model if route(other) == route(one)), key=age)
                 model.remove(one)
                 taken.append(one)
                 if dice.random() < 0.2:
@@ -178,9 +178,9 @@ def age(exchange: Exchange) -> int:
     return exchange.queued_ns
 
 
-def mount(exchange: Exchange) -> int:
+def route(exchange: Exchange) -> int:
     assert exchange.route is not None
-    return exchange.route.mount
+    return exchange.route.index
 
 
 def test_a_plain_queue_puts_back_by_age():

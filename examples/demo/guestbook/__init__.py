@@ -23,7 +23,7 @@ LONGEST_TEXT = 1000
 
 def create_app(var: Path = VAR) -> Flask:
     """The application, with what `guestbook.prepare` made in the folder `var`."""
-    app = Flask(__name__, static_folder=None)  # the server's own mount gives the static files
+    app = Flask(__name__, static_folder=None)  # the server's own route gives the static files
     app.config.update(
         SECRET_KEY=(var / "secret").read_bytes(),
         DATABASE=str(var / "guestbook.sqlite"),

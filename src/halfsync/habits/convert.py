@@ -25,7 +25,7 @@ def converted(path: str) -> str:
     for sentence in without:
         lines += textwrap.wrap(sentence, 100, initial_indent="#  - ", subsequent_indent="#    ")
     target = found.target or "module:app"
-    lines += ["", "[mounts]", f'{"" if found.target else "# "}"/" = {in_toml(target)}']
+    lines += ["", "[routes]", f'{"" if found.target else "# "}"/" = {in_toml(target)}']
     return "\n".join(lines) + "\n"
 
 

@@ -267,7 +267,7 @@ ROWS: tuple[Foreign, ...] = (
         "there is no control socket.",
         is_switch=True,
     ),
-    same("wsgi_app", "", "", "the target: halfsync app:app, or in TOML under [mounts]."),
+    same("wsgi_app", "", "", "the target: halfsync app:app, or in TOML under [routes]."),
     *(
         Foreign(GUNICORN, (), Does.HOOK, name=name, sentence=f"there are no hooks: {sentence}")
         for name, sentence in HOOKS.items()

@@ -52,7 +52,7 @@ STRICT = "requests are always checked strictly."
 SYSLOG = "halfsync logs to standard error or to a file; under systemd that goes to the journal."
 STATSD = "halfsync sends no statistics; the access log has the times (%D, %{queue}x, %{handler}x)."
 PREFIX = "mount the application under the path instead: /path=module:app."
-DIRTY = "there are no such workers; give slow work a pool of its own by a mount with workers and threads."
+DIRTY = "there are no such workers; give slow work a pool of its own by a route with workers and threads."
 
 
 def same(name: str, flags: str, setting: str, sentence: str = "", **more: object) -> Foreign:

@@ -1,4 +1,4 @@
-"""What the responses of a mount tell caches, and how long the pump may repeat them."""
+"""What the responses of a route tell caches, and how long the pump may repeat them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_hashed(name: str) -> bool:
 
 
 class Caching:
-    """The rules of one mount."""
+    """The rules of one route."""
 
     def __init__(self, rules: FileRules) -> None:
         self._control = rules.cache_control

@@ -36,7 +36,7 @@ from halfsync.handlers.caching import Caching
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdict, judge, span
 from halfsync.handlers.encodings import SUFFIXES, preferred
 from halfsync.handlers.types import content_type
-from halfsync.plan import Mount
+from halfsync.plan import RoutePlan
 from halfsync.request import SpooledBody, fields_of, lines_of, path_and_query
 from halfsync.response import Head, Replier, head_of, plain
 from halfsync.settings.table import Settings
@@ -79,17 +79,17 @@ class _Asked:
 
 
 class FilesHandler:
-    """The handler of one mount."""
+    """The handler of one route."""
 
-    def __init__(self, mount: Mount, settings: Settings) -> None:
-        self._prefix = mount.prefix.encode()
-        self._root = os.fsencode(absolute(mount.target))
+    def __init__(self, route: RoutePlan, settings: Settings) -> None:
+        self._prefix = route.prefix.encode()
+        self._root = os.fsencode(absolute(route.target))
         self._file = b""  # the name, if one file is mounted
-        if mount.files.is_file:
+        if route.files.is_file:
             self._root, _, self._file = self._root.rpartition(b"/")
-        self._fallback = os.fsencode(mount.files.fallback)
-        self._precompressed = mount.files.precompressed
-        self._caching = Caching(mount.files)
+        self._fallback = os.fsencode(route.files.fallback)
+        self._precompressed = route.files.precompressed
+        self._caching = Caching(route.files)
         # Threads that may wait for files to come to rest; one has other files to send.
         self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
         self._small = min(settings.lease_file_memory, _MAX_BODY)
@@ -322,10 +322,10 @@ def _open_beneath(root: int, wanted: bytes) -> int:
 
 
 def _parts(path: bytes, *, at_root: bool) -> list[bytes] | None:
-    """The path's parts after the mount; the last is empty if the path ends in a slash. None if it must
-    not be looked at. `at_root`: the mount is at the site's root.
+    """The path's parts after the route; the last is empty if the path ends in a slash. None if it must
+    not be looked at. `at_root`: the route is at the site's root.
 
-    1. The mount itself without a slash is a folder without its slash: [b"."].
+    1. The route itself without a slash is a folder without its slash: [b"."].
     2. Dot files and dot segments, however they were encoded; but not /.well-known.
     3. NUL ends a name in C; a backslash is a slash to some.
     4. Empty parts: `//` is not another name of `/`.

@@ -1,4 +1,4 @@
-"""WSGI applications (PEP 3333): the handler of a mount.
+"""WSGI applications (PEP 3333): the handler of a route.
 
 The road of a trivial request is short on purpose: its environ is a copy (wsgi_environ.py), its response's
 head is remembered (wsgi_response.py), and a response of one small piece needs no Replier
@@ -17,7 +17,7 @@ from halfsync.handlers.wsgi_environ import PORTS, Environ, Environs
 from halfsync.handlers.wsgi_iterables import send
 from halfsync.handlers.wsgi_response import OVER, Invocation
 from halfsync.logs.error import failure, log
-from halfsync.plan import Listener, Mount, PoolPlan
+from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import SpooledBody
 from halfsync.response import INTERNAL_ERROR, ClientDisconnectedError, Replier, Responder
 from halfsync.wire.messages import Task
@@ -26,12 +26,12 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 class WSGIHandler:
-    """The handler of one mount."""
+    """The handler of one route."""
 
     def __init__(
         self,
         application: Application,
-        mount: Mount,
+        route: RoutePlan,
         pool: PoolPlan,
         listeners: Sequence[Listener],
         trust: Trust | None = None,
@@ -40,7 +40,7 @@ class WSGIHandler:
         self._application = application
         Invocation.shaping = trust.shaping if trust is not None else ()
         believed = trust if trust is not None and trust.fields else None
-        self._environs = Environs(mount, pool, listeners, believed)
+        self._environs = Environs(route, pool, listeners, believed)
         self._seen = self._environs.seen
 
     def quick(self, task: Task, began: int, responder: Responder) -> int:

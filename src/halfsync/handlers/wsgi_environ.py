@@ -1,6 +1,6 @@
 """The environ of a request (PEP 3333).
 
-What can be known once for a mount and listener is in a dictionary that is copied; names of fields are
+What can be known once for a route and listener is in a dictionary that is copied; names of fields are
 translated once; and what a head said that was read before is kept by its very bytes. Programs that call an
 interface send the same head again and again: to copy what it said costs 0.3 µs, to read it again 2 and more.
 """
@@ -16,7 +16,7 @@ from halfsync.forwarded import Trust
 from halfsync.handlers.errors import ErrorStream
 from halfsync.handlers.wsgi_iterables import FileWrapper
 from halfsync.handlers.wsgi_response import Invocation
-from halfsync.plan import Listener, Mount, PoolPlan
+from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.wire.messages import Task
 
@@ -28,20 +28,20 @@ MAX_SEEN_HEAD = 1024
 
 
 class Environs:
-    """Of the requests of one mount."""
+    """Of the requests of one route."""
 
     def __init__(
-        self, mount: Mount, pool: PoolPlan, listeners: Sequence[Listener], trust: Trust | None
+        self, route: RoutePlan, pool: PoolPlan, listeners: Sequence[Listener], trust: Trust | None
     ) -> None:
         """`trust`: whose X-Forwarded fields are believed; None: nobody's."""
         self._trust = trust
-        self._prefix = mount.prefix.encode().decode("latin-1")
+        self._prefix = route.prefix.encode().decode("latin-1")
         self._bases = [self._base(pool, listener) for listener in listeners]
         # By listener: heads that were read before, and what they said. The fast path looks there by itself.
         self.seen: list[dict[bytes, Environ]] = [{} for _ in listeners]
 
     def _base(self, pool: PoolPlan, listener: Listener) -> Environ:
-        """What is the same in every request of this mount and listener."""
+        """What is the same in every request of this route and listener."""
         return {
             "SCRIPT_NAME": self._prefix,
             "SERVER_SOFTWARE": "halfsync",
@@ -145,7 +145,7 @@ class Environs:
         return environ
 
     def _below(self, environ: Environ, path: str) -> str:
-        """The path without the mount's prefix."""
+        """The path without the route's prefix."""
         if path.startswith(self._prefix):
             return path[len(self._prefix) :]
         environ["SCRIPT_NAME"] = ""

@@ -13,7 +13,7 @@ import msgspec
 from halfsync.logs.error import log
 from halfsync.parent import joins, trust
 from halfsync.parent.privileges import Identity
-from halfsync.plan import Kind, Mount, PoolPlan
+from halfsync.plan import Kind, PoolPlan, RoutePlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.temporary_files import temporary_file
@@ -26,11 +26,11 @@ IN_MEMORY = ("tmpfs", "ramfs")
 """File systems whose files are not on a disk."""
 
 
-def prepared(settings: Settings, mounts: Sequence[Mount], identity: Identity | None) -> Settings:
+def prepared(settings: Settings, routes: Sequence[RoutePlan], identity: Identity | None) -> Settings:
     """The settings with the folder of temporary files as `spool_dir`, by its absolute name: neither an
     application that changes its current folder, nor one that changes TMPDIR, moves it. Raises SettingError
     if the machine lacks something."""
-    check_proc(mounts)
+    check_proc(routes)
     _check_shared_memory()
     try:
         with trust.acting_as(identity) if identity is not None and os.geteuid() == 0 else nullcontext():
@@ -56,10 +56,10 @@ def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:
         )
 
 
-def check_proc(mounts: Sequence[Mount]) -> None:
+def check_proc(routes: Sequence[RoutePlan]) -> None:
     """Raises SettingError."""
     """Files are opened through /proc, so that what was checked is what is sent."""
-    folders = [mount for mount in mounts if mount.kind is Kind.FILES]
+    folders = [route for route in routes if route.kind is Kind.FILES]
     if folders and not os.path.isdir(PROC):
         raise SettingError(
             f"Target {folders[0].target!r}: a folder can't be served, because /proc is not mounted here."

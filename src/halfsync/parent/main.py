@@ -18,13 +18,13 @@ from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
 from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
-from halfsync.plan import Kind, Mount, Plan, PoolPlan
+from halfsync.plan import Kind, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 
 
 def serve(
     settings: Settings,
-    mounts: tuple[Mount, ...],
+    routes: tuple[RoutePlan, ...],
     pools: tuple[PoolPlan, ...],
     read_again: Callable[[], ReadConfiguration] | None = None,
 ) -> int:
@@ -43,7 +43,7 @@ def serve(
         undo.callback(signals.close)
         identity = privileges.identity(settings)
         notifier = systemd.Notifier(os.environ)
-        settings = machine.prepared(settings, mounts, identity)
+        settings = machine.prepared(settings, routes, identity)
         pid_file = PidFile(settings.pid, identity) if settings.pid else None
         if pid_file is not None:
             undo.callback(pid_file.remove)
@@ -54,7 +54,7 @@ def serve(
             error_log = ErrorLog(settings.error_logfile, identity)
             error_log.begin()
         access_log = AccessLogFile(settings.access_logfile, identity) if settings.access_logfile else None
-        plan = Plan(settings, mounts, pools, bound)
+        plan = Plan(settings, routes, pools, bound)
         children = entry_points()
         # What exists now is never collected: so the collector touches no page that children share.
         gc.collect()
@@ -100,22 +100,22 @@ def announce(plan: Plan, notifier: systemd.Notifier) -> None:
 
 
 def _readable(plan: Plan, addresses: list[str]) -> str:
-    paths = [mount.prefix or "/" for mount in reversed(plan.mounts)]
+    paths = [route.prefix or "/" for route in reversed(plan.routes)]
     width = max(map(len, paths))
-    wide = max(len(mount.target) for mount in plan.mounts)
+    wide = max(len(route.target) for route in plan.routes)
     lines = [f"halfsync {__version__} (process {os.getpid()}) serves"]
-    for path, mount in zip(paths, reversed(plan.mounts), strict=True):
-        lines.append(f"  {path:{width}}  {mount.target:{wide}}  {_by_whom(plan, mount)}")
+    for path, route in zip(paths, reversed(plan.routes), strict=True):
+        lines.append(f"  {path:{width}}  {route.target:{wide}}  {_by_whom(plan, route)}")
     lines.append("at")
     lines += [f"  {address}" for address in addresses]
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)
 
 
-def _by_whom(plan: Plan, mount: Mount) -> str:
-    if mount.kind is Kind.FILES:
+def _by_whom(plan: Plan, route: RoutePlan) -> str:
+    if route.kind is Kind.FILES:
         return "files"
-    pool = plan.pools[mount.pool]
+    pool = plan.pools[route.pool]
     return f"{_count(pool.processes, 'process', 'processes')} of {_count(pool.threads, 'thread', 'threads')}"
 
 

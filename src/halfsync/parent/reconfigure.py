@@ -20,7 +20,7 @@ from halfsync.parent import listeners, machine
 from halfsync.parent.children import Child
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.privileges import Identity
-from halfsync.plan import Listener, Mount, Plan, PoolPlan
+from halfsync.plan import Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
@@ -35,7 +35,7 @@ class ReadConfiguration(Protocol):
     @property
     def settings(self) -> Settings: ...
     @property
-    def mounts(self) -> tuple[Mount, ...]: ...
+    def routes(self) -> tuple[RoutePlan, ...]: ...
     @property
     def pools(self) -> tuple[PoolPlan, ...]: ...
     @property
@@ -70,12 +70,12 @@ class Reconfiguration:
         found = self._read()
         for note in found.notes:
             log("warning", note)
-        machine.check_proc(found.mounts)
+        machine.check_proc(found.routes)
         machine.check_descriptors(found.settings, found.pools)
         settings = msgspec.structs.replace(found.settings, spool_dir=running.settings.spool_dir)
-        pools, mounts = aligned(running.pools, found.pools, found.mounts)
+        pools, routes = aligned(running.pools, found.pools, found.routes)
         sockets = self._next_listeners(running, settings)
-        plan = Plan(settings, mounts, pools, sockets, running.number)
+        plan = Plan(settings, routes, pools, sockets, running.number)
         if plan == running:
             return running
         try:
@@ -183,10 +183,10 @@ def _copies(added: Sequence[Listener]) -> list[int]:
 
 
 def aligned(
-    before: Sequence[PoolPlan], pools: Sequence[PoolPlan], mounts: Sequence[Mount]
-) -> tuple[tuple[PoolPlan, ...], tuple[Mount, ...]]:
+    before: Sequence[PoolPlan], pools: Sequence[PoolPlan], routes: Sequence[RoutePlan]
+) -> tuple[tuple[PoolPlan, ...], tuple[RoutePlan, ...]]:
     """`pools`, each application at the index that it has in `before`; those that are there no more have
-    no processes. The mounts with them."""
+    no processes. The routes with them."""
     found = [replace(pool, processes=0) for pool in before]
     places: list[int] = []
     for pool in pools:
@@ -199,4 +199,4 @@ def aligned(
             place = len(found)
             found.append(pool)
         places.append(place)
-    return tuple(found), tuple(replace(mount, pool=places[mount.pool]) for mount in mounts)
+    return tuple(found), tuple(replace(route, pool=places[route.pool]) for route in routes)

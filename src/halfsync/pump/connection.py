@@ -207,11 +207,11 @@ class Backend(Protocol):
 class Route:
     """What a request's site and path select."""
 
-    __slots__ = ("backend", "is_current", "mount", "prefix")
+    __slots__ = ("backend", "index", "is_current", "prefix")
 
-    def __init__(self, prefix: bytes, mount: int, backend: Backend) -> None:
+    def __init__(self, prefix: bytes, index: int, backend: Backend) -> None:
         self.prefix = prefix  # percent-decoded, without a slash at its end
-        self.mount = mount  # index into Plan.mounts, which is how a worker knows it
+        self.index = index  # into Plan.routes, which is how a worker knows it
         self.backend = backend
         self.is_current = True  # until a reload replaces it
 

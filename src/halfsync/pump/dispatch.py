@@ -256,7 +256,7 @@ def _columns(exchange: Exchange, number: int) -> TaskColumns:
     return (
         0,
         number,
-        exchange.route.mount,
+        exchange.route.index,
         exchange.raw,
         body,
         size,

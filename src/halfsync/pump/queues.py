@@ -1,8 +1,8 @@
 """Queues of requests that wait for the workers of a pool.
 
-Where one mount leads to a pool, its queue is a `Queue`: first come, first served. Where several do, six
-hundred requests for large files would delay the next request of every other mount by all of them. Such a
-pool has a `FairQueue`: each mount's requests in their order, and of the mounts one request each in turn.
+Where one route leads to a pool, its queue is a `Queue`: first come, first served. Where several do, six
+hundred requests for large files would delay the next request of every other route by all of them. Such a
+pool has a `FairQueue`: each route's requests in their order, and of the routes one request each in turn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FairQueue:
     """As much of a deque as is needed. `popleft` gives the request that is next in turn."""
 
     def __init__(self) -> None:
-        self._lines: dict[int, Queue] = {}  # by mount; none is empty, and the next in turn is the first
+        self._lines: dict[int, Queue] = {}  # by route; none is empty, and the next in turn is the first
         self._size = 0
 
     def __len__(self) -> int:
@@ -50,10 +50,10 @@ class FairQueue:
         self._size += 1
 
     def popleft(self) -> Exchange:
-        mount = next(iter(self._lines))
-        line = self._lines.pop(mount)
+        route = next(iter(self._lines))
+        line = self._lines.pop(route)
         if len(line) > 1:
-            self._lines[mount] = line  # its next turn comes after all others'
+            self._lines[route] = line  # its next turn comes after all others'
         self._size -= 1
         return line.popleft()
 
@@ -61,13 +61,13 @@ class FairQueue:
         """What was just taken is the next in turn again."""
         line = self._line_of(exchange)
         line.appendleft(exchange)
-        mount = _mount(exchange)
-        del self._lines[mount]
-        self._lines = {mount: line, **self._lines}
+        route = _route(exchange)
+        del self._lines[route]
+        self._lines = {route: line, **self._lines}
         self._size += 1
 
     def put_back(self, exchange: Exchange) -> None:
-        """To the place that it had among its mount's."""
+        """To the place that it had among its route's."""
         self._line_of(exchange).put_back(exchange)
         self._size += 1
 
@@ -82,11 +82,11 @@ class FairQueue:
 
     def remove(self, exchange: Exchange) -> None:
         """Raises ValueError if it is not in the queue."""
-        mount = _mount(exchange)
-        line = self._lines.get(mount, Queue())
+        route = _route(exchange)
+        line = self._lines.get(route, Queue())
         line.remove(exchange)
         if not line:
-            del self._lines[mount]
+            del self._lines[route]
         self._size -= 1
 
     def clear(self) -> None:
@@ -98,13 +98,13 @@ class FairQueue:
             self.append(exchange)
 
     def _line_of(self, exchange: Exchange) -> Queue:
-        mount = _mount(exchange)
-        line = self._lines.get(mount)
+        route = _route(exchange)
+        line = self._lines.get(route)
         if line is None:
-            line = self._lines[mount] = Queue()
+            line = self._lines[route] = Queue()
         return line
 
 
-def _mount(exchange: Exchange) -> int:
+def _route(exchange: Exchange) -> int:
     assert exchange.route is not None
-    return exchange.route.mount
+    return exchange.route.index

@@ -76,7 +76,7 @@ class WorkerPools:
         self._access = access
         self._report_hung = report_hung
         self.tasks = Tasks(clock, poller, run_queue)
-        self.pools = [Pool(pool.name, _mounts_of(plan, index)) for index, pool in enumerate(plan.pools)]
+        self.pools = [Pool(pool.name, _routes_of(plan, index)) for index, pool in enumerate(plan.pools)]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
         self.deaths = Deaths(clock, access, self.tasks, report_lost, retry=settings.retry)
@@ -118,7 +118,7 @@ class WorkerPools:
                 self.pools.append(Pool(planned.name))
             pool = self.pools[index]
             pool.name = planned.name  # one that never came into effect may have left its place
-            pool.is_shared_by(_mounts_of(plan, index))
+            pool.is_shared_by(_routes_of(plan, index))
         self._make_routes(plan)
         return sorted(waiting, key=lambda one: one.queued_ns)
 
@@ -127,11 +127,11 @@ class WorkerPools:
             route.is_current = False
         backends = [PoolBackend(self.dispatcher, pool) for pool in self.pools]
         self.routes = [
-            Route(mount.prefix.encode(), index, backends[mount.pool])
-            for index, mount in enumerate(plan.mounts)
+            Route(planned.prefix.encode(), index, backends[planned.pool])
+            for index, planned in enumerate(plan.routes)
         ]
         self.dispatcher.pools = {
-            route: self.pools[mount.pool] for route, mount in zip(self.routes, plan.mounts, strict=True)
+            route: self.pools[planned.pool] for route, planned in zip(self.routes, plan.routes, strict=True)
         }
 
     def queue_again(self, exchange: Exchange) -> None:
@@ -232,6 +232,6 @@ class WorkerPools:
                 self._report_hung(worker)
 
 
-def _mounts_of(plan: Plan, pool: int) -> int:
-    """How many mounts lead to it."""
-    return sum(mount.pool == pool for mount in plan.mounts)
+def _routes_of(plan: Plan, pool: int) -> int:
+    """How many routes lead to it."""
+    return sum(route.pool == pool for route in plan.routes)

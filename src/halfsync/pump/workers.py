@@ -188,18 +188,18 @@ class Worker:
 class Pool:
     """Requests that wait for the workers of one pool."""
 
-    def __init__(self, name: str, mounts: int = 1) -> None:
-        """`mounts`: how many lead to it."""
+    def __init__(self, name: str, routes: int = 1) -> None:
+        """`routes`: how many lead to it."""
         self.name = name
-        self.is_shared_by(mounts)
+        self.is_shared_by(routes)
         self._disconnected = 0  # of those in the queue, how many have no client any more
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
 
-    def is_shared_by(self, mounts: int) -> None:
-        """Its queue is a new one, for so many mounts."""
-        self.queue: Queue | FairQueue = Queue() if mounts <= 1 else FairQueue()
+    def is_shared_by(self, routes: int) -> None:
+        """Its queue is a new one, for so many routes."""
+        self.queue: Queue | FairQueue = Queue() if routes <= 1 else FairQueue()
 
     @property
     def waiting(self) -> int:

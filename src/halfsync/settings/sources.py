@@ -22,7 +22,7 @@ from halfsync.settings.values import checked, from_text, from_toml, octal
 
 @dataclass(frozen=True)
 class Loaded:
-    """Settings, where each came from, and the mounts that the TOML file lists."""
+    """Settings, where each came from, and the routes that the TOML file lists."""
 
     settings: Settings
     origins: Mapping[str, str]  # name -> "default", the file, "environment variable PORT", "command line"
@@ -63,7 +63,7 @@ def load(
     values: dict[str, Any] = {}
     origins = dict.fromkeys(BY_NAME, "default")
     table = _read_toml(file) if file else {}
-    targets = toml_targets(table.pop("mounts", {}), file or "")
+    targets = toml_targets(table.pop("routes", {}), file or "")
     for name, value in table.items():
         values[name] = from_toml(_known(name, file or "", other_names or {}), value, f"{file}: {name}")
         origins[name] = str(file)
@@ -139,9 +139,11 @@ def _read_toml(file: str) -> dict[str, Any]:
 def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
     if name in BY_NAME:
         return BY_NAME[name]
+    if name == "mounts":
+        raise SettingError(f"{file}: [mounts] is now called [routes].")
     if name in other_names:
         raise SettingError(f"{file}: there is no setting {name}; did you mean {other_names[name]}?")
-    raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, 'mounts'])}")
+    raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, 'routes'])}")
 
 
 def _check_together(settings: Settings) -> None:

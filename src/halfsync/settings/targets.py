@@ -1,4 +1,4 @@
-"""What is to be served, as the user wrote it: targets, and the table [mounts] of the TOML file."""
+"""What is to be served, as the user wrote it: targets, and the table [routes] of the TOML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Target:
 
     path: str  # "/" or "/static"
     target: str  # "app:app", "./static"
-    where: str  # for sentences: "target '/static=./static'", "halfsync.toml: mounts.'/static'"
+    where: str  # for sentences: "target '/static=./static'", "halfsync.toml: routes.'/static'"
     workers: int | None = None
     threads: int | None = None
     lease: float | None = None
@@ -30,17 +30,17 @@ class Target:
 
 
 FOR_FILES = ("lease", "cache_control", "immutable", "precompressed", "fallback")
-OWN_OF_MOUNTS = ("workers", "threads", *FOR_FILES)
-"""The settings that a mount may have a value of its own for."""
+OWN_OF_ROUTES = ("workers", "threads", *FOR_FILES)
+"""The settings that a route may have a value of its own for."""
 
-_MOUNT_KEYS = ("target", *OWN_OF_MOUNTS)
+_ROUTE_KEYS = ("target", *OWN_OF_ROUTES)
 
 
 def toml_targets(table: Any, file: str) -> tuple[Target, ...]:
-    """The targets in the table [mounts] of a TOML file. Raises SettingError."""
+    """The targets in the table [routes] of a TOML file. Raises SettingError."""
     if not isinstance(table, dict):
-        raise SettingError(f'{file}: mounts must be a table, such as [mounts] with "/" = "app:app" in it.')
-    return tuple(_toml_target(path, value, f"{file}: mounts.{path!r}") for path, value in table.items())
+        raise SettingError(f'{file}: routes must be a table, such as [routes] with "/" = "app:app" in it.')
+    return tuple(_toml_target(path, value, f"{file}: routes.{path!r}") for path, value in table.items())
 
 
 def _toml_target(path: str, value: Any, where: str) -> Target:
@@ -49,8 +49,8 @@ def _toml_target(path: str, value: Any, where: str) -> Target:
     if not isinstance(value, dict) or not _is_text(value.get("target")):
         raise SettingError(f'{where} must be a target such as "app:app", or a table with target = "app:app".')
     for key in value:
-        if key not in _MOUNT_KEYS:
-            raise SettingError(f"{where} has no setting {key}{did_you_mean(key, _MOUNT_KEYS)}")
+        if key not in _ROUTE_KEYS:
+            raise SettingError(f"{where} has no setting {key}{did_you_mean(key, _ROUTE_KEYS)}")
     own = {key: from_toml(BY_NAME[key], value[key], f"{where}: {key}") for key in value if key != "target"}
     check_files_texts(f"{where}: ", own.get("cache_control", ""), own.get("fallback", ""))
     return Target(path, value["target"], where, **own)

@@ -81,7 +81,7 @@ class Task(msgspec.Struct, tag=0, array_like=True, gc=False):
     """A request, with its complete head and complete body."""
 
     number: int  # see the top of this file
-    mount: int  # index into Plan.mounts
+    route: int  # index into Plan.routes
     head: bytes  # validated: request line and field lines, through the empty line
     body: bytes | None  # None: in a descriptor beside the packet, from offset 0
     body_size: int

@@ -363,15 +363,15 @@ def trust_of(settings: Settings) -> Trust:
 
 
 def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[Handler | None]:
-    """By mount; None where another pool is responsible."""
+    """By route; None where another pool is responsible."""
     handlers: list[Handler | None] = []
     trust = trust_of(plan.settings)
-    for mount in plan.mounts:
-        if mount.pool != pool:
+    for route in plan.routes:
+        if route.pool != pool:
             handlers.append(None)
-        elif mount.kind is Kind.FILES:
-            handlers.append(FilesHandler(mount, plan.settings))
+        elif route.kind is Kind.FILES:
+            handlers.append(FilesHandler(route, plan.settings))
         else:
             assert application is not None
-            handlers.append(WSGIHandler(application, mount, plan.pools[pool], plan.listeners, trust))
+            handlers.append(WSGIHandler(application, route, plan.pools[pool], plan.listeners, trust))
     return handlers

@@ -100,7 +100,7 @@ class LogHandler(Protocol):
 
 
 class Threads:
-    """`count` threads on one `tasks` socket. `handlers` is by mount; None where another pool is
+    """`count` threads on one `tasks` socket. `handlers` is by route; None where another pool is
     responsible. The socket is this object's: its last thread closes it."""
 
     def __init__(
@@ -279,7 +279,7 @@ class Threads:
 
     def _respond(self, task: Task, began: int, responder: TaskResponder) -> int:
         """Have it handled. Gives the time of its end, or 0."""
-        quick = self._quick[task.mount]
+        quick = self._quick[task.route]
         if quick is None or task.body is None:
             self._handle(task, began)
             return 0
@@ -297,7 +297,7 @@ class Threads:
         try:
             if task.body is None:
                 spool = self._spool(task)
-            handler = self._handlers[task.mount]
+            handler = self._handlers[task.route]
             assert handler is not None
             handler(task, spool, replier)
         except NoDescriptorError:
