@@ -87,6 +87,10 @@ def test_one_that_had_been_ready_is_tried_every_second():
         ("http://127.0.0.1:80", ("127.0.0.1", 80)),
         ("http://[::1]:80/", ("::1", 80)),
         ("HTTP://:80", ("0.0.0.0", 80)),
+        ("tcp://0.0.0.0:80", ("0.0.0.0", 80)),
+        ("0.0.0.0", ("0.0.0.0", 8000)),
+        ("localhost", ("localhost", 8000)),
+        ("[::]", ("::", 8000)),
     ],
 )
 def test_addresses(address, where):
@@ -95,11 +99,30 @@ def test_addresses(address, where):
 
 @pytest.mark.parametrize(
     "address",
-    ["", "host", "host:", "host:http", "host:65536", "host:-1", "::1:80", "unix:", "1.2.3.4:٣", "http://a"],
+    [
+        "",
+        "host",
+        "host:",
+        "1.2.3.4:",
+        "host:http",
+        "host:65536",
+        "host:-1",
+        "::1:80",
+        "unix:",
+        "1.2.3.4:٣",
+        "http://a",
+    ],
 )
 def test_addresses_that_are_none(address):
     with pytest.raises(SettingError, match=r"^bind "):
         listeners.parse(address)
+
+
+def test_a_socket_by_number_is_told_what_to_do():
+    with pytest.raises(
+        SettingError, match=r"^bind 'fd://3': a socket is not taken over by its number; .* left out\.$"
+    ):
+        listeners.parse("fd://3")
 
 
 @pytest.mark.parametrize("address", ["https://127.0.0.1:443", "HTTPS://[::]:443", "http://host:80/path"])
@@ -219,6 +242,40 @@ def test_if_one_address_fails_none_stays_bound(tmp_path):
         listeners.bind(Settings(bind=[f"unix:{path}", taken.address]))
     assert not os.path.exists(path)
     listeners.close([taken])
+
+
+def test_an_address_that_this_server_has_itself_is_not_called_another_programs(tmp_path):
+    port = free_port()
+    for addresses, reason in (
+        ([f"127.0.0.1:{port}"] * 2, f"bind '127.0.0.1:{port}': it is named twice."),
+        ([f"unix:{tmp_path}/a"] * 2, f"bind 'unix:{tmp_path}/a': it is named twice."),
+        (
+            [f"0.0.0.0:{port}", f"127.0.0.1:{port}"],
+            f"bind '127.0.0.1:{port}': 0.0.0.0:{port} has this port already.",
+        ),
+    ):
+        with pytest.raises(SettingError) as caught:
+            listeners.bind(Settings(bind=addresses))
+        assert str(caught.value) == reason
+
+
+def test_why_a_unix_socket_can_not_be_made_is_told_of_its_folder(tmp_path, monkeypatch):
+    with pytest.raises(
+        SettingError, match=rf"^bind 'unix:{tmp_path}/no/a': there is no folder '{tmp_path}/no'\.$"
+    ):
+        listeners.bind(Settings(bind=[f"unix:{tmp_path}/no/a"]))
+
+    def bind(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    for address, folder in ((f"unix:{tmp_path}/a", str(tmp_path)), ("unix:a", ".")):
+        with pytest.raises(
+            SettingError, match=rf"no permission to make a socket in the folder '{folder}'\.$"
+        ):
+            listeners.bind(Settings(bind=[address]))
+    with pytest.raises(SettingError, match=r"permission denied \(ports below 1024 are often root's\)\.$"):
+        listeners.bind(Settings(bind=["127.0.0.1:1"]))
 
 
 def test_a_unix_socket_is_open_to_all_and_removed_at_the_end(tmp_path):

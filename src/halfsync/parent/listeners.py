@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ def bind(
                 raise SettingError(f"bind {address!r}: there is no host of that name.") from None
             except OSError as error:
                 note = trust.note(where, identity) if isinstance(where, str) else ""
-                raise SettingError(f"bind {address!r}: {_reason(error)}{note}.") from None
+                reason = _own_reason(error, where, bound) or _reason(error, where)
+                raise SettingError(f"bind {address!r}: {reason}{note}.") from None
             bound[before:] = [replace(one, bound_as=address) for one in bound[before:]]
     except SettingError:
         close(bound)
@@ -60,6 +62,12 @@ def close(listeners: Sequence[Listener]) -> None:
         listener.socket.close()
 
 
+DEFAULT_PORT = ":8000"
+
+_IS_HOST_ALONE = re.compile(r"localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9A-Fa-f:.]+\]").fullmatch
+"""An address without a port, as other servers take it. A name alone is more likely to be a mistake."""
+
+
 def parse(address: str) -> tuple[str, int] | str:
     """(host, port), or the path of a unix socket. Raises SettingError."""
     if address.lower().startswith("https://"):
@@ -67,13 +75,23 @@ def parse(address: str) -> tuple[str, int] | str:
             f"bind {address!r}: halfsync does not serve TLS yet; bind http://host:port and put a proxy that "
             "terminates TLS in front."
         )
+    if address.lower().startswith("fd://"):
+        raise SettingError(
+            f"bind {address!r}: a socket is not taken over by its number; under systemd's socket activation "
+            "its sockets are taken by themselves, and bind is left out."
+        )
+    given = address
     if address.lower().startswith("http://"):
         address = address[len("http://") :].removesuffix("/")
+    elif address.lower().startswith("tcp://"):
+        address = address[len("tcp://") :]
     if address.startswith("unix:"):
         path = address.removeprefix("unix:").removeprefix("//")
         if not path:
             raise SettingError(f"bind {address!r}: the path is missing, as in unix:/run/app.sock.")
         return path
+    if given == address and _IS_HOST_ALONE(address):
+        address += DEFAULT_PORT
     host, colon, port = address.rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
         raise SettingError(f"bind {address!r} must be host:port, [address]:port, a port, or unix:/path.")
@@ -85,7 +103,26 @@ def parse(address: str) -> tuple[str, int] | str:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
-def _reason(error: OSError) -> str:
+def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Listener]) -> str:
+    """If the address is in use by this server itself: by one that stands before it in `bind`."""
+    if error.errno != errno.EADDRINUSE:
+        return ""
+    for one in bound:
+        before = parse(one.bound_as)
+        if before == where:
+            return "it is named twice"
+        if isinstance(before, str) or isinstance(where, str) or before[1] != where[1]:
+            continue
+        if not {before[0], where[0]}.isdisjoint(("0.0.0.0", "::")):
+            return f"{one.bound_as} has this port already"
+    return ""
+
+
+def _reason(error: OSError, where: tuple[str, int] | str) -> str:
+    if isinstance(where, str) and error.errno == errno.ENOENT:
+        return f"there is no folder {os.path.dirname(where)!r}"
+    if error.errno == errno.EACCES and isinstance(where, str):
+        return f"no permission to make a socket in the folder {os.path.dirname(where) or '.'!r}"
     if error.errno == errno.EADDRINUSE:
         return "the address is in use by another program"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -116,7 +153,10 @@ def _bind_tcp(host: str, port: int, settings: Settings, beside_ipv4: bool) -> li
                     raise
                 missing = error
                 if len(found) > 1:
-                    log("info", f"{host} is also {address[0]}, which is left out: {_reason(error)}.")
+                    log(
+                        "info",
+                        f"{host} is also {address[0]}, which is left out: {_reason(error, (host, port))}.",
+                    )
     except OSError:
         for one in made:
             one.close()
