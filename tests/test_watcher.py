@@ -13,8 +13,10 @@ import pytest
 from halfsync import channel
 from halfsync.cli import main
 from halfsync.plan import Plan, PoolPlan
+from halfsync.seen_files import seen
 from halfsync.settings.table import Settings
 from halfsync.watcher import code
+from halfsync.watcher.files import SingleFiles
 from halfsync.watcher.main import run
 from halfsync.wire.messages import Failed, decode_report
 from tests.test_parent import Stage, alive, descendants, preload, serving, stage, with_script
@@ -64,6 +66,51 @@ def test_a_hidden_folder_that_is_named_is_watched(tmp_path):
     folder = tmp_path / ".hidden" / "node_modules"
     assert code.Filter([str(folder)], [], [])(None, str(folder / "app.py"))
     assert not code.Filter([str(folder)], [], [])(None, str(tmp_path / "app.py"))
+
+
+def test_a_folder_that_is_included_counts_with_all_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "templates/deep").mkdir(parents=True)
+    wanted = code.Filter([str(tmp_path)], ["templates"], ["*.tmp"])
+    for path, counts in (
+        ("templates/page.html", True),
+        ("templates/deep/page.txt", True),
+        ("page.html", False),
+        ("templates/.page.html.swp", False),
+        ("templates/page.tmp", False),
+    ):
+        assert wanted(None, str(tmp_path / path)) == counts, path
+
+
+def test_a_folder_that_is_included_is_watched_wherever_it_is(tmp_path, monkeypatch):
+    here, other = tmp_path / "here", tmp_path / "other"
+    here.mkdir()
+    other.mkdir()
+    monkeypatch.chdir(here)
+    assert code.folders(plan_of("app:app", reload_include=["../other", "*.html"])) == [str(here), str(other)]
+
+
+def test_single_files_have_changed_when_they_are_the_same_at_two_looks(tmp_path):
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+
+    def write(path: str, text: str) -> None:  # each time another inode: no clock matters
+        (tmp_path / "fresh").write_text(text)
+        os.rename(tmp_path / "fresh", path)
+
+    write(one, "a")
+    files = SingleFiles(seen([one, two]))
+    assert [files.changed(), files.changed()] == [[], []]
+    write(one, "b")
+    assert files.changed() == []
+    write(one, "c")  # still being written
+    write(two, "a")
+    assert files.changed() == []
+    assert files.changed() == [one, two]
+    assert files.changed() == []
+    os.unlink(one)
+    assert [files.changed(), files.changed()] == [[], []]
+    write(one, "c")
+    assert [files.changed(), files.changed()] == [[], [one]]
 
 
 def plan_of(*targets: str, **settings: object) -> Plan:

@@ -18,6 +18,7 @@ from halfsync.habits.sources import Parsed, Sources, gathered
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.plan import Plan, PoolPlan, RoutePlan, target_of, work_out
 from halfsync.rereading import Rereading
+from halfsync.seen_files import seen
 from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
 from halfsync.settings.sources import Loaded, load
@@ -186,8 +187,10 @@ def parsed(arguments: list[str]) -> Parsed:
 def run(check_config: bool, print_config: bool, **options: Any) -> int:
     """What the command does; gives the exit status."""
     sources = gathered(options, os.environ, parsed)
+    folder = current_folder()
+    files = seen(os.path.join(folder, file) for file in sources.files)
     loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES)
-    read_again = Rereading(sources, os.environ, current_folder(), loaded.settings, check_formats)
+    read_again = Rereading(sources, os.environ, folder, loaded.settings, check_formats)
     enter(loaded)
     named = [*loaded.targets, *map(target_of, sources.targets)]
     if print_config:
@@ -203,7 +206,7 @@ def run(check_config: bool, print_config: bool, **options: Any) -> int:
     say_notes(sources, loaded)
     from halfsync.parent.main import serve
 
-    return serve(loaded.settings, routes, pools, read_again)
+    return serve(loaded.settings, routes, pools, read_again, files)
 
 
 def say_notes(sources: Sources, loaded: Loaded) -> None:

@@ -9,12 +9,13 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import unquote
 
 from halfsync import __version__
 from halfsync.folders import here_in_words
+from halfsync.seen_files import SeenFile
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import FOR_FILES, Target
@@ -85,6 +86,8 @@ class Plan:
     pools: tuple[PoolPlan, ...]
     listeners: tuple[Listener, ...]
     number: int = 0
+    configuration: tuple[SeenFile, ...] = field(default=(), compare=False)
+    """The files that it was read from, by whole paths; the pump is sent none."""
 
     @property
     def addresses(self) -> list[str]:

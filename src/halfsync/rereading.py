@@ -1,7 +1,7 @@
 """The configuration, read again while the server runs.
 
-The settings file is read again. The command line and the environment stay as they were at the start, and so
-does a gunicorn.conf.py: it is Python, and the parent of a running server executes none.
+The settings file is read again, be it TOML or a gunicorn.conf.py, which a process of its own executes. The
+command line and the environment stay as they were at the start.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from halfsync.at_reload import kept
 from halfsync.habits.sources import Sources
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.plan import PoolPlan, RoutePlan, target_of, work_out
+from halfsync.seen_files import SeenFile, seen
 from halfsync.settings.errors import SettingError
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import Settings
@@ -28,7 +29,8 @@ class Configuration:
     settings: Settings
     routes: tuple[RoutePlan, ...]
     pools: tuple[PoolPlan, ...]
-    notes: Sequence[str] = ()  # sentences for the log: what takes effect at a restart only
+    configuration: tuple[SeenFile, ...] = ()  # the files that it was read from
+    notes: Sequence[str] = ()  # sentences for the log: what takes effect at a restart only, or not at all
 
 
 class Rereading:
@@ -51,19 +53,28 @@ class Rereading:
         self._check = check
         self._before: tuple[Settings, list[Target], Worked] | None = None
 
+    @property
+    def files(self) -> list[str]:
+        """Which are read, by whole paths."""
+        return [os.path.join(self._folder, file) for file in self._sources.files]
+
     def __call__(self) -> Configuration:
         """Raises SettingError; then nothing has changed."""
         with _back_if_it_fails() as before:
             _enter(self._folder, before)
-            sources = self._sources
-            _check_regular(sources.file)
+            for file in self.files:
+                _check_regular(file)
+            files = seen(self.files)
+            sources = self._sources.read_again()
             loaded = load(sources.command_line, self._environment, sources.file, sources.layers, OTHER_NAMES)
             settings, notes = kept(self._running, loaded.settings)
             _enter(os.path.join(self._folder, settings.chdir or ""), before)
             targets = [*loaded.targets, *map(target_of, sources.targets)]
             routes, pools = self._worked_out(settings, targets)
             self._check(Loaded(settings, loaded.origins, loaded.targets))
-        return Configuration(settings, routes, pools, notes)
+        notes += [note for note in sources.notes if note not in self._sources.notes]
+        self._sources = sources
+        return Configuration(settings, routes, pools, files, notes)
 
     def started_with(self, targets: list[Target], found: Worked) -> None:
         """What these targets meant at the start."""
@@ -95,9 +106,9 @@ def _back_if_it_fails() -> Iterator[int]:
         os.close(before)
 
 
-def _check_regular(file: str | None) -> None:
+def _check_regular(file: str) -> None:
     """To read from a named pipe might wait for ever."""
-    if file is not None and os.path.exists(file) and not os.path.isfile(file):
+    if os.path.exists(file) and not os.path.isfile(file):
         raise SettingError(f"The settings file {file} is no regular file, so it can't be read again.")
 
 

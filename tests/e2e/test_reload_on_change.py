@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,3 +179,78 @@ def test_without_watchfiles_one_sentence(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "halfsync: reload needs the package watchfiles: pip install 'halfsync[reload]'.\n"
+
+
+# --- the configuration ------------------------------------------------------------------------------------
+
+
+def test_a_change_of_the_settings_file_is_a_reload(tmp_path):
+    """Wherever it lies, and however an editor writes it."""
+    for name in ("one", "two"):
+        edit(tmp_path / f"{name}.py", GOOD.format(word=name))
+    folder = tmp_path / "settings"
+    folder.mkdir()
+    here = tmp_path / "here"
+    here.mkdir()
+    text = "bind = '127.0.0.1:0'\nreload = true\npythonpath = ['..']\n[routes]\n'/' = '{}:app'\n"
+    (folder / "site.toml").write_text(text.format("one"))
+    with serving(here, "-c", "../settings/site.toml", bind=False) as server:
+        server.until_logged(r"watching \*\.py, \.\./settings/site\.toml in ")
+        assert says(server, b"one")
+        edit(folder / "site.toml", text.format("two"))
+        server.until_logged("settings/site.toml changed: reloading")
+        server.until(lambda: says(server, b"two"))
+        edit(tmp_path / "two.py", GOOD.format(word="three"))  # at once, while the watcher is being replaced
+        server.until(lambda: says(server, b"three"))
+        (folder / "site.toml").write_text("no TOML")
+        server.until_logged("Reload failed, .*The settings file ../settings/site.toml is not TOML")
+        assert says(server, b"three")
+        (folder / "site.toml").write_text(text.format("one"))
+        server.until(lambda: says(server, b"one"))
+
+
+def test_a_change_of_a_gunicorn_conf_py_is_one_reload(tmp_path):
+    """It is a file of Python in a folder that is watched, too."""
+    edit(tmp_path / "app.py", GOOD.format(word="one"))
+    edit(tmp_path / "other.py", GOOD.format(word="two"))
+    edit(tmp_path / "gunicorn.conf.py", "reload = True\nbind = '127.0.0.1:0'\nwsgi_app = 'app:app'\n")
+    with serving(tmp_path, "-c", "gunicorn.conf.py", bind=False) as server:
+        edit(tmp_path / "gunicorn.conf.py", "reload = True\nbind = '127.0.0.1:0'\nwsgi_app = 'other:app'\n")
+        server.until(lambda: says(server, b"two"))
+        server.until_logged(r"watcher \[\d+\] exited")  # until then two of them look
+        edit(tmp_path / "other.py", GOOD.format(word="three"))
+        server.until(lambda: says(server, b"three"))
+        assert re.findall(r"(\S+) changed: reloading", server.log()) == ["gunicorn.conf.py", "other.py"]
+
+
+def test_a_file_and_a_folder_that_are_included_are_watched(tmp_path):
+    """gunicorn's --reload-extra-file names such."""
+    edit(tmp_path / "app.py", GOOD.format(word="one"))
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "words.yml").touch()
+    (tmp_path / "words.txt").touch()
+    options = ("--reload-extra-file", "templates", "--reload-extra-file", "words.yml")
+    with serving(tmp_path, "--reload", *options, "app:app") as server:
+        edit(tmp_path / "words.txt", "x")
+        for number, name in enumerate(("templates/page.html", "words.yml"), 1):
+            edit(tmp_path / name, "x")
+            server.until_logged(f"{name} changed: reloading")
+            server.until_logged("app:app is reloaded", number)
+        assert "words.txt" not in server.log()
+
+
+def test_a_target_that_is_mended_in_the_settings_file_is_told_to_need_a_start(tmp_path):
+    edit(tmp_path / "app.py", GOOD.format(word="one"))
+    edit(tmp_path / "halfsync.toml", "[routes]\n'/' = 'app:ap'\n")
+    server = Server(tmp_path, ("--reload", "-b", "127.0.0.1:0", "-c", "halfsync.toml"), {})
+    try:
+        server.until_logged("has no 'ap'.*Waiting for a change")
+        edit(tmp_path / "halfsync.toml", "[routes]\n'/' = 'app:app'\n")
+        server.until_logged("halfsync.toml changed: trying again")
+        server.until_logged("WARNING What is being started .* stop with Ctrl-C and start again")
+        edit(tmp_path / "app.py", GOOD.format(word="one") + "\nap = app\n")
+        server.wait_until_it_serves()
+        server.until_logged("The new configuration is in effect: .* serves / = app:app ")
+        assert says(server, b"one")
+    finally:
+        server.stop()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from halfsync.habits import gunicorn
+from halfsync.settings.errors import SettingError
 from halfsync.settings.sources import load
-from tests.e2e.harness import serving
+from tests.e2e.harness import Server, serving, until
 from tests.habits.test_command_lines import halfsync
 
 EXAMPLE = Path(__file__).with_name("example.conf.py")
@@ -187,3 +191,94 @@ def test_sync_is_one_thread_unless_threads_are_given_anywhere(folder):
     assert threads("-k", "sync", GUNICORN_CMD_ARGS="--threads 4") == 4
     assert threads("-k", "sync", HALFSYNC_THREADS="5") == 5
     assert threads("--threads", "6", GUNICORN_CMD_ARGS="-k sync") == 6
+
+
+# --- read again -----------------------------------------------------------------------------------------
+
+CONF = "import os\nwsgi_app = 'shop:app'\nbind = '127.0.0.1:0'\nraw_env = ['SHOP=open']\n"
+
+
+def reload(server: Server, folder: Path, text: str) -> str:
+    """Change the file and say HUP. Gives what the log says, up to the outcome of it."""
+    before = len(server.log())
+    (folder / "gunicorn.conf.py").write_text(text)
+    server.signal(signal.SIGHUP)
+    outcome = "configuration is in effect|Reload failed|app is reloaded"
+
+    def said() -> str:
+        log = server.log()[before:]
+        return log if re.search(outcome, log) else ""
+
+    return server.until(said)
+
+
+def test_hup_reads_the_file_again(folder):
+    (folder / "other.py").write_text((folder / "shop.py").read_text().replace("the shop", "another"))
+    (folder / "gunicorn.conf.py").write_text(CONF)
+    with serving(folder, "-c", "gunicorn.conf.py", bind=False) as server:
+        said = reload(server, folder, CONF.replace("shop:app", "other:app") + "workers = 2\n")
+        assert "The new configuration is in effect" in said
+        assert server.get("/").body == b"another"
+        server.until(lambda: len(server.workers("other:app")) == 2)
+
+
+def test_the_file_is_executed_in_the_environment_of_the_start(folder):
+    """`env`, which the file sets itself, changes the parent's own."""
+    text = (
+        CONF
+        + "name = os.environ.get('SHOP', 'closed') + os.environ['TOWN']\nworkers = 1 + (name != 'closedX')\n"
+    )
+    (folder / "gunicorn.conf.py").write_text(text)
+    with serving(folder, "-c", "gunicorn.conf.py", bind=False, environment={"TOWN": "X"}) as server:
+        reload(server, folder, text)
+        server.until(lambda: len(server.workers("shop:app")) == 1)
+
+
+def test_a_hook_that_comes_later_is_told_once(folder):
+    (folder / "gunicorn.conf.py").write_text(CONF + "def when_ready(server): ...\n")
+    with serving(folder, "-c", "gunicorn.conf.py", bind=False) as server:
+        text = CONF + "def when_ready(server): ...\ndef post_fork(server, worker): ...\n"
+        for workers in (2, 1):
+            reload(server, folder, f"{text}workers = {workers}\n")
+        log = server.log()
+        assert log.count("when_ready is not called") == log.count("post_fork is not called") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("1 / 0\n", "failed in line 5 with ZeroDivisionError: division by zero."),
+        ("workers = 'many'\n", "gunicorn.conf.py: workers must be a whole number"),
+        ("certfile = 'a'\n", "gunicorn.conf.py: certfile: "),
+        ("wsgi_app = 'nowhere:app'\n", "there is no module 'nowhere'"),
+    ],
+)
+def test_a_file_that_is_wrong_later_changes_nothing(folder, text, sentence):
+    (folder / "gunicorn.conf.py").write_text(CONF)
+    with serving(folder, "-c", "gunicorn.conf.py", bind=False) as server:
+        said = reload(server, folder, CONF + text)
+        assert sentence in said
+        assert "the old configuration stays in effect" in said
+        assert server.get("/").body == b"the shop"
+
+
+def test_what_the_file_starts_may_live_on(folder):
+    """Also if it holds the pipe open through which the file's values come."""
+    (folder / "gunicorn.conf.py").write_text(
+        "import os, time\nif os.fork() == 0:\n    os.close(1)\n    os.close(2)\n"
+        "    open('child', 'w').write(str(os.getpid()))\n"
+        "    os.rename('child', 'pid')\n    time.sleep(1000)\nworkers = 2\n"
+    )
+    try:
+        found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--print-config")
+        assert tomllib.loads(found.stdout)["workers"] == 2
+    finally:
+        os.kill(int(until((folder / "pid").exists) and (folder / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_file_that_does_not_end_is_given_up(folder, monkeypatch):
+    (folder / "gunicorn.conf.py").write_text("import time\ntime.sleep(1000)\n")
+    monkeypatch.setattr(gunicorn, "LONGEST", 0.2)
+    monkeypatch.chdir(folder)
+    with pytest.raises(SettingError, match=r"gunicorn\.conf\.py did not end within 0\.2 s\.$"):
+        gunicorn.read("gunicorn.conf.py")

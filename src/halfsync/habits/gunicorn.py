@@ -1,26 +1,31 @@
 """Reads a gunicorn.conf.py for what has a counterpart here.
 
-The file is Python and may do anything, so it is executed in a child process that lives no longer than that:
-the parent executes no code but its own. What it defines comes back as JSON.
+The file is Python and may do anything, so a Python of its own executes it (`executed_file`), which has none
+of this process's descriptors and lives no longer than that: the parent executes no code but its own, neither
+at the start nor at a reload. What the file sets comes back as a line of JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import sys
-import traceback
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from halfsync.habits import executed_file
+from halfsync.habits.executed_file import HOOK
 from halfsync.habits.options import Understood, understand
 from halfsync.habits.rows import Does, Foreign
 from halfsync.habits.table import BY_GUNICORN_NAME
 from halfsync.settings.errors import SettingError
 
-HOOK = "hook"
+LONGEST = 30.0
+"""Seconds. At a reload the parent waits for it, and replaces no worker meanwhile."""
 
 
 @dataclass
@@ -38,9 +43,10 @@ def is_gunicorn_file(path: str) -> bool:
     return path.endswith(".py") or path.startswith(("python:", "file:"))
 
 
-def read(path: str) -> GunicornFile:
-    """Raises SettingError if it can't be read, fails, or has a value that means nothing."""
-    values = _values(path)
+def read(path: str, environment: Mapping[str, str] = os.environ) -> GunicornFile:
+    """With this environment. Raises SettingError if it can't be read, fails, or has a value that means
+    nothing."""
+    values = _values(path, environment)
     found = GunicornFile(path, Understood())
     for name, value in values.items():
         _understand(BY_GUNICORN_NAME[name], value, found)
@@ -84,74 +90,51 @@ def _text(row: Foreign, value: Any) -> str:
 # --- the file, in a process of its own ---------------------------------------------------------------
 
 
-def _values(path: str) -> Mapping[str, Any]:
+def _values(path: str, environment: Mapping[str, str]) -> Mapping[str, Any]:
     """What the file sets of gunicorn's settings, by name."""
     reading, writing = os.pipe()
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _execute(path, writing)
-    os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if not said:
+        try:
+            pid = _start(path, environment, writing)
+        except OSError as error:
+            raise SettingError(f"The settings file {path} can't be executed: {error.strerror}.") from None
+        finally:
+            os.close(writing)
+        line = _line(pipe.fileno(), time.monotonic() + LONGEST)
+    if line is None:
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if line is None:
+        raise SettingError(f"The settings file {path} did not end within {LONGEST:g} s.")
+    if not line.endswith(b"\n"):
         ending = os.waitstatus_to_exitcode(status)
         raise SettingError(f"The settings file {path} ended the process that read it (status {ending}).")
-    answer = json.loads(said)
+    answer = json.loads(line)
     if "error" in answer:
         raise SettingError(answer["error"])
     values: Mapping[str, Any] = answer["values"]
     return values
 
 
-def _execute(path: str, writing: int) -> NoReturn:
-    """In the child."""
-    try:
-        answer: dict[str, Any] = {"values": _namespace(path)}
-    except OSError as error:
-        answer = {"error": f"The settings file {path} can't be read: {error.strerror or error}."}
-    except BaseException as error:  # noqa: BLE001 - whatever the file raises is told
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        line = f" in line {where.lineno}" if where.filename == _file_of(path) else ""
-        answer = {"error": f"The settings file {path} failed{line} with {type(error).__name__}: {error}."}
-    try:
-        sys.stdout.flush()
-        data = json.dumps(answer).encode()
-        while data:
-            data = data[os.write(writing, data) :]
-    finally:
-        os._exit(0)
+def _start(path: str, environment: Mapping[str, str], writing: int) -> int:
+    """The process id."""
+    # -P: the program's own folder is none to import from.
+    command = [sys.executable, "-P", executed_file.__file__, str(writing), path, *BY_GUNICORN_NAME]
+    os.set_inheritable(writing, True)
+    return os.posix_spawn(sys.executable, command, environment, setsigmask=())
 
 
-def _file_of(path: str) -> str:
-    return os.path.abspath(path.removeprefix("file:"))
-
-
-def _namespace(path: str) -> dict[str, Any]:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    if path.startswith("python:"):
-        name = path.removeprefix("python:")
-        __import__(name)
-        found = vars(sys.modules[name])
-    else:
-        file = _file_of(path)
-        found = {"__name__": "__config__", "__file__": file}
-        exec(compile(Path(file).read_bytes(), file, "exec"), found)
-    return {name: _plain(value) for name, value in found.items() if name in BY_GUNICORN_NAME}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can say it."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in value]
-    if isinstance(value, type):  # worker_class may be the class itself
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, dict):
-        return {str(key): str(one) for key, one in value.items()}
-    return {HOOK: True} if callable(value) else str(value)
+def _line(reading: int, deadline: float) -> bytes | None:
+    """What it writes until the end of the line, or until nobody can write any more. None: it took too long.
+    (Processes that the file has started may hold the other end for ever.)"""
+    poller = select.poll()
+    poller.register(reading, select.POLLIN)
+    line = b""
+    while not line.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not poller.poll(left * 1000):
+            return None
+        if not (data := os.read(reading, 65536)):
+            break
+        line += data
+    return line

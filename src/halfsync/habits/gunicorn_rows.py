@@ -53,7 +53,7 @@ ROWS: tuple[Foreign, ...] = (
     same("config", "-c --config", "", "TOML; a gunicorn.conf.py is read for what has a counterpart."),
     same("reload", "--reload", "reload"),
     nothing(GUNICORN, "reload_engine", "--reload-engine", "there is one way."),
-    nothing(GUNICORN, "reload_extra_files", "--reload-extra-file", "name them with --reload-include."),
+    same("reload_extra_files", "--reload-extra-file", "reload_include", "patterns, files and folders."),
     nothing(GUNICORN, "spew", "--spew", "there is no tracing of every line.", is_switch=True),
     same("accesslog", "--access-logfile", "access_logfile"),
     nothing(

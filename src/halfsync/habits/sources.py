@@ -38,19 +38,43 @@ class Sources:
     layers: tuple[Layer, ...]  # weaker than our variables
     targets: tuple[str, ...]
     notes: tuple[str, ...]  # sentences for the log
+    python_file: str | None = None  # a gunicorn.conf.py, as it was named
+    gather: Callable[[], Sources] | None = None  # the same once more
+
+    def read_again(self) -> Sources:
+        """With the gunicorn.conf.py as it is now. (The TOML file is read by `settings`.) Raises
+        SettingError."""
+        return self.gather() if self.gather is not None and self.python_file is not None else self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files whose changes change the configuration, as they were named."""
+        python = (self.python_file or "").removeprefix("file:")
+        return tuple(one for one in (self.file, python) if one and not one.startswith("python:"))
 
 
 def gathered(parsed: Parsed, environment: Mapping[str, str], parse: Callable[[list[str]], Parsed]) -> Sources:
     """`parse` is the command line's own parser. Raises SettingError."""
+    start = dict(environment)  # `env` of the settings will change it
+    return _gathered(parsed, start, parse, lambda: gathered(parsed, start, parse))
+
+
+def _gathered(
+    parsed: Parsed,
+    environment: Mapping[str, str],
+    parse: Callable[[list[str]], Parsed],
+    gather: Callable[[], Sources],
+) -> Sources:
     layers: list[Layer] = []
     notes: list[str] = []
     variable = _in_variable(environment, parse)
     file = parsed["config"] or variable.get("config")
     targets = list(parsed["targets"] or variable.get("targets", ()))
+    python_file = None
     if file and gunicorn.is_gunicorn_file(file):
-        of_file = _read_gunicorn_file(file, layers, notes)
+        of_file = _read_gunicorn_file(file, environment, layers, notes)
         targets = targets or of_file
-        file = None
+        file, python_file = None, file
     elif not file and not targets and os.path.isfile(USUAL_FILE):
         file = USUAL_FILE
         notes.append(f"No target and no file is named, so the settings are those of ./{USUAL_FILE}.")
@@ -68,9 +92,8 @@ def gathered(parsed: Parsed, environment: Mapping[str, str], parse: Callable[[li
         layers.insert(0, Layer(origin, foreign.implied))
         layers.append(Layer(origin, {**foreign.given, **own}, foreign.spelled))
     command_line = layers.pop()
-    return Sources(
-        command_line, file, tuple(layers), tuple(called(targets) if is_factory else targets), tuple(notes)
-    )
+    targets = called(targets) if is_factory else targets
+    return Sources(command_line, file, tuple(layers), tuple(targets), tuple(notes), python_file, gather)
 
 
 def _own(options: Parsed) -> list[str]:
@@ -88,9 +111,11 @@ def _in_variable(environment: Mapping[str, str], parse: Callable[[list[str]], Pa
         raise SettingError(f"Environment variable {VARIABLE} can't be split into words: {error}.") from None
 
 
-def _read_gunicorn_file(file: str, layers: list[Layer], notes: list[str]) -> list[str]:
+def _read_gunicorn_file(
+    file: str, environment: Mapping[str, str], layers: list[Layer], notes: list[str]
+) -> list[str]:
     """Adds what the file says; gives its target, if it names one."""
-    found = gunicorn.read(file)
+    found = gunicorn.read(file, environment)
     if found.refused:
         raise SettingError(found.refused[0])
     layers += [

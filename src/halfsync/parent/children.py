@@ -55,7 +55,7 @@ class Child:
     join_after: float = 0.0  # when it may be told of it again
     opened: bool = False  # a pump that was told to accept
     sent_plan: int = 0  # the newest plan that a pump was sent, by its number
-    has_plan: int = 0  # and the newest that it said it has
+    has_plan: int = 0  # and the newest that it said it has; of a watcher: what it watches
     failure: messages.Failed | None = None
     drained: bool = False
     request_count: int = 0  # a worker that has served max_requests: how many; 0 before

@@ -19,6 +19,7 @@ from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Kind, Plan, PoolPlan, RoutePlan
+from halfsync.seen_files import SeenFile
 from halfsync.settings.table import Settings
 
 
@@ -27,8 +28,10 @@ def serve(
     routes: tuple[RoutePlan, ...],
     pools: tuple[PoolPlan, ...],
     read_again: Callable[[], ReadConfiguration] | None = None,
+    configuration: tuple[SeenFile, ...] = (),
 ) -> int:
     """Bind, fork, and serve until told to stop. Gives the exit status. `read_again`: see Reconfiguration.
+    `configuration`: the files that the settings were read from.
 
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
     was started and nothing is left behind.
@@ -54,7 +57,7 @@ def serve(
             error_log = ErrorLog(settings.error_logfile, identity)
             error_log.begin()
         access_log = AccessLogFile(settings.access_logfile, identity) if settings.access_logfile else None
-        plan = Plan(settings, routes, pools, bound)
+        plan = Plan(settings, routes, pools, bound, configuration=configuration)
         children = entry_points()
         # What exists now is never collected: so the collector touches no page that children share.
         gc.collect()

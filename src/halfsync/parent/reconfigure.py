@@ -21,6 +21,7 @@ from halfsync.parent.children import Child
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Listener, Plan, PoolPlan, RoutePlan
+from halfsync.seen_files import SeenFile
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
@@ -38,6 +39,8 @@ class ReadConfiguration(Protocol):
     def routes(self) -> tuple[RoutePlan, ...]: ...
     @property
     def pools(self) -> tuple[PoolPlan, ...]: ...
+    @property
+    def configuration(self) -> tuple[SeenFile, ...]: ...
     @property
     def notes(self) -> Sequence[str]: ...
 
@@ -75,7 +78,7 @@ class Reconfiguration:
         settings = msgspec.structs.replace(found.settings, spool_dir=running.settings.spool_dir)
         pools, routes = aligned(running.pools, found.pools, found.routes)
         sockets = self._next_listeners(running, settings)
-        plan = Plan(settings, routes, pools, sockets, running.number)
+        plan = Plan(settings, routes, pools, sockets, running.number, found.configuration)
         if plan == running:
             return running
         try:

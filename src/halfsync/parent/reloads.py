@@ -27,9 +27,20 @@ class Reloads:
         self._notifier = notifier
         self._report = ReloadReport()
         self._next_plan: Plan | None = None  # if the next generations have another one
-        self._is_due = False  # one was requested during the start
+        self._is_due = False  # one was requested during the start, and something has old code
+        self._may_differ = False  # one was requested during the start: the configuration may be another
         self._switched: list[WorkerPool] = []  # and not yet logged
         self._new_plan: Plan | None = None  # and not yet logged
+
+    def on_change(self, files: str, is_configuration: bool) -> None:
+        """With `reload`: these files have changed."""
+        self.request(f"{files} changed")
+        if is_configuration and self._tree.phase is Phase.STARTING:
+            log(
+                "warning",
+                "What is being started is what the configuration named at first; the change takes effect "
+                "when that is done. If it can't start, stop with Ctrl-C and start again.",
+            )
 
     def request(self, cause: str) -> None:
         """`cause` is SIGHUP, or, with `reload`, what has changed."""
@@ -43,6 +54,7 @@ class Reloads:
 
     def _restart_imports(self, cause: str) -> None:
         """During the start: what has not finished its import may have read old code, or hang."""
+        self._may_differ = True
         if any(pool.backoff.is_stopped for pool in self._tree.pools):
             log("info", f"{cause}: trying again.")
         else:
@@ -55,9 +67,11 @@ class Reloads:
                     self._is_due = True  # that one has read the old code: done when the start is
             pool.backoff.reset()
 
-    def _start(self) -> None:
-        self._is_due = False
-        self._notifier.reloading()
+    def _start(self, *, if_changed: bool = False) -> None:
+        """`if_changed`: only if the configuration is another."""
+        self._is_due = self._may_differ = False
+        if not if_changed:
+            self._notifier.reloading()
         self.drop()
         tree = self._tree
         try:
@@ -65,6 +79,8 @@ class Reloads:
         except (SettingError, OSError) as wrong:
             log("error", f"Reload failed, and the old configuration stays in effect: {wrong}")
             self._notifier.reload_failed()
+            return
+        if if_changed and plan is tree.plan:
             return
         if plan is not tree.plan:
             self._next_plan = plan
@@ -110,6 +126,8 @@ class Reloads:
         if self._is_due:
             log("info", "SIGHUP came while starting: reloading.")
             self._start()
+        elif self._may_differ:
+            self._start(if_changed=True)
 
     def advance(self, now: float) -> None:
         """Switch over to what is ready."""
@@ -142,8 +160,6 @@ class Reloads:
             if pool.next is not None:
                 self._switch_over(pool, now)
         self._reconfiguration.switched(before, plan)
-        if tree.watcher is not None:  # another one looks where the applications are now
-            tree.close_orders(tree.watcher, now + LAST_WORD)
         self._notifier.serving_at(plan.addresses)
         self._new_plan = plan
 

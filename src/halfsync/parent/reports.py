@@ -15,8 +15,9 @@ from halfsync.wire import messages
 
 
 class Reports:
-    def __init__(self, tree: Tree, unknown: UnknownChildren, changed: Callable[[str], None]) -> None:
-        """`changed`: the watcher tells that these files (in words) have changed."""
+    def __init__(self, tree: Tree, unknown: UnknownChildren, changed: Callable[[str, bool], None]) -> None:
+        """`changed`: the watcher tells that these files (in words) have changed, and whether the
+        configuration is among them."""
         self._tree = tree
         self._unknown = unknown
         self._changed = changed
@@ -75,7 +76,7 @@ class Reports:
             raise ProtocolError("it is not the watcher")
         for pool in self._tree.pools:
             pool.last_failure = ""  # show a traceback again, though it be the same: someone works on it
-        self._changed(report.files)
+        self._changed(report.files, report.is_configuration)
 
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
         for child in self._tree.children():

@@ -113,6 +113,7 @@ class Spawner:
 
         child = self._fork(plan, Role.WATCHER, "watcher", NO_POOL, 0, [], entry)
         child.ready_by = NEVER  # it imports nothing
+        child.has_plan = plan.number
         return child
 
     def _settle(self, plan: Plan, *, runs_application: bool) -> None:

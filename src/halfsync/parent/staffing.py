@@ -13,7 +13,7 @@ from halfsync.logs.error import log
 from halfsync.parent import joins
 from halfsync.parent.backoff import in_seconds
 from halfsync.parent.children import Child, Role
-from halfsync.parent.limits import MOST_STARTS, Phase
+from halfsync.parent.limits import LAST_WORD, MOST_STARTS, Phase
 from halfsync.parent.pools import ChildPool, Generation, WorkerPool
 from halfsync.parent.reaping import UnknownChildren
 from halfsync.parent.spawn import Spawner
@@ -36,8 +36,8 @@ class Staffing:
             return
         if self._lacks_pump(now):
             self._start_pump(now)
-        if tree.settings.reload and tree.watcher is None and now >= tree.watchers.backoff.until:
-            self._start("watcher", partial(self._spawner.watcher, tree.plan), tree.watchers, now)
+        if tree.settings.reload:
+            self._staff_watcher(now)
         if self._may_import:
             for pool in tree.pools:
                 for generation in pool.generations:
@@ -68,6 +68,19 @@ class Staffing:
         tree = self._tree
         watches = tree.watcher is not None and tree.watcher.was_ready
         return watches or not tree.settings.reload or tree.phase is not Phase.STARTING
+
+    def _staff_watcher(self, now: float) -> None:
+        """One that looks where the applications are now. The one before it goes when the new one is ready, so
+        that no change is missed in between."""
+        watchers, plan = self._tree.watchers, self._tree.plan
+        newest = next((one for one in watchers.children if one.has_plan == plan.number), None)
+        if newest is None:
+            if now >= watchers.backoff.until:
+                self._start("watcher", partial(self._spawner.watcher, plan), watchers, now)
+            return
+        for old in watchers.children:
+            if old is not newest and newest.was_ready and old.state is ChildState.READY:
+                self._tree.close_orders(old, now + LAST_WORD)
 
     def _staff_generation(self, pool: WorkerPool, generation: Generation, now: float) -> None:
         if (old := pool.recyclable()) is not None:

@@ -95,7 +95,7 @@ class Supervisor:
         spawner = Spawner(entry_points, access_log, identity, folder, self._forget_in_child)
         self._staffing = Staffing(self._tree, spawner, unknown)
         self._reloads = Reloads(self._tree, self._staffing, self._reconfiguration, self._notifier)
-        self._reports = Reports(self._tree, unknown, lambda files: self._reloads.request(f"{files} changed"))
+        self._reports = Reports(self._tree, unknown, self._reloads.on_change)
         self._deaths = Deaths(self._tree, self._reports, self._reloads, unknown)
 
     def run(self) -> int:

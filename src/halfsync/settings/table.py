@@ -518,8 +518,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         about(
             "Development",
-            "Reload when the code of an application changes; if it can't be imported, show why and wait for "
-            "the next change. Needs the package watchfiles: pip install 'halfsync[reload]'.",
+            "Reload when the code of an application or the settings file changes; if it can't be imported, "
+            "show why and wait for the next change. Needs the package watchfiles: pip install "
+            "'halfsync[reload]'.",
         ),
     ] = False
     reload_dir: Annotated[
@@ -535,7 +536,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         list[str],
         about(
             "Development",
-            "Files that are code too, beside *.py, such as '*.html'. May be given several times.",
+            "Files that are code too, beside *.py: a pattern such as '*.html', a file, or a folder with all "
+            "that is in it. May be given several times.",
             metavar="PATTERN",
         ),
     ] = []

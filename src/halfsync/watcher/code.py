@@ -19,10 +19,21 @@ environments, whatever their name is."""
 
 def folders(plan: Plan) -> list[str]:
     """Real paths of the folders to watch, none of them within another: those that `reload_dir` names, or
-    else the current folder and those where the applications' modules are."""
+    else the current folder and those where the applications' modules are; and those of `reload_include`."""
     named = plan.settings.reload_dir or [os.getcwd(), *_folders_of_modules(plan)]
+    named = [*named, *included_folders(plan.settings.reload_include)]
     found = sorted({os.path.realpath(folder) for folder in named})
     return [folder for folder in found if not any(_is_within(folder, other) for other in found)]
+
+
+def included_folders(include: Sequence[str]) -> list[str]:
+    """Real paths of those among the patterns that are no patterns, but name a folder."""
+    return [os.path.realpath(one) for one in include if os.path.isdir(one)]
+
+
+def included_files(include: Sequence[str]) -> list[str]:
+    """The same for files."""
+    return [os.path.abspath(one) for one in include if os.path.isfile(one)]
 
 
 def _folders_of_modules(plan: Plan) -> Iterable[str]:
@@ -56,11 +67,13 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 class Filter:
-    """Says which changed paths count: files named like code, in no folder that is ignored."""
+    """Says which changed paths count: files named like code, in no folder that is ignored. `include` has
+    patterns, and folders of which all files count."""
 
     def __init__(self, folders: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> None:
         self._folders = folders
         self._include = (CODE, *include)
+        self._included = included_folders(include)
         self._exclude = exclude
 
     def __call__(self, _change: object, path: str) -> bool:
@@ -68,11 +81,13 @@ class Filter:
         if root is None:
             return False
         below = PurePath(os.path.relpath(path, root))
-        return self._is_named(below) and not self._is_ignored(root, below)
+        return self._is_named(path, below) and not self._is_ignored(root, below)
 
-    def _is_named(self, file: PurePath) -> bool:
+    def _is_named(self, path: str, file: PurePath) -> bool:
         """(A hidden file only by a pattern with the dot: editors make `.#app.py` and the like.)"""
         hidden = file.name.startswith(".")
+        if not hidden and any(_is_within(path, folder) for folder in self._included):
+            return True
         return any(
             file.match(pattern)
             for pattern in self._include

@@ -1,4 +1,5 @@
-"""With `reload`: a process that watches the folders of the code and tells the parent what has changed.
+"""With `reload`: a process that watches the folders of the code, and the files of the configuration, and
+tells the parent what has changed.
 
 The parent does the rest: to it, a change is what SIGHUP is. It starts no worker before this process is
 ready, that is, before it watches: so no change after the first import is missed.
@@ -14,9 +15,11 @@ from importlib.util import find_spec
 from halfsync import channel
 from halfsync.logs.error import log, reopen
 from halfsync.plan import Plan
+from halfsync.seen_files import SeenFile, seen
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
-from halfsync.watcher.code import CODE, Filter, folders, forget_compiled, in_words
+from halfsync.watcher.code import CODE, Filter, folders, forget_compiled, in_words, included_files
+from halfsync.watcher.files import SingleFiles
 from halfsync.wire.messages import Changed, ErrorLogFile, Failed, Ready, decode_order, encode
 
 LONGEST = 1000
@@ -49,23 +52,37 @@ def run(plan: Plan, orders: socket.socket) -> int:
     settings = plan.settings
     watched = folders(plan)
     wanted = Filter(watched, settings.reload_include, settings.reload_exclude)
+    files = (*plan.configuration, *seen(included_files(settings.reload_include)))
+    others = [file for file in files if not wanted(None, os.path.realpath(file[0]))]
     try:
         for changes in watch(
             *watched,
             watch_filter=wanted,
             debounce=LONGEST,
-            stop_event=_Orders(orders, watched, settings),
+            stop_event=_Orders(orders, plan, watched, others),
             ignore_permission_denied=True,
         ):
             paths = [path for _, path in changes]
             forget_compiled(paths)
-            channel.send(orders, encode(Changed(in_words(paths))))
+            tell_changed(orders, paths, plan)
     except (OSError, RuntimeError) as error:  # the latter if it can say no more than what the kernel said
         where, why = ", ".join(watched), str(error).rstrip(".")
         sentence = f"reload: changes in {where} can't be watched: {why}. {_advice(error)}"
         channel.send(orders, encode(Failed(sentence, "")))
         return 3
     return 0
+
+
+def tell_changed(orders: socket.socket, paths: list[str], plan: Plan) -> None:
+    configuration = {os.path.realpath(file) for file, _ in plan.configuration}
+    is_configuration = not configuration.isdisjoint(map(os.path.realpath, paths))
+    channel.send(orders, encode(Changed(in_words(paths), is_configuration)))
+
+
+def _what(plan: Plan) -> str:
+    """What is watched."""
+    files = [in_words([file]) for file, _ in plan.configuration]
+    return ", ".join([CODE, *plan.settings.reload_include, *files])
 
 
 def _advice(error: Exception) -> str:
@@ -77,20 +94,24 @@ def _advice(error: Exception) -> str:
 class _Orders:
     """What watchfiles looks at every 50 milliseconds. The first look comes when it has begun to watch."""
 
-    def __init__(self, orders: socket.socket, watched: list[str], settings: Settings) -> None:
+    def __init__(self, orders: socket.socket, plan: Plan, watched: list[str], others: list[SeenFile]) -> None:
+        """`others`: single files to watch."""
         self._poller = select.poll()
         self._poller.register(orders, select.POLLIN)
         self._orders = orders
+        self._plan = plan
         self._is_told = False
-        self._what = ", ".join([CODE, *settings.reload_include])
-        self._where = ", ".join(watched)
+        self._watched = watched
+        self._files = SingleFiles(others)
 
     def is_set(self) -> bool:
         """The end of the channel says so. The one order is that the error log was opened again."""
         if not self._is_told:
             self._is_told = True
-            log("info", f"watching {self._what} in {self._where} (reload).")
+            log("info", f"watching {_what(self._plan)} in {', '.join(self._watched)} (reload).")
             channel.send(self._orders, encode(Ready(os.getpid())))
+        elif changed := self._files.changed():
+            tell_changed(self._orders, changed, self._plan)
         if not self._poller.poll(0):
             return False
         packet = channel.receive(self._orders)

@@ -306,9 +306,10 @@ class Configured(msgspec.Struct, tag="configured"):
 
 
 class Changed(msgspec.Struct, tag="changed"):
-    """From the watcher: these files of the code have changed."""
+    """From the watcher: these files of the code, or of the configuration, have changed."""
 
     files: str  # in words: "app.py and 2 other files"
+    is_configuration: bool = False
 
 
 class MaxRequests(msgspec.Struct, tag="maxrequests"):
