@@ -62,7 +62,7 @@ class Rereading:
         """Raises SettingError; then nothing has changed."""
         with _back_if_it_fails() as before:
             _enter(self._folder, before)
-            for file in self.files:
+            for file in self._sources.files:
                 _check_regular(file)
             files = seen(self.files)
             sources = self._sources.read_again()
