@@ -87,6 +87,29 @@ def test_good_bodies_are_accepted(body: bytes, points: set[int], behind: bytes):
     assert rest == behind
 
 
+@st.composite
+def many_chunks(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A body of many small chunks, of which some have what keeps them from being taken together with the
+    others: line ends in their data, zeros before their size, an extension; and what it says."""
+    kinds = st.sampled_from(
+        [b"x", b"ab", b"\r", b"\n", b"y" * 40, b"\r\n", b"1\r\n1", b"2\r\nab\r\n", b"z" * 1100]
+    )
+    lines = st.sampled_from([b"%x", b"%x", b"%x", b"%x", b"%X", b"0%x", b"%x;a"])
+    pattern = draw(st.lists(st.tuples(kinds, lines), min_size=1, max_size=6))
+    times = draw(st.sampled_from([1, 7, 300]))
+    chunks = pattern * times + draw(st.lists(st.tuples(kinds, lines), max_size=3))
+    body = b"".join(line % len(data) + b"\r\n" + data + b"\r\n" for data, line in chunks)
+    return body + b"0\r\n\r\n", b"".join(data for data, _ in chunks)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(many_chunks(), st.sets(st.integers(0, 100_000), max_size=6))
+def test_many_small_chunks_are_what_they_say(made: tuple[bytes, bytes], points: set[int]):
+    """Whether they are decoded one by one or many at once."""
+    body, says = made
+    assert read(split(body + b"GET", points)) == ("done", says, b"GET")
+
+
 @quick
 @given(bodies, points)
 @example(b"5\r\nhello\r\n0\r\n\r\n", {1, 2, 3, 7, 8, 9, 10, 11, 12})
@@ -162,12 +185,14 @@ def test_bounds(body: bytes, verdict: str):
     ("bodies", "most"),
     [
         ([b"1\r\na\r\n"], 6 * MAX_CHUNKS),
-        ([b"1\r\na\r\n", b"2\r\naa\r\n", b"3\r\naaa\r\n"], 8 * (MAX_LINES + 1)),
+        ([b"1\r\na\r\n", b"2\r\naa\r\n", b"3\r\naaa\r\n"], 8 * MAX_CHUNKS),
+        ([b"2\r\n\r\n\r\n"], 8 * (MAX_LINES + 1)),
+        ([b"001\r\na\r\n"], 8 * (MAX_LINES + 1)),
         ([b"1;x\r\na\r\n"], 8 * (MAX_LINES + 1)),
         ([b"0\r\n" + b"a:\r\n" * 3000], 4 * (MAX_LINES + 1)),
         ([b"1\r\na\r\n", b"1;x\r\na\r\n"], 8 * (MAX_LINES + 1)),
     ],
-    ids=["equal", "unequal", "extended", "trailers", "mixed"],
+    ids=["equal", "unequal", "line ends", "zeros", "extended", "trailers", "mixed"],
 )
 def test_a_call_does_a_bounded_amount_of_work(bodies: list[bytes], most: int):
     """However small the chunks, and whatever stands in their lines: what is beyond it is left for later."""

@@ -9,8 +9,8 @@ are checked and dropped: merging them into the head is only safe for fields that
 feeds everything that this accepts to llhttp too.
 
 A client may send chunks of one byte, and each costs us work that it does not cost the client. So one call
-decodes MAX_CHUNKS and reads MAX_LINES at most, and chunks that are like the one before them (which is
-what such a client sends) are recognised by comparing: 0.25 µs each, where reading the line costs 1.
+decodes MAX_CHUNKS and reads MAX_LINES at most; and small chunks with plain lines are decoded many at once, by
+splitting a window of the data at its line ends: 0.1 µs each, where one by one they cost 1.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ MAX_EXTENSIONS = 16 * 1024
 MAX_TRAILERS = 16 * 1024
 """Bytes of all trailer lines together."""
 
-MAX_CHUNKS = 256
+MAX_CHUNKS = 512
 """Chunks that one call decodes: some 0.1 ms of work. What is left is `rest`."""
 MAX_LINES = 64
-"""Lines that one call reads, beside those that are recognised: as much work again."""
+"""Lines that one call reads one by one: as much work again."""
+FIRST_WINDOW, LAST_WINDOW = 512, 8192
+"""Bytes that are split at once. It doubles as long as all that is in it are chunks with plain lines."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t\x20!\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;%b(?:=(?:%b|%b))?)*)" % (_TOKEN, _TOKEN, _QUOTED))
 _PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
+_SMALL_SIZES = {form % size: size for size in range(1, 1024) for form in (b"%x", b"%X")}
 _TRAILER = re.compile(rb"(?!(?i:content-length|transfer-encoding):)%b:[\t\x20-\x7e\x80-\xff]*" % _TOKEN)
 
 
@@ -72,10 +75,14 @@ class ChunkedBody:
             data = self._line + data
             self._line = b""
         at = lines = 0
+        if self._expecting is _Expecting.SIZE:
+            at = _take_small_chunks(data, pieces)
         while at < len(data) and len(pieces) < MAX_CHUNKS and lines < MAX_LINES:
-            if self._expecting is _Expecting.SIZE:
-                at, lines = _take_whole_chunks(data, at, pieces, lines)
-            elif self._expecting is _Expecting.DATA:
+            if self._expecting is _Expecting.SIZE and (end := _take_whole_chunk(data, at, pieces)):
+                at = end
+                lines += 1
+                continue
+            if self._expecting is _Expecting.DATA:
                 piece = data[at : at + self._left]
                 pieces.append(piece)
                 at += len(piece)
@@ -83,9 +90,7 @@ class ChunkedBody:
                 if self._left == 0:
                     self._expecting = _Expecting.DATA_END
                 continue
-            elif self._expecting is _Expecting.NOTHING:
-                break
-            if len(pieces) >= MAX_CHUNKS or lines >= MAX_LINES or at == len(data):
+            if self._expecting is _Expecting.NOTHING:
                 break
             end = data.find(b"\r\n", at, at + MAX_LINE)
             if end < 0:
@@ -133,21 +138,36 @@ class ChunkedBody:
                 raise Refusal(400, "A trailer field is malformed or too long.")
 
 
-def _take_whole_chunks(data: bytes, at: int, pieces: list[bytes], lines: int) -> tuple[int, int]:
-    """Take the chunks from `at` on that are whole and have no extensions, except the last chunk; where
-    they end, and how many lines have been read by then (`lines` before)."""
-    while lines < MAX_LINES and len(pieces) < MAX_CHUNKS and (match := _PLAIN_SIZE.match(data, at)):
-        lines += 1
-        size = int(match[1], 16)
-        line = match[0]
-        start = match.end()
-        if not size or data[start + size : start + size + 2] != b"\r\n":
-            return at, lines
-        whole = len(line) + size + 2
-        while data.startswith(line, at) and data.startswith(b"\r\n", start + size):
-            if len(pieces) == MAX_CHUNKS:
-                return at, lines
-            pieces.append(data[start : start + size])
-            at += whole
-            start += whole
-    return at, lines
+def _take_small_chunks(data: bytes, pieces: list[bytes]) -> int:
+    """Take the chunks at the beginning of `data` that are whole, small, and have no line end in them and
+    nothing but a size in their lines; where they end.
+
+    What is between two line ends is a size, then that chunk's data, and so on, if its length is that size."""
+    at = 0
+    window = FIRST_WINDOW
+    while room := MAX_CHUNKS - len(pieces):
+        parts = data[at : at + window].split(b"\r\n", 2 * room)
+        lines, chunks = parts[0:-1:2], parts[1:-1:2]
+        lengths = list(map(len, chunks))
+        whole = len(chunks)
+        if list(map(_SMALL_SIZES.get, lines[:whole])) != lengths:
+            whole = next(n for n in range(whole) if _SMALL_SIZES.get(lines[n]) != lengths[n])
+        pieces += chunks[:whole]
+        at += sum(lengths[:whole]) + sum(map(len, lines[:whole])) + 4 * whole
+        if not whole or whole < len(chunks):
+            break
+        window = min(2 * window, LAST_WINDOW)
+    return at
+
+
+def _take_whole_chunk(data: bytes, at: int, pieces: list[bytes]) -> int:
+    """Take the chunk at `at`, if it is whole, plain and not the last one; where it ends, or 0."""
+    match = _PLAIN_SIZE.match(data, at)
+    if match is None:
+        return 0
+    size, start = int(match[1], 16), match.end()
+    end = start + size
+    if not size or data[end : end + 2] != b"\r\n":
+        return 0
+    pieces.append(data[start:end])
+    return end + 2
