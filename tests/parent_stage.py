@@ -18,7 +18,7 @@ from typing import Any
 
 from halfsync import channel, prctl
 from halfsync.logs import error
-from halfsync.parent import listeners
+from halfsync.parent import listeners, processes
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.spawn import EntryPoints
@@ -56,6 +56,17 @@ def script() -> dict[str, Any]:
             return found
     except FileNotFoundError:
         return {}
+
+
+def fork_while_there_is_room(start: processes.Start) -> int:
+    """`fork_fails` in the script: an errno for each kind of child that finds no room."""
+    for kind, number in script().get("fork_fails", {}).items():
+        if start.name.startswith(kind):
+            raise OSError(number, os.strerror(number))
+    return fork(start)
+
+
+fork = processes.fork
 
 
 def open_descriptors() -> int:
@@ -222,6 +233,7 @@ def main() -> int:
         folder=os.environ["PWD"],
         announce=lambda: tell("announced"),
     )
+    processes.fork = fork_while_there_is_room
     tell("parent", fds=open_descriptors())
     if "HALFSYNC_STAGE_KEEPS_USR2" not in os.environ:
         signal.signal(signal.SIGUSR2, lambda *_: tell("descriptors", fds=open_descriptors()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -229,6 +230,69 @@ def test_a_pump_that_never_lives_is_tried_three_times(tmp_path):
     with stage(tmp_path) as parent:
         assert parent.ends() == 2
         assert "The pump exited with status 9 while starting, 3 times." in parent.log()
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("pump", {}),
+        ("worker(built-in)", {}),
+        ("worker(app:app)", {}),
+        ("template(app:app)", {"preload": True}),
+        ("watcher", {"reload": True}),
+        ("", {"workers": 4}),
+    ],
+)
+def test_no_room_for_a_process_at_the_first_start_ends_everything(tmp_path, kind, more, number):
+    """After three tries, with one sentence that names the limit; whatever else could be started."""
+    with_script(tmp_path, fork_fails={kind: number})
+    with stage(tmp_path, **more) as parent:
+        assert parent.ends() == 2
+        [sentence] = [line for line in parent.log().splitlines() if line.startswith("halfsync: ")]
+        named = "ulimit -u, TasksMax" if number == errno.EAGAIN else "ulimit -v, MemoryMax"
+        told = (
+            rf"halfsync: No {re.escape(kind) or '.*'} can be started: .* \({named}\)\. It was tried 3 times\."
+        )
+        assert re.fullmatch(told, sentence), sentence
+        assert "bug" not in parent.log()
+
+
+def test_no_room_for_a_process_for_a_moment_at_the_first_start(tmp_path):
+    with_script(tmp_path, fork_fails={"worker(app:app)": errno.EAGAIN})
+    with stage(tmp_path, workers=2) as parent:
+        parent.until(lambda: "The next try is in 0.5 s" in parent.log() or "tried" in parent.log())
+        parent.script()
+        parent.next("announced")
+        parent.next_all("join", 2, pool=1)
+
+
+def test_no_room_for_a_replacement_is_told_now_and_then_and_over_within_a_second(tmp_path):
+    with stage(tmp_path, workers=2) as parent:
+        killed, _ = serving(parent, 2)
+        parent.script(fork_fails={"worker(app:app)": errno.EAGAIN})
+        os.kill(killed, signal.SIGKILL)
+        told = r"no worker\(app:app\) can be started: .*TasksMax\)\. The next try is in 0.5 s"
+        parent.until(lambda: re.search(told, parent.log()) is not None)
+        begun = time.monotonic()
+        while time.monotonic() < begun + 2.5:  # several tries
+            parent.until(lambda: True)
+        assert parent.log().count("can be started") == 1
+        parent.script()
+        parent.next("join", pool=1)
+
+
+def test_no_room_for_a_process_at_a_reload(tmp_path, preload):
+    """The old workers keep serving; it goes on when there is room again."""
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        serving(parent, 2)
+        parent.script(fork_fails={"worker(app:app)": errno.ENOMEM, "template": errno.ENOMEM})
+        parent.signal(signal.SIGHUP)
+        parent.until(lambda: "can be started: there is too little memory" in parent.log())
+        assert not [told for told in parent.heard if told["what"] == "retire" and told.get("pool") == 1]
+        parent.script()
+        parent.next_all("join", 2, pool=1)
+        parent.until(lambda: "app:app is reloaded" in parent.log())
 
 
 def test_term_while_an_import_hangs(tmp_path):

@@ -23,7 +23,11 @@ from halfsync.parent.backoff import DELAYS, Backoff
 from halfsync.parent.children import Child, ProtocolError, Role
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.pidfile import PidFile
+from halfsync.parent.reaping import UnknownChildren
+from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
+from halfsync.parent.tree import Tree
+from halfsync.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
@@ -309,9 +313,9 @@ def test_a_unix_socket_that_another_made_since_stays(tmp_path):
         assert os.path.exists(path)
 
 
-def test_why_a_worker_is_not_joined_is_said_once_for_each_shortage(monkeypatch, capfd):
-    """It is tried twenty times a second."""
-    shortage = [errno.EMFILE] * 5 + [errno.ENOMEM] * 5
+def test_why_workers_are_not_joined_is_said_once_for_each_shortage(monkeypatch, capfd):
+    """It is tried twenty times a second, for each of them."""
+    shortage = [errno.EMFILE] * 10
     made = [((1000, 1001, 1002), (1003, 1004, 1005))]
 
     def make():
@@ -321,14 +325,44 @@ def test_why_a_worker_is_not_joined_is_said_once_for_each_shortage(monkeypatch, 
         return made.pop()
 
     monkeypatch.setattr(joins, "make", make)
+    plan = Plan(Settings(), (), (PoolPlan("app:app", "app:app", 2, 8),), ())
+    tree = Tree(plan)
     pump = Child(1, Role.PUMP, "pump", -1, 0, None, 0.0)
-    worker = Child(2, Role.WORKER, "worker", 0, 0, None, 0.0, state=ChildState.READY)
-    for _ in range(11):
-        joins.join(pump, worker)
+    tree.pumps.children.append(pump)
+    staffing = Staffing(tree, None, UnknownChildren())  # type: ignore[arg-type]
+    workers = [
+        Child(number, Role.WORKER, "worker", 0, 0, None, 0.0, state=ChildState.READY) for number in (2, 3)
+    ]
+    for _ in range(3):
+        for worker in workers:
+            staffing.join(worker)
     said = capfd.readouterr().err
-    assert said.count("Too many open files") == 1
-    assert said.count("Cannot allocate memory") == 1
-    assert worker.pump == pump.id
+    assert said.count("can't be joined to the pump now") == 1
+    assert "as many files open as it may (ulimit -n, LimitNOFILE)" in said
+    assert workers[1].pump == pump.id
+
+
+def test_what_waits_to_be_sent_is_sent_before_a_join_fails(monkeypatch):
+    """It holds six descriptors for each worker."""
+    ours, theirs = channel.pair()
+
+    def make():
+        if pump.has_unsent:
+            raise OSError(errno.EMFILE, "too many")
+        return (os.dup(0),), (os.dup(0),)
+
+    monkeypatch.setattr(joins, "make", make)
+    pump = Child(1, Role.PUMP, "pump", -1, 0, ours, 0.0)
+    tree = Tree(Plan(Settings(), (), (PoolPlan("app:app", "app:app", 2, 8),), ()))
+    tree.pumps.children.append(pump)
+    staffing = Staffing(tree, None, UnknownChildren())  # type: ignore[arg-type]
+    for number in range(2, 8):
+        worker = Child(number, Role.WORKER, "worker", 0, 0, None, 0.0, state=ChildState.READY)
+        staffing.join(worker)
+        assert worker.pump == pump.id
+        worker.close_channel()
+    pump.close_channel()
+    theirs.close()
 
 
 # --- the pid file, the access log

@@ -241,7 +241,7 @@ def test_no_more_clients_than_there_are_descriptors_for(capfd: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("sent", "seconds"),
-    [(b"", 0.25), (b"\r\n", 0.25), (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", 1.0)],
+    [(b"", 0.5), (b"\r\n", 0.5), (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", 1.0)],
     ids=["nothing", "an empty line", "a part of its headers"],
 )
 def test_clients_without_a_request_make_room_for_those_who_have_one(sent: bytes, seconds: float):

@@ -177,3 +177,28 @@ def test_spool_limit(capfd: pytest.CaptureFixture[str]):
         third.send(head(100_000) + bytes(100_000))
         assert third.answer().status == 200
         assert third.ask(get("/")).status == 200
+
+
+def test_without_room_for_a_thread_bodies_are_written_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """By the loop itself, until there is room for one."""
+    start = threading.Thread.start
+    room = [0]
+
+    def start_if_there_is_room(thread: threading.Thread) -> None:
+        if not room[0]:
+            raise RuntimeError("can't start new thread")
+        room[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_there_is_room)
+    data = pattern(3 * MIB)
+    with Stage() as stage:
+        stage.hand(answers=True)
+        stage.handler = digest
+        client = stage.client()
+        for room[0] in (0, 0, 1, 2):
+            client.send(head(len(data)) + data)
+            assert client.answer().body == digest_of(data)
+    assert capfd.readouterr().err.count("no thread for the disk: can't start new thread (ulimit -u") == 1

@@ -51,7 +51,7 @@ class Child:
     limit: float = NEVER  # when it is to be killed
     ready_by: float = NEVER  # when it is to be killed if it has not said Ready (startup_timeout)
     pump: int = -1  # id of the pump that knows it
-    shortage: int | None = None  # errno for which it can't be joined to the pump, and that was logged
+    shortage: int | None = None  # errno for which a pump can't be told of a plan, and that was logged
     join_after: float = 0.0  # when it may be told of it again
     opened: bool = False  # a pump that was told to accept
     sent_plan: int = 0  # the newest plan that a pump was sent, by its number

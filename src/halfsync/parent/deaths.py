@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 
-from halfsync.logs.error import log, tell
+from halfsync.logs.error import log
 from halfsync.parent import processes
 from halfsync.parent.backoff import in_seconds
 from halfsync.parent.children import UNKNOWN, Child, ProtocolError, Role
-from halfsync.parent.limits import EXIT_WRONG, REAPING, STUCK, TRIES_AT_FIRST, Phase
+from halfsync.parent.limits import REAPING, STUCK, TRIES_AT_FIRST, Phase
 from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.reaping import UnknownChildren, ended_processes
 from halfsync.parent.reloads import Reloads
@@ -106,7 +106,7 @@ class Deaths:
         else:
             log("error", f"{child.who} {ending} while {tree.phase.value}.")
         if tree.phase is Phase.STARTING and backoff.early_ends >= TRIES_AT_FIRST:
-            self._give_up(f"The pump {ending} while starting, {TRIES_AT_FIRST} times.", "", now)
+            self._tree.give_up(f"The pump {ending} while starting, {TRIES_AT_FIRST} times.", "", now)
 
     def _watcher_ended(self, child: Child, before: ChildState, ending: str, now: float) -> None:
         tree = self._tree
@@ -115,7 +115,7 @@ class Deaths:
             return
         told = f"{child.who} {ending}." if child.failure is None else child.failure.sentence
         if tree.phase is Phase.STARTING and not child.was_ready:
-            self._give_up(told, "", now)
+            self._tree.give_up(told, "", now)
             return
         delay = tree.watchers.backoff.ended(now, now - child.started, child.was_ready)
         log("error", f"{told} Changes are not noticed; the next try is {in_seconds(delay)}.")
@@ -140,7 +140,7 @@ class Deaths:
             self._wait_for_change(pool, failure)
             return
         if self._tree.phase is Phase.STARTING:
-            self._give_up(failure.sentence, failure.traceback, now)
+            self._tree.give_up(failure.sentence, failure.traceback, now)
             return
         delay = pool.backoff.ended(now, now - child.started, was_ready=failure.is_shortage)
         log("error", f"{child.who}: {pool.told_once(failure)} Another starts {in_seconds(delay)}.")
@@ -152,14 +152,6 @@ class Deaths:
                 self._tree.kill(child)  # it has read the same code
         pool.backoff.stop()
         log("error", f"{pool.told_once(failure)} Waiting for a change.")
-
-    def _give_up(self, sentence: str, trace: str, now: float) -> None:
-        """At the first start: say why, and end."""
-        if self._tree.exit_status == 0:
-            self._tree.exit_status = EXIT_WRONG
-            tell(trace + ("\n" if trace and not trace.endswith("\n") else "") + f"halfsync: {sentence}")
-        self._tree.begin_exit(now)
-        self._tree.kill_all()
 
     # --- limits
 

@@ -7,7 +7,6 @@ import os
 import socket
 
 from halfsync import channel
-from halfsync.logs.error import log
 from halfsync.parent.children import Child
 from halfsync.parent.states import ChildEvent
 from halfsync.wire.messages import SCOREBOARD_BYTES, Attach, Join
@@ -43,16 +42,9 @@ def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def join(pump: Child, worker: Child) -> None:
-    """Make the channels between the pump and this worker, and hand each its ends. If the machine has no room
-    for it now, the worker stays as it is, to be joined later."""
-    try:
-        pumps, workers = make()
-    except OSError as error:
-        if worker.shortage != error.errno:  # not at each of twenty tries a second
-            worker.shortage = error.errno
-            log("error", f"{worker.who} can't be joined to the pump now: {error.strerror}.")
-        return
-    worker.shortage = None
+    """Make the channels between the pump and this worker, and hand each its ends. Raises OSError; then the
+    worker stays as it is, to be joined later."""
+    pumps, workers = make()
     worker.order(Attach(), workers)
     pump.order(Join(worker.id, worker.pid, worker.pool, worker.threads), pumps)
     worker.pump = pump.id

@@ -14,6 +14,7 @@ from typing import Any
 from halfsync.logs.error import log
 from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
+from halfsync.parent.shortages import in_words
 from halfsync.plan import Listener
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
@@ -129,7 +130,7 @@ def _reason(error: OSError, where: tuple[str, int] | str) -> str:
         return "this machine has no such address"
     if error.errno == errno.EACCES:
         return "permission denied (ports below 1024 are often root's)"
-    return error.strerror or str(error)
+    return in_words(error)
 
 
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}

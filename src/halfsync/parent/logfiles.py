@@ -11,6 +11,7 @@ from halfsync.logs import error
 from halfsync.parent import trust
 from halfsync.parent.children import Child
 from halfsync.parent.privileges import Identity
+from halfsync.parent.shortages import in_words
 from halfsync.parent.states import ChildState
 from halfsync.settings.errors import SettingError
 from halfsync.wire.messages import ErrorLogFile
@@ -32,7 +33,7 @@ class AccessLogFile:
             self._path = path if path == STANDARD_OUTPUT else os.path.abspath(path)
             self.fd = self._open()
         except OSError as wrong:
-            why = f"{wrong.strerror}{trust.note(path, identity)}"
+            why = f"{in_words(wrong)}{trust.note(path, identity)}"
             raise SettingError(f"{self.setting}: the file {path} can't be written: {why}.") from None
 
     def close(self) -> None:
@@ -43,7 +44,7 @@ class AccessLogFile:
         try:
             fresh = self._open()
         except OSError as wrong:
-            why = f"{wrong.strerror}{trust.note(self._path, self._identity)}"
+            why = f"{in_words(wrong)}{trust.note(self._path, self._identity)}"
             raise OSError(wrong.errno, why) from None
         os.close(self.fd)
         self.fd = fresh

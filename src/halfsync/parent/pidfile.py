@@ -12,6 +12,7 @@ import stat
 
 from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
+from halfsync.parent.shortages import in_words
 from halfsync.settings.errors import SettingError
 
 
@@ -27,7 +28,7 @@ class PidFile:
             self.path = os.path.abspath(path)
             self._fd = self._open()
         except OSError as error:
-            why = f"{error.strerror}{trust.note(path, identity)}"
+            why = f"{in_words(error)}{trust.note(path, identity)}"
             raise SettingError(f"pid: the file {path} can't be written: {why}.") from None
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.close(self._fd)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from halfsync.logs.error import log
-from halfsync.parent.children import Child, Role
-from halfsync.parent.limits import JOIN_AGAIN, LAST_WORD, Phase
+from halfsync.parent.children import NEVER, Child, Role
+from halfsync.parent.limits import JOIN_AGAIN, LAST_WORD, LONGEST_WAIT, Phase
 from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.progress import ReloadReport
 from halfsync.parent.reconfigure import Reconfiguration
+from halfsync.parent.shortages import in_words, shortage_behind
 from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import ChildState
 from halfsync.parent.systemd import Notifier
@@ -29,6 +32,8 @@ class Reloads:
         self._next_plan: Plan | None = None  # if the next generations have another one
         self._is_due = False  # one was requested during the start, and something has old code
         self._may_differ = False  # one was requested during the start: the configuration may be another
+        self._try_again_at = NEVER  # when one is that found no room to begin
+        self._short_of: int | None = None  # errno for which it could not begin, and that was logged
         self._switched: list[WorkerPool] = []  # and not yet logged
         self._new_plan: Plan | None = None  # and not yet logged
 
@@ -70,6 +75,7 @@ class Reloads:
     def _start(self, *, if_changed: bool = False) -> None:
         """`if_changed`: only if the configuration is another."""
         self._is_due = self._may_differ = False
+        self._try_again_at = NEVER
         if not if_changed:
             self._notifier.reloading()
         self.drop()
@@ -77,9 +83,9 @@ class Reloads:
         try:
             plan = self._reconfiguration.next_plan(tree.plan)
         except (SettingError, OSError) as wrong:
-            log("error", f"Reload failed, and the old configuration stays in effect: {wrong}")
-            self._notifier.reload_failed()
+            self._not_begun(wrong)
             return
+        self._short_of = None
         if if_changed and plan is tree.plan:
             return
         if plan is not tree.plan:
@@ -90,6 +96,21 @@ class Reloads:
             pool.backoff.reset()
             if pool.current.size or planned.processes:  # else it was removed before
                 pool.start_generation(plan, self._size(pool, planned))
+
+    def _not_begun(self, wrong: SettingError | OSError) -> None:
+        """A shortage may be over in a moment: then the reload is not lost."""
+        if shortage := shortage_behind(wrong):
+            self._try_again_at = time.monotonic() + LONGEST_WAIT
+            if self._short_of != shortage.errno:  # not at each try
+                self._short_of = shortage.errno
+                log(
+                    "error",
+                    f"The reload can't begin now: {in_words(shortage)}. It is tried again every second; the "
+                    "old configuration stays in effect until then.",
+                )
+            return
+        log("error", f"Reload failed, and the old configuration stays in effect: {wrong}")
+        self._notifier.reload_failed()
 
     def _size(self, pool: WorkerPool, planned: PoolPlan) -> int:
         """As many workers as the plan says, if it says something new: else TTIN and TTOU last."""
@@ -131,6 +152,10 @@ class Reloads:
 
     def advance(self, now: float) -> None:
         """Switch over to what is ready."""
+        if self._try_again_at != NEVER:
+            if now >= self._try_again_at:
+                self._start()
+            return
         pump = self._tree.pump
         if self._next_plan is not None:
             if pump is not None and self._all_are_ready:
@@ -172,7 +197,7 @@ class Reloads:
             pump.join_after = now + JOIN_AGAIN
             if pump.shortage != error.errno:  # not at each of five tries a second
                 pump.shortage = error.errno
-                log("error", f"the pump can't be told of the new configuration now: {error.strerror}.")
+                log("error", f"the pump can't be told of the new configuration now: {in_words(error)}.")
 
     def _switch_over(self, pool: WorkerPool, now: float) -> None:
         old = pool.of(pool.current)

@@ -13,13 +13,17 @@ from halfsync.logs.error import log
 from halfsync.parent import joins
 from halfsync.parent.backoff import in_seconds
 from halfsync.parent.children import Child, Role
-from halfsync.parent.limits import LAST_WORD, MOST_STARTS, Phase
+from halfsync.parent.limits import LAST_WORD, MOST_STARTS, TRIES_AT_FIRST, Phase
 from halfsync.parent.pools import ChildPool, Generation, WorkerPool
 from halfsync.parent.reaping import UnknownChildren
+from halfsync.parent.shortages import in_words
 from halfsync.parent.spawn import Spawner
 from halfsync.parent.states import ChildEvent, ChildState
 from halfsync.parent.tree import Tree
 from halfsync.wire import messages
+
+QUIET = 10.0
+"""Seconds without one after which a shortage is another one, which is told again."""
 
 
 class Staffing:
@@ -28,6 +32,8 @@ class Staffing:
         self._spawner = spawner
         self._unknown = unknown
         self.is_behind = False  # there are more workers to start, in the next turn
+        self._quiet_until = 0.0  # no word until then of workers that can't be joined
+        self._told: dict[str, float] = {}  # why no child can be started -> no word of it until then
 
     def staff(self, now: float) -> None:
         tree = self._tree
@@ -95,14 +101,19 @@ class Staffing:
         missing = wanted - len(workers)
         preloads = pool.preloads(generation)
         template = pool.template(generation) if preloads else None
-        name = f"worker({pool.name})"
         if preloads and template is None:
+            name = f"template({pool.name})"
             self._start(name, partial(self._spawner.template, pool, generation), pool, now)
             return
         if template is not None and template.state is ChildState.STARTING:
             return
+        name = f"worker({pool.name})"
         for _ in range(min(missing, MOST_STARTS)):
-            self._start(name, partial(self._spawner.worker, pool, generation, template), pool, now)
+            if (
+                self._start(name, partial(self._spawner.worker, pool, generation, template), pool, now)
+                is None
+            ):
+                return
         self.is_behind = self.is_behind or missing > MOST_STARTS
 
     def _start_pump(self, now: float) -> None:
@@ -114,17 +125,30 @@ class Staffing:
 
     def _start(self, name: str, make: Callable[[], Child], pool: ChildPool, now: float) -> Child | None:
         """A new child of the pool; None if the machine has no room for one now."""
+        if self._tree.phase is Phase.EXITING:
+            return None  # as of a moment ago: it gave up
         try:
             child = make()
         except OSError as error:
-            seconds = pool.backoff.ended(now, 0.0, was_ready=False)
-            log(
-                "error", f"no {name} can be started: {error.strerror}. The next try is {in_seconds(seconds)}."
-            )
+            self._cannot_start(f"no {name} can be started: {in_words(error)}.", pool, now)
             return None
         self._unknown.take(child.pid)  # an older process of the same number
         pool.children.append(child)
         return child
+
+    def _cannot_start(self, sentence: str, pool: ChildPool, now: float) -> None:
+        """At the first start, with none of its kind there, it is tried a few times; later, every second at
+        least, since the shortage may be over at any time, and is told now and then."""
+        is_starting = self._tree.phase is Phase.STARTING
+        delay = pool.backoff.ended(now, 0.0, was_ready=not is_starting)
+        if is_starting and pool.backoff.early_ends >= TRIES_AT_FIRST and not pool.children:
+            self._tree.give_up(
+                f"{sentence[0].upper()}{sentence[1:]} It was tried {TRIES_AT_FIRST} times.", "", now
+            )
+            return
+        if is_starting or sentence not in self._told or now >= self._told[sentence]:
+            log("error", f"{sentence} The next try is {in_seconds(delay)}.")
+            self._told[sentence] = now + QUIET
 
     # --- the pump knows its workers
 
@@ -140,8 +164,26 @@ class Staffing:
         return child.state is ChildState.WORKING or (child.state is ChildState.READY and is_current)
 
     def join(self, child: Child) -> None:
+        """If there is no room for it now, `is_to_join` says so again in the next turn."""
+        now = time.monotonic()
+        try:
+            self._join(child)
+        except OSError:
+            for other in reversed(self._tree.children()):
+                other.flush(now)  # what is on its way to others holds descriptors: see Supervisor._flush
+            try:
+                self._join(child)
+            except OSError as error:
+                self._cannot_join(child, error, now)
+
+    def _join(self, child: Child) -> None:
         assert self._tree.pump is not None
         joins.join(self._tree.pump, child)
+
+    def _cannot_join(self, child: Child, error: OSError, now: float) -> None:
+        if now >= self._quiet_until:  # not for each worker, twenty times a second
+            log("error", f"{child.who} can't be joined to the pump now: {in_words(error)}.")
+        self._quiet_until = now + QUIET
 
     def open(self) -> None:
         pump = self._tree.pump

@@ -3,8 +3,9 @@ are, and the ways in which they end. (The words for those: see states.py.)"""
 
 from __future__ import annotations
 
+from halfsync.logs.error import tell
 from halfsync.parent.children import NEVER, Child, Role
-from halfsync.parent.limits import LAST_WORD, REAPING, Phase
+from halfsync.parent.limits import EXIT_WRONG, LAST_WORD, REAPING, Phase
 from halfsync.parent.pools import COUNTED, ChildPool, WorkerPool
 from halfsync.parent.states import ChildEvent, ChildState
 from halfsync.plan import Plan
@@ -83,6 +84,14 @@ class Tree:
         for child in pool.of(pool.next):
             self.kill(child)
         pool.next = None
+
+    def give_up(self, sentence: str, trace: str, now: float) -> None:
+        """At the first start: say why, and end."""
+        if self.exit_status == 0:
+            self.exit_status = EXIT_WRONG
+            tell(trace + ("\n" if trace and not trace.endswith("\n") else "") + f"halfsync: {sentence}")
+        self.begin_exit(now)
+        self.kill_all()
 
     def begin_exit(self, now: float) -> None:
         """Everybody is to exit, those that are still importing at once."""

@@ -12,6 +12,8 @@ import queue
 import threading
 from collections.abc import Callable
 
+from halfsync.logs.error import log
+
 THREADS = 2
 
 Job = Callable[[], None]
@@ -23,16 +25,31 @@ class Helpers:
     def __init__(self) -> None:
         self._wanted: queue.SimpleQueue[tuple[Job, Job]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._started = False
+        self._started = 0
+        self._told = False  # that there is no room for one
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def submit(self, job: Job, afterwards: Job) -> None:
         """Have `job` done by a helper, and then `afterwards` by the loop."""
-        if not self._started:
-            self._started = True
-            for number in range(THREADS):
-                threading.Thread(target=self._help, name=f"disk-{number}", daemon=True).start()
-        self._wanted.put((job, afterwards))
+        if self._started < THREADS:
+            self._start()
+        if self._started:
+            self._wanted.put((job, afterwards))
+        else:
+            self._do(job, afterwards)
+
+    def _start(self) -> None:
+        """As many as there is room for. If there is none for any, the loop has to wait for the disk itself."""
+        try:
+            while self._started < THREADS:
+                threading.Thread(target=self._help, name=f"disk-{self._started}", daemon=True).start()
+                self._started += 1
+        except RuntimeError as error:
+            if not self._told:
+                self._told = True
+                log(
+                    "warning", f"no thread for the disk: {error} (ulimit -u, TasksMax). It may delay clients."
+                )
 
     def finished(self) -> None:
         """The eventfd is readable: do what follows the jobs that are done."""

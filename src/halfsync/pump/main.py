@@ -39,6 +39,10 @@ JOINED = 3
 """Descriptors that come with Join."""
 
 
+QUIET = 10.0
+"""Seconds without one after which a shortage is another one, which is told again."""
+
+
 class Orders:
     """The pump's end of its channel with the parent."""
 
@@ -46,6 +50,7 @@ class Orders:
         self.sock = sock
         self.sock.setblocking(False)
         self.reserve = Reserve()
+        self.quiet_until = 0.0  # no word until then of workers that can't join
 
     def report(self, message: Ready | Drained | Hung | Lost | Cut | Configured) -> None:
         channel.send(self.sock, encode(message))
@@ -120,7 +125,9 @@ def _join(pump: Pump, orders: Orders, order: Join, fds: list[Descriptor]) -> Non
         why = os.strerror(errno.EMFILE)
     except OSError as error:
         why = str(error.strerror)
-    log("error", f"worker {order.pid} can't join now: {why} (ulimit -n, LimitNOFILE).")
+    if pump.clock.now >= orders.quiet_until:  # not for each worker, five times a second
+        log("error", f"worker {order.pid} can't join now: {why} (ulimit -n, LimitNOFILE).")
+    orders.quiet_until = pump.clock.now + QUIET
     orders.report(Cut(order.worker))
 
 

@@ -20,9 +20,9 @@ from halfsync.pump.states import FRESH, HEAD, IDLE, LINGERING
 
 ROOM_FOR = 16
 """Connections that are closed at once when there is no room."""
-SILENT = 0.25
+SILENT = 0.5
 """Seconds for which a client that has just connected may send nothing, while others wait for its descriptor.
-(Of 500 who say nothing, twenty at a time, the last is gone after 6 s.)"""
+(Of 500 who say nothing, twenty at a time, the last is gone after 12 s.)"""
 PART_OF_HEAD = 1.0
 """Seconds that headers may take to come, likewise."""
 QUIET = 10.0
