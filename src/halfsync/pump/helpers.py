@@ -39,7 +39,7 @@ class Helpers:
             self._do(job, afterwards)
 
     def _start(self) -> None:
-        """As many as there is room for. If there is none for any, the loop has to wait for the disk itself."""
+        """As many as there is room for. If for none, the loop has to wait for the disk itself."""
         try:
             while self._started < THREADS:
                 threading.Thread(target=self._help, name=f"disk-{self._started}", daemon=True).start()
