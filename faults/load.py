@@ -7,9 +7,10 @@ import random
 import threading
 import traceback
 
+from faults import wire
 from faults.judge import Judge
 from faults.requests import Maker
-from faults.wire import DEADLINE, Aborted, Connection, Hung, Refused
+from faults.wire import Aborted, Connection, Hung, Refused
 
 PAUSE = 0.02
 """Seconds between two batches of a client at most. The load is to be steady, not heavy: what is looked for
@@ -38,7 +39,7 @@ class Load:
     def stop(self) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(2 * DEADLINE)
+            thread.join(2 * wire.DEADLINE)
             if thread.is_alive():
                 self._judge.is_hung("a client of the load did not end")
 

@@ -149,7 +149,7 @@ class Server:
         if status:
             return f"the server ended with status {status}"
         try:
-            self.until(lambda: not self.processes(), 5.0)
+            self.until(lambda: not self.processes(), STOP_LIMIT)
         except CannotStart:
             return f"processes are left: {self.processes()}"
         return ""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faults.run import Aside, Fault, Scene
+from faults.run import NORMAL_WITHIN, Aside, Fault, Scene
 from faults.wire import Aborted, Connection, Hung, Malformed, Refused
 
 TABLE: dict[str, Fault] = {}
@@ -160,7 +160,7 @@ def log_rotated(scene: Scene) -> None:
         count += 1
         scene.server.access_log.rename(f"{scene.server.access_log}.{count}")
         scene.server.signal(signal.SIGUSR1)
-        scene.server.until(scene.server.access_log.exists, 5.0)
+        scene.server.until(scene.server.access_log.exists, NORMAL_WITHIN)
 
 
 @fault(harmless=True)

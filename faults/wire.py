@@ -41,11 +41,12 @@ class Response:
 class Connection:
     """Raises Refused, Aborted, Hung."""
 
-    def __init__(self, port: int, seconds: float = DEADLINE) -> None:
-        self._seconds = seconds
+    def __init__(self, port: int, seconds: float = 0.0) -> None:
+        """`seconds`: in place of DEADLINE."""
+        self._seconds = seconds or DEADLINE
         self._unread = bytearray()
         self.socket = socket.socket()
-        self.socket.settimeout(seconds)
+        self.socket.settimeout(self._seconds)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             self.socket.connect(("127.0.0.1", port))

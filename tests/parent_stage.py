@@ -19,6 +19,8 @@ from typing import Any
 from halfsync import channel, prctl
 from halfsync.logs import error
 from halfsync.parent import listeners, processes
+from halfsync.parent import supervisor as supervisor_module
+from halfsync.parent.limits import LAST_WORD
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.spawn import EntryPoints
@@ -219,9 +221,16 @@ def watcher(plan: Plan, orders: socket.socket) -> int:
             channel.send(orders, encode(Changed(name)))
 
 
+def announce() -> None:
+    tell("announced")
+    if script().get("announced") == "stands still":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def main() -> int:
     told = json.loads(sys.argv[1])
     log = AccessLogFile(told.pop("log")) if "log" in told else None
+    vars(supervisor_module).update(LAST_WORD=told.pop("last_word", LAST_WORD))
     settings = Settings(**{"bind": ["127.0.0.1:0"], **told})
     error.be("parent", "debug")
     routes, pools = work_out(settings, [Target("/", "app:app", "the test")])
@@ -231,7 +240,7 @@ def main() -> int:
         EntryPoints(pump, worker, template, watcher),
         reconfiguration=Reconfiguration(None, None, log),
         folder=os.environ["PWD"],
-        announce=lambda: tell("announced"),
+        announce=announce,
     )
     processes.fork = fork_while_there_is_room
     tell("parent", fds=open_descriptors())

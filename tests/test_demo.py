@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from guestbook import create_app, prepare
+from tests.ports import free_port
 
 DEMO = Path(__file__).resolve().parent.parent / "examples/demo"
 
@@ -131,9 +131,7 @@ def site(tmp_path):
     """The demo as `make demo` starts it, in a folder and at a port of its own; its address."""
     shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("var", "__pycache__"))
     prepare.prepare(tmp_path / "demo/var", size=2 * prepare.MIB)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     environment = {**os.environ, "HALFSYNC_BIND": address, "PYTHONPATH": str(DEMO.parent.parent / "src")}
     with open(tmp_path / "log", "wb") as log:
         server = subprocess.Popen(
@@ -144,11 +142,11 @@ def site(tmp_path):
             stderr=log,
         )
     try:
-        answer(f"http://{address}/ping", timeout=15)
+        answer(f"http://{address}/ping", timeout=60)
         yield f"http://{address}"
     finally:
         server.send_signal(signal.SIGQUIT)
-        server.wait(10)
+        server.wait(60)
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def answer(url: str, *, timeout: float = 0, **options: Any) -> Answer:
     end = time.monotonic() + timeout
     while True:
         try:
-            with urlopen(Request(url, **options), timeout=15) as reply:
+            with urlopen(Request(url, **options), timeout=60) as reply:
                 return Answer(reply.status, reply.headers, reply.read())
         except HTTPError as error:
             with error:
@@ -207,7 +205,7 @@ def until_nobody_answers(url: str) -> None:
 
 def test_files_are_served_while_all_threads_hang(site):
     with ThreadPoolExecutor(8) as crowd:
-        hanging = [crowd.submit(answer, f"{site}/hang?seconds=3") for _ in range(8)]
+        hanging = [crowd.submit(answer, f"{site}/hang?seconds=10") for _ in range(8)]
         until_nobody_answers(f"{site}/ping")
         assert b"<svg" in answer(f"{site}/static/logo.svg").body
         assert not any(one.done() for one in hanging)
@@ -215,7 +213,7 @@ def test_files_are_served_while_all_threads_hang(site):
 
 
 def test_progress_arrives_while_it_is_made(site):
-    with urlopen(f"{site}/progress", timeout=15) as page:
+    with urlopen(f"{site}/progress", timeout=60) as page:
         begun = b""
         while b"Step 1 of" not in begun:
             begun += page.read1()
@@ -232,5 +230,6 @@ def test_the_download_is_resumable(site):
 
 
 def test_a_leased_page_is_not_made_anew(site):
+    begun = time.monotonic()
     pages = {re.sub(r"\s", "", answer(f"{site}/leased").body.decode()) for _ in range(20)}
-    assert len(pages) <= 2  # two, if the lease ended in between
+    assert len(pages) <= 2 + (time.monotonic() - begun) / 5  # two, if the lease ended in between

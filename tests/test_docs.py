@@ -36,6 +36,7 @@ from halfsync.logs.formats import NAMED, compile_format
 from halfsync.pump.closes import CloseReason
 from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.wire.messages import LogRecord
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -168,13 +169,6 @@ class Story:
         finally:
             server.send_signal(signal.SIGQUIT)
             server.wait(COMMAND_LIMIT)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until_served(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -25,6 +25,7 @@ from faults.wire import Connection
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 1.0
+LONG = 60.0
 CLIENTS = 6
 
 assert crowds  # its faults are in TABLE, too
@@ -41,13 +42,22 @@ def _marked(name: str) -> object:
     return name
 
 
+@pytest.fixture
+def on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes longer than this hangs there, too."""
+    for limit in ("run.PROBE", "run.NORMAL_WITHIN", "server.START_LIMIT", "server.STOP_LIMIT"):
+        monkeypatch.setattr(f"faults.{limit}", LONG)
+    monkeypatch.setattr("faults.wire.DEADLINE", 25.0)  # before queue_timeout, which ends it with an error
+
+
+@pytest.mark.usefixtures("on_a_busy_machine")
 @pytest.mark.parametrize("name", [_marked(name) for name in QUICK])
 def test_every_response_is_right_or_says_that_it_is_not(name: str):
     verdict = run(TABLE[name], SECONDS, CLIENTS, seed=1)
     if verdict.skipped:
         pytest.skip(verdict.skipped)
     assert verdict.is_good, describe(verdict)
-    assert verdict.judge.right > 20, describe(verdict)
+    assert verdict.judge.right > 5, describe(verdict)
 
 
 def test_every_fault_says_what_it_does():
@@ -57,7 +67,7 @@ def test_every_fault_says_what_it_does():
 
 def test_a_fault_that_is_not_there_is_one_sentence():
     command = [sys.executable, "-m", "faults", "worker-kiled"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 2
     assert "there is no fault 'worker-kiled'" in done.stderr
 
@@ -72,7 +82,7 @@ def ok(body: bytes, *lines: str, length: int | None = None, status: str = "200 O
 
 
 @contextmanager
-def responding(*writes: bytes, reset: bool = False) -> Iterator[Connection]:
+def responding(*writes: bytes, reset: bool = False, seconds: float = LONG) -> Iterator[Connection]:
     """A connection whose other end says `writes`, whatever it is asked, and closes; with none, it waits."""
     over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -86,11 +96,11 @@ def responding(*writes: bytes, reset: bool = False) -> Iterator[Connection]:
             if reset:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             elif not writes:
-                over.wait(20)
+                over.wait(LONG)
 
     thread = threading.Thread(target=serve)
     thread.start()
-    connection = Connection(listener.getsockname()[1], seconds=0.3)
+    connection = Connection(listener.getsockname()[1], seconds=seconds)
     try:
         yield connection
     finally:
@@ -189,7 +199,7 @@ def test_an_honest_error_is_an_error_and_what_is_behind_it_is_judged_on():
 
 def test_the_judge_sees_a_client_that_hangs():
     judge = Judge()
-    with responding() as connection:
+    with responding(seconds=0.3) as connection:
         assert not judge.exchange(connection, two())
     assert len(judge.hung) == 1
     assert judge.aborted == 1

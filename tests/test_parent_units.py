@@ -31,6 +31,7 @@ from halfsync.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
+from tests.ports import free_port
 
 # --- states
 
@@ -147,12 +148,6 @@ def has_ipv6() -> bool:
 
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6")
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::", 0))
-        return int(probe.getsockname()[1])
 
 
 def connects(host: str, port: int) -> bool:

@@ -19,7 +19,7 @@ from halfsync.watcher import code
 from halfsync.watcher.files import SingleFiles
 from halfsync.watcher.main import run
 from halfsync.wire.messages import Failed, decode_report
-from tests.test_parent import Stage, alive, descendants, preload, serving, stage, with_script
+from tests.test_parent import Stage, alive, assert_told, descendants, preload, serving, stage, with_script
 
 __all__ = ["preload"]  # a fixture
 
@@ -241,7 +241,7 @@ def test_a_change_is_a_reload(tmp_path, preload):
         new = parent.next_all("join", 2, pool=1)
         assert not {told["worker_pid"] for told in new} & set(old)
         parent.until(lambda: not any(map(alive, old)))
-        assert "app.py changed: reloading." in parent.log()
+        assert_told(parent, "app.py changed: reloading.")
         parent.signal(signal.SIGTERM)
         parent.next("watcher leaves")
         assert parent.ends() == 0
@@ -268,7 +268,7 @@ def test_at_the_first_start_an_application_that_fails_waits_for_a_change(tmp_pat
         parent.script()
         changes(parent, "app.py")
         serving(parent, 2)
-        assert "app.py changed: trying again." in parent.log()
+        assert_told(parent, "app.py changed: trying again.")
 
 
 @pytest.mark.parametrize("does", ["dies", "hangs"])
@@ -276,7 +276,7 @@ def test_what_else_goes_wrong_at_the_first_start_waits_for_a_change_too(tmp_path
     if does == "dies" and preload:
         pytest.skip("a template has no such script")
     with_script(tmp_path, worker=does)
-    with stage(tmp_path, reload=True, preload=preload, startup_timeout=0.3) as parent:
+    with stage(tmp_path, reload=True, preload=preload, startup_timeout=3) as parent:
         parent.until(lambda: "Waiting for a change." in parent.log())
         parent.script()
         parent.signal(signal.SIGHUP)  # as good as a change
@@ -332,7 +332,7 @@ def test_a_watcher_that_can_not_watch_ends_the_start_with_its_sentence(tmp_path)
     with_script(tmp_path, watcher="fails")
     with stage(tmp_path, reload=True) as parent:
         assert parent.ends() == 2
-        assert "halfsync: It can't be watched.\n" in parent.log()
+        assert_told(parent, "halfsync: It can't be watched.\n")
 
 
 def test_a_watcher_that_dies_is_replaced_and_nothing_else(tmp_path):
@@ -340,7 +340,7 @@ def test_a_watcher_that_dies_is_replaced_and_nothing_else(tmp_path):
         (worker,) = serving(parent)
         os.kill(parent.next("watcher")["pid"], signal.SIGKILL)
         second = parent.next("watcher")["pid"]
-        assert "was killed by SIGKILL. Changes are not noticed; the next try is at once." in parent.log()
+        assert_told(parent, "was killed by SIGKILL. Changes are not noticed; the next try is at once.")
         assert alive(worker)
         parent.until(lambda: f"watcher [{second}] is ready" in parent.log())
         changes(parent, "app.py")

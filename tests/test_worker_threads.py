@@ -16,7 +16,7 @@ from halfsync.temporary_files import temporary_file
 from halfsync.wire.messages import MAX_PACKET, Ending, Nudge, Part, Reply, Task
 from halfsync.worker.bodies import ResponseLimits, TaskReplier
 from halfsync.worker.outbox import Outbox
-from tests.worker_stage import Seam, Stage
+from tests.worker_stage import TIMEOUT, Seam, Stage
 
 GET = "GET / HTTP/1.1\nHost: a"
 PLAIN = [("Content-Type", "text/plain")]
@@ -32,7 +32,7 @@ class Gate:
     def __call__(self, environ, start_response):
         if environ["PATH_INFO"] == "/wait":
             self.inside.release()
-            assert self.open.wait(10)
+            assert self.open.wait(60)
         start_response("200 OK", PLAIN)
         return [environ["PATH_INFO"].encode()]
 
@@ -57,7 +57,7 @@ def test_the_scoreboard_says_what_was_begun():
         first, second = wait(stage), stage.task(GET)
         before = time.monotonic_ns()
         stage.send(first, second)
-        assert gate.inside.acquire(timeout=10)
+        assert gate.inside.acquire(timeout=TIMEOUT)
         assert before <= stage.scoreboard[first.number] <= time.monotonic_ns()
         assert stage.scoreboard[second.number] == 0
         gate.open.set()
@@ -70,7 +70,7 @@ def test_a_nudge_lets_a_sibling_take_what_waits_behind_a_thread_that_hangs():
     with Stage(gate, threads=2) as stage:
         hanging, behind = wait(stage), stage.task(GET)
         stage.send(hanging, behind)
-        assert gate.inside.acquire(timeout=10)
+        assert gate.inside.acquire(timeout=TIMEOUT)
         stage.send(Nudge())
         assert stage.wait(behind.number).done
         gate.open.set()
@@ -82,7 +82,7 @@ def test_a_thread_that_is_free_takes_from_the_task_queue_of_another():
     with Stage(gate, threads=2) as stage:
         hanging, behind = wait(stage), stage.task(GET)
         stage.send(hanging, behind)
-        assert gate.inside.acquire(timeout=10)
+        assert gate.inside.acquire(timeout=TIMEOUT)
         assert stage.get("/other").done  # whoever took this goes on with the task queue
         assert stage.wait(behind.number).done
         gate.open.set()
@@ -95,7 +95,7 @@ def test_a_finished_reply_gets_past_a_sibling_that_hangs():
     with Stage(gate, threads=1) as stage:
         fast, hanging = stage.task(GET), wait(stage)
         stage.send(fast, hanging)
-        assert gate.inside.acquire(timeout=10)
+        assert gate.inside.acquire(timeout=TIMEOUT)
         stage.threads.outbox.flush()
         assert stage.wait(fast.number).done
         gate.open.set()
@@ -168,13 +168,13 @@ def test_the_stack_of_a_hanging_handler_is_logged(capfd):
     gate = Gate()
     with Stage(gate) as stage:
         slot = stage.start("GET /wait?secret HTTP/1.1\nHost: a")
-        assert gate.inside.acquire(timeout=10)
+        assert gate.inside.acquire(timeout=TIMEOUT)
         stage.threads.log_stack(slot)
         gate.open.set()
         stage.wait(slot)
     said = capfd.readouterr().err
     assert "GET /wait from 192.0.2.1 passed its deadline" in said
-    assert "self.open.wait(10)" in said
+    assert "self.open.wait(60)" in said
     assert "secret" not in said
 
 
@@ -186,7 +186,7 @@ def test_threads_end_when_the_pump_is_gone_even_amid_a_reply():
         def __iter__(self):
             while True:
                 yield b"x" * 1000
-                go_on.wait(10)
+                go_on.wait(60)
 
         def close(self):
             closed.set()

@@ -404,14 +404,14 @@ def test_the_stack_is_that_of_the_task_that_hangs_and_of_none_before_or_after(ca
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/wait":
             inside.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         start_response("200 OK", PLAIN)
         return [b"body"]
 
     with RecordingStage(app, general=False) as stage:
         first, hanging = stage.task(GET), stage.task("GET /wait HTTP/1.1\nHost: a")
         stage.send(first, hanging)
-        assert inside.wait(10)
+        assert inside.wait(60)
         stage.threads.log_stack(first.number)
         assert capfd.readouterr().err == ""
         stage.threads.log_stack(hanging.number)

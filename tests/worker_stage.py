@@ -33,7 +33,7 @@ from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import LogHandler, Threads
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Answer, Crowd, Server, request, serving
+from tests.e2e.harness import LONG, Answer, Crowd, Server, request, serving
 
 
 def lines_of(server: Server, count: int, name: str = "access") -> list[str]:
@@ -94,6 +94,7 @@ def test_letters_tell_the_bytes_that_were_sent_and_how_it_ended(tmp_path):
         with server.client(receive_buffer=8192) as leaver:
             leaver.send(request("/whole?size=20000000"))
             assert leaver.until(b"\r\n\r\n")
+            assert leaver.take(1)
         found = {tuple(line.split()[:2]): line.split() for line in lines_of(server, 5)}
         whole = [line.split() for line in lines_of(server, 5)]
     assert whole[0][:8] == ["/public/file", "200", "5000", str(head + 5000), "+", "0", "kept", "mine"]
@@ -131,11 +132,11 @@ LETTERS = {
     "%b": "7",
     "%B": "7",
     "%O": r"1\d\d",
-    "%D": r"[12]\d{6}",
-    "%{us}T": r"[12]\d{6}",
-    "%{ms}T": r"[12]\d{3}",
-    "%T": "[12]",
-    "%{s}T": "[12]",
+    "%D": r"[1-9]\d{6}",
+    "%{us}T": r"[1-9]\d{6}",
+    "%{ms}T": r"[1-9]\d{3}",
+    "%T": "[1-9]",
+    "%{s}T": "[1-9]",
     "%{X-Own}i": "mine",
     "%v": r"story\.test",
     "%V": r"story\.test",
@@ -145,14 +146,14 @@ LETTERS = {
     "%X": r"\+",
     "%%": "%",
     "%{queue}x": r"[1-9]\d*",
-    "%{handler}x": r"[12]\d{6}",
-    "%{total}x": r"[12]\d{6}",
+    "%{handler}x": r"[1-9]\d{6}",
+    "%{total}x": r"[1-9]\d{6}",
     "%{ending}x": "kept",
 }
 
 
 def test_every_letter_has_its_true_value(tmp_path):
-    """All in one format, for a request that took a little more than a second."""
+    """All in one format, for a request that took more than a second, and less than ten on a busy machine."""
     arguments = ("--access-logfile", "access", "--access-logformat", "\t".join(LETTERS))
     with serving(tmp_path, "story:app", *arguments) as server:
         assert_letters(server, list(LETTERS))
@@ -224,7 +225,7 @@ def test_a_pipe_gets_whole_lines_and_a_slow_reader_of_it_stops_nobody(tmp_path):
 
     def read() -> None:
         with (tmp_path / "pipe").open("rb", buffering=0) as pipe:
-            go_on.wait(20)
+            go_on.wait(LONG)
             while piece := pipe.read(4096):
                 pieces.append(piece)
 
@@ -240,7 +241,7 @@ def test_a_pipe_gets_whole_lines_and_a_slow_reader_of_it_stops_nobody(tmp_path):
             assert server.ends() == 0
     finally:
         go_on.set()
-        reader.join(20)
+        reader.join(LONG)
     assert b"".join(pieces) == (b"/hello " + b"y" * 1000 + b".\n") * 300
 
 

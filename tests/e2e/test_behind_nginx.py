@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import LONG, serving, until
+from tests.ports import free_port
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/behind-tls.md"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -65,7 +66,7 @@ def certificate(tmp_path):
         ],
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=2 * LONG,
     )
     return tmp_path
 
@@ -74,9 +75,7 @@ def certificate(tmp_path):
 def nginx(folder: Path, target: str) -> Iterator[int]:
     """Its port. `target` takes the place of the documented socket."""
     assert NGINX is not None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     site = documented()
     for theirs, ours in (
         ("unix:/run/shop/http.sock", target),

@@ -15,7 +15,7 @@ import pytest
 
 from halfsync import channel
 from halfsync.parent import joins
-from tests.e2e.harness import AT_ONCE, pattern, request, serving
+from tests.e2e.harness import AT_ONCE, LONG, pattern, request, serving
 
 LIMIT = 64
 CLIENTS = 500
@@ -56,7 +56,7 @@ def crowd(port: int, count: int, asked: bytes) -> dict[str, int]:
         sock.connect_ex(("127.0.0.1", port))
         chosen.register(sock, selectors.EVENT_WRITE, bytearray())
     ended = {"200": 0, "503": 0, "refused": 0, "waits": 0}
-    while chosen.get_map() and time.monotonic() < begun + 20:
+    while chosen.get_map() and time.monotonic() < begun + LONG:
         for key, mask in chosen.select(0.1):
             sock = socket_of(key)
             try:

@@ -95,7 +95,7 @@ def test_a_handler_that_holds_the_interpreter_lock_stops_nobody_else(tmp_path, t
 def test_a_single_stopped_worker_ends_with_queue_timeout(tmp_path):
     """503 in time, not when it wakes up; and then it drops what nobody waits for any more."""
     (tmp_path / "frozen.py").write_text(APP)
-    with serving(tmp_path, "frozen:app", "--queue-timeout", "0.5") as server:
+    with serving(tmp_path, "frozen:app", "--queue-timeout", "2") as server:
         (worker,) = server.workers("frozen:app")
         with frozen(worker):
             assert {answer.status for answer in ask_all(server, 3)} == {503}

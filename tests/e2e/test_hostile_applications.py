@@ -22,8 +22,8 @@ import pytest
 
 from tests.e2e.harness import LONG, Answer, Server, request, serving, until
 
-GOOD_TIME = 20.0
-"""Seconds for a stop of all; graceful_timeout is far more."""
+GOOD_TIME = 120.0
+"""Seconds for a stop of all, which are many; graceful_timeout is far more."""
 
 AT_ONCE = 8
 """Applications that are tried at the same time."""
@@ -42,7 +42,7 @@ def hostile(tmp_path, monkeypatch):
 def serving_all(folder: Path, names: list[str], *arguments: str) -> Iterator[Server]:
     routes = [f"/{name}=hostile:make('{name}')" for name in names]
     (folder / "spool").mkdir()
-    more = ["--threads", "2", "--graceful-timeout", "60", "--spool-dir", "spool"]
+    more = ["--threads", "2", "--graceful-timeout", "600", "--startup-timeout", "600", "--spool-dir", "spool"]
     more += ["--reply-memory", "32K", "--body-memory", "32K"]
     environment = {"HOSTILE_FOLDER": str(folder)}
     with serving(folder, *routes, *more, *arguments, environment=environment, seconds=6 * LONG) as server:

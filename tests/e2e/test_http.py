@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.e2e.harness import Server, curl, digest, pattern, request, serving
+from tests.e2e.harness import LONG, Server, curl, digest, pattern, request, serving
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_request_in_single_bytes(client):
 
 
 def test_the_standard_librarys_client(site):
-    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=LONG)
     for _ in range(3):
         connection.request("POST", "/echo", body=iter([b"in ", b"pieces"]), encode_chunked=True)
         assert connection.getresponse().read() == b"in pieces"

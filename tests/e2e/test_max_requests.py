@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.e2e.harness import Crowd, serving
+from tests.e2e.harness import LONG, Crowd, serving
 
 APPLICATION = """
 import os
@@ -49,7 +49,7 @@ def test_a_worker_goes_on_until_its_successor_is_ready(tmp_path):
         first = server.get("/").body
         (tmp_path / "broken").touch()
         server.tracebacks = -1
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + LONG
         while "this code does not import" not in server.log():
             assert server.get("/").body == first
             assert time.monotonic() < deadline

@@ -175,12 +175,14 @@ def no_new_privs(pid: int) -> str:
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 def test_rights_that_were_given_up_do_not_come_back(place, preload):
     with serving(place.folder, "own:app", "--user", "nobody", *preload) as server:
+        assert server.get("/user").status == 200  # all have begun
         children = [pid for pid in server.processes() if pid != server.process.pid]
         assert {no_new_privs(pid) for pid in children} == {"1"}
 
 
 def test_setuid_programs_can_be_allowed(place):
     with serving(place.folder, "own:app", "--user", "nobody", "--no-no-new-privs") as server:
+        assert server.get("/user").status == 200
         assert no_new_privs(server.workers("own:app")[0]) == "0"
         assert no_new_privs(server.pump) == "1"  # it starts no programs
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Answer, Client, Crowd, Server, request, serving
+from tests.ports import free_port
 
 APP = """
 import os, threading, time
@@ -36,13 +37,6 @@ bind = ["127.0.0.1:0"]
 "/" = "first:app"
 "/files" = "./files"
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Site:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import APPS, SOURCES, Answer, Crowd, Server, request, serving
+from tests.e2e.harness import APPS, LONG, SOURCES, Answer, Crowd, Server, request, serving
 
 pytest.importorskip("watchfiles")
 
@@ -175,7 +175,7 @@ def test_without_watchfiles_one_sentence(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
     done = subprocess.run(
         [sys.executable, "-c", blocked, "--reload", "app:app"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=2 * LONG, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "halfsync: reload needs the package watchfiles: pip install 'halfsync[reload]'.\n"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import APPS, Client, Server, curl, digest, pattern, serving, until
+from tests.e2e.harness import APPS, LONG, Client, Server, curl, digest, pattern, serving, until
+from tests.ports import free_port
 
 FORM = ("Content-Type: application/x-www-form-urlencoded",)
 
@@ -125,7 +126,7 @@ class Browser:
 
     def open(self, path: str, **form: str) -> str:
         data = urllib.parse.urlencode(form).encode() if form else None
-        with self._opener.open(self._base + path, data, timeout=20) as answer:
+        with self._opener.open(self._base + path, data, timeout=LONG) as answer:
             page: bytes = answer.read()
         return page.decode()
 
@@ -218,9 +219,7 @@ def test_a_positional_mount_without_a_root_leaves_the_root_empty(tmp_path):
 
 
 def test_port_and_web_concurrency_are_heeded(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {"PORT": str(port), "WEB_CONCURRENCY": "3"}
     with serving(tmp_path, "story:app", environment=environment, bind=False) as server:
         assert server.addresses == [f"http://0.0.0.0:{port}"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import APPS, SOURCES, serving
+from tests.e2e.harness import APPS, LONG, SOURCES, serving
 
 
 def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=2 * LONG,
         check=False,
     )
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,10 +65,8 @@ def test_whatever_happens_in_whatever_order_it_serves_on(tmp_path, preload):
             for _ in range(25):
                 something_happens()
                 crowd.until_seen(chance.choice([1, 10, 30]))
-            crowd.until_seen(50)
+            server.until(lambda: crowd.seen.count("right") > 200)
         assert crowd.wrong == []
-        outcomes = Counter(crowd.seen)
-        assert outcomes["right"] > 200
         assert server.get("/hello").body == b"hello\n"
         server.until(lambda: len(server.workers("built-in")) == 1)
 
@@ -112,6 +109,13 @@ def busy(server: Server) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def busy_for_a_second(server: Server) -> float:
+    """One that spins needs all of it, or its share of a busy machine, each time."""
+    before, begun = busy(server), time.monotonic()
+    until(lambda: time.monotonic() > begun + 1)
+    return busy(server) - before
+
+
 def test_nobody_spins_while_clients_do_nothing(tmp_path):
     """Connections of every kind that wait for something, half of them half-closed, for a second."""
     (tmp_path / "large").write_bytes(bytes(32 * MIB))
@@ -136,10 +140,7 @@ def test_nobody_spins_while_clients_do_nothing(tmp_path):
             if half_closed:
                 for one in clients[-7:]:
                     one.socket.shutdown(1)
-        before = busy(server)
-        begun = time.monotonic()
-        until(lambda: time.monotonic() > begun + 1)
-        assert busy(server) - before < 0.5  # one that spins would need all of it
+        until(lambda: busy_for_a_second(server) < 0.5)  # what came before may take its time
         for number in range(2):
             assert server.get("/hello", f"X: {number}").body == b"hello\n"
         server.signal(signal.SIGQUIT)
@@ -187,10 +188,10 @@ def test_no_descriptor_is_left_over_by_good_clients_or_bad_ones(tmp_path):
             return last == before
 
         server.until(settled)
-        expected = before
+        most = before
         for _ in range(5):
             all_of_it()
-        server.until(lambda: open_files(server) == expected)
+        server.until(lambda: all(count <= most[pid] for pid, count in open_files(server).items()))
 
 
 # --- too little of something -----------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import socket
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, MIB, curl, request, resident, serving
+from tests.e2e.harness import AT_ONCE, LONG, MIB, curl, found_curl, request, resident, serving
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_a_piece_is_seen_before_the_next_one_is_made(site):
 
 
 def test_the_standard_librarys_client_sees_each_piece(site):
-    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=LONG)
     connection.request("GET", "/steps?file=library&steps=3")
     answer = connection.getresponse()
     for number in range(3):
@@ -44,10 +45,13 @@ def test_the_standard_librarys_client_sees_each_piece(site):
 
 
 def test_curl_sees_the_first_piece(site):
-    Path(site.folder, "curl-1").touch()
-    done = curl("-N", "--max-time", "1", f"{site.url}/steps?file=curl&steps=3")
-    assert (done.stdout, done.returncode) == (b"0 1 ", 28)
-    Path(site.folder, "curl-2").touch()
+    command = [found_curl(), "-s", "-N", "--max-time", "60", f"{site.url}/steps?file=curl&steps=3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        for number in range(3):
+            assert process.stdout.read(2) == b"%d " % number
+            Path(site.folder, f"curl-{number + 1}").touch()
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("read", [0, 5 * MIB], ids=["at once", "after some"])
@@ -81,7 +85,8 @@ def test_who_leaves_an_answer_of_empty_pieces_sets_the_thread_free(site, first, 
         client.send(request(f"/silent?file={name}&first={first}"))
         if first:
             assert client.until(b"\r\n\r\n")
-    for client in clients:
+    for name, client in zip(names, clients, strict=True):
+        site.until(Path(site.folder, f"here-{name}").exists)
         if how == "reset":
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()

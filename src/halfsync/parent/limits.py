@@ -13,8 +13,9 @@ SHORTEST_WAIT = 0.05
 TRIES_AT_FIRST = 3
 """At the first start, so many early ends without a report are taken for final."""
 
-LAST_WORD = 0.5
-"""Seconds beyond graceful_timeout that are left for cutting off and logging in good order."""
+LAST_WORD = 2.0
+"""Seconds beyond graceful_timeout that are left for cutting off and logging in good order. That takes
+milliseconds; but on a machine with many times more to do than it can, half a second was not always enough."""
 
 REAPING = 5.0
 """Seconds to wait for killed children. One that the kernel can't end must not keep us."""

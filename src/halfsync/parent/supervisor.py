@@ -255,6 +255,7 @@ class Supervisor:
         if tree.phase is Phase.STARTING and tree.pump is not None and all(pool.works for pool in tree.pools):
             tree.phase = Phase.SERVING
             self._staffing.open()
+            self._flush(now)  # first, so that whoever is told that it serves is served
             self._announce()
             self._reloads.serving()
         elif tree.phase is Phase.STARTING:

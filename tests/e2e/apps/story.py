@@ -168,6 +168,8 @@ class Silent(Endless):
 
 
 def silent(request: Request) -> Iterable[bytes]:
+    """Says that it is here first: a reset takes back a request that the server has not read yet."""
+    (FOLDER / f"here-{request.query['file']}").touch()
     request.reply()
     return Silent(request.query["file"], request.number("first", 0))
 
