@@ -7,9 +7,10 @@ A `Stage` holds a `Pump` that listens on a real port, and the test holds the oth
 There is no second thread: the test says when the pump takes a turn, so what happens between two
 lines of a test is known. A turn never waits; time is a `FakeTime` that only the test moves.
 
-The kernel may deliver a loopback segment a moment late. So a test says what it waits for
-(`stage.until(...)`, `client.answer()`), and the stage takes turns until it is there; the timeout of
-seconds in there is only how long a failing test takes.
+On a busy machine the kernel may deliver a loopback segment a moment late. So what a `Client` sends has
+arrived when the call returns (see `prompt.py`), and for what the pump sends a test says what it waits for
+(`stage.until(...)`, `client.answer()`), and the stage takes turns until it is there; the timeout of seconds
+in there is only how long a failing test takes.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from tests.pump.prompt import PromptSocket
 from tests.pump.transports import TRANSPORTS
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 """Seconds of real time until a test that waits for something fails."""
 
 BUILT_IN, APP = 0, 1
@@ -222,6 +224,8 @@ class Stage:
         client = Client(self, rcvbuf)
         self.clients.append(client)
         self.until(lambda: len(self.pump.connections) > before, "a connection")
+        transports = [conn.transport for conn in self.pump.connections.values()]
+        client.sock.find_peer([one for one in transports if isinstance(one, socket.socket)])
         return client
 
     def hand(self, pool: int = APP, *, threads: int = 8, answers: bool = False) -> Hand:
@@ -236,7 +240,7 @@ class Client:
 
     def __init__(self, stage: Stage, rcvbuf: int = 0) -> None:
         self.stage = stage
-        self.sock = socket.socket(stage.listener.family)
+        self.sock = PromptSocket(stage.listener.family)
         self.sock.setblocking(True)  # the pump has changed the default
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
@@ -280,6 +284,7 @@ class Client:
         if self.over:
             return 0
         try:
+            self.sock.let_arrive()
             data = self.sock.recv(most)
         except BlockingIOError:
             return 0
