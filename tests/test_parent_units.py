@@ -538,9 +538,7 @@ def test_a_reader_that_has_stopped_does_not_stop_us():
         assert writer.stdin is not None
         assert writer.stdout is not None
         assert writer.stderr is not None
-        began = time.monotonic()
         assert writer.stdout.readline() == b"alive\n"
-        assert time.monotonic() - began < 5
         os.set_blocking(writer.stderr.fileno(), False)
         before = writer.stderr.read() or b""
         os.set_blocking(writer.stderr.fileno(), True)

@@ -284,8 +284,7 @@ class Client:
         if self.over:
             return 0
         try:
-            self.sock.let_arrive()
-            data = self.sock.recv(most)
+            data = self.sock.recv_promptly(most)
         except BlockingIOError:
             return 0
         except OSError:

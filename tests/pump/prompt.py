@@ -12,7 +12,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 LONGEST = 0.5
@@ -72,22 +72,28 @@ class PromptSocket(socket.socket):
         super().close()
         self._wait(self._is_ended)
 
-    def let_arrive(self) -> None:
-        """Wait for what the other end has sent."""
-        self._wait(self._is_received)
+    def recv_promptly(self, size: int) -> bytes:
+        """As `recv` of a non-blocking socket, but also what is still on its way from the other end."""
+        try:
+            return self.recv(size)
+        except BlockingIOError:
+            self._wait(self._is_received)
+            return self.recv(size)
 
-    def _wait(self, is_there: Any) -> None:
-        if self.peer is None or self.peer.fileno() < 0:
+    def _wait(self, is_there: Callable[[socket.socket], bool]) -> None:
+        if self.peer is None:
             return
         give_up = time.monotonic() + LONGEST
         while not is_there(self.peer) and time.monotonic() < give_up:
             time.sleep(0.0002)
 
     def _is_sent(self, peer: socket.socket) -> bool:
-        return _info_of(peer).received >= _info_of(self).sent
+        return peer.fileno() < 0 or _info_of(peer).received >= _info_of(self).sent
 
     def _is_received(self, peer: socket.socket) -> bool:
-        return _info_of(self).received >= _info_of(peer).sent
+        """If the other end is closed, a FIN or RST has to come."""
+        ours = _info_of(self)
+        return ours.state != OPEN if peer.fileno() < 0 else ours.received >= _info_of(peer).sent
 
     def _is_ended(self, peer: socket.socket) -> bool:
-        return _info_of(peer).state != OPEN
+        return _info_of(peer).state != OPEN  # closed: 0
