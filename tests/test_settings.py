@@ -324,8 +324,8 @@ class TestTargets:
             (("/a//b=up",), "Target '/a//b=up': no request has a path that begins with '/a//b'."),
             (("/a/../b=up",), "no request has a path that begins with '/a/../b'."),
             (("/a?b=up",), "no request has a path that begins with '/a?b'."),
-            (("a:a", "/=up"), "Target '/=up': 'a:a' is mounted at '/' already."),
-            (("/u=up", "/u/=up"), "Target '/u/=up': 'up' is mounted at '/u' already."),
+            (("a:a", "/=up"), "Target '/=up': 'a:a' is mounted at '/' already; to have both, "),
+            (("/u=up", "/u/=up"), "Target '/u/=up': 'up' is mounted at '/u' already; to have both, "),
         ],
     )
     def test_wrong_ones(self, arguments, sentence):

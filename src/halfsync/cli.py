@@ -14,8 +14,10 @@ from halfsync.folders import current_folder
 from halfsync.forwarded import Trust
 from halfsync.habits import convert
 from halfsync.habits.options import OURS, click_options
-from halfsync.habits.sources import Parsed, Sources, gathered
+from halfsync.habits.parsing import Parsed
+from halfsync.habits.sources import gathered
 from halfsync.habits.table import OTHER_NAMES
+from halfsync.habits.variables import about_script_name
 from halfsync.plan import Plan, PoolPlan, RoutePlan, target_of, work_out
 from halfsync.rereading import Rereading
 from halfsync.seen_files import seen
@@ -191,6 +193,7 @@ def run(check_config: bool, print_config: bool, **options: Any) -> int:
     files = seen(os.path.join(folder, file) for file in sources.files)
     loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES)
     read_again = Rereading(sources, os.environ, folder, loaded.settings, check_formats)
+    notes = [*sources.notes, *about_script_name(os.environ, loaded.settings.env)]
     enter(loaded)
     named = [*loaded.targets, *map(target_of, sources.targets)]
     if print_config:
@@ -200,20 +203,20 @@ def run(check_config: bool, print_config: bool, **options: Any) -> int:
     read_again.started_with(named, (routes, pools))
     check_formats(loaded)
     if check_config:
-        for note in sources.notes:
+        for note in notes:
             click.echo(note)
         return check(loaded, routes, pools)
-    say_notes(sources, loaded)
+    say_notes(notes, loaded)
     from halfsync.parent.main import serve
 
     return serve(loaded.settings, routes, pools, read_again, files)
 
 
-def say_notes(sources: Sources, loaded: Loaded) -> None:
+def say_notes(notes: Sequence[str], loaded: Loaded) -> None:
     from halfsync.logs import error
 
     error.be("parent", loaded.settings.log_level)
-    for note in sources.notes:
+    for note in notes:
         error.log("info", note)
 
 

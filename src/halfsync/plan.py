@@ -130,7 +130,10 @@ def work_out(
         prefix = _prefix(target)
         if prefix in routes:
             there = routes[prefix].target
-            raise SettingError(f"{target.where}: {there!r} is mounted at '{prefix or '/'}' already.")
+            raise SettingError(
+                f"{target.where}: {there!r} is mounted at '{prefix or '/'}' already; to have both, "
+                f"write a path before one of them, such as /path={target.target}."
+            )
         routes[prefix] = _route(prefix, target, settings, pools)
     ordered = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))
     return tuple(ordered), tuple(pools)
@@ -231,6 +234,10 @@ def _check_files(target: Target) -> None:
         )
     if os.path.exists(name):
         raise SettingError(f"{where}: {name!r} is neither a folder nor a regular file.")
+    module, colon, attribute = name.partition(":")
+    if colon and "/" in module and _APPLICATION.match(f"{_guess(module)}:{attribute}"):
+        meant = f"{_guess(module)}:{attribute}"
+        raise SettingError(f"{where}: an application is named with its module, with dots, such as {meant}.")
     if "/" in name or name.startswith("."):
         raise SettingError(f"{where}: there is no folder or file {name!r} in {here_in_words()}.")
     raise SettingError(

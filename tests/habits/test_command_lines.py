@@ -39,12 +39,16 @@ def folder(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/gunicorn.conf.py").write_text("workers = 7\nwsgi_app = 'shop:app'\n")
     (tmp_path / "gunicorn_settings.py").write_text("workers = 6\n")
+    (tmp_path / "gunicorn.conf").write_text("workers = 5\ntimeout = 9\n")  # TOML, too, by its form
+    (tmp_path / "conf/shop.conf").write_text("import os\nworkers = 4\n")
+    (tmp_path / "templates").mkdir()
     return tmp_path
 
 
 def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    known = ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HALFSYNC_") and k not in known}
+    known = ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "SCRIPT_NAME")
+    others = ("HALFSYNC_", "UVICORN_")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(others) and k not in known}
     return subprocess.run(
         [sys.executable, "-m", "halfsync", *arguments],
         cwd=folder,

@@ -13,8 +13,11 @@ import select
 import signal
 import sys
 import time
+import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from halfsync.habits import executed_file
@@ -39,8 +42,30 @@ class GunicornFile:
 
 
 def is_gunicorn_file(path: str) -> bool:
-    """Whether `-c` means one: gunicorn's own ways of naming it, or any Python file."""
-    return path.endswith(".py") or path.startswith(("python:", "file:"))
+    """Whether `-c` means one: gunicorn's own ways of naming it, or a file of Python, whatever its name is.
+    Of what may be both, Python and TOML, the name has to say it."""
+    if path.endswith(".py") or path.startswith(("python:", "file:")):
+        return True
+    if path.endswith(".toml"):
+        return False
+    return _is_python(path) and ("gunicorn" in os.path.basename(path) or not _is_toml(path))
+
+
+def _is_python(path: str) -> bool:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _is_toml(path: str) -> bool:
+    try:
+        tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def read(path: str, environment: Mapping[str, str] = os.environ) -> GunicornFile:

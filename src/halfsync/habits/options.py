@@ -63,9 +63,11 @@ def _click_option(dest: str, row: Foreign) -> click.Option:
     return click.Option([dest, *flags], multiple=True, hidden=True)
 
 
-def understood(options: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Understood:
-    """What the foreign ones among these parsed options mean. Raises SettingError for one that can't be
-    done here."""
+def understood(
+    options: Mapping[str, Any], environment: Mapping[str, str] = os.environ, where: str = ""
+) -> Understood:
+    """What the foreign ones among these parsed options mean. `where`: what to say in place of an option's
+    name. Raises SettingError for one that can't be done here."""
     found = Understood()
     given = {
         _BY_DEST[dest].shown: (_BY_DEST[dest], value)
@@ -74,12 +76,11 @@ def understood(options: Mapping[str, Any], environment: Mapping[str, str] = os.e
     }
     host, port = given.pop("--host", None), given.pop("--port", None)
     if host or port:
-        found.take(
-            "bind", _address(host and host[1][-1], port and port[1][-1], environment), "--host and --port"
-        )
+        address = _address(host and host[1][-1], port and port[1][-1], environment)
+        found.take("bind", address, where or "--host and --port")
     for flag, (row, value) in given.items():
         for text in [row.means] if value is True else value:
-            understand(row, flag, text, found)
+            understand(row, where or flag, text, found)
     return found
 
 

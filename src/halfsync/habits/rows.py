@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from halfsync.settings.rows import BY_NAME
+
 GUNICORN = "gunicorn"
 UVICORN = "uvicorn"
 WAITRESS = "waitress"
@@ -95,9 +97,17 @@ def means(server: str, flags: str, setting: str, sentence: str = "", **more: obj
 # --- values that are said in another way -------------------------------------------------------------
 
 
-def no_limit_is(most: str) -> Callable[[str], str]:
-    """gunicorn's 0 means no limit; ours always has one."""
-    return lambda text: most if text.strip() == "0" else text
+def at_most(setting: str) -> Callable[[str], str]:
+    """Ours has a maximum: what is above that means it, and so does gunicorn's 0, which is no limit there."""
+    most = int(BY_NAME[setting].meta.le or 0)
+
+    def translated(text: str) -> str:
+        if not text.strip().isdecimal():
+            return text
+        number = int(text)
+        return str(most) if number == 0 or number > most else text
+
+    return translated
 
 
 def level(text: str) -> str:

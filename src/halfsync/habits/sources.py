@@ -1,5 +1,5 @@
-"""All that a command says, with what is said by the habits of other servers: foreign options,
-GUNICORN_CMD_ARGS, a gunicorn.conf.py; and the settings file that is taken when nothing is named.
+"""All that a command says, with what is said by the habits of other servers: foreign options, UVICORN_...
+and GUNICORN_CMD_ARGS, a gunicorn.conf.py; and the settings file that is taken when nothing is named.
 
 As gunicorn has it, its own file and variable are stronger than PORT and WEB_CONCURRENCY; ours
 (HALFSYNC_...) are stronger than both.
@@ -11,12 +11,13 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from halfsync.habits import gunicorn
 from halfsync.habits.options import called, own_value, understood
+from halfsync.habits.parsing import Parsed, own_settings
+from halfsync.habits.variables import APP, of_uvicorn
 from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sources import Layer
@@ -24,9 +25,6 @@ from halfsync.settings.sources import Layer
 VARIABLE = "GUNICORN_CMD_ARGS"
 USUAL_FILE = "halfsync.toml"
 GUNICORNS_FILE = "gunicorn.conf.py"
-
-Parsed = Mapping[str, Any]
-"""Options by name, and `targets` and `config`, as click gives them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,8 @@ def _gathered(
     variable = _in_variable(environment, parse)
     file = parsed["config"] or variable.get("config")
     targets = list(parsed["targets"] or variable.get("targets", ()))
+    if not targets and not file and environment.get(APP):
+        targets = [environment[APP]]
     python_file = None
     if file and gunicorn.is_gunicorn_file(file):
         of_file = _read_gunicorn_file(file, environment, layers, notes)
@@ -80,12 +80,15 @@ def _gathered(
         notes.append(f"No target and no file is named, so the settings are those of ./{USUAL_FILE}.")
     elif not file and os.path.isfile(GUNICORNS_FILE):
         notes.append(f"./{GUNICORNS_FILE} is not read unless it is named: -c {GUNICORNS_FILE}")
-    is_factory = False
+    uvicorns = of_uvicorn(environment, parse)
+    layers = [*(one.implied for one in uvicorns), *layers, *(one.layer for one in uvicorns)]
+    notes += [note for one in uvicorns for note in one.foreign.notes]
+    is_factory = any(one.foreign.is_factory for one in uvicorns)
     for origin, options in ((f"environment variable {VARIABLE}", variable), ("command line", parsed)):
         foreign = understood(options, environment)
         notes += foreign.notes
         is_factory = is_factory or foreign.is_factory
-        own = {name: own_value(name, options[name]) for name in _own(options)}
+        own = {name: own_value(name, options[name]) for name in own_settings(options)}
         for name in own.keys() & foreign.given.keys():
             if BY_NAME[name].is_list:
                 own[name] = [*foreign.given[name], *own[name]]
@@ -94,11 +97,6 @@ def _gathered(
     command_line = layers.pop()
     targets = called(targets) if is_factory else targets
     return Sources(command_line, file, tuple(layers), tuple(targets), tuple(notes), python_file, gather)
-
-
-def _own(options: Parsed) -> list[str]:
-    """The settings that were given."""
-    return [name for name, value in options.items() if name in BY_NAME and value not in (None, ())]
 
 
 def _in_variable(environment: Mapping[str, str], parse: Callable[[list[str]], Parsed]) -> Parsed:
