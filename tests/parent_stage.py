@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from halfsync import channel, prctl
+from halfsync.layout import work_out
 from halfsync.logs import error
 from halfsync.parent import listeners, processes
 from halfsync.parent import supervisor as supervisor_module
@@ -25,7 +26,7 @@ from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
-from halfsync.plan import Plan, work_out
+from halfsync.plan import Plan
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
 from halfsync.wire.messages import (
@@ -233,8 +234,8 @@ def main() -> int:
     vars(supervisor_module).update(LAST_WORD=told.pop("last_word", LAST_WORD))
     settings = Settings(**{"bind": ["127.0.0.1:0"], **told})
     error.be("parent", "debug")
-    routes, pools = work_out(settings, [Target("/", "app:app", "the test")])
-    plan = Plan(settings, routes, pools, listeners.bind(settings))
+    layout = work_out(settings, [Target("/", "app:app", "the test")])
+    plan = Plan(settings, layout.routes, layout.pools, listeners.bind(settings))
     supervisor = Supervisor(
         plan,
         EntryPoints(pump, worker, template, watcher),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from halfsync.plan import Kind, target_of, work_out
+from halfsync.layout import target_of, work_out
+from halfsync.plan import Kind
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.worker.importing import CannotImport, load
@@ -171,7 +172,7 @@ def test_a_word_that_is_neither_folder_nor_module_is_told_as_that():
 
 
 def kinds(*targets: str) -> list[Kind]:
-    return [route.kind for route in work_out(Settings(), [target_of(one) for one in targets])[0]]
+    return [route.kind for route in work_out(Settings(), [target_of(one) for one in targets]).routes]
 
 
 def test_a_folder_is_a_folder_and_a_package_is_asked_about(folder):

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from halfsync.plan import FileRules, Kind, target_of, work_out
+from halfsync.layout import target_of, work_out
+from halfsync.plan import FileRules, Kind
 from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.sources import Loaded, load
@@ -121,14 +122,14 @@ def test_wrong_on_the_command_line(given, sentence):
         ("routes = 3", 'routes must be a table, such as [routes] with "/" = "app:app" in it.'),
         (
             'routes = {"/" = 3}',
-            'routes.\'/\' must be a target such as "app:app", or a table with target = "app:app".',
+            'or a table such as { app = "app:app", threads = 2 }.',
         ),
         (
-            'routes = {"/" = {target="a:a", worker=3}}',
+            'routes = {"/" = {app="a:a", worker=3}}',
             "routes.'/' has no setting worker; did you mean workers?",
         ),
         (
-            'routes = {"/" = {target="a:a", workers=0}}',
+            'routes = {"/" = {app="a:a", workers=0}}',
             "routes.'/': workers must be a whole number from 1 to 1000, not 0.",
         ),
         (
@@ -217,7 +218,7 @@ def here(tmp_path, monkeypatch):
 
 
 def mounted(*arguments: str) -> list[tuple[str, str, str, int]]:
-    routes, _ = work_out(Settings(), [target_of(argument) for argument in arguments])
+    routes = work_out(Settings(), [target_of(argument) for argument in arguments]).routes
     return [(route.prefix, route.target, route.kind.value, route.pool) for route in routes]
 
 
@@ -242,11 +243,12 @@ class TestTargets:
 
     def test_unless_it_asks_for_sizes_of_its_own(self, here):
         text = (
-            '[routes]\n"/" = "app:app"\n"/b" = {target = "app:app", threads = 1}\n'
-            '"/s" = {target = "up", lease = 9}'
+            '[routes]\n"/" = "app:app"\n"/b" = {app = "app:app", threads = 1}\n'
+            '"/s" = {folder = "up", lease = 9}'
         )
         loaded = from_file(here, text)
-        routes, pools = work_out(loaded.settings, loaded.targets)
+        layout = work_out(loaded.settings, loaded.targets)
+        routes, pools = layout.routes, layout.pools
         assert [(pool.name, pool.processes, pool.threads) for pool in pools] == [
             ("built-in", 1, 4),
             ("app:app", 1, 8),
@@ -261,11 +263,11 @@ class TestTargets:
         text = (
             'cache_control = "max-age=60"\nimmutable = true\nfallback = "index.html"\n'
             '[routes]\n"/" = "app:app"\n'
-            '"/a" = "up"\n"/b" = {target = "up", cache_control = "", immutable = false, fallback = ""}\n'
-            '"/c" = {target = "up", precompressed = true, fallback = "/index.html"}\n"/d.ico" = "one.ico"\n'
+            '"/a" = "up"\n"/b" = {folder = "up", cache_control = "", immutable = false, fallback = ""}\n'
+            '"/c" = {folder = "up", precompressed = true, fallback = "/index.html"}\n"/d.ico" = "one.ico"\n'
         )
         loaded = from_file(here, text)
-        routes, _ = work_out(loaded.settings, loaded.targets)
+        routes = work_out(loaded.settings, loaded.targets).routes
         assert {route.prefix: route.files for route in routes} == {
             "": FileRules(),
             "/a": FileRules(1.0, "max-age=60", True, False, "index.html"),
@@ -277,20 +279,20 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("table", "sentence"),
         [
-            ('{target = "a:a", immutable = true}', "immutable is for files; an application says its own."),
-            ('{target = "a:a", lease = 2}', "lease is for files; an application says its own."),
-            ('{target = "up", threads = 2}', "workers and threads are for applications, not for files."),
-            ('{target = "up", fallback = "no.html"}', "fallback: there is no file 'no.html' in that folder."),
-            ('{target = "up", fallback = "../x"}', "fallback must be a file within the folder, not '../x'."),
-            ('{target = "up", fallback = ".x"}', "fallback must be a file within the folder, not '.x'."),
-            ('{target = "app.txt", fallback = "x"}', "fallback is for folders, and 'app.txt' is one file."),
-            ('{target = "up", cache_control = "a\\nb"}', "cache_control must be plain ASCII, not 'a\\nb'."),
+            ('{app = "a:a", immutable = true}', "immutable is for files; an application says its own."),
+            ('{app = "a:a", lease = 2}', "lease is for files; an application says its own."),
+            ('{folder = "up", threads = 2}', "workers and threads are for applications, not for files."),
+            ('{folder = "up", fallback = "no.html"}', "fallback: there is no file 'no.html' in that folder."),
+            ('{folder = "up", fallback = "../x"}', "fallback must be a file within the folder, not '../x'."),
+            ('{folder = "up", fallback = ".x"}', "fallback must be a file within the folder, not '.x'."),
+            ('{file = "app.txt", fallback = "x"}', "fallback is for folders, and 'app.txt' is one file."),
+            ('{folder = "up", cache_control = "a\\nb"}', "cache_control must be plain ASCII, not 'a\\nb'."),
             (
-                '{target = "up", cache_controll = "a"}',
+                '{folder = "up", cache_controll = "a"}',
                 "has no setting cache_controll; did you mean cache_control?",
             ),
-            ('{target = "up", immutable = "yes"}', "immutable must be true or false, not 'yes'."),
-            ('{target = "/dev/null"}', "'/dev/null' is neither a folder nor a regular file."),
+            ('{folder = "up", immutable = "yes"}', "immutable must be true or false, not 'yes'."),
+            ('{file = "/dev/null"}', "'/dev/null' is neither a folder nor a regular file."),
         ],
     )
     def test_rules_that_do_not_fit_their_mount(self, here, table, sentence):
@@ -324,8 +326,8 @@ class TestTargets:
             (("/a//b=up",), "Target '/a//b=up': no request has a path that begins with '/a//b'."),
             (("/a/../b=up",), "no request has a path that begins with '/a/../b'."),
             (("/a?b=up",), "no request has a path that begins with '/a?b'."),
-            (("a:a", "/=up"), "Target '/=up': 'a:a' is mounted at '/' already; to have both, "),
-            (("/u=up", "/u/=up"), "Target '/u/=up': 'up' is mounted at '/u' already; to have both, "),
+            (("a:a", "/=up"), "Target '/=up': 'a:a' is served at '/' already; to have both, "),
+            (("/u=up", "/u/=up"), "Target '/u/=up': 'up' is served at '/u' already; to have both, "),
         ],
     )
     def test_wrong_ones(self, arguments, sentence):

@@ -18,7 +18,8 @@ from halfsync.habits.parsing import Parsed
 from halfsync.habits.sources import gathered
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.habits.variables import about_script_name
-from halfsync.plan import Plan, PoolPlan, RoutePlan, target_of, work_out
+from halfsync.layout import Layout, target_of, work_out
+from halfsync.plan import Plan
 from halfsync.rereading import Rereading
 from halfsync.seen_files import seen
 from halfsync.settings.errors import SettingError
@@ -26,7 +27,7 @@ from halfsync.settings.rows import BY_NAME, ROWS, Row
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS
 from halfsync.settings.targets import Target
-from halfsync.toml_text import in_toml, target_in_toml
+from halfsync.toml_text import in_toml, routes_in_toml, sites_in_toml
 
 WRONG = 2
 """Exit status when a setting or a target is wrong."""
@@ -199,17 +200,17 @@ def run(check_config: bool, print_config: bool, **options: Any) -> int:
     if print_config:
         click.echo(printed(loaded, named), nl=False)
         return 0
-    routes, pools = work_out(loaded.settings, named)
-    read_again.started_with(named, (routes, pools))
+    layout = work_out(loaded.settings, named, loaded.sites)
+    read_again.started_with(named, loaded.sites, layout)
     check_formats(loaded)
     if check_config:
         for note in notes:
             click.echo(note)
-        return check(loaded, routes, pools)
+        return check(loaded, layout)
     say_notes(notes, loaded)
     from halfsync.parent.main import serve
 
-    return serve(loaded.settings, routes, pools, read_again, files)
+    return serve(loaded.settings, layout, read_again, files)
 
 
 def say_notes(notes: Sequence[str], loaded: Loaded) -> None:
@@ -253,7 +254,7 @@ def check_formats(loaded: Loaded) -> None:
         raise SettingError(str(error)) from None
 
 
-def check(loaded: Loaded, routes: tuple[RoutePlan, ...], pools: tuple[PoolPlan, ...]) -> int:
+def check(loaded: Loaded, layout: Layout) -> int:
     """`--check-config`: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import listeners, machine, privileges
@@ -262,12 +263,12 @@ def check(loaded: Loaded, routes: tuple[RoutePlan, ...], pools: tuple[PoolPlan, 
 
     settings = loaded.settings
     keep_descriptor()
-    for address in settings.bind:
+    for address in layout.addresses(settings):
         listeners.parse(address)
-    settings = machine.prepared(settings, routes, privileges.identity(settings))
+    settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
     for name in ("access_logfile", "error_logfile", "pid"):
         check_writable(name, getattr(settings, name))
-    failure = check_applications(Plan(settings, routes, pools, ()), entry_points())
+    failure = check_applications(Plan(settings, layout.routes, layout.pools, ()), entry_points())
     if failure is not None:
         tell(failure.traceback + f"halfsync: {failure.sentence}")
         return WRONG
@@ -288,5 +289,5 @@ def printed(loaded: Loaded, targets: Sequence[Target]) -> str:
     texts = {name: f"{name} = {in_toml(getattr(loaded.settings, name))}" for name in BY_NAME}
     width = max(len(text) for text in texts.values() if len(text) < 60)
     lines = [f"{text:{width}}  # {loaded.origins[name]}" for name, text in texts.items()]
-    lines += ["", "[routes]", *(f"{in_toml(one.path)} = {target_in_toml(one)}" for one in targets)]
+    lines += ["", "[routes]", *routes_in_toml(targets), *sites_in_toml(loaded.sites)]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ import socket
 
 import msgspec
 
-from halfsync.plan import Listener, Plan, PoolPlan, RoutePlan
+from halfsync.plan import Listener, Plan, PoolPlan, RoutePlan, SitePlan
 from halfsync.settings.table import Settings
 
 
@@ -18,6 +18,7 @@ class _Listener(msgspec.Struct, array_like=True):
     host: str
     port: int
     is_removed: bool
+    sites: tuple[int, ...]
 
 
 class _Plan(msgspec.Struct, array_like=True):
@@ -26,14 +27,19 @@ class _Plan(msgspec.Struct, array_like=True):
     pools: tuple[PoolPlan, ...]
     listeners: tuple[_Listener, ...]
     number: int
+    sites: tuple[SitePlan, ...]
 
 
 _decode = msgspec.msgpack.Decoder(_Plan).decode
 
 
 def encode(plan: Plan) -> bytes:
-    listeners = tuple(_Listener(one.address, one.host, one.port, one.is_removed) for one in plan.listeners)
-    return msgspec.msgpack.encode(_Plan(plan.settings, plan.routes, plan.pools, listeners, plan.number))
+    listeners = tuple(
+        _Listener(one.address, one.host, one.port, one.is_removed, one.sites) for one in plan.listeners
+    )
+    return msgspec.msgpack.encode(
+        _Plan(plan.settings, plan.routes, plan.pools, listeners, plan.number, plan.sites)
+    )
 
 
 def decode(data: bytes, sockets: dict[int, socket.socket]) -> Plan:
@@ -41,10 +47,17 @@ def decode(data: bytes, sockets: dict[int, socket.socket]) -> Plan:
     msgspec.DecodeError."""
     found = _decode(data)
     listeners = tuple(
-        Listener(one.address, one.host, one.port, sockets.get(index) or _none(), one.is_removed)
+        Listener(
+            one.address,
+            one.host,
+            one.port,
+            sockets.get(index) or _none(),
+            one.is_removed,
+            sites=one.sites,
+        )
         for index, one in enumerate(found.listeners)
     )
-    return Plan(found.settings, found.routes, found.pools, listeners, found.number)
+    return Plan(found.settings, found.routes, found.pools, listeners, found.number, found.sites)
 
 
 def _none() -> socket.socket:

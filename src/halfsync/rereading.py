@@ -14,21 +14,22 @@ from dataclasses import dataclass
 from halfsync.at_reload import kept
 from halfsync.habits.sources import Sources
 from halfsync.habits.table import OTHER_NAMES
-from halfsync.plan import PoolPlan, RoutePlan, target_of, work_out
+from halfsync.layout import Layout, target_of, work_out
 from halfsync.seen_files import SeenFile, seen
 from halfsync.settings.errors import SettingError
+from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
 
-Worked = tuple[tuple[RoutePlan, ...], tuple[PoolPlan, ...]]
+Served = tuple[Settings, list[Target], tuple[SiteEntry, ...]]
+"""What the user wrote: settings, the routes of the default site, and the other sites."""
 
 
 @dataclass(frozen=True)
 class Configuration:
     settings: Settings
-    routes: tuple[RoutePlan, ...]
-    pools: tuple[PoolPlan, ...]
+    layout: Layout
     configuration: tuple[SeenFile, ...] = ()  # the files that it was read from
     notes: Sequence[str] = ()  # sentences for the log: what takes effect at a restart only, or not at all
 
@@ -51,7 +52,7 @@ class Rereading:
         self._folder = folder
         self._running = running
         self._check = check
-        self._before: tuple[Settings, list[Target], Worked] | None = None
+        self._before: tuple[Served, Layout] | None = None
 
     @property
     def files(self) -> list[str]:
@@ -70,26 +71,27 @@ class Rereading:
             settings, notes = kept(self._running, loaded.settings)
             _enter(os.path.join(self._folder, settings.chdir or ""), before)
             targets = [*loaded.targets, *map(target_of, sources.targets)]
-            routes, pools = self._worked_out(settings, targets)
-            self._check(Loaded(settings, loaded.origins, loaded.targets))
+            layout = self._worked_out(settings, targets, loaded.sites)
+            self._check(Loaded(settings, loaded.origins, loaded.targets, loaded.sites))
         notes += [note for note in sources.notes if note not in self._sources.notes]
         self._sources = sources
-        return Configuration(settings, routes, pools, files, notes)
+        return Configuration(settings, layout, files, notes)
 
-    def started_with(self, targets: list[Target], found: Worked) -> None:
-        """What these targets meant at the start."""
-        self._before = self._running, targets, found
+    def started_with(self, targets: list[Target], sites: tuple[SiteEntry, ...], found: Layout) -> None:
+        """What these targets and sites meant at the start."""
+        self._before = (self._running, targets, sites), found
 
-    def _worked_out(self, settings: Settings, targets: list[Target]) -> Worked:
+    def _worked_out(self, settings: Settings, targets: list[Target], sites: tuple[SiteEntry, ...]) -> Layout:
         """If a folder is gone, but the configuration is the same as before: as before, so that the code can
         be reloaded. A deployment may delete an old release while it is served."""
+        served = settings, targets, sites
         try:
-            found = work_out(settings, targets)
+            found = work_out(*served)
         except SettingError:
-            if self._before is not None and self._before[:2] == (settings, targets):
-                return self._before[2]
+            if self._before is not None and self._before[0] == served:
+                return self._before[1]
             raise
-        self._before = settings, targets, found
+        self._before = served, found
         return found
 
 

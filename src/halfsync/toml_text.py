@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from halfsync.settings.targets import OWN_OF_ROUTES, Target
+from halfsync.settings.sites import SiteEntry
+from halfsync.settings.targets import Does, Target
 
 
 def in_toml(value: Any) -> str:
@@ -22,6 +24,29 @@ def in_toml(value: Any) -> str:
 
 
 def target_in_toml(target: Target) -> str:
-    own = {name: getattr(target, name) for name in OWN_OF_ROUTES}
-    own = {name: value for name, value in own.items() if value is not None}
-    return in_toml({"target": target.target, **own} if own else target.target)
+    if target.does is Does.TARGET:
+        return in_toml(target.target)
+    if target.does is Does.RESPOND and not target.content_type:
+        return in_toml({"respond": target.status, **target.own})
+    said: dict[str, Any] = {} if target.does is Does.ERROR else {target.does.value: target.target}
+    if target.status:
+        said["status"] = target.status
+    if target.content_type:
+        said["type"] = target.content_type
+    return in_toml({**said, **target.own})
+
+
+def sites_in_toml(sites: Sequence[SiteEntry]) -> list[str]:
+    """Lines: their tables."""
+    lines: list[str] = []
+    for site in sites:
+        table = f"sites.{in_toml(site.name)}"
+        lines += ["", f"[{table}]", f"hosts = {in_toml(list(site.hosts))}"]
+        if site.bind:
+            lines.append(f"bind = {in_toml(list(site.bind))}")
+        lines += [f"[{table}.routes]", *routes_in_toml(site.routes)]
+    return lines
+
+
+def routes_in_toml(targets: Sequence[Target]) -> list[str]:
+    return [f"{in_toml(one.path)} = {target_in_toml(one)}" for one in targets]

@@ -13,7 +13,7 @@ from tests.e2e.harness import curl, serving
 CONFIGURATION = """
 cache_control = "no-cache"
 [routes]
-"/" = { target = "dist", fallback = "index.html", immutable = true, precompressed = true }
+"/" = { folder = "dist", fallback = "index.html", immutable = true, precompressed = true }
 "/api" = "story:app"
 "/favicon.ico" = "icons/site.ico"
 """

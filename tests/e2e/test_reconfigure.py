@@ -84,7 +84,7 @@ CHANGES = {
     "an application takes another's place": (FIRST.replace("first:app", "second:app"), "/", "second"),
     "the only application is removed": (FIRST.replace('"/" = "first:app"\n', ""), "/", "404"),
     "a folder's rules change": (
-        FIRST.replace('"./files"', '{ target = "./files", cache_control = "max-age=5" }'),
+        FIRST.replace('"./files"', '{ folder = "./files", cache_control = "max-age=5" }'),
         "/files/page",
         "a",
     ),

@@ -48,7 +48,7 @@ def site(tmp_path_factory):
         "/public" = "./public"
         "/public/deep" = "story:app"
         "/made" = 'story:create_app("by the file")'
-        "/flask" = {{ target = "flasked:create_app()", threads = 2 }}
+        "/flask" = {{ app = "flasked:create_app()", threads = 2 }}
         "/django" = "djangoed:app"
         """
     )

@@ -80,7 +80,7 @@ WRONG = {
     "not callable": (["story:MIB"], "MIB"),
     "a module alone": (["harness_of_nothing"], "no folder and no module 'harness_of_nothing'"),
     "a factory that is none": (["story:nothing()"], "nothing"),
-    "two of one path": (["story:app", "story:create_app()"], "mounted"),
+    "two of one path": (["story:app", "story:create_app()"], "served at"),
     "a path without slash": (["static=./static"], "'/static="),
     "an unknown option": (["story:app", "--thread", "4"], "--thread"),
     "a word for a number": (["story:app", "--threads", "many"], "threads"),

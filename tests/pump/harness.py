@@ -30,7 +30,7 @@ from unittest import mock
 import msgspec
 
 from halfsync.objects import File, Memory, Pipe
-from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan
+from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
 from halfsync.pump import clock as clock_module
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
@@ -102,7 +102,12 @@ class Stage:
     """A pump, its clients and its workers. Use it as a context manager."""
 
     def __init__(
-        self, *, routes: tuple[RoutePlan, ...] | None = None, unix: bool = False, **settings: Any
+        self,
+        *,
+        routes: tuple[RoutePlan, ...] | None = None,
+        sites: tuple[SitePlan, ...] = (SitePlan(),),
+        unix: bool = False,
+        **settings: Any,
     ) -> None:
         self.time = FakeTime()
         self._undo = contextlib.ExitStack()
@@ -125,7 +130,16 @@ class Stage:
             Settings(**settings),
             routes or (RoutePlan("", "app:app", Kind.WSGI, APP),),
             (PoolPlan("built-in", None, 1, 4), PoolPlan("app:app", "app:app", 1, 8)),
-            (Listener(str(name), "" if unix else "127.0.0.1", 0 if unix else name[1], self._pumps_own()),),
+            (
+                Listener(
+                    str(name),
+                    "" if unix else "127.0.0.1",
+                    0 if unix else name[1],
+                    self._pumps_own(),
+                    sites=tuple(range(len(sites))),
+                ),
+            ),
+            sites=sites,
         )
         self.hung: list[Worker] = []
         self.lost: list[int] = []  # ids of workers that the pump gave up

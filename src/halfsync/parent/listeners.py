@@ -15,27 +15,30 @@ from halfsync.logs.error import log
 from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
-from halfsync.plan import Listener
+from halfsync.plan import DEFAULT_SITE, Listener, SitePlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal
 
 
 def bind(
-    settings: Settings, identity: Identity | None = None, addresses: Sequence[str] | None = None
+    settings: Settings,
+    identity: Identity | None = None,
+    addresses: Sequence[str] | None = None,
+    missing: Sequence[str] | None = None,
 ) -> tuple[Listener, ...]:
-    """Bind and listen at every address of `bind`, or only at `addresses` of those. Raises SettingError; then
-    nothing stays bound.
+    """Bind and listen at all `addresses` (None: those of `bind`), or only at those of them that are
+    `missing`. Raises SettingError; then nothing stays bound.
 
     `identity`: whom the service runs as, if not as this process: see `trust`.
     """
     bound: list[Listener] = []
     mode = octal("unix_mode", settings.unix_mode)
-    parsed = [(address, parse(address)) for address in settings.bind]
+    parsed = [(address, parse(address)) for address in (settings.bind if addresses is None else addresses)]
     ports_of_ipv4 = {where[1] for _, where in parsed if not isinstance(where, str) and ":" not in where[0]}
     try:
         for address, where in parsed:
-            if addresses is not None and address not in addresses:
+            if missing is not None and address not in missing:
                 continue
             before = len(bound)
             try:
@@ -54,6 +57,22 @@ def bind(
         close(bound)
         raise
     return tuple(bound)
+
+
+def at_sites(
+    bound: Sequence[Listener], settings: Settings, sites: Sequence[SitePlan]
+) -> tuple[Listener, ...]:
+    """The listeners, each with the sites that are served there: those that name its address, and, unless it
+    is only theirs, those that name none."""
+    for_all = {parse(address) for address in settings.bind}
+    own = [{parse(address) for address in site.bind} for site in sites]
+    placed = []
+    for listener in bound:
+        where = parse(listener.bound_as or listener.address)
+        is_for_all = where in for_all or not listener.bound_as
+        here = [i for i, addresses in enumerate(own) if where in addresses or (is_for_all and not addresses)]
+        placed.append(replace(listener, sites=tuple(here) or (DEFAULT_SITE,)))
+    return tuple(placed)
 
 
 def close(listeners: Sequence[Listener]) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from halfsync import __version__, prctl
 from halfsync.folders import current_folder
+from halfsync.layout import Layout
 from halfsync.logs import error
 from halfsync.parent import listeners, machine, privileges, systemd
 from halfsync.parent.logfiles import AccessLogFile, ErrorLog
@@ -18,15 +19,14 @@ from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
 from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
-from halfsync.plan import Kind, Plan, PoolPlan, RoutePlan
+from halfsync.plan import Kind, Plan, RoutePlan
 from halfsync.seen_files import SeenFile
 from halfsync.settings.table import Settings
 
 
 def serve(
     settings: Settings,
-    routes: tuple[RoutePlan, ...],
-    pools: tuple[PoolPlan, ...],
+    layout: Layout,
     read_again: Callable[[], ReadConfiguration] | None = None,
     configuration: tuple[SeenFile, ...] = (),
 ) -> int:
@@ -36,7 +36,7 @@ def serve(
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
     was started and nothing is left behind.
     """
-    machine.check_descriptors(settings, pools)
+    machine.check_descriptors(settings, layout.pools)
     error.keep_descriptor()
     error.be("parent", settings.log_level)
     prctl.be_called(settings.name)
@@ -46,18 +46,22 @@ def serve(
         undo.callback(signals.close)
         identity = privileges.identity(settings)
         notifier = systemd.Notifier(os.environ)
-        settings = machine.prepared(settings, routes, identity)
+        settings = machine.prepared(settings, layout.routes, identity)
         pid_file = PidFile(settings.pid, identity) if settings.pid else None
         if pid_file is not None:
             undo.callback(pid_file.remove)
-        bound = systemd.inherited(os.environ) or listeners.bind(settings, identity)
+        addresses = layout.addresses(settings)
+        bound = systemd.inherited(os.environ) or listeners.bind(settings, identity, addresses)
         undo.callback(listeners.close, bound)
         error_log = None
         if settings.error_logfile not in (None, "-"):
             error_log = ErrorLog(settings.error_logfile, identity)
             error_log.begin()
         access_log = AccessLogFile(settings.access_logfile, identity) if settings.access_logfile else None
-        plan = Plan(settings, routes, pools, bound, configuration=configuration)
+        bound = listeners.at_sites(bound, settings, layout.sites)
+        plan = Plan(
+            settings, layout.routes, layout.pools, bound, sites=layout.sites, configuration=configuration
+        )
         children = entry_points()
         # What exists now is never collected: so the collector touches no page that children share.
         gc.collect()
@@ -108,7 +112,7 @@ def _readable(plan: Plan, addresses: list[str]) -> str:
     wide = max(len(route.target) for route in plan.routes)
     lines = [f"halfsync {__version__} (process {os.getpid()}) serves"]
     for path, route in zip(paths, reversed(plan.routes), strict=True):
-        lines.append(f"  {path:{width}}  {route.target:{wide}}  {_by_whom(plan, route)}")
+        lines.append(f"  {path:{width}}  {route.target:{wide}}  {_by_whom(plan, route)}".rstrip())
     lines.append("at")
     lines += [f"  {address}" for address in addresses]
     lines.append("Ctrl-C stops it.")
@@ -118,6 +122,8 @@ def _readable(plan: Plan, addresses: list[str]) -> str:
 def _by_whom(plan: Plan, route: RoutePlan) -> str:
     if route.kind is Kind.FILES:
         return "files"
+    if route.kind is Kind.FIXED:
+        return ""
     pool = plan.pools[route.pool]
     return f"{_count(pool.processes, 'process', 'processes')} of {_count(pool.threads, 'thread', 'threads')}"
 

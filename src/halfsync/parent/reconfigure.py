@@ -14,13 +14,14 @@ from typing import Protocol
 import msgspec
 
 from halfsync import channel, plan_codec
+from halfsync.layout import Layout
 from halfsync.logs import error
 from halfsync.logs.error import log
 from halfsync.parent import listeners, machine
 from halfsync.parent.children import Child
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.privileges import Identity
-from halfsync.plan import Listener, Plan, PoolPlan, RoutePlan
+from halfsync.plan import NO_POOL, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.seen_files import SeenFile
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
@@ -36,9 +37,7 @@ class ReadConfiguration(Protocol):
     @property
     def settings(self) -> Settings: ...
     @property
-    def routes(self) -> tuple[RoutePlan, ...]: ...
-    @property
-    def pools(self) -> tuple[PoolPlan, ...]: ...
+    def layout(self) -> Layout: ...
     @property
     def configuration(self) -> tuple[SeenFile, ...]: ...
     @property
@@ -73,12 +72,13 @@ class Reconfiguration:
         found = self._read()
         for note in found.notes:
             log("warning", note)
-        machine.check_proc(found.routes)
-        machine.check_descriptors(found.settings, found.pools)
+        layout = found.layout
+        machine.check_proc(layout.routes)
+        machine.check_descriptors(found.settings, layout.pools)
         settings = msgspec.structs.replace(found.settings, spool_dir=running.settings.spool_dir)
-        pools, routes = aligned(running.pools, found.pools, found.routes)
-        sockets = self._next_listeners(running, settings)
-        plan = Plan(settings, routes, pools, sockets, running.number, found.configuration)
+        pools, routes = aligned(running.pools, layout.pools, layout.routes)
+        sockets = self._next_listeners(running, settings, layout)
+        plan = Plan(settings, routes, pools, sockets, running.number, layout.sites, found.configuration)
         if plan == running:
             return running
         try:
@@ -90,20 +90,26 @@ class Reconfiguration:
         self._access_logs[self._newest] = access_log
         return replace(plan, number=self._newest)
 
-    def _next_listeners(self, running: Plan, settings: Settings) -> tuple[Listener, ...]:
+    def _next_listeners(self, running: Plan, settings: Settings, layout: Layout) -> tuple[Listener, ...]:
         """Those of `running` at their places, which may be removed or be there again; then the new ones."""
+        found = self._next_sockets(running, settings, layout.addresses(settings))
+        return listeners.at_sites(found, settings, layout.sites)
+
+    def _next_sockets(
+        self, running: Plan, settings: Settings, addresses: Sequence[str]
+    ) -> tuple[Listener, ...]:
         if not any(one.bound_as for one in running.listeners):
             if settings.bind != running.settings.bind:
                 log("warning", "bind has changed, without effect: the sockets are the service manager's.")
             return running.listeners
-        wanted = {listeners.parse(address): address for address in settings.bind}
+        wanted = {listeners.parse(address): address for address in addresses}
         found = [
             one if listeners.parse(one.bound_as) in wanted else replace(one, is_removed=True)
             for one in running.listeners
         ]
         there = {listeners.parse(one.bound_as) for one in found if not one.is_removed}
         missing = [address for where, address in wanted.items() if where not in there]
-        bound = self._bind(running, settings, missing)
+        bound = self._bind(running, settings, addresses, missing)
         if len(bound) > MOST_NEW:
             listeners.close(bound)
             raise SettingError(f"bind: a reload can add {MOST_NEW} addresses at most, not {len(bound)}.")
@@ -116,12 +122,14 @@ class Reconfiguration:
                 found[place] = new
         return tuple(found)
 
-    def _bind(self, running: Plan, settings: Settings, addresses: list[str]) -> tuple[Listener, ...]:
+    def _bind(
+        self, running: Plan, settings: Settings, addresses: Sequence[str], missing: Sequence[str]
+    ) -> tuple[Listener, ...]:
         try:
-            return listeners.bind(settings, self._identity, addresses)
+            return listeners.bind(settings, self._identity, addresses, missing)
         except SettingError as wrong:
             ports = {one.port for one in running.listeners if not one.is_removed and one.port}
-            for where in map(listeners.parse, addresses):
+            for where in map(listeners.parse, missing):
                 if not isinstance(where, str) and where[1] in ports:
                     raise SettingError(
                         f"{wrong} (This server listens at port {where[1]} itself: to move a port to another "
@@ -202,4 +210,6 @@ def aligned(
             place = len(found)
             found.append(pool)
         places.append(place)
-    return tuple(found), tuple(replace(route, pool=places[route.pool]) for route in routes)
+    return tuple(found), tuple(
+        route if route.pool == NO_POOL else replace(route, pool=places[route.pool]) for route in routes
+    )

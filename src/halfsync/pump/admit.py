@@ -11,7 +11,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
-from halfsync.pump.routes import Routes
+from halfsync.pump.routes import Sites
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
@@ -21,11 +21,11 @@ SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH
 
 
 class Admission:
-    def __init__(self, clock: Clock, leases: Leases, changing: ChangingFiles, routes: Routes) -> None:
+    def __init__(self, clock: Clock, leases: Leases, changing: ChangingFiles, sites: Sites) -> None:
         self._clock = clock
         self._changing = changing
         self._leases = leases
-        self._routes = routes
+        self._sites = sites
 
     def admit(self, exchange: Exchange) -> None:
         """Respond by ourselves, or find the route and, if the request has no body, submit it. Raises
@@ -39,7 +39,7 @@ class Admission:
             if head.target == b"*":
                 conn.protocol.repeat(exchange, SERVER_OPTIONS)
                 return
-        exchange.route = route = self._routes.find(head.target)
+        exchange.route = route = self._sites.find(conn.origin.listener, head.host, head.target)
         if route is None:
             raise Refusal(404, "Nothing is served under this path.", close=head.body_size != 0)
         if head.body_size == 0:

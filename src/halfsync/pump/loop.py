@@ -46,7 +46,7 @@ from halfsync.pump.output import Output
 from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
 from halfsync.pump.room import Room
-from halfsync.pump.routes import Routes
+from halfsync.pump.routes import Sites
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.spool import SpoolSpace
 from halfsync.pump.states import (
@@ -141,8 +141,8 @@ class Pump:
             report_hung,
             report_lost,
         )
-        self.routes = Routes(self.pools.routes)
-        self.admission = Admission(self.clock, self.leases, self.changing, self.routes)
+        self.sites = Sites(plan, self.pools.routes)
+        self.admission = Admission(self.clock, self.leases, self.changing, self.sites)
         parts = (
             settings,
             self.clock,

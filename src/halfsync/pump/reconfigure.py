@@ -19,7 +19,7 @@ from halfsync import plan_codec
 from halfsync.logs import error
 from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
-from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.connection import Connection, Exchange, Route
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.http1 import last_of, limits_of
 from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
@@ -83,7 +83,7 @@ class Reconfiguration:
             protocol.configure(settings)
         pump.http1.spool_space.limit = settings.spool_limit
         waiting = pump.pools.configure(plan)
-        pump.routes.replace(pump.pools.routes)
+        pump.sites.replace(plan, pump.pools.routes)
         pump.acceptor.configure(plan)
         for conn in list(pump.connections.values()):
             if plan.listeners[conn.origin.listener].is_removed:
@@ -101,7 +101,7 @@ class Reconfiguration:
 
     def _send_elsewhere(self, exchange: Exchange) -> None:
         """Its body is still coming."""
-        route = self._pump.routes.find(exchange.head.target)
+        route = self._route_of(exchange)
         if route is not None:
             exchange.route = route
         elif exchange.route is not None:
@@ -110,11 +110,16 @@ class Reconfiguration:
     def _reroute(self, exchange: Exchange) -> None:
         """One that waits for a worker (QUEUED)."""
         assert exchange.state is QUEUED
-        exchange.route = route = self._pump.routes.find(exchange.head.target)
+        exchange.route = route = self._route_of(exchange)
         if route is None:
             self._refuse(exchange, close=False)
         else:
             self._pump.pools.queue_again(exchange)
+
+    def _route_of(self, exchange: Exchange) -> Route | None:
+        assert exchange.conn is not None
+        head = exchange.head
+        return self._pump.sites.find(exchange.conn.origin.listener, head.host, head.target)
 
     def _refuse(self, exchange: Exchange, *, close: bool) -> None:
         """The response that it would have got had it come later."""

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import cast
 
 from halfsync.logs.error import log
-from halfsync.plan import Plan
+from halfsync.plan import NO_POOL, Plan, RoutePlan
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
-from halfsync.pump.connection import Exchange, Route
+from halfsync.pump.connection import Backend, Exchange, Route
 from halfsync.pump.deaths import Deaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.endings import Endings
+from halfsync.pump.fixed import FixedBackend
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
@@ -72,6 +73,7 @@ class WorkerPools:
         settings = plan.settings
         self._settings = settings
         self._clock = clock
+        self._run_queue = run_queue
         self._leases = leases
         self._access = access
         self._report_hung = report_hung
@@ -125,19 +127,30 @@ class WorkerPools:
     def _make_routes(self, plan: Plan) -> None:
         for route in self.routes:
             route.is_current = False
-        backends = [PoolBackend(self.dispatcher, pool) for pool in self.pools]
         self.routes = [
-            Route(planned.prefix.encode(), index, backends[planned.pool])
+            Route(planned.prefix.encode(), index, self._backend(planned))
             for index, planned in enumerate(plan.routes)
         ]
         self.dispatcher.pools = {
-            route: self.pools[planned.pool] for route, planned in zip(self.routes, plan.routes, strict=True)
+            route: self.pools[planned.pool]
+            for route, planned in zip(self.routes, plan.routes, strict=True)
+            if planned.pool != NO_POOL
         }
+
+    def _backend(self, planned: RoutePlan) -> Backend:
+        if planned.fixed is not None:
+            return FixedBackend(planned.prefix.encode(), planned.fixed)
+        return PoolBackend(self.dispatcher, self.pools[planned.pool])
 
     def queue_again(self, exchange: Exchange) -> None:
         """One that waited already (QUEUED), where its route says."""
         assert exchange.route is not None
-        pool = self.dispatcher.pools[exchange.route]
+        pool = self.dispatcher.pools.get(exchange.route)
+        if pool is None:
+            exchange.route.backend.submit(exchange)
+            assert exchange.conn is not None
+            self._run_queue.ready(exchange.conn)
+            return
         if exchange.attempts:
             pool.retries.append(exchange)
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import BY_NAME, PREFIX, ROWS, Row
+from halfsync.settings.sites import SiteEntry, toml_sites
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target, check_files_texts, did_you_mean, toml_targets
 from halfsync.settings.values import checked, from_text, from_toml, octal
@@ -22,11 +23,12 @@ from halfsync.settings.values import checked, from_text, from_toml, octal
 
 @dataclass(frozen=True)
 class Loaded:
-    """Settings, where each came from, and the routes that the TOML file lists."""
+    """Settings, where each came from, and the routes and sites that the TOML file lists."""
 
     settings: Settings
     origins: Mapping[str, str]  # name -> "default", the file, "environment variable PORT", "command line"
-    targets: tuple[Target, ...]
+    targets: tuple[Target, ...]  # routes of the default site
+    sites: tuple[SiteEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def load(
     values: dict[str, Any] = {}
     origins = dict.fromkeys(BY_NAME, "default")
     table = _read_toml(file) if file else {}
-    targets = toml_targets(table.pop("routes", {}), file or "")
+    targets = toml_targets(table.pop("routes", {}), f"{file}: routes")
+    sites = toml_sites(table.pop("sites", {}), file or "")
     for name, value in table.items():
         values[name] = from_toml(_known(name, file or "", other_names or {}), value, f"{file}: {name}")
         origins[name] = str(file)
@@ -77,7 +80,7 @@ def load(
                 origins[name] = layer.origin
     settings = Settings(**values)
     _check_together(settings)
-    return Loaded(settings, origins, targets)
+    return Loaded(settings, origins, targets, sites)
 
 
 def _variables_set(environment: Mapping[str, str]) -> Sequence[tuple[Row, str]]:
@@ -143,7 +146,9 @@ def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
         raise SettingError(f"{file}: [mounts] is now called [routes].")
     if name in other_names:
         raise SettingError(f"{file}: there is no setting {name}; did you mean {other_names[name]}?")
-    raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, 'routes'])}")
+    raise SettingError(
+        f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, 'routes', 'sites'])}"
+    )
 
 
 def _check_together(settings: Settings) -> None:

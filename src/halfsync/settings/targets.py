@@ -1,63 +1,168 @@
-"""What is to be served, as the user wrote it: targets, and the table [routes] of the TOML file."""
+"""What is to be served, as the user wrote it: targets, and the tables of routes in the TOML file."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from http import HTTPStatus
+from typing import Any
 
 from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.values import from_toml
 
 
+class Does(Enum):
+    """What a route does, by the key of its table."""
+
+    TARGET = ""  # a lone text: an application, a folder or a file, which is to be found out
+    APP = "app"
+    FOLDER = "folder"
+    FILE = "file"
+    REDIRECT = "redirect"
+    RESPOND = "respond"
+    ERROR = "status"
+
+
 @dataclass(frozen=True)
 class Target:
-    """What to serve somewhere, as the user wrote it; `plan` finds out what it is."""
+    """What to serve somewhere, as the user wrote it; `layout` finds out what it is."""
 
     path: str  # "/" or "/static"
-    target: str  # "app:app", "./static"
-    where: str  # for sentences: "target '/static=./static'", "halfsync.toml: routes.'/static'"
-    workers: int | None = None
-    threads: int | None = None
-    lease: float | None = None
-    cache_control: str | None = None
-    immutable: bool | None = None
-    precompressed: bool | None = None
-    fallback: str | None = None
+    target: str  # "app:app", "./static", "/new$path", "pong"
+    where: str = field(compare=False)  # for sentences: "target '/static=./static'"
+    does: Does = Does.TARGET
+    own: Mapping[str, Any] = field(default_factory=dict)  # settings of its own, checked
+    status: int = 0  # of a response that needs no worker
+    content_type: str = ""
 
 
 FOR_FILES = ("lease", "cache_control", "immutable", "precompressed", "fallback")
-OWN_OF_ROUTES = ("workers", "threads", *FOR_FILES)
+FOR_APPLICATIONS = ("workers", "threads")
+OWN_OF_ROUTES = (*FOR_APPLICATIONS, *FOR_FILES)
 """The settings that a route may have a value of its own for."""
 
-_ROUTE_KEYS = ("target", *OWN_OF_ROUTES)
+_KINDS = tuple(does.value for does in Does if does.value)
+_ROUTE_KEYS = (*_KINDS, "type", *OWN_OF_ROUTES)
+_SAYS_WHAT = [does.value for does in Does if does not in (Does.TARGET, Does.ERROR)]
+
+REDIRECTS = (301, 302, 303, 307, 308)
+BODILESS = (204, 304)
 
 
-def toml_targets(table: Any, file: str) -> tuple[Target, ...]:
-    """The targets in the table [routes] of a TOML file. Raises SettingError."""
+def toml_targets(table: Any, where: str) -> tuple[Target, ...]:
+    """The routes in a table [routes] of a TOML file; `where` names the table. Raises SettingError."""
     if not isinstance(table, dict):
-        raise SettingError(f'{file}: routes must be a table, such as [routes] with "/" = "app:app" in it.')
-    return tuple(_toml_target(path, value, f"{file}: routes.{path!r}") for path, value in table.items())
+        raise SettingError(f'{where} must be a table, such as [routes] with "/" = "app:app" in it.')
+    return tuple(_toml_target(path, value, f"{where}.{path!r}") for path, value in table.items())
 
 
 def _toml_target(path: str, value: Any, where: str) -> Target:
     if isinstance(value, str):
         return Target(path, value, where)
-    if not isinstance(value, dict) or not _is_text(value.get("target")):
-        raise SettingError(f'{where} must be a target such as "app:app", or a table with target = "app:app".')
+    if not isinstance(value, dict):
+        raise SettingError(
+            f'{where} must be a target such as "app:app" or "./static", or a table such as '
+            '{ app = "app:app", threads = 2 }.'
+        )
+    does = _does(value, where)
     for key in value:
         if key not in _ROUTE_KEYS:
             raise SettingError(f"{where} has no setting {key}{did_you_mean(key, _ROUTE_KEYS)}")
-    own = {key: from_toml(BY_NAME[key], value[key], f"{where}: {key}") for key in value if key != "target"}
+    own = {
+        key: from_toml(BY_NAME[key], value[key], f"{where}: {key}") for key in value if key in OWN_OF_ROUTES
+    }
     check_files_texts(f"{where}: ", own.get("cache_control", ""), own.get("fallback", ""))
-    return Target(path, value["target"], where, **own)
+    if does in (Does.APP, Does.FOLDER, Does.FILE):
+        for key in ("status", "type"):
+            if key in value:
+                raise SettingError(f"{where}: {key} is not for {does.value}.")
+        return Target(path, _text(value, does.value, where), where, does, own)
+    return _fixed(path, value, where, does, own)
 
 
-def _is_text(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str)
+def _does(value: Mapping[str, Any], where: str) -> Does:
+    kinds = [name for name in _SAYS_WHAT if name in value]
+    if len(kinds) > 1:
+        raise SettingError(f"{where} has both {kinds[0]} and {kinds[1]}: a route does one thing.")
+    if kinds:
+        return Does(kinds[0])
+    if "status" in value:
+        return Does.ERROR
+    if "target" in value:
+        raise SettingError(f"{where}: target is now called app, folder or file.")
+    raise SettingError(
+        f"{where} must say what is served: {', '.join(_SAYS_WHAT)}; or status = 404 for an error."
+    )
+
+
+def _fixed(path: str, value: Mapping[str, Any], where: str, does: Does, own: Mapping[str, Any]) -> Target:
+    if "type" in value and does is not Does.RESPOND:
+        raise SettingError(f"{where}: type is for respond.")
+    if does is Does.REDIRECT:
+        status = _status(value, where, 302, REDIRECTS, "one of 301, 302, 303, 307 and 308")
+        return Target(path, _location(value, where), where, does, own, status)
+    if does is Does.ERROR:
+        errors = [status.value for status in HTTPStatus if status >= 400]
+        status = _status(value, where, 404, errors, "the number of an error, such as 404, 410 or 403")
+        return Target(path, "", where, does, own, status)
+    return _respond(path, value, where, own)
+
+
+def _respond(path: str, value: Mapping[str, Any], where: str, own: Mapping[str, Any]) -> Target:
+    given = value["respond"]
+    usual = range(200, 600)
+    if isinstance(given, int) and not isinstance(given, bool):
+        if "status" in value or "type" in value:
+            raise SettingError(f"{where}: respond must be a text where status or type is given, not {given}.")
+        status = _status({"status": given}, f"{where}: respond", given, usual, "a text or a status")
+        return Target(path, "", where, Does.RESPOND, own, status)
+    status = _status(value, where, 200, usual, "a number from 200 to 599")
+    text = _text(value, "respond", where)
+    if status in BODILESS and text:
+        raise SettingError(f"{where}: a response with status {status} has no text.")
+    kind = _text(value, "type", where) if "type" in value else "text/plain; charset=utf-8"
+    if not re.fullmatch("[ -~]+", kind):
+        raise SettingError(f"{where}: type must be a media type such as application/json, not {kind!r}.")
+    return Target(path, text, where, Does.RESPOND, own, status, kind)
+
+
+def _status(value: Mapping[str, Any], where: str, default: int, known: Iterable[int], expected: str) -> int:
+    given = value.get("status", default)
+    if isinstance(given, bool) or not isinstance(given, int) or given not in known:
+        where = where if where.endswith("respond") else f"{where}: status"
+        raise SettingError(f"{where} must be {expected}, not {given!r}.")
+    return given
+
+
+_VARIABLE = re.compile(r"\$\w*")
+VARIABLES = ("$host", "$path", "$query")
+
+
+def _location(value: Mapping[str, Any], where: str) -> str:
+    text = _text(value, "redirect", where)
+    unknown = [one for one in _VARIABLE.findall(text) if one not in VARIABLES]
+    if unknown:
+        raise SettingError(
+            f"{where}: redirect: {unknown[0]} is none of {', '.join(VARIABLES)}"
+            + did_you_mean(unknown[0], VARIABLES).replace(";", " -")
+        )
+    if not re.fullmatch(r"(?:https?://(?:\$host|[^\s/?#$]+)|/(?!/)|\$path)[!-~]*", text):
+        raise SettingError(
+            f"{where}: redirect must be a path such as /new$path, or an address such as "
+            f"https://$host$path$query, in ASCII, not {text!r}."
+        )
+    return text
+
+
+def _text(value: Mapping[str, Any], key: str, where: str) -> str:
+    found = value[key]
+    if not isinstance(found, str) or "\0" in found:
+        raise SettingError(f"{where}: {key} must be a text, not {found!r}.")
+    return found
 
 
 def check_files_texts(where: str, cache_control: str, fallback: str) -> None:

@@ -1,0 +1,264 @@
+"""What the user wrote, worked out into sites, routes and pools.
+
+Looks at folders and files; imports nothing, binds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
+
+from halfsync.folders import here_in_words
+from halfsync.plan import (
+    BUILT_IN,
+    DEFAULT_SITE,
+    NO_POOL,
+    FileRules,
+    Fixed,
+    Kind,
+    PoolPlan,
+    RoutePlan,
+    SitePlan,
+)
+from halfsync.settings.errors import SettingError
+from halfsync.settings.sites import SiteEntry
+from halfsync.settings.table import Settings
+from halfsync.settings.targets import FOR_FILES, Does, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is served: the part of a plan that comes from the configuration alone."""
+
+    routes: tuple[RoutePlan, ...]
+    pools: tuple[PoolPlan, ...]
+    sites: tuple[SitePlan, ...]
+
+    def addresses(self, settings: Settings) -> list[str]:
+        """Where to listen: at `bind`, and where sites have addresses of their own."""
+        own = [one for site in self.sites for one in site.bind if one not in settings.bind]
+        return [*settings.bind, *dict.fromkeys(own)]
+
+
+def target_of(argument: str) -> Target:
+    """The route that a positional argument `[PATH=]TARGET` means. Raises SettingError."""
+    where = f"Target {argument!r}"
+    path, equals, target = argument.partition("=")
+    if argument.startswith("/") and equals:
+        return Target(path, target, where)
+    if equals and not _APPLICATION.match(argument) and not argument.startswith("."):
+        raise SettingError(f"{where}: the path of a route starts with '/', such as '/{path}={target}'.")
+    return Target("/", argument, where)
+
+
+def work_out(settings: Settings, targets: Sequence[Target], sites: Sequence[SiteEntry] = ()) -> Layout:
+    """`targets` are the routes of the default site. Raises SettingError if a target is not to be found, or is
+    where another is, or two sites have the same host."""
+    if not targets and not any(site.routes for site in sites):
+        raise SettingError(
+            "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
+        )
+    _check_hosts(sites)
+    pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
+    routes = _routes(targets, settings, pools, DEFAULT_SITE)
+    plans = [SitePlan()]
+    for site in sites:
+        routes += _routes(site.routes, settings, pools, len(plans))
+        plans.append(SitePlan(site.name, site.hosts, site.bind))
+    return Layout(tuple(routes), tuple(pools), tuple(plans))
+
+
+def _routes(
+    targets: Sequence[Target], settings: Settings, pools: list[PoolPlan], site: int
+) -> list[RoutePlan]:
+    """Of one site: the longest prefix first."""
+    routes: dict[str, RoutePlan] = {}
+    wheres: dict[str, str] = {}
+    for target in targets:
+        prefix = _prefix(target)
+        if prefix in routes:
+            there = routes[prefix].target
+            raise SettingError(
+                f"{target.where}: {there!r} is served at '{prefix or '/'}' already; to have both, "
+                f"write a path before one of them, such as /path={target.target}."
+            )
+        routes[prefix] = replace(_route(prefix, target, settings, pools), site=site)
+        wheres[prefix] = target.where
+    found = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))
+    _check_loops(found, wheres)
+    return found
+
+
+def _check_hosts(sites: Sequence[SiteEntry]) -> None:
+    """Raises SettingError if a request could be for two of them."""
+    there: dict[tuple[str, str], SiteEntry] = {}  # by address and host
+    for site in sites:
+        for host in site.hosts:
+            for address in site.bind or ("",):
+                other = there.setdefault((address, host), site)
+                if other is not site:
+                    raise SettingError(f"{site.where}: the host {host} is the site {other.name!r}'s already.")
+
+
+_APPLICATION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d][\w.]*(?:\(.*\))?$", re.DOTALL)
+"""`package.module:name`, `module:name.attribute` or `module:factory(...)`. Whether it can be
+imported, a worker finds out."""
+
+_MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*$")
+"""A module alone, if there is no folder or file of that name: its `application` or `app` is meant."""
+
+
+def _is_application(target: Target) -> bool:
+    name = target.target
+    if target.does is Does.APP:
+        if _APPLICATION.match(name) or _MODULE.match(name):
+            return True
+        raise SettingError(
+            f"{target.where}: app must be of the form module:name or module:factory(), not {name!r}."
+        )
+    if target.does in (Does.FOLDER, Does.FILE):
+        return False
+    if _APPLICATION.match(name):
+        return True
+    if not _MODULE.match(name) or name.endswith(".py"):
+        return False
+    if not os.path.exists(name):
+        return True
+    if os.path.exists(os.path.join(name, "__init__.py")):
+        raise SettingError(
+            f"{target.where}: {name!r} is a Python package. For an application in it, name that, such as "
+            f"{name}:app; to serve the folder's files, say ./{name}."
+        )
+    return False
+
+
+def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan]) -> RoutePlan:
+    if target.does in (Does.REDIRECT, Does.RESPOND, Does.ERROR):
+        for name in target.own:
+            raise SettingError(f"{target.where}: {name} has no effect beside {target.does.value}.")
+        return RoutePlan(prefix, _in_words(target), Kind.FIXED, NO_POOL, fixed=_fixed(target))
+    if _is_application(target):
+        for name in target.own:
+            if name in FOR_FILES:
+                raise SettingError(f"{target.where}: {name} is for files; an application says its own.")
+        return RoutePlan(prefix, target.target, Kind.WSGI, _pool(target, settings, pools))
+    _check_files(target)
+    if "workers" in target.own or "threads" in target.own:
+        raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
+    return RoutePlan(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
+
+
+def _fixed(target: Target) -> Fixed:
+    if target.does is Does.ERROR:
+        return Fixed(target.status, is_error=True)
+    if target.does is Does.REDIRECT:
+        return Fixed(target.status, location=target.target)
+    return Fixed(target.status, body=target.target.encode(), content_type=target.content_type)
+
+
+def _in_words(target: Target) -> str:
+    """What is shown for a route that needs no worker: "redirect /new (301)"."""
+    if target.does is Does.REDIRECT:
+        return f"redirect {target.target} ({target.status})"
+    return f"respond {target.status}"
+
+
+def _check_loops(site: Sequence[RoutePlan], wheres: Mapping[str, str]) -> None:
+    """Raises SettingError if a redirect leads to its own route."""
+    for route in site:
+        if route.fixed is None or not route.fixed.location:
+            continue
+        path = route.fixed.location.partition("?")[0].partition("$")[0]
+        if not path.startswith("/"):
+            if route.prefix or not route.fixed.location.startswith("$path"):
+                continue
+            path = "/"
+        leads_to = next((one for one in site if f"{path.rstrip('/')}/".startswith(f"{one.prefix}/")), None)
+        if leads_to is route:
+            raise SettingError(
+                f"{wheres[route.prefix]}: the redirect to {route.fixed.location!r} leads to this route again."
+            )
+
+
+def _file_rules(target: Target, settings: Settings) -> FileRules:
+    """The target's own, and for the rest those of the settings."""
+    rules = {name: target.own.get(name, getattr(settings, name)) for name in FOR_FILES}
+    is_file = not os.path.isdir(target.target)
+    own = target.own.get("fallback", "")
+    if is_file and own:
+        raise SettingError(f"{target.where}: fallback is for folders, and {target.target!r} is one file.")
+    rules["fallback"] = "" if is_file else rules["fallback"].strip("/")
+    if own and not os.path.isfile(os.path.join(target.target, rules["fallback"])):
+        raise SettingError(f"{target.where}: fallback: there is no file {own!r} in that folder.")
+    return FileRules(**rules, is_file=is_file)
+
+
+def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
+    """The application's pool. Routes of one application share it, unless they ask for sizes of
+    their own that differ."""
+    processes = target.own.get("workers", settings.workers)
+    threads = target.own.get("threads", settings.threads)
+    pool = PoolPlan(target.target, target.target, processes, threads)
+    if pool not in pools:
+        pools.append(pool)
+    return pools.index(pool)
+
+
+def _prefix(target: Target) -> str:
+    """The route's path without the trailing slash, percent-decoded."""
+    if not target.path.startswith("/"):
+        raise SettingError(f"{target.where}: the path of a route starts with '/', not {target.path!r}.")
+    prefix = unquote(target.path).removesuffix("/")
+    begin = target.path.partition("?")[0].partition("#")[0]
+    segments = prefix.split("/")[1:]
+    if begin != target.path or any(one in ("", ".", "..") for one in segments) or _UNFIT.search(prefix):
+        raise SettingError(f"{target.where}: no request has a path that begins with {target.path!r}.")
+    return prefix
+
+
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\ufffd]")
+
+
+def _check_files(target: Target) -> None:
+    where, name = target.where, target.target
+    if target.does is Does.FILE and os.path.isdir(name):
+        raise SettingError(f"{where}: {name!r} is a folder; say so: folder = {name!r}.")
+    if target.does is Does.FOLDER and os.path.isfile(name):
+        raise SettingError(f"{where}: {name!r} is a file; say so: file = {name!r}.")
+    if not name:
+        raise SettingError(
+            f"{where} is empty: name an application such as app:app, or a folder such as ./public."
+        )
+    if os.path.isdir(name):
+        if not os.access(name, os.R_OK | os.X_OK):
+            raise SettingError(f"{where}: the folder {name!r} may not be read by this user.")
+        return
+    if os.path.isfile(name) and (target.does is Does.FILE or not name.endswith(".py")):
+        if not os.access(name, os.R_OK):
+            raise SettingError(f"{where}: the file {name!r} may not be read by this user.")
+        return
+    if name.endswith(".py") and target.does is Does.TARGET:
+        raise SettingError(
+            f"{where}: an application is named with its module and without .py, such as {_guess(name)}:app."
+        )
+    if os.path.exists(name):
+        raise SettingError(f"{where}: {name!r} is neither a folder nor a regular file.")
+    module, colon, attribute = name.partition(":")
+    if colon and "/" in module and _APPLICATION.match(f"{_guess(module)}:{attribute}"):
+        meant = f"{_guess(module)}:{attribute}"
+        raise SettingError(f"{where}: an application is named with its module, with dots, such as {meant}.")
+    if "/" in name or name.startswith(".") or target.does is not Does.TARGET:
+        raise SettingError(f"{where}: there is no folder or file {name!r} in {here_in_words()}.")
+    raise SettingError(
+        f"{where}: {name!r} is neither a folder or file in {here_in_words()} nor of the form module:name or "
+        "module:factory()."
+    )
+
+
+def _guess(name: str) -> str:
+    """The module that a file is."""
+    parts = os.path.relpath(name).removesuffix(".py").split("/")
+    return ".".join(parts) if all(part.isidentifier() for part in parts) else "module"

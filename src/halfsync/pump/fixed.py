@@ -1,0 +1,73 @@
+"""The backend of routes whose response is known without a worker: redirects, fixed texts, errors."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from urllib.parse import quote_from_bytes
+
+from halfsync.hosts import name_of
+from halfsync.plan import Fixed
+from halfsync.pump.connection import Exchange
+from halfsync.pump.routes import below_prefix, target_parts
+from halfsync.wire.messages import Reply
+from halfsync.wire.refusals import Refusal
+
+SENTENCES = {
+    403: "This is for nobody.",
+    404: "Nothing is served under this path.",
+    410: "What was here is gone, and will not come back.",
+}
+"""What our own errors say."""
+
+_SAFE = "/%:@!$&'()*+,;=~"
+"""What stands in a path as it is (RFC 3986 3.3), and its escapes."""
+
+
+class FixedBackend:
+    """See Backend. A response is on its connection when `submit` returns."""
+
+    __slots__ = ("_fields", "_fixed", "_prefix")
+
+    def __init__(self, prefix: bytes, fixed: Fixed) -> None:
+        self._prefix = prefix
+        self._fixed = fixed
+        self._fields = f"Content-Type: {fixed.content_type}\r\n".encode() if fixed.content_type else b""
+
+    def submit(self, exchange: Exchange) -> None:
+        conn = exchange.conn
+        assert conn is not None
+        fixed = self._fixed
+        if fixed.is_error:
+            sentence = SENTENCES.get(fixed.status) or f"{HTTPStatus(fixed.status).description}."
+            conn.protocol.refuse(exchange, Refusal(fixed.status, sentence, close=False))
+            return
+        fields, body = self._fields, fixed.body
+        if fixed.location:
+            location = self._location(exchange)
+            fields = b"Location: %s\r\nContent-Type: text/plain; charset=utf-8\r\n" % location
+            body = b"See %s\n" % location
+        conn.protocol.begin(exchange, Reply(0, fixed.status, "", fields, len(body)))
+        conn.protocol.add(exchange, (body,))
+        conn.protocol.end(exchange)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """There is nothing under way."""
+
+    def _location(self, exchange: Exchange) -> bytes:
+        text = self._fixed.location.encode()
+        if b"$" not in text:
+            return text
+        path, query = target_parts(exchange.head.target)
+        below = below_prefix(path, self._prefix)
+        if text.startswith(b"$path"):  # two slashes would name a host
+            below = b"/" + below.lstrip(b"/")
+        said = {
+            b"$host": name_of(exchange.head.host),
+            b"$path": quote_from_bytes(below, _SAFE).encode(),
+            b"$query": quote_from_bytes(query, _SAFE + "?").encode(),
+        }
+        return _VARIABLE.sub(lambda found: said[found[0]], text)
+
+
+_VARIABLE = re.compile(rb"\$(?:host|path|query)")

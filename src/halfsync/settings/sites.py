@@ -1,0 +1,87 @@
+"""The tables [sites."name"] of the TOML file, as the user wrote them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from halfsync.settings.errors import SettingError
+from halfsync.settings.rows import BY_NAME
+from halfsync.settings.targets import Target, did_you_mean, toml_targets
+from halfsync.settings.values import from_toml
+
+
+@dataclass(frozen=True)
+class SiteEntry:
+    """One of them; `layout` works it out."""
+
+    name: str
+    hosts: tuple[str, ...]  # lower case, without a trailing dot
+    bind: tuple[str, ...]
+    routes: tuple[Target, ...]
+    where: str = field(compare=False)  # for sentences: 'halfsync.toml: sites."blog.example"'
+
+
+_KEYS = ("hosts", "bind", "routes")
+
+
+def toml_sites(table: Any, file: str) -> tuple[SiteEntry, ...]:
+    """The sites in the table [sites] of a TOML file. Raises SettingError."""
+    if not isinstance(table, dict):
+        raise SettingError(f'{file}: sites must be tables, such as [sites."blog.example"].')
+    return tuple(_site(name, value, f'{file}: sites."{name}"') for name, value in table.items())
+
+
+def _site(name: str, table: Any, where: str) -> SiteEntry:
+    if not isinstance(table, dict):
+        raise SettingError(f'{where} must be a table, such as [sites."{name}"].')
+    for key in table:
+        if key not in _KEYS:
+            raise SettingError(f"{where} has no setting {key}{did_you_mean(key, _KEYS)}")
+    bind = from_toml(BY_NAME["bind"], table.get("bind", []), f"{where}: bind")
+    routes = toml_targets(table.get("routes", {}), f"{where}.routes")
+    return SiteEntry(name, _hosts(name, table.get("hosts", [name]), where), tuple(bind), routes, where)
+
+
+def _hosts(name: str, value: Any, where: str) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
+        raise SettingError(f'{where}: hosts must be a list of names, such as ["{name}", "*.{name}"].')
+    return tuple(_host(one, where) for one in given)
+
+
+_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
+_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+
+
+def _host(text: str, where: str) -> str:
+    host = text.lower().removesuffix(".")
+    if host == "*":
+        raise SettingError(
+            f"{where}: hosts can't have '*': requests for all other hosts go to the [routes] at the top."
+        )
+    if _NAME.fullmatch(host) or _is_ipv6(host):
+        return host
+    if not host.isascii():
+        try:
+            meant = host.encode("idna").decode()
+        except UnicodeError:
+            meant = ""
+        if meant:
+            raise SettingError(f"{where}: hosts: {text!r} is {meant!r} in a request; write it so.")
+    name, colon, port = host.rpartition(":")
+    if colon and port.isdigit() and _NAME.fullmatch(name):
+        raise SettingError(f"{where}: hosts: {text!r} must not have a port; `bind` says where it is served.")
+    raise SettingError(f"{where}: hosts: {text!r} is neither a host's name nor of the form *.name.")
+
+
+def _is_ipv6(host: str) -> bool:
+    if not (host.startswith("[") and host.endswith("]")):
+        return False
+    try:
+        ipaddress.IPv6Address(host[1:-1])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""Sites and routes as a settings file has them: what answers whom, also while a reload changes it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Client, curl, serving
+
+APP = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{NAME} {environ['SCRIPT_NAME']} {environ['PATH_INFO']}".encode()]
+"""
+
+SITE = """
+bind = ["127.0.0.1:{port}"]
+[routes]
+"/" = "shop:app"
+"/static" = "./static"
+"/robots.txt" = {{ file = "static/robots" }}
+"/old" = {{ redirect = "/new$path$query", status = 301 }}
+"/ping" = {{ respond = "pong" }}
+"/json" = {{ respond = '{{"a": 1}}', type = "application/json", status = 201 }}
+"/nothing" = {{ respond = 204 }}
+"/gone" = {{ status = 410 }}
+
+[sites."blog.example"]
+hosts = ["blog.example", "*.blog.example"]
+[sites."blog.example".routes]
+"/" = {{ app = "blog:app", threads = 2 }}
+
+[sites.internal]
+bind = ["127.0.0.1:{own}"]
+[sites.internal.routes]
+"/" = {{ folder = "internal" }}
+
+[sites."www.example"]
+[sites."www.example".routes]
+"/" = {{ redirect = "https://example$path$query", status = 308 }}
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def make(folder: Path) -> None:
+    for name in ("shop", "blog"):
+        (folder / f"{name}.py").write_text(f"NAME = {name!r}\n{APP}", "utf-8")
+    for name in ("static", "internal"):
+        (folder / name).mkdir()
+        (folder / name / "page").write_text(f"a page of {name}\n", "utf-8")
+    (folder / "static/robots").write_text("robots\n", "utf-8")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    make(folder)
+    port, own = free_ports(2)
+    (folder / "halfsync.toml").write_text(SITE.format(port=port, own=own), "utf-8")
+    with serving(folder, "-c", "halfsync.toml", bind=False) as server:
+        server.own = own
+        yield server
+
+
+def ask(port: int, host: str, target: str, method: str = "GET") -> tuple[int, str, str]:
+    """Status, body, and where it leads."""
+    with Client(("127.0.0.1", port)) as client:
+        client.send(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = client.answer(method)
+        return answer.status, answer.body.decode().strip(), answer["Location"]
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "status", "body"),
+    [
+        ("any", "/x", 200, "shop  /x"),
+        ("any", "/static/page", 200, "a page of static"),
+        ("any", "/robots.txt", 200, "robots"),
+        ("any", "/ping", 200, "pong"),
+        ("any", "/json", 201, '{"a": 1}'),
+        ("any", "/nothing", 204, ""),
+        ("any", "/gone/for/good", 410, "410 Gone\nWhat was here is gone, and will not come back."),
+        ("blog.example", "/static/page", 200, "blog  /static/page"),
+        ("a.blog.example:81", "/", 200, "blog  /"),
+        ("xblog.example", "/", 200, "shop  /"),
+        ("internal", "/page", 200, "shop  /page"),
+    ],
+)
+def test_who_answers(site, host, target, status, body):
+    for _ in range(3):
+        assert ask(site.port, host, target)[:2] == (status, body)
+
+
+def test_a_redirect_as_curl_sees_it(site):
+    found = curl("-i", f"{site.url}/old/a%20b?c=d").stdout.decode()
+    assert found.startswith("HTTP/1.1 301 Moved Permanently\r\n")
+    assert "\r\nLocation: /new/a%20b?c=d\r\n" in found
+
+
+def test_a_site_that_only_redirects(site):
+    assert ask(site.port, "www.example", "/a?b")[::2] == (308, "https://example/a?b")
+
+
+def test_a_site_with_an_address_of_its_own_is_served_there_and_alone(site):
+    for host in ("any", "internal", "blog.example"):
+        assert ask(site.own, host, "/page")[:2] == (200, "a page of internal")
+        assert ask(site.own, host, "/ping")[0] == 404
+    assert f"http://127.0.0.1:{site.own}" in site.addresses
+
+
+def test_sites_change_at_a_reload(tmp_path):
+    make(tmp_path)
+    port, own, other = free_ports(3)
+    file = tmp_path / "halfsync.toml"
+    before = SITE.format(port=port, own=own)
+    file.write_text(before, "utf-8")
+
+    def reload(text: str) -> None:
+        times = server.log().count("configuration is in effect")
+        file.write_text(text, "utf-8")
+        server.signal(signal.SIGHUP)
+        server.until_logged("configuration is in effect", times + 1)
+
+    with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server:
+        assert ask(port, "blog.example", "/")[1] == "blog  /"
+        reload(before.replace('hosts = ["blog.example", ', 'hosts = ["other.example", '))
+        assert ask(port, "blog.example", "/")[1] == "shop  /"
+        assert ask(port, "other.example", "/")[1] == "blog  /"
+        reload(before.replace(str(own), str(other)).replace('"pong"', '"changed"'))
+        assert ask(port, "blog.example", "/")[1] == "blog  /"
+        assert ask(port, "any", "/ping")[1] == "changed"
+        assert ask(other, "any", "/page")[1] == "a page of internal"
+        with pytest.raises(ConnectionRefusedError):
+            ask(own, "any", "/page")
