@@ -70,7 +70,7 @@ def site(tmp_path_factory):
     port, own = free_ports(2)
     (folder / "halfsync.toml").write_text(SITE.format(port=port, own=own), "utf-8")
     with serving(folder, "-c", "halfsync.toml", bind=False) as server:
-        server.own = own
+        server.own = own  # type: ignore[attr-defined]
         yield server
 
 
