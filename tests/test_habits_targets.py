@@ -137,6 +137,12 @@ def test_a_missing_name_lists_those_that_are_there_callables_first():
         assert name not in sentence.partition("it has")[2]
 
 
+def test_a_folder_that_is_no_package_is_told_as_that(folder):
+    (folder / "site_folder_of_test").mkdir()
+    where = rf"({folder}/site_folder_of_test, a folder without __init__.py)"
+    assert f"module 'site_folder_of_test' {where} has no 'app';" in sentence_of("site_folder_of_test:app")
+
+
 def test_a_module_with_nothing_in_it_has_no_names(folder):
     (folder / "empty_of_test.py").write_text("import os\n_hidden = 1\n")
     assert "has no 'app'; it has no public names." in sentence_of("empty_of_test:app")

@@ -148,6 +148,21 @@ def test_what_is_wrong_is_one_sentence(folder, text, sentence):
         assert found.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "is_told"),
+    [
+        ({"X-FORWARDED-PROTO": "https"}, False),
+        ({}, True),
+        ({"X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"}, True),
+    ],
+    ids=str,
+)
+def test_headers_for_the_scheme_are_told_unless_they_are_ours(folder, value, is_told):
+    (folder / "gunicorn.conf.py").write_text(f"secure_scheme_headers = {value}\n")
+    found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--check-config")
+    assert ("secure_scheme_headers has no effect" in found.stdout) == is_told
+
+
 def test_a_file_that_is_not_there(folder):
     found = halfsync(folder, "-c", "no.conf.py", "shop:app")
     assert (

@@ -99,6 +99,8 @@ def _understand(row: Foreign, value: Any, found: GunicornFile) -> None:
 
 def _says_something(row: Foreign, value: Any) -> bool:
     """None is gunicorn's word for the default, and what is off need not be told that it has no effect."""
+    if row.name == "secure_scheme_headers" and isinstance(value, dict):  # {} says something, too
+        return {key.lower(): text for key, text in value.items()} != {"x-forwarded-proto": "https"}
     if value is None or row.name in ("check_config", "print_config", "config"):
         return False
     return bool(value) or row.does is Does.MEANS

@@ -140,7 +140,7 @@ ROWS: tuple[Foreign, ...] = (
         GUNICORN,
         "worker_tmp_dir",
         "--worker-tmp-dir",
-        "there are no heartbeat files; the folder of large bodies is spool_dir.",
+        "there are no heartbeat files that would need a fast folder; that of large bodies is spool_dir.",
     ),
     same("user", "-u --user", "user"),
     same("group", "-g --group", "group"),
@@ -153,7 +153,8 @@ ROWS: tuple[Foreign, ...] = (
         GUNICORN,
         "secure_scheme_headers",
         "",
-        "X-Forwarded-Proto from forwarded_allow_ips says the scheme, and no other header.",
+        "X-Forwarded-Proto from forwarded_allow_ips says the scheme, and no other header; let the proxy set "
+        "it.",
     ),
     same("forwarded_allow_ips", "--forwarded-allow-ips", "forwarded_allow_ips"),
     same("pythonpath", "--pythonpath", "pythonpath"),
@@ -235,7 +236,8 @@ ROWS: tuple[Foreign, ...] = (
         Does.MEANS,
         name="worker_class",
         setting="threads",
-        sentence="sync is --threads 1, unless they are given; gthread is what there is; others are refused.",
+        sentence="sync is --threads 1, unless they are given: who names it may rely on one request at a time in "
+        "a process. gthread is what there is; others are refused.",
     ),
     same("threads", "--threads", "threads", "the default is 8, not 1."),
     nothing(

@@ -122,7 +122,11 @@ def _attribute(target: str, module: ModuleType, path: str) -> Any:
 
 
 def _where(module: ModuleType) -> str:
-    return f"module {module.__name__!r} ({getattr(module, '__file__', None) or 'no file'})"
+    file = getattr(module, "__file__", None)
+    folders = list(getattr(module, "__path__", ()))
+    if file is None and folders:
+        file = f"{folders[0]}, a folder without __init__.py"
+    return f"module {module.__name__!r} ({file or 'no file'})"
 
 
 def _call(target: str, name: str, factory: Any, arguments: _Arguments) -> Any:
