@@ -236,8 +236,8 @@ ROWS: tuple[Foreign, ...] = (
         Does.MEANS,
         name="worker_class",
         setting="threads",
-        sentence="sync is --threads 1, unless they are given: who names it may rely on one request at a time in "
-        "a process. gthread is what there is; others are refused.",
+        sentence="sync is --threads 1, unless they are given: who names it may rely on one request at a time "
+        "in a process. gthread is what there is; others are refused.",
     ),
     same("threads", "--threads", "threads", "the default is 8, not 1."),
     nothing(
