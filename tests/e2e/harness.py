@@ -33,6 +33,25 @@ HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "src"
 APPS = HERE / "apps"
 
+WITH_TRANSPORT = """
+import os, runpy, sys
+sys.path[0] = os.environ["PWD"]  # as with -m
+from halfsync.pump.acceptor import Acceptor
+Acceptor.transport = runpy.run_path({path!r})["TRANSPORTS"][{name!r}]
+runpy.run_module("halfsync", run_name="__main__", alter_sys=True)
+"""
+
+
+def command() -> list[str]:
+    """What starts a server. HALFSYNC_TEST_TRANSPORT names a transport in place of the plain socket."""
+    if (name := os.environ.get("HALFSYNC_TEST_TRANSPORT")) is None:
+        return [sys.executable, "-m", "halfsync"]
+    path = str(HERE.parent / "pump/transports.py")
+    return [sys.executable, "-c", WITH_TRANSPORT.format(path=path, name=name)]
+
+
+COMMAND = command()
+
 LONG = 60.0
 """Seconds; far more than anything here takes. No test asks for speed."""
 AT_ONCE = 10.0
@@ -85,7 +104,7 @@ class Server:
         inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*through, sys.executable, "-m", "halfsync", "--log-level", "debug", *arguments],
+                [*through, *COMMAND, "--log-level", "debug", *arguments],
                 cwd=folder,
                 env={
                     **inherited,
