@@ -96,7 +96,7 @@ def test_what_is_missing_is_a_page(client):
     assert "To the front page" in answer.text
 
 
-def test_a_second_start_makes_nothing_anew(var):
+def test_a_second_start_makes_nothing_again(var):
     files = [path for path in var.rglob("*") if path.is_file() and "sqlite" not in path.name]
     before = {path: path.stat().st_mtime_ns for path in files}
     prepare.prepare(var, size=2 * prepare.MIB)
@@ -157,7 +157,7 @@ class Answer:
 
 
 def answer(url: str, *, timeout: float = 0, **options: Any) -> Answer:
-    """The whole answer; while nobody listens yet, try again for `timeout` seconds."""
+    """The whole response; while nobody listens yet, try again for `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:
         try:
@@ -229,7 +229,7 @@ def test_the_download_is_resumable(site):
     assert whole[1000000:] == rest.body
 
 
-def test_a_leased_page_is_not_made_anew(site):
+def test_a_leased_page_is_not_made_again(site):
     begun = time.monotonic()
     pages = {re.sub(r"\s", "", answer(f"{site}/leased").body.decode()) for _ in range(20)}
     assert len(pages) <= 2 + (time.monotonic() - begun) / 5  # two, if the lease ended in between

@@ -177,7 +177,7 @@ class Story:
 
 
 def wait_until_served(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """The listening socket is there before anything serves it, so ask for an answer."""
+    """The listening socket is there before anything serves it, so ask for a response."""
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end and server.poll() is None:
         try:

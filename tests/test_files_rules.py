@@ -220,7 +220,7 @@ def test_a_neighbour_is_sent_in_the_files_place(folder, accept, coding, body):
         assert (head.length, head.fields) == (answer.length, answer.fields)
 
 
-def test_each_variant_has_a_tag_of_its_own_and_every_answer_varies(folder):
+def test_each_variant_has_a_tag_of_its_own_and_every_response_varies(folder):
     """Though their times and sizes are the same."""
     for suffix in (".br", ".gz", ".zst"):
         write(folder / f"app.js{suffix}", b"other")

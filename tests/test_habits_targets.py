@@ -124,7 +124,7 @@ def test_what_can_be_called_as_an_application_is_one(name):
         ("some", "is of type int, which can't be called"),
     ],
 )
-def test_what_is_none_is_told_with_what_was_meant(name, said):
+def test_what_is_none_is_reported_with_what_was_meant(name, said):
     assert f"{name!r} in module 'site_of_test' {said}" in sentence_of(f"site_of_test:{name}")
 
 
@@ -137,7 +137,7 @@ def test_a_missing_name_lists_those_that_are_there_callables_first():
         assert name not in sentence.partition("it has")[2]
 
 
-def test_a_folder_that_is_no_package_is_told_as_that(folder):
+def test_a_folder_that_is_no_package_is_reported_as_that(folder):
     (folder / "site_folder_of_test").mkdir()
     where = rf"({folder}/site_folder_of_test, a folder without __init__.py)"
     assert f"module 'site_folder_of_test' {where} has no 'app';" in sentence_of("site_folder_of_test:app")
@@ -173,7 +173,7 @@ def test_a_module_alone_without_either_says_what_it_has(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_word_that_is_neither_folder_nor_module_is_told_as_that():
+def test_a_word_that_is_neither_folder_nor_module_is_reported_as_that():
     assert "there is no folder and no module 'pubic'" in sentence_of("pubic")
 
 
@@ -201,7 +201,7 @@ def test_a_folder_is_a_folder_and_a_package_is_asked_about(folder):
         ("a-b.py", "module:app"),
     ],
 )
-def test_a_file_of_python_is_told_its_module(folder: Path, target: str, meant: str):
+def test_a_python_file_is_reported_with_its_module(folder: Path, target: str, meant: str):
     (folder / "src").mkdir()
     for name in ("app.py", "src/site.py", "a-b.py"):
         (folder / name).write_text("")

@@ -1,4 +1,4 @@
-"""The parent, told in stories: real processes, with stand-ins for the pump and the workers."""
+"""The parent: real processes, with stand-ins for the pump and the workers."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_no_room_for_a_process_for_a_moment_at_the_first_start(tmp_path):
         parent.next_all("join", 2, pool=1)
 
 
-def test_no_room_for_a_replacement_is_told_now_and_then_and_over_within_a_second(tmp_path):
+def test_no_room_for_a_replacement_is_reported_now_and_then_and_over_within_a_second(tmp_path):
     with stage(tmp_path, workers=2) as parent:
         killed, _ = serving(parent, 2)
         parent.script(fork_fails={"worker(app:app)": errno.EAGAIN})

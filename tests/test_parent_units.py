@@ -122,7 +122,7 @@ def test_addresses_that_are_none(address):
         listeners.parse(address)
 
 
-def test_a_socket_by_number_is_told_what_to_do():
+def test_a_socket_by_number_is_refused_with_what_to_do():
     with pytest.raises(
         SettingError, match=r"^bind 'fd://3': a socket is not taken over by its number; .* left out\.$"
     ):
@@ -257,7 +257,7 @@ def test_an_address_that_this_server_has_itself_is_not_called_another_programs(t
         assert str(caught.value) == reason
 
 
-def test_why_a_unix_socket_can_not_be_made_is_told_of_its_folder(tmp_path, monkeypatch):
+def test_why_a_unix_socket_can_not_be_made_is_reported_with_its_folder(tmp_path, monkeypatch):
     with pytest.raises(
         SettingError, match=rf"^bind 'unix:{tmp_path}/no/a': there is no folder '{tmp_path}/no'\.$"
     ):

@@ -1,4 +1,4 @@
-"""A worker's process: what it reports, what it heeds, how it leaves. This test is parent and pump."""
+"""A worker's process: what it reports, what it handles, how it leaves. This test is parent and pump."""
 
 from __future__ import annotations
 

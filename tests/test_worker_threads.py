@@ -41,7 +41,7 @@ def wait(stage: Stage) -> Task:
     return stage.task("GET /wait HTTP/1.1\nHost: a")
 
 
-def test_replies_of_one_packet_leave_in_one_packet(monkeypatch: pytest.MonkeyPatch):
+def test_responses_of_one_packet_leave_in_one_packet(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("halfsync.worker.threads.MAX_WAIT", 60_000_000_000)  # a busy machine takes its time
     with Stage(Gate(), threads=4) as stage:
         tasks = [stage.task(GET) for _ in range(20)]
@@ -89,7 +89,7 @@ def test_a_thread_that_is_free_takes_from_the_task_queue_of_another():
         assert stage.wait(hanging.number).done
 
 
-def test_a_finished_reply_gets_past_a_sibling_that_hangs():
+def test_a_finished_response_gets_past_a_sibling_that_hangs():
     """What the watch thread does at a Nudge."""
     gate = Gate()
     with Stage(gate, threads=1) as stage:
@@ -102,7 +102,7 @@ def test_a_finished_reply_gets_past_a_sibling_that_hangs():
         assert stage.wait(hanging.number).done
 
 
-def test_a_reply_does_not_wait_long_for_company():
+def test_a_response_does_not_wait_long_to_be_batched():
     def app(environ, start_response):
         time.sleep(0.003)
         start_response("200 OK", PLAIN)
@@ -178,7 +178,7 @@ def test_the_stack_of_a_hanging_handler_is_logged(capfd):
     assert "secret" not in said
 
 
-def test_threads_end_when_the_pump_is_gone_even_amid_a_reply():
+def test_threads_end_when_the_pump_is_gone_even_during_a_response():
     go_on = threading.Event()
     closed = threading.Event()
 
@@ -201,7 +201,7 @@ def test_threads_end_when_the_pump_is_gone_even_amid_a_reply():
     assert closed.is_set()
 
 
-def test_handler_time_is_told():
+def test_handler_time_is_reported():
     def app(environ, start_response):
         time.sleep(0.01)
         start_response("200 OK", PLAIN)

@@ -545,7 +545,7 @@ def test_close_is_called_once_whatever_happens(pieces, error, method):
     assert body.closed == 1
 
 
-def test_a_reply_does_not_wait_for_a_long_close():
+def test_a_response_does_not_wait_for_a_long_close():
     go_on = threading.Event()
     body = Body([b"whole"], on_close=lambda: go_on.wait(60))
     with Stage(app_of(lambda e: body, fields=[("Content-Length", "5")])) as stage:
@@ -615,7 +615,7 @@ def test_a_thread_survives_real_recursion():
         assert stage.get("/").status == 500
 
 
-def test_an_exception_amid_the_body_aborts():
+def test_an_exception_during_the_body_aborts():
     with Stage(app_of(lambda e: Body([b"a"], ValueError()))) as stage:
         answer = stage.get("/")
     assert (answer.status, answer.body, answer.ending) == (200, b"a", Ending.ABORTED)

@@ -423,7 +423,7 @@ def test_the_stack_is_that_of_the_task_that_hangs_and_of_none_before_or_after(ca
 
 
 @pytest.mark.parametrize("size", [0, 13, LARGE])
-def test_a_small_reply_is_encoded_as_the_message_is(size):
+def test_a_small_response_is_encoded_as_the_message_is(size):
     make, _ = TABLE["one piece"]
     with Stage(make([])) as stage:
         head = head_of("200 OK", [("Date", "today"), ("X-A", "b")])
@@ -437,7 +437,7 @@ def test_a_small_reply_is_encoded_as_the_message_is(size):
     assert message == expected
 
 
-def test_small_replies_leave_beside_files_and_in_order(tmp_path):
+def test_small_responses_leave_beside_files_and_in_order(tmp_path):
     """In one packet with what has descriptors, and in several."""
 
     def app(environ, start_response):

@@ -125,7 +125,7 @@ class Seam:
         return task.number
 
     def ask(self, head: str | bytes, body: bytes = b"", **more: Any) -> Answer:
-        """One request and its whole answer."""
+        """One request and its whole response."""
         return self.wait(self.start(head, body, **more))
 
     def get(self, target: str, fields: str = "", **more: Any) -> Answer:

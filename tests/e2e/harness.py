@@ -1,7 +1,7 @@
-"""A real server for the stories, and clients that see every byte.
+"""A real server for the tests, and clients that see every byte.
 
 `serving(folder, "app:app", ...)` starts `python -m halfsync` in `folder`, on a port that the kernel
-chooses, waits until it says that it serves, and stops it at the end. A story fails if the error log
+chooses, waits until it says that it serves, and stops it at the end. A test fails if the error log
 then holds a traceback that it did not expect, or if any process of the tree is left: all of
 them carry a mark in their environment, by which even orphans are found.
 
@@ -96,7 +96,7 @@ class Server:
     ) -> None:
         """`through`: a command that does something first and then becomes the server (exec)."""
         self.folder = folder
-        self.tracebacks = 0  # that the story expects in the error log; -1: any number
+        self.tracebacks = 0  # that the test expects in the error log; -1: any number
         self._mark = f"HALFSYNC_STORY={uuid.uuid4().hex}"
         self.errors = folder / f"errors-{self._mark[-8:]}"
         self.output = folder / f"output-{self._mark[-8:]}"
@@ -219,7 +219,7 @@ class Server:
         return Client(("127.0.0.1", self.port), **options)
 
     def get(self, target: str, *fields: str, method: str = "GET", body: bytes = b"") -> Answer:
-        """An answer, on a connection of its own."""
+        """A response, on a connection of its own."""
         with self.client() as client:
             return client.ask(target, *fields, method=method, body=body)
 
@@ -355,7 +355,7 @@ class Client:
         return self.answer(method)
 
     def answer(self, method: str = "GET") -> Answer:
-        """The next one, whole or cut short. 1xx answers are answers too."""
+        """The next one, whole or cut short. 1xx responses are responses too."""
         head = self.until(b"\r\n\r\n")
         assert head, f"no answer, but {bytes(self.unread)!r}"
         line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
@@ -466,7 +466,7 @@ def wrk(server: Server, target: str, connections: int) -> Iterator[list[str]]:
 
 
 def judged(answer: Answer) -> str:
-    """What an answer of /digested is while processes die: right and whole, cut short and *seen* to be so, or
+    """What a response of /digested is while processes die: right and whole, cut short and *seen* to be so, or
     502. Never wrong."""
     if answer.status == 502:
         assert answer.whole
@@ -509,11 +509,11 @@ class Crowd:
         assert not any(thread.is_alive() for thread in self._threads), "a client waits for ever"
 
     def until_lately(self, outcome: str) -> None:
-        """Until one of the last answers was this."""
+        """Until one of the last responses was this."""
         until(lambda: outcome in self.seen[-20:])
 
     def until_seen(self, more: int) -> None:
-        """Until so many more answers have come."""
+        """Until so many more responses have come."""
         aim = len(self.seen) + more
         until(
             lambda: len(self.seen) >= aim or self._over.is_set(), told=lambda: f"{self.broken} {self.wrong}"

@@ -90,7 +90,7 @@ def test_clients_that_do_not_finish_their_request_hold_no_thread(site, kind):
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_clients_that_do_not_read_their_answer_hold_no_thread_and_no_memory(site, kind):
+def test_clients_that_do_not_read_their_response_hold_no_thread_and_no_memory(site, kind):
     pump, (worker,) = site.pump, site.workers("story:app")
     before = resident(pump), resident(worker)
     with contextlib.ExitStack() as crowd:
@@ -98,7 +98,7 @@ def test_clients_that_do_not_read_their_answer_hold_no_thread_and_no_memory(site
         for client in slow:
             READERS[kind](client)
         for client in slow:
-            assert client.socket.recv(1) == b"H"  # the answer has begun
+            assert client.socket.recv(1) == b"H"  # the response has begun
         a_good_one_is_served(site)
         assert resident(pump) - before[0] < GROWTH
         assert resident(worker) - before[1] < GROWTH
@@ -140,7 +140,7 @@ def test_many_idle_connections_are_kept_beside_good_ones(site):
 
 
 def test_time_limits_free_what_bad_clients_hold(tmp_path):
-    """Each kind has a limit of its own, and a client whose request has begun is told 408."""
+    """Each kind has a limit of its own, and a client whose request has begun gets a 408."""
     limits = (
         "--head-timeout",
         LIMIT,

@@ -15,7 +15,7 @@ COUNTED, CHUNKED = "/digested?counted=1", "/digested"
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
-def test_workers_are_killed_under_load_and_no_answer_is_wrong(tmp_path, preload):
+def test_workers_are_killed_under_load_and_no_response_is_wrong(tmp_path, preload):
     with serving(tmp_path, "story:app", "-w", "2", "--threads", "4", *preload) as server:
         killed = []
         with wrk(server, "/hello", 8) as said, Crowd(server, [COUNTED, CHUNKED] * 3, judged) as crowd:
@@ -26,7 +26,7 @@ def test_workers_are_killed_under_load_and_no_answer_is_wrong(tmp_path, preload)
                 killed.append(victim)
                 server.until(lambda: len(set(server.workers("story:app")) - set(killed)) == 2)
             crowd.until_seen(40)
-        # Short answers to GET are never cut: who waits for one when the worker dies gets it from another.
+        # Short responses to GET are never cut: who waits for one when the worker dies gets it from another.
         assert "requests in" in said[0]
         assert "Socket errors" not in said[0], said[0]
         assert "Non-2xx" not in said[0], said[0]

@@ -23,7 +23,7 @@ CLIENTS = 500
 
 @pytest.fixture
 def few_descriptors(monkeypatch):
-    """For all processes of the servers that this story starts."""
+    """For all processes of the servers that this test starts."""
     real: Any = subprocess.Popen
 
     def limited(*arguments: Any, **options: Any) -> Any:

@@ -87,7 +87,7 @@ def links(pid: int) -> list[str]:
     return found
 
 
-def test_a_mistake_is_told_to_the_person_and_logged(tmp_path):
+def test_a_mistake_is_reported_to_the_person_and_logged(tmp_path):
     (tmp_path / "app.py").write_text("1 / 0\n")
     found = halfsync(tmp_path, "-b", "127.0.0.1:0", "app:app", "--error-logfile", "errors")
     assert found.returncode == 2
@@ -95,7 +95,7 @@ def test_a_mistake_is_told_to_the_person_and_logged(tmp_path):
     assert "ZeroDivisionError" in (tmp_path / "errors").read_text()
 
 
-def test_a_file_that_can_not_be_written_is_told(tmp_path):
+def test_a_file_that_can_not_be_written_is_reported(tmp_path):
     (tmp_path / "app.py").write_text(APPLICATION)
     for more in ((), ("--check-config",)):
         found = halfsync(tmp_path, "-b", "127.0.0.1:0", "app:app", "--error-logfile", "no/where", *more)

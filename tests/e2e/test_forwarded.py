@@ -110,7 +110,7 @@ def test_who_is_not_believed_gets_no_lease_with_such_a_field(folder):
         assert seen(client, "/leased") == first
 
 
-def test_a_mistake_is_told_at_the_start(folder):
+def test_a_mistake_is_reported_at_the_start(folder):
     server = Server(folder, ("app:app", "-b", "127.0.0.1:0", "--forwarded-allow-ips", "localhost"), {})
     assert server.ends() == 2
     assert "halfsync: forwarded_allow_ips: 'localhost' is neither an address" in server.log()

@@ -50,7 +50,7 @@ def test_one_application_that_hangs_does_not_stop_another(tmp_path):
 
 
 def test_a_request_is_not_parked_behind_a_slow_one(tmp_path):
-    """After a thousand fast answers the application is trusted with several requests a packet; the
+    """After a thousand fast responses the application is trusted with several requests a packet; the
     slow one among them still delays no other, as long as a thread is free."""
     with serving(tmp_path, "story:app", "--threads", "2") as server, contextlib.ExitStack() as stack:
         with server.client() as client:

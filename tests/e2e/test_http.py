@@ -81,7 +81,7 @@ def test_the_standard_librarys_client(site):
     connection.close()
 
 
-def test_close_is_heeded_and_said(client):
+def test_close_is_handled_and_said(client):
     answer = client.ask("/hello", "Connection: close")
     assert answer["Connection"] == "close"
     assert client.is_closed()
@@ -96,7 +96,7 @@ def test_nothing_behind_a_close_is_acted_on(site, client):
     assert asked(site, "/path/behind-a-close") == 0
 
 
-def test_who_leaves_amid_an_upload_is_logged_and_never_reaches_the_application(site):
+def test_who_leaves_during_an_upload_is_logged_and_never_reaches_the_application(site):
     with site.client() as leaver:
         leaver.send(b"POST /path/left HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf")
     site.until(lambda: "POST /path/left -" in (site.folder / "access").read_text())
@@ -147,7 +147,7 @@ def test_head_is_get_without_the_body(site, target):
 
 
 @pytest.mark.parametrize("line", ["204 No Content", "304 Not Modified"])
-def test_answers_without_a_body_have_none(client, line):
+def test_responses_without_a_body_have_none(client, line):
     target = "/status?line=" + line.replace(" ", "%20")
     answer = client.ask(target)
     assert answer.line == f"HTTP/1.1 {line}"
@@ -183,7 +183,7 @@ def test_absolute_form(client):
     assert client.ask("http://other.test/public/small").body == b"a small file\n"
 
 
-def test_every_answer_has_one_date_and_says_nothing_of_the_server(site):
+def test_every_response_has_one_date_and_says_nothing_of_the_server(site):
     for target in ("/hello", "/public/small", "/public/no", "/status?line=204%20No"):
         answer = site.get(target)
         assert len([name for name, _ in answer.fields if name.lower() == "date"]) == 1
@@ -315,7 +315,7 @@ def test_a_bad_request_is_answered_closed_and_nothing_behind_it_is_acted_on(site
         try:
             client.send(data + request(smuggled))
         except ConnectionError:
-            pass  # it had its answer before it had sent all
+            pass  # it had its response before it had sent all
         answer = client.answer()
         assert answer.status == status
         assert answer["Connection"] == "close"
@@ -327,7 +327,7 @@ def test_a_bad_request_is_answered_closed_and_nothing_behind_it_is_acted_on(site
 
 
 def test_a_client_that_sends_on_still_reads_its_413(site):
-    """It writes megabytes before it reads: a reset would have destroyed the answer by then."""
+    """It writes megabytes before it reads: a reset would have destroyed the response by then."""
     with site.client() as client:
         client.send(refused(POST, HOST, "Content-Length: 30000000"))
         for _ in range(100):

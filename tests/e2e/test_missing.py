@@ -154,7 +154,7 @@ needs_shm = pytest.mark.skipif(file_system_of("/dev/shm") != "tmpfs", reason="/d
 
 
 @needs_shm
-def test_a_temporary_folder_in_memory_is_told(tmp_path):
+def test_a_temporary_folder_in_memory_is_reported(tmp_path):
     """Once, at the start: there large bodies take up the memory that they are meant to spare."""
     with serving(tmp_path, "story:app", "-w", "2", environment={"TMPDIR": "/dev/shm"}) as server:
         assert re.findall(rf"WARNING {IN_MEMORY}", server.log())
@@ -164,7 +164,7 @@ def test_a_temporary_folder_in_memory_is_told(tmp_path):
 
 @needs_shm
 def test_a_temporary_folder_in_memory_may_be_meant(tmp_path):
-    """Whoever names it knows it, and is told without a warning."""
+    """Whoever names it knows it, and gets no warning."""
     with serving(tmp_path, "story:app", "--spool-dir", "/dev/shm", "--log-level", "info") as server:
         assert re.findall(rf"INFO +{IN_MEMORY}", server.log())
         assert server.get("/received", method="POST", body=b"x" * MIB).body.startswith(b"%d " % MIB)
@@ -172,13 +172,13 @@ def test_a_temporary_folder_in_memory_may_be_meant(tmp_path):
 
 @needs_unshare
 @pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
-def test_the_usual_temporary_folder_in_memory_is_told(tmp_path, kind):
+def test_the_usual_temporary_folder_in_memory_is_reported(tmp_path, kind):
     through = unshared(f"mkdir memory && mount -t {kind} none memory")
     with serving(tmp_path, "story:app", environment={"TMPDIR": "memory"}, through=through) as server:
         assert f"temporary files go to {tmp_path}/memory, which is in memory ({kind})" in server.log()
 
 
-def test_a_temporary_folder_on_a_disk_is_not_told(tmp_path):
+def test_a_temporary_folder_on_a_disk_is_not_logged(tmp_path):
     if file_system_of(str(tmp_path)) in ("tmpfs", "ramfs"):
         pytest.skip("tests run in memory here")
     assert file_system_of(str(tmp_path))

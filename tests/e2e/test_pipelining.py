@@ -119,7 +119,7 @@ def _ask(chance: random.Random, number: int) -> tuple[bytes, str, bytes]:
 
 
 def _send_in_pieces(client: Client, requests: list[bytes], chance: random.Random) -> None:
-    """Bursts of about what the pump answers in a turn, and then few; some cut amid a request."""
+    """Bursts of about what the pump answers in a turn, and then few; some cut during a request."""
     left = b""
     try:
         while requests:

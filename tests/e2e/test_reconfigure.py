@@ -319,7 +319,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_told_in_a_sentence_and_changes_nothing(tmp_path: Path, case: str):
+def test_a_broken_file_is_reported_in_a_sentence_and_changes_nothing(tmp_path: Path, case: str):
     text, sentence = BROKEN[case]
     with site(tmp_path) as here, here.server.client() as kept:
         here.server.tracebacks = -1  # one of an application is shown
@@ -373,7 +373,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, kind: str):
         assert word(here.server.get("/")) == "first"
 
 
-def test_what_needs_a_restart_is_told(tmp_path: Path):
+def test_what_needs_a_restart_is_reported(tmp_path: Path):
     with site(tmp_path) as here:
         said = here.reload('name = "other"\nspool_dir = "/tmp"\npreload = true\nkeep_alive = 9\n' + FIRST)
         for name in ("name", "spool_dir", "preload"):
@@ -399,7 +399,7 @@ def test_templates(tmp_path: Path):
         here.server.until(lambda: not here.server.workers("first:app"))
 
 
-def test_a_removed_application_is_told_once(tmp_path: Path):
+def test_a_removed_application_is_logged_once(tmp_path: Path):
     with site(tmp_path, FIRST + '"/two" = "second:app"\n') as here:
         here.reload(FIRST)
         for _ in range(2):

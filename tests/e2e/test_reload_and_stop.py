@@ -1,4 +1,4 @@
-"""New code, and the end: what clients see of a reload (nothing) and of a stop (whole answers)."""
+"""New code, and the end: what clients see of a reload (nothing) and of a stop (whole responses)."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_release_is_changed_by_turning_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_under_load_cuts_no_answer_off_and_loses_no_line(tmp_path, number):
+def test_a_stop_under_load_cuts_no_response_off_and_loses_no_line(tmp_path, number):
     def judge(answer: Answer) -> str:
         assert answer.status == 200
         assert answer.whole, "begun and cut off"

@@ -239,7 +239,7 @@ def test_a_file_and_a_folder_that_are_included_are_watched(tmp_path):
         assert "words.txt" not in server.log()
 
 
-def test_a_target_that_is_mended_in_the_settings_file_is_told_to_need_a_start(tmp_path):
+def test_a_target_that_is_mended_in_the_settings_file_is_reported_to_need_a_start(tmp_path):
     edit(tmp_path / "app.py", GOOD.format(word="one"))
     edit(tmp_path / "halfsync.toml", "[routes]\n'/' = 'app:ap'\n")
     server = Server(tmp_path, ("--reload", "-b", "127.0.0.1:0", "-c", "halfsync.toml"), {})

@@ -90,7 +90,7 @@ def test_every_address_serves_and_is_said(site):
     assert json.loads(done.stdout)["HTTP_HOST"] == "any.host"
 
 
-def test_a_large_answer_goes_through_a_unix_socket(site):
+def test_a_large_response_goes_through_a_unix_socket(site):
     path = site.addresses[2].removeprefix("unix:")
     done = curl("--unix-socket", path, "http://any.host/pieces?size=5000000")
     assert digest(done.stdout) == digest(pattern(5_000_000))
@@ -132,7 +132,7 @@ class Browser:
 
 
 def upload(server: Server, path: str, tmp_path: Path, *more: str) -> tuple[str, str]:
-    """What curl's upload of 3 MB is answered with, and what the answer should hold."""
+    """What curl's upload of 3 MB is answered with, and what the response should hold."""
     data = pattern(3_000_000)
     (tmp_path / "some.bin").write_bytes(data)
     answer = curl(*more, "-F", f"file=@{tmp_path}/some.bin", f"{server.url}{path}")
@@ -218,7 +218,7 @@ def test_a_positional_mount_without_a_root_leaves_the_root_empty(tmp_path):
         assert server.get("/").status == 404
 
 
-def test_port_and_web_concurrency_are_heeded(tmp_path):
+def test_port_and_web_concurrency_are_used(tmp_path):
     port = free_port()
     environment = {"PORT": str(port), "WEB_CONCURRENCY": "3"}
     with serving(tmp_path, "story:app", environment=environment, bind=False) as server:

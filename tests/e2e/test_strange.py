@@ -1,4 +1,4 @@
-"""The strange stories: everything at once, nothing at all, too little of something, and a terminal."""
+"""The strange tests: everything at once, nothing at all, too little of something, and a terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.e2e.harness import (
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 def test_whatever_happens_in_whatever_order_it_serves_on(tmp_path, preload):
-    """Processes of all kinds die amid reloads, reopened logs and workers that come and go; no answer is
+    """Processes of all kinds die during reloads, reopened logs and workers that come and go; no response is
     wrong, and afterwards the tree is what it should be."""
     chance = random.Random(7)
     logs = ("--access-logfile", "access", "--graceful-timeout", "2")
@@ -89,7 +89,7 @@ def is_there(server: Server) -> bool:
     ],
     ids=lambda numbers: "-".join(dict.fromkeys(number.name for number in numbers)),
 )
-def test_a_stop_amid_other_signals_is_a_good_stop(tmp_path, numbers):
+def test_a_stop_among_other_signals_is_a_good_stop(tmp_path, numbers):
     with serving(tmp_path, "story:app", "-w", "2") as server:
         assert server.get("/hello").status == 200
         for number in numbers:
@@ -156,7 +156,7 @@ def open_files(server: Server) -> dict[int, int]:
 
 
 def test_no_descriptor_is_left_over_by_good_clients_or_bad_ones(tmp_path):
-    """Files, spools and pipes of answers that were read, left or never read; uploads that came or stopped."""
+    """Files, spools and pipes of responses that were read, left or never read; uploads that came or not."""
     (tmp_path / "large").write_bytes(bytes(3 * MIB))
     arguments = ("/files=.", "--threads", "2", "--lease", "0.05", "--reply-spool", "1M")
     with serving(tmp_path, "story:app", *arguments) as server:
@@ -228,7 +228,7 @@ def test_without_descriptors_and_idle_ones_new_clients_wait(tmp_path):
 
 
 def test_a_spool_that_is_full_costs_its_own_request_only(tmp_path):
-    """Neither an upload nor an answer finds room in a file (of more than 1 MiB, here)."""
+    """Neither an upload nor a response finds room in a file (of more than 1 MiB, here)."""
     with serving(tmp_path, "story:app") as server, server.client() as client:
         server.tracebacks = -1
         for pid in (server.pump, *server.workers("story:app")):
@@ -381,7 +381,7 @@ def app(environ, start):
 
 
 def test_an_application_can_give_a_lease(tmp_path):
-    """Then it is not asked again for the same site, target and values of the fields that it named; a reply
+    """Then it is not asked again for the same site, target and values of the fields that it named; a response
     that sets a cookie is never repeated."""
     (tmp_path / "leasing.py").write_text(LEASING)
     with serving(tmp_path, "leasing:app") as server, server.client() as client:

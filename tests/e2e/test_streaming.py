@@ -1,4 +1,4 @@
-"""Answers that are made while they are sent."""
+"""Responses that are produced while they are sent."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_curl_sees_the_first_piece(site):
 
 
 @pytest.mark.parametrize("read", [0, 5 * MIB], ids=["at once", "after some"])
-def test_who_leaves_an_endless_answer_sets_the_thread_free(site, read):
+def test_who_leaves_an_endless_response_sets_the_thread_free(site, read):
     """close() is called, on both threads; and the server's memory has not grown by what nobody took."""
     before = resident(site.pump)
     names = [f"closed-{read}-{number}" for number in range(2)]
@@ -76,7 +76,7 @@ def test_who_leaves_an_endless_answer_sets_the_thread_free(site, read):
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("first", [0, 1, 100_000])
-def test_who_leaves_an_answer_of_empty_pieces_sets_the_thread_free(site, first, how):
+def test_who_leaves_a_response_of_empty_pieces_sets_the_thread_free(site, first, how):
     """Nothing is sent, so no send can fail: it is told that the client has disconnected, and close() is
     called."""
     names = [f"silent-{first}-{how}-{number}" for number in range(2)]
@@ -96,7 +96,7 @@ def test_who_leaves_an_answer_of_empty_pieces_sets_the_thread_free(site, first, 
         assert client.ask("/hello").body == b"hello\n"
 
 
-def test_an_endless_answer_is_taken_as_fast_as_its_client_reads(site):
+def test_an_endless_response_is_taken_as_fast_as_its_client_reads(site):
     """A client that reads nothing of it holds its own thread, once the spools are full, and the memory of
     nobody."""
     with site.client(receive_buffer=8192) as slow:
@@ -112,7 +112,7 @@ def test_an_endless_answer_is_taken_as_fast_as_its_client_reads(site):
     site.until(Path(site.folder, "slow").exists)
 
 
-def test_an_application_that_fails_amid_its_answer_does_not_look_whole(tmp_path):
+def test_an_application_that_fails_during_its_response_does_not_look_whole(tmp_path):
     """Neither with a length nor in chunks nor to a 1.0 client."""
     (tmp_path / "broken.py").write_text(
         "def app(environ, start):\n"

@@ -134,7 +134,7 @@ def test_what_is_refused_says_why(folder, row):
     assert (found.returncode, found.stderr) == (2, f"halfsync: {row.shown}: {row.sentence}\n")
 
 
-def test_a_wrong_value_is_told_with_the_option_that_was_given(folder):
+def test_a_wrong_value_is_reported_with_the_option_that_was_given(folder):
     found = halfsync(folder, "shop:app", "--timeout", "long", "--check-config")
     assert found.stderr == "halfsync: --timeout must be a number of seconds, 0 or more, not 'long'.\n"
     found = halfsync(folder, "shop:app", "--check-config", GUNICORN_CMD_ARGS="--workers many")
@@ -142,7 +142,7 @@ def test_a_wrong_value_is_told_with_the_option_that_was_given(folder):
 
 
 @pytest.mark.parametrize("text", ["--bind '", "--no-such-option"])
-def test_a_variable_that_can_not_be_read_is_told(folder, text):
+def test_a_variable_that_can_not_be_read_is_reported(folder, text):
     found = halfsync(folder, "shop:app", "--check-config", GUNICORN_CMD_ARGS=text)
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""A gunicorn.conf.py is read, for what has a counterpart; what has none is told."""
+"""A gunicorn.conf.py is read, for what has a counterpart; what has none is reported."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_convert_says_how_it_is_used(folder, arguments):
     assert found.stderr == "halfsync: Usage: halfsync convert gunicorn.conf.py > halfsync.toml\n"
 
 
-def test_a_name_of_gunicorns_in_our_own_file_is_told_ours(folder):
+def test_a_name_of_gunicorns_in_our_own_file_is_reported_as_ours(folder):
     (folder / "halfsync.toml").write_text("timeout = 30\n")
     found = halfsync(folder, "-c", "halfsync.toml", "shop:app")
     assert (
@@ -249,7 +249,7 @@ def test_the_file_is_executed_in_the_environment_of_the_start(folder):
         server.until(lambda: len(server.workers("shop:app")) == 1)
 
 
-def test_a_hook_that_comes_later_is_told_once(folder):
+def test_a_hook_that_comes_later_is_logged_once(folder):
     (folder / "gunicorn.conf.py").write_text(CONF + "def when_ready(server): ...\n")
     with serving(folder, "-c", "gunicorn.conf.py", bind=False) as server:
         text = CONF + "def when_ready(server): ...\ndef post_fork(server, worker): ...\n"

@@ -84,7 +84,7 @@ def test_a_forged_field_ends_no_line():
         ("%(h)s %h", "has a '%' that begins no directive such as %(h)s."),
     ],
 )
-def test_what_is_not_known_is_told(access_logformat, said):
+def test_what_is_not_known_is_reported(access_logformat, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         compile_format(access_logformat)
 

@@ -96,7 +96,7 @@ def test_each_of_uvicorns_variables_is_known():
 
 
 @pytest.mark.parametrize("path", ["/shop", "/my/shop/"])
-def test_a_path_that_gunicorn_would_serve_under_is_told_how_to_be_had(folder, path):
+def test_a_path_that_gunicorn_would_serve_under_is_refused_with_what_to_do(folder, path):
     sentence = (
         f"SCRIPT_NAME={path} in the environment has no effect: mount the application under it: "
         f"{path.rstrip('/')}=module:app.\n"

@@ -121,7 +121,7 @@ class Stage:
             self.listener = socket.socket()
             self.listener.bind(("127.0.0.1", 0))
             self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # Accepted sockets inherit it: an answer of megabytes does not fit, as on a real network.
+            # Accepted sockets inherit it: a response of megabytes does not fit, as on a real network.
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         self.listener.listen(512)
         name = self.listener.getsockname()
@@ -309,14 +309,14 @@ class Client:
         return len(data)
 
     def answer(self, method: str = "GET") -> Answer:
-        """The next final answer, whole."""
+        """The next final response, whole."""
         while True:
             found = self._interim_or_answer(method)
             if found.status >= 200:
                 return found
 
     def interim(self) -> Answer:
-        """The next answer of any status."""
+        """The next response of any status."""
         return self._interim_or_answer("GET")
 
     def _interim_or_answer(self, method: str) -> Answer:
@@ -336,7 +336,7 @@ class Client:
         return found[0]
 
     def ask(self, head: bytes | str = b"/", method: str = "GET") -> Answer:
-        """Send a head (or GET a path) and wait for the answer."""
+        """Send a head (or GET a path) and wait for the response."""
         self.send(get(head) if isinstance(head, str) else head)
         return self.answer(method)
 
@@ -359,7 +359,7 @@ class Client:
 
 
 class Answer(msgspec.Struct):
-    """An answer, as a strict client reads it."""
+    """A response, as a strict client reads it."""
 
     status: int
     fields: dict[str, str]

@@ -15,7 +15,7 @@ def record(head: bytes = b"GET / HTTP/1.1\r\n\r\n") -> access.Record:
     return (0.0, "127.0.0.1", head, 200, 0, 0, -1, -1, 0, 0, 0)
 
 
-def test_a_record_waits_a_moment_for_company_and_many_do_not_wait():
+def test_a_record_waits_a_moment_to_be_batched_and_many_do_not_wait():
     log = AccessLog(enabled=True)
     assert not log.ready(10.0)
     assert log.due == NEVER

@@ -105,7 +105,7 @@ def test_a_part_that_cannot_be_sent_resets_its_connection():
         assert hand.worker.outstanding == 0
 
 
-def test_after_a_bad_reply_its_parts_are_nobodys():
+def test_after_a_bad_response_its_parts_are_nobodys():
     """They must not go out behind the 500."""
     with Stage() as stage:
         hand, victim, _, bad, _ = both(stage)
@@ -118,7 +118,7 @@ def test_after_a_bad_reply_its_parts_are_nobodys():
         assert hand.worker.outstanding == 1
 
 
-def test_a_second_reply_is_a_reset():
+def test_a_second_response_is_a_reset():
     with Stage() as stage:
         hand, victim, innocent, bad, good = both(stage)
         hand.reply(bad, b"some", ending=Ending.UNFINISHED)

@@ -51,9 +51,9 @@ def test_a_client_that_only_sends_is_read_one_buffer_ahead(stage: Stage):
 
 
 @pytest.mark.parametrize("size", [0, 1, 15_000, 20_000])
-def test_answers_that_do_not_fit_the_socket(stage: Stage, size: int):
-    """Whichever way an answer takes, what the socket does not take at once is sent later: a client
-    that asks 60 times before it reads gets 60 whole answers."""
+def test_responses_that_do_not_fit_the_socket(stage: Stage, size: int):
+    """Whichever way a response takes, what the socket does not take at once is sent later: a client
+    that asks 60 times before it reads gets 60 whole responses."""
     stage.handler = lambda hand, task: hand.reply(task, task.head[5:7] * (size // 2))
     stage.hand(answers=True)
     client = stage.client(rcvbuf=8192)
@@ -65,7 +65,7 @@ def test_answers_that_do_not_fit_the_socket(stage: Stage, size: int):
     assert sizes == [size // 2 * 2] * 60
 
 
-def test_a_half_closed_client_gets_its_answer(stage: Stage):
+def test_a_half_closed_client_gets_its_response(stage: Stage):
     """A client may say that it has nothing more to ask, and still wait for what it asked."""
     hand = stage.hand()
     client = stage.client()
@@ -115,7 +115,7 @@ def test_413_before_100(stage: Stage):
 
 def test_a_chunked_body_that_grows_too_large():
     """Its size is not known beforehand; 413 as soon as it is past the limit, and what is on its way
-    is read and dropped, so that the client sees the answer."""
+    is read and dropped, so that the client sees the response."""
     with Stage(limit_request_body=100_000) as stage:
         stage.hand(answers=True)
         client = stage.client()
@@ -199,7 +199,7 @@ def test_a_number_that_is_used_again_in_the_same_turn(stage: Stage):
 # --- records --------------------------------------------------------------------------------------
 
 
-def test_each_answer_is_logged_with_what_was_really_sent(stage: Stage):
+def test_each_response_is_logged_with_what_was_really_sent(stage: Stage):
     """Status, bytes of the body, bytes in all, and how it ended; also of what never was a request."""
     hand = stage.hand()
     client = stage.client()

@@ -122,7 +122,7 @@ def test_a_large_body_goes_with_it(stage: Stage):
     assert second.bodies[task.number] == body
 
 
-def test_an_answer_that_had_begun_is_reset(stage: Stage):
+def test_a_response_that_had_begun_is_reset(stage: Stage):
     """It can't be tried again, and must not look whole."""
     hand = stage.hand()
     client = stage.client()
@@ -142,7 +142,7 @@ def test_a_client_that_left_is_not_worked_for(stage: Stage):
     assert not hand.tasks
 
 
-def test_a_reply_to_nobody_is_dropped(stage: Stage):
+def test_a_response_to_nobody_is_dropped(stage: Stage):
     """The client left while a worker had its request; the slot comes free all the same."""
     hand = stage.hand()
     client = stage.client()
@@ -206,7 +206,7 @@ def test_queue_timeout():
 
 def test_handler_timeout():
     """Past the deadline: 504, the thread's stack is asked for, the worker is to be replaced and gets
-    no more; its late reply goes to nobody, least of all to the next request."""
+    no more; its late response goes to nobody, least of all to the next request."""
     with Stage(handler_timeout=5) as stage:
         hand = stage.hand()
         client = stage.client()
@@ -341,7 +341,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage(stage: Stage, name: str, capfd: pytest.CaptureFixture[str]):
+def test_a_malformed_message(stage: Stage, name: str, capfd: pytest.CaptureFixture[str]):
     """What is no message costs the worker its channel, for it can't be told whom else it concerns. The
     parent is told of it; nobody waits for ever."""
     hand = stage.hand()
@@ -359,9 +359,9 @@ def test_garbage(stage: Stage, name: str, capfd: pytest.CaptureFixture[str]):
     assert len(other.packets) == 1
 
 
-def test_a_reply_to_no_task_is_ignored(stage: Stage):
+def test_a_response_to_no_task_is_ignored(stage: Stage):
     """Whether it names a slot that is not in use, one that is, or a task that has ended; and so is a
-    second reply to the same task."""
+    second response to the same task."""
     hand = stage.hand()
     client = stage.client()
     task = ask(client, hand)
@@ -375,7 +375,7 @@ def test_a_reply_to_no_task_is_ignored(stage: Stage):
     assert hand.open
 
 
-def test_no_answer_at_all_is_502(stage: Stage):
+def test_no_response_at_all_is_502(stage: Stage):
     """A worker that ends a task without a head."""
     hand = stage.hand()
     client = stage.client()

@@ -260,7 +260,7 @@ def test_a_stop_says_so_on_the_fast_path_too():
         assert client.answer().closes
 
 
-def test_what_a_worker_is_told_is_a_task(monkeypatch: pytest.MonkeyPatch):
+def test_what_a_worker_gets_is_a_task(monkeypatch: pytest.MonkeyPatch):
     """The columns are those of Task, in order."""
     seen: list[Any] = []
     columns = dispatch._columns

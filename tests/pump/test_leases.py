@@ -126,7 +126,7 @@ def test_a_lease_that_names_the_cookie_is_for_that_cookie(stage: Stage):
 
 
 def test_named_fields_make_variants(stage: Stage):
-    """Each value of a named field has an answer of its own; its absence is a value too."""
+    """Each value of a named field has a response of its own; its absence is a value too."""
     hand, client = stage.hand(), stage.client()
     grant(client, hand, get("/x", "Accept-Encoding: gzip"), b"zipped", "accept-encoding")
     grant(client, hand, get("/x"), b"plain", "accept-encoding")
@@ -190,7 +190,7 @@ def test_a_lease_is_renewed_early(stage: Stage):
 
 
 def test_date_is_made_each_second(stage: Stage):
-    """A repeated answer shows the present second, not the one of its making."""
+    """A repeated response shows the present second, not the one of its making."""
     hand, client = stage.hand(), stage.client()
     grant(client, hand, get("/x"), seconds=100)
     dates = []
@@ -201,7 +201,7 @@ def test_date_is_made_each_second(stage: Stage):
     assert [date[-6:-4] for date in dates[::2]] == ["20", "21", "22", "23"]
 
 
-# --- kinds of answers -----------------------------------------------------------------------------
+# --- kinds of responses -----------------------------------------------------------------------------
 
 
 def test_head_has_a_lease_of_its_own(stage: Stage):
@@ -279,7 +279,7 @@ def test_pipelined_heads_are_answered_in_order(stage: Stage):
     assert [client.answer().body for _ in range(2)] == [b"fresh", b"leased"]
 
 
-def test_a_leased_answer_that_does_not_fit_the_socket(stage: Stage):
+def test_a_leased_response_that_does_not_fit_the_socket(stage: Stage):
     """A client that asks again and again and reads nothing gets all of it later, whole and in order."""
     hand, client = stage.hand(), stage.client(rcvbuf=8192)
     body = os.urandom(50_000)
@@ -310,7 +310,7 @@ class Reluctant:
 
 
 @pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError()])
-def test_a_socket_that_takes_nothing_at_first_gets_its_leased_answer_later(stage: Stage, error: OSError):
+def test_a_socket_that_takes_nothing_at_first_gets_its_leased_response_later(stage: Stage, error: OSError):
     """The request has been read by then: it must not be forgotten."""
     hand, client = stage.hand(), stage.client()
     grant(client, hand, get("/x"))
@@ -322,7 +322,7 @@ def test_a_socket_that_takes_nothing_at_first_gets_its_leased_answer_later(stage
     assert repeated(client, hand, get("/x")).body == b"leased"
 
 
-def test_answers_that_are_not_whole_are_not_leased(stage: Stage):
+def test_responses_that_are_not_whole_are_not_leased(stage: Stage):
     """Only what is known to its last byte can be repeated."""
     hand, client = stage.hand(), stage.client()
     client.send(get("/x"))

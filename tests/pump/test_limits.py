@@ -21,7 +21,7 @@ def stage() -> Iterator[Stage]:
 
 
 def test_a_client_that_says_nothing_is_closed(stage: Stage):
-    """No byte within head_timeout (20 s): closed without an answer, for it has not asked."""
+    """No byte within head_timeout (20 s): closed without a response, for it has not asked."""
     client = stage.client()
     stage.later(19)
     assert client.quiet()
@@ -168,8 +168,8 @@ def test_a_slow_reader_above_the_minimum_rate_gets_all(stage: Stage):
     stage.until(lambda: stage.reasons() == [CloseReason.KEPT])
 
 
-def test_old_bytes_in_the_socket_are_not_held_against_a_new_answer(stage: Stage):
-    """An answer that the socket took whole may still be on its way when the next one begins: a
+def test_old_bytes_in_the_socket_are_not_held_against_a_new_response(stage: Stage):
+    """A response that the socket took whole may still be on its way when the next one begins: a
     client that goes on taking bytes, of whichever, makes progress."""
     hand = stage.hand()
     client = stage.client(rcvbuf=8192)
@@ -188,7 +188,7 @@ def test_old_bytes_in_the_socket_are_not_held_against_a_new_answer(stage: Stage)
 
 
 def test_a_slow_handler_is_not_the_clients_fault(stage: Stage):
-    """While the handler thinks, before its answer or in the middle of it, no client's limit runs."""
+    """While the handler thinks, before its response or in the middle of it, no client's limit runs."""
     hand = stage.hand()
     client = stage.client()
     client.send(get())
@@ -203,7 +203,7 @@ def test_a_slow_handler_is_not_the_clients_fault(stage: Stage):
 
 
 def test_linger(stage: Stage):
-    """After the last answer the client has linger_timeout (5 s) to read it and close."""
+    """After the last response the client has linger_timeout (5 s) to read it and close."""
     client = stage.client()
     client.send(b"nonsense\r\n\r\n" + bytes(100))
     assert client.answer().status == 400
@@ -215,7 +215,7 @@ def test_linger(stage: Stage):
 
 
 def test_a_lingering_client_that_closes_is_gone_at_once(stage: Stage):
-    """Nobody waits for a client that has read its answer and closed."""
+    """Nobody waits for a client that has read its response and closed."""
     client = stage.client()
     client.send(b"nonsense\r\n\r\n")
     assert client.answer().status == 400

@@ -138,7 +138,7 @@ def notable_cuts(requests: Sequence[bytes]) -> list[int]:
 
 @pytest.fixture(params=FEW_STEPS)
 def few_steps(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A share of a turn that ends amid a mix."""
+    """A share of a turn that ends during a mix."""
     with mock.patch.object(loop, "STEPS_A_TURN", request.param):
         yield
 
@@ -234,7 +234,7 @@ def test_the_client_closes_its_way_behind_a_burst(stage: Stage):
         assert not client.reset
 
 
-def test_a_stop_amid_a_burst_answers_what_was_asked_before(stage: Stage):
+def test_a_stop_during_a_burst_answers_what_was_asked_before(stage: Stage):
     """Once the pump drains, the next response closes the connection; none is lost before that, and none is
     out of order."""
     client = stage.client()

@@ -1,4 +1,4 @@
-"""Too few threads are told, with numbers, and once a minute."""
+"""Too few threads are logged, with numbers, and once a minute."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def busy(stage: Stage, hand: Hand, path: str) -> Task:
     return hand.take()
 
 
-def test_requests_that_wait_long_are_told_with_what_keeps_the_threads_busy(capfd):
+def test_requests_that_wait_long_are_logged_with_what_keeps_the_threads_busy(capfd):
     with Stage() as stage:
         hand = stage.hand(threads=2)
         busy(stage, hand, "/slow/path?token=secret")
@@ -47,7 +47,7 @@ def test_requests_that_wait_long_are_told_with_what_keeps_the_threads_busy(capfd
         )
 
 
-def test_it_is_told_once_a_minute_while_it_lasts(capfd):
+def test_it_is_logged_once_a_minute_while_it_lasts(capfd):
     with Stage(queue_timeout=1000) as stage:
         hand = stage.hand(threads=1)
         busy(stage, hand, "/slow")
@@ -61,7 +61,7 @@ def test_it_is_told_once_a_minute_while_it_lasts(capfd):
         assert "1 request waits, the longest for 65 s" in again
 
 
-def test_a_pool_that_gets_on_is_not_told(capfd):
+def test_a_pool_that_gets_on_is_not_logged(capfd):
     with Stage() as stage:
         stage.hand(threads=1, answers=True)
         hand = stage.hand(threads=1)
@@ -84,7 +84,7 @@ def test_what_was_refused_is_counted_and_the_setting_is_named(capfd):
         assert "; 3 requests were answered 503 (queue_limit). The longest running: GET '/slow'" in told
 
 
-def test_what_is_refused_in_the_quiet_minute_is_told_after_it(capfd):
+def test_what_is_refused_in_the_quiet_minute_is_reported_after_it(capfd):
     """Also if nothing waits any more."""
     with Stage(queue_timeout=10) as stage:
         hand = stage.hand(threads=1)

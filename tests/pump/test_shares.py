@@ -216,7 +216,7 @@ def test_however_many_large_responses_a_turn_sends_for_a_bounded_time(monkeypatc
         assert [client.answer().body for client in clients] == [body] * 8
 
 
-def test_a_head_that_drips_in_is_not_checked_anew_with_each_byte(monkeypatch: pytest.MonkeyPatch):
+def test_a_head_that_drips_in_is_not_checked_again_with_each_byte(monkeypatch: pytest.MonkeyPatch):
     """What a byte costs does not grow with what came before it: the checks of all lines are made when a line
     ends, not when a byte comes."""
     checks = 0

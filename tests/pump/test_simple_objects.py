@@ -140,7 +140,7 @@ class Ground:
         self.stage.settle()
 
     def still_serves(self, client: Client) -> None:
-        """The connection is in order: the next request on it gets its own answer."""
+        """The connection is in order: the next request on it gets its own response."""
         client.send(get("/next"))
         self.hand.reply(self.hand.take(), b"next")
         assert client.answer().body == b"next"
@@ -227,7 +227,7 @@ def nothing_left_afterwards(ground: Ground) -> None:
 
 
 def not_whole(client: Client, method: str = "GET") -> None:
-    """No client can take this for a whole answer."""
+    """No client can take this for a whole response."""
     data = client.rest()
     assert data.startswith(b"HTTP/1.1 200")
     assert client.reset
@@ -243,7 +243,7 @@ def too_few_bytes_show(ground: Ground) -> None:
 
 
 def too_many_bytes_are_cut(ground: Ground) -> None:
-    """More than the promised length never reaches the wire: it would be the next answer's head."""
+    """More than the promised length never reaches the wire: it would be the next response's head."""
     for promise in (0, 1000, len(DATA) - 1):
         client, task = ground.ask("counted")
         ground.give(task, DATA, promise=promise)
@@ -343,7 +343,7 @@ def stage() -> Iterator[Stage]:
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_a_file_that_shrinks_shows(stage: Stage, version: str):
-    """A file that became shorter than was announced: reset, not a short answer and no padding."""
+    """A file that became shorter than was announced: reset, not a short response and no padding."""
     hand = stage.hand()
     client = stage.client(rcvbuf=65536)
     client.send(get(version=version))

@@ -75,7 +75,7 @@ def fresh(stage: Stage) -> Client:
 
 
 def idle(stage: Stage) -> Client:
-    """Kept after an answer, by a worker that is dead by now."""
+    """Kept after a response, by a worker that is dead by now."""
     client = stage.client()
     hand = stage.hand()
     client.send(get())

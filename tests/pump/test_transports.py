@@ -16,11 +16,11 @@ from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get
 from tests.pump.test_connections import (  # noqa: F401 (each is run here with every transport)
     stage,
-    test_a_half_closed_client_gets_its_answer,
+    test_a_half_closed_client_gets_its_response,
     test_a_request_that_is_cut_off_reaches_nobody,
-    test_answers_that_do_not_fit_the_socket,
     test_bodies_in_memory_and_in_files,
     test_pipelined_requests_are_answered_in_order,
+    test_responses_that_do_not_fit_the_socket,
 )
 from tests.pump.transports import TRANSPORTS
 

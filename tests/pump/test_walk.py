@@ -1,6 +1,6 @@
 """A random walk: clients and workers that come, ask, answer, stall and die in any order.
 
-The invariant: every whole answer is the answer to the request whose turn it is on that connection,
+The invariant: every whole response is the response to the request whose turn it is on that connection,
 no request of a living client waits for ever, and the pump logs no internal error.
 """
 
@@ -18,7 +18,7 @@ STEPS = 150
 
 
 class Walker:
-    """One client, with the paths of what it has asked and has no answer to."""
+    """One client, with the paths of what it has asked and has no response to."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -26,7 +26,7 @@ class Walker:
         self.half = b""  # of a request that is begun
 
     def look(self) -> None:
-        """Check all whole answers that came."""
+        """Check all whole responses that came."""
         client = self.client
         client.receive()
         while (answer := parse_answer(client.inbox)) is not None:
@@ -140,7 +140,7 @@ class Walk:
             hand.part(task, ending=Ending.ABORTED)
 
     def go_on(self) -> None:
-        """A streamed answer ends, well or not; or time passes."""
+        """A streamed response ends, well or not; or time passes."""
         self.stage.time.advance(self.random.choice([0.001, 0.01, 0.3]))
         self.stage.settle()
         if not self.streaming:

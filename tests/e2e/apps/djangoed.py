@@ -1,5 +1,5 @@
 """A small Django application in one file: sessions in a signed cookie, a form with its CSRF token, an
-upload, a streamed answer, a file."""
+upload, a streamed response, a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small Flask application: sessions, a form, an upload, a static file, a streamed answer."""
+"""A small Flask application: sessions, a form, an upload, a static file, a streamed response."""
 
 from __future__ import annotations
 

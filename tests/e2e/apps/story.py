@@ -190,7 +190,7 @@ def slow_exactly(request: Request) -> Iterable[bytes]:
 
 
 def digested(request: Request) -> Iterable[bytes]:
-    """A body of which the answer's head says the digest, so that a wrong one can be told."""
+    """A body of which the response's head says the digest, so that a wrong one can be recognised."""
     size = request.number("size", 3 * PIECE)
     data = made(size)
     fields = [("X-Digest", hashlib.sha256(data).hexdigest())]
