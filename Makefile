@@ -9,11 +9,12 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults check format bench trace walk docs clean python-is-fit
+.PHONY: help demo test transports faults check format bench trace walk docs clean python-is-fit
 
 help:
 	@echo 'make demo    serve the demo application at http://127.0.0.1:8000'
 	@echo 'make test    all tests                     (ARGS="-k name -x" goes to pytest)'
+	@echo 'make transports  the same over two transports that are no plain sockets'
 	@echo 'make faults  look for wrong responses while something goes wrong  (ARGS="--help")'
 	@echo 'make check   ruff and mypy                 (make format mends what ruff can)'
 	@echo 'make bench   measure against the peers     (ARGS="--help" shows what can be set)'
@@ -56,6 +57,12 @@ demo: $(VENV)/made-demo
 # on 2 cores 4 take 5 minutes, where one takes over 15. ARGS="-n 0" runs them one after another.
 test: $(VENV)/made-dev
 	$(PY) -m pytest -n 4 --dist worksteal $(ARGS)
+
+# The tests of the pump and the end-to-end tests over each transport of tests/pump/transports.py; `make test`
+# runs a part of them so.
+transports: $(VENV)/made-dev
+	HALFSYNC_TEST_TRANSPORT=bytes $(PY) -m pytest -n 4 --dist worksteal tests/pump tests/e2e $(ARGS)
+	HALFSYNC_TEST_TRANSPORT=records $(PY) -m pytest -n 4 --dist worksteal tests/pump tests/e2e $(ARGS)
 
 faults: $(VENV)/made-base
 	$(PY) -m faults $(ARGS)

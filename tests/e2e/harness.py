@@ -32,6 +32,7 @@ import pytest
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "src"
 APPS = HERE / "apps"
+TRANSPORTS = HERE.parent / "pump/transports.py"
 
 WITH_TRANSPORT = """
 import os, runpy, sys
@@ -46,11 +47,8 @@ def command() -> list[str]:
     """What starts a server. HALFSYNC_TEST_TRANSPORT names a transport in place of the plain socket."""
     if (name := os.environ.get("HALFSYNC_TEST_TRANSPORT")) is None:
         return [sys.executable, "-m", "halfsync"]
-    path = str(HERE.parent / "pump/transports.py")
-    return [sys.executable, "-c", WITH_TRANSPORT.format(path=path, name=name)]
+    return [sys.executable, "-c", WITH_TRANSPORT.format(path=str(TRANSPORTS), name=name)]
 
-
-COMMAND = command()
 
 LONG = 60.0
 """Seconds; far more than anything here takes. No test asks for speed."""
@@ -104,7 +102,7 @@ class Server:
         inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*through, *COMMAND, "--log-level", "debug", *arguments],
+                [*through, *command(), "--log-level", "debug", *arguments],
                 cwd=folder,
                 env={
                     **inherited,

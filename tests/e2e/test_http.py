@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,12 @@ from tests.e2e.harness import LONG, Server, curl, digest, pattern, request, serv
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
+    with serving_site(tmp_path_factory.mktemp("site")) as server:
+        yield server
+
+
+@contextmanager
+def serving_site(folder: Path) -> Iterator[Server]:
     (folder / "public").mkdir()
     (folder / "public/small").write_bytes(b"a small file\n")
     (folder / "public/large").write_bytes(pattern(3_000_000))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +20,12 @@ CONTENT = pattern(3000)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipelining")
+    with serving_leased(tmp_path_factory.mktemp("pipelining")) as server:
+        yield server
+
+
+@contextmanager
+def serving_leased(folder: Path) -> Iterator[Server]:
     (folder / "public").mkdir()
     (folder / "public/leased").write_bytes(CONTENT)
     with serving(folder, "story:app", "/public=./public", "--lease", "60") as server:
