@@ -9,8 +9,10 @@ import pytest
 
 from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.connection import Exchange, Route
+from halfsync.pump.costs import COUNTED, MOST, PART, REMEMBERED, Costs, class_of
 from halfsync.pump.queues import FairQueue, Queue
-from tests.pump.harness import APP, Client, Stage, get
+from halfsync.wire.http1 import RequestHead
+from tests.pump.harness import APP, Client, Hand, Stage, get
 
 ROUTES = (
     RoutePlan("/large", "app:app", Kind.WSGI, APP),
@@ -122,6 +124,120 @@ def test_one_route_has_a_plain_queue():
         assert type(stage.pump.pools.pools[APP].queue).append is deque.append
 
 
+MS = 1_000_000
+
+
+def learn(stage: Stage, hand: Hand, target: str, handler_ns: int) -> None:
+    """One request that took so long: a response that is not on the fast path says it."""
+    [client] = ask(stage, target)
+    hand.reply(hand.take(), bytes(20_000), handler_ns=handler_ns)
+    assert client.answer().status == 200
+
+
+def test_what_is_quick_does_not_wait_behind_all_that_is_slow():
+    """Of one route: a hundred requests for a path that takes long, and then one for another."""
+    with Stage() as stage:
+        hand = stage.hand(threads=1)
+        learn(stage, hand, "/report?year=1", 300 * MS)
+        ask(stage, *(f"/report?year={number}" for number in range(100)))
+        ask(stage, "/1", "/2")
+        seen = []
+        for _ in range(6):
+            task = hand.take()
+            seen.append(path(task.head).decode())
+            hand.reply(task, handler_ns=300 * MS if seen[-1].startswith("/report") else MS)
+            stage.settle()
+        slow = [f"/report?year={number}" for number in range(4)]
+        assert seen == [slow[0], slow[1], "/1", slow[2], "/2", slow[3]]
+
+
+def test_what_runs_long_is_found_while_it_runs():
+    """Those that are in the queue already, too, give others their turn from then on."""
+    with Stage() as stage:
+        hand = stage.hand(threads=1)
+        ask(stage, *(f"/report?{number}" for number in range(3)))
+        task = hand.take()
+        hand.begin(task)
+        for _ in range(3):
+            stage.time.advance(0.026)
+            stage.settle()
+        ask(stage, *(f"/report?{number}" for number in range(3, 10)), "/quick")
+        seen = []
+        for _ in range(5):
+            hand.reply(task, handler_ns=78 * MS)
+            stage.settle()
+            task = hand.take()
+            seen.append(path(task.head).decode())
+        assert [one for one in seen if one != "/quick"] == [f"/report?{number}" for number in range(1, 5)]
+        assert "/quick" in seen[:2]
+
+
+def test_all_is_answered_and_once_whatever_is_learnt_while_it_waits():
+    """Each path's requests in their order, though what is known of it changes, and is forgotten."""
+    with Stage(queue_timeout=1e6, handler_timeout=0, keep_alive=1e6) as stage:
+        hand = stage.hand(threads=2)
+        dice = random.Random(3)
+        targets = [f"/{dice.choice('abcd')}?{number}" for number in range(200)]
+        clients = ask(stage, *targets)
+        seen = []
+        for _ in targets:
+            task = hand.take()
+            seen.append(path(task.head).decode())
+            hand.reply(task, seen[-1].encode() + bytes(20_000), handler_ns=MS << dice.randrange(11))
+            if dice.random() < 0.1:
+                stage.later(dice.randrange(40))
+            stage.settle()
+        for target, client in zip(targets, clients, strict=True):
+            assert client.answer().body.rstrip(b"\0") == target.encode()
+        assert sorted(seen) == sorted(targets)
+        stage.later(REMEMBERED + 1)
+        assert type(stage.pump.pools.pools[APP].queue) is Queue
+
+
+def test_costs():
+    """A class for each factor of four; the highest of the last minute; a bounded number of paths."""
+    assert [class_of(ms * MS) for ms in (0, 8, 9, 33, 34, 134, 135, 600, 3000)] == [0, 0, 1, 1, 2, 2, 3, 4, 5]
+    costs = Costs()
+    assert not costs
+    costs.note(Asked(b"/one"), 300 * MS, 0.0)
+    costs.note(Asked(b"/one?query"), 20 * MS, 50.0)
+    assert costs.of(Asked(b"/one?other")) == class_of(300 * MS)
+    costs.sweep(REMEMBERED - 1)
+    assert costs.of(Asked(b"/one"))
+    costs.sweep(REMEMBERED + 1)
+    assert not costs
+    for number in range(MOST + 10):
+        costs.note(Asked(b"/%d" % number), 300 * MS, 100.0)
+    assert sum(costs.of(Asked(b"/%d" % number)) > 0 for number in range(MOST + 10)) == MOST
+    assert not costs.of(Asked(b"/9"))
+
+
+def test_a_path_that_takes_long_now_and_then_is_quick():
+    """As any does on a busy machine. One that takes long again and again is not, whatever came before."""
+    costs = Costs()
+    for number in range(1000):
+        one = Asked(b"/")
+        costs.begins(one)
+        if number % 20 == 0:
+            costs.note(one, 300 * MS, 0.0)
+        assert not costs.of(one) or number < PART
+    for _ in range(COUNTED):
+        one = Asked(b"/")
+        costs.begins(one)
+        for ms in (20, 100, 300):  # looked at while it runs
+            costs.note(one, ms * MS, 0.0)
+    assert costs.of(one) == class_of(300 * MS)
+
+
+class Asked(Exchange):
+    """A request for this target."""
+
+    __slots__ = ()
+
+    def __init__(self, target: bytes) -> None:
+        self.head = RequestHead(b"", b"GET", target, 1)
+
+
 class One(Exchange):
     """All that a queue looks at."""
 
@@ -129,6 +245,7 @@ class One(Exchange):
 
     def __init__(self, route: int, queued_ns: int) -> None:
         self.route = Route(b"", route, None)  # type: ignore[arg-type]
+        self.head = RequestHead(b"", b"GET", b"/", 1)
         self.queued_ns = queued_ns
 
 
@@ -136,7 +253,7 @@ class One(Exchange):
 def test_a_fair_queue_loses_nothing_whatever_is_done_to_it(seed: int):
     """Random calls: sizes agree, each route's order is kept, and who is oldest is the oldest."""
     dice = random.Random(seed)
-    queue = FairQueue()
+    queue = FairQueue(Costs())
     model: list[Exchange] = []
     taken: list[Exchange] = []
     for now in range(2000):

@@ -149,6 +149,8 @@ class Exchange:
     attempts = 0
     holder: object = None  # the backend's: who has it
     queued_ns = 0
+    line: tuple[int, int] | None = None  # in which it waits, if the queue has several (see queues.py)
+    took_long = False  # which was counted (see costs.py)
     begun_ns = 0
     handler_ns = -1
     # the response

@@ -1,8 +1,9 @@
 """Queues of requests that wait for the workers of a pool.
 
-Where one route leads to a pool, its queue is a `Queue`: first come, first served. Where several do, six
-hundred requests for large files would delay the next request of every other route by all of them. Such a
-pool has a `FairQueue`: each route's requests in their order, and of the routes one request each in turn.
+Where one route leads to a pool, its queue is a `Queue`: first come, first served. Where several do, or where
+some paths are known to take long (costs.py), six hundred requests for large files would delay the next
+request for anything else by all of them. Such a pool has a `FairQueue`: for each route, and in it for paths
+that take about as long, a line of requests in their order; and of the lines one request each in turn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from halfsync.pump.connection import Exchange
+from halfsync.pump.costs import Costs
+
+Line = tuple[int, int]
+"""A route's index, and the class of a path's cost."""
 
 
 class Queue(deque[Exchange]):
@@ -29,12 +34,20 @@ class Queue(deque[Exchange]):
             at += 1
         self.insert(at, exchange)
 
+    def put_in(self, exchange: Exchange) -> None:
+        """To the place that its age gives it, which is most likely the end."""
+        at = len(self)
+        while at and self[at - 1].queued_ns > exchange.queued_ns:
+            at -= 1
+        self.insert(at, exchange)
+
 
 class FairQueue:
     """As much of a deque as is needed. `popleft` gives the request that is next in turn."""
 
-    def __init__(self) -> None:
-        self._lines: dict[int, Queue] = {}  # by route; none is empty, and the next in turn is the first
+    def __init__(self, costs: Costs) -> None:
+        self._costs = costs
+        self._lines: dict[Line, Queue] = {}  # none is empty, and the next in turn is the first
         self._size = 0
 
     def __len__(self) -> int:
@@ -42,38 +55,54 @@ class FairQueue:
 
     def __iter__(self) -> Iterator[Exchange]:
         """In no order."""
-        for line in self._lines.values():
-            yield from line
+        for queue in self._lines.values():
+            yield from queue
 
     def append(self, exchange: Exchange) -> None:
-        self._line_of(exchange).append(exchange)
+        self._queue_of(exchange).append(exchange)
         self._size += 1
 
     def popleft(self) -> Exchange:
-        route = next(iter(self._lines))
-        line = self._lines.pop(route)
-        if len(line) > 1:
-            self._lines[route] = line  # its next turn comes after all others'
-        self._size -= 1
-        return line.popleft()
+        while True:
+            line = next(iter(self._lines))
+            queue = self._lines.pop(line)
+            exchange = self._take_from(queue, line)
+            if queue:
+                self._lines[line] = queue  # its next turn comes after all others'
+            if exchange is not None:
+                self._size -= 1
+                self._costs.begins(exchange)
+                return exchange
+
+    def _take_from(self, queue: Queue, line: Line) -> Exchange | None:
+        """The first of a line. Those of whose paths it is known by now that they take longer go over to the
+        line that they should have been in."""
+        route, cost = line
+        while queue:
+            exchange = queue.popleft()
+            if (known := self._costs.of(exchange)) <= cost:
+                return exchange
+            exchange.line = (route, known)
+            self._queue_of(exchange).put_in(exchange)
+        return None
 
     def appendleft(self, exchange: Exchange) -> None:
         """What was just taken is the next in turn again."""
+        queue = self._queue_of(exchange)
+        queue.appendleft(exchange)
         line = self._line_of(exchange)
-        line.appendleft(exchange)
-        route = _route(exchange)
-        del self._lines[route]
-        self._lines = {route: line, **self._lines}
+        del self._lines[line]
+        self._lines = {line: queue, **self._lines}
         self._size += 1
 
     def put_back(self, exchange: Exchange) -> None:
-        """To the place that it had among its route's."""
-        self._line_of(exchange).put_back(exchange)
+        """To the place that it had among its line's."""
+        self._queue_of(exchange).put_back(exchange)
         self._size += 1
 
     def oldest(self) -> Exchange | None:
         """The one that waits longest, whoever is next in turn."""
-        heads = (line[0] for line in self._lines.values())
+        heads = (queue[0] for queue in self._lines.values())
         return min(heads, key=lambda one: one.queued_ns, default=None)
 
     def drop_oldest(self) -> None:
@@ -82,11 +111,11 @@ class FairQueue:
 
     def remove(self, exchange: Exchange) -> None:
         """Raises ValueError if it is not in the queue."""
-        route = _route(exchange)
-        line = self._lines.get(route, Queue())
-        line.remove(exchange)
-        if not line:
-            del self._lines[route]
+        line = self._line_of(exchange)
+        queue = self._lines.get(line, Queue())
+        queue.remove(exchange)
+        if not queue:
+            del self._lines[line]
         self._size -= 1
 
     def clear(self) -> None:
@@ -97,14 +126,17 @@ class FairQueue:
         for exchange in exchanges:
             self.append(exchange)
 
-    def _line_of(self, exchange: Exchange) -> Queue:
-        route = _route(exchange)
-        line = self._lines.get(route)
+    def _line_of(self, exchange: Exchange) -> Line:
+        """The one that it is in, or belongs to as far as is known."""
+        line = exchange.line
         if line is None:
-            line = self._lines[route] = Queue()
+            assert exchange.route is not None
+            exchange.line = line = (exchange.route.index, self._costs.of(exchange))
         return line
 
-
-def _route(exchange: Exchange) -> int:
-    assert exchange.route is not None
-    return exchange.route.index
+    def _queue_of(self, exchange: Exchange) -> Queue:
+        line = self._line_of(exchange)
+        queue = self._lines.get(line)
+        if queue is None:
+            queue = self._lines[line] = Queue()
+        return queue

@@ -110,6 +110,7 @@ class Reconfiguration:
     def _reroute(self, exchange: Exchange) -> None:
         """One that waits for a worker (QUEUED)."""
         assert exchange.state is QUEUED
+        exchange.line = None
         exchange.route = route = self._route_of(exchange)
         if route is None:
             self._refuse(exchange, close=False)

@@ -19,6 +19,7 @@ from halfsync.pump.checks import UnsendableError, check_objects
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Object
+from halfsync.pump.costs import LONG_NS
 from halfsync.pump.deaths import Deaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
@@ -265,6 +266,8 @@ class Replies:
         if ended:
             pool = worker.pool
             pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
+            if message.handler_ns >= LONG_NS:
+                pool.took(exchange, message.handler_ns, self._clock.now)
             exchange.begun_ns = worker.begun(message.number)
             exchange.handler_ns = message.handler_ns
         conn = exchange.conn

@@ -23,6 +23,7 @@ from __future__ import annotations
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Exchange
+from halfsync.pump.costs import LONG_NS
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.states import WORKING
 from halfsync.pump.workers import DROPPED, Tasks, Worker, overloaded
@@ -80,6 +81,7 @@ class Stalls:
             if worker.withdrawing:
                 self._take_back(worker)
             self._find_stalled(worker, now)
+            self._find_long(worker, now)
             worker.look_at = now + (SETTLE if worker.withdrawing else LOOK)
         self._tasks.look_within(worker.look_at - now)
 
@@ -93,6 +95,13 @@ class Stalls:
             worker.stalled = True
             log("info", f"worker {worker.pid} of {worker.pool.name} begins nothing: others get its requests.")
         self._withdraw(worker, stalled)
+
+    def _find_long(self, worker: Worker, now: float) -> None:
+        """What runs for long: see costs.py."""
+        since = self._clock.now_ns - LONG_NS
+        for number, owner in worker.owners.items():
+            if isinstance(owner, Exchange) and 0 < (begun := worker.begun(number)) < since:
+                worker.pool.took(owner, self._clock.now_ns - begun, now)
 
     def overdue(self, worker: Worker, now_ns: int) -> None:
         """Withdraw what waits there longer than a request may."""

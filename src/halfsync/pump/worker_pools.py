@@ -207,6 +207,7 @@ class WorkerPools:
         for pool in self.pools:
             self._refuse_late(pool, now_ns)
             self._saturation.sweep(pool)
+            pool.sweep(self._clock.now)
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
             if self._settings.handler_timeout:

@@ -17,6 +17,7 @@ from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Exchange
+from halfsync.pump.costs import Costs
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.poller import Poller
 from halfsync.pump.queues import FairQueue, Queue
@@ -191,6 +192,7 @@ class Pool:
     def __init__(self, name: str, routes: int = 1) -> None:
         """`routes`: how many lead to it."""
         self.name = name
+        self.costs = Costs()
         self.is_shared_by(routes)
         self._disconnected = 0  # of those in the queue, how many have no client any more
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
@@ -199,7 +201,23 @@ class Pool:
 
     def is_shared_by(self, routes: int) -> None:
         """Its queue is a new one, for so many routes."""
-        self.queue: Queue | FairQueue = Queue() if routes <= 1 else FairQueue()
+        self._is_shared = routes > 1
+        self.queue: Queue | FairQueue = FairQueue(self.costs) if routes > 1 or self.costs else Queue()
+
+    def took(self, exchange: Exchange, handler_ns: int, now: float) -> None:
+        """A handler took so long for one of its requests, which is long, or takes it."""
+        self.costs.note(exchange, handler_ns, now)
+        if type(self.queue) is Queue and self.costs:
+            plain, self.queue = self.queue, FairQueue(self.costs)
+            self.queue.extend(plain)
+
+    def sweep(self, now: float) -> None:
+        """When nothing is known to take long, first come, first served costs less."""
+        if not self.costs:
+            return
+        self.costs.sweep(now)
+        if not (self.costs or self._is_shared or self.queue):
+            self.queue = Queue()
 
     @property
     def waiting(self) -> int:
