@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from faults.requests import write_files
+from faults.tree import Mark, is_alive
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT = 20.0
@@ -43,7 +43,7 @@ class Server:
         self.effects = self.folder / "effects"
         self.access_log = self.folder / "access.log"
         self.error_log = self.folder / "error.log"
-        self._mark = f"HALFSYNC_FAULTS_RUN={uuid.uuid4().hex}"
+        self._mark = Mark("HALFSYNC_FAULTS_RUN")
         log = () if "--access-logfile" in options else ("--access-logfile", str(self.access_log))
         command = [sys.executable, "-m", "halfsync", "--bind", "127.0.0.1:0", "--log-level", "debug"]
         command += ["--workers", "2", "--threads", "4", "--graceful-timeout", "5", *log]
@@ -69,7 +69,6 @@ class Server:
         self.port = int(served[1])
 
     def _environment(self) -> dict[str, str]:
-        name, _, value = self._mark.partition("=")
         inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
         for common in ("PORT", "WEB_CONCURRENCY"):
             inherited.pop(common, None)
@@ -79,7 +78,7 @@ class Server:
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self.temporary),
             "FAULTS_EFFECTS": str(self.effects),
-            name: value,
+            self._mark.variable: self._mark.value,
         }
 
     # --- what it says and is
@@ -110,20 +109,11 @@ class Server:
         return self._living(r"worker\(built-in\) \[(\d+)\] is ready")
 
     def _living(self, words: str) -> list[int]:
-        return [pid for found in re.findall(words, self.log()) if _is_alive(pid := int(found))]
+        return [pid for found in re.findall(words, self.log()) if is_alive(pid := int(found))]
 
     def processes(self) -> list[int]:
         """All living ones of its tree; orphans, too."""
-        mark = self._mark.encode()
-        found = []
-        for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                environment = Path("/proc", entry, "environ").read_bytes()
-            except OSError:
-                continue
-            if mark in environment.split(b"\0") and _is_alive(int(entry)):
-                found.append(int(entry))
-        return found
+        return self._mark.processes()
 
     # --- what is done to it
 
@@ -167,11 +157,3 @@ class Server:
 def _limit(limits: dict[int, int]) -> None:
     for which, value in limits.items():
         resource.setrlimit(which, (value, value))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from faults.tree import Mark, is_alive, state
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "src"
@@ -95,10 +96,9 @@ class Server:
         """`through`: a command that does something first and then becomes the server (exec)."""
         self.folder = folder
         self.tracebacks = 0  # that the test expects in the error log; -1: any number
-        self._mark = f"HALFSYNC_STORY={uuid.uuid4().hex}"
-        self.errors = folder / f"errors-{self._mark[-8:]}"
-        self.output = folder / f"output-{self._mark[-8:]}"
-        name, _, value = self._mark.partition("=")
+        self._mark = Mark("HALFSYNC_STORY")
+        self.errors = folder / f"errors-{self._mark.value[-8:]}"
+        self.output = folder / f"output-{self._mark.value[-8:]}"
         inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -109,7 +109,7 @@ class Server:
                     "PWD": str(folder),
                     "PYTHONPATH": os.pathsep.join([str(SOURCES), str(APPS)]),
                     "PYTHONDONTWRITEBYTECODE": "1",
-                    name: value,
+                    self._mark.variable: self._mark.value,
                     **environment,
                 },
                 stdin=subprocess.DEVNULL,
@@ -162,16 +162,7 @@ class Server:
 
     def processes(self) -> list[int]:
         """All living ones of the tree."""
-        mark = self._mark.encode()
-        found = []
-        for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                environment = Path("/proc", entry, "environ").read_bytes()
-            except OSError:
-                continue
-            if mark in environment.split(b"\0") and is_alive(int(entry)):
-                found.append(int(entry))
-        return found
+        return self._mark.processes()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -245,15 +236,6 @@ def serving(
     server.stop()
 
 
-def is_alive(pid: int) -> bool:
-    """Also while it is on its way out: until its last thread is gone its sockets are open."""
-    tasks = f"/proc/{pid}/task"
-    try:
-        return any(_state(f"{tasks}/{thread}") not in "ZX" for thread in os.listdir(tasks))
-    except OSError:
-        return False
-
-
 def kill(*pids: int) -> None:
     """SIGKILL, and wait until nothing is left of them: the signal returns before their sockets are closed."""
     for pid in pids:
@@ -272,16 +254,7 @@ def _stands_still(pid: int) -> bool:
     tasks = f"/proc/{pid}/task"
     threads = os.listdir(tasks)
     # a thread that was listed while it ran may have ended, or started another one, before it stopped
-    return all(_state(f"{tasks}/{thread}") == "T" for thread in threads) and threads == os.listdir(tasks)
-
-
-def _state(task: str) -> str:
-    """Of a process, or of a thread: its letter. "X" if it does not exist any more."""
-    try:
-        with open(f"{task}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
+    return all(state(f"{tasks}/{thread}") == "T" for thread in threads) and threads == os.listdir(tasks)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Crowd, digest, is_alive, judged, pattern, request, serving, wrk
+from faults.tree import is_alive
+from tests.e2e.harness import AT_ONCE, Crowd, digest, judged, pattern, request, serving, wrk
 
 COUNTED, CHUNKED = "/digested?counted=1", "/digested"
 

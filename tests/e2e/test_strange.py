@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from faults.tree import is_alive
 from tests.e2e.harness import (
     APPS,
     LONG,
@@ -27,7 +28,6 @@ from tests.e2e.harness import (
     Server,
     freeze,
     frozen,
-    is_alive,
     judged,
     request,
     serving,

@@ -286,8 +286,8 @@ def test_nor_one_whose_worker_left_of_its_own_accord_or_nobody_knows_how():
     check_not_retried(-1)
 
 
-def check_not_retried(status: int) -> None:
-    with Stage() as stage:
+def check_not_retried(status: int = signal.SIGKILL, *, retry: bool = True) -> None:
+    with Stage(retry=retry) as stage:
         stage.status = status
         hand = stage.hand()
         client = stage.client()
@@ -300,15 +300,7 @@ def check_not_retried(status: int) -> None:
 
 
 def test_nothing_is_tried_again_with_retry_off():
-    with Stage(retry=False) as stage:
-        hand = stage.hand()
-        client = stage.client()
-        client.send(get())
-        hand.take()
-        other = stage.hand()
-        hand.die()
-        assert client.answer().status == 502
-        assert not other.tasks
+    check_not_retried(retry=False)
 
 
 def test_nothing_is_decided_before_it_is_known_how_the_worker_ended():
