@@ -304,10 +304,10 @@ def test_the_watch_thread_flushes_and_tells_stacks(folder, capfd):
         seam.send(fast, slow)
         until(lambda: worker.scoreboard[slow.number])
         assert worker.watch is not None
-        worker.watch.send(encode(Nudge()))
+        worker.watch.send(encode([Nudge()]))
         assert seam.wait(fast.number).done
         assert not seam.answers[slow.number].done
-        worker.watch.send(encode(Stacks(slow.number)))
+        worker.watch.send(encode([Stacks(slow.number)]))
         assert seam.wait(slow.number).done
     assert "time.sleep(float" in capfd.readouterr().err
 

@@ -19,6 +19,7 @@ from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
     SCOREBOARD_BYTES,
+    Credit,
     Ending,
     Lease,
     LogTask,
@@ -84,6 +85,7 @@ class Seam:
         self.slots = itertools.count(1)
         self.answers: dict[int, Answer] = {}
         self.packets = 0
+        self.credits: list[Credit] = []
 
     def close(self) -> None:
         for answer in self.answers.values():
@@ -146,7 +148,10 @@ class Seam:
             descriptors.frombytes(data)
         assert len(descriptors) <= MAX_DESCRIPTORS
         for message in decode_replies(packet):
-            self._take(message, descriptors)
+            if isinstance(message, Credit):
+                self.credits.append(message)
+            else:
+                self._take(message, descriptors)
 
     def _take(self, message: Reply | Part, descriptors: array.array[int]) -> None:
         answer = self.answers[message.number]

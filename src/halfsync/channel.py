@@ -82,6 +82,23 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]] | None:
     return None
 
 
+def peek(channel: socket.socket) -> bytes:
+    """The next packet, which stays the next one; empty at the end. Of a channel that carries no
+    descriptors."""
+    try:
+        return channel.recv(MAX_PACKET, socket.MSG_PEEK)
+    except OSError:
+        return b""
+
+
+def drop(channel: socket.socket) -> None:
+    """Take the next packet away."""
+    try:
+        channel.recv(1)
+    except OSError:
+        pass
+
+
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     found = array.array("i")
     for level, kind, data in ancillary:

@@ -144,10 +144,13 @@ def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan
         for name in target.own:
             if name in FOR_FILES:
                 raise SettingError(f"{target.where}: {name} is for files; an application says its own.")
-        return RoutePlan(prefix, target.target, Kind.WSGI, _pool(target, settings, pools))
+        streams = target.own.get("stream_body", settings.stream_body)
+        return RoutePlan(prefix, target.target, Kind.WSGI, _pool(target, settings, pools), streams=streams)
     _check_files(target)
     if "workers" in target.own or "threads" in target.own:
         raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
+    if "stream_body" in target.own:
+        raise SettingError(f"{target.where}: stream_body is for applications, not for files.")
     return RoutePlan(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
 
 

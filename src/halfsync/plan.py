@@ -61,6 +61,7 @@ class RoutePlan:
     files: FileRules = FileRules()
     site: int = DEFAULT_SITE  # index into Plan.sites
     fixed: Fixed | None = None
+    streams: bool = False  # whether the application gets request bodies while they come
 
 
 @dataclass(frozen=True, slots=True)

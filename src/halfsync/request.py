@@ -85,6 +85,10 @@ def decoded(path: str) -> str:
     return unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
 
 
+RequestBody = io.RawIOBase
+"""A body that is not in its task: kept aside in a file (SpooledBody), or still coming (worker.streamed)."""
+
+
 class SpooledBody(io.RawIOBase):
     """A request's body of `size` bytes, in the file `descriptor`, which is closed with it.
 

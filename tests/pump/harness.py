@@ -38,20 +38,23 @@ from halfsync.pump.loop import Pump
 from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
+    BODY_WINDOW,
     MAX_DESCRIPTORS,
     MAX_PACKET,
     SCOREBOARD_BYTES,
     SCOREBOARD_SLOTS,
+    Credit,
     Ending,
     Join,
     Lease,
     LogTask,
-    Nudge,
     Part,
-    Recall,
+    Piece,
     Reply,
-    Stacks,
+    StreamedTask,
     Task,
+    ToWatch,
+    ToWorker,
     decode_tasks,
     decode_watch,
     encode,
@@ -128,7 +131,7 @@ class Stage:
         settings.setdefault("reply_memory", 64 << 20)  # tests give more in memory than a worker does
         self.plan = Plan(
             Settings(**settings),
-            routes or (RoutePlan("", "app:app", Kind.WSGI, APP),),
+            routes or (RoutePlan("", "app:app", Kind.WSGI, APP, streams=settings.get("stream_body", False)),),
             (PoolPlan("built-in", None, 1, 4), PoolPlan("app:app", "app:app", 1, 8)),
             (
                 Listener(
@@ -445,7 +448,7 @@ class Hand:
         os.ftruncate(self._scoreboard_fd, SCOREBOARD_BYTES)
         for sock in (self.tasks_sock, self.watch_sock):
             sock.setblocking(False)
-        self.packets: list[list[Task | LogTask | Nudge]] = []  # as they came
+        self.packets: list[ToWorker] = []  # as they came
         self.tasks: list[Task] = []  # taken, and not yet answered by the test
         self.log_tasks: list[LogTask] = []
         self.nudges = 0
@@ -501,7 +504,9 @@ class Hand:
         for message in packet:
             if isinstance(message, Task):
                 self.tasks.append(message)
-                if message.body is None:
+                if isinstance(message, StreamedTask):
+                    self.bodies[message.number] = message.first
+                elif message.body is None:
                     fd = fds.pop(0)
                     self.bodies[message.number] = os.pread(fd, message.body_size + 1, 0)
                     os.close(fd)
@@ -529,15 +534,38 @@ class Hand:
             task.number % SCOREBOARD_SLOTS * 8,
         )
 
-    def heard(self) -> list[Nudge | Recall | Stacks]:
+    def heard(self) -> ToWatch:
         """What came on the watch socket."""
         self.stage.settle()
-        messages: list[Nudge | Recall | Stacks] = []
-        while True:
-            try:
-                messages.append(decode_watch(self.watch_sock.recv(4096)))
-            except BlockingIOError:
-                return messages
+        messages: ToWatch = []
+        while (packet := self._watch_packet()) is not None:
+            messages += packet
+            self.stage.settle()
+        return messages
+
+    def _watch_packet(self) -> ToWatch | None:
+        try:
+            return decode_watch(self.watch_sock.recv(MAX_PACKET + 4096))
+        except BlockingIOError:
+            return None
+
+    # --- a streamed body ---------------------------------------------------------------------------
+
+    def ask(self, task: Task, size: int = BODY_WINDOW) -> None:
+        """The handler reads: so many more bytes may come."""
+        self.send([Credit(task.number, size)])
+
+    def collect(self, task: Task) -> Ending:
+        """Take what came of the body, which is added to what `bodies` has of it; how far it is now."""
+        ending = Ending.UNFINISHED
+        for message in self.heard():
+            if isinstance(message, Piece) and message.number == task.number:
+                assert ending is Ending.UNFINISHED, "behind the end"
+                ending = message.ending
+                if ending is not Ending.ABORTED:
+                    assert message.offset == len(self.bodies[task.number])
+                self.bodies[task.number] += message.data
+        return ending
 
     # --- replying --------------------------------------------------------------------------------
 

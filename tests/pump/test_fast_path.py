@@ -13,7 +13,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.replies import Replies
 from halfsync.pump.states import ConnectionState, ExchangeState
-from halfsync.wire.messages import Lease, Part, Reply, Task, decode_tasks, encode
+from halfsync.wire.messages import Lease, Task, ToPump, decode_tasks, encode
 from tests.pump.harness import Client, Hand, Stage, get
 
 
@@ -30,7 +30,7 @@ class Counted:
             self.taken_in += taken
             return taken
 
-        def counted_out(path: Replies, worker: Any, messages: list[Reply | Part]) -> list[Reply | Part]:
+        def counted_out(path: Replies, worker: Any, messages: ToPump) -> ToPump:
             others = put_out(path, worker, messages)
             self.put_out += len(messages) - len(others)
             return others

@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 
+from halfsync.pump import http1 as http1_module
 from halfsync.pump import http1 as http1_of_pump
 from halfsync.pump import loop
 from halfsync.pump.connection import Connection
-from halfsync.pump.http1 import READS_A_TURN, Http1
 from halfsync.pump.loop import STEPS_A_TURN
+from halfsync.pump.reading import READS_A_TURN
 from halfsync.pump.states import ConnectionState, ExchangeState
 from halfsync.wire import http1
 from halfsync.wire.chunked import MAX_CHUNKS
@@ -132,7 +133,7 @@ def test_a_large_body_is_taken_in_by_shares(monkeypatch: pytest.MonkeyPatch):
             conn.inbox = bytes(64 * 1024)
             return conn.inbox
 
-        monkeypatch.setattr(Http1, "_read", lambda _self, conn: bool(endless(conn)))
+        monkeypatch.setattr(http1_module, "read_more", lambda conn: bool(endless(conn)))
         stage.pump.drive(conn)
         assert reads == READS_A_TURN
         assert not stage.pump.run_queue.is_empty

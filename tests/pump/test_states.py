@@ -12,29 +12,35 @@ from typing import Any
 import pytest
 
 from halfsync.objects import Memory
+from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.states import (
+    BODY_TABLE,
     CONNECTION_TABLE,
     EXCHANGE_TABLE,
+    BodyEvent,
+    BodyState,
     ConnectionEvent,
     ConnectionState,
     ExchangeEvent,
     ExchangeState,
 )
-from halfsync.wire.messages import Ending, Lease
+from halfsync.wire.messages import Ending, Lease, Task
 from tests.pump.harness import Client, Stage, get
 
 S, E = ConnectionState, ConnectionEvent
 X, V = ExchangeState, ExchangeEvent
+B, W = BodyState, BodyEvent
 
-State = ConnectionState | ExchangeState
-Event = ConnectionEvent | ExchangeEvent
+State = ConnectionState | ExchangeState | BodyState
+Event = ConnectionEvent | ExchangeEvent | BodyEvent
 
 BAD = b"nonsense\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe"
 TRANSITIONS: list[tuple[State, Event]] = [
     *((s, e) for s in S for e in E if CONNECTION_TABLE[s][e] is not None),
     *((x, v) for x in X for v in V if EXCHANGE_TABLE[x][v] is not None),
+    *((b, w) for b in B for w in W if BODY_TABLE[b][w] is not None),
 ]
 
 
@@ -48,12 +54,13 @@ class Tape:
 @pytest.fixture
 def tape(monkeypatch: pytest.MonkeyPatch) -> Tape:
     tape = Tape()
-    record(tape, Connection, CONNECTION_TABLE, monkeypatch)
-    record(tape, Exchange, EXCHANGE_TABLE, monkeypatch)
+    record(tape, Connection, CONNECTION_TABLE, E, monkeypatch)
+    record(tape, Exchange, EXCHANGE_TABLE, V, monkeypatch)
+    record(tape, BodyStream, BODY_TABLE, W, monkeypatch)
     return tape
 
 
-def record(tape: Tape, kind: Any, table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def record(tape: Tape, kind: Any, table: Any, event_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each transition, whether `move` makes it or a fast path writes the state that it leads to."""
     plain = kind.__setattr__
 
@@ -61,7 +68,7 @@ def record(tape: Tape, kind: Any, table: Any, monkeypatch: pytest.MonkeyPatch) -
         before = getattr(one, "state", None)
         if name == "state" and before is not None:
             events = [event for event, after in enumerate(table[before]) if after is value]
-            tape.moves += [named(before, (E if kind is Connection else V)(event)) for event in events]
+            tape.moves += [named(before, event_of(event)) for event in events]
         plain(one, name, value)
 
     monkeypatch.setattr(kind, "__setattr__", recorded)
@@ -114,6 +121,32 @@ def lingering(stage: Stage) -> Client:
     client = stage.client()
     client.send(BAD)
     return client
+
+
+def unasked(stage: Stage) -> Client:
+    """A worker has the request, and does not read its body."""
+    client = stage.client()
+    client.send(UPLOAD)
+    stage.hand().take()
+    return client
+
+
+def awaited(stage: Stage) -> Client:
+    """It waits for the rest."""
+    client = unasked(stage)
+    stage.hands[-1].ask(its_task(stage))
+    return client
+
+
+def offered(stage: Stage) -> Client:
+    """It has got one byte more, and not taken it."""
+    client = awaited(stage)
+    client.send(b"l")
+    return client
+
+
+def its_task(stage: Stage) -> Task:
+    return next(one for packet in stage.hands[-1].packets for one in packet if isinstance(one, Task))
 
 
 # --- what happens then ----------------------------------------------------------------------------
@@ -225,6 +258,24 @@ def it_leaves_before_it_has_taken_all(stage: Stage, _client: Client) -> None:
     stage.until(lambda: len(stage.pump.connections) == 1)
 
 
+def it_is_read(stage: Stage, _client: Client) -> None:
+    stage.hands[-1].ask(its_task(stage))
+
+
+def it_is_taken(stage: Stage, _client: Client) -> None:
+    stage.hands[-1].ask(its_task(stage), 1)
+
+
+def it_is_not_read(stage: Stage, client: Client) -> None:
+    stage.hands[-1].reply(its_task(stage), b"enough")
+    assert client.answer().closes
+
+
+def it_comes_whole_before_a_worker_has_it(_stage: Stage, client: Client) -> None:
+    client.send(UPLOAD)
+    client.send(b"llo")
+
+
 def it_asks_for_what_is_not_there(stage: Stage, client: Client) -> None:
     client.send(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
 
@@ -259,6 +310,16 @@ SCENARIOS: dict[str, tuple[Before, Then]] = {
     named(X.SENDING, V.ABORT): (fresh, it_leaves_before_it_has_taken_all),
     named(X.PRODUCING, V.MORE_CAME): (fresh, a_worker_goes_on),
     named(X.PRODUCING, V.ABORT): (fresh, it_leaves_while_a_worker_pauses),
+    named(B.UNASKED, W.ASKED): (unasked, it_is_read),
+    named(B.UNASKED, W.LAST): (fresh, it_comes_whole_before_a_worker_has_it),
+    named(B.UNASKED, W.DROPPED): (unasked, it_is_not_read),
+    named(B.AWAITED, W.PIECE): (awaited, sends(b"l")),
+    named(B.AWAITED, W.LAST): (awaited, sends(b"llo")),
+    named(B.AWAITED, W.DROPPED): (awaited, it_is_not_read),
+    named(B.OFFERED, W.PIECE): (offered, sends(b"l")),
+    named(B.OFFERED, W.TAKEN): (offered, it_is_taken),
+    named(B.OFFERED, W.LAST): (offered, sends(b"lo")),
+    named(B.OFFERED, W.DROPPED): (offered, it_is_not_read),
 }
 
 
@@ -272,7 +333,7 @@ def test_each_transition_has_its_scenario():
 def test_transition(transition: str, tape: Tape, capfd: pytest.CaptureFixture[str]):
     """Real traffic takes it, and no internal error is logged on the way."""
     before, then = SCENARIOS[transition]
-    with Stage() as stage:
+    with Stage(stream_body=transition.startswith("BodyState")) as stage:
         client = before(stage)
         tape.moves.clear()
         then(stage, client)
@@ -305,6 +366,13 @@ def test_a_pair_is_in_the_exchanges_table_or_raises(state: ExchangeState, event:
         exchange.state = X.QUEUED
 
 
+@pytest.mark.parametrize("event", W)
+@pytest.mark.parametrize("state", B)
+def test_a_pair_is_in_the_bodies_table_or_raises(state: BodyState, event: BodyEvent):
+    """The same for streamed bodies."""
+    check_move(BodyStream(), state, event, BODY_TABLE[state][event])
+
+
 def check_move(one: Any, state: State, event: Event, target: State | None) -> None:
     one.state = state
     if target is None:
@@ -318,7 +386,11 @@ def check_move(one: Any, state: State, event: Event, target: State | None) -> No
 
 @pytest.mark.parametrize(
     ("table", "first", "ends"),
-    [(CONNECTION_TABLE, S.FRESH, {S.CLOSED}), (EXCHANGE_TABLE, X.RECEIVING, {X.ENDED, X.ABORTED})],
+    [
+        (CONNECTION_TABLE, S.FRESH, {S.CLOSED}),
+        (EXCHANGE_TABLE, X.RECEIVING, {X.ENDED, X.ABORTED}),
+        (BODY_TABLE, B.UNASKED, {B.COMPLETE, B.UNWANTED}),
+    ],
 )
 def test_every_state_can_be_reached_and_left(table: Any, first: State, ends: set[State]):
     """From the first; and from every state an end."""

@@ -37,7 +37,7 @@ from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdic
 from halfsync.handlers.encodings import SUFFIXES, preferred
 from halfsync.handlers.types import content_type
 from halfsync.plan import RoutePlan
-from halfsync.request import SpooledBody, fields_of, lines_of, path_and_query
+from halfsync.request import RequestBody, fields_of, lines_of, path_and_query
 from halfsync.response import Head, Replier, head_of, plain
 from halfsync.settings.table import Settings
 from halfsync.stamps import REST, age, is_at_rest, is_same_content, stamp_of
@@ -94,7 +94,7 @@ class FilesHandler:
         self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
         self._small = min(settings.lease_file_memory, _MAX_BODY)
 
-    def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
+    def __call__(self, task: Task, spool: RequestBody | None, replier: Replier) -> None:
         request_line, *field_lines = lines_of(task.head)
         method, target, _ = request_line.split(" ")
         if method not in ("GET", "HEAD"):

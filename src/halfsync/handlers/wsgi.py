@@ -18,7 +18,7 @@ from halfsync.handlers.wsgi_iterables import send
 from halfsync.handlers.wsgi_response import OVER, Invocation
 from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, PoolPlan, RoutePlan
-from halfsync.request import SpooledBody
+from halfsync.request import RequestBody
 from halfsync.response import INTERNAL_ERROR, ClientDisconnectedError, Replier, Responder
 from halfsync.wire.messages import Task
 
@@ -75,7 +75,7 @@ class WSGIHandler:
             _fail(task, invocation.replier)
         return 0
 
-    def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
+    def __call__(self, task: Task, spool: RequestBody | None, replier: Replier) -> None:
         invocation = Invocation(replier)
         try:
             environ = self._environs.of(task, spool, invocation)

@@ -17,10 +17,13 @@ from halfsync.handlers.errors import ErrorStream
 from halfsync.handlers.wsgi_iterables import FileWrapper
 from halfsync.handlers.wsgi_response import Invocation
 from halfsync.plan import Listener, PoolPlan, RoutePlan
-from halfsync.request import SpooledBody, authority_of, decoded, path_and_query, without_cookie
+from halfsync.request import RequestBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.wire.messages import Task
 
 Environ = dict[str, Any]
+
+READ_SIZE = 64 * 1024
+"""Bytes of a body that are read at once, if the application asks for less."""
 
 MAX_SEEN = 512
 MAX_SEEN_HEAD = 1024
@@ -58,7 +61,7 @@ class Environs:
             "wsgi.file_wrapper": FileWrapper,
         }
 
-    def of(self, task: Task, spool: SpooledBody | None, invocation: Invocation) -> Environ:
+    def of(self, task: Task, spool: RequestBody | None, invocation: Invocation) -> Environ:
         """The environ of a request, whose body is in `spool` or in the task."""
         seen = self.seen[task.listener]
         head, cookie = task.head, None
@@ -78,7 +81,7 @@ class Environs:
             environ = self._first_environ(task, head, invocation)
         invocation.method = environ["REQUEST_METHOD"]
         if spool is not None:
-            environ["wsgi.input"] = io.BufferedReader(spool)
+            environ["wsgi.input"] = io.BufferedReader(spool, READ_SIZE)
         else:
             environ["wsgi.input"] = BytesIO(task.body) if task.body else BytesIO()
         return environ
@@ -140,7 +143,7 @@ class Environs:
                 environ[key] = value.strip(" \t")
         if target[:1] != "/" and (authority := authority_of(target)):
             environ["HTTP_HOST"] = authority
-        if task.body_size or "CONTENT_LENGTH" in environ:
+        if task.body_size > 0 or "CONTENT_LENGTH" in environ:  # -1: it comes in chunks
             environ["CONTENT_LENGTH"] = str(task.body_size)
         return environ
 

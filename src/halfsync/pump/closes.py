@@ -30,6 +30,7 @@ class CloseReason(IntEnum):
     CUT_OFF = 18
     STREAM_TIMEOUT = 19
     FILE_CHANGED = 20
+    BODY_NOT_READ = 21
 
     @property
     def text(self) -> str:
@@ -68,6 +69,7 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.FILE_CHANGED: ("the file was written into while it was sent", True),
     CloseReason.INTERNAL_ERROR: ("an internal error of the server", True),
     CloseReason.STREAM_TIMEOUT: ("the handler gave nothing more within stream_timeout", True),
+    CloseReason.BODY_NOT_READ: ("complete, before all of the request's body had come", False),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Protocol
 
+from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.known_heads import KnownHeads
@@ -31,7 +32,7 @@ from halfsync.pump.states import (
 from halfsync.pump.transport import Transport
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import RequestHead
-from halfsync.wire.messages import Reply
+from halfsync.wire.messages import Ending, Reply
 from halfsync.wire.refusals import Refusal
 
 NEVER = float("inf")
@@ -143,7 +144,8 @@ class Exchange:
     chunks: ChunkedBody | None = None  # decodes it, if it is chunked
     body_left = 0  # bytes yet to come, if its size was announced
     received = 0
-    spool: Spool | None = None
+    spool: Spool | BodyStream | None = None  # what has come of it, until its task is handed over
+    stream: BodyStream | None = None  # if it is passed on while it comes
     # its task
     task = -1  # number
     attempts = 0
@@ -199,11 +201,23 @@ class Exchange:
 class Backend(Protocol):
     """What answers the requests of a route."""
 
+    streams: bool
+    """Whether it takes requests whose bodies have not all come. It says then how much it takes of them, with
+    `WireProtocol.grant`, and gets it with `pass_on`."""
+
     def submit(self, exchange: Exchange) -> None:
-        """The request is whole (RECEIVING): have it answered."""
+        """The request is whole, or has a `stream` (RECEIVING): have it answered."""
 
     def cancel(self, exchange: Exchange) -> None:
         """Its client has disconnected."""
+
+    def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
+        """More of a streamed body, from `offset`; with ABORTED, there will be no more, and it is not
+        whole."""
+
+    def give_up(self, exchange: Exchange) -> None:
+        """Its request is refused while the body comes, or has been answered: no response is wanted (QUEUED,
+        WORKING)."""
 
 
 class Route:
@@ -248,6 +262,9 @@ class WireProtocol(Protocol):
 
     def respond_small(self, exchange: Exchange, reply: Reply) -> bool:
         """A whole response, if it is one for which there is a short cut; False: it is not."""
+
+    def grant(self, exchange: Exchange, size: int) -> None:
+        """The backend takes so many more bytes of a streamed body."""
 
     def framed(self, exchange: Exchange, data: bytes) -> list[bytes]:
         """`data`, the next bytes of a body, as they are sent."""

@@ -128,7 +128,10 @@ class Deaths:
         2. The method says that twice is as good as once.
         3. It is not a retry already.
         4. The worker was killed, and neither by what it did nor for what it sent.
+        5. Its body is here still: of one that is streamed, nothing was passed on but what the task carried.
         """
+        if exchange.stream is not None and exchange.stream.has_been_read:
+            return False
         if not self.retry or exchange.attempts > 1:
             return False
         if exchange.head.method not in IDEMPOTENT:

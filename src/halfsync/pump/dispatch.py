@@ -24,6 +24,7 @@ and workers that are never chosen show that there are too many.
 from __future__ import annotations
 
 from halfsync.logs.error import log
+from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange, Route
@@ -42,7 +43,10 @@ GATHER_TURNS = 4
 ALONE = 2.0
 """Seconds for which a request that is tried once more has a worker for itself. One that kills does it
 sooner; one that takes longer must not keep all others waiting."""
-TaskColumns = tuple[int, int, int, bytes, bytes | None, int, str, int, int, int]
+TaskColumns = (
+    tuple[int, int, int, bytes, bytes | None, int, str, int, int, int]
+    | tuple[int, int, int, bytes, None, int, str, int, int, int, bytes]
+)
 """A Task's tag and columns, in order: on the wire they are the same, and a tuple costs a third to make."""
 TASK_OVERHEAD = 128
 """Bytes of a task beside its head and body, at most."""
@@ -251,6 +255,8 @@ def _columns(exchange: Exchange, number: int) -> TaskColumns:
     body: bytes | None = b""
     size = 0
     if (spool := exchange.spool) is not None:
+        if not spool.is_whole:
+            return _columns_of_streamed(exchange, number)
         size = spool.size
         body = spool.memory() if spool.file is None else None
     return (
@@ -264,6 +270,27 @@ def _columns(exchange: Exchange, number: int) -> TaskColumns:
         origin.client_port,
         origin.listener,
         exchange.queued_ns,
+    )
+
+
+def _columns_of_streamed(exchange: Exchange, number: int) -> TaskColumns:
+    """The same, with a body that has not all come: a StreamedTask."""
+    assert exchange.conn is not None
+    assert exchange.route is not None
+    assert isinstance(exchange.spool, BodyStream)
+    origin = exchange.conn.origin
+    return (
+        6,
+        number,
+        exchange.route.index,
+        exchange.raw,
+        None,
+        exchange.head.body_size,
+        origin.client,
+        origin.client_port,
+        origin.listener,
+        exchange.queued_ns,
+        exchange.spool.memory(),
     )
 
 

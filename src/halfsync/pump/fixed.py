@@ -10,7 +10,7 @@ from halfsync.hosts import name_of
 from halfsync.plan import Fixed
 from halfsync.pump.connection import Exchange
 from halfsync.pump.routes import below_prefix, target_parts
-from halfsync.wire.messages import Reply
+from halfsync.wire.messages import Ending, Reply
 from halfsync.wire.refusals import Refusal
 
 SENTENCES = {
@@ -25,9 +25,11 @@ _SAFE = "/%:@!$&'()*+,;=~"
 
 
 class FixedBackend:
-    """See Backend. A response is on its connection when `submit` returns."""
+    """See Backend. A response is on its connection when `submit` returns; so it needs no bodies streamed, and
+    of one that comes to it by a reload it reads nothing more."""
 
     __slots__ = ("_fields", "_fixed", "_prefix")
+    streams = False
 
     def __init__(self, prefix: bytes, fixed: Fixed) -> None:
         self._prefix = prefix
@@ -52,6 +54,12 @@ class FixedBackend:
         conn.protocol.end(exchange)
 
     def cancel(self, exchange: Exchange) -> None:
+        """There is nothing under way."""
+
+    def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
+        """Nobody reads it."""
+
+    def give_up(self, exchange: Exchange) -> None:
         """There is nothing under way."""
 
     def _location(self, exchange: Exchange) -> bytes:

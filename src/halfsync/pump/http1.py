@@ -20,20 +20,19 @@ from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.output import RECHECK, Output
+from halfsync.pump.reading import READS_A_TURN, read_more
 from halfsync.pump.refused_bodies import RefusedBodies
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
+from halfsync.pump.streamed_bodies import StreamedBodies
 from halfsync.settings.table import Settings
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, without_empty_lines
 from halfsync.wire.http1_responses import CONTINUE
 from halfsync.wire.refusals import Refusal
 
-RECV_SIZE = 64 * 1024
-READS_A_TURN = 16
-"""For each connection: how many reads of a body it may have taken in before others are served (1 MiB)."""
 MAX_SHOWN = 1024
 """Bytes of what never became a request that the access log shows."""
 
@@ -74,7 +73,9 @@ class Http1:
         self.seen = SeenHeads(limits_of(settings))
         self.spool_space = spool_space
         self._refused_bodies = RefusedBodies(settings.limit_request_body)
+        self.streamed = StreamedBodies(clock, run_queue, endings, self._refused_bodies)
         self.configure(settings)
+        self.grant = self.streamed.grant
         self.refuse = responses.refuse
         self.repeat = responses.repeat
         self.respond_small = responses.respond_small
@@ -111,14 +112,19 @@ class Http1:
         return self._steps[conn.state](conn)
 
     def _serve(self, conn: Connection) -> Outcome:
-        assert conn.exchange is not None
-        return self._exchange_steps[conn.exchange.state](conn)
+        exchange = conn.exchange
+        assert exchange is not None
+        if exchange.stream is not None:
+            outcome = self.streamed.read(conn, exchange, exchange.stream)
+            if outcome is not None:
+                return outcome
+        return self._exchange_steps[exchange.state](conn)
 
     # --- heads -------------------------------------------------------------------------------------
 
     def _read_head(self, conn: Connection) -> Outcome:
         """The step of FRESH, IDLE and HEAD."""
-        if (not conn.inbox or conn.scanned) and not self._read(conn):
+        if (not conn.inbox or conn.scanned) and not read_more(conn):
             return self._head_ended(conn) if conn.ended and not conn.readable else WAIT
         if not conn.scanned:
             conn.when = self._clock.wall
@@ -141,27 +147,6 @@ class Http1:
             self.refuse(self.exchange_of(conn, raw), refusal)
             return MORE
         return self._begin_exchange(conn, head, seen)
-
-    def _read(self, conn: Connection) -> bool:
-        """One read, behind what the inbox holds; whether anything came. At the end of file,
-        `ended` is set and `readable` is not."""
-        if not conn.readable:
-            return False
-        try:
-            data = conn.transport.recv(RECV_SIZE)
-        except BlockingIOError:
-            conn.readable = False
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            conn.ended = True
-            conn.readable = False
-            return False
-        if not conn.ended and conn.transport.drained(len(data), RECV_SIZE):
-            conn.readable = False  # edge-triggered: the next bytes will be told
-        conn.inbox = conn.inbox + data if conn.inbox else data
-        return True
 
     def _head_ended(self, conn: Connection) -> Outcome:
         """The client closed its way before a whole head came."""
@@ -223,8 +208,13 @@ class Http1:
             raise self._refused_bodies.refusal(exchange, str(conn.origin), self._clock.now)
         if head.body_size == CHUNKED:
             exchange.chunks = ChunkedBody()
-        self._check_space(exchange, max(head.body_size, 0))
         exchange.body_left = head.body_size
+        assert exchange.route is not None
+        if exchange.route.backend.streams:
+            self.streamed.begin(conn, exchange)
+            self._admission.submit(exchange)
+            return MORE
+        self._check_space(exchange, max(head.body_size, 0))
         exchange.spool = Spool(self._settings.body_memory, self._spool_folder, self.spool_space)
         if head.expects and not conn.inbox:
             # Nothing of ours is unsent, so the socket takes these 25 bytes whole; or none of them, if it is
@@ -255,7 +245,7 @@ class Http1:
         exchange = conn.exchange
         assert exchange is not None
         spool = exchange.spool
-        assert spool is not None
+        assert isinstance(spool, Spool)
         try:
             for _ in range(READS_A_TURN):
                 whole = _is_whole(exchange)
@@ -264,7 +254,7 @@ class Http1:
                 if whole:
                     self._admission.submit(exchange)
                     return MORE if exchange.state is SENDING else WAIT
-                if not conn.inbox and not self._read(conn):
+                if not conn.inbox and not read_more(conn):
                     if conn.ended and not conn.readable:
                         return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                     return WAIT

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import MORE, WAIT, BodyEnd, Connection, Exchange, Mark, Object, Outcome, Queued
@@ -22,11 +23,11 @@ from halfsync.pump.leased import Leased
 from halfsync.pump.output import Output
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
-from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, ConnectionEvent
+from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, BodyEvent, ConnectionEvent
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import without_empty_lines
 from halfsync.wire.http1_responses import BODILESS, LAST_CHUNK, connection_line, head_start, status_line
-from halfsync.wire.messages import Reply
+from halfsync.wire.messages import ABORTED, UNFINISHED, Reply
 from halfsync.wire.refusals import Refusal
 
 SMALL = 16 * 1024
@@ -57,6 +58,8 @@ class Http1Responses:
         minor = head.minor
         to_head = head.method == b"HEAD"
         keep = head.keep_alive and self.keeps_alive and not reply.close
+        if exchange.stream is not None and reply.ending is not UNFINISHED and not exchange.stream.is_whole:
+            keep = False  # the rest of the body will not be read
         status = reply.status
         line = status_line(status, reply.reason)
         exchange.move(RESPONSE)  # not before: what can't be framed can be answered otherwise still
@@ -157,6 +160,8 @@ class Http1Responses:
         if exchange.body_end is BodyEnd.CHUNKS and reason is KEPT:
             conn.out.append(Framing(LAST_CHUNK))
         conn.out.append(Mark(exchange, reason))
+        if exchange.stream is not None and not exchange.stream.is_over:
+            _drop_body(exchange, exchange.stream)
 
     def abort(self, exchange: Exchange, reason: CloseReason) -> None:
         """It will never be whole, and the client sees that at once."""
@@ -301,6 +306,17 @@ class Http1Responses:
         conn.inbox = b""
         conn.deadline = self._clock.now + self.linger_timeout
         return MORE
+
+
+def _drop_body(exchange: Exchange, stream: BodyStream) -> None:
+    """The response is over, and the request's body has not all come: nobody reads the rest, so the connection
+    is closed behind the response."""
+    assert exchange.route is not None
+    stream.move(BodyEvent.DROPPED)
+    exchange.then = ConnectionEvent.ENDED_LAST
+    if exchange.reason is KEPT:
+        exchange.reason = CloseReason.BODY_NOT_READ
+    exchange.route.backend.pass_on(exchange, stream.size, b"", ABORTED)
 
 
 def _grant(exchange: Exchange, size: int) -> int:

@@ -36,7 +36,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
-from halfsync.pump.http1 import RECV_SIZE, ClosingHttp1, Http1, limits_of
+from halfsync.pump.http1 import ClosingHttp1, Http1, limits_of
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
@@ -45,6 +45,7 @@ from halfsync.pump.leases import Leases
 from halfsync.pump.output import Output
 from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
+from halfsync.pump.reading import RECV_SIZE
 from halfsync.pump.room import Room
 from halfsync.pump.routes import Sites
 from halfsync.pump.run_queue import RunQueue
@@ -317,7 +318,7 @@ class Pump:
             if mask & _GONE or (conn.ended and exchange.state is QUEUED):
                 self.endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                 return
-            if exchange.state is SENDING and not mask & _WRITE:
+            if exchange.state is SENDING and not mask & _WRITE and exchange.stream is None:
                 return  # it sends on while it does not read: no reason to try again
         self.run_queue.ready(conn)
 
@@ -333,6 +334,8 @@ class Pump:
                     self.run_queue.again(conn)
                 else:
                     self.drive(conn)
+        if self.pools.tasks.messages.due:
+            self.pools.tasks.messages.flush()
 
     def _take_shares(self) -> None:
         """Another share for connections that had one in an earlier turn, as far as the time goes, but for one
@@ -342,6 +345,8 @@ class Pump:
             self.drive(conn)
             if time.monotonic() >= until:
                 break
+        if self.pools.tasks.messages.due:
+            self.pools.tasks.messages.flush()
         if self.run_queue.due:
             self._take_steps()
         if self.pools.tasks.due:

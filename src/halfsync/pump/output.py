@@ -86,6 +86,9 @@ class Output:
         exchange.move(ExchangeEvent.OUT_OF_DATA)
         limit = self.stream_timeout
         conn.deadline = self._clock.now + limit if limit else NEVER
+        if exchange.stream is not None:  # it may be the client's turn all the same: see timeouts.py
+            exchange.stream.paused_at = self._clock.now
+            conn.deadline = min(conn.deadline, self._clock.now + RECHECK)
         return WAIT
 
     # --- steps -------------------------------------------------------------------------------------

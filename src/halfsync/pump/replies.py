@@ -43,6 +43,7 @@ from halfsync.wire.messages import (
     NOT_BEGUN,
     SCOREBOARD_SLOTS,
     UNFINISHED,
+    Credit,
     Part,
     Reply,
     decode_replies,
@@ -143,7 +144,7 @@ class Replies:
             self._take(worker, message, fds, cut)
         self._after_packet(worker)
 
-    def _put_out(self, worker: Worker, messages: list[Reply | Part]) -> list[Reply | Part]:
+    def _put_out(self, worker: Worker, messages: list[Reply | Part | Credit]) -> list[Reply | Part | Credit]:
         """The fast path, out: of a packet, send the responses that are whole, small, and to plain requests,
         and be done with them, from WORKING to IDLE with their log records. Gives the others, for the general
         road (`_take`); the states are the same at its end."""
@@ -157,7 +158,7 @@ class Replies:
         date_end = clock.date_end
         owners = worker.owners
         pool = worker.pool
-        others: list[Reply | Part] = []
+        others: list[Reply | Part | Credit] = []
         for reply in messages:
             number = reply.number
             exchange = owners.get(number)
@@ -224,14 +225,16 @@ class Replies:
             conn.request_count += 1
         return others
 
-    def _take(self, worker: Worker, message: Reply | Part, fds: list[Descriptor], cut: bool) -> None:
+    def _take(self, worker: Worker, message: Reply | Part | Credit, fds: list[Descriptor], cut: bool) -> None:
         number = message.number
         owner = worker.owners.get(number)
         if owner is None:
             return
         if isinstance(owner, Exchange):
             try:
-                if message.ending is NOT_BEGUN:
+                if isinstance(message, Credit):
+                    _grant(owner, message.size)
+                elif message.ending is NOT_BEGUN:
                     self._tasks.take_back(worker, owner)
                 else:
                     self._respond(worker, message, owner, fds, cut)
@@ -318,7 +321,9 @@ class Replies:
             protocol.end(exchange, CloseReason.REPLY_CUT_SHORT if message.ending is ABORTED else KEPT)
         self._run_queue.ready(conn)
 
-    def _spoilt(self, worker: Worker, message: Reply | Part, exchange: Exchange, error: Exception) -> None:
+    def _spoilt(
+        self, worker: Worker, message: Reply | Part | Credit, exchange: Exchange, error: Exception
+    ) -> None:
         """A message that can't be sent. Nothing of it was."""
         known = isinstance(error, UnsendableError)
         why = str(error) if known else "\n" + "".join(traceback.format_exception(error))
@@ -361,6 +366,12 @@ class Replies:
             leased.granted_by = worker.id
             listener = conn.origin.listener
             self._leases.grant(head, listener, reply, leased, self._clock.now, worker.pool.name)
+
+
+def _grant(exchange: Exchange, size: int) -> None:
+    """The handler takes so much more of a streamed body."""
+    if exchange.conn is not None:
+        exchange.conn.protocol.grant(exchange, size)
 
 
 def _sendable(exchange: Exchange, item: SimpleObject, fds: list[Descriptor]) -> Object:

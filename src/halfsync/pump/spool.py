@@ -65,6 +65,8 @@ class Spool:
         self.size = 0
         self.file: Descriptor | None = None
 
+    is_whole = True  # when a task is made of it
+
     def __del__(self) -> None:
         self._space.used -= self.size
 

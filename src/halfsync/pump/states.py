@@ -1,4 +1,5 @@
-"""The states of a connection and of an exchange: two tables, state x event -> state. Nothing else decides.
+"""The states of a connection, of an exchange, and of a body that is streamed: three tables, state x event ->
+state. Nothing else decides.
 
 Theory of operation
 -------------------
@@ -14,6 +15,12 @@ of its own, and only the limit of him whose turn it is runs (see timeouts.py).
 **In IDLE nothing is buffered.** The hot path reads from the socket and answers what it has read; if
 bytes of an earlier request were waiting in the inbox, it would answer past them. So when an
 exchange ends and more of the client's bytes are here already, the next state is HEAD.
+
+A request's body is whole before the exchange leaves RECEIVING; or it is *streamed*, and comes while the
+exchange goes on. Then it has a state of its own, which says whose turn it is: the client's (AWAITED), or the
+handler's (UNASKED, OFFERED). The client's limits (`body_timeout`, `min_rate`) run in AWAITED only, the
+handler's in the other two; unless the response has begun and the client has yet to take some of it (SENDING),
+for then that is what everybody waits for.
 
 A kept connection's life is IDLE -> BUSY -> IDLE; that of its exchange is RECEIVING -> QUEUED -> WORKING ->
 SENDING -> ENDED. A response from a lease that the socket takes whole is IDLE -> IDLE without an
@@ -54,7 +61,7 @@ class ExchangeState(IntEnum):
     """The value is an index into EXCHANGE_TABLE."""
 
     RECEIVING = 0  # the head is whole, the body is not (or has not been looked for)
-    QUEUED = 1  # the request is whole and waits for a worker with room
+    QUEUED = 1  # the request is whole, or its body streamed, and waits for a worker with room
     WORKING = 2  # a worker has it
     SENDING = 3  # the response has begun, and the client has yet to take what there is of it
     PRODUCING = 4  # the client has taken what there is, and worker, pipe or disk have yet to give more
@@ -63,7 +70,7 @@ class ExchangeState(IntEnum):
 
 
 class ExchangeEvent(IntEnum):
-    WHOLE = 0  # head and body are whole
+    WHOLE = 0  # head and body are whole; or the head, and the body is streamed
     HANDED_OVER = 1  # sent to a worker
     TAKEN_BACK = 2  # the worker died, or is busy with slow ones; another is to have it
     RESPONSE = 3  # it began: a worker's, a lease's, or our own (a refusal, a time limit)
@@ -71,6 +78,24 @@ class ExchangeEvent(IntEnum):
     MORE_CAME = 5  # the worker, pipe or disk gave more
     TAKEN = 6  # the last byte was taken by the socket
     ABORT = 7  # the connection closes
+
+
+class BodyState(IntEnum):
+    """Of a body that is streamed. The value is an index into BODY_TABLE."""
+
+    UNASKED = 0  # the handler has not begun to read it; what comes first goes with the task
+    AWAITED = 1  # the handler has taken all there is, and waits for more
+    OFFERED = 2  # it has yet to take what was passed on; more is passed on while the window has room
+    COMPLETE = 3  # all of it has come, and was passed on
+    UNWANTED = 4  # the response is over, or the request refused: whatever comes is dropped
+
+
+class BodyEvent(IntEnum):
+    ASKED = 0  # the handler reads for the first time
+    PIECE = 1  # some of it was passed on
+    TAKEN = 2  # all that was passed on was taken
+    LAST = 3  # the last of it was passed on, or goes with the task
+    DROPPED = 4  # nobody will read the rest
 
 
 # In Python 3.11 an enum's member is found through a hook written in Python (0.1 µs); what is used for
@@ -147,6 +172,29 @@ _EXCHANGE: dict[ExchangeState, dict[ExchangeEvent, ExchangeState]] = {
     _X.ABORTED: {},
 }
 
+_B, _W = BodyState, BodyEvent
+
+_BODY: dict[BodyState, dict[BodyEvent, BodyState]] = {
+    _B.UNASKED: {
+        _W.ASKED: _B.AWAITED,
+        _W.LAST: _B.COMPLETE,
+        _W.DROPPED: _B.UNWANTED,
+    },
+    _B.AWAITED: {
+        _W.PIECE: _B.OFFERED,
+        _W.LAST: _B.COMPLETE,
+        _W.DROPPED: _B.UNWANTED,
+    },
+    _B.OFFERED: {
+        _W.PIECE: _B.OFFERED,
+        _W.TAKEN: _B.AWAITED,
+        _W.LAST: _B.COMPLETE,
+        _W.DROPPED: _B.UNWANTED,
+    },
+    _B.COMPLETE: {},
+    _B.UNWANTED: {},
+}
+
 CONNECTION_TABLE: tuple[tuple[ConnectionState | None, ...], ...] = tuple(
     tuple(_CONNECTION[state].get(event) for event in ConnectionEvent) for state in ConnectionState
 )
@@ -157,13 +205,24 @@ EXCHANGE_TABLE: tuple[tuple[ExchangeState | None, ...], ...] = tuple(
 )
 """The same for exchanges."""
 
+BODY_TABLE: tuple[tuple[BodyState | None, ...], ...] = tuple(
+    tuple(_BODY[state].get(event) for event in BodyEvent) for state in BodyState
+)
+"""The same for streamed bodies."""
+
 _AnyState = TypeVar("_AnyState", bound=IntEnum)
 _AnyEvent = TypeVar("_AnyEvent", bound=IntEnum)
 
 
 def diagrams() -> str:
-    """Both tables as Mermaid state diagrams, the connection's first."""
-    return _diagram(_CONNECTION, ConnectionState.FRESH) + "\n" + _diagram(_EXCHANGE, ExchangeState.RECEIVING)
+    """The tables as Mermaid state diagrams: the connection's, the exchange's, the streamed body's."""
+    return "\n".join(
+        (
+            _diagram(_CONNECTION, ConnectionState.FRESH),
+            _diagram(_EXCHANGE, ExchangeState.RECEIVING),
+            _diagram(_BODY, BodyState.UNASKED),
+        )
+    )
 
 
 def _diagram(table: dict[_AnyState, dict[_AnyEvent, _AnyState]], first: _AnyState) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from halfsync.logs.error import log
 from halfsync.pump.connection import Connection, Exchange
-from halfsync.pump.states import ExchangeState
+from halfsync.pump.states import RECEIVING, SENDING, ExchangeState
 
 FIRST = 2.0
 """Seconds after which a stop is worth a word; most are over by then."""
@@ -22,6 +22,12 @@ _TURNS = {
     ExchangeState.SENDING: "being sent",
     ExchangeState.PRODUCING: "its handler has more to give",
 }
+
+
+def _turn(exchange: Exchange) -> str:
+    if exchange.stream is not None and exchange.stream.is_awaited and exchange.state is not SENDING:
+        return _TURNS[RECEIVING]
+    return _TURNS.get(exchange.state, "ending")
 
 
 class StopReport:
@@ -45,7 +51,7 @@ class StopReport:
 def _sentence(waiting: list[tuple[Connection, Exchange]], now: float, until: float) -> str:
     waiting.sort(key=lambda one: one[0].first_byte)
     named = [
-        f"{exchange.named} for {now - conn.first_byte:.0f} s ({_TURNS.get(exchange.state, 'ending')})"
+        f"{exchange.named} for {now - conn.first_byte:.0f} s ({_turn(exchange)})"
         for conn, exchange in waiting[:SHOWN]
     ]
     if len(waiting) > SHOWN:

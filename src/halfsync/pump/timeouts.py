@@ -16,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halfsync.logs.error import log
+from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1 import Http1
 from halfsync.pump.output import RECHECK
 from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.spool import Spool
 from halfsync.pump.states import (
     BUSY,
     CLOSED,
@@ -91,13 +93,15 @@ class Timeouts:
             self._check_body(conn, exchange, now)
         elif state is SENDING:
             self._check_sending(conn, exchange, now)
+        elif exchange.stream is not None:
+            self._check_stream(conn, exchange, exchange.stream, now)
         elif state is PRODUCING:
             self._end_stream(exchange)
         else:
             conn.deadline = NEVER
 
     def _check_body(self, conn: Connection, exchange: Exchange, now: float) -> None:
-        if exchange.spool is not None and exchange.spool.is_behind:
+        if isinstance(exchange.spool, Spool) and exchange.spool.is_behind:
             exchange.progress_at = exchange.checked_at = now  # it is the disk's turn
             conn.deadline = now + RECHECK
             return
@@ -108,6 +112,30 @@ class Timeouts:
             self._refuse(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly.")
         else:
             conn.deadline = now + RECHECK
+
+    def _check_stream(self, conn: Connection, exchange: Exchange, stream: BodyStream, now: float) -> None:
+        """The body is streamed, and the client has nothing of a response to take now (QUEUED, WORKING,
+        PRODUCING)."""
+        conn.deadline = now + RECHECK
+        if stream.is_awaited:
+            stalled, slow = self._progress(stream, exchange.received, self.settings.body_timeout, now)
+            if stalled:
+                sentence = "The body stopped coming."
+                self._refuse_streamed(exchange, CloseReason.BODY_TIMEOUT, sentence)
+            elif slow:
+                self._refuse_streamed(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly.")
+            return
+        limit = self.settings.stream_timeout
+        if limit and exchange.state is PRODUCING:
+            since = max(stream.paused_at, stream.handlers_turn_ns / 1e9)
+            if now - since > limit:
+                self._end_stream(exchange)
+
+    def _refuse_streamed(self, exchange: Exchange, reason: CloseReason, sentence: str) -> None:
+        conn = exchange.conn
+        assert conn is not None
+        self._http1.streamed.refuse(exchange, Refusal(408, sentence), reason)
+        self._run_queue.ready(conn)
 
     def _refuse(self, exchange: Exchange, reason: CloseReason, sentence: str) -> None:
         conn = exchange.conn
@@ -139,13 +167,15 @@ class Timeouts:
         )
         exchange.conn.protocol.abort(exchange, CloseReason.STREAM_TIMEOUT)
 
-    def _progress(self, exchange: Exchange, moved: int, limit: float, now: float) -> tuple[bool, bool]:
+    def _progress(
+        self, one: Exchange | BodyStream, moved: int, limit: float, now: float
+    ) -> tuple[bool, bool]:
         """Whether nothing moved for `limit` seconds, and whether it is slower than min_rate."""
-        exchange.timed += now - exchange.checked_at
-        exchange.checked_at = now
-        if moved > exchange.moved:
-            exchange.moved = moved
-            exchange.progress_at = now
-        stalled = now - exchange.progress_at > limit
-        grace_over = exchange.timed > self.settings.rate_grace
-        return stalled, grace_over and moved < self.settings.min_rate * exchange.timed
+        one.timed += now - one.checked_at
+        one.checked_at = now
+        if moved > one.moved:
+            one.moved = moved
+            one.progress_at = now
+        stalled = now - one.progress_at > limit
+        grace_over = one.timed > self.settings.rate_grace
+        return stalled, grace_over and moved < self.settings.min_rate * one.timed

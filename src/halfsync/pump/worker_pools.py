@@ -30,18 +30,20 @@ from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls
 from halfsync.pump.states import QUEUED, WORKING
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
-from halfsync.wire.messages import Join, LogRecord, LogTask, Stacks
+from halfsync.wire.messages import ClientDisconnected, Ending, Join, LogRecord, LogTask, Piece, Stacks
 from halfsync.wire.refusals import Refusal
 
 
 class PoolBackend:
     """What a Route leads to: one pool."""
 
-    __slots__ = ("_dispatcher", "_pool")
+    __slots__ = ("_dispatcher", "_pool", "_tasks", "streams")
 
-    def __init__(self, dispatcher: Dispatcher, pool: Pool) -> None:
+    def __init__(self, dispatcher: Dispatcher, tasks: Tasks, pool: Pool, *, streams: bool) -> None:
         self._dispatcher = dispatcher
+        self._tasks = tasks
         self._pool = pool
+        self.streams = streams
 
     def submit(self, exchange: Exchange) -> None:
         self._dispatcher.queue(self._pool, exchange)
@@ -50,7 +52,19 @@ class PoolBackend:
         if exchange.state is QUEUED:
             self._pool.client_disconnected(exchange)
         elif isinstance(exchange.holder, Worker):
-            exchange.holder.tell_client_disconnected(exchange)
+            self._tasks.tell_client_disconnected(exchange.holder, exchange)
+
+    def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
+        if isinstance(exchange.holder, Worker):
+            self._tasks.messages.put(exchange.holder.watch, Piece(exchange.task, offset, data, ending))
+
+    def give_up(self, exchange: Exchange) -> None:
+        worker = exchange.holder
+        if exchange.state is QUEUED:
+            self._pool.client_disconnected(exchange)
+        elif isinstance(worker, Worker) and worker.owners.get(exchange.task) is exchange:
+            self._tasks.drop(worker, exchange.task)
+            exchange.holder = None
 
 
 class WorkerPools:
@@ -140,7 +154,8 @@ class WorkerPools:
     def _backend(self, planned: RoutePlan) -> Backend:
         if planned.fixed is not None:
             return FixedBackend(planned.prefix.encode(), planned.fixed)
-        return PoolBackend(self.dispatcher, self.pools[planned.pool])
+        pool = self.pools[planned.pool]
+        return PoolBackend(self.dispatcher, self.tasks, pool, streams=planned.streams)
 
     def queue_again(self, exchange: Exchange) -> None:
         """One that waited already (QUEUED), where its route says."""
@@ -234,8 +249,14 @@ class WorkerPools:
                 continue
             if owner.conn is not None and owner.state is not WORKING:
                 continue  # it streams: that is no sign of hanging
+            if owner.stream is not None and owner.conn is not None:
+                stream = owner.stream
+                if stream.is_awaited or stream.handlers_turn_ns > begun_before:
+                    continue  # its body is coming
             worker.owners[number] = DROPPED  # said once, and a late reply is nobody's
             owner.holder = None
+            if owner.stream is not None:  # it may wait for more of its body later
+                self.tasks.messages.say(worker.watch, ClientDisconnected(number))
             worker.tell(Stacks(number))
             log(
                 "error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {owner.request_line}"

@@ -23,6 +23,7 @@ from halfsync.pump.poller import Poller
 from halfsync.pump.queues import FairQueue, Queue
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import QUEUED, WORKING, ExchangeEvent
+from halfsync.pump.task_messages import TaskMessages
 from halfsync.wire.messages import (
     MAX_PACKET,
     SCOREBOARD_BYTES,
@@ -167,19 +168,11 @@ class Worker:
     def tell(self, message: Nudge | Recall | Stacks | ClientDisconnected) -> None:
         """Say something to its watch thread."""
         try:
-            self.watch.send(encode(message))
+            self.watch.send(encode([message]))
         except BlockingIOError:
             pass  # it has many of these to read already
         except OSError as error:
             log("debug", f"worker {self.pid} does not hear: {error.strerror}")
-
-    def tell_client_disconnected(self, exchange: Exchange) -> None:
-        """Nobody wants the exchange's response: its handler need not begin, or may stop."""
-        number = exchange.task
-        if self.owners.get(number) is exchange:
-            self.withdraw(number)
-            if self.begun(number):
-                self.tell(ClientDisconnected(number))
 
     def close(self) -> None:
         self.tasks.close()
@@ -284,6 +277,7 @@ class Tasks:
         self._run_queue = run_queue
         self.workers: dict[int, Worker] = {}
         self.due: set[Pool] = set()
+        self.messages = TaskMessages(poller)
         self.reroute: Callable[[Exchange], None]  # set by whoever knows the routes: see reconfigure.py
         self.look_at = NEVER  # monotonic: the next look at scoreboards (see stalls.py)
         self._newest_ns = 0
@@ -306,6 +300,7 @@ class Tasks:
         self.workers.pop(worker.id, None)
         worker.pool.workers.remove(worker)
         self._poller.forget(worker.tasks.fileno())
+        self.messages.forget(worker.watch)
         worker.close()
 
     def close_if_done(self, worker: Worker) -> None:
@@ -349,7 +344,17 @@ class Tasks:
         """Nothing more of this task's response is wanted: the client has disconnected, or has been
         answered."""
         worker.owners[number] = DROPPED
-        worker.tell(ClientDisconnected(number))
+        self.messages.say(worker.watch, ClientDisconnected(number))
+
+    def tell_client_disconnected(self, worker: Worker, exchange: Exchange) -> None:
+        """Nobody wants the exchange's response: its handler need not begin, or may stop."""
+        number = exchange.task
+        if worker.owners.get(number) is exchange:
+            worker.withdraw(number)
+            # A handler that begins at this moment, and would wait for its streamed body, must learn of it
+            # too.
+            if worker.begun(number) or exchange.stream is not None:
+                self.messages.say(worker.watch, ClientDisconnected(number))
 
     def take_back(self, worker: Worker, exchange: Exchange) -> None:
         """A task that no handler has seen: its request goes back to its place in the queue."""

@@ -98,6 +98,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="NAME",
         ),
     ] = msgspec.field(default_factory=lambda: ["x-forwarded-for", "x-forwarded-proto"])
+    stream_body: Annotated[
+        bool,
+        about(
+            "Serving",
+            "Pass request bodies on to applications while they arrive; by default a request is passed on "
+            "when it is complete. For large uploads, and for applications that respond before all has come. "
+            "A thread then waits for its client.",
+        ),
+    ] = False
     chdir: Annotated[
         str | None,
         about(

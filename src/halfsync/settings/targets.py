@@ -41,7 +41,7 @@ class Target:
 
 
 FOR_FILES = ("lease", "cache_control", "immutable", "precompressed", "fallback")
-FOR_APPLICATIONS = ("workers", "threads")
+FOR_APPLICATIONS = ("workers", "threads", "stream_body")
 OWN_OF_ROUTES = (*FOR_APPLICATIONS, *FOR_FILES)
 """The settings that a route may have a value of its own for."""
 

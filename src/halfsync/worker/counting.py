@@ -10,11 +10,11 @@ import random
 from collections.abc import Callable
 from itertools import count
 
-from halfsync.request import SpooledBody
+from halfsync.request import RequestBody
 from halfsync.response import Replier, Responder
 from halfsync.wire.messages import Task
 
-Handler = Callable[[Task, SpooledBody | None, Replier], None]
+Handler = Callable[[Task, RequestBody | None, Replier], None]
 Quick = Callable[[Task, int, Responder], int]
 
 
@@ -46,7 +46,7 @@ class _Counted:
         self._quick: Quick | None = getattr(handler, "quick", None)
         self.quick = self._count_quick if self._quick is not None else None
 
-    def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier) -> None:
+    def __call__(self, task: Task, spool: RequestBody | None, replier: Replier) -> None:
         try:
             self._handler(task, spool, replier)
         finally:

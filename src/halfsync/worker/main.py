@@ -23,6 +23,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from halfsync import channel
 from halfsync.forwarded import Trust
 from halfsync.handlers.files import FilesHandler
@@ -42,9 +44,11 @@ from halfsync.wire.messages import (
     LogFile,
     MaxRequests,
     Nudge,
+    Piece,
     Ready,
     Recall,
     Retire,
+    Stacks,
     decode_order,
     decode_watch,
     encode,
@@ -341,21 +345,37 @@ class WatchThread:
 
     def _receive_message(self, watch: socket.socket) -> None:
         assert self._threads is not None
-        packet = channel.receive(watch)
-        if packet is None:
+        packet = channel.peek(watch)
+        if not packet:
             watch.close()
             self._watch = None
             self._alone_since = time.monotonic()
+            self._threads.bodies.cut_all()
             return
-        message = decode_watch(packet[0])
-        if isinstance(message, Nudge):
-            self._threads.outbox.flush()
+        try:
+            messages = decode_watch(packet)
+        except msgspec.MsgspecError:
+            channel.drop(watch)
+            raise
+        for message in messages:
+            self._handle(self._threads, message)
+        # Only now: what a signal handler of the application has raised meanwhile leaves the packet to be read
+        # again, and each message may be handled twice.
+        channel.drop(watch)
+
+    @staticmethod
+    def _handle(threads: Threads, message: Nudge | Recall | Stacks | ClientDisconnected | Piece) -> None:
+        if isinstance(message, Piece):
+            threads.bodies.deliver(message)
+        elif isinstance(message, Nudge):
+            threads.outbox.flush()
         elif isinstance(message, Recall):
-            self._threads.give_back()
+            threads.give_back()
         elif isinstance(message, ClientDisconnected):
-            self._threads.outbox.client_disconnected(message.number)
+            threads.outbox.client_disconnected(message.number)
+            threads.bodies.cut(message.number)
         else:
-            self._threads.log_stack(message.number)
+            threads.log_stack(message.number)
 
 
 def trust_of(settings: Settings) -> Trust:

@@ -25,6 +25,7 @@ from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
     SCOREBOARD_SLOTS,
+    Credit,
     Ending,
     Part,
     Reply,
@@ -32,7 +33,7 @@ from halfsync.wire.messages import (
 )
 from halfsync.worker.forks import end_if_child
 
-Message = Reply | Part
+Message = Reply | Part | Credit
 SmallReply = tuple[int, int, int, str, bytes, int, bytes, tuple[()], int, bool, bool, None, int]
 """A Reply's encoding, spelt out: its tag and its fields. To make and encode it takes 0.1 µs less."""
 

@@ -37,18 +37,20 @@ from typing import Protocol
 
 from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
-from halfsync.request import SpooledBody, lines_of
+from halfsync.request import RequestBody, SpooledBody, lines_of
 from halfsync.response import INTERNAL_ERROR, Head, Replier, Responder
 from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
     SCOREBOARD_SLOTS,
+    Credit,
     Ending,
     LogRecord,
     LogTask,
     Nudge,
     Part,
+    StreamedTask,
     Task,
     decode_tasks,
 )
@@ -56,6 +58,7 @@ from halfsync.worker import forks
 from halfsync.worker.bodies import ResponseLimits, TaskReplier, TaskResponder
 from halfsync.worker.osthreads import Handle, start_thread
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
+from halfsync.worker.streamed import StreamedBodies
 
 MAX_WAIT = 1_000_000
 """Nanoseconds that a reply waits to be batched while further tasks begin."""
@@ -82,9 +85,10 @@ class NoDescriptorError(Exception):
 class Handler(Protocol):
     """What a thread invokes for a request. It answers through `replier`; if it raises, or
     returns without an answer, the thread answers for it. `spool` is the body, if that is not in
-    `task.body`; the thread closes it afterwards."""
+    `task.body`; the thread closes it afterwards. It may still be coming: then a read may wait, and raises
+    OSError if the rest of it never comes."""
 
-    def __call__(self, task: Task, spool: SpooledBody | None, replier: Replier, /) -> None: ...
+    def __call__(self, task: Task, spool: RequestBody | None, replier: Replier, /) -> None: ...
 
 
 Quick = Callable[[Task, int, Responder], int]
@@ -124,6 +128,7 @@ class Threads:
         self._living = 0
         self._ending = threading.Lock()
         self.outbox = Outbox(tasks)
+        self.bodies = StreamedBodies(self._give_credit)
 
     def start(self, count: int) -> None:
         self._living = count
@@ -188,6 +193,7 @@ class Threads:
         self._spools.clear()
         self._tasks.close()
         self.outbox.__class__ = OutboxOfChild
+        self.bodies.cut_all()
 
     # --- a thread's life ---------------------------------------------------------------------------
 
@@ -234,14 +240,14 @@ class Threads:
         return True
 
     def _keep_spools(
-        self, messages: list[Task | LogTask | Nudge], ancillary: list[tuple[int, int, bytes]]
+        self, messages: list[Task | StreamedTask | LogTask | Nudge], ancillary: list[tuple[int, int, bytes]]
     ) -> None:
         found = array.array("i")
         for _, _, data in ancillary:
             found.frombytes(data)
         descriptors = iter(found)
         for message in messages:
-            if isinstance(message, Task) and message.body is None:
+            if type(message) is Task and message.body is None:
                 descriptor = next(descriptors, -1)
                 if descriptor >= 0:
                     self._spools[message.number] = out_of_reach(descriptor)
@@ -293,10 +299,10 @@ class Threads:
 
     def _handle(self, task: Task, began: int) -> None:
         replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue)
-        spool = None
+        spool: RequestBody | None = None
         try:
             if task.body is None:
-                spool = self._spool(task)
+                spool = self.bodies.open(task) if isinstance(task, StreamedTask) else self._spool(task)
             handler = self._handlers[task.route]
             assert handler is not None
             handler(task, spool, replier)
@@ -320,6 +326,10 @@ class Threads:
         if descriptor is None:
             raise NoDescriptorError
         return SpooledBody(descriptor, task.body_size)
+
+    def _give_credit(self, number: int, size: int) -> None:
+        self.outbox.put(Credit(number, size), 0, time.monotonic_ns())
+        self.outbox.flush()
 
     def _conclude(self, replier: TaskReplier) -> None:
         if replier.begun and not replier.ended:
