@@ -282,6 +282,7 @@ class TestTargets:
             ('{app = "a:a", immutable = true}', "immutable is for files; an application says its own."),
             ('{app = "a:a", lease = 2}', "lease is for files; an application says its own."),
             ('{folder = "up", threads = 2}', "workers and threads are for applications, not for files."),
+            ('{folder = "up", stream_body = true}', "stream_body is for applications, not for files."),
             ('{folder = "up", fallback = "no.html"}', "fallback: there is no file 'no.html' in that folder."),
             ('{folder = "up", fallback = "../x"}', "fallback must be a file within the folder, not '../x'."),
             ('{folder = "up", fallback = ".x"}', "fallback must be a file within the folder, not '.x'."),
