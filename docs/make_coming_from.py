@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from halfsync.habits import gunicorn_rows, other_rows
-from halfsync.habits.rows import HYPERCORN, UVICORN, WAITRESS, Does, Foreign
+from halfsync.habits.rows import HYPERCORN, UVICORN, WAITRESS, Effect, Foreign
 
 PAGE = Path(__file__).resolve().parent / "how-to/coming-from.md"
 
 NAMES = {UVICORN: "uvicorn", WAITRESS: "waitress", HYPERCORN: "hypercorn"}
-WHAT = {Does.NOTHING: "accepted, no effect", Does.REFUSED: "refused", Does.HOOK: "not called"}
+WHAT = {Effect.NOTHING: "accepted, no effect", Effect.REFUSED: "refused", Effect.HOOK: "not called"}
 
 
 def page(text: str) -> str:
@@ -38,7 +38,7 @@ def _flags(row: Foreign) -> str:
 
 
 def _here(row: Foreign) -> str:
-    if row.does is not Does.MEANS:
+    if row.does is not Effect.MEANS:
         return WHAT[row.does]
     if not row.setting:
         return "`app:create_app()`" if row.means == "()" else "the same" if row.flags else "a target"

@@ -109,7 +109,7 @@ class Process:
         os.truncate(scoreboard, SCOREBOARD_BYTES)
         self.scoreboard = memoryview(mmap.mmap(scoreboard, SCOREBOARD_BYTES)).cast("Q")
         descriptors = (its_tasks.fileno(), its_watch.fileno(), scoreboard)
-        assert channel.send(self.orders, encode(Attach()), descriptors) is channel.Sent.YES
+        assert channel.send(self.orders, encode(Attach()), descriptors) is channel.SendResult.YES
         its_tasks.close()
         its_watch.close()
         os.close(scoreboard)
@@ -281,7 +281,7 @@ def test_a_worker_that_got_no_descriptors_asks_for_them_again(folder, capfd):
     """Its own were all in use when it was told of the pump. It works on with the next pair."""
     with process() as worker:
         worker.report()
-        assert channel.send(worker.orders, encode(Attach())) is channel.Sent.YES
+        assert channel.send(worker.orders, encode(Attach())) is channel.SendResult.YES
         assert worker.report() == Cut(-1)
         assert get(worker.attach()).done
     assert "ulimit -n" in capfd.readouterr().err

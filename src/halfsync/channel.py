@@ -20,7 +20,7 @@ from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
-class Sent(Enum):
+class SendResult(Enum):
     """What became of a packet."""
 
     YES = "yes"
@@ -42,15 +42,15 @@ def adopt(descriptor: int) -> socket.socket:
     return cast(socket.socket, made)  # its subclass has no more that is used here
 
 
-def send(channel: socket.socket, packet: bytes, descriptors: tuple[int, ...] = ()) -> Sent:
+def send(channel: socket.socket, packet: bytes, descriptors: tuple[int, ...] = ()) -> SendResult:
     """Send one packet. The descriptors stay open here. On a non-blocking socket, never waits."""
     try:
         socket.send_fds(channel, [packet], list(descriptors), socket.MSG_NOSIGNAL)
     except (BlockingIOError, InterruptedError):
-        return Sent.FULL
+        return SendResult.FULL
     except OSError as error:
-        return Sent.FULL if error.errno in _SHORT_OF else Sent.GONE
-    return Sent.YES
+        return SendResult.FULL if error.errno in _SHORT_OF else SendResult.GONE
+    return SendResult.YES
 
 
 _SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}

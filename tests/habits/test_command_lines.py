@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from halfsync.habits import gunicorn_rows, other_rows
-from halfsync.habits.rows import Does
+from halfsync.habits.rows import Effect
 from tests.habits.command_lines import LINES, Line
 
 SOURCES = Path(__file__).parents[2] / "src"
@@ -105,7 +105,7 @@ ROWS = [*gunicorn_rows.ROWS, *other_rows.ROWS]
 def test_a_row_says_what_to_do(row):
     assert row.setting or row.sentence
     assert not row.sentence or row.sentence.endswith(".")
-    if row.does is not Does.MEANS:
+    if row.does is not Effect.MEANS:
         assert row.sentence
 
 
@@ -114,7 +114,7 @@ def test_a_flag_stands_in_one_row():
     assert len(flags) == len(set(flags))
 
 
-PASSED = [row for row in ROWS if row.does is Does.NOTHING and row.flags]
+PASSED = [row for row in ROWS if row.does is Effect.NOTHING and row.flags]
 
 
 @pytest.mark.parametrize("row", PASSED[::9], ids=lambda row: row.shown)
@@ -125,7 +125,7 @@ def test_what_has_no_effect_says_so_and_all_goes_on(folder, row):
     assert found.stdout == f"{row.shown} has no effect: {row.sentence}\nThe configuration is fine.\n"
 
 
-STOPPED = [row for row in ROWS if row.does is Does.REFUSED and row.flags and row.translated is None]
+STOPPED = [row for row in ROWS if row.does is Effect.REFUSED and row.flags and row.translated is None]
 
 
 @pytest.mark.parametrize("row", STOPPED[::4], ids=lambda row: row.shown)

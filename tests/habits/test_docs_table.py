@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from halfsync.habits.gunicorn_rows import HOOKS
-from halfsync.habits.rows import Does
+from halfsync.habits.rows import Effect
 from halfsync.habits.table import BY_GUNICORN_NAME, TABLE
 from halfsync.settings.rows import BY_NAME
 
@@ -31,7 +31,7 @@ def test_each_is_on_the_page_with_what_to_do(name):
     assert row.sentence in line
     assert row.setting in line
     assert row.setting in BY_NAME or row.sentence
-    assert (name in HOOKS) == (row.does is Does.HOOK)
+    assert (name in HOOKS) == (row.does is Effect.HOOK)
 
 
 def test_the_others_are_on_the_page():

@@ -15,7 +15,7 @@ from halfsync.objects import File
 from halfsync.parent import joins
 from halfsync.pump.descriptors import RESERVE, Reserve
 from halfsync.pump.main import Orders, _take_order
-from halfsync.pump.reconfigure import Reconfiguration
+from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.workers import Worker
 from halfsync.wire.messages import Cut, Join, Reply, decode_report, encode
 from tests.pump.harness import Client, Hand, Stage, get, open_descriptors
@@ -286,7 +286,7 @@ def test_a_join_that_came_cut_is_reported(capfd: pytest.CaptureFixture[str]):
         parents.setblocking(True)
         with Hogged(0):
             socket.send_fds(parents, [encode(Join(7, 4007, 1, 4))], [0, 1])
-            _take_order(stage.pump, orders, Reconfiguration(stage.pump))
+            _take_order(stage.pump, orders, PlanChange(stage.pump))
         assert decode_report(parents.recv(4096)) == Cut(7)
         assert stage.pump.pools.workers == {}
         assert "can't join now" in capfd.readouterr().err
@@ -300,7 +300,7 @@ def test_a_join_finds_room_when_nothing_else_does():
         pumps, workers = joins.make()
         with Hogged(0):
             socket.send_fds(parents, [encode(Join(7, 4007, 1, 4))], list(pumps))
-            _take_order(stage.pump, orders, Reconfiguration(stage.pump))
+            _take_order(stage.pump, orders, PlanChange(stage.pump))
         assert list(stage.pump.pools.workers) == [7]
         channel.close_all(pumps)
         channel.close_all(workers)

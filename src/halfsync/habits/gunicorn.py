@@ -23,7 +23,7 @@ from typing import Any
 from halfsync.habits import executed_file
 from halfsync.habits.executed_file import HOOK
 from halfsync.habits.options import Understood, understand
-from halfsync.habits.rows import Does, Foreign
+from halfsync.habits.rows import Effect, Foreign
 from halfsync.habits.table import BY_GUNICORN_NAME
 from halfsync.settings.errors import SettingError
 
@@ -80,7 +80,7 @@ def read(path: str, environment: Mapping[str, str] = os.environ) -> GunicornFile
 
 def _understand(row: Foreign, value: Any, found: GunicornFile) -> None:
     where = f"{found.path}: {row.name}"
-    if row.does is Does.HOOK:
+    if row.does is Effect.HOOK:
         if value == {HOOK: True}:
             found.understood.notes.append(f"{where} is not called: {row.sentence}")
         return
@@ -103,7 +103,7 @@ def _says_something(row: Foreign, value: Any) -> bool:
         return {key.lower(): text for key, text in value.items()} != {"x-forwarded-proto": "https"}
     if value is None or row.name in ("check_config", "print_config", "config"):
         return False
-    return bool(value) or row.does is Does.MEANS
+    return bool(value) or row.does is Effect.MEANS
 
 
 def _text(row: Foreign, value: Any) -> str:

@@ -12,7 +12,7 @@ from halfsync.habits.rows import (
     STRICT,
     SYSLOG,
     TLS,
-    Does,
+    Effect,
     Foreign,
     at_most,
     http_protocols,
@@ -175,7 +175,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         GUNICORN,
         ("--protocol",),
-        Does.REFUSED,
+        Effect.REFUSED,
         name="protocol",
         sentence="halfsync speaks HTTP/1.1 only; let the proxy use proxy_pass.",
         translated=off_only("halfsync speaks HTTP/1.1 only; let the proxy use proxy_pass."),
@@ -184,7 +184,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         GUNICORN,
         ("--http-protocols",),
-        Does.REFUSED,
+        Effect.REFUSED,
         name="http_protocols",
         sentence="halfsync speaks HTTP/1.1 only.",
         translated=http_protocols,
@@ -192,7 +192,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         GUNICORN,
         ("--http2-cleartext",),
-        Does.REFUSED,
+        Effect.REFUSED,
         name="http2_cleartext",
         sentence="halfsync speaks HTTP/1.1 only.",
         translated=off_only("halfsync speaks HTTP/1.1 only."),
@@ -233,7 +233,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         GUNICORN,
         ("-k", "--worker-class"),
-        Does.MEANS,
+        Effect.MEANS,
         name="worker_class",
         setting="threads",
         sentence="sync is --threads 1, unless they are given: who names it may rely on one request at a time "
@@ -283,7 +283,7 @@ ROWS: tuple[Foreign, ...] = (
     ),
     same("wsgi_app", "", "", "the target: halfsync app:app, or in TOML under [routes]."),
     *(
-        Foreign(GUNICORN, (), Does.HOOK, name=name, sentence=f"there are no hooks: {sentence}")
+        Foreign(GUNICORN, (), Effect.HOOK, name=name, sentence=f"there are no hooks: {sentence}")
         for name, sentence in HOOKS.items()
     ),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from halfsync.habits.rows import Does, Foreign
+from halfsync.habits.rows import Effect, Foreign
 from halfsync.habits.table import TABLE
 from halfsync.habits.worker_classes import threads_of
 from halfsync.settings.errors import SettingError
@@ -87,7 +87,7 @@ def understood(
 _SAME_FLAG = {
     row.setting: row.translated
     for row in TABLE
-    if row.translated is not None and row.does is Does.MEANS and set(row.flags) & OURS
+    if row.translated is not None and row.does is Effect.MEANS and set(row.flags) & OURS
 }
 
 
@@ -111,9 +111,9 @@ def understand(row: Foreign, where: str, text: str, found: Understood) -> None:
         text = row.translated(text) if row.translated else text
     except ValueError as wrong:
         raise SettingError(f"{where}: {wrong}") from None
-    if row.does is Does.MEANS:
+    if row.does is Effect.MEANS:
         found.take(row.setting, text, where)
-    elif row.does is Does.NOTHING:
+    elif row.does is Effect.NOTHING:
         found.notes.append(f"{where} has no effect: {row.sentence}")
     elif row.translated is None:
         raise SettingError(f"{where}: {row.sentence}")

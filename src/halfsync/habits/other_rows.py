@@ -9,7 +9,7 @@ from halfsync.habits.rows import (
     TLS,
     UVICORN,
     WAITRESS,
-    Does,
+    Effect,
     Foreign,
     listen,
     means,
@@ -26,7 +26,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         UVICORN,
         ("--http2",),
-        Does.REFUSED,
+        Effect.REFUSED,
         is_switch=True,
         sentence="halfsync speaks HTTP/1.1 only.",
     ),
@@ -52,7 +52,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         UVICORN,
         ("--interface",),
-        Does.REFUSED,
+        Effect.REFUSED,
         sentence="halfsync serves WSGI applications only.",
         translated=off_only("halfsync serves WSGI applications only."),
     ),
@@ -104,7 +104,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         WAITRESS,
         ("--url-scheme",),
-        Does.REFUSED,
+        Effect.REFUSED,
         sentence="let the proxy send X-Forwarded-Proto, and name it in forwarded_allow_ips.",
         translated=off_only("let the proxy send X-Forwarded-Proto, and name it in forwarded_allow_ips."),
     ),

@@ -1,8 +1,8 @@
 """Options of gunicorn, uvicorn, waitress and hypercorn: what each means here.
 
 One row for each: either a setting of ours that it means, or a sentence that says what to do instead. A
-row with a sentence and `Does.NOTHING` is accepted, and the sentence logged at the start; one with
-`Does.REFUSED` ends it, because to go on would do something else than what was asked for.
+row with a sentence and `Effect.NOTHING` is accepted, and the sentence logged at the start; one with
+`Effect.REFUSED` ends it, because to go on would do something else than what was asked for.
 
 The page docs/how-to/coming-from.md has this table, and a test holds it against gunicorn's own list.
 """
@@ -21,7 +21,7 @@ WAITRESS = "waitress"
 HYPERCORN = "hypercorn"
 
 
-class Does(Enum):
+class Effect(Enum):
     MEANS = "means"  # a setting of ours
     NOTHING = "nothing"  # is accepted, has no effect, and says so
     REFUSED = "refused"
@@ -34,7 +34,7 @@ class Foreign:
 
     server: str  # where it is from; the first of several
     flags: tuple[str, ...]  # () if it stands in gunicorn's file alone
-    does: Does
+    does: Effect
     setting: str = ""  # ours
     name: str = ""  # in gunicorn.conf.py
     sentence: str = ""  # what to do, or how it differs
@@ -62,7 +62,7 @@ def same(name: str, flags: str, setting: str, sentence: str = "", **more: object
     return Foreign(
         GUNICORN,
         tuple(flags.split()),
-        Does.MEANS,
+        Effect.MEANS,
         setting,
         name,
         sentence,
@@ -72,13 +72,13 @@ def same(name: str, flags: str, setting: str, sentence: str = "", **more: object
 
 def nothing(server: str, name: str, flags: str, sentence: str, *, is_switch: bool = False) -> Foreign:
     return Foreign(
-        server, tuple(flags.split()), Does.NOTHING, name=name, sentence=sentence, is_switch=is_switch
+        server, tuple(flags.split()), Effect.NOTHING, name=name, sentence=sentence, is_switch=is_switch
     )
 
 
 def refused(server: str, name: str, flags: str, sentence: str, *, is_switch: bool = False) -> Foreign:
     return Foreign(
-        server, tuple(flags.split()), Does.REFUSED, name=name, sentence=sentence, is_switch=is_switch
+        server, tuple(flags.split()), Effect.REFUSED, name=name, sentence=sentence, is_switch=is_switch
     )
 
 
@@ -86,7 +86,7 @@ def means(server: str, flags: str, setting: str, sentence: str = "", **more: obj
     return Foreign(
         server,
         tuple(flags.split()),
-        Does.MEANS,
+        Effect.MEANS,
         setting,
         "",
         sentence,

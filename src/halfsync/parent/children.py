@@ -91,10 +91,10 @@ class Child:
         """Send what there is room for. Never waits."""
         while self._unsent:
             packet, descriptors = self._unsent[0]
-            sent = channel.Sent.GONE
+            sent = channel.SendResult.GONE
             if self.channel is not None:
                 sent = channel.send(self.channel, packet, descriptors)
-            if sent is channel.Sent.FULL:
+            if sent is channel.SendResult.FULL:
                 self.stuck_since = min(self.stuck_since, now)
                 return
             self._unsent.popleft()

@@ -42,7 +42,7 @@ MAX_TOLD = 20
 _THE_REQUEST_DID_IT = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 
 
-class Deaths:
+class WorkerDeaths:
     def __init__(
         self,
         clock: Clock,

@@ -14,7 +14,7 @@ from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
 from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.loop import Pump
-from halfsync.pump.reconfigure import Reconfiguration
+from halfsync.pump.reconfigure import PlanChange
 from halfsync.wire.messages import (
     NO_WORKER,
     Configure,
@@ -67,7 +67,7 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
         report_hung=lambda worker: orders.report(Hung(worker.id)),
         report_lost=lambda worker: orders.report(Lost(worker.id)),
     )
-    reconfiguration = Reconfiguration(pump)
+    reconfiguration = PlanChange(pump)
     pump.poller.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders, reconfiguration))
     orders.report(Ready(os.getpid()))
     # What lives now lives as long as the process; and what is made per request is freed by its
@@ -80,13 +80,13 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
     return 0
 
 
-def _take_order(pump: Pump, orders: Orders, reconfiguration: Reconfiguration) -> None:
+def _take_order(pump: Pump, orders: Orders, reconfiguration: PlanChange) -> None:
     """Whatever else is short of descriptors, a new worker's find room."""
     with orders.reserve.released():
         _receive_order(pump, orders, reconfiguration)
 
 
-def _receive_order(pump: Pump, orders: Orders, reconfiguration: Reconfiguration) -> None:
+def _receive_order(pump: Pump, orders: Orders, reconfiguration: PlanChange) -> None:
     try:
         received = channel.receive(orders.sock)
     except BlockingIOError:
@@ -131,9 +131,7 @@ def _join(pump: Pump, orders: Orders, order: Join, fds: list[Descriptor]) -> Non
     orders.report(Cut(order.worker))
 
 
-def _configure(
-    orders: Orders, reconfiguration: Reconfiguration, order: Configure, fds: list[Descriptor]
-) -> None:
+def _configure(orders: Orders, reconfiguration: PlanChange, order: Configure, fds: list[Descriptor]) -> None:
     """The same."""
     try:
         if len(fds) == 1 + len(order.listeners):

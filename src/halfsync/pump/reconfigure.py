@@ -29,7 +29,7 @@ from halfsync.wire.messages import Configure
 from halfsync.wire.refusals import Refusal
 
 
-class Reconfiguration:
+class PlanChange:
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
         self._ready: Plan | None = None

@@ -20,7 +20,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Object
 from halfsync.pump.costs import LONG_NS
-from halfsync.pump.deaths import Deaths
+from halfsync.pump.deaths import WorkerDeaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1_responses import SMALL, SMALL_FIELDS, Http1Responses
@@ -68,7 +68,7 @@ class Replies:
         leases: Leases,
         room: Room,
         tasks: Tasks,
-        deaths: Deaths,
+        deaths: WorkerDeaths,
         responses: Http1Responses,
         settings: Settings,
     ) -> None:

@@ -14,7 +14,7 @@ from halfsync.plan import NO_POOL, Plan, RoutePlan
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Backend, Exchange, Route
-from halfsync.pump.deaths import Deaths
+from halfsync.pump.deaths import WorkerDeaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.endings import Endings
@@ -95,7 +95,7 @@ class WorkerPools:
         self.pools = [Pool(pool.name, _routes_of(plan, index)) for index, pool in enumerate(plan.pools)]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
-        self.deaths = Deaths(clock, access, self.tasks, report_lost, retry=settings.retry)
+        self.deaths = WorkerDeaths(clock, access, self.tasks, report_lost, retry=settings.retry)
         self.dispatcher = Dispatcher(
             clock, endings, leases, self.tasks, self.stalls, self._saturation, settings.queue_limit
         )

@@ -121,7 +121,7 @@ def work(
     if why_not := _why_no_threads(plan.pools[pool]):
         channel.send(orders, encode(Failed(why_not, "", is_shortage=True)))
         return 3
-    if channel.send(orders, encode(Ready(os.getpid()))) is not channel.Sent.YES:
+    if channel.send(orders, encode(Ready(os.getpid()))) is not channel.SendResult.YES:
         return 0
     worker.watch()
     leave()
@@ -226,7 +226,7 @@ class WatchThread:
 
     def _counted(self, settings: Settings) -> list[Handler | None]:
         def tell(request_count: int) -> bool:
-            return channel.send(self._orders, encode(MaxRequests(request_count))) is channel.Sent.YES
+            return channel.send(self._orders, encode(MaxRequests(request_count))) is channel.SendResult.YES
 
         count = RequestCount(settings.max_requests, settings.max_requests_jitter, tell)
         return [None if handler is None else count.counted(handler) for handler in self._handlers]
