@@ -209,3 +209,29 @@ def test_the_next_workers_and_the_next_pump_are_nobody_too(open_folder):
         server.until_logged("was killed by SIGKILL", 2)
         assert server.get("/user").body.startswith(b"%d " % nobody.pw_uid)
         assert identity(server.pump)[0] == {nobody.pw_uid}
+
+
+STRANGE_MODULE = """
+import os
+open(f"imported-{os.getpid()}", "w").close()
+raise ImportError("somebody else's")
+"""
+
+
+def test_modules_in_the_current_folder_are_not_imported_by_the_server_itself(tmp_path):
+    """It may be root's, and the folder somebody's who can put any module there, also while it serves. The
+    application's modules are found there, as ever."""
+    (tmp_path / "app.py").write_text("import beside\nfrom story import app\n")
+    (tmp_path / "beside.py").write_text("")
+    (tmp_path / "halfsync.toml").write_text('[routes]\n"/" = "app:app"\n')
+    names = ("argparse", "difflib", "grp", "pwd", "secrets", "select", "tomllib", "traceback", "msgspec")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(STRANGE_MODULE)
+    with serving(tmp_path, "--config", "halfsync.toml") as server:
+        assert server.get("/hello").body == b"hello\n"
+        (old,) = server.workers("app:app")
+        server.signal(signal.SIGHUP)
+        server.until_gone([old])
+        assert server.get("/hello").body == b"hello\n"
+        assert not (tmp_path / f"imported-{server.process.pid}").exists()
+        assert not (tmp_path / f"imported-{server.pump}").exists()
