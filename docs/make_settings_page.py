@@ -26,8 +26,9 @@ Each setting can be given in four places; the later ones win:
 
 `halfsync --print-config` shows each value and where it came from. Sizes are in bytes and may end in K, M or G
 (in TOML as `"64K"`). An empty text means none. Changes in the file take effect at a
-[reload](how-to/reload.md), except where an entry says that they need a restart. Routes are not settings:
-[targets](reference/command-line.md).
+[reload](how-to/reload.md), except where an entry says that they need a restart. Routes and sites are
+not settings: [sites and routes](reference/sites-and-routes.md). Where an entry says that a site or a route
+may have its own, the nearest value counts: the route's, else its site's, else the one at the top.
 """
 
 
@@ -47,10 +48,19 @@ def entry(row: Row) -> str:
     variables = ", ".join(f"`{variable}`" for variable in reversed(row.environment))
     why = NEEDS_RESTART.get(row.name)
     restart = f" A change needs a restart: {why}." if why else ""
+    where = PLACES[row.of_routes]
     return (
         f"### `{row.name}`\n\n{row.description}\n\n"
-        f"Default {default(row)}; {row.expected}. Option {flags}; variable {variables}.{restart}\n"
+        f"Default {default(row)}; {row.expected}. Option {flags}; variable {variables}.{where}{restart}\n"
     )
+
+
+PLACES = {
+    "": "",
+    "all": " A site or a route may have its own.",
+    "applications": " A site, or the route of an application, may have its own.",
+    "files": " A site, or the route of a folder or file, may have its own.",
+}
 
 
 def default(row: Row) -> str:

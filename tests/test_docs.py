@@ -214,10 +214,18 @@ def test_python_compiles_and_toml_has_settings_that_exist(page):
         if block.language == "python":
             compile(block.text, name(page), "exec")
         elif block.language == "toml":
-            assert set(tomllib.loads(block.text)) <= {*BY_NAME, "routes", "sites"}
+            assert set(tomllib.loads(block.text)) <= {*BY_NAME, "routes", "sites", "headers"}
 
 
-OTHER_OPTIONS = {"--config", "--check-config", "--print-config", "--version", "--help", "--no-preload"}
+OTHER_OPTIONS = {
+    "--config",
+    "--check-config",
+    "--print-config",
+    "--print-routes",
+    "--version",
+    "--help",
+    "--no-preload",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

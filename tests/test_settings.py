@@ -107,6 +107,10 @@ def test_wrong_on_the_command_line(given, sentence):
     assert str(refused.value) == sentence
 
 
+def route(table: str) -> str:
+    return f'[routes]\n"/x" = {table}\n'
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -132,6 +136,52 @@ def test_wrong_on_the_command_line(given, sentence):
             'routes = {"/" = {app="a:a", workers=0}}',
             "routes.'/': workers must be a whole number from 1 to 1000, not 0.",
         ),
+        ("mounts = {}", "[mounts] is now called [routes]."),
+        ("sites = 3", 'sites must be tables, such as [sites."blog.example"].'),
+        ("[sites]\na = 3", 'sites."a" must be a table, such as [sites."a"].'),
+        ("[sites.a]\nroute = {}", 'sites."a" has no setting route; did you mean routes?'),
+        ("[sites.a]\nthreads = 0", 'sites."a": threads must be a whole number from 1 to 128, not 0.'),
+        (
+            "[sites.a]\nkeep_alive = 3",
+            'sites."a": keep_alive is for the whole server; it stands at the top of the file.',
+        ),
+        ("[sites.a]\nhosts = []", 'hosts must be a list of names, such as ["a", "*.a"].'),
+        ('[sites.a]\nhosts = "*"', "requests for all other hosts go to the [routes] at the top."),
+        ('[sites.a]\nhosts = "b:80"', "'b:80' must not have a port; `bind` says where it is served."),
+        ('[sites.a]\nhosts = "a b"', "hosts: 'a b' is neither a host's name nor of the form *.name."),
+        ('[sites.a]\nhosts = "bücher.de"', "'bücher.de' is 'xn--bcher-kva.de' in a request; write it so."),
+        (route('{redirect = "/a", respond = 204}'), "has both redirect and respond: a route does one thing."),
+        (route('{target = "a:a"}'), "target is now called app, folder or file."),
+        (route("{threads = 2}"), "respond; or status = 404 for an error."),
+        (route('{redirect = "/a", status = 200}'), "one of 301, 302, 303, 307 and 308, not 200."),
+        (route('{redirect = "/$paht"}'), "$paht is none of $host, $path, $query - did you mean $path?"),
+        (route('{redirect = "//a"}'), "such as https://$host$path$query, in ASCII, not '//a'."),
+        (route('{redirect = "/a b"}'), "such as https://$host$path$query, in ASCII, not '/a b'."),
+        (route("{status = 200}"), "the number of an error, such as 404, 410 or 403, not 200."),
+        (route("{respond = 99}"), "respond must be a text or a status, not 99."),
+        (route("{respond = 204, type = 'a/b'}"), "must be a text where status or type is given, not 204."),
+        (route("{respond = 'x', status = 204}"), "a response with status 204 has no text."),
+        (route("{respond = 'x', type = 3}"), "type must be a text, not 3."),
+        (route("{folder = 'x', status = 404}"), "status is not for folder."),
+        (route("{status = 404, type = 'a/b'}"), "type is for respond."),
+        (
+            'allow = "10.0.0.1/33"',
+            "allow: '10.0.0.1/33' is neither an address such as 10.0.0.7 nor a network",
+        ),
+        (
+            route("{status = 404, deny = ['x']}"),
+            "deny: 'x' is neither an address such as 10.0.0.7 nor a network",
+        ),
+        ("headers = 3", 'such as { set = { "X-Frame-Options" = "DENY" }, remove = ["Server"] }.'),
+        ("headers = {sets = {}}", 'such as { set = { "X-Frame-Options" = "DENY" }, remove = ["Server"] }.'),
+        ("headers = {set = []}", "headers: set must be a table of names and values, not []."),
+        ("headers = {remove = 1}", "headers: remove must be a list of names, not 1."),
+        ("headers = {remove = ['a b']}", "headers: 'a b' can't be the name of a header field."),
+        ("headers = {set = {Date = 'a'}}", "headers: Date is the server's own; it can't be changed."),
+        ("headers = {set = {a = 1}}", "headers: a must be a text of ASCII characters, not 1."),
+        ('headers = {set = {a = "b\\nc"}}', "text of ASCII characters, not 'b\\nc'."),
+        ("headers = {set = {a = 'b'}, remove = ['A']}", "headers: A is there twice."),
+        ("[sites.a.headers]\nset = 3", 'sites."a": headers: set must be a table of names and values, not 3.'),
         (
             "limit_request_head = 1000",
             "limit_request_line (8190) must not be larger than limit_request_head (1000).",
@@ -141,7 +191,7 @@ def test_wrong_on_the_command_line(given, sentence):
 def test_wrong_in_the_file(tmp_path, text, sentence):
     with pytest.raises(SettingError) as refused:
         from_file(tmp_path, text)
-    assert str(refused.value).endswith(sentence)
+    assert sentence in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +330,13 @@ class TestTargets:
         ("table", "sentence"),
         [
             ('{app = "a:a", immutable = true}', "immutable is for files; an application says its own."),
+            ("{respond = 204, lease = 2}", "lease has no effect beside respond."),
+            ('{app = "./a"}', "app must be of the form module:name or module:factory(), not './a'."),
+            ('{folder = "app.txt"}', "'app.txt' is a file; say so: file = 'app.txt'."),
+            ('{file = "up"}', "'up' is a folder; say so: folder = 'up'."),
+            ('{folder = "no"}', "there is no folder or file 'no' in {here}."),
+            ('{redirect = "/x/y$path"}', "the redirect to '/x/y$path' leads to this route again."),
+            ('{redirect = "/x?a"}', "the redirect to '/x?a' leads to this route again."),
             ('{app = "a:a", lease = 2}', "lease is for files; an application says its own."),
             ('{folder = "up", threads = 2}', "workers and threads are for applications, not for files."),
             ('{folder = "up", stream_body = true}', "stream_body is for applications, not for files."),
@@ -306,7 +363,60 @@ class TestTargets:
         with pytest.raises(SettingError) as refused:
             load_it()
         assert "routes.'/x'" in str(refused.value)
-        assert str(refused.value).endswith(sentence)
+        assert str(refused.value).endswith(sentence.replace("{here}", str(here)))
+
+    def test_the_nearest_value_counts(self, here):
+        text = (
+            "limit_request_body = 5\nhandler_timeout = 7\nworkers = 2\nlease = 3\n"
+            '[routes]\n"/" = "app:app"\n"/b" = {app = "app:app", limit_request_body = "1K"}\n'
+            '[sites.a]\nhandler_timeout = 8\nworkers = 3\nlease = 4\n[sites.a.routes]\n"/" = "app:app"\n'
+            '"/b" = {app = "b:app", handler_timeout = 9, workers = 4}\n"/c" = "up"\n'
+            '"/d" = {folder = "up", lease = 5}\n"/e" = {respond = 204, send_timeout = 1}\n'
+        )
+        loaded = from_file(here, text)
+        layout = work_out(loaded.settings, loaded.targets, loaded.sites)
+        found = {
+            (route.site, route.prefix): (
+                route.limits and (route.limits.limit_request_body, route.limits.handler_timeout),
+                route.pool > 0 and layout.pools[route.pool].processes,
+                route.files.lease,
+            )
+            for route in layout.routes
+        }
+        assert found == {
+            (0, ""): (None, 2, 0.0),
+            (0, "/b"): ((1024, 7.0), 2, 0.0),
+            (1, ""): ((5, 8.0), 3, 0.0),
+            (1, "/b"): ((5, 9.0), 4, 0.0),
+            (1, "/c"): ((5, 8.0), False, 4.0),
+            (1, "/d"): ((5, 8.0), False, 5.0),
+            (1, "/e"): ((5, 8.0), False, 0.0),
+        }
+
+    def test_redirects_that_lead_elsewhere(self, here):
+        text = """[routes]
+            "/" = { redirect = "/app/" }
+            "/app" = "app:app"
+            "/a" = { redirect = "https://example/a" }
+            "/b" = { redirect = "/bb" }
+            "/c" = { redirect = "$path" }
+            """
+        loaded = from_file(here, text)
+        assert len(work_out(loaded.settings, loaded.targets).routes) == 5
+
+    def test_a_host_has_one_site(self, here):
+        text = """
+            [sites.a]
+            hosts = ["x", "y"]
+            bind = "127.0.0.1:1"
+            [sites.b]
+            hosts = ["Y.", "z"]
+            """
+        loaded = from_file(here, text)
+        work_out(loaded.settings, [target_of("app:app")], loaded.sites)
+        loaded = from_file(here, text.replace('bind = "127.0.0.1:1"', ""))
+        with pytest.raises(SettingError, match=r"""sites."b": the host y belongs to the site 'a' already."""):
+            work_out(loaded.settings, [target_of("app:app")], loaded.sites)
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),

@@ -31,7 +31,7 @@ from halfsync.wire.messages import (
     encode,
 )
 from halfsync.worker.bodies import ResponseLimits
-from halfsync.worker.main import handlers_of
+from halfsync.worker.main import handlers_of, header_rules_of
 from halfsync.worker.threads import LogHandler, Threads
 
 TIMEOUT = 60.0
@@ -214,6 +214,7 @@ class Stage(Seam):
             handlers_of(plan, pool, application),
             log_handler,
             ResponseLimits.of(plan.settings),
+            header_rules_of(plan),
         )
         self.threads.start(threads)
 

@@ -21,13 +21,14 @@ from halfsync.habits.variables import about_script_name
 from halfsync.layout import Layout, target_of, work_out
 from halfsync.plan import Plan
 from halfsync.rereading import Rereading
+from halfsync.routes_table import table_of
 from halfsync.seen_files import seen
-from halfsync.settings.errors import SettingError
+from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS
 from halfsync.settings.targets import Target
-from halfsync.toml_text import in_toml, routes_in_toml, sites_in_toml
+from halfsync.toml_text import headers_in_toml, in_toml, routes_in_toml, sites_in_toml
 
 WRONG = 2
 """Exit status when a setting or a target is wrong."""
@@ -118,6 +119,9 @@ def command() -> click.Command:
         click.Option(
             ["--print-config"], is_flag=True, help="Print each setting and where it came from, and exit."
         ),
+        click.Option(
+            ["--print-routes"], is_flag=True, help="Print what is served where, and by whom, and exit."
+        ),
     ]
     made = GroupedHelp(
         "halfsync",
@@ -132,7 +136,8 @@ def command() -> click.Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit. What is wrong is one sentence on standard error, and status 2."""
+    """Run the command line and exit. What is wrong is told on standard error, each in one sentence,
+    and the status is 2."""
     open_standard_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -148,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.UsageError as wrong:
         fail(wrong.format_message())
     except SettingError as wrong:
-        fail(str(wrong))
+        fail(*wrong.sentences)
     except (click.Abort, KeyboardInterrupt):
         status = 130
     except BrokenPipeError:  # of --help | head
@@ -167,10 +172,11 @@ def open_standard_streams() -> None:
     os.close(fd)
 
 
-def fail(sentence: str) -> NoReturn:
+def fail(*sentences: str) -> NoReturn:
     from halfsync.logs.error import tell
 
-    tell(f"halfsync: {' '.join(sentence.split())}")
+    for sentence in sentences:
+        tell(f"halfsync: {' '.join(sentence.split())}")
     sys.exit(WRONG)
 
 
@@ -187,22 +193,33 @@ def parsed(arguments: list[str]) -> Parsed:
     return command().make_context("halfsync", arguments).params
 
 
-def run(check_config: bool, print_config: bool, **options: Any) -> int:
+def run(check_config: bool, print_config: bool, print_routes: bool, **options: Any) -> int:
     """What the command does; gives the exit status."""
     sources = gathered(options, os.environ, parsed)
     folder = current_folder()
     files = seen(os.path.join(folder, file) for file in sources.files)
-    loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES)
+    mistakes = Mistakes()
+    loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES, mistakes)
     read_again = Rereading(sources, os.environ, folder, loaded.settings, check_formats)
     notes = [*sources.notes, *about_script_name(os.environ, loaded.settings.env)]
-    enter(loaded)
-    named = [*loaded.targets, *map(target_of, sources.targets)]
+    enter(loaded, mistakes)
+    named = [*loaded.targets]
+    for argument in sources.targets:
+        with mistakes.noted():
+            named.append(target_of(argument))
     if print_config:
+        mistakes.raise_all()
         click.echo(printed(loaded, named), nl=False)
         return 0
-    layout = work_out(loaded.settings, named, loaded.sites)
-    read_again.started_with(named, loaded.sites, layout)
-    check_formats(loaded)
+    layout = work_out(loaded.settings, named, loaded.sites, loaded.headers, mistakes)
+    read_again.started_with(named, loaded.sites, loaded.headers, layout)
+    check_formats(loaded, mistakes)
+    check_addresses(layout.addresses(loaded.settings), mistakes)
+    mistakes.raise_all()
+    if print_routes:
+        plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)
+        click.echo("\n".join(table_of(plan)))
+        return 0
     if check_config:
         for note in notes:
             click.echo(note)
@@ -221,16 +238,16 @@ def say_notes(notes: Sequence[str], loaded: Loaded) -> None:
         error.log("info", note)
 
 
-def enter(loaded: Loaded) -> None:
-    """Go to the folder and set the environment that the settings ask for."""
+def enter(loaded: Loaded, mistakes: Mistakes) -> None:
+    """Go to the folder and set the environment that the settings ask for. Raises SettingError if there is no
+    such folder: what is in it can't be looked at then."""
     settings = loaded.settings
     if settings.chdir is not None:
         try:
             os.chdir(settings.chdir)
         except OSError as error:
-            raise SettingError(
-                f"chdir: can't go to the folder {settings.chdir!r}: {error.strerror}."
-            ) from None
+            mistakes.note(f"chdir: can't go to the folder {settings.chdir!r}: {error.strerror}.")
+            mistakes.raise_all()
         # By name, not by where it leads: see Supervisor's `folder`.
         os.environ["PWD"] = os.path.join(os.environ.get("PWD", ""), settings.chdir)
     for pair in settings.env:
@@ -238,33 +255,42 @@ def enter(loaded: Loaded) -> None:
         os.environ[name] = value
 
 
-def check_formats(loaded: Loaded) -> None:
+def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
     """Settings whose meaning others know."""
     from halfsync.logs.formats import compile_format
     from halfsync.watcher.main import check as check_reload
 
-    check_reload(loaded.settings)
-    try:
-        compile_format(loaded.settings.access_logformat)
-    except ValueError as error:
-        raise SettingError(f"access_logformat: {error}") from None
-    try:
-        Trust(loaded.settings.forwarded_allow_ips, loaded.settings.forwarded_headers)
-    except ValueError as error:
-        raise SettingError(str(error)) from None
+    with mistakes.noted():
+        check_reload(loaded.settings)
+    with mistakes.noted():
+        try:
+            compile_format(loaded.settings.access_logformat)
+        except ValueError as error:
+            raise SettingError(f"access_logformat: {error}") from None
+    with mistakes.noted():
+        try:
+            Trust(loaded.settings.forwarded_allow_ips, loaded.settings.forwarded_headers)
+        except ValueError as error:
+            raise SettingError(str(error)) from None
+
+
+def check_addresses(addresses: Sequence[str], mistakes: Mistakes) -> None:
+    from halfsync.parent.listeners import parse
+
+    for address in addresses:
+        with mistakes.noted():
+            parse(address)
 
 
 def check(loaded: Loaded, layout: Layout) -> int:
     """`--check-config`: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
-    from halfsync.parent import listeners, machine, privileges
+    from halfsync.parent import machine, privileges
     from halfsync.parent.config_check import check_applications
     from halfsync.parent.main import entry_points
 
     settings = loaded.settings
     keep_descriptor()
-    for address in layout.addresses(settings):
-        listeners.parse(address)
     settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
     for name in ("access_logfile", "error_logfile", "pid"):
         check_writable(name, getattr(settings, name))
@@ -289,5 +315,11 @@ def printed(loaded: Loaded, targets: Sequence[Target]) -> str:
     texts = {name: f"{name} = {in_toml(getattr(loaded.settings, name))}" for name in BY_NAME}
     width = max(len(text) for text in texts.values() if len(text) < 60)
     lines = [f"{text:{width}}  # {loaded.origins[name]}" for name, text in texts.items()]
-    lines += ["", "[routes]", *routes_in_toml(targets), *sites_in_toml(loaded.sites)]
+    lines += [
+        "",
+        *headers_in_toml(loaded.headers),
+        "[routes]",
+        *routes_in_toml(targets),
+        *sites_in_toml(loaded.sites),
+    ]
     return "\n".join(lines) + "\n"

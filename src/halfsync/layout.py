@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
+import msgspec
+
 from halfsync.folders import here_in_words
+from halfsync.header_rules import HeaderRule, nearest
 from halfsync.plan import (
     BUILT_IN,
     DEFAULT_SITE,
@@ -19,11 +22,13 @@ from halfsync.plan import (
     FileRules,
     Fixed,
     Kind,
+    Limits,
     PoolPlan,
     RoutePlan,
     SitePlan,
 )
-from halfsync.settings.errors import SettingError
+from halfsync.settings.errors import Mistakes, SettingError
+from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import FOR_FILES, Does, Target
@@ -54,53 +59,84 @@ def target_of(argument: str) -> Target:
     return Target("/", argument, where)
 
 
-def work_out(settings: Settings, targets: Sequence[Target], sites: Sequence[SiteEntry] = ()) -> Layout:
-    """`targets` are the routes of the default site. Raises SettingError if a target is not to be found, or is
-    where another is, or two sites have the same host."""
-    if not targets and not any(site.routes for site in sites):
-        raise SettingError(
+def work_out(
+    settings: Settings,
+    targets: Sequence[Target],
+    sites: Sequence[SiteEntry] = (),
+    headers: Sequence[HeaderRule] = (),
+    mistakes: Mistakes | None = None,
+) -> Layout:
+    """`targets` are the routes of the default site. What is wrong (a target is not to be found, or is where
+    another is; two sites have the same host) is noted in `mistakes`; without them, it raises SettingError."""
+    found = Mistakes() if mistakes is None else mistakes
+    if not (targets or any(site.routes for site in sites) or found.found):
+        found.note(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
-    _check_hosts(sites)
+    _check_hosts(sites, found)
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
-    routes = _routes(targets, settings, pools, DEFAULT_SITE)
+    routes = _routes(targets, settings, headers, pools, DEFAULT_SITE, found)
     plans = [SitePlan()]
     for site in sites:
-        routes += _routes(site.routes, settings, pools, len(plans))
+        of_site = msgspec.structs.replace(settings, **site.own)
+        routes += _routes(site.routes, of_site, nearest(headers, site.headers), pools, len(plans), found)
         plans.append(SitePlan(site.name, site.hosts, site.bind))
+    if mistakes is None:
+        found.raise_all()
+    usual = Limits.of(settings)
+    routes = [replace(route, limits=None) if route.limits == usual else route for route in routes]
     return Layout(tuple(routes), tuple(pools), tuple(plans))
 
 
 def _routes(
-    targets: Sequence[Target], settings: Settings, pools: list[PoolPlan], site: int
+    targets: Sequence[Target],
+    settings: Settings,
+    headers: Sequence[HeaderRule],
+    pools: list[PoolPlan],
+    site: int,
+    mistakes: Mistakes,
 ) -> list[RoutePlan]:
-    """Of one site: the longest prefix first."""
+    """Of one site, whose `settings` these are: the longest prefix first."""
     routes: dict[str, RoutePlan] = {}
     wheres: dict[str, str] = {}
     for target in targets:
-        prefix = _prefix(target)
-        if prefix in routes:
-            there = routes[prefix].target
-            raise SettingError(
-                f"{target.where}: {there!r} is served at '{prefix or '/'}' already; to have both, "
-                f"write a path before one of them, such as /path={target.target}."
+        with mistakes.noted():
+            prefix = _free_prefix(target, routes)
+            of_route = msgspec.structs.replace(settings, **target.own)
+            route = _route(prefix, target, of_route, pools)
+            routes[prefix] = replace(
+                route,
+                site=site,
+                limits=Limits.of(of_route),
+                headers=nearest(headers, target.headers),
+                allow=tuple(of_route.allow),
+                deny=tuple(of_route.deny),
             )
-        routes[prefix] = replace(_route(prefix, target, settings, pools), site=site)
-        wheres[prefix] = target.where
+            wheres[prefix] = target.where
     found = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))
-    _check_loops(found, wheres)
+    _check_loops(found, wheres, mistakes)
     return found
 
 
-def _check_hosts(sites: Sequence[SiteEntry]) -> None:
-    """Raises SettingError if a request could be for two of them."""
+def _free_prefix(target: Target, routes: Mapping[str, RoutePlan]) -> str:
+    prefix = _prefix(target)
+    if prefix in routes:
+        there = routes[prefix].target
+        raise SettingError(
+            f"{target.where}: {there!r} is served at '{prefix or '/'}' already; to have both, "
+            f"write a path before one of them, such as /path={target.target}."
+        )
+    return prefix
+
+
+def _check_hosts(sites: Sequence[SiteEntry], mistakes: Mistakes) -> None:
+    """Note each host by which a request could be for two of them."""
     there: dict[tuple[str, str], SiteEntry] = {}  # by address and host
     for site in sites:
         for host in site.hosts:
-            for address in site.bind or ("",):
-                other = there.setdefault((address, host), site)
-                if other is not site:
-                    raise SettingError(f"{site.where}: the host {host} is the site {other.name!r}'s already.")
+            others = {there.setdefault((address, host), site).name for address in site.bind or ("",)}
+            for other in others - {site.name}:
+                mistakes.note(f"{site.where}: the host {host} belongs to the site {other!r} already.")
 
 
 _APPLICATION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d][\w.]*(?:\(.*\))?$", re.DOTALL)
@@ -138,14 +174,15 @@ def _is_application(target: Target) -> bool:
 def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan]) -> RoutePlan:
     if target.does in (Does.REDIRECT, Does.RESPOND, Does.ERROR):
         for name in target.own:
-            raise SettingError(f"{target.where}: {name} has no effect beside {target.does.value}.")
+            if BY_NAME[name].of_routes != "all":
+                raise SettingError(f"{target.where}: {name} has no effect beside {target.does.value}.")
         return RoutePlan(prefix, _in_words(target), Kind.FIXED, NO_POOL, fixed=_fixed(target))
     if _is_application(target):
         for name in target.own:
             if name in FOR_FILES:
                 raise SettingError(f"{target.where}: {name} is for files; an application says its own.")
-        streams = target.own.get("stream_body", settings.stream_body)
-        return RoutePlan(prefix, target.target, Kind.WSGI, _pool(target, settings, pools), streams=streams)
+        pool = _pool(target, settings, pools)
+        return RoutePlan(prefix, target.target, Kind.WSGI, pool, streams=settings.stream_body)
     _check_files(target)
     if "workers" in target.own or "threads" in target.own:
         raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
@@ -169,8 +206,8 @@ def _in_words(target: Target) -> str:
     return f"respond {target.status}"
 
 
-def _check_loops(site: Sequence[RoutePlan], wheres: Mapping[str, str]) -> None:
-    """Raises SettingError if a redirect leads to its own route."""
+def _check_loops(site: Sequence[RoutePlan], wheres: Mapping[str, str], mistakes: Mistakes) -> None:
+    """Note each redirect that leads to its own route."""
     for route in site:
         if route.fixed is None or not route.fixed.location:
             continue
@@ -181,14 +218,12 @@ def _check_loops(site: Sequence[RoutePlan], wheres: Mapping[str, str]) -> None:
             path = "/"
         leads_to = next((one for one in site if f"{path.rstrip('/')}/".startswith(f"{one.prefix}/")), None)
         if leads_to is route:
-            raise SettingError(
-                f"{wheres[route.prefix]}: the redirect to {route.fixed.location!r} leads to this route again."
-            )
+            where = f"{wheres[route.prefix]}: the redirect to {route.fixed.location!r}"
+            mistakes.note(f"{where} leads to this route again.")
 
 
 def _file_rules(target: Target, settings: Settings) -> FileRules:
-    """The target's own, and for the rest those of the settings."""
-    rules = {name: target.own.get(name, getattr(settings, name)) for name in FOR_FILES}
+    rules = {name: getattr(settings, name) for name in FOR_FILES}
     is_file = not os.path.isdir(target.target)
     own = target.own.get("fallback", "")
     if is_file and own:
@@ -202,9 +237,7 @@ def _file_rules(target: Target, settings: Settings) -> FileRules:
 def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
     """The application's pool. Routes of one application share it, unless they ask for sizes of
     their own that differ."""
-    processes = target.own.get("workers", settings.workers)
-    threads = target.own.get("threads", settings.threads)
-    pool = PoolPlan(target.target, target.target, processes, threads)
+    pool = PoolPlan(target.target, target.target, settings.workers, settings.threads)
     if pool not in pools:
         pools.append(pool)
     return pools.index(pool)

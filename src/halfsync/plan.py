@@ -6,10 +6,11 @@ Made once, in the parent, before the first fork; every process inherits it and n
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from halfsync import __version__
+from halfsync.header_rules import HeaderRule
 from halfsync.seen_files import SeenFile
 from halfsync.settings.table import Settings
 
@@ -51,6 +52,23 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the requests of a route: the settings of these names."""
+
+    limit_request_body: int
+    body_timeout: float
+    send_timeout: float
+    min_rate: int
+    rate_grace: float
+    handler_timeout: float
+    stream_timeout: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(*(getattr(settings, one.name) for one in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePlan:
     """A path prefix of a site, and what responds under it."""
 
@@ -62,6 +80,10 @@ class RoutePlan:
     site: int = DEFAULT_SITE  # index into Plan.sites
     fixed: Fixed | None = None
     streams: bool = False  # whether the application gets request bodies while they come
+    limits: Limits | None = None  # None: those of the settings
+    headers: tuple[HeaderRule, ...] = ()
+    allow: tuple[str, ...] = ()  # networks whose requests are served; (): all
+    deny: tuple[str, ...] = ()  # networks whose requests are not, in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,5 +144,6 @@ class Plan:
 
     @property
     def in_words(self) -> str:
-        what = ", ".join(f"{route.prefix or '/'} = {route.target}" for route in self.routes)
+        of_sites = ((self.sites[route.site].name, route) for route in self.routes)
+        what = ", ".join(f"{name}{route.prefix or '/'} = {route.target}" for name, route in of_sites)
         return f"halfsync {__version__} serves {what} at {', '.join(self.addresses)}"

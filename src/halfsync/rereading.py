@@ -9,21 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halfsync.at_reload import kept
 from halfsync.habits.sources import Sources
 from halfsync.habits.table import OTHER_NAMES
+from halfsync.header_rules import HeaderRule
 from halfsync.layout import Layout, target_of, work_out
 from halfsync.seen_files import SeenFile, seen
-from halfsync.settings.errors import SettingError
+from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
 
-Served = tuple[Settings, list[Target], tuple[SiteEntry, ...]]
-"""What the user wrote: settings, the routes of the default site, and the other sites."""
+Served = tuple[Settings, list[Target], tuple[SiteEntry, ...], tuple[HeaderRule, ...]]
+"""What the user wrote: settings, the routes of the default site, the other sites, and rules for headers."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Rereading:
         environment: Mapping[str, str],
         folder: str,
         running: Settings,
-        check: Callable[[Loaded], None],
+        check: Callable[[Loaded, Mistakes], None],
     ) -> None:
         """`environment` and `folder` (by its name) are those of the start; `running` are the settings that
         the server was started with."""
@@ -67,31 +68,40 @@ class Rereading:
                 _check_regular(file)
             files = seen(self.files)
             sources = self._sources.read_again()
-            loaded = load(sources.command_line, self._environment, sources.file, sources.layers, OTHER_NAMES)
+            mistakes = Mistakes()
+            layers = sources.command_line, self._environment, sources.file, sources.layers
+            loaded = load(*layers, OTHER_NAMES, mistakes)
             settings, notes = kept(self._running, loaded.settings)
             _enter(os.path.join(self._folder, settings.chdir or ""), before)
             targets = [*loaded.targets, *map(target_of, sources.targets)]
-            layout = self._worked_out(settings, targets, loaded.sites)
-            self._check(Loaded(settings, loaded.origins, loaded.targets, loaded.sites))
+            layout = self._worked_out((settings, targets, loaded.sites, loaded.headers), mistakes)
+            self._check(replace(loaded, settings=settings), mistakes)
+            mistakes.raise_all()
         notes += [note for note in sources.notes if note not in self._sources.notes]
         self._sources = sources
         return Configuration(settings, layout, files, notes)
 
-    def started_with(self, targets: list[Target], sites: tuple[SiteEntry, ...], found: Layout) -> None:
-        """What these targets and sites meant at the start."""
-        self._before = (self._running, targets, sites), found
+    def started_with(
+        self,
+        targets: list[Target],
+        sites: tuple[SiteEntry, ...],
+        headers: tuple[HeaderRule, ...],
+        found: Layout,
+    ) -> None:
+        """What these meant at the start."""
+        self._before = (self._running, targets, sites, headers), found
 
-    def _worked_out(self, settings: Settings, targets: list[Target], sites: tuple[SiteEntry, ...]) -> Layout:
+    def _worked_out(self, served: Served, mistakes: Mistakes) -> Layout:
         """If a folder is gone, but the configuration is the same as before: as before, so that the code can
         be reloaded. A deployment may delete an old release while it is served."""
-        served = settings, targets, sites
-        try:
-            found = work_out(*served)
-        except SettingError:
-            if self._before is not None and self._before[0] == served:
-                return self._before[1]
-            raise
-        self._before = served, found
+        of_layout = Mistakes()
+        found = work_out(*served, of_layout)
+        if not of_layout.found:
+            self._before = served, found
+            return found
+        if self._before is not None and self._before[0] == served:
+            return self._before[1]
+        mistakes.found += of_layout.found
         return found
 
 

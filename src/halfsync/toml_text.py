@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from halfsync.header_rules import HeaderRule
+from halfsync.settings.headers import in_table
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.targets import Does, Target
 
@@ -17,23 +20,35 @@ def in_toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(in_toml, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {in_toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {in_toml(one)}" for key, one in value.items()) + "}"
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
     return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def target_in_toml(target: Target) -> str:
     if target.does is Does.TARGET:
         return in_toml(target.target)
     if target.does is Does.RESPOND and not target.content_type:
-        return in_toml({"respond": target.status, **target.own})
+        return in_toml({"respond": target.status, **target.own, **_headers(target.headers)})
     said: dict[str, Any] = {} if target.does is Does.ERROR else {target.does.value: target.target}
     if target.status:
         said["status"] = target.status
     if target.content_type:
         said["type"] = target.content_type
-    return in_toml({**said, **target.own})
+    return in_toml({**said, **target.own, **_headers(target.headers)})
+
+
+def _headers(rules: tuple[HeaderRule, ...]) -> dict[str, Any]:
+    return {"headers": in_table(rules)} if rules else {}
+
+
+def headers_in_toml(rules: tuple[HeaderRule, ...]) -> list[str]:
+    return [f"{name} = {in_toml(value)}" for name, value in _headers(rules).items()]
 
 
 def sites_in_toml(sites: Sequence[SiteEntry]) -> list[str]:
@@ -44,6 +59,8 @@ def sites_in_toml(sites: Sequence[SiteEntry]) -> list[str]:
         lines += ["", f"[{table}]", f"hosts = {in_toml(list(site.hosts))}"]
         if site.bind:
             lines.append(f"bind = {in_toml(list(site.bind))}")
+        own = {**site.own, **_headers(site.headers)}
+        lines += [f"{name} = {in_toml(value)}" for name, value in own.items()]
         lines += [f"[{table}.routes]", *routes_in_toml(site.routes)]
     return lines
 

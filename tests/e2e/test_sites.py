@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Client, curl, serving
+from tests.e2e.harness import SOURCES, Client, curl, serving
 
 APP = """
 def app(environ, start_response):
@@ -144,3 +148,92 @@ def test_sites_change_at_a_reload(tmp_path):
         assert ask(other, "any", "/page")[1] == "a page of internal"
         with pytest.raises(ConnectionRefusedError):
             ask(own, "any", "/page")
+
+
+RULES = """
+bind = ["127.0.0.1:0"]
+lease = 60
+[headers]
+set = { "X-All" = "a", "Cache-Control" = "max-age=5" }
+[routes]
+"/" = { app = "shop:app", headers = { set = { "Content-Type" = "text/x" }, remove = "X-All" } }
+"/static" = { folder = "static", headers = { add = { "X-More" = ["b", "c"] } } }
+"/to" = { redirect = "/" }
+"/local" = { folder = "static", allow = ["127.0.0.1"] }
+"/remote" = { folder = "static", deny = ["127.0.0.0/8", "::1"] }
+"""
+
+
+def test_headers_and_access(tmp_path):
+    make(tmp_path)
+    (tmp_path / "halfsync.toml").write_text(RULES, "utf-8")
+    with serving(tmp_path, "-c", "halfsync.toml", "--access-logfile", "log", bind=False) as server:
+        for method in ("GET", "HEAD", "GET", "HEAD"):  # the second ones by a lease, if there are any
+            answer = server.get("/", method=method)
+            assert (answer["Content-Type"], answer["X-All"]) == ("text/x", "")
+            answer = server.get("/static/page", method=method)
+            assert (answer["X-All"], answer["X-More"], answer["Cache-Control"]) == ("a", "b, c", "max-age=5")
+            assert int(answer["Content-Length"]) == len("a page of static\n")
+            for target, status in (
+                ("/to", 302), ("/static/none", 404), ("/local/page", 200), ("/remote/page", 403),
+            ):  # fmt: skip
+                answer = server.get(target, method=method)
+                assert (answer.status, answer["X-All"]) == (status, "a")
+                assert (answer.body == b"") == (method == "HEAD")
+        server.until_logged("403 to 127.0.0.1 for GET '/remote/page': `deny` has it.")
+        server.until(lambda: (tmp_path / "log").read_text().count('/remote/page HTTP/1.1" 403 ') == 4)
+
+
+TABLE = """\
+  all other hosts at http://127.0.0.1:{port}
+    /            shop:app                        1 process of 8 threads
+    /old         redirect /new$path$query (301)
+    /gone        respond 410
+    /json        respond 201
+    /ping        respond 200
+    /static      ./static                        files
+    /nothing     respond 204
+    /robots.txt  static/robots                   files
+  blog.example, *.blog.example at http://127.0.0.1:{port}
+    /  blog:app  1 process of 2 threads
+  internal at http://127.0.0.1:{own}
+    /  internal  files
+  www.example at http://127.0.0.1:{port}
+    /  redirect https://example$path$query (308)
+"""
+
+
+def test_what_is_served_where_can_be_printed(tmp_path):
+    make(tmp_path)
+    (tmp_path / "halfsync.toml").write_text(SITE.format(port=1, own=2), "utf-8")
+    command = [sys.executable, "-m", "halfsync", "--print-routes"]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    found = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert sorted(found.stdout.splitlines()) == sorted(TABLE.format(port=1, own=2).splitlines())
+
+
+def test_a_person_at_a_terminal_sees_the_same(tmp_path):
+    make(tmp_path)
+    port, own = free_ports(2)
+    (tmp_path / "halfsync.toml").write_text(SITE.format(port=port, own=own), "utf-8")
+    shown, terminal = os.openpty()
+    command = [sys.executable, "-m", "halfsync"]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=terminal)
+    os.close(terminal)
+    said = b""
+    try:
+        while b"Ctrl-C stops it." not in said:
+            said += os.read(shown, 4096)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # the terminal ends with its last process
+            while os.read(shown, 4096):
+                pass
+        server.wait(60)
+        os.close(shown)
+    lines = said.decode().replace("\r\n", "\n").splitlines()
+    for line in TABLE.format(port=port, own=own).splitlines():
+        assert line in lines

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from halfsync.header_rules import HeaderRule
 from halfsync.hosts import HostTable
-from halfsync.plan import NO_POOL, Fixed, Kind, RoutePlan, SitePlan
+from halfsync.plan import NO_POOL, Fixed, Kind, Limits, RoutePlan, SitePlan
 from halfsync.pump.routes import below_prefix, target_parts
-from halfsync.wire.messages import Lease
+from halfsync.settings.table import Settings
+from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import APP, Answer, Stage, echo, get
 
 SITES = (
@@ -214,3 +218,165 @@ def test_parts_of_a_target(target, parts):
 )
 def test_what_is_below_a_prefix(path, prefix, below):
     assert below_prefix(path, prefix) == below
+
+
+# --- limits of a route's own -----------------------------------------------------------------------
+
+
+def own(prefix: str, **limits: float) -> RoutePlan:
+    of = replace(Limits.of(Settings()), **limits)  # type: ignore[arg-type]
+    return replace(app(prefix), limits=of)
+
+
+def test_a_body_is_as_large_as_its_route_allows():
+    with Stage(routes=(own("/up", limit_request_body=10), app("")), limit_request_body=5) as stage:
+        stage.hand(answers=True)
+        stage.handler = echo
+        for path, length, status in (("/up", 10, 200), ("/up", 11, 413), ("/", 5, 200), ("/", 6, 413)):
+            for fields, body in (
+                (f"Content-Length: {length}", b"x" * length),
+                ("Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (length, b"x" * length)),
+            ):
+                client = stage.client()
+                client.send(get(path, fields, method="POST") + body)
+                assert client.answer().status == status, (path, length, fields)
+
+
+def test_a_handler_has_the_time_of_its_route():
+    with Stage(routes=(own("/slow", handler_timeout=60.0), app("")), handler_timeout=5.0) as stage:
+        hand = stage.hand()
+        slow, fast = stage.client(), stage.client()
+        slow.send(get("/slow"))
+        task = hand.take()
+        fast.send(get("/"))
+        hand.take()
+        stage.later(6.0)
+        assert fast.answer().status == 504
+        assert slow.quiet()
+        hand.reply(task, b"late")
+        assert slow.answer().body == b"late"
+
+
+def test_a_route_may_have_a_time_where_others_have_none():
+    with Stage(routes=(own("/hangs", handler_timeout=5.0), app(""))) as stage:
+        hand = stage.hand()
+        hangs, other = stage.client(), stage.client()
+        other.send(get("/"))
+        hand.take()
+        hangs.send(get("/hangs"))
+        hand.take()
+        stage.later(6.0)
+        assert hangs.answer().status == 504
+        assert other.quiet()
+
+
+def test_a_stream_may_pause_as_long_as_its_route_says():
+    with Stage(routes=(own("/stream", stream_timeout=5.0), app(""))) as stage:
+        hand = stage.hand()
+        clients = {}
+        for path in ("/stream", "/"):
+            clients[path] = stage.client()
+            clients[path].send(get(path))
+            hand.reply(hand.take(), b"first", ending=Ending.UNFINISHED)
+            stage.settle()
+        stage.later(6.0)
+        stage.until(lambda: clients["/stream"].receive() == 0 and clients["/stream"].over)
+        assert not clients["/"].over
+
+
+# --- header rules and access -----------------------------------------------------------------------
+
+
+def test_header_rules_count_for_responses_of_our_own():
+    rules = (HeaderRule("X-A", ("b",)), HeaderRule("Content-Type"))
+    routes = (
+        replace(fixed("/fixed", Fixed(200, body=b"x", content_type="text/plain")), headers=rules),
+        replace(fixed("/error", Fixed(404, is_error=True)), headers=rules),
+        replace(fixed("/to", Fixed(301, location="/")), headers=rules),
+        replace(own("/app", handler_timeout=5.0), headers=rules),
+    )
+    with Stage(routes=routes) as stage:
+        hand = stage.hand()
+        for path in ("/fixed", "/error", "/to", "/app"):
+            client = stage.client()
+            client.send(get(path))
+            if path == "/app":
+                hand.take()
+                stage.later(6.0)  # it gets a 504
+            answer = client.answer()
+            assert (answer.fields.get("x-a"), answer.fields.get("content-type")) == ("b", None), path
+        assert "x-a" not in stage.client().ask("/none").fields
+
+
+ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
+    "all": ((), (), 200),
+    "its network": (("127.0.0.0/8",), (), 200),
+    "its address": (("::1", "127.0.0.1"), (), 200),
+    "others": (("10.0.0.0/8",), (), 403),
+    "all, except others": ((), ("10.0.0.0/8",), 200),
+    "all, except itself": ((), ("127.0.0.0/8",), 403),
+    "its network, except itself": (("127.0.0.0/8",), ("127.0.0.1",), 403),
+}
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_who_is_allowed(case, capfd):
+    allow, deny, status = ALLOWED[case]
+    with Stage(routes=(replace(app("/x"), allow=allow, deny=deny), app(""))) as stage:
+        stage.hand(answers=True)
+        stage.handler = echo
+        client = stage.client()
+        for _ in range(3):
+            assert client.ask("/x/secret?a=b").status == status
+            assert client.ask("/").status == 200
+    lines = [line for line in capfd.readouterr().err.splitlines() if "403 to 127.0.0.1 for GET" in line]
+    assert len(lines) == (status == 403)  # once a second
+    assert not any("a=b" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "named", "status"),
+    [
+        (["127.0.0.1"], "10.0.0.1", 200),
+        (["127.0.0.1"], "192.0.2.1, 10.0.0.1", 200),
+        (["127.0.0.1"], "10.0.0.1, 192.0.2.1", 403),
+        (["127.0.0.1"], "nonsense", 403),
+        (["192.0.2.9"], "10.0.0.1", 403),
+        ([], "10.0.0.1", 403),
+    ],
+)
+def test_whom_a_trusted_proxy_names_counts(trusted, named, status):
+    routes = (replace(app(""), allow=("10.0.0.0/8",)),)
+    with Stage(routes=routes, forwarded_allow_ips=trusted) as stage:
+        stage.hand(answers=True)
+        stage.handler = echo
+        assert stage.client().ask(get("/", f"X-Forwarded-For: {named}")).status == status
+
+
+def test_on_a_unix_socket_nobody_has_an_address():
+    routes = (replace(app("/a"), allow=("0.0.0.0/0", "::/0")), replace(app(""), deny=("0.0.0.0/0",)))
+    with Stage(routes=routes, unix=True) as stage:
+        stage.hand(answers=True)
+        stage.handler = echo
+        assert stage.client().ask("/a").status == 403
+        assert stage.client().ask("/").status == 200
+        assert stage.client().ask(get("/a", "X-Forwarded-For: 10.0.0.1")).status == 200
+
+
+def test_a_body_is_not_waited_for_where_nobody_may_send_one():
+    with Stage(routes=(replace(app(""), allow=("10.0.0.0/8",)),)) as stage:
+        client = stage.client()
+        client.send(get("/", "Content-Length: 1000000", method="POST") + b"x")
+        assert client.answer().status == 403
+
+
+def test_what_is_not_for_everybody_is_not_leased():
+    routes = (replace(app(""), allow=("10.0.0.0/8",)),)
+    with Stage(routes=routes) as stage:
+        hand = stage.hand()
+        for _ in range(3):
+            client = stage.client()
+            client.send(get("/", "X-Forwarded-For: 10.0.0.1"))
+            hand.reply(hand.take(), b"secret", lease=Lease(60.0, ()))
+            assert client.answer().body == b"secret"
+            assert stage.client().ask("/").status == 403

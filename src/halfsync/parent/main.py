@@ -19,7 +19,8 @@ from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
 from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
-from halfsync.plan import Kind, Plan, RoutePlan
+from halfsync.plan import Plan
+from halfsync.routes_table import table_of
 from halfsync.seen_files import SeenFile
 from halfsync.settings.table import Settings
 
@@ -98,35 +99,14 @@ def entry_points() -> EntryPoints:
 def announce(plan: Plan, notifier: systemd.Notifier) -> None:
     """Say what is served and where: to the service manager, and for a person if one is watching, else as a
     line of the log."""
-    addresses = plan.addresses
-    notifier.ready(addresses)
+    notifier.ready(plan.addresses)
     if sys.stderr is not None and sys.stderr.isatty():
-        error.tell(_readable(plan, addresses))
+        error.tell(_readable(plan))
         return
     error.log("info", plan.in_words)
 
 
-def _readable(plan: Plan, addresses: list[str]) -> str:
-    paths = [route.prefix or "/" for route in reversed(plan.routes)]
-    width = max(map(len, paths))
-    wide = max(len(route.target) for route in plan.routes)
-    lines = [f"halfsync {__version__} (process {os.getpid()}) serves"]
-    for path, route in zip(paths, reversed(plan.routes), strict=True):
-        lines.append(f"  {path:{width}}  {route.target:{wide}}  {_by_whom(plan, route)}".rstrip())
-    lines.append("at")
-    lines += [f"  {address}" for address in addresses]
-    lines.append("Ctrl-C stops it.")
-    return "\n".join(lines)
-
-
-def _by_whom(plan: Plan, route: RoutePlan) -> str:
-    if route.kind is Kind.FILES:
-        return "files"
-    if route.kind is Kind.FIXED:
-        return ""
-    pool = plan.pools[route.pool]
-    return f"{_count(pool.processes, 'process', 'processes')} of {_count(pool.threads, 'thread', 'threads')}"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+def _readable(plan: Plan) -> str:
+    """For a person."""
+    first = f"halfsync {__version__} (process {os.getpid()}) serves"
+    return "\n".join((first, *table_of(plan), "Ctrl-C stops it."))

@@ -39,11 +39,19 @@ class Admission:
             if head.target == b"*":
                 conn.protocol.repeat(exchange, SERVER_OPTIONS)
                 return
+        self.find_route(exchange)
+        if head.body_size == 0:
+            self.submit(exchange)
+
+    def find_route(self, exchange: Exchange) -> None:
+        """Raises Refusal if there is none, or none for this client."""
+        conn, head = exchange.conn, exchange.head
+        assert conn is not None
         exchange.route = route = self._sites.find(conn.origin.listener, head.host, head.target)
         if route is None:
             raise Refusal(404, "Nothing is served under this path.", close=head.body_size != 0)
-        if head.body_size == 0:
-            self.submit(exchange)
+        if route.access is not None:
+            route.access.check(exchange, self._clock.now)
 
     def submit(self, exchange: Exchange) -> None:
         """Of the request all is here: give it to its backend."""

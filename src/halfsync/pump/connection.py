@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Protocol
 
+from halfsync.header_rules import HeaderRules
+from halfsync.plan import Limits
 from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.descriptors import Descriptor
@@ -220,15 +222,25 @@ class Backend(Protocol):
         WORKING)."""
 
 
+class AccessCheck(Protocol):
+    """For whom a route is."""
+
+    def check(self, exchange: Exchange, now: float) -> None:
+        """Raises Refusal. `now` is monotonic."""
+
+
 class Route:
     """What a request's site and path select."""
 
-    __slots__ = ("backend", "index", "is_current", "prefix")
+    __slots__ = ("access", "backend", "headers", "index", "is_current", "limits", "prefix")
 
-    def __init__(self, prefix: bytes, index: int, backend: Backend) -> None:
+    def __init__(self, prefix: bytes, index: int, backend: Backend, limits: Limits) -> None:
         self.prefix = prefix  # percent-decoded, without a slash at its end
         self.index = index  # into Plan.routes, which is how a worker knows it
         self.backend = backend
+        self.limits = limits
+        self.headers: HeaderRules | None = None  # for responses of our own; workers apply them to theirs
+        self.access: AccessCheck | None = None  # None: it is for everybody
         self.is_current = True  # until a reload replaces it
 
 

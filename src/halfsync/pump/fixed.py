@@ -49,6 +49,8 @@ class FixedBackend:
             location = self._location(exchange)
             fields = b"Location: %s\r\nContent-Type: text/plain; charset=utf-8\r\n" % location
             body = b"See %s\n" % location
+        if exchange.route is not None and exchange.route.headers is not None:
+            fields = exchange.route.headers.apply(fields)
         conn.protocol.begin(exchange, Reply(0, fixed.status, "", fields, len(body)))
         conn.protocol.add(exchange, (body,))
         conn.protocol.end(exchange)

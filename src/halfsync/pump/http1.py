@@ -72,7 +72,7 @@ class Http1:
         self._spool_folder = spool_folder
         self.seen = SeenHeads(limits_of(settings))
         self.spool_space = spool_space
-        self._refused_bodies = RefusedBodies(settings.limit_request_body)
+        self._refused_bodies = RefusedBodies()
         self.streamed = StreamedBodies(clock, run_queue, endings, self._refused_bodies)
         self.configure(settings)
         self.grant = self.streamed.grant
@@ -105,7 +105,6 @@ class Http1:
         """Also when other routes are in effect: what heads meant, and where they went, is forgotten."""
         self._settings = settings
         self._limits = limits_of(settings)
-        self._refused_bodies.limit = settings.limit_request_body
         self.seen.forget(self._limits)
 
     def step(self, conn: Connection) -> Outcome:
@@ -183,8 +182,12 @@ class Http1:
             exchange.logged = seen.uncookied
         try:
             self._admission.admit(exchange)
-            if seen is not None and exchange.route is not None and seen.listener != conn.origin.listener:
-                seen.admitted(conn.origin.listener, exchange.route)
+            route = exchange.route
+            # Where a route is not for everybody, each request has to be admitted.
+            is_for_all = route is not None and route.access is None
+            if seen is not None and is_for_all and seen.listener != conn.origin.listener:
+                assert route is not None
+                seen.admitted(conn.origin.listener, route)
             if head.body_size:
                 return self._expect_body(conn, exchange, head)
         except Refusal as refusal:
@@ -203,13 +206,12 @@ class Http1:
     # --- bodies ------------------------------------------------------------------------------------
 
     def _expect_body(self, conn: Connection, exchange: Exchange, head: RequestHead) -> Outcome:
-        limit = self._settings.limit_request_body
-        if head.body_size > limit:
+        assert exchange.route is not None
+        if head.body_size > exchange.route.limits.limit_request_body:
             raise self._refused_bodies.refusal(exchange, str(conn.origin), self._clock.now)
         if head.body_size == CHUNKED:
             exchange.chunks = ChunkedBody()
         exchange.body_left = head.body_size
-        assert exchange.route is not None
         if exchange.route.backend.streams:
             self.streamed.begin(conn, exchange)
             self._admission.submit(exchange)
@@ -296,7 +298,8 @@ class Http1:
         conn.inbox = chunks.rest
         exchange.received += len(data) - len(conn.inbox)
         if piece:
-            limit = self._settings.limit_request_body
+            assert exchange.route is not None
+            limit = exchange.route.limits.limit_request_body
             if spool.size + len(piece) > limit:
                 raise self._refused_bodies.refusal(exchange, str(conn.origin), self._clock.now)
             self._check_space(exchange, len(piece))

@@ -179,7 +179,10 @@ class Http1Responses:
             conn.scanned = 0
         body = refusal.body()
         close = refusal.close or not exchange.head.method
-        self.begin(exchange, Reply(0, refusal.status, "", refusal.fields(), len(body), close=close))
+        fields = refusal.fields()
+        if exchange.route is not None and exchange.route.headers is not None:
+            fields = exchange.route.headers.apply(fields)
+        self.begin(exchange, Reply(0, refusal.status, "", fields, len(body), close=close))
         self.add(exchange, (body,))
         self.end(exchange)
 

@@ -124,7 +124,6 @@ class Pump:
             self.errors,
             self.page_cache,
             self.changing,
-            settings.stream_timeout,
         )
         self.responses = Http1Responses(settings, self.clock, self.run_queue, self.endings, self.output)
         self.room = Room(self.clock, self.endings)

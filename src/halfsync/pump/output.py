@@ -60,7 +60,6 @@ class Output:
         errors: InternalErrors,
         page_cache: PageCache,
         changing: ChangingFiles,
-        stream_timeout: float,
     ) -> None:
         self._clock = clock
         self._poller = poller
@@ -69,7 +68,6 @@ class Output:
         self._errors = errors
         self._page_cache = page_cache
         self._changing = changing
-        self.stream_timeout = stream_timeout
         self.linger_timeout = 0.0
 
     # --- timing ------------------------------------------------------------------------------------
@@ -84,7 +82,7 @@ class Output:
         """The client has taken what there is. It is the handler's turn now, or the disk's, and no limit
         of the client's runs."""
         exchange.move(ExchangeEvent.OUT_OF_DATA)
-        limit = self.stream_timeout
+        limit = exchange.route.limits.stream_timeout if exchange.route is not None else 0
         conn.deadline = self._clock.now + limit if limit else NEVER
         if exchange.stream is not None:  # it may be the client's turn all the same: see timeouts.py
             exchange.stream.paused_at = self._clock.now

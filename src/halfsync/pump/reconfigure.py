@@ -19,7 +19,7 @@ from halfsync import plan_codec
 from halfsync.logs import error
 from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
-from halfsync.pump.connection import Connection, Exchange, Route
+from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.http1 import last_of, limits_of
 from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
@@ -76,8 +76,7 @@ class PlanChange:
         pump.head_limits = limits_of(settings)
         pump.leases.memory = pump.changing.memory = settings.lease_memory
         pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
-        pump.output.stream_timeout = settings.stream_timeout
-        pump.timeouts.settings = settings
+        pump.timeouts.configure(settings)
         pump.responses.configure(settings)
         for protocol in (pump.http1, pump.closing_http1):
             protocol.configure(settings)
@@ -101,28 +100,22 @@ class PlanChange:
 
     def _send_elsewhere(self, exchange: Exchange) -> None:
         """Its body is still coming."""
-        route = self._route_of(exchange)
-        if route is not None:
-            exchange.route = route
-        elif exchange.route is not None:
-            self._refuse(exchange, close=True)
+        if exchange.route is not None:
+            self._finds_route(exchange)
 
     def _reroute(self, exchange: Exchange) -> None:
         """One that waits for a worker (QUEUED)."""
         assert exchange.state is QUEUED
         exchange.line = None
-        exchange.route = route = self._route_of(exchange)
-        if route is None:
-            self._refuse(exchange, close=False)
-        else:
+        if self._finds_route(exchange):
             self._pump.pools.queue_again(exchange)
 
-    def _route_of(self, exchange: Exchange) -> Route | None:
-        assert exchange.conn is not None
-        head = exchange.head
-        return self._pump.sites.find(exchange.conn.origin.listener, head.host, head.target)
-
-    def _refuse(self, exchange: Exchange, *, close: bool) -> None:
-        """The response that it would have got had it come later."""
-        refusal = Refusal(404, "Nothing is served under this path.", close=close)
-        self._pump.pools.tasks.refuse(exchange, refusal)
+    def _finds_route(self, exchange: Exchange) -> bool:
+        """Else it gets the response that it would have got had it come later."""
+        try:
+            self._pump.admission.find_route(exchange)
+        except Refusal as refusal:
+            refusal.close = exchange.state is not QUEUED  # then all of it has been read
+            self._pump.pools.tasks.refuse(exchange, refusal)
+            return False
+        return True

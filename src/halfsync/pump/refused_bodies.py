@@ -14,14 +14,15 @@ QUIET = 1.0
 
 
 class RefusedBodies:
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
         self._quiet_until = 0.0  # monotonic
         self._omitted = 0
 
     def refusal(self, exchange: Exchange, client: str, now: float) -> Refusal:
         """The refusal of this exchange's body."""
-        sentence = f"The body is larger than {self.limit} bytes (limit_request_body)."
+        assert exchange.route is not None
+        limit = exchange.route.limits.limit_request_body
+        sentence = f"The body is larger than {limit} bytes (limit_request_body)."
         if now < self._quiet_until:
             self._omitted += 1
         else:

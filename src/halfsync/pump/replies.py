@@ -354,6 +354,8 @@ class Replies:
             head = head.with_cookie(exchange.raw)
         if reply.lease is None or reply.ending is not DONE or worker.retiring:
             return
+        if exchange.route is None or exchange.route.access is not None:
+            return  # it is not for everybody
         span = reply.objects[0] if reply.objects else None
         if len(reply.objects) > 1 or not (span is None or isinstance(span, File)):
             return

@@ -101,7 +101,8 @@ class StreamedBodies:
             self._pass_on(exchange, stream, piece, last=last)
 
     def _check_size(self, exchange: Exchange, size: int) -> None:
-        if size > self._refused_bodies.limit:
+        assert exchange.route is not None
+        if size > exchange.route.limits.limit_request_body:
             assert exchange.conn is not None
             raise self._refused_bodies.refusal(exchange, str(exchange.conn.origin), self._clock.now)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halfsync.logs.error import log
+from halfsync.plan import Limits
 from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
@@ -52,12 +53,18 @@ class Timeouts:
         drive: Callable[[Connection], None],
     ) -> None:
         """`drive` takes steps on a connection, at once."""
-        self.settings = settings
+        self.configure(settings)
         self._run_queue = run_queue
         self._endings = endings
         self._http1 = http1
         self._drive = drive
         self.draining = False
+
+    def configure(self, settings: Settings) -> None:
+        self._usual = Limits.of(settings)
+
+    def _limits(self, exchange: Exchange) -> Limits:
+        return self._usual if exchange.route is None else exchange.route.limits
 
     def sweep(self, now: float) -> None:
         due = [conn for conn in self._endings.connections.values() if conn.deadline <= now]
@@ -105,7 +112,8 @@ class Timeouts:
             exchange.progress_at = exchange.checked_at = now  # it is the disk's turn
             conn.deadline = now + RECHECK
             return
-        stalled, slow = self._progress(exchange, exchange.received, self.settings.body_timeout, now)
+        limits = self._limits(exchange)
+        stalled, slow = self._progress(exchange, limits, exchange.received, limits.body_timeout, now)
         if stalled:
             self._refuse(exchange, CloseReason.BODY_TIMEOUT, "The body stopped coming.")
         elif slow:
@@ -117,15 +125,16 @@ class Timeouts:
         """The body is streamed, and the client has nothing of a response to take now (QUEUED, WORKING,
         PRODUCING)."""
         conn.deadline = now + RECHECK
+        limits = self._limits(exchange)
         if stream.is_awaited:
-            stalled, slow = self._progress(stream, exchange.received, self.settings.body_timeout, now)
+            stalled, slow = self._progress(stream, limits, exchange.received, limits.body_timeout, now)
             if stalled:
                 sentence = "The body stopped coming."
                 self._refuse_streamed(exchange, CloseReason.BODY_TIMEOUT, sentence)
             elif slow:
                 self._refuse_streamed(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly.")
             return
-        limit = self.settings.stream_timeout
+        limit = limits.stream_timeout
         if limit and exchange.state is PRODUCING:
             since = max(stream.paused_at, stream.handlers_turn_ns / 1e9)
             if now - since > limit:
@@ -149,7 +158,8 @@ class Timeouts:
         # An earlier response's bytes may be in the socket still: to take those is progress too.
         exchange.unsent_before = max(exchange.unsent_before, -taken)
         taken += exchange.unsent_before
-        stalled, slow = self._progress(exchange, taken, self.settings.send_timeout, now)
+        limits = self._limits(exchange)
+        stalled, slow = self._progress(exchange, limits, taken, limits.send_timeout, now)
         if stalled:
             conn.protocol.abort(exchange, CloseReason.SEND_TIMEOUT)
         elif slow:
@@ -159,7 +169,7 @@ class Timeouts:
 
     def _end_stream(self, exchange: Exchange) -> None:
         assert exchange.conn is not None
-        limit = self.settings.stream_timeout
+        limit = self._limits(exchange).stream_timeout
         log(
             "warning",
             f"{exchange.request_line}: its handler gave nothing for {limit:g} s (stream_timeout): "
@@ -167,8 +177,9 @@ class Timeouts:
         )
         exchange.conn.protocol.abort(exchange, CloseReason.STREAM_TIMEOUT)
 
+    @staticmethod
     def _progress(
-        self, one: Exchange | BodyStream, moved: int, limit: float, now: float
+        one: Exchange | BodyStream, limits: Limits, moved: int, limit: float, now: float
     ) -> tuple[bool, bool]:
         """Whether nothing moved for `limit` seconds, and whether it is slower than min_rate."""
         one.timed += now - one.checked_at
@@ -177,5 +188,5 @@ class Timeouts:
             one.moved = moved
             one.progress_at = now
         stalled = now - one.progress_at > limit
-        grace_over = one.timed > self.settings.rate_grace
-        return stalled, grace_over and moved < self.settings.min_rate * one.timed
+        grace_over = one.timed > limits.rate_grace
+        return stalled, grace_over and moved < limits.min_rate * one.timed

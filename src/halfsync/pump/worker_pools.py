@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+from halfsync.forwarded import Trust
+from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import log
-from halfsync.plan import NO_POOL, Plan, RoutePlan
+from halfsync.plan import NO_POOL, Limits, Plan, RoutePlan
 from halfsync.pump.access import AccessLog
+from halfsync.pump.access_rules import access_of
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Backend, Exchange, Route
 from halfsync.pump.deaths import WorkerDeaths
@@ -141,10 +144,16 @@ class WorkerPools:
     def _make_routes(self, plan: Plan) -> None:
         for route in self.routes:
             route.is_current = False
+        usual = Limits.of(plan.settings)
         self.routes = [
-            Route(planned.prefix.encode(), index, self._backend(planned))
+            Route(planned.prefix.encode(), index, self._backend(planned), planned.limits or usual)
             for index, planned in enumerate(plan.routes)
         ]
+        trust = Trust(plan.settings.forwarded_allow_ips, plan.settings.forwarded_headers)
+        for route, planned in zip(self.routes, plan.routes, strict=True):
+            route.headers = HeaderRules(planned.headers) if planned.headers else None
+            route.access = access_of(planned, trust)
+        self._may_hang = any(route.limits.handler_timeout for route in self.routes)
         self.dispatcher.pools = {
             route: self.pools[planned.pool]
             for route, planned in zip(self.routes, plan.routes, strict=True)
@@ -218,15 +227,14 @@ class WorkerPools:
     def sweep(self) -> None:
         """Requests that wait too long, and handlers that take too long."""
         now_ns = self._clock.now_ns
-        begun_before = now_ns - int(self._settings.handler_timeout * 1e9)
         for pool in self.pools:
             self._refuse_late(pool, now_ns)
             self._saturation.sweep(pool)
             pool.sweep(self._clock.now)
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
-            if self._settings.handler_timeout:
-                self._find_hung(worker, begun_before)
+            if self._may_hang:
+                self._find_hung(worker, now_ns)
         self.deaths.sweep(self._clock.now)
 
     def _refuse_late(self, pool: Pool, now_ns: int) -> None:
@@ -242,10 +250,14 @@ class WorkerPools:
         self._saturation.refused(pool, "queue_timeout")
         self.tasks.refuse(exchange, overloaded())
 
-    def _find_hung(self, worker: Worker, begun_before: int) -> None:
+    def _find_hung(self, worker: Worker, now_ns: int) -> None:
         for number, owner in list(worker.owners.items()):
             begun = worker.begun(number)
-            if not isinstance(owner, Exchange) or begun == 0 or begun > begun_before:
+            if not isinstance(owner, Exchange) or begun == 0 or owner.route is None:
+                continue
+            limit = owner.route.limits.handler_timeout
+            begun_before = now_ns - int(limit * 1e9)
+            if not limit or begun > begun_before:
                 continue
             if owner.conn is not None and owner.state is not WORKING:
                 continue  # it streams: that is no sign of hanging

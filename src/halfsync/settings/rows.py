@@ -35,6 +35,11 @@ class Row:
         return self._extra("unit")
 
     @property
+    def of_routes(self) -> str:
+        """Of which routes it is: "applications", "files" or "all"; "" if it is of the server alone."""
+        return self._extra("of_routes")
+
+    @property
     def description(self) -> str:
         return self.meta.description or ""
 

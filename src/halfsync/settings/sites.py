@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfsync.header_rules import HeaderRule
 from halfsync.settings.errors import SettingError
+from halfsync.settings.headers import header_rules
+from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME
-from halfsync.settings.targets import Target, did_you_mean, toml_targets
+from halfsync.settings.targets import OWN_OF_ROUTES, Target, check_keys, own_settings, toml_targets
 from halfsync.settings.values import from_toml
 
 
@@ -21,31 +25,45 @@ class SiteEntry:
     hosts: tuple[str, ...]  # lower case, without a trailing dot
     bind: tuple[str, ...]
     routes: tuple[Target, ...]
+    own: Mapping[str, Any]  # settings of its own, checked
+    headers: tuple[HeaderRule, ...]
     where: str = field(compare=False)  # for sentences: 'halfsync.toml: sites."blog.example"'
 
 
-_KEYS = ("hosts", "bind", "routes")
+_KEYS = ("hosts", "bind", "routes", "headers", *OWN_OF_ROUTES)
 
 
-def toml_sites(table: Any, file: str) -> tuple[SiteEntry, ...]:
-    """The sites in the table [sites] of a TOML file. Raises SettingError."""
+def toml_sites(table: Any, where: Place) -> tuple[SiteEntry, ...]:
+    """The sites in the table [sites] of a TOML file. Raises SettingError if it is none."""
     if not isinstance(table, dict):
-        raise SettingError(f'{file}: sites must be tables, such as [sites."blog.example"].')
-    return tuple(_site(name, value, f'{file}: sites."{name}"') for name, value in table.items())
+        raise SettingError(f'{where}: sites must be tables, such as [sites."blog.example"].')
+    found: list[SiteEntry] = []
+    for name, value in table.items():
+        with where.noted():
+            found.append(_site(name, value, where.table(name, f'sites."{name}"')))
+    return tuple(found)
 
 
-def _site(name: str, table: Any, where: str) -> SiteEntry:
+def _site(name: str, table: Any, where: Place) -> SiteEntry:
     if not isinstance(table, dict):
         raise SettingError(f'{where} must be a table, such as [sites."{name}"].')
-    for key in table:
-        if key not in _KEYS:
-            raise SettingError(f"{where} has no setting {key}{did_you_mean(key, _KEYS)}")
-    bind = from_toml(BY_NAME["bind"], table.get("bind", []), f"{where}: bind")
-    routes = toml_targets(table.get("routes", {}), f"{where}.routes")
-    return SiteEntry(name, _hosts(name, table.get("hosts", [name]), where), tuple(bind), routes, where)
+    check_keys(table, _KEYS, where)
+    bind: list[str] = []
+    hosts: tuple[str, ...] = (name,)
+    routes: tuple[Target, ...] = ()
+    headers: tuple[HeaderRule, ...] = ()
+    with where.noted():
+        bind = from_toml(BY_NAME["bind"], table.get("bind", []), f"{where.at('bind')}: bind")
+    with where.noted():
+        hosts = _hosts(name, table.get("hosts", [name]), where.at("hosts"))
+    with where.noted():
+        routes = toml_targets(table.get("routes", {}), where.table("routes", ".routes"))
+    with where.noted():
+        headers = header_rules(table.get("headers", {}), where.table("headers", ": headers"))
+    return SiteEntry(name, hosts, tuple(bind), routes, own_settings(table, where), headers, str(where))
 
 
-def _hosts(name: str, value: Any, where: str) -> tuple[str, ...]:
+def _hosts(name: str, value: Any, where: Place) -> tuple[str, ...]:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
         raise SettingError(f'{where}: hosts must be a list of names, such as ["{name}", "*.{name}"].')
@@ -56,7 +74,7 @@ _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
-def _host(text: str, where: str) -> str:
+def _host(text: str, where: Place) -> str:
     host = text.lower().removesuffix(".")
     if host == "*":
         raise SettingError(

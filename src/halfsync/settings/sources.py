@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from halfsync.settings.errors import SettingError
+from halfsync.header_rules import HeaderRule
+from halfsync.settings.errors import Mistakes, SettingError
+from halfsync.settings.headers import header_rules
+from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME, PREFIX, ROWS, Row
 from halfsync.settings.sites import SiteEntry, toml_sites
 from halfsync.settings.table import Settings
-from halfsync.settings.targets import Target, check_files_texts, did_you_mean, toml_targets
+from halfsync.settings.targets import Target, check_files_texts, check_networks, did_you_mean, toml_targets
+from halfsync.settings.toml_lines import key_lines
 from halfsync.settings.values import checked, from_text, from_toml, octal
 
 
@@ -29,6 +33,7 @@ class Loaded:
     origins: Mapping[str, str]  # name -> "default", the file, "environment variable PORT", "command line"
     targets: tuple[Target, ...]  # routes of the default site
     sites: tuple[SiteEntry, ...] = ()
+    headers: tuple[HeaderRule, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,43 +57,81 @@ def load(
     file: str | None,
     layers: Sequence[Layer] = (),
     other_names: Mapping[str, str] | None = None,
+    mistakes: Mistakes | None = None,
 ) -> Loaded:
     """Settings from all four places.
 
     `command_line` holds the texts (lists of texts, booleans) of the options that were given, by
     setting name. `file` is the TOML file's path. `layers` are further places: stronger than PORT and its
     like, weaker than our own variables. `other_names`: what other servers call a setting, for the sentence
-    about a name in the file that is none. Raises SettingError.
+    about a name in the file that is none. What is wrong is noted in `mistakes`, and the defaults stand in for
+    it; without them, it raises SettingError.
     """
     if not isinstance(command_line, Layer):
         command_line = Layer("command line", command_line)
+    found = Mistakes() if mistakes is None else mistakes
     values: dict[str, Any] = {}
     origins = dict.fromkeys(BY_NAME, "default")
-    table = _read_toml(file) if file else {}
-    targets = toml_targets(table.pop("routes", {}), f"{file}: routes")
-    sites = toml_sites(table.pop("sites", {}), file or "")
-    for name, value in table.items():
-        values[name] = from_toml(_known(name, file or "", other_names or {}), value, f"{file}: {name}")
-        origins[name] = str(file)
-    variables = _variables_set(environment)
+    tables = _read_file(file, found, other_names or {}, values) if file else _Tables()
+    origins |= dict.fromkeys(values, file or "")
+    variables = _variables_set(environment, found)
     ours = [one for one in variables if one[1].startswith(PREFIX)]
     common = [one for one in variables if one not in ours]
-    for place in (_variables(common, environment), layers, _variables(ours, environment), [command_line]):
+    for place in (
+        _variables(common, environment, found), layers, _variables(ours, environment, found), [command_line],
+    ):  # fmt: skip
         for layer in place:
             for name in layer.values:
-                values[name] = layer.value(name)
-                origins[name] = layer.origin
+                with found.noted():
+                    values[name] = layer.value(name)
+                    origins[name] = layer.origin
     settings = Settings(**values)
-    _check_together(settings)
-    return Loaded(settings, origins, targets, sites)
+    _check_together(settings, found)
+    if mistakes is None:
+        found.raise_all()
+    return Loaded(settings, origins, tables.targets, tables.sites, tables.headers)
 
 
-def _variables_set(environment: Mapping[str, str]) -> Sequence[tuple[Row, str]]:
+@dataclass
+class _Tables:
+    """Of the TOML file."""
+
+    targets: tuple[Target, ...] = ()
+    sites: tuple[SiteEntry, ...] = ()
+    headers: tuple[HeaderRule, ...] = ()
+
+
+def _read_file(
+    file: str, mistakes: Mistakes, other_names: Mapping[str, str], values: dict[str, Any]
+) -> _Tables:
+    """Puts its settings into `values`."""
+    tables = _Tables()
+    table: dict[str, Any] = {}
+    lines: dict[tuple[str, ...], int] = {}
+    with mistakes.noted():
+        text = _text_of(file)
+        table, lines = _parsed(text, file), key_lines(text)
+    top = Place(file, lines, mistakes)
+    with top.noted():
+        tables.targets = toml_targets(table.pop("routes", {}), top.table("routes", "routes"))
+    with top.noted():
+        tables.headers = header_rules(table.pop("headers", {}), top.table("headers", "headers"))
+    with top.noted():
+        tables.sites = toml_sites(table.pop("sites", {}), top.table("sites", ""))
+    for name, value in table.items():
+        with top.noted():
+            at = str(top.at(name))
+            values[name] = from_toml(_known(name, at, other_names), value, f"{at}: {name}")
+    return tables
+
+
+def _variables_set(environment: Mapping[str, str], mistakes: Mistakes) -> Sequence[tuple[Row, str]]:
     """An empty variable is one that is not set, but where "" means none."""
     known = {variable for row in ROWS for variable in row.environment}
     for variable in environment:
         if variable.startswith(PREFIX) and variable not in known:
-            _check_misspelt(variable)
+            with mistakes.noted():
+                _check_misspelt(variable)
     return [
         (row, variable)
         for row in ROWS
@@ -97,10 +140,13 @@ def _variables_set(environment: Mapping[str, str]) -> Sequence[tuple[Row, str]]:
     ]
 
 
-def _variables(found: Iterable[tuple[Row, str]], environment: Mapping[str, str]) -> Iterable[Layer]:
+def _variables(
+    found: Iterable[tuple[Row, str]], environment: Mapping[str, str], mistakes: Mistakes
+) -> Iterable[Layer]:
     for row, variable in found:
-        value = _from_environment(row, variable, environment[variable])
-        yield Layer(f"environment variable {variable}", {row.name: value}, {row.name: variable})
+        with mistakes.noted():
+            value = _from_environment(row, variable, environment[variable])
+            yield Layer(f"environment variable {variable}", {row.name: value}, {row.name: variable})
 
 
 def _check_misspelt(variable: str) -> None:
@@ -130,13 +176,24 @@ def _from_command_line(row: Row, given: Any, where: str) -> Any:
     return checked(row, list(given) if row.is_list else given, where)
 
 
-def _read_toml(file: str) -> dict[str, Any]:
+def _text_of(file: str) -> str:
     try:
-        return tomllib.loads(Path(file).read_text("utf-8"))
+        return Path(file).read_text("utf-8")
     except OSError as error:
         raise SettingError(f"The settings file {file} can't be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise SettingError(f"The settings file {file} is not TOML: {error}.") from None
+
+
+def _parsed(text: str, file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise SettingError(f"The settings file {file} is not TOML: {str(error).rstrip('.')}.") from None
+
+
+TABLES = ("routes", "sites", "headers")
+"""Keys of the file that are no settings."""
 
 
 def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
@@ -146,22 +203,42 @@ def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
         raise SettingError(f"{file}: [mounts] is now called [routes].")
     if name in other_names:
         raise SettingError(f"{file}: there is no setting {name}; did you mean {other_names[name]}?")
-    raise SettingError(
-        f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, 'routes', 'sites'])}"
-    )
+    raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, *TABLES])}")
 
 
-def _check_together(settings: Settings) -> None:
+def _check_together(settings: Settings, mistakes: Mistakes) -> None:
     """Settings that are wrong by more than their type, or not right with each other."""
+    for check in (_check_files, _check_access, _check_bind, _check_octals, _check_env, _check_heads):
+        with mistakes.noted():
+            check(settings)
+
+
+def _check_files(settings: Settings) -> None:
     check_files_texts("", settings.cache_control, settings.fallback)
+
+
+def _check_access(settings: Settings) -> None:
+    check_networks("", settings.allow, settings.deny)
+
+
+def _check_bind(settings: Settings) -> None:
     if not settings.bind:
         raise SettingError("bind is empty: there is nowhere to listen.")
+
+
+def _check_octals(settings: Settings) -> None:
     octal("unix_mode", settings.unix_mode)
     if settings.umask is not None:
         octal("umask", settings.umask)
+
+
+def _check_env(settings: Settings) -> None:
     for pair in settings.env:
         if not pair.partition("=")[0] or "=" not in pair:
             raise SettingError(f"env {pair!r} must have the form NAME=VALUE.")
+
+
+def _check_heads(settings: Settings) -> None:
     if settings.limit_request_line > settings.limit_request_head:
         raise SettingError(
             f"limit_request_line ({settings.limit_request_line}) must not be larger than "

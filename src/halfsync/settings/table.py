@@ -27,13 +27,26 @@ def about(
     metavar: str = "",
     least: float | None = None,
     most: float | None = None,
+    of_routes: str = "",
 ) -> Meta:
-    """What is said of a setting beside its name, type and default."""
+    """What is said of a setting beside its name, type and default. `of_routes`: sites and routes may have a
+    value of their own, and of which routes it is: "applications", "files" or "all"."""
     extra = {"section": section, "unit": unit, "short": short, "env": env, "metavar": metavar}
+    extra["of_routes"] = of_routes
     return Meta(description=description, ge=least, le=most, extra=extra)
 
 
-SECTIONS = ("Serving", "Processes", "Logging", "Time limits", "Size limits", "Files", "Leases", "Development")
+SECTIONS = (
+    "Serving",
+    "Access",
+    "Processes",
+    "Logging",
+    "Time limits",
+    "Size limits",
+    "Files",
+    "Leases",
+    "Development",
+)
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -105,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Pass request bodies on to applications while they arrive; by default a request is passed on "
             "when it is complete. For large uploads, and for applications that respond before all has come. "
             "A thread then waits for its client.",
+            of_routes="applications",
         ),
     ] = False
     chdir: Annotated[
@@ -141,6 +155,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             env="WEB_CONCURRENCY",
             least=1,
             most=1000,
+            of_routes="applications",
         ),
     ] = 1
     threads: Annotated[
@@ -150,6 +165,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Threads of each worker process. 1 for applications that are not thread-safe.",
             least=1,
             most=128,
+            of_routes="applications",
         ),
     ] = 8
     max_requests: Annotated[
@@ -288,6 +304,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "combined"
 
+    allow: Annotated[
+        list[str],
+        about(
+            "Access",
+            "Networks whose requests are served, such as 10.0.0.0/8; all others get a 403. Where a proxy is "
+            "believed (`forwarded_allow_ips`), the client that it names counts. By default all are.",
+            metavar="NETWORK",
+            of_routes="all",
+        ),
+    ] = []
+    deny: Annotated[
+        list[str],
+        about(
+            "Access",
+            "Networks whose requests get a 403, also if `allow` has them. Responses to requests that `allow` "
+            "or `deny` decide about are not leased.",
+            metavar="NETWORK",
+            of_routes="all",
+        ),
+    ] = []
+
     head_timeout: Annotated[
         float,
         about(
@@ -296,7 +333,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 20.0
     body_timeout: Annotated[
         float,
-        about("Time limits", "A request's body may pause no longer than this.", unit="seconds", least=0.1),
+        about(
+            "Time limits",
+            "A request's body may pause no longer than this.",
+            unit="seconds",
+            least=0.1,
+            of_routes="all",
+        ),
     ] = 60.0
     send_timeout: Annotated[
         float,
@@ -305,6 +348,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Close the connection if the client reads nothing for this long.",
             unit="seconds",
             least=0.1,
+            of_routes="all",
         ),
     ] = 60.0
     min_rate: Annotated[
@@ -314,11 +358,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Minimum average upload and download rate. 0 disables it.",
             unit="bytes per second",
             least=0,
+            of_routes="all",
         ),
     ] = 500
     rate_grace: Annotated[
         float,
-        about("Time limits", "Grace period before `min_rate` applies.", unit="seconds", least=0),
+        about(
+            "Time limits", "Grace period before `min_rate` applies.", unit="seconds", least=0, of_routes="all"
+        ),
     ] = 30.0
     keep_alive: Annotated[
         float,
@@ -356,6 +403,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "the stack is logged, and the worker replaced. A stream that has begun may go on. 0: no limit.",
             unit="seconds",
             least=0,
+            of_routes="all",
         ),
     ] = 0.0
     stream_timeout: Annotated[
@@ -366,6 +414,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "the connection is reset. 0: no limit.",
             unit="seconds",
             least=0,
+            of_routes="all",
         ),
     ] = 0.0
 
@@ -405,7 +454,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 64 * KIB
     limit_request_body: Annotated[
         int,
-        about("Size limits", "Largest request body; larger ones get a 413.", unit="bytes", least=0),
+        about(
+            "Size limits",
+            "Largest request body; larger ones get a 413.",
+            unit="bytes",
+            least=0,
+            of_routes="all",
+        ),
     ] = GIB
     queue_limit: Annotated[
         int,
@@ -466,6 +521,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Cache-Control of files, such as 'public, max-age=3600'. By default there is none, and caches "
             "decide by the file's age.",
             metavar="TEXT",
+            of_routes="files",
         ),
     ] = ""
     immutable: Annotated[
@@ -474,6 +530,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Files",
             "Files with a hash of their content in the name, such as app.3f2a9c1b.js, get Cache-Control: "
             "public, max-age=31536000, immutable.",
+            of_routes="files",
         ),
     ] = False
     precompressed: Annotated[
@@ -482,6 +539,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Files",
             "Send the file with .br, .zst or .gz behind its name in place of a file, if it is there, is not "
             "older, and the client accepts it.",
+            of_routes="files",
         ),
     ] = False
     fallback: Annotated[
@@ -491,6 +549,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Send this file of the folder in place of what does not exist: index.html for single-page "
             "applications.",
             metavar="FILE",
+            of_routes="files",
         ),
     ] = ""
 
@@ -501,6 +560,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "For this long the pump may answer again with a file without looking at it again. 0: never.",
             unit="seconds",
             least=0,
+            of_routes="files",
         ),
     ] = 1.0
     lease_memory: Annotated[

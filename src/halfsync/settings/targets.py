@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
+from halfsync.header_rules import HeaderRule
 from halfsync.settings.errors import SettingError
-from halfsync.settings.rows import BY_NAME
+from halfsync.settings.headers import header_rules
+from halfsync.settings.places import Place
+from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.values import from_toml
 
 
@@ -38,53 +42,78 @@ class Target:
     own: Mapping[str, Any] = field(default_factory=dict)  # settings of its own, checked
     status: int = 0  # of a response that needs no worker
     content_type: str = ""
+    headers: tuple[HeaderRule, ...] = ()
 
 
-FOR_FILES = ("lease", "cache_control", "immutable", "precompressed", "fallback")
-FOR_APPLICATIONS = ("workers", "threads", "stream_body")
-OWN_OF_ROUTES = (*FOR_APPLICATIONS, *FOR_FILES)
-"""The settings that a route may have a value of its own for."""
+FOR_FILES = tuple(row.name for row in ROWS if row.of_routes == "files")
+FOR_APPLICATIONS = tuple(row.name for row in ROWS if row.of_routes == "applications")
+OWN_OF_ROUTES = tuple(row.name for row in ROWS if row.of_routes)
+"""The settings that sites and routes may have a value of their own for."""
 
 _KINDS = tuple(does.value for does in Does if does.value)
-_ROUTE_KEYS = (*_KINDS, "type", *OWN_OF_ROUTES)
+_ROUTE_KEYS = (*_KINDS, "type", "headers", *OWN_OF_ROUTES)
 _SAYS_WHAT = [does.value for does in Does if does not in (Does.TARGET, Does.ERROR)]
 
 REDIRECTS = (301, 302, 303, 307, 308)
 BODILESS = (204, 304)
 
 
-def toml_targets(table: Any, where: str) -> tuple[Target, ...]:
-    """The routes in a table [routes] of a TOML file; `where` names the table. Raises SettingError."""
+def toml_targets(table: Any, where: Place) -> tuple[Target, ...]:
+    """The routes in a table [routes] of a TOML file. Raises SettingError if it is none."""
     if not isinstance(table, dict):
         raise SettingError(f'{where} must be a table, such as [routes] with "/" = "app:app" in it.')
-    return tuple(_toml_target(path, value, f"{where}.{path!r}") for path, value in table.items())
+    found: list[Target] = []
+    for path, value in table.items():
+        with where.noted():
+            found.append(_toml_target(path, value, where.table(path, f".{path!r}")))
+    return tuple(found)
 
 
-def _toml_target(path: str, value: Any, where: str) -> Target:
+def _toml_target(path: str, value: Any, where: Place) -> Target:
     if isinstance(value, str):
-        return Target(path, value, where)
+        return Target(path, value, str(where))
     if not isinstance(value, dict):
         raise SettingError(
             f'{where} must be a target such as "app:app" or "./static", or a table such as '
             '{ app = "app:app", threads = 2 }.'
         )
     does = _does(value, where)
-    for key in value:
-        if key not in _ROUTE_KEYS:
-            raise SettingError(f"{where} has no setting {key}{did_you_mean(key, _ROUTE_KEYS)}")
-    own = {
-        key: from_toml(BY_NAME[key], value[key], f"{where}: {key}") for key in value if key in OWN_OF_ROUTES
-    }
-    check_files_texts(f"{where}: ", own.get("cache_control", ""), own.get("fallback", ""))
+    check_keys(value, _ROUTE_KEYS, where)
+    own = own_settings(value, where)
+    headers = header_rules(value.get("headers", {}), where.table("headers", ": headers"))
     if does in (Does.APP, Does.FOLDER, Does.FILE):
         for key in ("status", "type"):
             if key in value:
-                raise SettingError(f"{where}: {key} is not for {does.value}.")
-        return Target(path, _text(value, does.value, where), where, does, own)
-    return _fixed(path, value, where, does, own)
+                raise SettingError(f"{where.at(key)}: {key} is not for {does.value}.")
+        return Target(path, _text(value, does.value, where), str(where), does, own, headers=headers)
+    return replace(_fixed(path, value, where, does, own), headers=headers)
 
 
-def _does(value: Mapping[str, Any], where: str) -> Does:
+def check_keys(table: Mapping[str, Any], known: Sequence[str], where: Place) -> None:
+    """Note each key of a site's or route's table that is none."""
+    for key in table:
+        if key in known:
+            continue
+        with where.noted():
+            if key in BY_NAME:
+                why = "is for the whole server; it stands at the top of the file"
+                raise SettingError(f"{where.at(key)}: {key} {why}.")
+            raise SettingError(f"{where.at(key)} has no setting {key}{did_you_mean(key, known)}")
+
+
+def own_settings(table: Mapping[str, Any], where: Place) -> dict[str, Any]:
+    """Those of a site's or route's table. Raises SettingError."""
+    own: dict[str, Any] = {}
+    for name in table:
+        if name in OWN_OF_ROUTES:
+            with where.noted():
+                own[name] = from_toml(BY_NAME[name], table[name], f"{where.at(name)}: {name}")
+    check_files_texts(f"{where}: ", own.get("cache_control", ""), own.get("fallback", ""))
+    check_networks(f"{where}: ", own.get("allow", ()), own.get("deny", ()))
+    return own
+
+
+def _does(value: Mapping[str, Any], where: Place) -> Does:
     kinds = [name for name in _SAYS_WHAT if name in value]
     if len(kinds) > 1:
         raise SettingError(f"{where} has both {kinds[0]} and {kinds[1]}: a route does one thing.")
@@ -99,41 +128,42 @@ def _does(value: Mapping[str, Any], where: str) -> Does:
     )
 
 
-def _fixed(path: str, value: Mapping[str, Any], where: str, does: Does, own: Mapping[str, Any]) -> Target:
+def _fixed(path: str, value: Mapping[str, Any], where: Place, does: Does, own: Mapping[str, Any]) -> Target:
     if "type" in value and does is not Does.RESPOND:
-        raise SettingError(f"{where}: type is for respond.")
+        raise SettingError(f"{where.at('type')}: type is for respond.")
+    named = f"{where.at('status')}: status"
     if does is Does.REDIRECT:
-        status = _status(value, where, 302, REDIRECTS, "one of 301, 302, 303, 307 and 308")
-        return Target(path, _location(value, where), where, does, own, status)
+        status = _status(value.get("status", 302), named, REDIRECTS, "one of 301, 302, 303, 307 and 308")
+        return Target(path, _location(value, where), str(where), does, own, status)
     if does is Does.ERROR:
         errors = [status.value for status in HTTPStatus if status >= 400]
-        status = _status(value, where, 404, errors, "the number of an error, such as 404, 410 or 403")
-        return Target(path, "", where, does, own, status)
+        status = _status(value["status"], named, errors, "the number of an error, such as 404, 410 or 403")
+        return Target(path, "", str(where), does, own, status)
     return _respond(path, value, where, own)
 
 
-def _respond(path: str, value: Mapping[str, Any], where: str, own: Mapping[str, Any]) -> Target:
+def _respond(path: str, value: Mapping[str, Any], where: Place, own: Mapping[str, Any]) -> Target:
     given = value["respond"]
     usual = range(200, 600)
     if isinstance(given, int) and not isinstance(given, bool):
         if "status" in value or "type" in value:
             raise SettingError(f"{where}: respond must be a text where status or type is given, not {given}.")
-        status = _status({"status": given}, f"{where}: respond", given, usual, "a text or a status")
-        return Target(path, "", where, Does.RESPOND, own, status)
-    status = _status(value, where, 200, usual, "a number from 200 to 599")
+        status = _status(given, f"{where.at('respond')}: respond", usual, "a text or a status")
+        return Target(path, "", str(where), Does.RESPOND, own, status)
+    named = f"{where.at('status')}: status"
+    status = _status(value.get("status", 200), named, usual, "a number from 200 to 599")
     text = _text(value, "respond", where)
     if status in BODILESS and text:
         raise SettingError(f"{where}: a response with status {status} has no text.")
     kind = _text(value, "type", where) if "type" in value else "text/plain; charset=utf-8"
     if not re.fullmatch("[ -~]+", kind):
         raise SettingError(f"{where}: type must be a media type such as application/json, not {kind!r}.")
-    return Target(path, text, where, Does.RESPOND, own, status, kind)
+    return Target(path, text, str(where), Does.RESPOND, own, status, kind)
 
 
-def _status(value: Mapping[str, Any], where: str, default: int, known: Iterable[int], expected: str) -> int:
-    given = value.get("status", default)
+def _status(given: Any, where: str, known: Iterable[int], expected: str) -> int:
+    """`where` ends with the key's name."""
     if isinstance(given, bool) or not isinstance(given, int) or given not in known:
-        where = where if where.endswith("respond") else f"{where}: status"
         raise SettingError(f"{where} must be {expected}, not {given!r}.")
     return given
 
@@ -142,7 +172,7 @@ _VARIABLE = re.compile(r"\$\w*")
 VARIABLES = ("$host", "$path", "$query")
 
 
-def _location(value: Mapping[str, Any], where: str) -> str:
+def _location(value: Mapping[str, Any], where: Place) -> str:
     text = _text(value, "redirect", where)
     unknown = [one for one in _VARIABLE.findall(text) if one not in VARIABLES]
     if unknown:
@@ -158,10 +188,10 @@ def _location(value: Mapping[str, Any], where: str) -> str:
     return text
 
 
-def _text(value: Mapping[str, Any], key: str, where: str) -> str:
+def _text(value: Mapping[str, Any], key: str, where: Place) -> str:
     found = value[key]
     if not isinstance(found, str) or "\0" in found:
-        raise SettingError(f"{where}: {key} must be a text, not {found!r}.")
+        raise SettingError(f"{where.at(key)}: {key} must be a text, not {found!r}.")
     return found
 
 
@@ -172,6 +202,19 @@ def check_files_texts(where: str, cache_control: str, fallback: str) -> None:
     parts = fallback.strip("/").split("/")
     if fallback and any(part == "" or part.startswith(".") for part in parts):
         raise SettingError(f"{where}fallback must be a file within the folder, not {fallback!r}.")
+
+
+def check_networks(where: str, allow: Sequence[str], deny: Sequence[str]) -> None:
+    """Raises SettingError. `where` stands before the setting's name."""
+    for name, texts in (("allow", allow), ("deny", deny)):
+        for text in texts:
+            try:
+                ipaddress.ip_network(text, strict=False)
+            except ValueError:
+                raise SettingError(
+                    f"{where}{name}: {text!r} is neither an address such as 10.0.0.7 nor a network such as "
+                    "10.0.0.0/8."
+                ) from None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -33,6 +33,7 @@ import tempfile
 from collections.abc import Sized
 from dataclasses import dataclass
 
+from halfsync.header_rules import HeaderRules
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.primitives import os, time
 from halfsync.response import SMALL, ClientDisconnectedError, Head
@@ -70,11 +71,29 @@ class ResponseLimits:
 class TaskReplier:
     """The Replier of one task. Used by the thread that has the task, and by no other."""
 
-    __slots__ = ("_asked", "_began", "_limits", "_others", "_outbox", "_spill", "begun", "ended", "number")
+    __slots__ = (
+        "_asked",
+        "_began",
+        "_limits",
+        "_others",
+        "_outbox",
+        "_rules",
+        "_spill",
+        "begun",
+        "ended",
+        "number",
+    )
 
     def __init__(
-        self, outbox: Outbox, limits: ResponseLimits, number: int, began: int, others: Sized
+        self,
+        outbox: Outbox,
+        limits: ResponseLimits,
+        number: int,
+        began: int,
+        others: Sized,
+        rules: HeaderRules | None = None,
     ) -> None:
+        self._rules = rules
         self._outbox = outbox
         self._others = others  # tasks that wait to begin
         self._limits = limits
@@ -96,7 +115,7 @@ class TaskReplier:
                 self.number,
                 head.status,
                 head.reason,
-                head.fields,
+                head.fields if self._rules is None else self._rules.apply(head.fields),
                 length,
                 body,
                 [],
@@ -205,7 +224,7 @@ class TaskReplier:
                 self.number,
                 head.status,
                 head.reason,
-                head.fields,
+                head.fields if self._rules is None else self._rules.apply(head.fields),
                 length,
                 body,
                 objects,

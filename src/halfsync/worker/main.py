@@ -29,6 +29,7 @@ from halfsync import channel
 from halfsync.forwarded import Trust
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
+from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
@@ -216,6 +217,7 @@ class WatchThread:
         self._orders = orders
         self._writer = writer
         self._handlers = handlers_of(plan, pool, application)
+        self._rules = header_rules_of(plan)
         if application is not None and plan.settings.max_requests:
             self._handlers = self._counted(plan.settings)
         self._threads: Threads | None = None
@@ -339,6 +341,7 @@ class WatchThread:
             self._handlers,
             self._writer,
             self._limits,
+            self._rules,
         )
         self._alone_since = 0.0
         self._threads.start(self._count)
@@ -380,6 +383,11 @@ class WatchThread:
 
 def trust_of(settings: Settings) -> Trust:
     return Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
+
+
+def header_rules_of(plan: Plan) -> list[HeaderRules | None]:
+    """By route."""
+    return [HeaderRules(route.headers) if route.headers else None for route in plan.routes]
 
 
 def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[Handler | None]:

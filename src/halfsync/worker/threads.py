@@ -35,6 +35,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Protocol
 
+from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
 from halfsync.request import RequestBody, SpooledBody, lines_of
@@ -104,8 +105,8 @@ class LogHandler(Protocol):
 
 
 class Threads:
-    """`count` threads on one `tasks` socket. `handlers` is by route; None where another pool is
-    responsible. The socket is this object's: its last thread closes it."""
+    """`count` threads on one `tasks` socket. `handlers` and `rules` are by route; None where another pool is
+    responsible, or where there are no rules. The socket is this object's: its last thread closes it."""
 
     def __init__(
         self,
@@ -114,11 +115,16 @@ class Threads:
         handlers: Sequence[Handler | None],
         log_handler: LogHandler | None,
         limits: ResponseLimits,
+        rules: Sequence[HeaderRules | None] | None = None,
     ) -> None:
+        self._rules = rules or [None] * len(handlers)
         self._tasks = tasks
         self._scoreboard = scoreboard
         self._handlers = handlers
-        self._quick: list[Quick | None] = [getattr(handler, "quick", None) for handler in handlers]
+        self._quick: list[Quick | None] = [
+            getattr(handler, "quick", None) if of_route is None else None
+            for handler, of_route in zip(handlers, self._rules, strict=True)
+        ]
         self._log_handler = log_handler
         self._limits = limits
         self._task_queue: deque[Task | LogTask] = deque()
@@ -298,7 +304,8 @@ class Threads:
         return 0
 
     def _handle(self, task: Task, began: int) -> None:
-        replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue)
+        rules = self._rules[task.route]
+        replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue, rules)
         spool: RequestBody | None = None
         try:
             if task.body is None:

@@ -1,0 +1,70 @@
+"""Routes that are not for everybody: `allow` and `deny`.
+
+Whose request it is, is what a handler is told: the peer, or whom a trusted proxy names (see forwarded.py). A
+peer without an address, on a unix socket, is in no network.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+
+from halfsync.forwarded import FOR, Trust
+from halfsync.logs.error import log
+from halfsync.plan import RoutePlan
+from halfsync.pump.connection import Exchange
+from halfsync.wire.refusals import Refusal
+
+QUIET = 1.0
+"""Seconds between two lines for one route: anybody can ask, and the log is to stay readable."""
+
+_FORWARDED = re.compile(rb"\r\n%s:[ \t]*([^\r]*)" % FOR.encode(), re.IGNORECASE)
+
+
+class Access:
+    """Of one route."""
+
+    def __init__(self, planned: RoutePlan, trust: Trust) -> None:
+        self._allow = [ipaddress.ip_network(text, strict=False) for text in planned.allow]
+        self._deny = [ipaddress.ip_network(text, strict=False) for text in planned.deny]
+        self._trust = trust
+        self._objection = lru_cache(4096)(self._look)
+        self._quiet_until = 0.0
+        self._omitted = 0
+
+    def check(self, exchange: Exchange, now: float) -> None:
+        """Raises Refusal. `now` is monotonic."""
+        assert exchange.conn is not None
+        client = exchange.conn.origin.client
+        if found := _FORWARDED.findall(exchange.raw):
+            client = self._trust.client(client, b",".join(found).decode("latin-1"))
+        setting = self._objection(client)
+        if not setting:
+            return
+        if now < self._quiet_until:
+            self._omitted += 1
+        else:
+            more = f" ({self._omitted} more were refused since the last such line.)" if self._omitted else ""
+            log("info", f"403 to {client or 'a unix socket'} for {exchange.named}: {setting}.{more}")
+            self._quiet_until, self._omitted = now + QUIET, 0
+        raise Refusal(403, "This is not for you.", close=exchange.head.body_size != 0)
+
+    def _look(self, client: str) -> str:
+        """Why it is refused; "" if it is not."""
+        try:
+            address = ipaddress.ip_address(client)
+        except ValueError:
+            return "it has no address that `allow` could have" if self._allow else ""
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if any(address in network for network in self._deny):
+            return "`deny` has it"
+        if self._allow and not any(address in network for network in self._allow):
+            return "`allow` does not have it"
+        return ""
+
+
+def access_of(planned: RoutePlan, trust: Trust) -> Access | None:
+    """None: the route is for everybody."""
+    return Access(planned, trust) if planned.allow or planned.deny else None

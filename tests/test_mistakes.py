@@ -1,0 +1,94 @@
+"""All that is wrong with a configuration is told in one run, with file and line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILE = """\
+workers = 0
+bind = ["127.0.0.1:0", "nowhere"]
+wokers = 3
+access_logformat = "%Z"
+allow = ["x"]
+
+[routes]
+"/" = "app:app"
+"/static" = { folder = "./static", immutable = "yes", leese = 3 }
+"/a" = "./missing"
+"/a/" = "app:app"
+"/b" = { redirect = "/b/c" }
+"/c?" = { respond = 204 }
+"/d" = { app = "app:app", lease = 3,  headers = { set = { "Date" = "x" } } }
+
+[sites.one]
+hosts = ["one.example", "bad host"]
+bind = "127.0.0.1:x"
+port = 3
+[sites.two]
+hosts = ["same.example"]
+[sites.three]
+hosts = ["same.example"]
+[sites.three.routes]
+"/" = { file = "none", threads = 1 }
+"/x" = 3
+"""
+
+EXAMPLE = 'or a table such as { app = "app:app", threads = 2 }.'
+
+TOLD = """\
+site.toml:1: workers must be a whole number from 1 to 1000, not 0.
+site.toml:3: there is no setting wokers; did you mean workers?
+site.toml:9: routes.'/static' has no setting leese; did you mean lease?
+site.toml:9: routes.'/static': immutable must be true or false, not 'yes'.
+site.toml:14: routes.'/d': headers: Date is the server's own; it can't be changed.
+site.toml:19: sites."one" has no setting port.
+site.toml:17: sites."one": hosts: 'bad host' is neither a host's name nor of the form *.name.
+site.toml:26: sites."three".routes.'/x' must be a target such as "app:app" or "./static", {example}
+Environment variable HALFSYNC_THREDS names no setting; did you mean HALFSYNC_THREADS?
+--keep-alive must be a number of seconds, 0 or more, not 'x'.
+allow: 'x' is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8.
+site.toml:22: sites."three": the host same.example belongs to the site 'two' already.
+site.toml:9: routes.'/static': there is no folder or file './static' in {here}.
+site.toml:10: routes.'/a': there is no folder or file './missing' in {here}.
+site.toml:13: routes.'/c?': no request has a path that begins with '/c?'.
+site.toml:14: routes.'/d': lease is for files; an application says its own.
+site.toml:12: routes.'/b': the redirect to '/b/c' leads to this route again.
+site.toml:25: sites."three".routes.'/': there is no folder or file 'none' in {here}.
+access_logformat: The log format has '%Z', which is not known.
+bind 'nowhere' must be host:port, [address]:port, a port, or unix:/path.
+bind '127.0.0.1:x' must be host:port, [address]:port, a port, or unix:/path.
+"""
+
+
+def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "halfsync", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("how", [("--check-config",), ()], ids=["check", "start"])
+def test_all_of_it_is_told(tmp_path, how):
+    (tmp_path / "site.toml").write_text(FILE, "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--keep-alive", "x", *how, HALFSYNC_THREDS="3")
+    assert (found.returncode, found.stdout) == (2, "")
+    told = [line.removeprefix("halfsync: ") for line in found.stderr.splitlines()]
+    assert sorted(told) == sorted(
+        TOLD.replace("{here}", str(tmp_path)).replace("{example}", EXAMPLE).splitlines()
+    )
+
+
+def test_a_file_that_is_not_toml_says_where(tmp_path):
+    (tmp_path / "site.toml").write_text("workers = 3\nthreads = = 4\n", "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert found.stderr.count("\n") == 1
+    assert "site.toml is not TOML: Invalid value (at line 2, column 11)" in found.stderr
