@@ -65,14 +65,16 @@ def test_a_connection_with_buffered_requests_is_not_idle():
         client = stage.client()
         client.sock.send(get() * 300)
         seen: set[ConnectionState] = set()
-        while not seen or not stage.pump.run_queue.is_empty:
+        stage.until(lambda: not stage.pump.run_queue.is_empty)
+        while not stage.pump.run_queue.is_empty:
             stage.turn()
             for conn in stage.pump.connections.values():
                 if conn.state is ConnectionState.IDLE:
                     assert not conn.inbox
                 elif conn.inbox:
                     seen.add(conn.state)
-        assert ConnectionState.HEAD in seen
+        [*_, conn] = stage.pump.connections.values()
+        assert ConnectionState.HEAD in seen or not conn.transport.keeps_nothing  # then they wait there
         assert [client.answer().body for _ in range(300)] == [b"leased"] * 300
 
 
