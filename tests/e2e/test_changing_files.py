@@ -22,9 +22,9 @@ CLIENTS = {"small": 24, "memory": 16, "copied": 16, "large": 8}
 ROUNDS = 6
 SEEN_WITHIN = 1.3
 """Seconds: a lease, and what a busy machine needs."""
-LATE = 3.0
+LATE = 1.0
 """Seconds that a client's thread, or a worker between its look at the file and its response, may not have run
-at all: this machine's fault, not the server's."""
+at all: this machine's fault, not the server's. A very busy one adds what the slowest response took."""
 
 
 def content(version: int, size: int) -> bytes:
@@ -216,10 +216,14 @@ def gone_within_the_lease(tmp_path: Path, go: Callable[[Path], object]) -> None:
             for _ in range(4):
                 assert client.ask("/" + name).body == content(1, size)
             go(public / name)
-            gone = time.monotonic()
-            while (answer := client.ask("/" + name)).status != 404:
+            gone, slowest = time.monotonic(), 0.0
+            while True:
+                asked = time.monotonic()
+                if (answer := client.ask("/" + name)).status == 404:
+                    break
+                slowest = max(slowest, time.monotonic() - asked)
                 assert answer.body == content(1, size)
-                assert time.monotonic() - gone < SEEN_WITHIN + LATE
+                assert asked - gone < SEEN_WITHIN + LATE + slowest
 
 
 class Town:
@@ -247,6 +251,7 @@ class Town:
         self.whole = self.cut = self.missing = self.busy = 0
         self._latest = dict.fromkeys(SIZES, 0)
         self.wrong: list[str] = []
+        self._slowest = 0.0
         self._threads = [
             threading.Thread(target=self._ask_on, args=[name])
             for name, count in CLIENTS.items()
@@ -293,6 +298,7 @@ class Town:
                 client = client or self._server.client()
                 client.send(request("/" + name))
                 answer = client.answer()
+                self._slowest = max(self._slowest, time.monotonic() - asked)
             except (OSError, AssertionError):
                 answer = None
             if answer is None or not answer.whole:
@@ -324,7 +330,7 @@ class Town:
         with self._lock:
             known = self._by_tag.setdefault((name, answer["ETag"]), (version, size))
         assert known == (version, size) or not self._tags, f"one tag for {known} and for {(version, size)}"
-        limit = asked - SEEN_WITHIN - LATE
+        limit = asked - SEEN_WITHIN - LATE - self._slowest
         must = max(one for one, when in self._changes[name] if when <= limit or not one)
         assert version >= must or self._same_content, f"{version} is old: {must} is long there"
         self._latest[name] = max(self._latest[name], version)

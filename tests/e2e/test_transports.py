@@ -17,11 +17,12 @@ from tests.e2e.harness import TRANSPORTS, Server
 from tests.e2e.test_http import *  # noqa: F403 (each is run here with every transport)
 from tests.e2e.test_http import serving_site
 from tests.e2e.test_pipelining import serving_leased, test_leased_and_unleased_ones_mixed_on_many_connections
+from tests.e2e.test_reconfigure import test_listeners_come_and_go
 
-__all__ = ["test_leased_and_unleased_ones_mixed_on_many_connections"]
+__all__ = ["test_leased_and_unleased_ones_mixed_on_many_connections", "test_listeners_come_and_go"]
 
 
-@pytest.fixture(scope="module", params=["bytes", "records"])
+@pytest.fixture(scope="module", autouse=True, params=["bytes", "records"])
 def _transport(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HALFSYNC_TEST_TRANSPORT", request.param)

@@ -28,6 +28,7 @@ from typing import Any, Self
 from unittest import mock
 
 import msgspec
+import pytest
 
 from halfsync.objects import File, Memory, Pipe
 from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
@@ -67,6 +68,21 @@ TIMEOUT = 60.0
 
 BUILT_IN, APP = 0, 1
 """The stage's pools."""
+
+
+def transport() -> str:
+    """The name of the one that all stages use."""
+    return os.environ.get("HALFSYNC_TEST_TRANSPORT", "plain")
+
+
+def skip_with_single_bytes(why: str) -> None:
+    if transport() == "bytes":
+        pytest.skip(f"what is read in single bytes {why}")
+
+
+def skip_with_records(why: str) -> None:
+    if transport() == "records":
+        pytest.skip(f"what is read in records {why}")
 
 
 class FakeTime:
@@ -154,7 +170,7 @@ class Stage:
             report_hung=self.hung.append,
             report_lost=self._lose,
         )
-        self.pump.acceptor.transport = TRANSPORTS[os.environ.get("HALFSYNC_TEST_TRANSPORT", "plain")]
+        self.pump.acceptor.transport = TRANSPORTS[transport()]
         self._watched = _Watched(self.pump.poller.poll)
         self.pump.poller.poll = self._watched.poll  # type: ignore[assignment]
         self.hands: list[Hand] = []

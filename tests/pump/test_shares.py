@@ -19,7 +19,7 @@ from halfsync.wire.chunked import MAX_CHUNKS
 from halfsync.wire.http1 import HeadLimits, check_partial
 from halfsync.wire.messages import Lease
 from halfsync.wire.refusals import Refusal
-from tests.pump.harness import Client, Stage, get
+from tests.pump.harness import Client, Stage, get, skip_with_single_bytes
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -80,6 +80,7 @@ def test_a_connection_with_buffered_requests_is_not_idle():
 
 def test_empty_lines_behind_a_body_leave_the_connection_idle():
     """Some clients send one after a POST. It is no beginning of a request, so head_timeout does not run."""
+    skip_with_single_bytes("may be half of an empty line, which counts as a beginning of the headers")
     with Stage() as stage:
         stage.hand(answers=True)
         client = stage.client()

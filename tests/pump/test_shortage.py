@@ -18,7 +18,7 @@ from halfsync.pump.main import Orders, _take_order
 from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.workers import Worker
 from halfsync.wire.messages import Cut, Join, Reply, decode_report, encode
-from tests.pump.harness import Client, Hand, Stage, get, open_descriptors
+from tests.pump.harness import Client, Hand, Stage, get, open_descriptors, skip_with_single_bytes
 
 
 class Sending:
@@ -247,6 +247,8 @@ def test_no_more_clients_than_there_are_descriptors_for(capfd: pytest.CaptureFix
 def test_clients_without_a_request_make_room_for_those_who_have_one(sent: bytes, seconds: float):
     """They have head_timeout as long as there is room, and a little when there is none; and whoever has a
     request in flight stays."""
+    if sent == b"\r\n":
+        skip_with_single_bytes("may be half of an empty line, which counts as a beginning of the headers")
     with Stage(head_timeout=1000) as stage:
         stage.pump.acceptor._most = 10
         hand = stage.hand()

@@ -26,7 +26,7 @@ from halfsync.pump.states import (
     ExchangeState,
 )
 from halfsync.wire.messages import Ending, Lease, Task
-from tests.pump.harness import Client, Stage, get
+from tests.pump.harness import Client, Stage, get, skip_with_records, skip_with_single_bytes
 
 S, E = ConnectionState, ConnectionEvent
 X, V = ExchangeState, ExchangeEvent
@@ -329,9 +329,21 @@ def test_each_transition_has_its_scenario():
     assert len(SCENARIOS) == len(TRANSITIONS)
 
 
+NEED_A_WHOLE_READ = {
+    named(S.FRESH, E.EXCHANGE_BEGAN),
+    named(S.IDLE, E.EXCHANGE_BEGAN),
+    named(S.BUSY, E.ENDED_PIPELINED),
+    named(B.AWAITED, W.LAST),
+}
+
+
 @pytest.mark.parametrize("transition", SCENARIOS)
 def test_transition(transition: str, tape: Tape, capfd: pytest.CaptureFixture[str]):
     """Real traffic takes it, and no internal error is logged on the way."""
+    if transition == named(S.BUSY, E.ENDED_PIPELINED):
+        skip_with_records("comes one request after the other")
+    if transition in NEED_A_WHOLE_READ:
+        skip_with_single_bytes("has a state between these")
     before, then = SCENARIOS[transition]
     with Stage(stream_body=transition.startswith("BodyState")) as stage:
         client = before(stage)

@@ -90,10 +90,11 @@ class Leases:
         if sum(map(len, self.known)) >= MAX_KNOWN:
             self._forget_heads()
         uncookied = cut_cookie(raw) if leased.ignores_cookie and self.cut_cookies else b""
+        known = self.known_of(listener)  # of a transport that is never on the hot path it may be the first
         if uncookied:
-            self.known[listener].uncookied[uncookied] = leased
+            known.uncookied[uncookied] = leased
         else:
-            self.known[listener].whole[raw] = leased
+            known.whole[raw] = leased
 
     def _forget_heads(self) -> None:
         for known in self.known:
