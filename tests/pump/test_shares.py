@@ -19,7 +19,7 @@ from halfsync.wire.chunked import MAX_CHUNKS
 from halfsync.wire.http1 import HeadLimits, check_partial
 from halfsync.wire.messages import Lease
 from halfsync.wire.refusals import Refusal
-from tests.pump.harness import Client, Stage, get, skip_with_single_bytes
+from tests.pump.harness import Client, Stage, get, skip_with_records, skip_with_single_bytes
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -60,6 +60,7 @@ def test_pipelined_requests_in_two_writes_are_answered_in_order(first: int, turn
 
 def test_a_connection_with_buffered_requests_is_not_idle():
     """While it waits for its next turn's share, its state says that the next request is here."""
+    skip_with_records("is never buffered here: each request is one")
     with Stage() as stage:
         lease_of(stage, b"leased")
         client = stage.client()

@@ -26,7 +26,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
-from halfsync.pump.streamed_bodies import StreamedBodies
+from halfsync.pump.streamed_bodies import BodyStreams
 from halfsync.settings.table import Settings
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, without_empty_lines
@@ -73,7 +73,7 @@ class Http1:
         self.seen = SeenHeads(limits_of(settings))
         self.spool_space = spool_space
         self._refused_bodies = RefusedBodies()
-        self.streamed = StreamedBodies(clock, run_queue, endings, self._refused_bodies)
+        self.streamed = BodyStreams(clock, run_queue, endings, self._refused_bodies)
         self.configure(settings)
         self.grant = self.streamed.grant
         self.refuse = responses.refuse

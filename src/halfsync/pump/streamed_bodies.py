@@ -37,7 +37,7 @@ from halfsync.wire.messages import BODY_WINDOW, FIRST_OF_BODY, Ending
 from halfsync.wire.refusals import Refusal
 
 
-class StreamedBodies:
+class BodyStreams:
     def __init__(
         self, clock: Clock, run_queue: RunQueue, endings: Endings, refused_bodies: RefusedBodies
     ) -> None:
