@@ -79,7 +79,7 @@ def _fill(server: Server, path: str, body: bytes, count: int) -> tuple[float, in
 
 
 def _open(port: int, request: bytes, body: bytes, number: int) -> socket.socket:
-    """A connection that has had one answer. Eight source addresses, so that ports are plenty."""
+    """A connection that has had one response. Eight source addresses, so that ports are plenty."""
     connection = socket.socket()
     connection.settimeout(10)
     connection.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)

@@ -181,7 +181,7 @@ def usr2(scene: Scene) -> None:
 
 @fault(quick=True, ends=True)
 def stop(scene: Scene) -> None:
-    """TERM amid the load: who was answered is logged, who comes late is refused, nobody hangs."""
+    """TERM during the load: who was answered is logged, who comes late is refused, nobody hangs."""
     scene.lasts(scene.seconds / 2)
     scene.judge.may_refuse = True
     scene.server.signal(signal.SIGTERM)

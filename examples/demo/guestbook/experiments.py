@@ -71,7 +71,7 @@ def large() -> Response:
 
 @pages.get("/leased")
 def leased() -> Response:
-    """Once in five seconds this runs; in between, the pump repeats the answer by itself."""
+    """Once in five seconds this runs; in between, the pump repeats the response by itself."""
     answer = Response(render_template("leased.html", now=time.strftime("%H:%M:%S"), pid=os.getpid()))
     lease = request.environ.get("halfsync.lease")
     if lease is not None:
