@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from halfsync.pump import dispatch
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.replies import Replies
 from halfsync.pump.states import ConnectionState, ExchangeState
+from halfsync.pump.workers import Worker
 from halfsync.wire.messages import Lease, Task, ToPump, decode_tasks, encode
 from tests.pump.harness import Client, Hand, Stage, get, skip_with_records, skip_with_single_bytes
 
@@ -264,21 +264,20 @@ def test_a_stop_says_so_on_the_fast_path_too():
 
 def test_what_a_worker_gets_is_a_task(monkeypatch: pytest.MonkeyPatch):
     """The columns are those of Task, in order."""
-    seen: list[Any] = []
-    columns = dispatch._columns
+    sent: list[Any] = []
+    send = Worker.send
 
-    def recorded(*arguments: Any) -> dispatch.TaskColumns:
-        made = columns(*arguments)
-        seen.append(made)
-        return made
+    def recorded(worker: Worker, messages: Any, fds: list[int]) -> Any:
+        sent.extend(messages)
+        return send(worker, messages, fds)
 
-    monkeypatch.setattr(dispatch, "_columns", recorded)
+    monkeypatch.setattr(Worker, "send", recorded)
     with Stage() as stage:
         hand = stage.hand()
         client = stage.client()
         client.send(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
         task = hand.take()
-    [told] = seen
+    [told] = sent
     [decoded] = decode_tasks(encode([told]))
     assert decoded == task
     assert encode([decoded]) == encode([told])

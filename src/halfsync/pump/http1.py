@@ -184,10 +184,8 @@ class Http1:
             self._admission.admit(exchange)
             route = exchange.route
             # Where a route is not for everybody, each request has to be admitted.
-            is_for_all = route is not None and route.access is None
-            if seen is not None and is_for_all and seen.listener != conn.origin.listener:
-                assert route is not None
-                seen.admitted(conn.origin.listener, route)
+            if seen is not None and route is not None and route.access is None:
+                seen.admitted(conn, route)
             if head.body_size:
                 return self._expect_body(conn, exchange, head)
         except Refusal as refusal:

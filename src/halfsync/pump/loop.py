@@ -252,7 +252,7 @@ class Pump:
                         )
                     conn.request_count += 1
                     continue
-                if seen is not None and known.read_at_once and take_in(conn, data, logged, seen):
+                if seen is not None and take_in(conn, data, logged, seen):
                     continue
                 conn.inbox = data
                 conn.readable = not data or not conn.transport.drained(len(data), RECV_SIZE)

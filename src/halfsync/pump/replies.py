@@ -157,7 +157,9 @@ class Replies:
         deadline = clock.now + self._keep_alive
         date_end = clock.date_end
         owners = worker.owners
+        free_slot = worker.free.append
         pool = worker.pool
+        fields, length, status, reason, start = None, 0, 0, "", b""  # of the head that was made last
         others: list[Reply | Part | Credit] = []
         for reply in messages:
             number = reply.number
@@ -167,36 +169,45 @@ class Replies:
                 continue
             conn = exchange.conn
             body = reply.body
-            length = reply.length
             if (
                 conn is None
                 or conn.inbox
                 or conn.readable
                 or not exchange.head.plain
                 or reply.ending is not DONE
-                or not length == len(body) <= SMALL
-                or len(reply.fields) > SMALL_FIELDS
+                or reply.length != len(body)
                 or reply.lease is not None
                 or reply.objects
                 or reply.dated
                 or reply.close
-                or reply.status in BODILESS
             ):
                 others.append(reply)
                 continue
-            wire = head_start(reply.status, reply.reason, reply.fields, length) + date_end + body
+            if (
+                reply.fields != fields
+                or reply.length != length
+                or reply.status != status
+                or reply.reason != reason
+            ):
+                if reply.length > SMALL or len(reply.fields) > SMALL_FIELDS or reply.status in BODILESS:
+                    others.append(reply)
+                    continue
+                start = head_start(reply.status, reply.reason, reply.fields, reply.length) + date_end
+                fields, length, status, reason = reply.fields, reply.length, reply.status, reply.reason
+            wire = start + body
             try:
                 sent = conn.transport.send(wire)
             except OSError:
                 sent = 0  # to be found out again, and dealt with, where all sends are
             handler_ns = reply.handler_ns
             pool.mean_ns += (handler_ns - pool.mean_ns) / MEAN_OF
-            exchange.status = reply.status
-            exchange.handler_ns = handler_ns
-            begun_ns = worker.scoreboard[number % SCOREBOARD_SLOTS]
+            slot = number % SCOREBOARD_SLOTS
+            begun_ns = worker.scoreboard[slot] if log_times or sent != len(wire) else 0
             del owners[number]
-            worker.free.append(number % SCOREBOARD_SLOTS)
+            free_slot(slot)
             if sent != len(wire):
+                exchange.status = status
+                exchange.handler_ns = handler_ns
                 exchange.begun_ns = begun_ns
                 self._responses.go_on_with_small(exchange, wire, length, sent)
                 continue
@@ -204,15 +215,13 @@ class Replies:
             conn.exchange = None
             conn.state = IDLE
             conn.deadline = deadline
-            conn.wire_bytes += sent
-            conn.body_bytes += length
             if records is not None:
                 records.append(
                     (
                         conn.when,
                         conn.origin.client,
                         exchange.raw if log_cookies else exchange.logged or exchange.raw,
-                        reply.status,
+                        status,
                         length,
                         sent,
                         max(0, begun_ns - exchange.queued_ns) // 1000 if log_times else -1,

@@ -7,8 +7,8 @@ cut out first, as for leases (see known_heads.py).
 
 from __future__ import annotations
 
-from halfsync.pump.connection import Route
-from halfsync.pump.known_heads import cut_cookie
+from halfsync.pump.connection import Connection, Route
+from halfsync.pump.known_heads import KnownHeads, cut_cookie
 from halfsync.pump.leases import Key
 from halfsync.wire.http1 import HeadLimits, RequestHead, parse_head
 
@@ -20,19 +20,21 @@ MAX_SEEN_HEAD = 1024
 class SeenHead:
     """A plain head, and where a request with it went before."""
 
-    __slots__ = ("head", "lease_key", "listener", "route", "uncookied")
+    __slots__ = ("head", "known", "lease_key", "route", "uncookied")
 
     def __init__(self, head: RequestHead, uncookied: bytes) -> None:
         self.head = head
         self.uncookied = uncookied  # as it stands in the access log
         self.route: Route | None = None  # not admitted yet
-        self.listener = -1  # where it was admitted; elsewhere it may have another route
+        self.known: KnownHeads | None = None  # of the listener where it was; it may go elsewhere from others
         self.lease_key: Key = (-1, b"", b"", b"")
 
-    def admitted(self, listener: int, route: Route) -> None:
-        self.listener = listener
-        self.route = route
-        self.lease_key = (listener, self.head.method, self.head.host, self.head.target)
+    def admitted(self, conn: Connection, route: Route) -> None:
+        """A request with it came on `conn`, and went to `route`."""
+        if self.known is not conn.known and conn.known.read_at_once:
+            self.known = conn.known
+            self.route = route
+            self.lease_key = (conn.origin.listener, self.head.method, self.head.host, self.head.target)
 
 
 class SeenHeads:

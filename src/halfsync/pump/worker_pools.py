@@ -159,6 +159,8 @@ class WorkerPools:
             for route, planned in zip(self.routes, plan.routes, strict=True)
             if planned.pool != NO_POOL
         }
+        for route, pool in self.dispatcher.pools.items():
+            route.pool = pool
 
     def _backend(self, planned: RoutePlan) -> Backend:
         if planned.fixed is not None:

@@ -55,7 +55,8 @@ DROPPED = object()
 """What owns a task of whose reply nobody wants anything any more: its request went elsewhere, or was
 answered by the pump."""
 
-_numbers = itertools.count(1)
+numbers = itertools.count(1)
+"""Of the tasks of all workers, without their slots."""
 
 
 class Sent(Enum):
@@ -120,7 +121,7 @@ class Worker:
     def take_number(self, owner: object) -> int:
         """A new task's: `number % SCOREBOARD_SLOTS` is its slot, and no task of this pump ever had it."""
         slot = self.free.pop()
-        number = next(_numbers) * SCOREBOARD_SLOTS + slot
+        number = next(numbers) * SCOREBOARD_SLOTS + slot
         self.owners[number] = owner
         self.scoreboard[slot] = 0
         return number
@@ -280,13 +281,13 @@ class Tasks:
         self.messages = TaskMessages(poller)
         self.reroute: Callable[[Exchange], None]  # set by whoever knows the routes: see reconfigure.py
         self.look_at = NEVER  # monotonic: the next look at scoreboards (see stalls.py)
-        self._newest_ns = 0
+        self.newest_ns = 0
 
     def next_ns(self) -> int:
         """The time, for a request that is queued now. Each has one of its own, which so is its place in the
         queue too."""
         now_ns = self._clock.now_ns
-        self._newest_ns = now_ns = now_ns if now_ns > self._newest_ns else self._newest_ns + 1
+        self.newest_ns = now_ns = now_ns if now_ns > self.newest_ns else self.newest_ns + 1
         return now_ns
 
     def look_within(self, seconds: float) -> None:
