@@ -19,10 +19,12 @@ from halfsync.handlers.wsgi_response import OVER, Invocation
 from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import RequestBody
-from halfsync.response import INTERNAL_ERROR, ClientDisconnectedError, Replier, Responder
+from halfsync.response import INTERNAL_ERROR, SMALL, ClientDisconnectedError, Replier, Responder
 from halfsync.wire.messages import Task
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+_new = Invocation.__new__
 
 
 class WSGIHandler:
@@ -49,7 +51,17 @@ class WSGIHandler:
 
         Gives the time when it ended, or 0 if a Replier was used (see `worker.threads.Quick`).
         """
-        invocation = Invocation(None, responder, task.number, began)
+        invocation = _new(Invocation)  # as in its __init__, which would cost a call
+        invocation.replier_made = None
+        invocation.responder = responder
+        invocation.number = task.number
+        invocation.began = began
+        invocation.length = -1
+        invocation.sent = 0
+        invocation.dropped = False
+        invocation.lease = None
+        invocation.head = None
+        invocation.method = ""
         try:
             found = self._seen[task.listener].get(task.head)
             if found is None or task.body_size:
@@ -62,12 +74,20 @@ class WSGIHandler:
                 environ["wsgi.input"] = BytesIO()
                 invocation.method = environ["REQUEST_METHOD"]
             result = self._application(environ, invocation.start_response)
-            if type(result) is list and len(result) == 1:
+            head: Any = invocation.head  # a Head, or None
+            if type(result) is list and len(result) == 1 and head is not None:
                 piece = result[0]
-                if type(piece) is bytes and invocation.is_all(len(piece)):
+                if (
+                    type(piece) is bytes
+                    and (head.length == len(piece) or head.length < 0)
+                    and len(piece) <= SMALL
+                    and invocation.replier_made is None
+                    and invocation.lease is None
+                    and not head.bodiless
+                    and invocation.method != "HEAD"
+                ):
                     invocation.replier_made = OVER
-                    assert invocation.head is not None
-                    return responder.outbox.whole(task.number, invocation.head, piece, began)
+                    return responder.outbox.whole(task.number, head, piece, began)
             send(invocation, result)
         except ClientDisconnectedError:
             _abort(invocation.replier)

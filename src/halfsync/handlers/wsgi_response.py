@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from halfsync.logs.error import log
 from halfsync.primitives import os
-from halfsync.response import SMALL, Head, Replier, Responder, head_of, known_head
+from halfsync.response import Head, Replier, Responder, head_of, known_head
 from halfsync.stamps import is_at_rest, stamp_of
 from halfsync.wire.messages import Ending, Lease
 
@@ -30,8 +30,16 @@ class Invocation:
     """One request's start_response, and what the application has said of its reply so far."""
 
     __slots__ = (
-        "_began", "_dropped", "_lease", "_length", "_number", "_responder", "_sent",
-        "head", "method", "replier_made",
+        "began",
+        "dropped",
+        "head",
+        "lease",
+        "length",
+        "method",
+        "number",
+        "replier_made",
+        "responder",
+        "sent",
     )  # fmt: skip
 
     shaping: ClassVar[tuple[str, ...]] = ()
@@ -42,13 +50,13 @@ class Invocation:
     ) -> None:
         """Without a `replier`, one is got from `responder` when it is needed."""
         self.replier_made = replier
-        self._responder = responder
-        self._number = number
-        self._began = began
-        self._length = -1  # of the whole body, once it is known
-        self._sent = 0
-        self._dropped = False
-        self._lease: Lease | None = None
+        self.responder = responder
+        self.number = number
+        self.began = began
+        self.length = -1  # of the whole body, once it is known
+        self.sent = 0
+        self.dropped = False
+        self.lease: Lease | None = None
         self.head: Head | None = None
         self.method = ""
 
@@ -70,7 +78,7 @@ class Invocation:
         except TypeError:  # not a sequence, or of lists: `head_of` says so
             head = head_of(status, fields)
         self.head = head
-        self._length = head.length
+        self.length = head.length
         if head.dropped:
             _warn_of_dropped(head.dropped)
         return self.write
@@ -93,7 +101,7 @@ class Invocation:
                 raise ValueError(f"{name!r} can't be the name of a header field")
         if seconds > 0 and self.method in ("GET", "HEAD"):
             lower = (*[name.lower() for name in names], *self.shaping)
-            self._lease = Lease(float(seconds), lower, bool(public))
+            self.lease = Lease(float(seconds), lower, bool(public))
 
     def refuse_lease(self, _seconds: float, *_names: str, public: bool = False) -> None:
         """In place of `ask_lease`."""
@@ -104,22 +112,9 @@ class Invocation:
     @property
     def replier(self) -> Replier:
         if self.replier_made is None:
-            assert self._responder is not None
-            self.replier_made = self._responder.replier(self._number, self._began)
+            assert self.responder is not None
+            self.replier_made = self.responder.replier(self.number, self.began)
         return self.replier_made
-
-    def is_all(self, size: int) -> bool:
-        """Whether one piece of this size is the whole response, as it is, and a small one."""
-        head = self.head
-        return (
-            head is not None
-            and self.replier_made is None
-            and (head.length == size or head.length < 0)
-            and size <= SMALL
-            and self._lease is None
-            and not head.bodiless
-            and self.method != "HEAD"
-        )
 
     def send_all(self, pieces: Sequence[bytes]) -> None:
         """All the pieces that remain, when it is known that these are all."""
@@ -131,31 +126,31 @@ class Invocation:
             self.finish()
             return
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        length = len(body) if self._length < 0 else self._length
+        length = len(body) if self.length < 0 else self.length
         if len(body) > length and not self._is_bodiless(head):
             self._warn_of_surplus()
             body = body[:length]
-        if len(body) == length and (not self._is_bodiless(head) or self._lease is not None):
+        if len(body) == length and (not self._is_bodiless(head) or self.lease is not None):
             self._whole(head, length, body, self._granted(head, length))
         elif self._is_bodiless(head):
-            self._whole(head, self._length if head.status == 304 else length, b"", None)
+            self._whole(head, self.length if head.status == 304 else length, b"", None)
         else:
-            self._length = length
+            self.length = length
             self.send(body)
             self.finish()
 
     def send_file(self, descriptor: int, offset: int, count: int, status: os.stat_result) -> None:
         """What is in a regular file. Closes the descriptor."""
         head = self._head()
-        length = count if self._length < 0 else self._length
-        if self._is_bodiless(head) and self._lease is None:
+        length = count if self.length < 0 else self.length
+        if self._is_bodiless(head) and self.lease is None:
             os.close(descriptor)
             self._whole(head, length, b"", None)
             return
         if count > length:
             self._warn_of_surplus()
         if count < length:
-            self._length, self._sent = length, count
+            self.length, self.sent = length, count
             self._complain_of_missing()
         ending = Ending.ABORTED if count < length else Ending.DONE
         lease = self._granted(head, length) if ending is Ending.DONE and is_at_rest(status) else None
@@ -170,21 +165,21 @@ class Invocation:
             self.replier.check_client()
             return
         if self._is_bodiless(head):
-            self._dropped = True
+            self.dropped = True
             return
-        if self._length >= 0:
+        if self.length >= 0:
             piece = self._within_length(piece)
             if not piece:
                 return
-        self._sent += len(piece)
-        last = self._sent == self._length
+        self.sent += len(piece)
+        last = self.sent == self.length
         if self.replier.begun:
             self.replier.write(piece, last=last)
         elif last:
-            self._whole(head, self._length, piece, self._granted(head, self._length))
+            self._whole(head, self.length, piece, self._granted(head, self.length))
         else:
             self._refuse_lease("its body comes in pieces")
-            self.replier.begin(head, self._length, piece)
+            self.replier.begin(head, self.length, piece)
 
     def finish(self) -> None:
         """There will be no more pieces."""
@@ -192,11 +187,11 @@ class Invocation:
         if self.replier.ended:
             return
         if self._is_bodiless(head):
-            self._whole(head, self._length, b"", None)
-        elif self._sent < self._length:
+            self._whole(head, self.length, b"", None)
+        elif self.sent < self.length:
             self._complain_of_missing()
             if not self.replier.begun:
-                self.replier.begin(head, self._length, b"")
+                self.replier.begin(head, self.length, b"")
             self.replier.abort()
         elif self.replier.begun:
             self.replier.finish()
@@ -207,7 +202,7 @@ class Invocation:
     def is_disconnected(self) -> bool:
         """There has been a piece that was not to be sent. (A body that is whole may still be iterated: it
         may have something to do at its end.)"""
-        return self._dropped
+        return self.dropped
 
     @property
     def begun(self) -> bool:
@@ -228,36 +223,36 @@ class Invocation:
         return self.method == "HEAD" or head.bodiless
 
     def _within_length(self, piece: bytes) -> bytes:
-        room = self._length - self._sent
+        room = self.length - self.sent
         if len(piece) > room:
             self._warn_of_surplus()
         return piece[:room]
 
     def _warn_of_surplus(self) -> None:
-        if not self._dropped:
+        if not self.dropped:
             log(
                 "warning",
-                f"The application gave more than its Content-Length of {self._length}; the rest is dropped.",
+                f"The application gave more than its Content-Length of {self.length}; the rest is dropped.",
             )
-        self._dropped = True
+        self.dropped = True
 
     def _complain_of_missing(self) -> None:
         log(
             "error",
-            f"The application gave {self._sent} of the {self._length} bytes that its Content-Length says; "
+            f"The application gave {self.sent} of the {self.length} bytes that its Content-Length says; "
             "the connection is aborted.",
         )
 
     def _granted(self, head: Head, length: int) -> Lease | None:
-        if self._lease is None:
+        if self.lease is None:
             return None
         if head.sets_cookie:
             self._refuse_lease("it sets a cookie")
             return None
-        return self._lease
+        return self.lease
 
     def _refuse_lease(self, why: str) -> None:
-        if self._lease is not None:
+        if self.lease is not None:
             _warn_of_lease(why)
 
 
