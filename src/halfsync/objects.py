@@ -57,4 +57,15 @@ class Pipe(msgspec.Struct, tag="p", array_like=True, gc=False):
         return None
 
 
-SimpleObject = Memory | File | Pipe
+class Tunnel(msgspec.Struct, tag="t", array_like=True, gc=False):
+    """A connected stream socket, to which the client is connected from now on: bytes both ways, until both
+    ways have ended. It is all of a response, whose status is 101."""
+
+    fd: int
+
+    @property
+    def length(self) -> None:
+        return None
+
+
+SimpleObject = Memory | File | Pipe | Tunnel

@@ -73,6 +73,10 @@ class Replier(Protocol):
         when it is handed over. `stamp`: what the file was when the head was made, if somebody may write
         into it; a client that gets another version, or a mixture, will be able to tell."""
 
+    def tunnel(self, head: Head, descriptor: int) -> None:
+        """A whole reply of status 101, behind which the client is connected to a stream socket. The
+        descriptor is closed when it is handed over."""
+
     def begin(self, head: Head, length: int, piece: bytes) -> None:
         """The head of a reply whose body follows piece by piece (`length` is -1 if it is not known),
         and the first piece. Both leave at once. Raises ClientDisconnectedError."""

@@ -30,7 +30,7 @@ from unittest import mock
 import msgspec
 import pytest
 
-from halfsync.objects import File, Memory, Pipe
+from halfsync.objects import SimpleObject
 from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
 from halfsync.pump import clock as clock_module
 from halfsync.pump.closes import CloseReason
@@ -594,7 +594,7 @@ class Hand:
         reason: str = "OK",
         fields: bytes = b"Content-Type: text/plain\r\n",
         length: int | None = None,
-        objects: list[Memory | File | Pipe] | None = None,
+        objects: list[SimpleObject] | None = None,
         fds: tuple[int, ...] = (),
         ending: Ending = Ending.DONE,
         close: bool = False,
@@ -626,7 +626,7 @@ class Hand:
     def part(
         self,
         task: Task,
-        *objects: Memory | File | Pipe,
+        *objects: SimpleObject,
         ending: Ending = Ending.UNFINISHED,
         fds: tuple[int, ...] = (),
         handler_ns: int = 5_000_000,

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from halfsync.objects import SAME_FILE, File, Memory, Pipe
+from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.pump.closes import CloseReason
 from halfsync.wire.messages import Ending, Task
 from tests.pump.harness import Client, Hand, Stage, get, no_descriptor_left, parse_answer
@@ -49,7 +49,7 @@ def give_files(
     with open(fd, "wb", closefd=False) as file:
         file.write(b"before" + data + b"behind")
     half = len(data) // 2
-    objects: list[Memory | File | Pipe] = [File(0, 6, half), File(SAME_FILE, 6 + half, len(data) - half)]
+    objects: list[SimpleObject] = [File(0, 6, half), File(SAME_FILE, 6 + half, len(data) - half)]
     hand.reply(task, length=length, objects=objects, fds=(fd,), ending=ending, status=status)
 
 

@@ -5,26 +5,32 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from halfsync.objects import Memory
+from halfsync.objects import Memory, Tunnel
 from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.states import (
     BODY_TABLE,
     CONNECTION_TABLE,
     EXCHANGE_TABLE,
+    TUNNEL_TABLE,
     BodyEvent,
     BodyState,
     ConnectionEvent,
     ConnectionState,
     ExchangeEvent,
     ExchangeState,
+    TunnelEvent,
+    TunnelState,
 )
+from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.pump.harness import Client, Stage, get, skip_with_records, skip_with_single_bytes
 
@@ -32,14 +38,17 @@ S, E = ConnectionState, ConnectionEvent
 X, V = ExchangeState, ExchangeEvent
 B, W = BodyState, BodyEvent
 
-State = ConnectionState | ExchangeState | BodyState
-Event = ConnectionEvent | ExchangeEvent | BodyEvent
+T, U = TunnelState, TunnelEvent
+
+State = ConnectionState | ExchangeState | BodyState | TunnelState
+Event = ConnectionEvent | ExchangeEvent | BodyEvent | TunnelEvent
 
 BAD = b"nonsense\r\n\r\n"
 UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe"
 TRANSITIONS: list[tuple[State, Event]] = [
     *((s, e) for s in S for e in E if CONNECTION_TABLE[s][e] is not None),
     *((x, v) for x in X for v in V if EXCHANGE_TABLE[x][v] is not None),
+    *((t, u) for t in T for u in U if TUNNEL_TABLE[t][u] is not None),
     *((b, w) for b in B for w in W if BODY_TABLE[b][w] is not None),
 ]
 
@@ -57,6 +66,7 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> Tape:
     record(tape, Connection, CONNECTION_TABLE, E, monkeypatch)
     record(tape, Exchange, EXCHANGE_TABLE, V, monkeypatch)
     record(tape, BodyStream, BODY_TABLE, W, monkeypatch)
+    record(tape, TunnelEnds, TUNNEL_TABLE, U, monkeypatch)
     return tape
 
 
@@ -143,6 +153,43 @@ def offered(stage: Stage) -> Client:
     client = awaited(stage)
     client.send(b"l")
     return client
+
+
+UPGRADE = get("/", "Connection: Upgrade", "Upgrade: echo")
+
+
+def upgrades(stage: Stage, client: Any) -> None:
+    """A client that is connected to a socket, whose other end it has as `peer`."""
+    hand = stage.hand()
+    client.send(UPGRADE)
+    client.peer, theirs = socket.socketpair()
+    client.peer.setblocking(False)
+    stage._undo.callback(client.peer.close)
+    hand.reply(hand.take(), status=101, objects=[Tunnel(0)], fds=(theirs.detach(),), length=-1)
+    assert client.interim().status == 101
+
+
+def tunnel(stage: Stage) -> Client:
+    client = stage.client()
+    upgrades(stage, client)
+    return client
+
+
+def client_has_ended(stage: Stage) -> Client:
+    client = tunnel(stage)
+    client.finish()
+    return client
+
+
+def peer_has_ended(stage: Stage) -> Client:
+    client = tunnel(stage)
+    peer_ends(stage, client)
+    return client
+
+
+def peer_ends(stage: Stage, client: Any) -> None:
+    client.peer.shutdown(socket.SHUT_WR)
+    stage.settle()
 
 
 def its_task(stage: Stage) -> Task:
@@ -276,6 +323,15 @@ def it_comes_whole_before_a_worker_has_it(_stage: Stage, client: Client) -> None
     client.send(b"llo")
 
 
+def client_ends(_stage: Stage, client: Client) -> None:
+    client.finish()
+
+
+def peer_closes(stage: Stage, client: Any) -> None:
+    client.peer.close()
+    stage.settle()
+
+
 def it_asks_for_what_is_not_there(stage: Stage, client: Client) -> None:
     client.send(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
 
@@ -310,6 +366,16 @@ SCENARIOS: dict[str, tuple[Before, Then]] = {
     named(X.SENDING, V.ABORT): (fresh, it_leaves_before_it_has_taken_all),
     named(X.PRODUCING, V.MORE_CAME): (fresh, a_worker_goes_on),
     named(X.PRODUCING, V.ABORT): (fresh, it_leaves_while_a_worker_pauses),
+    named(S.BUSY, E.SWITCHED): (fresh, upgrades),
+    named(S.TUNNEL, E.ENDED_LAST): (tunnel, peer_closes),
+    named(S.TUNNEL, E.CLOSE): (tunnel, leaves),
+    named(T.OPEN, U.CLIENT_END): (tunnel, client_ends),
+    named(T.OPEN, U.PEER_END): (tunnel, peer_ends),
+    named(T.CLIENT_ENDED, U.PEER_END): (client_has_ended, peer_ends),
+    named(T.PEER_ENDED, U.CLIENT_END): (peer_has_ended, client_ends),
+    named(T.OPEN, U.ABORT): (tunnel, leaves),
+    named(T.CLIENT_ENDED, U.ABORT): (client_has_ended, leaves),
+    named(T.PEER_ENDED, U.ABORT): (peer_has_ended, leaves),
     named(B.UNASKED, W.ASKED): (unasked, it_is_read),
     named(B.UNASKED, W.LAST): (fresh, it_comes_whole_before_a_worker_has_it),
     named(B.UNASKED, W.DROPPED): (unasked, it_is_not_read),
@@ -385,6 +451,17 @@ def test_a_pair_is_in_the_bodies_table_or_raises(state: BodyState, event: BodyEv
     check_move(BodyStream(), state, event, BODY_TABLE[state][event])
 
 
+@pytest.mark.parametrize("event", U)
+@pytest.mark.parametrize("state", T)
+def test_a_pair_is_in_the_tunnels_table_or_raises(state: TunnelState, event: TunnelEvent):
+    """The same for tunnels."""
+    one, other = socket.socketpair()
+    ends = TunnelEnds(Descriptor(one.detach()))
+    check_move(ends, state, event, TUNNEL_TABLE[state][event])
+    ends.peer.close()
+    other.close()
+
+
 def check_move(one: Any, state: State, event: Event, target: State | None) -> None:
     one.state = state
     if target is None:
@@ -401,6 +478,7 @@ def check_move(one: Any, state: State, event: Event, target: State | None) -> No
     [
         (CONNECTION_TABLE, S.FRESH, {S.CLOSED}),
         (EXCHANGE_TABLE, X.RECEIVING, {X.ENDED, X.ABORTED}),
+        (TUNNEL_TABLE, T.OPEN, {T.OVER}),
         (BODY_TABLE, B.UNASKED, {B.COMPLETE, B.UNWANTED}),
     ],
 )

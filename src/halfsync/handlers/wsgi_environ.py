@@ -16,6 +16,7 @@ from halfsync.forwarded import Trust
 from halfsync.handlers.errors import ErrorStream
 from halfsync.handlers.wsgi_iterables import FileWrapper
 from halfsync.handlers.wsgi_response import Invocation
+from halfsync.handlers.wsgi_tunnel import TunnelMaker, may_switch
 from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import RequestBody, authority_of, decoded, path_and_query, without_cookie
 from halfsync.wire.messages import Task
@@ -96,6 +97,7 @@ class Environs:
             and len(head) <= MAX_SEEN_HEAD
             and b"cookie" not in head.lower()
             and not by_proxy
+            and "HTTP_UPGRADE" not in environ
         ):
             seen = self.seen[task.listener]
             if len(seen) >= MAX_SEEN:
@@ -106,6 +108,8 @@ class Environs:
         environ["REMOTE_ADDR"] = task.client
         environ["REMOTE_PORT"] = str(task.client_port)
         environ["halfsync.lease"] = invocation.ask_lease
+        if "HTTP_UPGRADE" in environ and may_switch(environ):
+            environ["halfsync.tunnel"] = TunnelMaker(environ["HTTP_UPGRADE"])
         if by_proxy:
             self._believe(environ, task, invocation)
         return environ

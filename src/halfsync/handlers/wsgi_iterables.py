@@ -7,7 +7,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from halfsync.handlers.wsgi_response import Invocation
+from halfsync.handlers.wsgi_response import BadApplication, Invocation
+from halfsync.handlers.wsgi_tunnel import TunnelResponse
 from halfsync.primitives import os
 from halfsync.temporary_files import out_of_reach
 
@@ -35,12 +36,20 @@ def send(invocation: Invocation, result: Iterable[bytes]) -> None:
     try:
         if type(result) is list or type(result) is tuple:
             invocation.send_all(result)
+        elif type(result) is TunnelResponse:
+            _send_tunnel(invocation, result)
         elif not (type(result) is FileWrapper and _send_file(invocation, result)):
             _iterate(invocation, result)
     finally:
         if hasattr(result, "close"):
             invocation.soon()  # close() may take its time: work for after the reply is done there
             result.close()
+
+
+def _send_tunnel(invocation: Invocation, result: TunnelResponse) -> None:
+    if invocation.head is not None:
+        raise BadApplication("The application called start_response, and returned a tunnel.")
+    result.hand_over(invocation.replier)
 
 
 def _iterate(invocation: Invocation, result: Iterable[bytes]) -> None:

@@ -9,12 +9,13 @@ through an open file description of the pump's own, whose O_NONBLOCK no other pr
 from __future__ import annotations
 
 import os
+import socket
 import stat
 
-from halfsync.objects import SAME_FILE, File, Memory, SimpleObject
+from halfsync.objects import SAME_FILE, File, Memory, SimpleObject, Tunnel
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.wire.messages import Part, Reply
+from halfsync.wire.messages import Ending, Part, Reply
 
 MEMORY_SLACK = 512 * 1024
 """Bytes of one response's body that a worker may send in memory beyond `reply_memory`: the first 64 KiB
@@ -39,6 +40,8 @@ def check_objects(
     `memory`: bytes of a body that a worker may give in memory; `waiting`: how many objects wait to be sent.
     Pipes are made the pump's own."""
     for item in message.objects:
+        if isinstance(item, Tunnel):
+            _check_tunnel(message, exchange)
         if isinstance(item, Memory):
             exchange.memory += len(item.data)
         elif isinstance(item, File) and item.fd == SAME_FILE:
@@ -71,6 +74,32 @@ def _own_pipe(descriptor: Descriptor) -> None:
         raise UnsendableError(f"its pipe can't be opened: {error.strerror}", 503) from None
 
 
+def _check_tunnel(message: Reply | Part, exchange: Exchange) -> None:
+    """It is the whole of a 101, to a request that may be followed by one: of HTTP/1.1, and with nothing of
+    its body yet to come (RFC 9110 7.8)."""
+    whole = isinstance(message, Reply) and message.status == 101 and message.ending is Ending.DONE
+    if not whole or len(message.objects) > 1 or (isinstance(message, Reply) and message.body):
+        raise UnsendableError("a tunnel is all of a response, whose status is 101")
+    if exchange.head.minor == 0 or (exchange.stream is not None and not exchange.stream.is_whole):
+        raise UnsendableError("its request can't become a tunnel")
+
+
+def _check_socket(descriptor: Descriptor, mode: int) -> None:
+    """Connected, and one of bytes, not of packets."""
+    if not stat.S_ISSOCK(mode):
+        raise UnsendableError("what it names as a tunnel is no socket")
+    try:
+        peer = socket.socket(fileno=os.dup(descriptor.fd))
+        try:
+            connected = peer.type == socket.SOCK_STREAM and peer.getpeername() is not None
+        finally:
+            peer.close()
+    except OSError:
+        connected = False
+    if not connected:
+        raise UnsendableError("what it names as a tunnel is no connected stream socket")
+
+
 def _check_descriptor(item: SimpleObject, fds: list[Descriptor], cut: bool) -> None:
     assert not isinstance(item, Memory)
     if not 0 <= item.fd < len(fds):
@@ -82,6 +111,8 @@ def _check_descriptor(item: SimpleObject, fds: list[Descriptor], cut: bool) -> N
     if isinstance(item, File):
         if not stat.S_ISREG(mode):
             raise UnsendableError("what it names as a file is no regular file")
+    elif isinstance(item, Tunnel):
+        _check_socket(descriptor, mode)
     elif not stat.S_ISFIFO(mode):
         raise UnsendableError("what it names as a pipe is no pipe")
     else:

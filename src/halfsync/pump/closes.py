@@ -31,6 +31,8 @@ class CloseReason(IntEnum):
     STREAM_TIMEOUT = 19
     FILE_CHANGED = 20
     BODY_NOT_READ = 21
+    TUNNEL_ENDED = 22
+    TUNNEL_TIMEOUT = 23
 
     @property
     def text(self) -> str:
@@ -70,6 +72,8 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.INTERNAL_ERROR: ("an internal error of the server", True),
     CloseReason.STREAM_TIMEOUT: ("the handler gave nothing more within stream_timeout", True),
     CloseReason.BODY_NOT_READ: ("complete, before all of the request's body had come", False),
+    CloseReason.TUNNEL_ENDED: ("both ways of the tunnel were ended", False),
+    CloseReason.TUNNEL_TIMEOUT: ("nothing went through the tunnel within tunnel_timeout", True),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }
 

@@ -32,6 +32,7 @@ from halfsync.pump.states import (
     ExchangeState,
 )
 from halfsync.pump.transport import Transport
+from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.messages import Ending, Reply
@@ -157,6 +158,7 @@ class Exchange:
     body_left = 0  # bytes yet to come, if its size was announced
     received = 0
     stream: BodyStream | None = None  # if it is passed on while it comes
+    tunnel: TunnelEnds | None = None  # what its response leads to
     # its task
     line: tuple[int, int] | None = None  # in which it waits, if the queue has several (see queues.py)
     took_long = False  # which was counted (see costs.py)

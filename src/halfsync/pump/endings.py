@@ -54,6 +54,8 @@ class Endings:
     def _abort_exchange(self, exchange: Exchange, reason: CloseReason) -> None:
         exchange.reason = reason
         self.log(exchange)
+        if exchange.tunnel is not None:
+            exchange.tunnel.abort(self._poller)
         if exchange.route is not None:
             exchange.route.backend.cancel(exchange)
         exchange.move(ExchangeEvent.ABORT)

@@ -92,6 +92,7 @@ class Http1:
             self._serve,  # BUSY
             output.linger,  # LINGERING
             _gone,  # CLOSED
+            _switched,  # TUNNEL
         )
         self._exchange_steps: tuple[Callable[[Connection], Outcome], ...] = (
             self._read_body,  # RECEIVING
@@ -333,6 +334,10 @@ def _is_whole(exchange: Exchange) -> bool:
 
 def _wait(_conn: Connection) -> Outcome:
     return WAIT
+
+
+def _switched(conn: Connection) -> Outcome:
+    return conn.protocol.step(conn)
 
 
 def _gone(_conn: Connection) -> Outcome:

@@ -58,9 +58,11 @@ from halfsync.pump.states import (
     LINGERING,
     QUEUED,
     SENDING,
+    TUNNEL,
 )
 from halfsync.pump.stopping import StopReport
 from halfsync.pump.timeouts import SWEEP, Timeouts
+from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.worker_pools import WorkerPools
 from halfsync.pump.workers import Worker
 from halfsync.wire.http1 import parse_head
@@ -126,6 +128,15 @@ class Pump:
             self.changing,
         )
         self.responses = Http1Responses(settings, self.clock, self.run_queue, self.endings, self.output)
+        self.tunnels = Tunnels(
+            self.clock,
+            self.poller,
+            self.run_queue,
+            self.endings,
+            self.output,
+            self.responses,
+            settings.tunnel_timeout,
+        )
         self.room = Room(self.clock, self.endings)
         self.pools = WorkerPools(
             plan,
@@ -138,6 +149,7 @@ class Pump:
             self.access,
             self.room,
             self.responses,
+            self.tunnels,
             report_hung,
             report_lost,
         )
@@ -158,7 +170,7 @@ class Pump:
         )
         self.http1 = Http1(*parts)
         self.closing_http1 = ClosingHttp1(*parts)  # where a listening socket is no more
-        self.timeouts = Timeouts(settings, self.run_queue, self.endings, self.http1, self.drive)
+        self.timeouts = Timeouts(settings, self.run_queue, self.endings, self.http1, self.tunnels, self.drive)
         self.acceptor = Acceptor(
             plan, self.clock, self.poller, self.endings, self.room, self.http1, self.leases
         )
@@ -319,6 +331,9 @@ class Pump:
                 return
             if exchange.state is SENDING and not mask & _WRITE and exchange.stream is None:
                 return  # it sends on while it does not read: no reason to try again
+        elif mask & _GONE and conn.state is TUNNEL:
+            self.tunnels.hung_up(conn, mask)
+            return
         self.run_queue.ready(conn)
 
     # --- steps -------------------------------------------------------------------------------------
@@ -400,7 +415,7 @@ class Pump:
         if self.draining:
             return
         self.acceptor.stop()
-        self.draining = self.timeouts.draining = True
+        self.draining = self.tunnels.draining = self.timeouts.draining = True
         self.responses.keeps_alive = False
         self.responses.linger_timeout = min(self.responses.linger_timeout, LINGER_AT_STOP)
         for conn in list(self.connections.values()):
@@ -408,6 +423,8 @@ class Pump:
                 conn.deadline = min(conn.deadline, now + FRESH_TIMEOUT)
             elif conn.state is LINGERING:
                 conn.deadline = min(conn.deadline, now + self.responses.linger_timeout)
+            elif conn.state is TUNNEL:
+                self.tunnels.stop(conn)
             elif conn.state is IDLE:
                 self.timeouts.close_idle(conn, CloseReason.DRAINING)
 

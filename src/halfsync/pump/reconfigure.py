@@ -78,6 +78,7 @@ class PlanChange:
         pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
         pump.timeouts.configure(settings)
         pump.responses.configure(settings)
+        pump.tunnels.timeout = settings.tunnel_timeout
         for protocol in (pump.http1, pump.closing_http1):
             protocol.configure(settings)
         pump.http1.spool_space.limit = settings.spool_limit
@@ -85,7 +86,7 @@ class PlanChange:
         pump.sites.replace(plan, pump.pools.routes)
         pump.acceptor.configure(plan)
         for conn in list(pump.connections.values()):
-            if plan.listeners[conn.origin.listener].is_removed:
+            if plan.listeners[conn.origin.listener].is_removed and conn.protocol is not pump.tunnels:
                 self._close_after_next_response(conn)
             if conn.exchange is not None and conn.exchange.state is RECEIVING:
                 self._send_elsewhere(conn.exchange)

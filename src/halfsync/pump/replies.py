@@ -13,7 +13,7 @@ import time
 import traceback
 
 from halfsync.logs.error import log
-from halfsync.objects import File, Memory, SimpleObject
+from halfsync.objects import File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.pump.access import AccessLog
 from halfsync.pump.checks import UnsendableError, check_objects
 from halfsync.pump.clock import Clock
@@ -32,6 +32,8 @@ from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import ENDED, IDLE, WORKING
+from halfsync.pump.tunnel import Tunnels
+from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Tasks, Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.http1_responses import BODILESS, head_start
@@ -70,6 +72,7 @@ class Replies:
         tasks: Tasks,
         deaths: WorkerDeaths,
         responses: Http1Responses,
+        tunnels: Tunnels,
         settings: Settings,
     ) -> None:
         self._clock = clock
@@ -83,6 +86,7 @@ class Replies:
         self._tasks = tasks
         self._deaths = deaths
         self._responses = responses
+        self._tunnels = tunnels
         self.configure(settings)
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
@@ -313,6 +317,9 @@ class Replies:
         exchange.begun_ns = worker.begun(reply.number)
         if reply.lease is not None:
             self._grant_lease(worker, conn, exchange, reply, fds)
+        if reply.objects and isinstance(reply.objects[0], Tunnel):
+            self._tunnels.switch(exchange, reply, TunnelEnds(fds[reply.objects[0].fd]))
+            return
         if reply.ending is DONE and conn.protocol.respond_small(exchange, reply):
             return
         conn.protocol.begin(exchange, reply)
@@ -394,6 +401,7 @@ def _sendable(exchange: Exchange, item: SimpleObject, fds: list[Descriptor]) -> 
             exchange.shared_file = fds[item.fd]
         assert exchange.shared_file is not None
         return FileSpan(exchange.shared_file, item.offset, item.count, item.stamp)
+    assert isinstance(item, Pipe)
     return PipeEnd(fds[item.fd])
 
 

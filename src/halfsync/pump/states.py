@@ -45,6 +45,7 @@ class ConnectionState(IntEnum):
     BUSY = 3  # has an exchange, whose own state says whose turn it is
     LINGERING = 4  # the last response is sent, and our way is shut; reads until the client closes too
     CLOSED = 5
+    TUNNEL = 6  # the client and a socket talk through it, and HTTP is over: see TunnelState
 
 
 class ConnectionEvent(IntEnum):
@@ -55,6 +56,7 @@ class ConnectionEvent(IntEnum):
     ENDED_PIPELINED = 4  # the same, and bytes of the next request are buffered
     ENDED_LAST = 5  # its last byte was taken, and it was the connection's last
     CLOSE = 6  # see closes.CloseReason
+    SWITCHED = 7  # the head of a 101 was taken
 
 
 class ExchangeState(IntEnum):
@@ -98,9 +100,24 @@ class BodyEvent(IntEnum):
     DROPPED = 4  # nobody will read the rest
 
 
+class TunnelState(IntEnum):
+    """Of a tunnel's two ways. The value is an index into TUNNEL_TABLE."""
+
+    OPEN = 0
+    CLIENT_ENDED = 1  # what the client had to say is said
+    PEER_ENDED = 2  # what the socket had to say is said
+    OVER = 3
+
+
+class TunnelEvent(IntEnum):
+    CLIENT_END = 0  # the client's end of file was passed on; or nobody takes what it says
+    PEER_END = 1  # the socket's end of file was passed on
+    ABORT = 2  # the connection closes
+
+
 # In Python 3.11 an enum's member is found through a hook written in Python (0.1 µs); what is used for
 # every request is so imported by name.
-FRESH, IDLE, HEAD, BUSY, LINGERING, CLOSED = ConnectionState
+FRESH, IDLE, HEAD, BUSY, LINGERING, CLOSED, TUNNEL = ConnectionState
 RECEIVING, QUEUED, WORKING, SENDING, PRODUCING, ENDED, ABORTED = ExchangeState
 EXCHANGE_BEGAN, EXCHANGE_ENDED = ConnectionEvent.EXCHANGE_BEGAN, ConnectionEvent.EXCHANGE_ENDED
 WHOLE, HANDED_OVER, RESPONSE, TAKEN = (
@@ -132,6 +149,11 @@ _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     _S.BUSY: {
         _E.EXCHANGE_ENDED: _S.IDLE,
         _E.ENDED_PIPELINED: _S.HEAD,
+        _E.ENDED_LAST: _S.LINGERING,
+        _E.SWITCHED: _S.TUNNEL,
+        _E.CLOSE: _S.CLOSED,
+    },
+    _S.TUNNEL: {
         _E.ENDED_LAST: _S.LINGERING,
         _E.CLOSE: _S.CLOSED,
     },
@@ -195,6 +217,25 @@ _BODY: dict[BodyState, dict[BodyEvent, BodyState]] = {
     _B.UNWANTED: {},
 }
 
+_T, _U = TunnelState, TunnelEvent
+
+_TUNNEL: dict[TunnelState, dict[TunnelEvent, TunnelState]] = {
+    _T.OPEN: {
+        _U.CLIENT_END: _T.CLIENT_ENDED,
+        _U.PEER_END: _T.PEER_ENDED,
+        _U.ABORT: _T.OVER,
+    },
+    _T.CLIENT_ENDED: {
+        _U.PEER_END: _T.OVER,
+        _U.ABORT: _T.OVER,
+    },
+    _T.PEER_ENDED: {
+        _U.CLIENT_END: _T.OVER,
+        _U.ABORT: _T.OVER,
+    },
+    _T.OVER: {},
+}
+
 CONNECTION_TABLE: tuple[tuple[ConnectionState | None, ...], ...] = tuple(
     tuple(_CONNECTION[state].get(event) for event in ConnectionEvent) for state in ConnectionState
 )
@@ -210,17 +251,24 @@ BODY_TABLE: tuple[tuple[BodyState | None, ...], ...] = tuple(
 )
 """The same for streamed bodies."""
 
+TUNNEL_TABLE: tuple[tuple[TunnelState | None, ...], ...] = tuple(
+    tuple(_TUNNEL[state].get(event) for event in TunnelEvent) for state in TunnelState
+)
+"""The same for tunnels."""
+
 _AnyState = TypeVar("_AnyState", bound=IntEnum)
 _AnyEvent = TypeVar("_AnyEvent", bound=IntEnum)
 
 
 def diagrams() -> str:
-    """The tables as Mermaid state diagrams: the connection's, the exchange's, the streamed body's."""
+    """The tables as Mermaid state diagrams: the connection's, the exchange's, the streamed body's, the
+    tunnel's."""
     return "\n".join(
         (
             _diagram(_CONNECTION, ConnectionState.FRESH),
             _diagram(_EXCHANGE, ExchangeState.RECEIVING),
             _diagram(_BODY, BodyState.UNASKED),
+            _diagram(_TUNNEL, TunnelState.OPEN),
         )
     )
 

@@ -35,7 +35,9 @@ from halfsync.pump.states import (
     PRODUCING,
     RECEIVING,
     SENDING,
+    TUNNEL,
 )
+from halfsync.pump.tunnel import Tunnels
 from halfsync.settings.table import Settings
 from halfsync.wire.refusals import Refusal
 
@@ -50,6 +52,7 @@ class Timeouts:
         run_queue: RunQueue,
         endings: Endings,
         http1: Http1,
+        tunnels: Tunnels,
         drive: Callable[[Connection], None],
     ) -> None:
         """`drive` takes steps on a connection, at once."""
@@ -57,6 +60,7 @@ class Timeouts:
         self._run_queue = run_queue
         self._endings = endings
         self._http1 = http1
+        self._tunnels = tunnels
         self._drive = drive
         self.draining = False
 
@@ -81,6 +85,8 @@ class Timeouts:
             endings.close(conn, CloseReason.DRAINING if self.draining else CloseReason.HEAD_TIMEOUT)
         elif state is LINGERING:
             endings.close(conn, CloseReason.LINGER_TIMEOUT)
+        elif state is TUNNEL:
+            self._tunnels.expired(conn, now)
         elif state is HEAD:
             self._http1.expire_head(conn)
         elif state is BUSY:

@@ -32,6 +32,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls
 from halfsync.pump.states import QUEUED, WORKING
+from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.wire.messages import ClientDisconnected, Ending, Join, LogRecord, LogTask, Piece, Stacks
 from halfsync.wire.refusals import Refusal
@@ -83,6 +84,7 @@ class WorkerPools:
         access: AccessLog,
         room: Room,
         responses: Http1Responses,
+        tunnels: Tunnels,
         report_hung: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
     ) -> None:
@@ -114,6 +116,7 @@ class WorkerPools:
             self.tasks,
             self.deaths,
             responses,
+            tunnels,
             settings,
         )
         self.workers = self.tasks.workers

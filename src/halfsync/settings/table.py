@@ -406,6 +406,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             of_routes="all",
         ),
     ] = 0.0
+    tunnel_timeout: Annotated[
+        float,
+        about(
+            "Time limits",
+            "After an upgrade, reset the connection if nothing goes through it for this long, in either "
+            "direction. 0: no limit.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 3600.0
     stream_timeout: Annotated[
         float,
         about(

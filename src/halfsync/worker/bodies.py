@@ -34,7 +34,7 @@ from collections.abc import Sized
 from dataclasses import dataclass
 
 from halfsync.header_rules import HeaderRules
-from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
+from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.primitives import os, time
 from halfsync.response import SMALL, ClientDisconnectedError, Head
 from halfsync.settings.table import Settings
@@ -141,6 +141,9 @@ class TaskReplier:
         stamp: Stamp | None = None,
     ) -> None:
         self._reply(head, length, b"", [File(descriptor, offset, count, stamp)], ending, lease)
+
+    def tunnel(self, head: Head, descriptor: int) -> None:
+        self._reply(head, -1, b"", [Tunnel(descriptor)], DONE)
 
     def begin(self, head: Head, length: int, piece: bytes) -> None:
         assert not self.begun

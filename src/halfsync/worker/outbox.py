@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from halfsync.logs.error import log
-from halfsync.objects import File, Memory, Pipe
+from halfsync.objects import File, Memory, Pipe, Tunnel
 from halfsync.primitives import os, socket, threading, time
 from halfsync.response import Head
 from halfsync.wire.messages import (
@@ -142,7 +142,7 @@ class Outbox:
         if _size(message) <= MAX_PACKET and _descriptors(message) <= MAX_DESCRIPTORS:
             return message
         for item in message.objects:
-            if isinstance(item, (File, Pipe)) and item.fd >= 0:
+            if isinstance(item, (File, Pipe, Tunnel)) and item.fd >= 0:
                 os.close(item.fd)
         return _instead_of(message)
 
@@ -249,7 +249,7 @@ def _index_descriptors(packet: list[Message]) -> list[int]:
     descriptors: list[int] = []
     for message in packet:
         for item in message.objects:
-            if isinstance(item, (File, Pipe)) and item.fd >= 0:
+            if isinstance(item, (File, Pipe, Tunnel)) and item.fd >= 0:
                 descriptors.append(item.fd)
                 item.fd = len(descriptors) - 1
     return descriptors
@@ -258,5 +258,5 @@ def _index_descriptors(packet: list[Message]) -> list[int]:
 def _undo_indexes(packet: list[Message], descriptors: list[int]) -> None:
     for message in packet:
         for item in message.objects:
-            if isinstance(item, (File, Pipe)) and item.fd >= 0:
+            if isinstance(item, (File, Pipe, Tunnel)) and item.fd >= 0:
                 item.fd = descriptors[item.fd]
