@@ -29,7 +29,9 @@ def site(tmp_path_factory):
     (folder / "large").write_bytes(pattern(LARGE))
     (folder / "public").mkdir()
     (folder / "public/file").write_bytes(b"a file\n")
-    with serving(folder, "story:app", "/public=./public", "--threads", str(THREADS)) as server:
+    # Each of the slow ones reads on when the one before it has all, which may take a busy machine minutes.
+    patient = ("--send-timeout", "600", "--min-rate", "0")
+    with serving(folder, "story:app", "/public=./public", "--threads", str(THREADS), *patient) as server:
         # The worker makes its 32 MiB once, before anything is measured.
         assert len(server.get("/whole").body) == LARGE
         yield server

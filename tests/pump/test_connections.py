@@ -13,7 +13,7 @@ from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.reading import RECV_SIZE
 from halfsync.wire.messages import Ending, Lease, Part
-from tests.pump.harness import BUILT_IN, Client, Stage, get, no_descriptor_left
+from tests.pump.harness import BUILT_IN, Client, Stage, get, no_descriptor_left, skip_with_records
 
 
 @pytest.fixture
@@ -92,6 +92,7 @@ def test_a_request_that_is_cut_off_reaches_nobody(stage: Stage):
 
 def test_100_continue_is_said_when_it_is_waited_for(stage: Stage):
     """Before the body, and only if nothing of it has come."""
+    skip_with_records("has the body in a record of its own, which has not come when the headers have")
     hand = stage.hand(answers=True)
     head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     client = stage.client()
