@@ -129,12 +129,38 @@ def test_a_socket_by_number_is_refused_with_what_to_do():
         listeners.parse("fd://3")
 
 
-@pytest.mark.parametrize("address", ["https://127.0.0.1:443", "HTTPS://[::]:443", "http://host:80/path"])
+@pytest.mark.parametrize("address", ["https://127.0.0.1", "https://host:80/path", "http://host:80/path"])
 def test_urls_that_can_not_be_bound(address):
-    with pytest.raises(
-        SettingError, match="does not serve TLS yet" if "s:" in address.lower() else "must be"
-    ):
+    with pytest.raises(SettingError, match="must be"):
         listeners.parse(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [
+        ("https://127.0.0.1:443", ("127.0.0.1", 443)),
+        ("HTTPS://[::]:443/", ("::", 443)),
+        ("http://host:80", ("host", 80)),
+    ],
+)
+def test_urls_that_can_be_bound(address, where):
+    assert listeners.parse(address) == where
+
+
+@pytest.mark.parametrize(
+    ("address", "scheme", "with_certificate"),
+    [
+        ("127.0.0.1:1", "http", "https"),
+        ("1", "http", "https"),
+        ("tcp://127.0.0.1:1", "http", "https"),
+        ("http://127.0.0.1:1", "http", "http"),
+        ("HTTPS://127.0.0.1:1", "https", "https"),
+        ("unix:/run/a.sock", "http", "http"),
+    ],
+)
+def test_a_certificate_means_https_where_nothing_else_is_said(address, scheme, with_certificate):
+    assert listeners.scheme_of(address, Settings()) == scheme
+    assert listeners.scheme_of(address, Settings(certfile=["a.pem"])) == with_certificate
 
 
 def has_ipv6() -> bool:

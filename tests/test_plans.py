@@ -67,7 +67,7 @@ def test_a_plan_crosses_whole():
         files = RoutePlan("/files", "./f", Kind.FILES, 0, FileRules(lease=2.0, cache_control="no-store"))
         settings = Settings(bind=["127.0.0.1:1"], env=["A=b"], keep_alive=3.5)
         plan = Plan(settings, (files, route("", "a:app", 1)), (BUILT_IN, pool("a:app")), listeners, 7)
-        crossed = plan_codec.decode(plan_codec.encode(plan), {0: here, 2: sent})
+        crossed = plan_codec.decode(plan_codec.encode(plan), {0: here, 2: sent}, -1)
         assert replace(crossed, listeners=()) == replace(plan, listeners=())
         assert [one.socket for one in crossed.listeners][::2] == [here, sent]
         assert [one.is_removed for one in crossed.listeners] == [False, True, False]

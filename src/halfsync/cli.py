@@ -25,6 +25,7 @@ from halfsync.routes_table import table_of
 from halfsync.seen_files import seen
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
+from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS
 from halfsync.settings.targets import Target
@@ -215,6 +216,9 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     read_again.started_with(named, loaded.sites, loaded.headers, layout)
     check_formats(loaded, mistakes)
     check_addresses(layout.addresses(loaded.settings), mistakes)
+    tls: tuple[SiteTLS, ...] = ()
+    with mistakes.noted():
+        tls = tls_of(loaded.settings, loaded.sites)
     mistakes.raise_all()
     if print_routes:
         plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)
@@ -223,11 +227,11 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     if check_config:
         for note in notes:
             click.echo(note)
-        return check(loaded, layout)
+        return check(loaded, layout, tls)
     say_notes(notes, loaded)
     from halfsync.parent.main import serve
 
-    return serve(loaded.settings, layout, read_again, files)
+    return serve(loaded.settings, layout, read_again, files, tls)
 
 
 def say_notes(notes: Sequence[str], loaded: Loaded) -> None:
@@ -282,7 +286,7 @@ def check_addresses(addresses: Sequence[str], mistakes: Mistakes) -> None:
             parse(address)
 
 
-def check(loaded: Loaded, layout: Layout) -> int:
+def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
     """`--check-config`: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import machine, privileges
@@ -291,6 +295,7 @@ def check(loaded: Loaded, layout: Layout) -> int:
 
     settings = loaded.settings
     keep_descriptor()
+    check_certificates(loaded, layout, tls)
     settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
     for name in ("access_logfile", "error_logfile", "pid"):
         check_writable(name, getattr(settings, name))
@@ -300,6 +305,21 @@ def check(loaded: Loaded, layout: Layout) -> int:
         return WRONG
     click.echo("The configuration is fine.")
     return 0
+
+
+def check_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> None:
+    """Whatever is doubtful in them is printed."""
+    from halfsync.parent import certificates, listeners
+
+    found, notes = certificates.read(tls)
+    certificates.close(found)
+    for note in notes:
+        click.echo(note)
+    schemes = [listeners.scheme_of(address, loaded.settings) for address in layout.addresses(loaded.settings)]
+    if found is None and "https" in schemes:
+        raise SettingError(
+            "bind has an https:// address, but there is no certificate: name one with certfile."
+        )
 
 
 def check_writable(name: str, path: str | None) -> None:

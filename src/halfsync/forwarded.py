@@ -91,6 +91,10 @@ class Trust:
         scheme = value.get(PROTO, "").lower()
         if scheme in _DEFAULT_PORTS:
             environ["wsgi.url_scheme"] = scheme
+            if scheme == "https":
+                environ["HTTPS"] = "on"
+            else:
+                environ.pop("HTTPS", None)
             environ["SERVER_PORT"] = _port_in(str(environ.get("HTTP_HOST", ""))) or _DEFAULT_PORTS[scheme]
         port = value.get(PORT, "")
         if port.isascii() and port.isdigit() and 0 < int(port) <= 65535:

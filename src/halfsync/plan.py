@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from halfsync import __version__
+from halfsync.certificates import Certificates
 from halfsync.header_rules import HeaderRule
 from halfsync.seen_files import SeenFile
 from halfsync.settings.table import Settings
@@ -121,6 +122,7 @@ class Listener:
     is_removed: bool = False  # a reload took it out of `bind`
     bound_as: str = ""  # in `bind`; "" if a service manager made it
     sites: tuple[int, ...] = (DEFAULT_SITE,)  # served here: indices into Plan.sites, the default one first
+    scheme: str = "http"  # or "https"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,13 @@ class Plan:
     sites: tuple[SitePlan, ...] = (SitePlan(),)
     configuration: tuple[SeenFile, ...] = field(default=(), compare=False)
     """The files that it was read from, by whole paths; the pump is sent none."""
+    certificates: Certificates | None = None  # None: nobody listens for https
 
     @property
     def addresses(self) -> list[str]:
         """Where it is served: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
-        found = [one.address for one in self.listeners if not one.is_removed]
-        return [one if one.startswith("unix:") else f"http://{one}" for one in found]
+        found = [one for one in self.listeners if not one.is_removed]
+        return [one.address if not one.port else f"{one.scheme}://{one.address}" for one in found]
 
     @property
     def in_words(self) -> str:

@@ -1,6 +1,6 @@
 """A plan as bytes, for a pump that is running when the parent makes another one.
 
-The listening sockets are not among them: their descriptors stand beside the bytes.
+The listening sockets and the certificates are not among them: their descriptors stand beside the bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import socket
 
 import msgspec
 
+from halfsync.certificates import Certificates
 from halfsync.plan import Listener, Plan, PoolPlan, RoutePlan, SitePlan
 from halfsync.settings.table import Settings
 
@@ -19,6 +20,7 @@ class _Listener(msgspec.Struct, array_like=True):
     port: int
     is_removed: bool
     sites: tuple[int, ...]
+    scheme: str
 
 
 class _Plan(msgspec.Struct, array_like=True):
@@ -28,6 +30,7 @@ class _Plan(msgspec.Struct, array_like=True):
     listeners: tuple[_Listener, ...]
     number: int
     sites: tuple[SitePlan, ...]
+    certificates: Certificates | None
 
 
 _decode = msgspec.msgpack.Decoder(_Plan).decode
@@ -35,16 +38,25 @@ _decode = msgspec.msgpack.Decoder(_Plan).decode
 
 def encode(plan: Plan) -> bytes:
     listeners = tuple(
-        _Listener(one.address, one.host, one.port, one.is_removed, one.sites) for one in plan.listeners
+        _Listener(one.address, one.host, one.port, one.is_removed, one.sites, one.scheme)
+        for one in plan.listeners
     )
     return msgspec.msgpack.encode(
-        _Plan(plan.settings, plan.routes, plan.pools, listeners, plan.number, plan.sites)
+        _Plan(
+            plan.settings,
+            plan.routes,
+            plan.pools,
+            listeners,
+            plan.number,
+            plan.sites,
+            plan.certificates,
+        )
     )
 
 
-def decode(data: bytes, sockets: dict[int, socket.socket]) -> Plan:
-    """`sockets`: those of its listeners, by index; whichever are missing must be removed ones. Raises
-    msgspec.DecodeError."""
+def decode(data: bytes, sockets: dict[int, socket.socket], certificates: int) -> Plan:
+    """`sockets`: those of its listeners, by index; whichever are missing must be removed ones.
+    `certificates`: the descriptor of their file, if there are any. Raises msgspec.DecodeError."""
     found = _decode(data)
     listeners = tuple(
         Listener(
@@ -54,10 +66,20 @@ def decode(data: bytes, sockets: dict[int, socket.socket]) -> Plan:
             sockets.get(index) or _none(),
             one.is_removed,
             sites=one.sites,
+            scheme=one.scheme,
         )
         for index, one in enumerate(found.listeners)
     )
-    return Plan(found.settings, found.routes, found.pools, listeners, found.number, found.sites)
+    known = None if found.certificates is None else found.certificates.at(certificates)
+    return Plan(
+        found.settings,
+        found.routes,
+        found.pools,
+        listeners,
+        found.number,
+        found.sites,
+        certificates=known,
+    )
 
 
 def _none() -> socket.socket:

@@ -18,6 +18,7 @@ from halfsync.header_rules import HeaderRule
 from halfsync.layout import Layout, target_of, work_out
 from halfsync.seen_files import SeenFile, seen
 from halfsync.settings.errors import Mistakes, SettingError
+from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import Settings
@@ -32,6 +33,7 @@ class Configuration:
     settings: Settings
     layout: Layout
     configuration: tuple[SeenFile, ...] = ()  # the files that it was read from
+    tls: tuple[SiteTLS, ...] = ()
     notes: Sequence[str] = ()  # sentences for the log: what takes effect at a restart only, or not at all
 
 
@@ -76,10 +78,13 @@ class Rereading:
             targets = [*loaded.targets, *map(target_of, sources.targets)]
             layout = self._worked_out((settings, targets, loaded.sites, loaded.headers), mistakes)
             self._check(replace(loaded, settings=settings), mistakes)
+            tls: tuple[SiteTLS, ...] = ()
+            with mistakes.noted():
+                tls = tls_of(settings, loaded.sites)
             mistakes.raise_all()
         notes += [note for note in sources.notes if note not in self._sources.notes]
         self._sources = sources
-        return Configuration(settings, layout, files, notes)
+        return Configuration(settings, layout, files, tls, notes)
 
     def started_with(
         self,

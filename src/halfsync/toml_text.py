@@ -59,7 +59,7 @@ def sites_in_toml(sites: Sequence[SiteEntry]) -> list[str]:
         lines += ["", f"[{table}]", f"hosts = {in_toml(list(site.hosts))}"]
         if site.bind:
             lines.append(f"bind = {in_toml(list(site.bind))}")
-        own = {**site.own, **_headers(site.headers)}
+        own = {**site.own, **site.tls, **_headers(site.headers)}
         lines += [f"{name} = {in_toml(value)}" for name, value in own.items()]
         lines += [f"[{table}.routes]", *routes_in_toml(site.routes)]
     return lines

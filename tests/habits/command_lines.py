@@ -75,7 +75,7 @@ LINES = (
     Line("gunicorn -w 4 -k uvicorn.workers.UvicornWorker shop:asgi", told="halfsync serves WSGI applications only"),
     Line("gunicorn -k geventwebsocket.gunicorn.workers.GeventWebSocketWorker -w 1 shop:app", told="halfsync has one kind of worker"),
     Line("gunicorn -D shop:app", told="--daemon: halfsync stays in the foreground"),
-    Line("gunicorn --certfile=/certs/a.pem --keyfile=/certs/a.key shop:app", told="halfsync does not serve TLS yet"),
+    Line("gunicorn --certfile=/certs/a.pem --keyfile=/certs/a.key shop:app", told="keyfile: the file /certs/a.key can't be read"),
     Line("gunicorn --paste production.ini", told="--paste: write a module that calls paste.deploy.loadapp"),
     # --- uvicorn, hypercorn and waitress, serving WSGI
     Line("uvicorn shop:app --interface wsgi --host 0.0.0.0 --port 80 --workers 4", {"bind": ["0.0.0.0:80"], "workers": 4}),
@@ -83,7 +83,7 @@ LINES = (
     Line("uvicorn shop:app --interface wsgi --uds shop.sock --proxy-headers --timeout-keep-alive 5 --limit-max-requests 10000 --app-dir . --log-level trace --access-log", {"bind": ["unix:shop.sock"], "keep_alive": 5, "max_requests": 10000, "pythonpath": ["."], "log_level": "debug", "access_logfile": "-"}),
     Line("uvicorn shop:app --host :: --port 80", {"bind": ["[::]:80"]}),
     Line("uvicorn shop:asgi --host 0.0.0.0 --port 80", told="is an ASGI application"),
-    Line("uvicorn shop:app --ssl-keyfile a.key --ssl-certfile a.pem", told="halfsync does not serve TLS yet"),
+    Line("uvicorn shop:app --ssl-keyfile a.key --ssl-certfile a.pem", told="keyfile: the file a.key can't be read"),
     Line("uvicorn shop:app --root-path /api --host 0.0.0.0", told="--root-path: mount the application under the path instead"),
     Line("hypercorn shop:app --bind 0.0.0.0:8000 --workers 2 --worker-class asyncio", told="halfsync serves WSGI applications only"),
     Line("waitress-serve --listen=*:8080 --threads=6 shop:app", {"bind": ["0.0.0.0:8080"], "threads": 6}),

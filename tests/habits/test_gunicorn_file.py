@@ -95,14 +95,14 @@ def test_the_file_serves_and_its_hooks_are_logged(folder):
 
 
 def test_what_is_refused_stops_a_start_and_is_a_comment_when_converted(folder):
-    (folder / "gunicorn.conf.py").write_text("certfile = 'a.pem'\nworker_class = 'gevent'\nworkers = 2\n")
+    (folder / "gunicorn.conf.py").write_text("paste = 'a.ini'\nworker_class = 'gevent'\nworkers = 2\n")
     found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--check-config")
     assert found.returncode == 2
-    assert found.stderr.startswith("halfsync: gunicorn.conf.py: certfile: halfsync does not serve TLS yet")
+    assert found.stderr.startswith("halfsync: gunicorn.conf.py: paste: write a module")
     converted = halfsync(folder, "convert", "gunicorn.conf.py")
     assert converted.returncode == 0
     assert tomllib.loads(converted.stdout) == {"workers": 2, "routes": {}}
-    assert "#  - certfile: halfsync does not" in converted.stdout
+    assert "#  - paste: write a module" in converted.stdout
     assert "#  - worker_class gevent: " in converted.stdout
 
 
@@ -264,7 +264,7 @@ def test_a_hook_that_comes_later_is_logged_once(folder):
     [
         ("1 / 0\n", "failed in line 5 with ZeroDivisionError: division by zero."),
         ("workers = 'many'\n", "gunicorn.conf.py: workers must be a whole number"),
-        ("certfile = 'a'\n", "gunicorn.conf.py: certfile: "),
+        ("paste = 'a'\n", "gunicorn.conf.py: paste: "),
         ("wsgi_app = 'nowhere:app'\n", "there is no module 'nowhere'"),
     ],
 )

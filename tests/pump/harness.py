@@ -30,12 +30,14 @@ from unittest import mock
 import msgspec
 import pytest
 
+from halfsync.certificates import Certificates
 from halfsync.objects import SimpleObject
 from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
 from halfsync.pump import clock as clock_module
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.loop import Pump
+from halfsync.pump.transport import PlainTransport
 from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
@@ -60,6 +62,7 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from tests.pump import tls_ends
 from tests.pump.prompt import PromptSocket
 from tests.pump.transports import TRANSPORTS
 
@@ -126,8 +129,10 @@ class Stage:
         routes: tuple[RoutePlan, ...] | None = None,
         sites: tuple[SitePlan, ...] = (SitePlan(),),
         unix: bool = False,
+        tls: Certificates | None = None,
         **settings: Any,
     ) -> None:
+        """`tls`: it listens for https, with these certificates."""
         self.time = FakeTime()
         self._undo = contextlib.ExitStack()
         self._undo.enter_context(mock.patch.object(clock_module, "time", self.time))
@@ -144,6 +149,9 @@ class Stage:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         self.listener.listen(512)
         name = self.listener.getsockname()
+        if transport() == "tls" and not unix and tls is None:
+            tls = tls_ends.certificates()
+        self.tls = tls
         settings.setdefault("reply_memory", 64 << 20)  # tests give more in memory than a worker does
         self.plan = Plan(
             Settings(**settings),
@@ -156,9 +164,11 @@ class Stage:
                     0 if unix else name[1],
                     self._pumps_own(),
                     sites=tuple(range(len(sites))),
+                    scheme="http" if tls is None else "https",
                 ),
             ),
             sites=sites,
+            certificates=tls,
         )
         self.hung: list[Worker] = []
         self.lost: list[int] = []  # ids of workers that the pump gave up
@@ -170,7 +180,7 @@ class Stage:
             report_hung=self.hung.append,
             report_lost=self._lose,
         )
-        self.pump.acceptor.transport = TRANSPORTS[transport()]
+        self.pump.acceptor.transport = TRANSPORTS.get(transport(), PlainTransport)
         self._watched = _Watched(self.pump.poller.poll)
         self.pump.poller.poll = self._watched.poll  # type: ignore[assignment]
         self.hands: list[Hand] = []
@@ -251,13 +261,16 @@ class Stage:
 
     # --- the others ------------------------------------------------------------------------------
 
-    def client(self, *, rcvbuf: int = 0) -> Client:
-        """A connected client that the pump has accepted."""
+    def client(self, *, rcvbuf: int = 0, in_clear: bool = False, **tls: Any) -> Client:
+        """A connected client that the pump has accepted. `tls`: see TLSSocket; with `in_clear` it does not
+        speak that."""
         before = len(self.pump.connections)
-        client = Client(self, rcvbuf)
+        client = Client(self, rcvbuf, in_clear=in_clear, **tls)
         self.clients.append(client)
         self.until(lambda: len(self.pump.connections) > before, "a connection")
-        transports = [conn.transport for conn in self.pump.connections.values()]
+        transports = [
+            getattr(conn.transport, "plain", conn.transport) for conn in self.pump.connections.values()
+        ]
         client.sock.find_peer([one for one in transports if isinstance(one, socket.socket)])
         return client
 
@@ -271,14 +284,16 @@ class Stage:
 class Client:
     """A browser, or something worse."""
 
-    def __init__(self, stage: Stage, rcvbuf: int = 0) -> None:
+    def __init__(self, stage: Stage, rcvbuf: int = 0, *, in_clear: bool = False, **tls: Any) -> None:
         self.stage = stage
-        self.sock = PromptSocket(stage.listener.family)
+        self.sock: Any = PromptSocket(stage.listener.family)
         self.sock.setblocking(True)  # the pump has changed the default
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.connect(stage.listener.getsockname())
         self.sock.setblocking(False)
+        if stage.tls is not None and not in_clear:
+            self.sock = tls_ends.TLSSocket(self.sock, stage.turn, **tls)
         self.inbox = b""
         self.ended = False  # end of file, in good order
         self.reset = False

@@ -33,6 +33,7 @@ from halfsync.pump.states import (
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.pump.harness import Client, Stage, get, skip_with_records, skip_with_single_bytes
+from tests.pump.tls_ends import TLSSocket, certificates
 
 S, E = ConnectionState, ConnectionEvent
 X, V = ExchangeState, ExchangeEvent
@@ -89,6 +90,11 @@ def record(tape: Tape, kind: Any, table: Any, event_of: Any, monkeypatch: pytest
 
 def fresh(stage: Stage) -> Client:
     return stage.client()
+
+
+def connected(stage: Stage) -> Client:
+    """To a socket for https."""
+    return stage.client(in_clear=True)
 
 
 def idle(stage: Stage) -> Client:
@@ -206,6 +212,11 @@ def sends(data: bytes) -> Callable[[Stage, Client], None]:
 def leaves(stage: Stage, client: Client) -> None:
     client.leave()
     stage.until(lambda: not stage.pump.connections)
+
+
+def shakes_hands(stage: Stage, client: Client) -> None:
+    client.sock = TLSSocket(client.sock, stage.turn)
+    stage.settle()
 
 
 def a_worker_comes(stage: Stage, _client: Client) -> None:
@@ -337,6 +348,8 @@ def it_asks_for_what_is_not_there(stage: Stage, client: Client) -> None:
 
 
 SCENARIOS: dict[str, tuple[Before, Then]] = {
+    named(S.HANDSHAKE, E.SECURED): (connected, shakes_hands),
+    named(S.HANDSHAKE, E.CLOSE): (connected, leaves),
     named(S.FRESH, E.PART_OF_HEAD): (fresh, sends(get()[:5])),
     named(S.FRESH, E.EXCHANGE_BEGAN): (fresh, sends(get())),
     named(S.FRESH, E.CLOSE): (fresh, leaves),
@@ -411,7 +424,8 @@ def test_transition(transition: str, tape: Tape, capfd: pytest.CaptureFixture[st
     if transition in NEED_A_WHOLE_READ:
         skip_with_single_bytes("has a state between these")
     before, then = SCENARIOS[transition]
-    with Stage(stream_body=transition.startswith("BodyState")) as stage:
+    tls = certificates() if before is connected else None
+    with Stage(stream_body=transition.startswith("BodyState"), tls=tls) as stage:
         client = before(stage)
         tape.moves.clear()
         then(stage, client)
@@ -476,15 +490,15 @@ def check_move(one: Any, state: State, event: Event, target: State | None) -> No
 @pytest.mark.parametrize(
     ("table", "first", "ends"),
     [
-        (CONNECTION_TABLE, S.FRESH, {S.CLOSED}),
-        (EXCHANGE_TABLE, X.RECEIVING, {X.ENDED, X.ABORTED}),
-        (TUNNEL_TABLE, T.OPEN, {T.OVER}),
-        (BODY_TABLE, B.UNASKED, {B.COMPLETE, B.UNWANTED}),
+        (CONNECTION_TABLE, [S.FRESH, S.HANDSHAKE], {S.CLOSED}),
+        (EXCHANGE_TABLE, [X.RECEIVING], {X.ENDED, X.ABORTED}),
+        (TUNNEL_TABLE, [T.OPEN], {T.OVER}),
+        (BODY_TABLE, [B.UNASKED], {B.COMPLETE, B.UNWANTED}),
     ],
 )
-def test_every_state_can_be_reached_and_left(table: Any, first: State, ends: set[State]):
+def test_every_state_can_be_reached_and_left(table: Any, first: list[State], ends: set[State]):
     """From the first; and from every state an end."""
-    reached, due = {first}, deque([first])
+    reached, due = set(first), deque(first)
     while due:
         state = due.popleft()
         targets = {target for target in table[state] if target is not None}
@@ -492,4 +506,4 @@ def test_every_state_can_be_reached_and_left(table: Any, first: State, ends: set
         assert targets & ends or state in ends
         due += targets - reached
         reached |= targets
-    assert reached == set(type(first))
+    assert reached == set(type(first[0]))

@@ -12,6 +12,7 @@ import os
 import pytest
 
 from halfsync.objects import File, Memory
+from halfsync.pump.tls import TLSTransport
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get
 from tests.pump.test_connections import (  # noqa: F401 (each is run here with every transport)
@@ -25,7 +26,7 @@ from tests.pump.test_connections import (  # noqa: F401 (each is run here with e
 from tests.pump.transports import TRANSPORTS
 
 
-@pytest.fixture(autouse=True, params=["bytes", "records"])
+@pytest.fixture(autouse=True, params=["bytes", "records", "tls"])
 def _transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALFSYNC_TEST_TRANSPORT", request.param)
 
@@ -34,7 +35,8 @@ def test_the_transport_is_in_use():
     with Stage() as ground:
         ground.client()
         (conn,) = ground.pump.connections.values()
-        assert type(conn.transport) is TRANSPORTS[os.environ["HALFSYNC_TEST_TRANSPORT"]]
+        known = {**TRANSPORTS, "tls": TLSTransport}
+        assert type(conn.transport) is known[os.environ["HALFSYNC_TEST_TRANSPORT"]]
 
 
 def test_requests_that_were_read_together_are_all_answered():

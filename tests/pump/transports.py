@@ -22,7 +22,7 @@ class Buffered(PlainTransport):
     """`kept` is what was read from the kernel and not yet given out."""
 
     sends_files = False
-    keeps_nothing = False
+    tells_of_more = False
 
     def __init__(self, family: int, kind: int, protocol: int, fileno: int) -> None:
         super().__init__(family, kind, protocol, fileno)

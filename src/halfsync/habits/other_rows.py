@@ -6,11 +6,11 @@ from halfsync.habits.rows import (
     ASGI,
     HYPERCORN,
     PREFIX,
-    TLS,
     UVICORN,
     WAITRESS,
     Effect,
     Foreign,
+    cert_reqs,
     listen,
     means,
     nothing,
@@ -80,12 +80,13 @@ ROWS: tuple[Foreign, ...] = (
     means(UVICORN, "--timeout-keep-alive", "keep_alive"),
     means(UVICORN, "--timeout-graceful-shutdown", "graceful_timeout"),
     nothing(UVICORN, "", "--timeout-worker-healthcheck", "the parent sees at once when a worker ends."),
-    *(
-        refused(UVICORN, "", flag, TLS)
-        for flag in (
-            *("--ssl-keyfile", "--ssl-certfile", "--ssl-keyfile-password", "--ssl-cert-reqs"),
-            *("--ssl-ca-certs", "--ssl-ciphers"),
-        )
+    means(UVICORN, "--ssl-keyfile", "keyfile"),
+    means(UVICORN, "--ssl-certfile", "certfile"),
+    means(UVICORN, "--ssl-keyfile-password", "keyfile_password"),
+    means(UVICORN, "--ssl-cert-reqs", "cert_reqs", translated=cert_reqs),
+    means(UVICORN, "--ssl-ca-certs", "ca_certs"),
+    nothing(
+        UVICORN, "", "--ssl-ciphers", "Mozilla's intermediate list is the default; ciphers names another."
     ),
     means(UVICORN, "--app-dir", "pythonpath"),
     means(

@@ -47,7 +47,7 @@ class Foreign:
         return next((flag for flag in self.flags if flag.startswith("--")), self.name)
 
 
-TLS = "halfsync does not serve TLS yet: put a proxy that terminates it in front (docs/how-to/behind-tls.md)."
+TLS_VERSION = "TLS 1.2 and 1.3 are spoken; minimum_version says which is the oldest."
 ASGI = "this is for ASGI applications; halfsync serves WSGI."
 LOGGING = "halfsync writes its own log; an application's logging is set up in the application."
 STRICT = "requests are always checked strictly."
@@ -112,6 +112,11 @@ def at_most(setting: str) -> Callable[[str], str]:
 
 def level(text: str) -> str:
     return {"trace": "debug", "warn": "warning", "fatal": "critical"}.get(text.lower(), text)
+
+
+def cert_reqs(text: str) -> str:
+    """The others take Python's numbers (ssl.CERT_NONE and its like)."""
+    return {"0": "none", "1": "optional", "2": "required"}.get(text.strip(), text)
 
 
 def listen(text: str) -> str:

@@ -46,14 +46,16 @@ class Environs:
 
     def _base(self, pool: PoolPlan, listener: Listener) -> Environ:
         """What is the same in every request of this route and listener."""
+        secure = listener.scheme == "https"
         return {
             "SCRIPT_NAME": self._prefix,
             "SERVER_SOFTWARE": "halfsync",
             # Never empty (PEP 3333); on a unix socket nobody knows, and HTTP_HOST is what counts.
             "SERVER_NAME": listener.host or "localhost",
-            "SERVER_PORT": str(listener.port or 80),
+            "SERVER_PORT": str(listener.port or (443 if secure else 80)),
             "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
+            "wsgi.url_scheme": listener.scheme,
+            **({"HTTPS": "on"} if secure else {}),
             "wsgi.errors": _errors,
             "wsgi.multithread": pool.threads > 1,
             "wsgi.multiprocess": pool.processes > 1,

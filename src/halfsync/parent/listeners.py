@@ -52,7 +52,8 @@ def bind(
                 note = trust.note(where, identity) if isinstance(where, str) else ""
                 reason = _own_reason(error, where, bound) or _reason(error, where)
                 raise SettingError(f"bind {address!r}: {reason}{note}.") from None
-            bound[before:] = [replace(one, bound_as=address) for one in bound[before:]]
+            scheme = scheme_of(address, settings)
+            bound[before:] = [replace(one, bound_as=address, scheme=scheme) for one in bound[before:]]
     except SettingError:
         close(bound)
         raise
@@ -90,19 +91,15 @@ _IS_HOST_ALONE = re.compile(r"localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9A-Fa
 
 def parse(address: str) -> tuple[str, int] | str:
     """(host, port), or the path of a unix socket. Raises SettingError."""
-    if address.lower().startswith("https://"):
-        raise SettingError(
-            f"bind {address!r}: halfsync does not serve TLS yet; bind http://host:port and put a proxy that "
-            "terminates TLS in front."
-        )
     if address.lower().startswith("fd://"):
         raise SettingError(
             f"bind {address!r}: a socket is not taken over by its number; under systemd's socket activation "
             "its sockets are taken by themselves, and bind is left out."
         )
     given = address
-    if address.lower().startswith("http://"):
-        address = address[len("http://") :].removesuffix("/")
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        address = rest.removesuffix("/")
     elif address.lower().startswith("tcp://"):
         address = address[len("tcp://") :]
     if address.startswith("unix:"):
@@ -121,6 +118,15 @@ def parse(address: str) -> tuple[str, int] | str:
     if ":" in host and not bracketed:
         raise SettingError(f"bind {address!r}: write an IPv6 address in brackets, as in [{host}]:{port}.")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def scheme_of(address: str, settings: Settings) -> str:
+    """Whether an address of `bind` is for "https" or "http": it says so, or there is a certificate or none. A
+    unix socket's peer is a proxy on the same machine, which needs no TLS."""
+    scheme, separator, _ = address.lower().partition("://")
+    if separator and scheme in ("http", "https"):
+        return scheme
+    return "https" if settings.certfile and not address.startswith("unix:") else "http"
 
 
 def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Listener]) -> str:

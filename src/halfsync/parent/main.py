@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from halfsync import __version__, prctl
 from halfsync.folders import current_folder
 from halfsync.layout import Layout
 from halfsync.logs import error
-from halfsync.parent import listeners, machine, privileges, systemd
+from halfsync.parent import certificates, listeners, machine, privileges, systemd
 from halfsync.parent.logfiles import AccessLogFile, ErrorLog
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
@@ -22,6 +22,7 @@ from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Plan
 from halfsync.routes_table import table_of
 from halfsync.seen_files import SeenFile
+from halfsync.settings.site_tls import SiteTLS
 from halfsync.settings.table import Settings
 
 
@@ -30,6 +31,7 @@ def serve(
     layout: Layout,
     read_again: Callable[[], ReadConfiguration] | None = None,
     configuration: tuple[SeenFile, ...] = (),
+    tls: Sequence[SiteTLS] = (),
 ) -> int:
     """Bind, fork, and serve until told to stop. Gives the exit status. `read_again`: see Reconfiguration.
     `configuration`: the files that the settings were read from.
@@ -52,7 +54,7 @@ def serve(
         if pid_file is not None:
             undo.callback(pid_file.remove)
         addresses = layout.addresses(settings)
-        bound = systemd.inherited(os.environ) or listeners.bind(settings, identity, addresses)
+        bound = systemd.inherited(os.environ, settings) or listeners.bind(settings, identity, addresses)
         undo.callback(listeners.close, bound)
         error_log = None
         if settings.error_logfile not in (None, "-"):
@@ -60,8 +62,17 @@ def serve(
             error_log.begin()
         access_log = AccessLogFile(settings.access_logfile, identity) if settings.access_logfile else None
         bound = listeners.at_sites(bound, settings, layout.sites)
+        shown, notes = certificates.read_for(bound, tls)
+        for note in notes:
+            error.log("warning", note)
         plan = Plan(
-            settings, layout.routes, layout.pools, bound, sites=layout.sites, configuration=configuration
+            settings,
+            layout.routes,
+            layout.pools,
+            bound,
+            sites=layout.sites,
+            configuration=configuration,
+            certificates=shown,
         )
         children = entry_points()
         # What exists now is never collected: so the collector touches no page that children share.
@@ -70,7 +81,7 @@ def serve(
         supervisor = Supervisor(
             plan,
             children,
-            reconfiguration=Reconfiguration(read_again, identity, access_log),
+            reconfiguration=Reconfiguration(read_again, identity, access_log, tls),
             error_log=error_log,
             identity=identity,
             folder=current_folder(),

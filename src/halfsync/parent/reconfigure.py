@@ -14,20 +14,22 @@ from typing import Protocol
 import msgspec
 
 from halfsync import channel, plan_codec
+from halfsync.certificates import Certificates
 from halfsync.layout import Layout
 from halfsync.logs import error
 from halfsync.logs.error import log
-from halfsync.parent import listeners, machine
+from halfsync.parent import certificates, listeners, machine
 from halfsync.parent.children import Child
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.privileges import Identity
 from halfsync.plan import NO_POOL, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.seen_files import SeenFile
 from halfsync.settings.errors import SettingError
+from halfsync.settings.site_tls import SiteTLS
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
 
-MOST_NEW = messages.MAX_DESCRIPTORS - 1
+MOST_NEW = messages.MAX_DESCRIPTORS - 2
 """Listening sockets that one reload can add."""
 
 
@@ -41,6 +43,8 @@ class ReadConfiguration(Protocol):
     @property
     def configuration(self) -> tuple[SeenFile, ...]: ...
     @property
+    def tls(self) -> Sequence[SiteTLS]: ...
+    @property
     def notes(self) -> Sequence[str]: ...
 
 
@@ -52,12 +56,15 @@ class Reconfiguration:
         read: Callable[[], ReadConfiguration] | None,
         identity: Identity | None,
         access_log: AccessLogFile | None,
+        tls: Sequence[SiteTLS] = (),
     ) -> None:
-        """`read` raises SettingError; None: nothing is read again. `access_log`: of the first plan."""
+        """`read` raises SettingError; None: nothing is read again. `access_log`, `tls`: of the first
+        plan."""
         self._read = read
         self._identity = identity
         self._newest = 0
         self._access_logs = {0: access_log}
+        self._tls = {0: tuple(tls)}
 
     def access_log(self, plan: Plan) -> AccessLogFile | None:
         return self._access_logs[plan.number]
@@ -79,15 +86,18 @@ class Reconfiguration:
         pools, routes = aligned(running.pools, layout.pools, layout.routes)
         sockets = self._next_listeners(running, settings, layout)
         plan = Plan(settings, routes, pools, sockets, running.number, layout.sites, found.configuration)
-        if plan == running:
-            return running
         try:
+            plan = replace(plan, certificates=self._next_certificates(running, sockets, found.tls))
+            if plan == running:
+                return running
             access_log = self._next_access_log(running, settings)
         except SettingError:
             listeners.close(_opened(running, plan))
+            _close_certificates(plan, running)
             raise
         self._newest += 1
         self._access_logs[self._newest] = access_log
+        self._tls[self._newest] = tuple(found.tls)
         return replace(plan, number=self._newest)
 
     def _next_listeners(self, running: Plan, settings: Settings, layout: Layout) -> tuple[Listener, ...]:
@@ -102,12 +112,15 @@ class Reconfiguration:
             if settings.bind != running.settings.bind:
                 log("warning", "bind has changed, without effect: the sockets are the service manager's.")
             return running.listeners
-        wanted = {listeners.parse(address): address for address in addresses}
+        wanted = {
+            (listeners.scheme_of(address, settings), listeners.parse(address)): address
+            for address in addresses
+        }
         found = [
-            one if listeners.parse(one.bound_as) in wanted else replace(one, is_removed=True)
+            one if (one.scheme, listeners.parse(one.bound_as)) in wanted else replace(one, is_removed=True)
             for one in running.listeners
         ]
-        there = {listeners.parse(one.bound_as) for one in found if not one.is_removed}
+        there = {(one.scheme, listeners.parse(one.bound_as)) for one in found if not one.is_removed}
         missing = [address for where, address in wanted.items() if where not in there]
         bound = self._bind(running, settings, addresses, missing)
         if len(bound) > MOST_NEW:
@@ -133,9 +146,28 @@ class Reconfiguration:
                 if not isinstance(where, str) and where[1] in ports:
                     raise SettingError(
                         f"{wrong} (This server listens at port {where[1]} itself: to move a port to another "
-                        "address needs a restart.)"
+                        "address, or between http and https, needs a restart.)"
                     ) from None
             raise
+
+    def _next_certificates(
+        self, running: Plan, sockets: Sequence[Listener], tls: Sequence[SiteTLS]
+    ) -> Certificates | None:
+        """Those of `running` if they are the same, or if there is something wrong with the files, and they
+        are still the ones that are wanted. Raises SettingError."""
+        try:
+            found, notes = certificates.read_for(sockets, tls)
+        except SettingError as wrong:
+            if running.certificates is None or self._tls[running.number] != tuple(tls):
+                raise
+            log("error", f"{wrong} The certificates that are in use stay.")
+            return running.certificates
+        if found == running.certificates:
+            certificates.close(found)
+            return running.certificates
+        for note in notes:
+            log("warning", note)
+        return found
 
     def _next_access_log(self, running: Plan, settings: Settings) -> AccessLogFile | None:
         if settings.access_logfile == running.settings.access_logfile:
@@ -151,12 +183,14 @@ class Reconfiguration:
         try:
             with open(descriptors[0], "wb", closefd=False) as file:
                 file.write(plan_codec.encode(plan))
+            if plan.certificates is not None:
+                descriptors.append(os.dup(plan.certificates.fd))
             descriptors += _copies(added)
         except OSError:
             channel.close_all(descriptors)
             raise
         places = [plan.listeners.index(one) for one in added]
-        pump.order(messages.Configure(plan.number, places), tuple(descriptors))
+        pump.order(messages.Configure(plan.number, plan.certificates is not None, places), tuple(descriptors))
         pump.sent_plan = plan.number
 
     def switched(self, before: Plan, plan: Plan) -> None:
@@ -170,6 +204,8 @@ class Reconfiguration:
 
     def _close_what_is_missing(self, gone: Plan, present: Plan) -> None:
         listeners.close(_opened(present, gone))
+        _close_certificates(gone, present)
+        del self._tls[gone.number]
         access_log = self._access_logs.pop(gone.number)
         if access_log is not None and access_log is not self.access_log(present):
             access_log.close()
@@ -179,6 +215,11 @@ def _opened(before: Plan, after: Plan) -> list[Listener]:
     """Sockets that `after` listens at, and `before` does not."""
     present = [one.socket for one in before.listeners if not one.is_removed]
     return [one for one in after.listeners if not one.is_removed and one.socket not in present]
+
+
+def _close_certificates(gone: Plan, present: Plan) -> None:
+    if gone.certificates is not None and gone.certificates is not present.certificates:
+        certificates.close(gone.certificates)
 
 
 def _copies(added: Sequence[Listener]) -> list[int]:

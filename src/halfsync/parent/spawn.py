@@ -69,6 +69,8 @@ class Spawner:
 
     def pump(self, plan: Plan) -> Child:
         keep = [one.socket.fileno() for one in plan.listeners if not one.is_removed]
+        if plan.certificates is not None:
+            keep.append(plan.certificates.fd)
         return self._fork(
             plan, Role.PUMP, "pump", NO_POOL, 0, keep, lambda orders: self._entry_points.pump(plan, orders)
         )

@@ -10,11 +10,13 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping, Sequence
+from dataclasses import replace
 
 from halfsync.logs.error import log
 from halfsync.parent.listeners import prepare_tcp
 from halfsync.plan import Listener
 from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 
 FIRST = 3
 """The first inherited descriptor (SD_LISTEN_FDS_START)."""
@@ -26,11 +28,14 @@ MOST = 1000
 # --- inherited sockets
 
 
-def inherited(environment: MutableMapping[str, str]) -> tuple[Listener, ...]:
+def inherited(environment: MutableMapping[str, str], settings: Settings) -> tuple[Listener, ...]:
     """The listening sockets that were handed over (LISTEN_FDS); they take the place of `bind`. None if there
-    are none, or if they are meant for another process. Raises SettingError if one is no such socket."""
+    are none, or if they are meant for another process. Raises SettingError if one is no such socket.
+
+    What is named `http` or `https` (FileDescriptorName= of the .socket unit) is for that; others are for
+    https if there is a certificate and they are no unix sockets."""
     count, pid = environment.pop("LISTEN_FDS", ""), environment.pop("LISTEN_PID", "")
-    environment.pop("LISTEN_FDNAMES", None)
+    names = environment.pop("LISTEN_FDNAMES", "").split(":")
     environment.pop("LISTEN_PIDFDID", None)
     if not count or count == "0":
         return ()
@@ -39,10 +44,17 @@ def inherited(environment: MutableMapping[str, str]) -> tuple[Listener, ...]:
     if pid != str(os.getpid()):
         log("warning", f"LISTEN_FDS is not for this process, but for {pid or 'none'} (LISTEN_PID); ignored.")
         return ()
-    found = tuple(_listener(FIRST + index) for index in range(int(count)))
+    names += [""] * (int(count) - len(names))
+    found = tuple(_of_scheme(_listener(FIRST + index), names[index], settings) for index in range(int(count)))
     addresses = ", ".join(listener.address for listener in found)
     log("info", f"LISTEN_FDS: serving at the sockets that were inherited, {addresses}, and not at `bind`.")
     return found
+
+
+def _of_scheme(listener: Listener, name: str, settings: Settings) -> Listener:
+    if name in ("http", "https"):
+        return replace(listener, scheme=name)
+    return replace(listener, scheme="https" if settings.certfile and listener.port else "http")
 
 
 def _listener(descriptor: int) -> Listener:

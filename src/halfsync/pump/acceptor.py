@@ -20,6 +20,8 @@ from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
 from halfsync.pump.poller import Poller
 from halfsync.pump.room import Room
+from halfsync.pump.states import HANDSHAKE
+from halfsync.pump.tls import TLSTransport
 from halfsync.pump.transport import PlainTransport
 
 ACCEPTS_A_TURN = 64
@@ -52,6 +54,7 @@ class Acceptor:
         endings: Endings,
         room: Room,
         protocol: WireProtocol,
+        handshakes: WireProtocol,
         leases: Leases,
     ) -> None:
         self._clock = clock
@@ -59,8 +62,9 @@ class Acceptor:
         self._endings = endings
         self._room = room
         self._protocol = protocol
+        self._handshakes = handshakes  # the protocol of listeners for https, until a handshake is done
         self._leases = leases
-        self._head_timeout = room.head_timeout = plan.settings.head_timeout
+        self._take_settings(plan)
         self._listeners = _open_sockets(plan)
         self._watched = False
         self._paused = False
@@ -88,7 +92,7 @@ class Acceptor:
 
     def configure(self, plan: Plan) -> None:
         """Listen where the plan says. Clients that have connected elsewhere are accepted still."""
-        self._head_timeout = self._room.head_timeout = plan.settings.head_timeout
+        self._take_settings(plan)
         self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], plan)
         watched, paused = self._watched, self._paused
         self._unwatch()
@@ -100,6 +104,11 @@ class Acceptor:
         self._paused = paused
         if watched:
             self.start()
+
+    def _take_settings(self, plan: Plan) -> None:
+        self._head_timeout = self._room.head_timeout = plan.settings.head_timeout
+        self._handshake_timeout = plan.settings.handshake_timeout
+        self._secure = {index for index, one in enumerate(plan.listeners) if one.scheme == "https"}
 
     def _close(self, index: int, listener: socket.socket) -> None:
         """Accept what has connected by now, and then close the listening socket."""
@@ -162,10 +171,16 @@ class Acceptor:
     def _add(self, index: int, transport: PlainTransport, address: object) -> None:
         """A new client. If its request is there already, the next turn tells."""
         client, port = address[:2] if isinstance(address, tuple) else ("", 0)
-        # What is left over by a read can only be told by the kernel if the transport keeps nothing itself.
-        known = self._leases.known_of(index) if transport.keeps_nothing else KnownHeads(read_at_once=False)
-        deadline = self._clock.now + self._head_timeout
-        conn = Connection(transport, self._protocol, Origin(client, port, index), known, deadline)
+        origin = Origin(client, port, index)
+        now = self._clock.now
+        # What is left over by a read must be told, by the kernel or by the transport.
+        known = self._leases.known_of(index) if transport.tells_of_more else KnownHeads(read_at_once=False)
+        if index in self._secure:
+            secure = TLSTransport(transport)
+            conn = Connection(secure, self._handshakes, origin, known, now + self._handshake_timeout)
+            conn.state = HANDSHAKE
+        else:
+            conn = Connection(transport, self._protocol, origin, known, now + self._head_timeout)
         self._poller.watch_client(conn.fd)
         self._endings.connections[conn.fd] = conn
 

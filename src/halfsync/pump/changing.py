@@ -61,11 +61,12 @@ class ChangingFiles:
         self._view = memoryview(bytearray(PIECE))
         self.held = 0
 
-    def read(self, span: FileSpan, stamp: Stamp) -> memoryview:
-        """The span's next bytes; none if the file has become shorter. What is returned with the last of them
-        is of one version with all that was read before. Raises FileChangedError, OSError."""
+    def read(self, span: FileSpan, stamp: Stamp, most: int) -> memoryview:
+        """The span's next bytes, up to `most` or PIECE; none if the file has become shorter. What is
+        returned with the last of them is of one version with all that was read before. Raises
+        FileChangedError, OSError."""
         fd = span.file.fd
-        size = os.preadv(fd, [self._view[: span.count]], span.offset)
+        size = os.preadv(fd, [self._view[: min(span.count, most)]], span.offset)
         if size == span.count and not is_same_content(stamp, stamp_of(os.fstat(fd))):
             raise FileChangedError
         return self._view[:size]

@@ -33,6 +33,8 @@ class CloseReason(IntEnum):
     BODY_NOT_READ = 21
     TUNNEL_ENDED = 22
     TUNNEL_TIMEOUT = 23
+    HANDSHAKE_TIMEOUT = 26
+    HANDSHAKE_FAILED = 27
 
     @property
     def text(self) -> str:
@@ -74,6 +76,8 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.BODY_NOT_READ: ("complete, before all of the request's body had come", False),
     CloseReason.TUNNEL_ENDED: ("both ways of the tunnel were ended", False),
     CloseReason.TUNNEL_TIMEOUT: ("nothing went through the tunnel within tunnel_timeout", True),
+    CloseReason.HANDSHAKE_TIMEOUT: ("the TLS handshake was not complete within handshake_timeout", True),
+    CloseReason.HANDSHAKE_FAILED: ("the TLS handshake failed", True),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }
 

@@ -32,6 +32,8 @@ class Endings:
         if exchange is not None:
             self._abort_exchange(exchange, reason)
             conn.exchange = None
+        elif not conn.transport.ends_by_close:
+            self._finish(conn)
         if conn.out is not None:
             for item in conn.out:
                 if isinstance(item, PipeEnd):
@@ -40,6 +42,14 @@ class Endings:
         self.connections.pop(conn.fd, None)
         conn.transport.close()
         return GONE
+
+    @staticmethod
+    def _finish(conn: Connection) -> None:
+        """Nothing is cut short by this end, and the client is told so."""
+        try:
+            conn.transport.finish()
+        except OSError:
+            pass  # it has gone, or reads nothing
 
     def reset(self, conn: Connection, reason: CloseReason) -> Outcome:
         """End it so that what was sent can't be taken for the whole: no last chunk, and a reset."""

@@ -8,7 +8,6 @@ sends without end is never read further than one buffer ahead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from functools import partial
 
 from halfsync.pump.admit import Admission
@@ -218,12 +217,9 @@ class Http1:
         self._check_space(exchange, max(head.body_size, 0))
         exchange.spool = Spool(self._settings.body_memory, self._spool_folder, self.spool_space)
         if head.expects and not conn.inbox:
-            # Nothing of ours is unsent, so the socket takes these 25 bytes whole; or none of them, if it is
-            # full of responses that the client does not read: then it is not this it waits for.
+            # If the socket is full of responses that the client does not read, it is not this it waits for.
             try:
-                conn.transport.send(CONTINUE)
-            except BlockingIOError:
-                pass
+                conn.transport.offer(CONTINUE)
             except OSError:
                 return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         exchange.progress_at = exchange.checked_at = self._clock.now
@@ -312,20 +308,6 @@ class Http1:
         self.refuse(exchange, Refusal(408, "The head did not come in time."))
         exchange.reason = CloseReason.HEAD_TIMEOUT
         self._run_queue.ready(conn)
-
-
-class ClosingHttp1(Http1):
-    """On connections whose listening socket is no more: each is closed after its next response."""
-
-    def _begin_exchange(self, conn: Connection, head: RequestHead, seen: SeenHead | None) -> Outcome:
-        return super()._begin_exchange(conn, last_of(head), None)
-
-
-def last_of(head: RequestHead) -> RequestHead:
-    """The same request; but the connection will be closed after its response."""
-    head = copy(head)
-    head.keep_alive = head.plain = False
-    return head
 
 
 def _is_whole(exchange: Exchange) -> bool:

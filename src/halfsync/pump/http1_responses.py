@@ -298,16 +298,20 @@ class Http1Responses:
         itself, and of which everything was read, sends nothing more: there a plain close will do."""
         head = exchange.head
         asked = head.closes or head.minor == 0
+        timeout = self.linger_timeout
         try:
             if exchange.body_end is BodyEnd.CLOSE:
                 conn.transport.reset_at_close(False)
-            if asked and exchange.reason is CloseReason.ANSWERED and not conn.inbox and not conn.readable:
+            read = asked and exchange.reason is CloseReason.ANSWERED and not conn.inbox and not conn.readable
+            if read and conn.transport.ends_by_close:
                 return self._endings.close(conn, CloseReason.ANSWERED)
             conn.transport.finish()
+        except BlockingIOError:  # the client has yet to read more of the response: `linger` tries again
+            timeout = self._settings.send_timeout
         except OSError:
             return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         conn.inbox = b""
-        conn.deadline = self._clock.now + self.linger_timeout
+        conn.deadline = self._clock.now + timeout
         return MORE
 
 

@@ -33,11 +33,13 @@ from halfsync.pump.admit import Admission
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
+from halfsync.pump.connection import MORE, NEVER, Connection, Exchange, WireProtocol
 from halfsync.pump.endings import Endings
+from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
-from halfsync.pump.http1 import ClosingHttp1, Http1, limits_of
+from halfsync.pump.http1 import Http1, limits_of
 from halfsync.pump.http1_responses import Http1Responses
+from halfsync.pump.http1_special import ClearHttp1, ClosingHttp1
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
@@ -54,6 +56,7 @@ from halfsync.pump.states import (
     BUSY,
     EXCHANGE_BEGAN,
     FRESH,
+    HANDSHAKE,
     IDLE,
     LINGERING,
     QUEUED,
@@ -62,6 +65,7 @@ from halfsync.pump.states import (
 )
 from halfsync.pump.stopping import StopReport
 from halfsync.pump.timeouts import SWEEP, Timeouts
+from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.worker_pools import WorkerPools
 from halfsync.pump.workers import Worker
@@ -170,9 +174,29 @@ class Pump:
         )
         self.http1 = Http1(*parts)
         self.closing_http1 = ClosingHttp1(*parts)  # where a listening socket is no more
+        protocols: dict[str, WireProtocol] = {"http/1.1": self.http1, "http/1.0": self.http1}  # by ALPN name
+        self.clear_http1 = ClearHttp1(*parts)
+        self.handshakes = Handshakes(
+            self.clock,
+            self.run_queue,
+            self.endings,
+            self.errors,
+            Contexts(plan.certificates, tuple(protocols)),
+            protocols,
+            self.http1,
+            self.clear_http1,
+            settings.head_timeout,
+        )
         self.timeouts = Timeouts(settings, self.run_queue, self.endings, self.http1, self.tunnels, self.drive)
         self.acceptor = Acceptor(
-            plan, self.clock, self.poller, self.endings, self.room, self.http1, self.leases
+            plan,
+            self.clock,
+            self.poller,
+            self.endings,
+            self.room,
+            self.http1,
+            self.handshakes,
+            self.leases,
         )
         self._next_sweep = 0.0
         self._drain_until = NEVER
@@ -279,6 +303,8 @@ class Pump:
             self._guard(partial(self.pools.dispatcher.end_of_turn, len(events)), "handing requests over")
         if self.run_queue.carried:
             self._take_shares()
+        if self.handshakes.due:
+            self._guard(self.handshakes.work, "in TLS handshakes")
         if now >= self.acceptor.retry_at and not self.draining:
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
@@ -302,7 +328,7 @@ class Pump:
     def _poll_timeout(self) -> float:
         """Seconds until something is due by itself."""
         queue = self.run_queue
-        if queue.later or queue.due or queue.carried or self.pools.dispatcher.gathered:
+        if queue.later or queue.due or queue.carried or self.pools.dispatcher.gathered or self.handshakes.due:
             return 0.0
         due = min(
             self._next_sweep,
@@ -417,9 +443,10 @@ class Pump:
         self.acceptor.stop()
         self.draining = self.tunnels.draining = self.timeouts.draining = True
         self.responses.keeps_alive = False
+        self.handshakes.head_timeout = min(self.handshakes.head_timeout, FRESH_TIMEOUT)
         self.responses.linger_timeout = min(self.responses.linger_timeout, LINGER_AT_STOP)
         for conn in list(self.connections.values()):
-            if conn.state is FRESH:
+            if conn.state is FRESH or conn.state is HANDSHAKE:
                 conn.deadline = min(conn.deadline, now + FRESH_TIMEOUT)
             elif conn.state is LINGERING:
                 conn.deadline = min(conn.deadline, now + self.responses.linger_timeout)

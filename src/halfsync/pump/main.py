@@ -134,7 +134,7 @@ def _join(pump: Pump, orders: Orders, order: Join, fds: list[Descriptor]) -> Non
 def _configure(orders: Orders, reconfiguration: PlanChange, order: Configure, fds: list[Descriptor]) -> None:
     """The same."""
     try:
-        if len(fds) == 1 + len(order.listeners):
+        if len(fds) == 1 + order.has_certificates + len(order.listeners):
             reconfiguration.get_ready(order, fds)
             orders.report(Configured(order.number))
             return

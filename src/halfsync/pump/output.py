@@ -43,6 +43,8 @@ SEND_SHARE = 1024 * 1024
 GATHER = 64
 """Buffers in one sendmsg(2); the kernel's limit (IOV_MAX) is 1024."""
 PIPE_READ = 64 * 1024
+LINGER_AFTER = 5.0
+"""Seconds for a client that was slow to close its side, too."""
 RECHECK = 1.0
 """Seconds between the sweep's looks at a client that is sending or receiving (see timeouts.py)."""
 
@@ -143,6 +145,8 @@ class Output:
     def linger(self, conn: Connection) -> Outcome:
         """The step of LINGERING: read and drop, until the client closes. (RFC 9112 9.6: with bytes unread,
         close(2) would send a reset, which can destroy the response before the client has read it.)"""
+        if conn.transport.ends_unsaid and not self._has_finished(conn):
+            return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         for _ in range(16):
             try:
                 data = conn.transport.recv(65536)
@@ -155,6 +159,17 @@ class Output:
                 return self._endings.close(conn, CloseReason.ANSWERED)
         self._run_queue.again(conn)
         return WAIT
+
+    def _has_finished(self, conn: Connection) -> bool:
+        """There was no room for the close_notify. Whether the client is still there."""
+        try:
+            conn.transport.finish()
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        conn.deadline = min(conn.deadline, self._clock.now + LINGER_AFTER)
+        return True
 
     # --- what is in the queue ----------------------------------------------------------------------
 
@@ -229,7 +244,7 @@ class Output:
             if sent == 0:
                 raise ShrunkError
         else:
-            data = self._changing.read(span, span.stamp)
+            data = self._changing.read(span, span.stamp, conn.transport.send_size)
             if not data:
                 raise ShrunkError
             sent = conn.transport.send(data)

@@ -21,10 +21,12 @@ from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.pump.http1 import last_of, limits_of
+from halfsync.pump.http1 import limits_of
+from halfsync.pump.http1_special import last_of
 from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
 from halfsync.pump.loop import Pump
-from halfsync.pump.states import QUEUED, RECEIVING
+from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
+from halfsync.pump.tls_contexts import Contexts
 from halfsync.wire.messages import Configure
 from halfsync.wire.refusals import Refusal
 
@@ -33,18 +35,26 @@ class PlanChange:
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
         self._ready: Plan | None = None
+        self._contexts: Contexts | None = None
         pump.pools.tasks.reroute = self._reroute
 
     def get_ready(self, order: Configure, fds: list[Descriptor]) -> None:
         """Raises OSError."""
         self._drop()
-        file, *listening = fds
+        file, *others = fds
+        certificates = others.pop(0) if order.has_certificates else None
         sockets: dict[int, socket.socket] = {}
-        for index, descriptor in zip(order.listeners, listening, strict=True):
+        for index, descriptor in zip(order.listeners, others, strict=True):
             sockets[index] = socket.socket(fileno=os.dup(descriptor.fd))
         data = os.pread(file.fd, os.fstat(file.fd).st_size, 0)
         here = {i: one.socket for i, one in enumerate(self._pump.plan.listeners) if not one.is_removed}
-        self._ready = plan_codec.decode(data, {**here, **sockets})
+        fd = -1 if certificates is None else certificates.fd
+        plan = plan_codec.decode(data, {**here, **sockets}, fd)
+        if plan.certificates == self._pump.plan.certificates:
+            self._contexts = self._pump.handshakes.contexts  # clients can resume their sessions
+        else:
+            self._contexts = Contexts(plan.certificates, tuple(self._pump.handshakes.protocols))
+        self._ready = plan
 
     def switch_over(self, number: int) -> None:
         plan = self._ready
@@ -77,9 +87,12 @@ class PlanChange:
         pump.leases.memory = pump.changing.memory = settings.lease_memory
         pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
         pump.timeouts.configure(settings)
+        pump.handshakes.head_timeout = settings.head_timeout
+        if self._contexts is not None:
+            pump.handshakes.contexts = self._contexts
         pump.responses.configure(settings)
         pump.tunnels.timeout = settings.tunnel_timeout
-        for protocol in (pump.http1, pump.closing_http1):
+        for protocol in (pump.http1, pump.closing_http1, pump.clear_http1):
             protocol.configure(settings)
         pump.http1.spool_space.limit = settings.spool_limit
         waiting = pump.pools.configure(plan)
@@ -94,6 +107,8 @@ class PlanChange:
             self._reroute(exchange)
 
     def _close_after_next_response(self, conn: Connection) -> None:
+        if conn.state is HANDSHAKE:
+            return  # it has sent no request yet
         conn.protocol = self._pump.closing_http1
         conn.known = KnownHeads(read_at_once=False)  # not on the hot path
         if conn.exchange is not None:

@@ -46,6 +46,7 @@ class ConnectionState(IntEnum):
     LINGERING = 4  # the last response is sent, and our way is shut; reads until the client closes too
     CLOSED = 5
     TUNNEL = 6  # the client and a socket talk through it, and HTTP is over: see TunnelState
+    HANDSHAKE = 7  # accepted where TLS is spoken, which has not begun yet
 
 
 class ConnectionEvent(IntEnum):
@@ -57,6 +58,7 @@ class ConnectionEvent(IntEnum):
     ENDED_LAST = 5  # its last byte was taken, and it was the connection's last
     CLOSE = 6  # see closes.CloseReason
     SWITCHED = 7  # the head of a 101 was taken
+    SECURED = 8  # the TLS handshake is done
 
 
 class ExchangeState(IntEnum):
@@ -117,7 +119,7 @@ class TunnelEvent(IntEnum):
 
 # In Python 3.11 an enum's member is found through a hook written in Python (0.1 µs); what is used for
 # every request is so imported by name.
-FRESH, IDLE, HEAD, BUSY, LINGERING, CLOSED, TUNNEL = ConnectionState
+FRESH, IDLE, HEAD, BUSY, LINGERING, CLOSED, TUNNEL, HANDSHAKE = ConnectionState
 RECEIVING, QUEUED, WORKING, SENDING, PRODUCING, ENDED, ABORTED = ExchangeState
 EXCHANGE_BEGAN, EXCHANGE_ENDED = ConnectionEvent.EXCHANGE_BEGAN, ConnectionEvent.EXCHANGE_ENDED
 WHOLE, HANDED_OVER, RESPONSE, TAKEN = (
@@ -130,6 +132,10 @@ WHOLE, HANDED_OVER, RESPONSE, TAKEN = (
 _S, _E = ConnectionState, ConnectionEvent
 
 _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
+    _S.HANDSHAKE: {
+        _E.SECURED: _S.FRESH,
+        _E.CLOSE: _S.CLOSED,
+    },
     _S.FRESH: {
         _E.PART_OF_HEAD: _S.HEAD,
         _E.EXCHANGE_BEGAN: _S.BUSY,
@@ -265,7 +271,7 @@ def diagrams() -> str:
     tunnel's."""
     return "\n".join(
         (
-            _diagram(_CONNECTION, ConnectionState.FRESH),
+            _diagram(_CONNECTION, ConnectionState.FRESH, ConnectionState.HANDSHAKE),
             _diagram(_EXCHANGE, ExchangeState.RECEIVING),
             _diagram(_BODY, BodyState.UNASKED),
             _diagram(_TUNNEL, TunnelState.OPEN),
@@ -273,9 +279,9 @@ def diagrams() -> str:
     )
 
 
-def _diagram(table: dict[_AnyState, dict[_AnyEvent, _AnyState]], first: _AnyState) -> str:
+def _diagram(table: dict[_AnyState, dict[_AnyEvent, _AnyState]], *first: _AnyState) -> str:
     """Edges between the same two states are joined."""
-    lines = ["stateDiagram-v2", f"    [*] --> {first.name}"]
+    lines = ["stateDiagram-v2", *(f"    [*] --> {one.name}" for one in first)]
     ends = []
     for state, row in table.items():
         edges: dict[_AnyState, list[str]] = {}

@@ -29,6 +29,7 @@ from halfsync.pump.states import (
     BUSY,
     CLOSED,
     FRESH,
+    HANDSHAKE,
     HEAD,
     IDLE,
     LINGERING,
@@ -87,6 +88,9 @@ class Timeouts:
             endings.close(conn, CloseReason.LINGER_TIMEOUT)
         elif state is TUNNEL:
             self._tunnels.expired(conn, now)
+        elif state is HANDSHAKE:
+            log("debug", f"{conn.origin}: no TLS handshake within handshake_timeout: connection closed")
+            endings.close(conn, CloseReason.DRAINING if self.draining else CloseReason.HANDSHAKE_TIMEOUT)
         elif state is HEAD:
             self._http1.expire_head(conn)
         elif state is BUSY:

@@ -1,10 +1,11 @@
 """What carries a connection's bytes. The plain transport is the socket itself, so it costs nothing.
 
-Another kind (an encrypted one) is a class with the same methods. What differs between kinds:
+Another kind (TLS, see tls.py) is a class with the same methods. What differs between kinds:
 
  - *When a read has emptied it.* Client sockets are edge-triggered, so this has to be known. A plain socket is
    empty after a short read; what decrypts records may hold more, and is empty when it says so.
- - *Whether sendfile(2) can send from it* (`sends_files`).
+ - *Whether sendfile(2) can send from it* (`sends_files`), and how much it takes at once (`send_size`).
+ - *How it ends in good order*: a plain one by close(2) alone, TLS with a close_notify before.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ _NO_RESET = struct.pack("ii", 0, 0)
 
 
 class Transport(Protocol):
-    """Never waits: `recv`, `send`, `sendmsg` and `send_file` raise BlockingIOError where they would, and
-    another OSError when the client has disconnected. `recv` may give less than there is, and a send may take
-    less than there is room for, but up to 16 KiB it takes at once. (tests/pump/test_transports.py holds
-    implementations to this.)"""
+    """Never waits: `recv`, `send`, `sendmsg`, `send_file` and `finish` raise BlockingIOError where they
+    would, and another OSError when the client has disconnected. `recv` may give less than there is, and a
+    send may take less than there is room for, but up to 16 KiB it takes at once. A send that raised
+    BlockingIOError, or took a part, must be followed by one that begins with the same bytes: they may be
+    encrypted already. (tests/pump/test_transports.py holds implementations to this.)"""
 
     sends_files: bool
-    keeps_nothing: bool  # what a read leaves is the kernel's, which says when there is more
+    send_size: int  # bytes: no send takes more, so more need not be at hand
+    tells_of_more: bool  # when a read has left something, the connection becomes ready by itself
+    ends_by_close: bool  # close(2) alone is an end in good order
+    ends_unsaid: bool  # `finish` raised BlockingIOError, and has to be called again
 
     def fileno(self) -> int: ...
 
@@ -46,6 +51,10 @@ class Transport(Protocol):
         flags: int = ...,
         /,
     ) -> int: ...
+
+    def offer(self, data: bytes, /) -> None:
+        """Send these few bytes if there is room, and else forget them. Raises OSError, but not
+        BlockingIOError."""
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """0 at the end of the file. Raises OSError also for what is wrong with the file."""
@@ -68,7 +77,10 @@ class PlainTransport(socket.socket):
 
     __slots__ = ()
     sends_files = True
-    keeps_nothing = True
+    send_size = 256 * 1024
+    tells_of_more = True  # the kernel does
+    ends_by_close = True
+    ends_unsaid = False
 
     @classmethod
     def accept_from(cls, listening: socket.socket) -> tuple[PlainTransport, object]:
@@ -78,6 +90,12 @@ class PlainTransport(socket.socket):
 
     def drained(self, received: int, size: int, /) -> bool:
         return received < size
+
+    def offer(self, data: bytes, /) -> None:
+        try:
+            self.send(data)
+        except BlockingIOError:
+            pass
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         return os.sendfile(self.fileno(), fd, offset, count)

@@ -233,7 +233,10 @@ class Tunnels:
             except OSError:
                 pass
             if not ends.to_client:
-                conn.transport.finish()
+                try:
+                    conn.transport.finish()
+                except BlockingIOError:
+                    return False
                 ends.move(TunnelEvent.PEER_END)
                 return True
         try:

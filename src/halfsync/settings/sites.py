@@ -26,11 +26,23 @@ class SiteEntry:
     bind: tuple[str, ...]
     routes: tuple[Target, ...]
     own: Mapping[str, Any]  # settings of its own, checked
+    tls: Mapping[str, Any]  # those of TLS
     headers: tuple[HeaderRule, ...]
     where: str = field(compare=False)  # for sentences: 'halfsync.toml: sites."blog.example"'
 
 
-_KEYS = ("hosts", "bind", "routes", "headers", *OWN_OF_ROUTES)
+OWN_TLS = (
+    "certfile",
+    "keyfile",
+    "keyfile_password",
+    "ca_certs",
+    "cert_reqs",
+    "minimum_version",
+    "ciphers",
+)
+"""The settings of TLS; a site may have its own (see site_tls.py)."""
+
+_KEYS = ("hosts", "bind", "routes", "headers", *OWN_TLS, *OWN_OF_ROUTES)
 
 
 def toml_sites(table: Any, where: Place) -> tuple[SiteEntry, ...]:
@@ -52,6 +64,7 @@ def _site(name: str, table: Any, where: Place) -> SiteEntry:
     hosts: tuple[str, ...] = (name,)
     routes: tuple[Target, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
+    tls: dict[str, Any] = {}
     with where.noted():
         bind = from_toml(BY_NAME["bind"], table.get("bind", []), f"{where.at('bind')}: bind")
     with where.noted():
@@ -60,7 +73,11 @@ def _site(name: str, table: Any, where: Place) -> SiteEntry:
         routes = toml_targets(table.get("routes", {}), where.table("routes", ".routes"))
     with where.noted():
         headers = header_rules(table.get("headers", {}), where.table("headers", ": headers"))
-    return SiteEntry(name, hosts, tuple(bind), routes, own_settings(table, where), headers, str(where))
+    for key in [key for key in OWN_TLS if key in table]:
+        with where.noted():
+            tls[key] = from_toml(BY_NAME[key], table[key], f"{where.at(key)}: {key}")
+    own = own_settings(table, where)
+    return SiteEntry(name, hosts, tuple(bind), routes, own, tls, headers, str(where))
 
 
 def _hosts(name: str, value: Any, where: Place) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def about(
 
 SECTIONS = (
     "Serving",
+    "TLS",
     "Access",
     "Processes",
     "Logging",
@@ -59,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         about(
             "Serving",
             "Where to listen: host:port, [address]:port, port, or unix:/path. May be given several times. "
+            "https:// before it means TLS, http:// none; with neither it is TLS if there is a `certfile`. "
             "PORT=8080 in the environment means 0.0.0.0:8080.",
             short="-b",
             env="PORT",
@@ -145,6 +147,55 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="FOLDER",
         ),
     ] = []
+
+    certfile: Annotated[
+        list[str],
+        about(
+            "TLS",
+            "The server's certificate and those between it and the authority (PEM). Read before root's "
+            "rights are given up, and again at a reload. May be given several times, for keys of different "
+            "kinds.",
+            metavar="FILE",
+        ),
+    ] = []
+    keyfile: Annotated[
+        list[str],
+        about(
+            "TLS",
+            "The private key of the certificate (PEM), one for each certfile. Without it the key is in the "
+            "same file.",
+            metavar="FILE",
+        ),
+    ] = []
+    keyfile_password: Annotated[
+        str | None, about("TLS", "Password of an encrypted keyfile.", metavar="TEXT")
+    ] = None
+    ca_certs: Annotated[
+        str | None,
+        about("TLS", "Authorities whose client certificates are accepted (PEM).", metavar="FILE"),
+    ] = None
+    cert_reqs: Annotated[
+        Literal["none", "optional", "required"],
+        about(
+            "TLS",
+            "Whether clients are asked for a certificate, and refused without one. Applications find it "
+            "in SSL_CLIENT_CERT and its like.",
+            metavar="MODE",
+        ),
+    ] = "none"
+    minimum_version: Annotated[
+        Literal["1.2", "1.3"],
+        about("TLS", "The oldest version of TLS that is spoken.", metavar="VERSION"),
+    ] = "1.2"
+    ciphers: Annotated[
+        str,
+        about(
+            "TLS",
+            "Cipher suites of TLS 1.2, in OpenSSL's words. The default is Mozilla's intermediate list. "
+            "Those of TLS 1.3 are all good, and always on.",
+            metavar="LIST",
+        ),
+    ] = ""
 
     workers: Annotated[
         int,
@@ -325,6 +376,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = []
 
+    handshake_timeout: Annotated[
+        float,
+        about("Time limits", "A TLS handshake must be complete within this time.", unit="seconds", least=0.1),
+    ] = 10.0
     head_timeout: Annotated[
         float,
         about(

@@ -281,10 +281,12 @@ class Drain(msgspec.Struct, tag="drain"):
 
 
 class Configure(msgspec.Struct, tag="configure"):
-    """To the pump: get ready for another plan. The answer is Configured, or Cut. Descriptors: a file with the
-    plan (see plan_codec.py), then the listening sockets that are new."""
+    """To the pump: get ready for another plan. The answer is Configured, or Cut. Descriptors: a file with
+    the plan (see plan_codec.py), then one with its certificates if it has any, then the listening sockets
+    that are new."""
 
     number: int  # the plan's
+    has_certificates: bool
     listeners: list[int]  # the places of those sockets in Plan.listeners
 
 

@@ -1,0 +1,159 @@
+"""What is wrong with a certificate or its key, in one sentence.
+
+OpenSSL looks at them in a child that lives for a moment: so the parent has neither a key in its memory nor
+`ssl` among its modules, both of which all workers would inherit. (The child reads copies in memory, so
+nothing keeps it waiting.)"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import select
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import msgspec
+
+from halfsync.certificates import SiteCertificates, context_of
+from halfsync.settings.errors import SettingError
+from halfsync.settings.site_tls import SiteTLS
+
+SECONDS = 30.0
+"""For the child; it takes 0.05."""
+
+
+class Verdict(msgspec.Struct):
+    error: str = ""  # a sentence; "": there is none
+    notes: list[str] = []  # sentences about what will not do for clients
+    digest: str = ""  # of all that is there
+
+
+def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Verdict:
+    """`copies`: for each of `site.certfile` a file with the key, and behind it the chain. Raises SettingError
+    if there is no room for a process."""
+    try:
+        reading, writing = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _child(writing, site, wanted, copies)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(writing)
+    except OSError as error:
+        raise SettingError(f"{site.where}certfile: it can't be checked now: {error.strerror}.") from None
+    try:
+        said = _all(reading)
+    finally:
+        os.close(reading)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if not said:
+        raise SettingError(f"{site.where}certfile: the process that checks it ended without a word.")
+    return msgspec.msgpack.decode(said, type=Verdict)
+
+
+def _all(reading: int) -> bytes:
+    said = b""
+    while select.select([reading], [], [], SECONDS)[0] and (data := os.read(reading, 65536)):
+        said += data
+    return said
+
+
+def _child(writing: int, site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> NoReturn:
+    try:
+        try:
+            verdict = _verdict(site, wanted, copies)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is about this certificate)
+            verdict = Verdict(f"{site.where}certfile: {error}.")
+        os.write(writing, msgspec.msgpack.encode(verdict))
+    finally:
+        os._exit(0)
+
+
+def _verdict(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Verdict:
+    import hashlib
+
+    verdict = Verdict()
+    digest = hashlib.sha256()
+    for place, copy in enumerate(copies):
+        with mmap.mmap(copy, 0, prot=mmap.PROT_READ) as data:
+            digest.update(data)
+            verdict.error = _look(site, wanted, place, copy, data, verdict.notes)
+        if verdict.error:
+            return verdict
+    verdict.digest = digest.hexdigest()
+    verdict.error = _try_together(site, wanted, copies)
+    return verdict
+
+
+def _look(
+    site: SiteTLS, wanted: SiteCertificates, place: int, copy: int, data: mmap.mmap, notes: list[str]
+) -> str:
+    """At one certificate with its key. Gives a sentence about what is wrong."""
+    import ssl
+
+    certfile = site.certfile[place]
+    keyfile = site.keyfile[place] if site.keyfile else certfile
+    path = f"/proc/self/fd/{copy}"
+    if data.find(b"-----BEGIN CERTIFICATE-----") < 0:
+        return f"{site.where}certfile: there is no certificate in {certfile} (PEM)."
+    if not re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----", data):
+        if site.keyfile:
+            return f"{site.where}keyfile: there is no private key in {keyfile} (PEM)."
+        return f"{site.where}certfile: there is no private key in {certfile}: name its file with keyfile."
+    try:
+        facts = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]
+    except ssl.SSLError:
+        return f"{site.where}certfile: the certificate in {certfile} is malformed."
+    try:
+        context_of(replace(wanted, ca_certs=None, cert_reqs="none"), [])
+    except ssl.SSLError:
+        return f"{site.where}ciphers: OpenSSL knows none of {wanted.ciphers!r}."
+    try:
+        context_of(wanted, [path])
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"{site.where}keyfile: the key in {keyfile} does not fit the certificate in {certfile}."
+        if data.find(b"ENCRYPTED") >= 0:
+            what = "is wrong" if wanted.password else "is missing: the key is encrypted"
+            return f"{site.where}keyfile_password for {keyfile} {what}."
+        why = (error.reason or str(error)).lower().replace("_", " ")
+        return f"{site.where}certfile: OpenSSL refuses {certfile} with {keyfile}: {why}."
+    _add_notes(site, certfile, facts, notes)
+    return ""
+
+
+def _try_together(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> str:
+    import ssl
+
+    try:
+        context_of(wanted, [f"/proc/self/fd/{copy}" for copy in copies])
+    except ssl.SSLError as error:
+        return f"{site.where}certfile: OpenSSL refuses them together: {error}."
+    return ""
+
+
+def _add_notes(site: SiteTLS, certfile: str, facts: dict[str, Any], notes: list[str]) -> None:
+    import ssl
+    import time
+
+    now = time.time()
+    if ssl.cert_time_to_seconds(facts["notAfter"]) < now:
+        notes.append(f"{site.where}certfile: the certificate in {certfile} expired on {facts['notAfter']}.")
+    if ssl.cert_time_to_seconds(facts["notBefore"]) > now:
+        notes.append(
+            f"{site.where}certfile: the certificate in {certfile} is not valid before {facts['notBefore']}."
+        )
+    names = [name.lower() for kind, name in facts.get("subjectAltName", ()) if kind == "DNS"]
+    missing = [host for host in site.hosts if not _covers(names, host)]
+    if missing:
+        notes.append(f"{site.where}certfile: the certificate in {certfile} is not for {', '.join(missing)}.")
+
+
+def _covers(names: Sequence[str], host: str) -> bool:
+    return host in names or f"*.{host.partition('.')[2]}" in names

@@ -1,0 +1,180 @@
+"""TLS handshakes: from an accepted socket to a connection that speaks HTTP.
+
+Theory of operation
+-------------------
+The ClientHello is read first, in clear, and buffered until it is whole; until then there is nothing of
+OpenSSL's (a connection that says nothing costs its socket). The name in it selects the context, and only
+then does OpenSSL begin: see wire/client_hello.py for the reason.
+
+A step of a handshake takes up to 0.2 ms with an ECDSA key and 0.45 with an RSA one, in one piece. So a turn
+of the loop takes STEPS of them, when the established connections have had theirs, and the others wait in
+`due`, in the order in which they became ready.
+
+What begins like a request in clear gets a response in clear, which names https. What is neither goes to
+OpenSSL, which knows the right alert."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from functools import partial
+
+from halfsync.logs.error import log
+from halfsync.pump.clock import Clock
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
+from halfsync.pump.endings import Endings
+from halfsync.pump.internal_errors import InternalErrors
+from halfsync.pump.known_heads import KnownHeads
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.states import HANDSHAKE, ConnectionEvent
+from halfsync.pump.tls import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, TLSError, TLSTransport, alert
+from halfsync.pump.tls_contexts import Contexts
+from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, Kind, look_at
+
+STEPS = 4
+"""Of handshakes, in one turn of the loop."""
+MAX_BUFFERED = MAX_HELLO + 5 * MAX_RECORDS
+RECEIVE = 16 * 1024
+
+
+class Handshakes:
+    """The protocol of a connection in HANDSHAKE. (It has no exchange then, so the calls of a response are
+    never made.)"""
+
+    def __init__(
+        self,
+        clock: Clock,
+        run_queue: RunQueue,
+        endings: Endings,
+        errors: InternalErrors,
+        contexts: Contexts,
+        protocols: dict[str, WireProtocol],
+        http1: WireProtocol,
+        in_clear: WireProtocol,
+        head_timeout: float,
+    ) -> None:
+        """`protocols`: what is spoken, by its ALPN name, our favourite first. `http1`: with clients that name
+        none. `in_clear`: with those that do not know that they should use TLS."""
+        self._clock = clock
+        self._run_queue = run_queue
+        self._endings = endings
+        self._errors = errors
+        self.contexts = contexts
+        self.protocols = protocols
+        self._http1 = http1
+        self._in_clear = in_clear
+        self.head_timeout = head_timeout
+        self.due: dict[Connection, None] = {}  # (for its order)
+        self.refuse = http1.refuse
+        self.repeat = http1.repeat
+        self.respond_small = http1.respond_small
+        self.begin = http1.begin
+        self.add = http1.add
+        self.end = http1.end
+        self.abort = http1.abort
+        self.framed = http1.framed
+        self.exchange_ended = http1.exchange_ended
+        self.grant = http1.grant
+
+    def step(self, conn: Connection) -> Outcome:
+        """Something has come: it is taken in at the end of a turn."""
+        self.due[conn] = None
+        return WAIT
+
+    def work(self) -> None:
+        """Take this turn's steps."""
+        done = 0
+        while self.due and done < STEPS:
+            conn = next(iter(self.due))
+            del self.due[conn]
+            if conn.state is not HANDSHAKE:
+                continue
+            done += 1
+            try:
+                self._step(conn)
+            except Exception:  # noqa: BLE001 (nothing that one client does may stop the others)
+                self._errors.report(f"in a TLS handshake with {conn.origin}:\n{traceback.format_exc()}")
+                self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
+
+    def _step(self, conn: Connection) -> None:
+        transport = conn.transport
+        assert isinstance(transport, TLSTransport)
+        try:
+            data = transport.plain.recv(RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+            return
+        if len(data) == RECEIVE:
+            self.due[conn] = None  # edge-triggered: what is left will not be told
+        try:
+            if transport.has_begun:
+                done = transport.shake(data)
+            else:
+                conn.inbox += data
+                done = self._look(conn, transport)
+        except OSError as error:
+            log("debug", f"{conn.origin}: the TLS handshake failed: {error}")
+            self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
+            return
+        if done:
+            self._finished(conn, transport)
+
+    def _look(self, conn: Connection, transport: TLSTransport) -> bool:
+        """At what has come before OpenSSL has begun. Whether the handshake is done. Raises OSError."""
+        kind, hello = look_at(conn.inbox)
+        if kind is Kind.PART and len(conn.inbox) <= MAX_BUFFERED:
+            return False
+        if kind is Kind.HTTP:
+            self._speak_in_clear(conn, transport)
+            return False
+        context = self.contexts.choose(hello.server_name)
+        if context is None:
+            transport.say(alert(UNRECOGNIZED_NAME))
+            raise TLSError(f"there is no certificate for {hello.server_name or 'clients that name no host'}")
+        self._check_protocols(transport, hello)
+        data, conn.inbox = conn.inbox, b""
+        transport.begin(context)
+        return transport.shake(data)
+
+    def _check_protocols(self, transport: TLSTransport, hello: ClientHello) -> None:
+        """Raises TLSError. (OpenSSL would go on without a protocol; RFC 7301 3.2.)"""
+        if hello.protocols is None:
+            return
+        known = {name.encode() for name in self.protocols}
+        if known.isdisjoint(hello.protocols):
+            transport.say(alert(NO_APPLICATION_PROTOCOL))
+            names = ", ".join(repr(name)[1:] for name in hello.protocols[:8])
+            raise TLSError(f"the client speaks none of our protocols, but {names[:200]}")
+
+    def _finished(self, conn: Connection, transport: TLSTransport) -> None:
+        name = transport.tls.selected_alpn_protocol()
+        protocol = self.protocols.get(name or "", self._http1)
+        transport.more = self._more(conn)
+        self._speak(conn, protocol)
+
+    def _speak_in_clear(self, conn: Connection, transport: TLSTransport) -> None:
+        conn.transport = transport.plain
+        conn.known = KnownHeads(read_at_once=False)
+        self._speak(conn, self._in_clear)
+
+    def _speak(self, conn: Connection, protocol: WireProtocol) -> None:
+        conn.protocol = protocol
+        conn.move(ConnectionEvent.SECURED)
+        conn.deadline = self._clock.now + self.head_timeout
+        conn.readable = True
+        self._run_queue.ready(conn)
+
+    def _more(self, conn: Connection) -> Callable[[], None]:
+        """A read has left something."""
+        ready = partial(self._run_queue.ready, conn)
+
+        def more() -> None:
+            conn.readable = True
+            ready()
+
+        return more

@@ -1,0 +1,76 @@
+"""TLS of the sites: which certificates are shown to clients that ask for their hosts.
+
+Settings of TLS that stand in a site count for it alone; those that it does not have are those at the top.
+What stands at the top is the default site's, for clients that ask for no name, or for one that no other site
+has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from halfsync.settings.errors import SettingError
+from halfsync.settings.sites import OWN_TLS, SiteEntry
+from halfsync.settings.table import Settings
+
+
+@dataclass(frozen=True)
+class SiteTLS:
+    """What is said of one."""
+
+    name: str  # "" for the default site
+    where: str  # for sentences: "", "halfsync.toml: sites.'blog.example': "
+    hosts: tuple[str, ...]  # in lower case; () for the default
+    certfile: tuple[str, ...]  # one for each kind of key
+    keyfile: tuple[str, ...]  # as many, or () if the keys are in the same files
+    keyfile_password: str | None
+    ca_certs: str | None
+    cert_reqs: str
+    minimum_version: str
+    ciphers: str
+
+
+def tls_of(settings: Settings, sites: Sequence[SiteEntry]) -> tuple[SiteTLS, ...]:
+    """Of the default site, and of those that have a certificate of their own. Raises SettingError if settings
+    don't agree."""
+    own = [_site(one.name, f"{one.where}: ", one.hosts, settings, one.tls) for one in sites if one.tls]
+    return (_site("", "", (), settings, {}), *own)
+
+
+def _site(
+    name: str, where: str, hosts: tuple[str, ...], settings: Settings, own: Mapping[str, Any]
+) -> SiteTLS:
+    value = {key: own.get(key, getattr(settings, key)) for key in OWN_TLS}
+    if "certfile" in own and "keyfile" not in own:
+        value["keyfile"] = []  # the default site's key is not this one's
+    site = SiteTLS(
+        name,
+        where,
+        hosts,
+        tuple(value["certfile"]),
+        tuple(value["keyfile"]),
+        value["keyfile_password"],
+        value["ca_certs"],
+        value["cert_reqs"],
+        value["minimum_version"],
+        value["ciphers"],
+    )
+    _check(site)
+    return site
+
+
+def _check(site: SiteTLS) -> None:
+    if site.keyfile and not site.certfile:
+        raise SettingError(f"{site.where}keyfile is given, but no certfile.")
+    if site.keyfile and len(site.keyfile) != len(site.certfile):
+        raise SettingError(
+            f"{site.where}there must be a keyfile for each certfile, but there are {len(site.keyfile)} for "
+            f"{len(site.certfile)}."
+        )
+    if site.cert_reqs != "none" and not site.ca_certs:
+        raise SettingError(
+            f"{site.where}cert_reqs is {site.cert_reqs!r}, but ca_certs names no authorities whose client "
+            "certificates are accepted."
+        )

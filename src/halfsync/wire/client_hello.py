@@ -1,0 +1,157 @@
+"""A TLS ClientHello (RFC 8446 4.1.2), as far as a server has to know it before it answers. No I/O.
+
+Which certificate, which least version and whether a client certificate is asked for depends on the name
+that the client asks for. OpenSSL can change the certificate when it has read that name, but not the
+least version nor the client certificate's mode: those stay as they were in the context that the handshake
+began with. So the name is read here first, and the handshake begins with the right context.
+
+Whatever is wrong with a hello is left to OpenSSL, which sends the alert that belongs to it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+MAX_HELLO = 16 * 1024
+"""Bytes. Browsers' have up to 2 KiB, with post-quantum key shares."""
+MAX_RECORDS = 64
+"""Records that one hello may come in; usually it is one."""
+
+_HANDSHAKE = 22
+_CLIENT_HELLO = 1
+_SERVER_NAME = 0
+_ALPN = 16
+_HTTP = re.compile(rb"[A-Z]{3,20} [!-~]")  # the beginning of a request line; of HTTP/2's preface, too
+_PART_OF_HTTP = re.compile(rb"[A-Z]{1,20} ?")
+_NAME = re.compile(rb"[A-Za-z0-9._-]{1,253}")
+
+
+class Kind(Enum):
+    """What has come so far."""
+
+    PART = "the beginning of what may be a hello"
+    HELLO = "a whole hello"
+    HTTP = "a request, in clear"
+    OTHER = "neither, or a hello that is malformed or too long"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    server_name: str = ""  # in lower case, with no dot at its end; "" if there is none, or it is no host name
+    protocols: tuple[bytes, ...] | None = None  # of ALPN, the client's favourite first; None: it names none
+
+
+NO_HELLO = ClientHello()
+
+
+def look_at(data: bytes) -> tuple[Kind, ClientHello]:
+    """What a connection begins with, of which `data` has come."""
+    if data[:1] != b"\x16":
+        return _no_tls(data), NO_HELLO
+    kind, body = _joined(data)
+    if kind is not Kind.HELLO:
+        return kind, NO_HELLO
+    try:
+        return kind, _parsed(body)
+    except IndexError:
+        return Kind.OTHER, NO_HELLO
+
+
+def _no_tls(data: bytes) -> Kind:
+    if _HTTP.match(data):
+        return Kind.HTTP
+    return Kind.PART if not data or _PART_OF_HTTP.fullmatch(data) else Kind.OTHER
+
+
+def _joined(data: bytes) -> tuple[Kind, bytes]:
+    """The hello's body, out of the records it came in."""
+    message = bytearray()
+    at = 0
+    for _ in range(MAX_RECORDS):
+        header = data[at : at + 5]
+        if len(header) < 5:
+            return (Kind.OTHER if header[:1] not in (b"", b"\x16") else Kind.PART), b""
+        size = int.from_bytes(header[3:5], "big")
+        if header[0] != _HANDSHAKE or header[1] != 3 or not 0 < size <= MAX_HELLO:
+            return Kind.OTHER, b""
+        message += data[at + 5 : at + 5 + size]
+        if message and message[0] != _CLIENT_HELLO:
+            return Kind.OTHER, b""
+        if len(message) >= 4:
+            end = 4 + int.from_bytes(message[1:4], "big")
+            if end > MAX_HELLO:
+                return Kind.OTHER, b""
+            if len(message) >= end:
+                return Kind.HELLO, bytes(message[4:end])
+        if len(data) < at + 5 + size:
+            return Kind.PART, b""
+        at += 5 + size
+    return Kind.OTHER, b""
+
+
+class _Reader:
+    """Fields that have their length before them. Raises IndexError where there is less."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.at >= len(self.data)
+
+    def take(self, size: int) -> bytes:
+        taken = self.data[self.at : self.at + size]
+        if len(taken) < size:
+            raise IndexError
+        self.at += size
+        return taken
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int) -> bytes:
+        return self.take(self.number(size))
+
+
+def _parsed(body: bytes) -> ClientHello:
+    """Raises IndexError."""
+    reader = _Reader(body)
+    reader.take(2 + 32)  # version, random
+    reader.vector(1)  # session id
+    reader.vector(2)  # cipher suites
+    reader.vector(1)  # compression methods
+    if reader.is_over:
+        return NO_HELLO
+    extensions = _Reader(reader.vector(2))
+    name, protocols = "", None
+    while not extensions.is_over:
+        kind = extensions.number(2)
+        value = extensions.vector(2)
+        if kind == _SERVER_NAME:
+            name = _server_name(value)
+        elif kind == _ALPN:
+            protocols = _protocols(value)
+    return ClientHello(name, protocols)
+
+
+def _server_name(value: bytes) -> str:
+    """RFC 6066 3: a list, of which nothing but one host name was ever defined."""
+    names = _Reader(_Reader(value).vector(2))
+    while not names.is_over:
+        kind = names.number(1)
+        name = names.vector(2)
+        if kind == 0:
+            name = name.removesuffix(b".")
+            return name.decode("ascii").lower() if _NAME.fullmatch(name) else ""
+    return ""
+
+
+def _protocols(value: bytes) -> tuple[bytes, ...]:
+    names = _Reader(_Reader(value).vector(2))
+    found = []
+    while not names.is_over:
+        found.append(names.vector(1))
+    return tuple(found)

@@ -1,0 +1,658 @@
+"""TLS in the pump: handshakes, what is read and written, and how a connection ends.
+
+(That all that is promised of connections holds with TLS too, see test_transports.py.)
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from halfsync.certificates import SiteCertificates
+from halfsync.objects import File, Memory
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import Connection
+from halfsync.pump.handshakes import STEPS
+from halfsync.pump.states import FRESH, HANDSHAKE
+from halfsync.pump.tls import SEND, TLSTransport
+from halfsync.wire.messages import Ending, Lease, Task
+from tests.certificates import ECDSA, RSA, client_context, issued, issued_to
+from tests.pump.harness import TIMEOUT, Hand, Stage, get, no_descriptor_left
+from tests.pump.tls_ends import TLSSocket, certificates, site
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def stage():
+    with Stage(tls=certificates(), access_logfile="-") as stage:
+        yield stage
+
+
+class Raw:
+    """A client that has connected, and has not shaken hands."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.sock = socket.socket()
+        self.sock.setblocking(True)  # the pump has changed the default
+        self.sock.connect(stage.listener.getsockname())
+        self.sock.setblocking(False)
+        self.inbox = b""
+        before = len(stage.pump.connections)
+        stage.until(lambda: len(stage.pump.connections) > before, "a connection")
+        stage.clients.append(self)  # type: ignore[arg-type]
+
+    def send(self, data: bytes) -> None:
+        self.sock.send(data)
+        self.stage.settle()
+
+    def rest(self) -> bytes:
+        """All that comes until the pump closes."""
+
+        def over() -> bool:
+            try:
+                data = self.sock.recv(65536)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            self.inbox += data
+            return not data
+
+        self.stage.until(over, "the end of the connection")
+        return self.inbox
+
+
+def hello(name: str | None = "a", context: ssl.SSLContext | None = None) -> bytes:
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        (context or client_context(checks=False)).wrap_bio(
+            ssl.MemoryBIO(), outgoing, server_hostname=name
+        ).do_handshake()
+    return outgoing.read()
+
+
+def send_large(hand: Hand, task: Task, data: bytes, **more: Any) -> None:
+    """A response from a file, as a worker's are that are too large for a message."""
+    fd = os.memfd_create("large")
+    os.write(fd, data)
+    hand.reply(task, objects=[File(0, 0, len(data))], fds=(fd,), **more)
+
+
+def the(stage: Stage) -> Connection:
+    (conn,) = stage.pump.connections.values()
+    return conn
+
+
+# --- handshakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_a_request_over_either_version(stage: Stage, version: str):
+    stage.hand(answers=True)
+    context = client_context()
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version.replace(".", "_")]
+    client = stage.client(context=context)
+    assert client.sock.tls.version() == version
+    assert client.ask("/x").body == b"GET /x HTTP/1.1\n"
+    assert client.ask("/y").body == b"GET /y HTTP/1.1\n"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_an_old_version_is_refused_with_its_alert(stage: Stage, version: ssl.TLSVersion):
+    context = client_context()
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.minimum_version = context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+        stage.client(context=context)
+
+
+def test_a_hello_in_pieces(stage: Stage):
+    """Nothing of OpenSSL's is there before it is whole."""
+    stage.hand(answers=True)
+    raw = Raw(stage)
+    data = hello()
+    for at in range(len(data) - 1):
+        raw.send(data[at : at + 1])
+    transport = the(stage).transport
+    assert isinstance(transport, TLSTransport)
+    before = transport.has_begun
+    raw.send(data[-1:])
+    assert (before, transport.has_begun) == (False, True)
+    assert raw.sock.recv(1) == b"\x16"
+
+
+def test_a_client_that_says_nothing_has_a_socket_and_a_time_limit():
+    with Stage(tls=certificates(), handshake_timeout=10.0) as stage, no_descriptor_left(stage):
+        silent = Raw(stage)
+        half = Raw(stage)
+        half.send(hello()[:50])
+        begun = Raw(stage)
+        begun.send(hello())
+        stage.later(9)
+        assert len(stage.pump.connections) == 3
+        stage.later(2)
+        assert not stage.pump.connections
+        for raw in (silent, half, begun):
+            raw.rest()
+            raw.sock.close()
+        stage.clients.clear()
+
+
+def test_the_time_limit_of_a_request_begins_after_the_handshake():
+    with Stage(tls=certificates(), handshake_timeout=10.0, head_timeout=20.0) as stage:
+        raw = Raw(stage)
+        stage.later(9)
+        client = stage.client()
+        stage.later(9)
+        assert raw.rest() == b""
+        assert not client.over
+        stage.later(12)
+        assert client.rest() == b""
+        assert client.sock.said_goodbye
+
+
+def test_a_turn_takes_few_steps_of_handshakes_and_others_are_served_meanwhile(stage: Stage):
+    """However many begin at once: they wait in their order, behind who is there."""
+    stage.hand(answers=True)
+    client = stage.client()
+    raws = [Raw(stage) for _ in range(5 * STEPS)]
+    for raw in raws:
+        raw.sock.send(hello())
+    client.sock.send(get("/x"))
+    handshakes = stage.pump.handshakes
+    stage.until(lambda: handshakes.due, "handshakes to be due")
+    begun = [conn for conn in stage.pump.connections.values() if has_begun(conn)]
+    assert len(begun) <= 2 * STEPS
+    turns = 0
+    while handshakes.due:
+        before = sum(map(has_begun, stage.pump.connections.values()))
+        stage.turn()
+        turns += 1
+        assert sum(map(has_begun, stage.pump.connections.values())) - before <= STEPS
+    assert turns >= 2
+    assert client.answer().body == b"GET /x HTTP/1.1\n"
+
+
+def has_begun(conn: Connection) -> bool:
+    transport = conn.transport
+    return isinstance(transport, TLSTransport) and conn.state is HANDSHAKE and transport.has_begun
+
+
+def test_a_client_that_leaves_in_its_handshake(stage: Stage):
+    with no_descriptor_left(stage):
+        for data in (b"", hello()[:20], hello()):
+            raw = Raw(stage)
+            if data:
+                raw.send(data)
+            stage.clients.clear()
+            raw.sock.close()
+            stage.until(lambda: not stage.pump.connections)
+    assert not stage.pump.handshakes.due
+
+
+def test_a_handshake_goes_on_at_a_stop(stage: Stage):
+    """Whoever has connected is answered still; whoever says nothing is not waited for."""
+    stage.hand(answers=True)
+    silent, raw = Raw(stage), Raw(stage)
+    stage.pump.drain(30.0)
+    stage.clients.clear()
+    client = TLSSocket(raw.sock, stage.turn)
+    client.send(get("/x"))
+    received = b""
+
+    def ended() -> bool:
+        nonlocal received
+        try:
+            data = client.recv(65536)
+        except BlockingIOError:
+            return False
+        received += data
+        return not data
+
+    stage.until(ended)
+    assert received.endswith(b"GET /x HTTP/1.1\n")
+    assert b"Connection: close" in received
+    stage.later(2)
+    silent.rest()
+    for sock in (silent.sock, raw.sock):
+        sock.close()
+
+
+# --- what else comes to the port ------------------------------------------------------------------------
+
+
+def test_a_request_in_clear_is_told_to_use_https(stage: Stage):
+    raw = Raw(stage)
+    raw.send(get("/x", "Connection: keep-alive").replace(b"Host: a", b"Host: shop.example:8443"))
+    answer = raw.rest()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert b"https://shop.example:8443/" in answer
+    assert stage.reasons() == [CloseReason.REFUSED]
+
+
+def test_a_request_in_clear_may_come_byte_by_byte(stage: Stage):
+    raw = Raw(stage)
+    for byte in get("/x"):
+        raw.send(bytes([byte]))
+    assert raw.rest().startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x00" * 100, b"\r\n\r\n", b"\xfe\x01" * 1000, b"SSH-2.0-x\r\n", b"\x16\x03\x01\x00\x02\x01\x00" * 200],
+    ids=["zeros", "empty lines", "noise", "ssh", "records"],
+)
+def test_what_is_no_tls_is_closed(stage: Stage, data: bytes):
+    stage.hand(answers=True)
+    client = stage.client()
+    raw = Raw(stage)
+    raw.send(data)
+    stage.later(11)
+    rest = raw.rest()
+    assert rest == b"" or rest[0] == 0x15  # an alert
+    assert client.ask("/x").body == b"GET /x HTTP/1.1\n"
+
+
+def test_a_handshake_that_turns_into_noise_gets_an_alert(stage: Stage):
+    raw = Raw(stage)
+    raw.send(hello())
+    raw.send(b"\x16\x03\x03\x00\x20" + b"\xee" * 32)
+    stage.until(lambda: not stage.pump.connections)
+    assert raw.rest()[-24:-19] == b"\x17\x03\x03\x00\x13"  # an alert, encrypted as all is by now
+
+
+def test_noise_on_a_connection_that_is_encrypted_gets_an_alert(stage: Stage):
+    stage.hand(answers=True)
+    client = stage.client()
+    client.ask("/x")
+    client.sock.raw.send(b"\x17\x03\x03\x00\x20" + b"\xee" * 32)
+    stage.until(lambda: not stage.pump.connections)
+    with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
+        client.sock.recv(1)
+
+
+def test_a_renegotiation_is_refused():
+    """TLS 1.2 has it, and we do not: the client is told so, or its connection ends."""
+    context = client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with Stage(tls=certificates()) as stage:
+        stage.hand(answers=True)
+        client = stage.client(context=context)
+        assert client.ask("/x").status == 200
+        # A ClientHello within the connection, which is what begins one.
+        client.sock.raw.send(b"\x16\x03\x03" + (32).to_bytes(2, "big") + b"\x01" * 32)
+        stage.until(lambda: not stage.pump.connections)
+
+
+# --- protocols --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"), [((), None), (("http/1.1",), "http/1.1"), (("foo", "http/1.0"), "http/1.0")]
+)
+def test_the_protocol_is_agreed_upon(stage: Stage, offered: tuple[str, ...], selected: str | None):
+    stage.hand(answers=True)
+    client = stage.client(context=client_context(protocols=offered))
+    assert client.sock.tls.selected_alpn_protocol() == selected
+    assert client.ask("/x").status == 200
+
+
+@pytest.mark.parametrize("offered", [("foo",), ("acme-tls/1",), ("\x01\x02",), tuple("abcdefghij")])
+def test_a_client_that_speaks_no_protocol_of_ours_is_told_so(stage: Stage, offered: tuple[str, ...]):
+    """RFC 7301 3.2."""
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+        stage.client(context=client_context(protocols=offered))
+
+
+# --- which certificate --------------------------------------------------------------------------------------
+
+
+def sites(**more: Any) -> list[tuple[SiteCertificates, bytes]]:
+    """A default, an exact name, a wildcard."""
+    return [
+        site("", leaves=(issued("default.example"),)),
+        site("shop", "shop.example", "www.shop.example", **more),
+        site("wild", "*.wild.example"),
+        site("deep", "deep.wild.example"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("shop.example", "shop.example"),
+        ("www.shop.example", "shop.example"),
+        ("SHOP.example", "shop.example"),
+        ("a.wild.example", "*.wild.example"),
+        ("deep.wild.example", "deep.wild.example"),
+        ("b.a.wild.example", "default.example"),
+        ("wild.example", "default.example"),
+        ("unknown.example", "default.example"),
+        ("", "default.example"),
+    ],
+)
+def test_the_name_selects_the_certificate(name: str, shown: str):
+    with Stage(tls=certificates(*sites())) as stage:
+        context = client_context()
+        context.check_hostname = False
+        client = stage.client(context=context, name=name)
+        names = [value for _, value in client.sock.tls.getpeercert()["subjectAltName"]]
+        assert names[0] == shown
+
+
+def test_without_a_default_an_unknown_name_is_refused():
+    with Stage(tls=certificates(*sites()[1:])) as stage:
+        stage.client(name="shop.example")
+        for name in ("unknown.example", ""):
+            context = client_context(checks=False)
+            with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
+                stage.client(context=context, name=name)
+
+
+def test_a_site_has_its_own_least_version():
+    """Even if the default, with which OpenSSL would have begun, lets older ones in."""
+    with Stage(tls=certificates(*sites(minimum_version="1.3"))) as stage:
+        context = client_context(checks=False)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        assert stage.client(context=context, name="a.wild.example").sock.tls.version() == "TLSv1.2"
+        with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+            stage.client(context=context, name="shop.example")
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_a_site_has_its_own_rule_about_client_certificates(version: str):
+    with Stage(tls=certificates(*sites(cert_reqs="required"))) as stage:
+        stage.hand(answers=True)
+
+        def ask(name: str, context: ssl.SSLContext) -> bytes:
+            context.check_hostname = False
+            context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+            client = stage.client(context=context, name=name)
+            client.send(get("/x"))
+            stage.settle()
+            client.receive()
+            return client.inbox
+
+        assert b"200 OK" in ask("a.wild.example", client_context())
+        assert b"200 OK" in ask("shop.example", client_context(leaf=issued_to("someone@example.org")))
+        # With TLS 1.3 the client's side of the handshake is done before the server looks.
+        refused = pytest.raises(ssl.SSLError) if version == "TLSv1_2" else nullcontext()
+        with refused:
+            assert ask("shop.example", client_context()) == b""
+
+
+def test_of_two_kinds_of_keys_each_client_gets_the_one_it_knows():
+    leaves = (issued("a", key_type=RSA), issued("a", key_type=ECDSA))
+    with Stage(tls=certificates(site("", leaves=leaves))) as stage:
+        for suites, kind in (
+            ("ECDHE-RSA-AES128-GCM-SHA256", "RSA"),
+            ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDSA"),
+        ):
+            context = client_context()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(suites)
+            client = stage.client(context=context)
+            assert kind in client.sock.tls.cipher()[0]
+
+
+def test_only_good_ciphers_are_spoken():
+    with Stage(tls=certificates()) as stage:
+        for suite in ("ECDHE-ECDSA-AES256-SHA384", "ECDHE-ECDSA-AES128-SHA", "AES128-GCM-SHA256"):
+            context = client_context()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(suite)
+            with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+                stage.client(context=context)
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_a_session_is_resumed(stage: Stage, version: str):
+    stage.hand(answers=True)
+    context = client_context()
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    first = stage.client(context=context)
+    first.ask("/x")
+    session = first.sock.tls.session
+    second = stage.client(context=context, session=session)
+    assert second.sock.tls.session_reused
+    assert second.ask("/y").status == 200
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def test_records_that_come_together_are_all_read(stage: Stage):
+    """The kernel tells of them once; also when the request takes a fast path, or a lease answers it."""
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get("/x"))
+    hand.reply(hand.take(), b"leased", lease=Lease(60.0, ()))
+    client.answer()
+    for heads in ([get("/x")] * 5, [get("/x"), get("/y"), get("/x")], [get("/y")] * 3):
+        wire = b""
+        for head in heads:
+            client.sock.tls.write(head)
+            wire += client.sock.outgoing.read()
+        client.sock.raw.send(wire)
+        for head in heads:
+            if head == get("/y"):
+                hand.reply(hand.take(), b"made")
+            assert client.answer().body == (b"made" if head == get("/y") else b"leased")
+
+
+def test_a_lease_answers_with_one_read_and_one_send(stage: Stage):
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get("/x"))
+    hand.reply(hand.take(), b"leased", lease=Lease(60.0, ()))
+    client.answer()
+    client.ask("/x")
+    steps: list[Connection] = []
+    drive = stage.pump.drive
+    stage.pump.drive = lambda conn: (steps.append(conn), drive(conn))[1]  # type: ignore[method-assign, func-returns-value]
+    assert client.ask("/x").body == b"leased"
+    assert not steps
+
+
+def test_a_record_in_pieces(stage: Stage):
+    stage.hand(answers=True)
+    client = stage.client()
+    client.sock.tls.write(get("/x"))
+    wire = client.sock.outgoing.read()
+    for at in range(len(wire)):
+        client.sock.raw.send(wire[at : at + 1])
+        stage.settle()
+    assert client.answer().status == 200
+
+
+def test_a_large_body(stage: Stage):
+    hand = stage.hand()
+    client = stage.client()
+    body = os.urandom(3 * MIB)
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    task = hand.take()
+    assert hand.bodies[task.number] == body
+    hand.reply(task, b"ok")
+    assert client.answer().body == b"ok"
+
+
+def test_a_client_waits_for_100_continue(stage: Stage):
+    stage.hand(answers=True)
+    client = stage.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+    assert client.interim().status == 100
+    client.send(b"body")
+    assert client.answer().body == b"POST / HTTP/1.1\nbody"
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, 16_384, SEND, SEND + 1, 5 * MIB])
+@pytest.mark.parametrize("rcvbuf", [0, 4096])
+def test_memory_and_files_are_sent_whole(tmp_path, size: int, rcvbuf: int):
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    with Stage(tls=certificates()) as stage:
+        hand = stage.hand()
+        client = stage.client(rcvbuf=rcvbuf)
+        for _ in range(2):
+            client.send(get("/x"))
+            fd = os.open(tmp_path / "file", os.O_RDONLY)
+            task = hand.take()
+            hand.reply(task, b"<", objects=[File(0, 0, size)], fds=(fd,), ending=Ending.UNFINISHED)
+            hand.part(task, Memory(data[:100_000]), ending=Ending.DONE)
+            assert client.answer().body == b"<" + data + data[:100_000]
+
+
+def test_a_slow_client_holds_no_more_than_a_few_records():
+    """What is encrypted waits for the socket, and nothing more is encrypted until it has that."""
+    with Stage(tls=certificates()) as stage:
+        hand = stage.hand()
+        client = stage.client(rcvbuf=4096)
+        client.send(get("/x"))
+        send_large(hand, hand.take(), b"x" * (20 * MIB))
+        stage.settle()
+        transport = the(stage).transport
+        assert isinstance(transport, TLSTransport)
+        assert 0 < transport.unsent() < 8 * MIB
+        assert len(transport._unsent) <= SEND + 1000
+
+
+def test_a_client_that_reads_nothing_is_given_up():
+    with Stage(tls=certificates(), send_timeout=20.0, access_logfile="-") as stage:
+        hand = stage.hand()
+        client = stage.client(rcvbuf=4096)
+        client.send(get("/x"))
+        send_large(hand, hand.take(), b"x" * (20 * MIB))
+        stage.later(25)
+        assert stage.reasons() == [CloseReason.SEND_TIMEOUT]
+
+
+def test_a_client_that_reads_slowly_and_steadily_gets_all():
+    with Stage(tls=certificates(), send_timeout=20.0) as stage:
+        hand = stage.hand()
+        client = stage.client(rcvbuf=4096)
+        client.send(get("/x"))
+        size = 2 * MIB
+        send_large(hand, hand.take(), b"x" * size)
+        give_up = time.monotonic() + 3 * TIMEOUT
+        while len(client.inbox) < size and time.monotonic() < give_up:
+            client.receive(100_000)
+            stage.later(10)
+        assert client.answer().body == b"x" * size
+
+
+# --- ending -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", [get("/", "Connection: close"), get("/", version="1.0")])
+def test_an_end_in_good_order_is_told(stage: Stage, head: bytes):
+    stage.hand(answers=True)
+    client = stage.client()
+    client.send(head)
+    assert client.rest().endswith(b" HTTP/1.%d\n" % (b"/1.1" in head))
+    assert client.sock.said_goodbye
+
+
+def test_a_kept_connection_that_idles_too_long_is_ended_in_good_order(stage: Stage):
+    stage.hand(answers=True)
+    client = stage.client()
+    client.ask("/x")
+    stage.later(80)
+    assert client.rest() == b""
+    assert client.sock.said_goodbye
+
+
+def test_the_end_is_told_when_a_slow_client_has_read_all():
+    """There was no room for it when the last byte was taken."""
+    with Stage(tls=certificates()) as stage:
+        hand = stage.hand()
+        client = stage.client(rcvbuf=4096)
+        client.send(get("/x", version="1.0"))
+        send_large(hand, hand.take(), b"x" * (3 * MIB), length=-1)
+        assert client.answer().body == b"x" * (3 * MIB)
+        assert client.sock.said_goodbye
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_response_that_is_cut_short_has_no_good_end(stage: Stage, version: str):
+    """Of one whose end is told by the close alone, nothing else shows it."""
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get("/x", version=version))
+    task = hand.take()
+    hand.reply(task, b"part", length=-1, ending=Ending.UNFINISHED)
+    stage.settle()
+    hand.part(task, ending=Ending.ABORTED)
+    client.rest()
+    assert client.reset
+    assert not client.sock.said_goodbye
+
+
+def test_a_worker_that_dies_leaves_no_good_end(stage: Stage):
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get("/x", version="1.0"))
+    hand.reply(hand.take(), b"part", length=-1, ending=Ending.UNFINISHED)
+    hand.die()
+    client.rest()
+    assert client.reset
+    assert not client.sock.said_goodbye
+
+
+def test_a_client_may_close_its_side_and_read_on(stage: Stage):
+    hand = stage.hand()
+    client = stage.client()
+    client.send(get("/x"))
+    task = hand.take()
+    client.finish()
+    hand.reply(task, b"answered")
+    assert client.answer().body == b"answered"
+
+
+def test_a_client_that_closes_between_requests(stage: Stage):
+    stage.hand(answers=True)
+    with no_descriptor_left(stage):
+        client = stage.client()
+        client.ask("/x")
+        client.finish()
+        stage.until(lambda: not stage.pump.connections)
+        stage.clients.remove(client)
+        client.sock.close()
+
+
+def test_all_is_freed(stage: Stage):
+    """With a connection go its transport and OpenSSL's objects, at once."""
+    import gc
+    import weakref
+
+    stage.hand(answers=True)
+    client = stage.client()
+    client.ask("/x")
+    tls = weakref.ref(the(stage).transport.tls)  # type: ignore[attr-defined]
+    gc.disable()
+    try:
+        client.leave()
+        stage.until(lambda: not stage.pump.connections)
+        assert tls() is None
+    finally:
+        gc.enable()
+
+
+def test_the_state_after_the_handshake(stage: Stage):
+    raw = Raw(stage)
+    assert the(stage).state is HANDSHAKE
+    TLSSocket(raw.sock, stage.turn)
+    stage.settle()
+    assert the(stage).state is FRESH

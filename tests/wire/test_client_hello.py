@@ -1,0 +1,146 @@
+"""The first message of a TLS client: what is read of it, however it comes, and whatever else comes."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, NO_HELLO, ClientHello, Kind, look_at
+
+PART, HELLO, HTTP, OTHER = Kind
+
+
+def hello(name: str | None = "example.org", *protocols: str, version: str = "1.3") -> bytes:
+    """A real client's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if version == "1.2":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+def in_records(message: bytes, size: int) -> bytes:
+    """A handshake message in records of so many bytes."""
+    pieces = [message[at : at + size] for at in range(0, len(message), size)]
+    return b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize(
+    ("name", "protocols", "expected"),
+    [
+        ("example.org", (), ClientHello("example.org", None)),
+        ("Example.ORG", ("h2", "http/1.1"), ClientHello("example.org", (b"h2", b"http/1.1"))),
+        (None, ("http/1.1",), ClientHello("", (b"http/1.1",))),
+        ("a_b.example", (), ClientHello("a_b.example", None)),
+        ("bücher.example", (), ClientHello("xn--bcher-kva.example", None)),
+        ("127.0.0.1", (), ClientHello("", None)),  # an address is no name (RFC 6066 3)
+    ],
+)
+def test_a_hello_tells_the_name_and_the_protocols(version, name, protocols, expected):
+    assert look_at(hello(name, *protocols, version=version)) == (HELLO, expected)
+
+
+def test_it_may_come_in_pieces():
+    """In segments of any length: until the last byte it is a part."""
+    data = hello("example.org", "h2")
+    for end in range(len(data)):
+        assert look_at(data[:end]) == (PART, NO_HELLO)
+    assert look_at(data + b"\x14\x03\x03")[0] is HELLO
+
+
+@pytest.mark.parametrize("size", [10, 100, 300, 16384])
+def test_it_may_come_in_several_records(size):
+    data = hello("example.org", "h2")
+    split = in_records(data[5:], size)
+    for end in range(len(split)):
+        assert look_at(split[:end])[0] is PART
+    assert look_at(split) == look_at(data)
+
+
+def test_what_never_ends_is_no_hello():
+    """However slowly it comes, no more than MAX_HELLO is kept of it."""
+    long = b"\x01" + (MAX_HELLO + 1).to_bytes(3, "big")
+    assert look_at(in_records(long, 100))[0] is OTHER
+    allowed = b"\x01" + (MAX_HELLO - 4).to_bytes(3, "big") + bytes(MAX_HELLO)
+    assert look_at(in_records(allowed, 1)[: 6 * MAX_RECORDS - 1])[0] is PART
+    assert look_at(in_records(allowed, 1)[: 6 * MAX_RECORDS + 1])[0] is OTHER
+    assert look_at(b"\x16\x03\x01\x00\x00")[0] is OTHER
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", PART),
+        (b"G", PART),
+        (b"GET", PART),
+        (b"GET ", PART),
+        (b"GET /", HTTP),
+        (b"OPTIONS *", HTTP),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HTTP),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", HTTP),
+        (b"get /", OTHER),
+        (b"A" * 21, OTHER),
+        (b"\r\n", OTHER),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", OTHER),
+        (b"\x80\x2e\x01\x03\x01", OTHER),  # SSL 2
+        (b"\x15\x03\x01\x00\x02\x02\x28", OTHER),  # an alert
+        (b"\x16\x02\x01\x00\x05", OTHER),
+        (b"\x16\x03\x01\x00\x05\x02", OTHER),
+        (b"\x16\x03\x01\x00\x04\x01\x00\x00\x02\x14\x03", OTHER),
+        (b"\x16\x03\x01\x00\x06\x01\x00\x00\x02\x03\x03", OTHER),  # too short for a hello
+        (b"\x16\x03\x01\xff\xff\x01\x00\x00\x02", OTHER),
+    ],
+)
+def test_what_else_comes(data, kind):
+    assert look_at(data) == (kind, NO_HELLO)
+
+
+def with_name(name: bytes) -> bytes:
+    """A hello with these bytes in the place of the name."""
+    data = hello("e" * len(name))
+    assert data.count(b"e" * len(name)) == 1
+    return data.replace(b"e" * len(name), name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"exa\0mple",
+        b"exa mple",
+        b"exa/mple",
+        b"ex\xc3\xa4mple",
+        b"example\n",
+        b"'; drop --",
+        b"[::1]ff",
+        b"........",
+    ],
+)
+def test_an_odd_name_is_as_good_as_none(name):
+    kind, found = look_at(with_name(name))
+    assert kind is HELLO
+    assert found.server_name in ("", ".......")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_something(data):
+    """Whatever comes, nothing is raised; and what is no part of a hello does not become one by more bytes."""
+    for start in (b"", b"\x16\x03\x01", hello()[:60]):
+        kind, _ = look_at(start + data)
+        if kind is OTHER:
+            assert look_at(start + data + b"\x00" * 50)[0] is OTHER
+
+
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
+def test_a_hello_that_is_changed_somewhere(at, bytes_there):
+    data = hello("example.org", "h2", "http/1.1")
+    look_at(data[:at] + bytes_there + data[at + len(bytes_there) :])
