@@ -75,7 +75,7 @@ def test_a_connection_with_buffered_requests_is_not_idle():
                 elif conn.inbox:
                     seen.add(conn.state)
         [*_, conn] = stage.pump.connections.values()
-        assert ConnectionState.HEAD in seen or not conn.transport.keeps_nothing  # then they wait there
+        assert ConnectionState.HEAD in seen or not conn.transport.tells_of_more  # then they wait there
         assert [client.answer().body for _ in range(300)] == [b"leased"] * 300
 
 
