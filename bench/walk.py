@@ -32,8 +32,11 @@ GOAL = 8
 
 WARM_UP = 20
 REPEATS = 8
-BY_THE_CLOCK = ("pump/clock.py", "pump/stalls.py", "pump/timeouts.py")
-"""What the loop does once a turn, or when so many milliseconds have passed, for no request in particular."""
+BY_THE_CLOCK = ("pump/clock.py", "pump/costs.py", "pump/queues.py", "pump/stalls.py", "pump/timeouts.py")
+"""What the loop does once a turn, or when so many milliseconds have passed, or because earlier requests took
+as long: not for this request in particular."""
+TIMERS = ("Tasks.look_within",)
+"""Functions of other files that do."""
 LIMIT = 30.0
 """Seconds for anything that is waited for."""
 
@@ -234,7 +237,9 @@ def common(runs: list[dict[str, Steps]]) -> dict[str, Steps]:
         in_all = set.intersection(*(set(run.get(process, ())) for run in runs))
         if in_all:
             kept[process] = [
-                step for step in runs[0][process] if step in in_all and step[0] not in BY_THE_CLOCK
+                (file, function)
+                for file, function in runs[0][process]
+                if (file, function) in in_all and file not in BY_THE_CLOCK and function not in TIMERS
             ]
     return kept
 
