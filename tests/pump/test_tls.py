@@ -335,7 +335,7 @@ def sites(**more: Any) -> list[tuple[SiteCertificates, bytes]]:
         ("SHOP.example", "shop.example"),
         ("a.wild.example", "*.wild.example"),
         ("deep.wild.example", "deep.wild.example"),
-        ("b.a.wild.example", "default.example"),
+        ("b.a.wild.example", "*.wild.example"),  # the site's, though the certificate does not cover it
         ("wild.example", "default.example"),
         ("unknown.example", "default.example"),
         ("", "default.example"),
@@ -389,6 +389,35 @@ def test_a_site_has_its_own_rule_about_client_certificates(version: str):
         refused = pytest.raises(ssl.SSLError) if version == "TLSv1_2" else nullcontext()
         with refused:
             assert ask("shop.example", client_context()) == b""
+
+
+@pytest.mark.parametrize(
+    "rule", [{"cert_reqs": "required"}, {"cert_reqs": "optional"}, {"minimum_version": "1.3"}]
+)
+def test_the_rules_of_a_site_hold_for_requests_on_other_sites_connections(rule: dict[str, str]):
+    """Once the handshake is done with one name, a request may name another host. Also when a lease knows the
+    response, and the request takes a fast path."""
+    with Stage(tls=certificates(*sites(**rule))) as stage:
+        hand = stage.hand()
+
+        def head(host: str) -> bytes:
+            return get("/x").replace(b"Host: a", f"Host: {host}".encode())
+
+        let_in = stage.client(context=client_context(leaf=issued_to("x@example.org")), name="shop.example")
+        for _ in range(3):
+            let_in.send(head("shop.example"))
+            if hand.tasks or hand.work():
+                hand.reply(hand.take(), b"secret", lease=Lease(60.0, ()))
+            assert let_in.answer().body == b"secret"
+        context = client_context()
+        context.check_hostname = False
+        for host in ("shop.example", "SHOP.example:443", "www.shop.example."):
+            other = stage.client(context=context, name="a.wild.example")
+            other.send(head("a.wild.example"))
+            hand.reply(hand.take(), b"open")
+            assert other.answer().body == b"open"
+            assert other.ask(head(host)).status == 421
+        assert not hand.tasks
 
 
 def test_of_two_kinds_of_keys_each_client_gets_the_one_it_knows():

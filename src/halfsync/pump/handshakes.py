@@ -52,10 +52,12 @@ class Handshakes:
         protocols: dict[str, WireProtocol],
         http1: WireProtocol,
         in_clear: WireProtocol,
+        guarded: WireProtocol,
         head_timeout: float,
     ) -> None:
         """`protocols`: what is spoken, by its ALPN name, our favourite first. `http1`: with clients that name
-        none. `in_clear`: with those that do not know that they should use TLS."""
+        none. `in_clear`: with those that do not know that they should use TLS. `guarded`: HTTP/1.1 where not
+        every site admits everybody."""
         self._clock = clock
         self._run_queue = run_queue
         self._endings = endings
@@ -64,6 +66,7 @@ class Handshakes:
         self.protocols = protocols
         self._http1 = http1
         self._in_clear = in_clear
+        self._guarded = guarded
         self.head_timeout = head_timeout
         self.due: dict[Connection, None] = {}  # (for its order)
         self.refuse = http1.refuse
@@ -132,12 +135,13 @@ class Handshakes:
         if kind is Kind.HTTP:
             self._speak_in_clear(conn, transport)
             return False
-        context = self.contexts.choose(hello.server_name)
-        if context is None:
+        chosen = self.contexts.choose(hello.server_name)
+        if chosen is None:
             transport.say(alert(UNRECOGNIZED_NAME))
             raise TLSError(f"there is no certificate for {hello.server_name or 'clients that name no host'}")
         self._check_protocols(transport, hello)
         data, conn.inbox = conn.inbox, b""
+        transport.site, context = chosen
         transport.begin(context)
         return transport.shake(data)
 
@@ -155,6 +159,9 @@ class Handshakes:
         name = transport.tls.selected_alpn_protocol()
         protocol = self.protocols.get(name or "", self._http1)
         transport.more = self._more(conn)
+        if self.contexts.has_guarded and protocol is self._http1:
+            conn.known = KnownHeads(read_at_once=False)  # each request is looked at
+            protocol = self._guarded
         self._speak(conn, protocol)
 
     def _speak_in_clear(self, conn: Connection, transport: TLSTransport) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from copy import copy
 
 from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
+from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.http1 import Http1
 from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.states import EXCHANGE_BEGAN
+from halfsync.pump.tls import TLSTransport
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.refusals import Refusal
 
@@ -34,4 +36,23 @@ class ClearHttp1(Http1):
         conn.exchange = exchange = Exchange(conn, head, head.raw)
         place = head.host.decode("latin-1") or "..."
         self.refuse(exchange, Refusal(400, f"This port is for https: ask for https://{place}/ instead."))
+        return MORE
+
+
+class GuardedHttp1(Http1):
+    """With TLS, where a site asks for client certificates or a newer version, and another does not. A request
+    for a host of that site may not come on a connection that was made with the name of another: the rules of
+    a site are looked at in the handshake."""
+
+    handshakes: Handshakes
+
+    def _begin_exchange(self, conn: Connection, head: RequestHead, seen: SeenHead | None) -> Outcome:
+        transport = conn.transport
+        site = transport.site if isinstance(transport, TLSTransport) else ""
+        if self.handshakes.contexts.admits(site, head.host):
+            return super()._begin_exchange(conn, head, seen)
+        conn.move(EXCHANGE_BEGAN)
+        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        sentence = "This host has to be asked on a connection of its own, made with its name (SNI)."
+        self.refuse(exchange, Refusal(421, sentence))
         return MORE

@@ -39,7 +39,7 @@ from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1, limits_of
 from halfsync.pump.http1_responses import Http1Responses
-from halfsync.pump.http1_special import ClearHttp1, ClosingHttp1
+from halfsync.pump.http1_special import ClearHttp1, ClosingHttp1, GuardedHttp1
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
@@ -176,6 +176,7 @@ class Pump:
         self.closing_http1 = ClosingHttp1(*parts)  # where a listening socket is no more
         protocols: dict[str, WireProtocol] = {"http/1.1": self.http1, "http/1.0": self.http1}  # by ALPN name
         self.clear_http1 = ClearHttp1(*parts)
+        self.guarded_http1 = GuardedHttp1(*parts)
         self.handshakes = Handshakes(
             self.clock,
             self.run_queue,
@@ -185,8 +186,10 @@ class Pump:
             protocols,
             self.http1,
             self.clear_http1,
+            self.guarded_http1,
             settings.head_timeout,
         )
+        self.guarded_http1.handshakes = self.handshakes
         self.timeouts = Timeouts(settings, self.run_queue, self.endings, self.http1, self.tunnels, self.drive)
         self.acceptor = Acceptor(
             plan,

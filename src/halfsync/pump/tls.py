@@ -75,10 +75,12 @@ class TLSTransport:
         "_write",
         "ends_unsaid",
         "more",
+        "site",
     )
 
     def __init__(self, sock: PlainTransport) -> None:
         self._sock = sock
+        self.site = ""  # the name of the one whose rules the client has kept
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
         self._emptied = False  # the last recv(2) took all that the kernel had
         self._over = False  # nothing more can be read

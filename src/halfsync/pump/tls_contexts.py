@@ -6,42 +6,51 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from halfsync.certificates import Certificates, context_of
+from halfsync.certificates import Certificates, SiteCertificates, context_of
+from halfsync.hosts import HostTable
 from halfsync.pump.descriptors import Descriptor
 
 if TYPE_CHECKING:
     import ssl
 
+NOBODY = -1
+"""In the place of a site, for hosts that none has."""
+
 
 class Contexts:
-    """Of all certificates: those of exact names, of wildcards, and the default."""
+    """Of all sites that have certificates, and of the default one. A host's site is found as for requests."""
 
     def __init__(self, certificates: Certificates | None, protocols: Sequence[str]) -> None:
         """Raises ssl.SSLError, OSError."""
-        self._exact: dict[str, ssl.SSLContext] = {}
-        self._wildcards: dict[str, ssl.SSLContext] = {}  # by what is behind the asterisk: ".example.org"
-        self._default: ssl.SSLContext | None = None
-        if certificates is None:
-            return
-        for site in certificates.sites:
+        sites = certificates.sites if certificates is not None else ()
+        self._sites = sites
+        self._contexts: list[ssl.SSLContext] = []
+        for site in sites:
+            assert certificates is not None
             copies = [_copy(certificates.fd, *span) for span in site.pems]
             context = context_of(site, [f"/proc/self/fd/{copy.fd}" for copy in copies])
             context.set_alpn_protocols(list(protocols))
-            if not site.name:
-                self._default = context
-            for host in site.hosts:
-                if host.startswith("*."):
-                    self._wildcards[host[1:]] = context
-                else:
-                    self._exact[host] = context
+            self._contexts.append(context)
+        default = next((index for index, site in enumerate(sites) if not site.name), NOBODY)
+        self._table = HostTable(((index, site.hosts) for index, site in enumerate(sites)), default)
+        self.has_guarded = len(sites) > 1 and any(map(_is_guarded, sites))
+        """Whether a client that may speak with one site need not be let in by another."""
 
-    def choose(self, name: str) -> ssl.SSLContext | None:
-        """`name`: in lower case; "" if the client named none. None: nothing is served under it."""
-        found = self._exact.get(name)
-        if found is not None:
-            return found
-        _, dot, parent = name.partition(".")
-        return self._wildcards.get(dot + parent) or self._default
+    def choose(self, name: str) -> tuple[str, ssl.SSLContext] | None:
+        """The name of a site, and its context. `name`: of the host, in lower case; "" if the client named
+        none. None: nothing is served under it."""
+        index = self._table.find(name.encode())
+        return None if index == NOBODY else (self._sites[index].name, self._contexts[index])
+
+    def admits(self, site: str, host: bytes) -> bool:
+        """Whether a request for a host, as a Host field has it, may come on a connection that was made with
+        that site."""
+        index = self._table.find(host)
+        return index == NOBODY or self._sites[index].name == site or not _is_guarded(self._sites[index])
+
+
+def _is_guarded(site: SiteCertificates) -> bool:
+    return site.cert_reqs != "none" or site.minimum_version != "1.2"
 
 
 def _copy(fd: int, offset: int, size: int) -> Descriptor:

@@ -178,8 +178,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["none", "optional", "required"],
         about(
             "TLS",
-            "Whether clients are asked for a certificate, and refused without one. Applications find it "
-            "in SSL_CLIENT_CERT and its like.",
+            "Whether clients are asked for a certificate of one of the `ca_certs`, and refused without one. "
+            "Applications do not see it yet.",
             metavar="MODE",
         ),
     ] = "none"
