@@ -25,7 +25,8 @@ Each setting can be given in four places; the later ones win:
  4. the command line: `--workers 4`
 
 `halfsync --print-config` shows each value and where it came from. Sizes are in bytes and may end in K, M or G
-(in TOML as `"64K"`). An empty text means none. Changes in the file take effect at a
+(in TOML as `"64K"`), durations in seconds and may end in ms, s, min or h
+(`"500 ms"`). An empty text means none. Changes in the file take effect at a
 [reload](how-to/reload.md), except where an entry says that they need a restart. Routes and sites are
 not settings: [sites and routes](reference/sites-and-routes.md). Where an entry says that a site or a route
 may have its own, the nearest value counts: the route's, else its site's, else the one at the top.

@@ -64,6 +64,29 @@ def test_sizes_have_suffixes(tmp_path, text, size):
     assert from_file(tmp_path, f'limit_request_body = "{text}"').settings.limit_request_body == size
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10", 10), ("2.5s", 2.5), ("30 s", 30), ("500 ms", 0.5), ("5min", 300), ("2 h", 7200), ("0", 0)],
+)
+def test_durations_have_suffixes(tmp_path, text, seconds):
+    assert load({"handler_timeout": text}, {}, None).settings.handler_timeout == seconds
+    assert load({}, {"HALFSYNC_HANDLER_TIMEOUT": text}, None).settings.handler_timeout == seconds
+    assert from_file(tmp_path, f'handler_timeout = "{text}"').settings.handler_timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("handler_timeout", "10 K"), ("handler_timeout", "10 m"), ("handler_timeout", "s"),
+        ("limit_request_body", "10 s"), ("limit_request_body", "1.5 K"), ("workers", "2 s"),
+        ("workers", "2B"),
+    ],
+)  # fmt: skip
+def test_a_suffix_of_another_kind_is_wrong(name, text):
+    with pytest.raises(SettingError, match=f"must be .*, not '{text}'"):
+        load({name: text}, {}, None)
+
+
 def test_lists_switches_and_none_as_texts(tmp_path):
     environment = {"HALFSYNC_BIND": "1.2.3.4:5, unix:/x", "HALFSYNC_PRELOAD": "yes", "HALFSYNC_USER": ""}
     settings = load({}, environment, None).settings

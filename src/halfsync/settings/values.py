@@ -1,4 +1,4 @@
-"""Sizes, and values as texts and as TOML has them: checked against the row of their setting.
+"""Sizes, durations, and values as texts and as TOML has them: checked against the row of their setting.
 
 Whatever is wrong raises `SettingError`: one sentence that names the setting, for the user.
 """
@@ -6,6 +6,7 @@ Whatever is wrong raises `SettingError`: one sentence that names the setting, fo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +15,15 @@ from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import Row
 from halfsync.settings.table import GIB, KIB, MIB
 
-_SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+_SIZES = {"": 1, "b": 1}
+_SIZES |= {
+    f"{letter}{more}": size
+    for letter, size in (("k", KIB), ("m", MIB), ("g", GIB))
+    for more in ("", "b", "ib")
+}
+_DURATIONS = {"": 1.0, "s": 1.0, "ms": 0.001, "min": 60.0, "h": 3600.0}
+_SUFFIXES: dict[str, Mapping[str, float]] = {"bytes": _SIZES, "seconds": _DURATIONS}
+"""By the setting's unit: what may stand behind a number."""
 _SWITCH = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -40,12 +49,12 @@ def from_text(row: Row, text: str, where: str) -> Any:
 
 def from_toml(row: Row, value: Any, where: str) -> Any:
     """The value that a TOML value means: a lone text may stand for a list of one, "64K" for a size,
-    and "" for none, which TOML has no word for."""
+    "30 s" for a duration, and "" for none, which TOML has no word for."""
     if row.optional and value == "":
         value = None
     if row.is_list and isinstance(value, str):
         value = [value]
-    if row.unit == "bytes" and isinstance(value, str):
+    if row.unit in _SUFFIXES and isinstance(value, str):
         value = _number(row, value)
     return checked(row, value, where)
 
@@ -75,18 +84,19 @@ def _refusal(row: Row, value: Any, where: str) -> str:
 
 
 def _number(row: Row, text: str) -> Any:
-    """The number in `text`, with K, M, G (also KiB, MiB, GiB) for sizes; `text` itself if there is none."""
+    """The number in `text`, with what may stand behind it by the setting's unit ("64 KiB", "30 s"); `text`
+    itself if there is none."""
     found = _NUMBER.fullmatch(text.strip())
-    if found is None or (found["suffix"] and row.unit != "bytes"):
+    factor = _SUFFIXES.get(row.unit, {"": 1}).get(found["suffix"].lower()) if found else None
+    if found is None or factor is None:
         return text
     try:
-        number = int(found["digits"]) if row.type is int else float(found["digits"])
+        return (int(found["digits"]) if row.type is int else float(found["digits"])) * factor
     except ValueError:
         return text
-    return number * _SUFFIXES[found["suffix"].upper()]
 
 
-_NUMBER = re.compile(r"(?P<digits>[+-]?(?:inf|nan|[0-9._]+))(?: ?(?P<suffix>[KMG]?)(?:i?B)?)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?P<digits>[+-]?(?:inf|nan|[0-9._]+)) ?(?P<suffix>[a-z]*)", re.IGNORECASE)
 
 
 def octal(name: str, text: str) -> int:
