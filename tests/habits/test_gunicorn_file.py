@@ -182,7 +182,7 @@ def test_a_name_of_gunicorns_in_our_own_file_is_reported_as_ours(folder):
     found = halfsync(folder, "-c", "halfsync.toml", "shop:app")
     assert (
         found.stderr
-        == "halfsync: halfsync.toml: there is no setting timeout; did you mean handler_timeout?\n"
+        == "halfsync: halfsync.toml:1: there is no setting timeout; did you mean handler_timeout?\n"
     )
 
 
