@@ -74,6 +74,8 @@ def work_out(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
     _check_hosts(sites, found)
+    if settings.hsts:
+        headers = nearest([HeaderRule("Strict-Transport-Security", (settings.hsts,))], headers)
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
     routes = _routes(targets, settings, headers, pools, DEFAULT_SITE, found)
     plans = [SitePlan()]

@@ -158,6 +158,52 @@ def test_openssl_finds_nothing_wrong(server: Server):
     assert b"HTTP/1.1 200 OK" in found.stdout
 
 
+@pytest.fixture(scope="module")
+def strict(folder):
+    """Nothing is served without TLS."""
+    with serving(
+        folder,
+        *("environ:app", "/files=./public", "--certfile", "server.pem", "--keyfile", "server.key"),
+        *("-b", "https://127.0.0.1:0", "-b", "http://127.0.0.1:0"),
+        *("--redirect-http", "--hsts", "max-age=1000; includeSubDomains"),
+        bind=False,
+    ) as server:
+        yield server
+
+
+def in_clear(server: Server) -> Client:
+    return Client(("127.0.0.1", int(server.addresses[1].rpartition(":")[2])))
+
+
+@pytest.mark.parametrize(
+    ("target", "path"), [("/", "/"), ("/a/b?c=d%20e&f", "/a/b?c=d%20e&f"), ("http://story.test/x?y", "/x?y")]
+)
+def test_requests_in_clear_are_redirected(strict: Server, target: str, path: str):
+    with in_clear(strict) as client:
+        for method, status in (("GET", 301), ("HEAD", 301), ("DELETE", 308), ("GET", 301)):
+            answer = client.ask(target, method=method)
+            assert answer.status == status
+            assert answer["Location"] == f"https://story.test:{strict.port}{path}"
+            assert not answer["Strict-Transport-Security"]
+        answer = client.ask(target, method="POST", body=b"body")
+        assert (answer.status, answer["Connection"]) == (308, "close")
+
+
+def test_a_request_in_clear_without_a_host_can_not_be_redirected(strict: Server):
+    with in_clear(strict) as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        assert client.answer().status == 400
+
+
+def test_browsers_are_told_to_use_https_alone(strict: Server):
+    with closing(connected(strict)) as connection:
+        for target in ("/", "/files/small", "/files/small", "/files/missing"):
+            connection.request("GET", target)
+            response = connection.getresponse()
+            response.read()
+            assert response.getheader("Strict-Transport-Security") == "max-age=1000; includeSubDomains"
+
+
 # --- mistakes ----------------------------------------------------------------------------------------------
 
 
@@ -231,6 +277,9 @@ def mistakes(folder):
             "there is no certificate in text.pem",
         ),
         ("--certfile both.pem --ciphers nonsense", "ciphers: OpenSSL knows none of 'nonsense'."),
+        ("--redirect-http", "redirect_http: there is no https:// address in bind to redirect to."),
+        ("--hsts max-age=1", "hsts: it must not be sent without TLS"),
+        ("--hsts forever", "hsts must be like 'max-age=63072000' or"),
         ("--certfile both.pem --minimum-version 1.0", "must be one of 1.2, 1.3"),
         ("--certfile both.pem,server.pem --keyfile server.key", "there must be a keyfile for each certfile"),
     ],

@@ -120,6 +120,18 @@ def parse(address: str) -> tuple[str, int] | str:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def check_tls(settings: Settings, addresses: Sequence[str]) -> None:
+    """Settings of TLS that are wrong for these addresses of `bind`. Raises SettingError."""
+    tcp = [address for address in addresses if not isinstance(parse(address), str)]
+    schemes = {scheme_of(address, settings) for address in tcp}
+    if settings.redirect_http and "https" not in schemes:
+        raise SettingError("redirect_http: there is no https:// address in bind to redirect to.")
+    if settings.hsts and "http" in schemes and not settings.redirect_http:
+        raise SettingError(
+            "hsts: it must not be sent without TLS, and bind has addresses for http: turn redirect_http on."
+        )
+
+
 def scheme_of(address: str, settings: Settings) -> str:
     """Whether an address of `bind` is for "https" or "http": it says so, or there is a certificate or none. A
     unix socket's peer is a proxy on the same machine, which needs no TLS."""

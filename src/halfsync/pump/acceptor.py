@@ -15,6 +15,7 @@ from halfsync.plan import Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
 from halfsync.pump.endings import Endings
+from halfsync.pump.http1_special import RedirectingHttp1
 from halfsync.pump.known_heads import KnownHeads
 from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
@@ -55,6 +56,7 @@ class Acceptor:
         room: Room,
         protocol: WireProtocol,
         handshakes: WireProtocol,
+        redirecting: RedirectingHttp1,
         leases: Leases,
     ) -> None:
         self._clock = clock
@@ -62,6 +64,7 @@ class Acceptor:
         self._endings = endings
         self._room = room
         self._protocol = protocol
+        self._redirecting = redirecting
         self._handshakes = handshakes  # the protocol of listeners for https, until a handshake is done
         self._leases = leases
         self._take_settings(plan)
@@ -109,6 +112,10 @@ class Acceptor:
         self._head_timeout = self._room.head_timeout = plan.settings.head_timeout
         self._handshake_timeout = plan.settings.handshake_timeout
         self._secure = {index for index, one in enumerate(plan.listeners) if one.scheme == "https"}
+        in_clear = {index for index, one in enumerate(plan.listeners) if one.scheme == "http" and one.port}
+        self.redirected = in_clear if plan.settings.redirect_http else set()
+        ports = [one.port for one in plan.listeners if one.scheme == "https" and not one.is_removed]
+        self._redirecting.port = ports[0] if ports else 443
 
     def _close(self, index: int, listener: socket.socket) -> None:
         """Accept what has connected by now, and then close the listening socket."""
@@ -179,6 +186,9 @@ class Acceptor:
             secure = TLSTransport(transport)
             conn = Connection(secure, self._handshakes, origin, known, now + self._handshake_timeout)
             conn.state = HANDSHAKE
+        elif index in self.redirected:
+            known = KnownHeads(read_at_once=False)
+            conn = Connection(transport, self._redirecting, origin, known, now + self._head_timeout)
         else:
             conn = Connection(transport, self._protocol, origin, known, now + self._head_timeout)
         self._poller.watch_client(conn.fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 
+from halfsync.hosts import name_of
 from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.http1 import Http1
@@ -11,7 +12,7 @@ from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.states import EXCHANGE_BEGAN
 from halfsync.pump.tls import TLSTransport
 from halfsync.wire.http1 import RequestHead
-from halfsync.wire.refusals import Refusal
+from halfsync.wire.refusals import Redirection, Refusal
 
 
 class ClosingHttp1(Http1):
@@ -37,6 +38,32 @@ class ClearHttp1(Http1):
         place = head.host.decode("latin-1") or "..."
         self.refuse(exchange, Refusal(400, f"This port is for https: ask for https://{place}/ instead."))
         return MORE
+
+
+class RedirectingHttp1(Http1):
+    """On connections without TLS, where all that is served is served over TLS (`redirect_http`)."""
+
+    port = 443
+
+    def _begin_exchange(self, conn: Connection, head: RequestHead, _seen: SeenHead | None) -> Outcome:
+        conn.move(EXCHANGE_BEGAN)
+        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        self.refuse(exchange, self._redirection(head))
+        return MORE
+
+    def _redirection(self, head: RequestHead) -> Refusal:
+        has_body = head.body_size != 0
+        host = name_of(head.host).decode("latin-1")
+        if not host:
+            return Refusal(
+                400, "This address redirects to https, but the request names no host.", close=has_body
+            )
+        place = f"https://{host}" + ("" if self.port == 443 else f":{self.port}")
+        target = head.target.decode("latin-1")
+        if not target.startswith("/"):
+            rest = target.partition("://")[2]
+            target = "/" + rest.partition("/")[2] if "/" in rest else "/"
+        return Redirection(301 if head.method in (b"GET", b"HEAD") else 308, place + target, close=has_body)
 
 
 class GuardedHttp1(Http1):

@@ -39,7 +39,7 @@ from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1, limits_of
 from halfsync.pump.http1_responses import Http1Responses
-from halfsync.pump.http1_special import ClearHttp1, ClosingHttp1, GuardedHttp1
+from halfsync.pump.http1_special import ClearHttp1, ClosingHttp1, GuardedHttp1, RedirectingHttp1
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
@@ -177,6 +177,7 @@ class Pump:
         protocols: dict[str, WireProtocol] = {"http/1.1": self.http1, "http/1.0": self.http1}  # by ALPN name
         self.clear_http1 = ClearHttp1(*parts)
         self.guarded_http1 = GuardedHttp1(*parts)
+        self.redirecting_http1 = RedirectingHttp1(*parts)
         self.handshakes = Handshakes(
             self.clock,
             self.run_queue,
@@ -199,6 +200,7 @@ class Pump:
             self.room,
             self.http1,
             self.handshakes,
+            self.redirecting_http1,
             self.leases,
         )
         self._next_sweep = 0.0

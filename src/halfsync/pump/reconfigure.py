@@ -92,13 +92,22 @@ class PlanChange:
             pump.handshakes.contexts = self._contexts
         pump.responses.configure(settings)
         pump.tunnels.timeout = settings.tunnel_timeout
-        for protocol in (pump.http1, pump.closing_http1, pump.clear_http1, pump.guarded_http1):
+        for protocol in (
+            pump.http1,
+            pump.closing_http1,
+            pump.clear_http1,
+            pump.guarded_http1,
+            pump.redirecting_http1,
+        ):
             protocol.configure(settings)
         pump.http1.spool_space.limit = settings.spool_limit
         waiting = pump.pools.configure(plan)
         pump.sites.replace(plan, pump.pools.routes)
         pump.acceptor.configure(plan)
         for conn in list(pump.connections.values()):
+            if conn.origin.listener in pump.acceptor.redirected and conn.protocol is pump.http1:
+                conn.protocol = pump.redirecting_http1
+                conn.known = KnownHeads(read_at_once=False)
             if pump.handshakes.contexts.has_guarded and conn.protocol is pump.http1:
                 conn.protocol = pump.guarded_http1
                 conn.known = KnownHeads(read_at_once=False)

@@ -7,6 +7,7 @@ the file and nothing else: no import, no socket.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,9 +207,20 @@ def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
     raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, *TABLES])}")
 
 
+_HSTS = re.compile(r"(?:max-age=[0-9]+(?:; ?(?:includeSubDomains|preload))*)?")
+
+
 def _check_together(settings: Settings, mistakes: Mistakes) -> None:
     """Settings that are wrong by more than their type, or not right with each other."""
-    for check in (_check_files, _check_access, _check_bind, _check_octals, _check_env, _check_heads):
+    for check in (
+        _check_files,
+        _check_access,
+        _check_bind,
+        _check_hsts,
+        _check_octals,
+        _check_env,
+        _check_heads,
+    ):
         with mistakes.noted():
             check(settings)
 
@@ -224,6 +236,12 @@ def _check_access(settings: Settings) -> None:
 def _check_bind(settings: Settings) -> None:
     if not settings.bind:
         raise SettingError("bind is empty: there is nowhere to listen.")
+
+
+def _check_hsts(settings: Settings) -> None:
+    if not _HSTS.fullmatch(settings.hsts):
+        known = "'max-age=63072000' or 'max-age=63072000; includeSubDomains'"
+        raise SettingError(f"hsts must be like {known}, not {settings.hsts!r}.")
 
 
 def _check_octals(settings: Settings) -> None:

@@ -197,6 +197,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
 
+    redirect_http: Annotated[
+        bool,
+        about(
+            "TLS",
+            "Requests at addresses without TLS are redirected to https: with 301, or 308 if they are neither "
+            "GET nor HEAD. Those of unix sockets are not.",
+        ),
+    ] = False
+    hsts: Annotated[
+        str,
+        about(
+            "TLS",
+            "Strict-Transport-Security of all responses over TLS, such as 'max-age=63072000; "
+            "includeSubDomains': browsers then use nothing but https for so many seconds.",
+            metavar="TEXT",
+        ),
+    ] = ""
+
     workers: Annotated[
         int,
         about(

@@ -35,3 +35,14 @@ class Refusal(Exception):
 
     def body(self) -> bytes:
         return f"{self.status} {HTTPStatus(self.status).phrase}\n{self.sentence}\n".encode()
+
+
+class Redirection(Refusal):
+    """What was asked for is at `location`."""
+
+    def __init__(self, status: int, location: str, *, close: bool) -> None:
+        super().__init__(status, f"This is at {location}", close=close)
+        self._location = location
+
+    def fields(self) -> bytes:
+        return super().fields() + f"Location: {self._location}\r\n".encode("latin-1")
