@@ -70,7 +70,7 @@ def test_with_anybody_trusted_the_client_is_the_last_address():
     assert trust("*", "10.0.0.0/8").client("172.17.0.1", "192.0.2.7, 10.0.0.3") == "192.0.2.7"
 
 
-HTTPS = {"wsgi.url_scheme": "https"}
+HTTPS = {"wsgi.url_scheme": "https", "HTTPS": "on"}
 
 
 def applied(
@@ -171,3 +171,15 @@ def test_without_trust_nothing_is_believed():
     record = LogRecord(0.0, "127.0.0.1", head, 200, 0, 0, 0, 0, 0, 0, 0)
     for nobody in (None, Trust([], FIELDS), Trust(["*"], ["x-forwarded-proto"])):
         assert compile_format("%h", nobody)([record]) == b"127.0.0.1\n"
+
+
+def test_a_proxy_that_speaks_tls_to_us_may_say_that_its_client_does_not():
+    environ: dict[str, object] = {
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.url_scheme": "https",
+        "HTTPS": "on",
+        "HTTP_X_FORWARDED_PROTO": "http",
+    }
+    trust().apply(environ, "127.0.0.1")
+    assert environ["wsgi.url_scheme"] == "http"
+    assert "HTTPS" not in environ
