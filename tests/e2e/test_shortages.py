@@ -23,6 +23,7 @@ import pytest
 
 from halfsync.parent import machine
 from halfsync.pump import acceptor
+from halfsync.settings.table import Settings
 from tests.e2e.harness import (
     APPS,
     AT_ONCE,
@@ -125,6 +126,8 @@ def a_full_disk(server: Server) -> Iterator[None]:
 @contextlib.contextmanager
 def no_memory_in_a_worker(server: Server) -> Iterator[None]:
     (worker,) = server.workers(TARGET)
+    # It serves when its first thread does. The others need memory too, or the worker ends.
+    server.until(lambda: len(list(Path(f"/proc/{worker}/task").iterdir())) > Settings().threads)
     with limited([worker], resource.RLIMIT_AS, address_space(worker) + LITTLE_MEMORY):
         yield
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, NO_HELLO, ClientHello, Kind, look_at
+from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, NO_HELLO, ClientHello, Opening, look_at
 
-PART, HELLO, HTTP, OTHER = Kind
+PART, HELLO, HTTP, OTHER = Opening
 
 
 def hello(name: str | None = "example.org", *protocols: str, version: str = "1.3") -> bytes:

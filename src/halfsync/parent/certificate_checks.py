@@ -25,13 +25,13 @@ SECONDS = 30.0
 """For the child; it takes 0.05."""
 
 
-class Verdict(msgspec.Struct):
+class CertificateVerdict(msgspec.Struct):
     error: str = ""  # a sentence; "": there is none
     notes: list[str] = []  # sentences about what will not do for clients
     digest: str = ""  # of all that is there
 
 
-def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Verdict:
+def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> CertificateVerdict:
     """`copies`: for each of `site.certfile` a file with the key, and behind it the chain. Raises SettingError
     if there is no room for a process."""
     try:
@@ -54,7 +54,7 @@ def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Ver
         os.waitpid(pid, 0)
     if not said:
         raise SettingError(f"{site.where}certfile: the process that checks it ended without a word.")
-    return msgspec.msgpack.decode(said, type=Verdict)
+    return msgspec.msgpack.decode(said, type=CertificateVerdict)
 
 
 def _all(reading: int) -> bytes:
@@ -69,16 +69,16 @@ def _child(writing: int, site: SiteTLS, wanted: SiteCertificates, copies: Sequen
         try:
             verdict = _verdict(site, wanted, copies)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is about this certificate)
-            verdict = Verdict(f"{site.where}certfile: {error}.")
+            verdict = CertificateVerdict(f"{site.where}certfile: {error}.")
         os.write(writing, msgspec.msgpack.encode(verdict))
     finally:
         os._exit(0)
 
 
-def _verdict(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Verdict:
+def _verdict(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> CertificateVerdict:
     import hashlib
 
-    verdict = Verdict()
+    verdict = CertificateVerdict()
     digest = hashlib.sha256()
     for place, copy in enumerate(copies):
         with mmap.mmap(copy, 0, prot=mmap.PROT_READ) as data:

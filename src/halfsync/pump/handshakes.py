@@ -30,7 +30,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import HANDSHAKE, ConnectionEvent
 from halfsync.pump.tls import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, TLSError, TLSTransport, alert
 from halfsync.pump.tls_contexts import Contexts
-from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, Kind, look_at
+from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, Opening, look_at
 
 STEPS = 4
 """Of handshakes, in one turn of the loop."""
@@ -130,9 +130,9 @@ class Handshakes:
     def _look(self, conn: Connection, transport: TLSTransport) -> bool:
         """At what has come before OpenSSL has begun. Whether the handshake is done. Raises OSError."""
         kind, hello = look_at(conn.inbox)
-        if kind is Kind.PART and len(conn.inbox) <= MAX_BUFFERED:
+        if kind is Opening.PART and len(conn.inbox) <= MAX_BUFFERED:
             return False
-        if kind is Kind.HTTP:
+        if kind is Opening.HTTP:
             self._speak_in_clear(conn, transport)
             return False
         chosen = self.contexts.choose(hello.server_name)

@@ -28,7 +28,7 @@ _PART_OF_HTTP = re.compile(rb"[A-Z]{1,20} ?")
 _NAME = re.compile(rb"[A-Za-z0-9._-]{1,253}")
 
 
-class Kind(Enum):
+class Opening(Enum):
     """What has come so far."""
 
     PART = "the beginning of what may be a hello"
@@ -46,49 +46,49 @@ class ClientHello:
 NO_HELLO = ClientHello()
 
 
-def look_at(data: bytes) -> tuple[Kind, ClientHello]:
+def look_at(data: bytes) -> tuple[Opening, ClientHello]:
     """What a connection begins with, of which `data` has come."""
     if data[:1] != b"\x16":
         return _no_tls(data), NO_HELLO
     kind, body = _joined(data)
-    if kind is not Kind.HELLO:
+    if kind is not Opening.HELLO:
         return kind, NO_HELLO
     try:
         return kind, _parsed(body)
     except IndexError:
-        return Kind.OTHER, NO_HELLO
+        return Opening.OTHER, NO_HELLO
 
 
-def _no_tls(data: bytes) -> Kind:
+def _no_tls(data: bytes) -> Opening:
     if _HTTP.match(data):
-        return Kind.HTTP
-    return Kind.PART if not data or _PART_OF_HTTP.fullmatch(data) else Kind.OTHER
+        return Opening.HTTP
+    return Opening.PART if not data or _PART_OF_HTTP.fullmatch(data) else Opening.OTHER
 
 
-def _joined(data: bytes) -> tuple[Kind, bytes]:
+def _joined(data: bytes) -> tuple[Opening, bytes]:
     """The hello's body, out of the records it came in."""
     message = bytearray()
     at = 0
     for _ in range(MAX_RECORDS):
         header = data[at : at + 5]
         if len(header) < 5:
-            return (Kind.OTHER if header[:1] not in (b"", b"\x16") else Kind.PART), b""
+            return (Opening.OTHER if header[:1] not in (b"", b"\x16") else Opening.PART), b""
         size = int.from_bytes(header[3:5], "big")
         if header[0] != _HANDSHAKE or header[1] != 3 or not 0 < size <= MAX_HELLO:
-            return Kind.OTHER, b""
+            return Opening.OTHER, b""
         message += data[at + 5 : at + 5 + size]
         if message and message[0] != _CLIENT_HELLO:
-            return Kind.OTHER, b""
+            return Opening.OTHER, b""
         if len(message) >= 4:
             end = 4 + int.from_bytes(message[1:4], "big")
             if end > MAX_HELLO:
-                return Kind.OTHER, b""
+                return Opening.OTHER, b""
             if len(message) >= end:
-                return Kind.HELLO, bytes(message[4:end])
+                return Opening.HELLO, bytes(message[4:end])
         if len(data) < at + 5 + size:
-            return Kind.PART, b""
+            return Opening.PART, b""
         at += 5 + size
-    return Kind.OTHER, b""
+    return Opening.OTHER, b""
 
 
 class _Reader:
