@@ -4,6 +4,7 @@ a large body, a head that drips in. And what it sent beyond its share is neither
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from halfsync.pump import loop
 from halfsync.pump.connection import Connection
 from halfsync.pump.loop import STEPS_A_TURN
 from halfsync.pump.reading import READS_A_TURN
+from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import ConnectionState, ExchangeState
 from halfsync.wire import http1
 from halfsync.wire.chunked import MAX_CHUNKS
@@ -263,3 +265,23 @@ def dripped(head: bytes, limits: HeadLimits) -> int:
         except Refusal as refusal:
             return refusal.status
     return 0
+
+
+def test_an_idle_connection_that_is_ready_does_not_wait_for_a_share():
+    """The loop has read a part of a request from it; the next part that it read would take its place."""
+
+    class Conn:
+        def __init__(self, state: ConnectionState) -> None:
+            self.state = state
+
+    queue = RunQueue()
+    idle: Any = Conn(ConnectionState.IDLE)
+    busy: Any = Conn(ConnectionState.BUSY)
+    for conn in (busy, idle):
+        queue.again(conn)
+    queue.begin_turn()
+    for conn in (busy, idle):
+        queue.ready(conn)
+    assert queue.take() == [idle]
+    assert queue.take_carried() is busy
+    assert queue.take_carried() is None

@@ -10,6 +10,7 @@ others had theirs. Those that wait so are served in their order, and only for a 
 from __future__ import annotations
 
 from halfsync.pump.connection import Connection
+from halfsync.pump.states import IDLE
 
 
 class RunQueue:
@@ -40,9 +41,16 @@ class RunQueue:
         self.later = {}
 
     def take(self) -> list[Connection]:
-        """All that are ready now and do not wait for a share, in the order in which that was said."""
+        """All that are ready now and do not wait for a share, in the order in which that was said. One in
+        IDLE never waits when it is ready: the loop has just read a part of a request, and would put the next
+        part that it reads in its place."""
         carried = self.carried
-        taken = [conn for conn in self.due if conn not in carried] if carried else list(self.due)
+        if not carried:
+            taken = list(self.due)
+        else:
+            taken = [conn for conn in self.due if conn not in carried or conn.state is IDLE]
+            for conn in taken:
+                carried.pop(conn, None)
         self.due.clear()
         return taken
 
