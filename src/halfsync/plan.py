@@ -49,7 +49,7 @@ class Fixed:
     location: str = ""  # of a redirect; $host, $path and $query stand for parts of the request
     body: bytes = b""
     content_type: str = ""
-    is_error: bool = False  # one of our own, like those that the pump makes unasked
+    is_error: bool = False  # one of our own, like those that the pump sends by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ class PromptSocket(socket.socket):
     def find_peer(self, candidates: Iterable[socket.socket]) -> None:
         if self.family != socket.AF_INET:
             return  # Unix sockets are prompt anyway
+        # Or a small piece behind one that is not acknowledged yet would wait for that, up to 40 ms.
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for one in candidates:
             with contextlib.suppress(OSError):
                 if one.getpeername() == self.getsockname():

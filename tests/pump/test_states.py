@@ -114,6 +114,12 @@ def in_head(stage: Stage) -> Client:
     return client
 
 
+def in_an_empty_line(stage: Stage) -> Client:
+    client = idle(stage)
+    client.send(b"\r")
+    return client
+
+
 def in_body(stage: Stage) -> Client:
     client = stage.client()
     client.send(UPLOAD)
@@ -139,7 +145,7 @@ def lingering(stage: Stage) -> Client:
     return client
 
 
-def unasked(stage: Stage) -> Client:
+def unread(stage: Stage) -> Client:
     """A worker has the request, and does not read its body."""
     client = stage.client()
     client.send(UPLOAD)
@@ -149,7 +155,7 @@ def unasked(stage: Stage) -> Client:
 
 def awaited(stage: Stage) -> Client:
     """It waits for the rest."""
-    client = unasked(stage)
+    client = unread(stage)
     stage.hands[-1].ask(its_task(stage))
     return client
 
@@ -360,6 +366,7 @@ SCENARIOS: dict[str, tuple[Before, Then]] = {
     named(S.HEAD, E.PART_OF_HEAD): (in_head, sends(get()[5:6])),
     named(S.HEAD, E.EXCHANGE_BEGAN): (in_head, sends(get()[5:])),
     named(S.HEAD, E.CLOSE): (in_head, leaves),
+    named(S.HEAD, E.EMPTY_LINES): (in_an_empty_line, sends(b"\n")),
     named(S.BUSY, E.EXCHANGE_ENDED): (fresh, a_worker_answers),
     named(S.BUSY, E.ENDED_PIPELINED): (fresh, it_has_sent_two_requests),
     named(S.BUSY, E.ENDED_LAST): (fresh, it_is_the_last_answer),
@@ -389,9 +396,9 @@ SCENARIOS: dict[str, tuple[Before, Then]] = {
     named(T.OPEN, U.ABORT): (tunnel, leaves),
     named(T.CLIENT_ENDED, U.ABORT): (client_has_ended, leaves),
     named(T.PEER_ENDED, U.ABORT): (peer_has_ended, leaves),
-    named(B.UNASKED, W.ASKED): (unasked, it_is_read),
-    named(B.UNASKED, W.LAST): (fresh, it_comes_whole_before_a_worker_has_it),
-    named(B.UNASKED, W.DROPPED): (unasked, it_is_not_read),
+    named(B.UNREAD, W.REQUESTED): (unread, it_is_read),
+    named(B.UNREAD, W.LAST): (fresh, it_comes_whole_before_a_worker_has_it),
+    named(B.UNREAD, W.DROPPED): (unread, it_is_not_read),
     named(B.AWAITED, W.PIECE): (awaited, sends(b"l")),
     named(B.AWAITED, W.LAST): (awaited, sends(b"llo")),
     named(B.AWAITED, W.DROPPED): (awaited, it_is_not_read),
@@ -493,7 +500,7 @@ def check_move(one: Any, state: State, event: Event, target: State | None) -> No
         (CONNECTION_TABLE, [S.FRESH, S.HANDSHAKE], {S.CLOSED}),
         (EXCHANGE_TABLE, [X.RECEIVING], {X.ENDED, X.ABORTED}),
         (TUNNEL_TABLE, [T.OPEN], {T.OVER}),
-        (BODY_TABLE, [B.UNASKED], {B.COMPLETE, B.UNWANTED}),
+        (BODY_TABLE, [B.UNREAD], {B.COMPLETE, B.UNWANTED}),
     ],
 )
 def test_every_state_can_be_reached_and_left(table: Any, first: list[State], ends: set[State]):

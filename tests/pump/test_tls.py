@@ -19,6 +19,7 @@ from halfsync.objects import File, Memory
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.handshakes import STEPS
+from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.states import FRESH, HANDSHAKE
 from halfsync.pump.tls import SEND, TLSTransport
 from halfsync.wire.messages import Ending, Lease, Task
@@ -417,6 +418,15 @@ def test_the_rules_of_a_site_hold_for_requests_on_other_sites_connections(rule: 
             hand.reply(hand.take(), b"open")
             assert other.answer().body == b"open"
             assert other.ask(head(host)).status == 421
+        # Nor if the listening socket is no more, and the next response is the connection's last.
+        last = stage.client(context=context, name="a.wild.example")
+        last.send(head("a.wild.example"))
+        hand.reply(hand.take(), b"open")
+        assert last.answer().body == b"open"
+        [*_, conn] = stage.pump.connections.values()
+        PlanChange(stage.pump)._close_after_next_response(conn)
+        assert last.ask(head("shop.example")).status == 421
+        assert last.rest() == b""
         assert not hand.tasks
 
 

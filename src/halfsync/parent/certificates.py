@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 
 from halfsync import channel
 from halfsync.certificates import Certificates, SiteCertificates, Span
@@ -84,17 +85,7 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
         spans = tuple(_append_copy(store, copy) for copy in copies)
     finally:
         channel.close_all(copies)
-    return SiteCertificates(
-        wanted.name,
-        wanted.hosts,
-        spans,
-        verdict.digest,
-        wanted.password,
-        wanted.ca_certs,
-        wanted.cert_reqs,
-        wanted.minimum_version,
-        wanted.ciphers,
-    )
+    return replace(wanted, pems=spans, digest=verdict.digest)
 
 
 def _open(path: str, setting: str) -> int:

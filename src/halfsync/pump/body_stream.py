@@ -28,7 +28,7 @@ class BodyStream:
     file = None  # as a Spool has one; this goes to none
 
     def __init__(self) -> None:
-        self.state = BodyState.UNASKED
+        self.state = BodyState.UNREAD
         self._first: list[bytes] = []
         self.size = 0
         self.window = 0  # bytes that the worker has room for

@@ -112,7 +112,7 @@ class Handshakes:
         if not data:
             self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return
-        if len(data) == RECEIVE:
+        if not transport.plain.drained(len(data), RECEIVE):
             self.due[conn] = None  # edge-triggered: what is left will not be told
         try:
             if transport.has_begun:

@@ -63,6 +63,7 @@ class Http1:
         spool_space: SpoolSpace,
     ) -> None:
         self._clock = clock
+        self._responses = responses
         self._run_queue = run_queue
         self._endings = endings
         self._errors = errors
@@ -155,13 +156,16 @@ class Http1:
         )
 
     def _skip_empty_lines(self, conn: Connection) -> bool:
-        """RFC 9112 2.2: empty lines before a request are let pass. Whether anything is behind them."""
+        """RFC 9112 2.2: empty lines before a request are let pass, and head_timeout does not run for them.
+        Whether anything is behind them."""
         conn.inbox = without_empty_lines(conn.inbox)
         conn.scanned = 0
         if conn.inbox == b"\r":  # half of one
-            self._expect_more_of_head(conn)
+            conn.move(ConnectionEvent.PART_OF_HEAD)
             conn.scanned = 1
             return False
+        if conn.state is HEAD and conn.request_count and self._responses.keeps_alive:
+            conn.move(ConnectionEvent.EMPTY_LINES)
         return bool(conn.inbox)
 
     def _part_of_head(self, conn: Connection) -> Outcome:

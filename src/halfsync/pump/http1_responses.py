@@ -289,7 +289,8 @@ class Http1Responses:
         pipelined = bool(conn.inbox)
         conn.move(ConnectionEvent.ENDED_PIPELINED if pipelined else EXCHANGE_ENDED)
         settings = self._settings
-        conn.deadline = self._clock.now + (settings.head_timeout if pipelined else settings.keep_alive)
+        begun = pipelined and conn.inbox != b"\r"  # that is half of an empty line
+        conn.deadline = self._clock.now + (settings.head_timeout if begun else settings.keep_alive)
         return MORE
 
     def _end_in_good_order(self, conn: Connection, exchange: Exchange) -> Outcome:

@@ -83,3 +83,7 @@ class GuardedHttp1(Http1):
         sentence = "This host has to be asked on a connection of its own, made with its name (SNI)."
         self.refuse(exchange, Refusal(421, sentence))
         return MORE
+
+
+class ClosingGuardedHttp1(ClosingHttp1, GuardedHttp1):
+    """Both."""

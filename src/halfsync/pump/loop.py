@@ -39,7 +39,13 @@ from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1, limits_of
 from halfsync.pump.http1_responses import Http1Responses
-from halfsync.pump.http1_special import ClearHttp1, ClosingHttp1, GuardedHttp1, RedirectingHttp1
+from halfsync.pump.http1_special import (
+    ClearHttp1,
+    ClosingGuardedHttp1,
+    ClosingHttp1,
+    GuardedHttp1,
+    RedirectingHttp1,
+)
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
@@ -177,6 +183,7 @@ class Pump:
         protocols: dict[str, WireProtocol] = {"http/1.1": self.http1, "http/1.0": self.http1}  # by ALPN name
         self.clear_http1 = ClearHttp1(*parts)
         self.guarded_http1 = GuardedHttp1(*parts)
+        self.closing_guarded_http1 = ClosingGuardedHttp1(*parts)
         self.redirecting_http1 = RedirectingHttp1(*parts)
         self.handshakes = Handshakes(
             self.clock,
@@ -190,7 +197,7 @@ class Pump:
             self.guarded_http1,
             settings.head_timeout,
         )
-        self.guarded_http1.handshakes = self.handshakes
+        self.guarded_http1.handshakes = self.closing_guarded_http1.handshakes = self.handshakes
         self.timeouts = Timeouts(settings, self.run_queue, self.endings, self.http1, self.tunnels, self.drive)
         self.acceptor = Acceptor(
             plan,
@@ -383,7 +390,7 @@ class Pump:
             self.pools.tasks.messages.flush()
 
     def _take_shares(self) -> None:
-        """Another share for connections that had one in an earlier turn, as far as the time goes, but for one
+        """Another share for connections that had one in an earlier turn, as far as the time goes, and for one
         of them in any case. It is done when requests were handed over, so the workers work meanwhile."""
         until = time.monotonic() + SHARES_TIME
         while (conn := self.run_queue.take_carried()) is not None:

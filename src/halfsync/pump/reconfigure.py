@@ -97,6 +97,7 @@ class PlanChange:
             pump.closing_http1,
             pump.clear_http1,
             pump.guarded_http1,
+            pump.closing_guarded_http1,
             pump.redirecting_http1,
         ):
             protocol.configure(settings)
@@ -121,7 +122,13 @@ class PlanChange:
     def _close_after_next_response(self, conn: Connection) -> None:
         if conn.state is HANDSHAKE:
             return  # it has sent no request yet
-        conn.protocol = self._pump.closing_http1
+        pump = self._pump
+        if conn.protocol is pump.http1:
+            conn.protocol = pump.closing_http1
+        elif conn.protocol is pump.guarded_http1:
+            conn.protocol = pump.closing_guarded_http1
+        else:  # it serves nothing, or closes already
+            return
         conn.known = KnownHeads(read_at_once=False)  # not on the hot path
         if conn.exchange is not None:
             conn.exchange.head = last_of(conn.exchange.head)

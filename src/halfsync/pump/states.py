@@ -18,7 +18,7 @@ exchange ends and more of the client's bytes are here already, the next state is
 
 A request's body is whole before the exchange leaves RECEIVING; or it is *streamed*, and comes while the
 exchange goes on. Then it has a state of its own, which says whose turn it is: the client's (AWAITED), or the
-handler's (UNASKED, OFFERED). The client's limits (`body_timeout`, `min_rate`) run in AWAITED only, the
+handler's (UNREAD, OFFERED). The client's limits (`body_timeout`, `min_rate`) run in AWAITED only, the
 handler's in the other two; unless the response has begun and the client has yet to take some of it (SENDING),
 for then that is what everybody waits for.
 
@@ -59,6 +59,7 @@ class ConnectionEvent(IntEnum):
     CLOSE = 6  # see closes.CloseReason
     SWITCHED = 7  # the head of a 101 was taken
     SECURED = 8  # the TLS handshake is done
+    EMPTY_LINES = 9  # what had come of a head was the half of an empty line, and now the other half
 
 
 class ExchangeState(IntEnum):
@@ -87,7 +88,7 @@ class ExchangeEvent(IntEnum):
 class BodyState(IntEnum):
     """Of a body that is streamed. The value is an index into BODY_TABLE."""
 
-    UNASKED = 0  # the handler has not begun to read it; what comes first goes with the task
+    UNREAD = 0  # the handler has not begun to read it; what comes first goes with the task
     AWAITED = 1  # the handler has taken all there is, and waits for more
     OFFERED = 2  # it has yet to take what was passed on; more is passed on while the window has room
     COMPLETE = 3  # all of it has come, and was passed on
@@ -95,7 +96,7 @@ class BodyState(IntEnum):
 
 
 class BodyEvent(IntEnum):
-    ASKED = 0  # the handler reads for the first time
+    REQUESTED = 0  # the handler reads for the first time
     PIECE = 1  # some of it was passed on
     TAKEN = 2  # all that was passed on was taken
     LAST = 3  # the last of it was passed on, or goes with the task
@@ -149,6 +150,7 @@ _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     },
     _S.HEAD: {
         _E.PART_OF_HEAD: _S.HEAD,
+        _E.EMPTY_LINES: _S.IDLE,
         _E.EXCHANGE_BEGAN: _S.BUSY,
         _E.CLOSE: _S.CLOSED,
     },
@@ -203,8 +205,8 @@ _EXCHANGE: dict[ExchangeState, dict[ExchangeEvent, ExchangeState]] = {
 _B, _W = BodyState, BodyEvent
 
 _BODY: dict[BodyState, dict[BodyEvent, BodyState]] = {
-    _B.UNASKED: {
-        _W.ASKED: _B.AWAITED,
+    _B.UNREAD: {
+        _W.REQUESTED: _B.AWAITED,
         _W.LAST: _B.COMPLETE,
         _W.DROPPED: _B.UNWANTED,
     },
@@ -273,7 +275,7 @@ def diagrams() -> str:
         (
             _diagram(_CONNECTION, ConnectionState.FRESH, ConnectionState.HANDSHAKE),
             _diagram(_EXCHANGE, ExchangeState.RECEIVING),
-            _diagram(_BODY, BodyState.UNASKED),
+            _diagram(_BODY, BodyState.UNREAD),
             _diagram(_TUNNEL, TunnelState.OPEN),
         )
     )

@@ -76,7 +76,7 @@ class BodyStreams:
         """How much may be taken in now."""
         if stream.is_over:
             return 0
-        if stream.state is not BodyState.UNASKED:
+        if stream.state is not BodyState.UNREAD:
             return stream.window
         return FIRST_OF_BODY - stream.size if exchange.state in (RECEIVING, QUEUED) else 0
 
@@ -107,7 +107,7 @@ class BodyStreams:
             raise self._refused_bodies.refusal(exchange, str(exchange.conn.origin), self._clock.now)
 
     def _pass_on(self, exchange: Exchange, stream: BodyStream, piece: bytes, *, last: bool) -> None:
-        if stream.state is BodyState.UNASKED:
+        if stream.state is BodyState.UNREAD:
             stream.keep(piece)
             if last:
                 stream.move(BodyEvent.LAST)
@@ -130,8 +130,8 @@ class BodyStreams:
         if stream is None or conn is None or stream.is_over:
             return
         stream.open_window(size)
-        if stream.state is BodyState.UNASKED:
-            stream.move(BodyEvent.ASKED)
+        if stream.state is BodyState.UNREAD:
+            stream.move(BodyEvent.REQUESTED)
             if not self._tell_to_go_on(conn, exchange):
                 return
         elif stream.state is BodyState.OFFERED and stream.window == BODY_WINDOW:

@@ -249,7 +249,7 @@ class TLSTransport:
         return owed
 
     def _push(self) -> None:
-        """Give the socket what it takes of what is encrypted. Raises OSError, but not BlockingIOError."""
+        """Give the socket as much of what is encrypted as it accepts. Raises OSError, not BlockingIOError."""
         if not self._unsent:
             return
         try:

@@ -46,7 +46,6 @@ class Target:
 
 
 FOR_FILES = tuple(row.name for row in ROWS if row.of_routes == "files")
-FOR_APPLICATIONS = tuple(row.name for row in ROWS if row.of_routes == "applications")
 OWN_OF_ROUTES = tuple(row.name for row in ROWS if row.of_routes)
 """The settings that sites and routes may have a value of their own for."""
 
