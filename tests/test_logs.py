@@ -334,6 +334,19 @@ def test_reopened_on_order(tmp_path):
     assert (tmp_path / "old").read_text() == (tmp_path / "new").read_text() == "/p\n"
 
 
+def test_reopened_while_the_last_batch_is_written(tmp_path):
+    """The old file is closed behind that, and not only when the next records come."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    old = os.open(tmp_path / "old", flags)
+    new = os.open(tmp_path / "new", flags)
+    writer = AccessLogWriter("%U", old)
+    writer([record()], lambda: writer.reopen(new))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(old)
+    write(writer, record())
+    assert (tmp_path / "old").read_text() == (tmp_path / "new").read_text() == "/p\n"
+
+
 def test_a_full_disk_is_said_once_and_records_come_again(capfd, tmp_path):
     writer = AccessLogWriter("%U", os.open("/dev/full", os.O_WRONLY))
     for _ in range(3):

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from halfsync.parent import signals
+from tests.e2e.harness import stands_still
 
 STAGE = Path(__file__).with_name("parent_stage.py")
 LONG = 60.0  # seconds; far more than anything here takes
@@ -160,6 +161,7 @@ def test_when_it_is_said_to_serve_the_pump_has_its_orders(tmp_path):
     with stage(tmp_path) as parent:
         parent.next("announced")
         parent.next("open")
+        parent.until(lambda: stands_still(parent.process.pid))  # or SIGCONT could come before the stop
         parent.signal(signal.SIGCONT)
         parent.signal(signal.SIGTERM)
         assert parent.ends() == 0

@@ -247,10 +247,11 @@ def freeze(pid: int) -> None:
     """SIGSTOP, and wait until every thread stands still. The signal wakes up one thread, which stops the
     others when it gets its turn: until then they run, and on a busy machine for long enough to respond."""
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: _stands_still(pid), told=lambda: f"{pid} is not stopped")
+    until(lambda: stands_still(pid), told=lambda: f"{pid} is not stopped")
 
 
-def _stands_still(pid: int) -> bool:
+def stands_still(pid: int) -> bool:
+    """Whether all threads of it are stopped."""
     tasks = f"/proc/{pid}/task"
     threads = os.listdir(tasks)
     # a thread that was listed while it ran may have ended, or started another one, before it stopped

@@ -44,11 +44,12 @@ class AccessLogWriter:
         """Write them, or leave them to the thread that is writing. `written` is called afterwards, by
         whoever wrote them."""
         self._batches.append((records, written))
-        # The second look is for a batch that came after the writing thread's last one and before
+        # The second look is for a batch, or a file, that came after the writing thread's last one and before
         # it let go of the lock.
-        while self._batches and self._writing.acquire(blocking=False):
+        while (self._batches or self._next is not None) and self._writing.acquire(blocking=False):
             try:
                 self._write_batches()
+                self._change_file()
             finally:
                 self._writing.release()
 
