@@ -15,7 +15,7 @@ import msgspec
 from halfsync.stamps import Stamp
 
 SAME_FILE = -1
-"""In a message, `File.fd` with this value means the file that this reply's last `File` named."""
+"""In a message, `File.fd` with this value means the file that this response's last `File` named."""
 
 
 class Memory(msgspec.Struct, tag="m", array_like=True, frozen=True, gc=False):
@@ -33,7 +33,7 @@ class File(msgspec.Struct, tag="f", array_like=True, gc=False):
     that shows the client if the file changes meanwhile.
 
     The descriptor's own position is neither used nor moved, so one descriptor can serve many
-    replies at once.
+    responses at once.
     """
 
     fd: int

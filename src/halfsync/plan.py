@@ -18,7 +18,7 @@ from halfsync.settings.table import Settings
 BUILT_IN = 0
 """Index of the built-in pool."""
 NO_POOL = -1
-"""Of routes that the pump answers by itself."""
+"""Of routes that the pump responds to by itself."""
 DEFAULT_SITE = 0
 """Index of the site that has the requests for all hosts that no other site has."""
 

@@ -1,4 +1,4 @@
-"""The head of a reply, checked and encoded; and what a handler needs to hand a reply over.
+"""The head of a response, checked and encoded; and what a handler needs to hand a response over.
 
 This module is near the bottom: of ours, it imports the vocabulary only.
 """
@@ -22,11 +22,11 @@ class BadHead(Exception):
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody will read the rest of this reply."""
+    """Nobody will read the rest of this response."""
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """A reply's head, except for the fields that the pump adds."""
+    """A response's head, except for the fields that the pump adds."""
 
     status: int
     reason: str
@@ -39,7 +39,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replier(Protocol):
-    """How a handler answers one request: `whole`, or `file`, or `begin` and then `write`, which
+    """How a handler responds to one request: `whole`, or `file`, or `begin` and then `write`, which
     ends with `finish`. `abort` may end it at any time.
 
     What is handed over is on its way, or soon will be; no call waits for the client, except for
@@ -55,7 +55,7 @@ class Replier(Protocol):
         """All has been said."""
 
     def whole(self, head: Head, length: int, body: bytes, lease: Lease | None = None) -> None:
-        """The whole reply. `length` is what Content-Length shall say: it differs from the body's
+        """The complete response. `length` is what Content-Length shall say: it differs from the body's
         when the request's method is HEAD."""
 
     def file(
@@ -69,16 +69,16 @@ class Replier(Protocol):
         ending: Ending = Ending.DONE,
         stamp: Stamp | None = None,
     ) -> None:
-        """The whole reply, whose body is `count` bytes of a regular file. The descriptor is closed
+        """The complete response, whose body is `count` bytes of a regular file. The descriptor is closed
         when it is handed over. `stamp`: what the file was when the head was made, if somebody may write
         into it; a client that gets another version, or a mixture, will be able to tell."""
 
     def tunnel(self, head: Head, descriptor: int) -> None:
-        """A whole reply of status 101, behind which the client is connected to a stream socket. The
+        """A complete response of status 101, behind which the client is connected to a stream socket. The
         descriptor is closed when it is handed over."""
 
     def begin(self, head: Head, length: int, piece: bytes) -> None:
-        """The head of a reply whose body follows piece by piece (`length` is -1 if it is not known),
+        """The head of a response whose body follows piece by piece (`length` is -1 if it is not known),
         and the first piece. Both leave at once. Raises ClientDisconnectedError."""
 
     def write(self, piece: bytes, *, last: bool = False) -> None:
@@ -99,7 +99,7 @@ class Replier(Protocol):
         """The body will never be whole; the client will be able to tell."""
 
     def soon(self) -> None:
-        """The handler has more to do after the reply: see that it does not wait for that."""
+        """The handler has more to do after the response: see that it does not wait for that."""
 
 
 class SmallReplies(Protocol):
@@ -109,7 +109,7 @@ class SmallReplies(Protocol):
 
 
 class Responder(Protocol):
-    """What a handler's fast path answers with, and how it leaves that path."""
+    """What a handler's fast path responds with, and how it leaves that path."""
 
     @property
     def outbox(self) -> SmallReplies: ...
@@ -288,7 +288,7 @@ def _kind(thing: object) -> str:
 
 
 def plain(status: int, reason: str, text: str, fields: Iterable[tuple[str, str]] = ()) -> tuple[Head, bytes]:
-    """A short answer of the server's own, in plain text."""
+    """A short response of the server's own, in plain text."""
     head = head_of(f"{status} {reason}", [*fields, ("Content-Type", "text/plain; charset=utf-8")])
     return head, text.encode()
 

@@ -81,7 +81,7 @@ def test_what_was_refused_is_counted_and_the_setting_is_named(capfd):
         stage.later(0.5)
         [told] = warnings(capfd)
         assert told.startswith("app:app: 1 of 1 threads are busy; 2 requests wait, the longest for ")
-        assert "; 3 requests were answered 503 (queue_limit). The longest running: GET '/slow'" in told
+        assert "; 3 requests got a 503 (queue_limit). The longest running: GET '/slow'" in told
 
 
 def test_what_is_refused_in_the_quiet_minute_is_reported_after_it(capfd):
@@ -98,7 +98,7 @@ def test_what_is_refused_in_the_quiet_minute_is_reported_after_it(capfd):
         stage.later(70)
         [told] = warnings(capfd)
         assert told == (
-            "app:app: 0 of 1 threads are busy; 1 request was answered 503 (queue_timeout). "
+            "app:app: 0 of 1 threads are busy; 1 request got a 503 (queue_timeout). "
             "More threads or workers may help."
         )
         stage.later(200)
@@ -123,7 +123,7 @@ def test_what_waits_within_a_worker_waits_too(capfd):
         stage.later(70)
         assert behind.answer().status == 503
         [told] = warnings(capfd)
-        assert "1 request was answered 503 (queue_timeout)" in told
+        assert "1 request got a 503 (queue_timeout)" in told
 
 
 def test_clients_that_left_wait_no_more(capfd):

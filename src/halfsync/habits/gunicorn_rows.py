@@ -271,7 +271,7 @@ ROWS: tuple[Foreign, ...] = (
         "timeout",
         "-t --timeout",
         "handler_timeout",
-        "off by default; the request is answered 504, and the worker's other requests finish.",
+        "off by default; the client gets a 504, and the worker's other requests finish.",
     ),
     same("graceful_timeout", "--graceful-timeout", "graceful_timeout"),
     same("keepalive", "--keep-alive", "keep_alive", "the default is 75: idle connections hold no thread."),

@@ -8,7 +8,7 @@ from halfsync.plan import FileRules
 from halfsync.wire.messages import Lease
 
 _NAMES = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
-"""The request fields on which an answer depends."""
+"""The request fields on which a response depends."""
 
 _SHORT = 1.0
 """Seconds, at most, of a lease on what is not there. (It may be there the next moment.)"""

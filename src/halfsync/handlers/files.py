@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-A handler resolves the path, decides, and hands over bytes (small files) or a descriptor. The reply carries a
-lease, so for a hot file all this is done once per second, and may be thorough:
+A handler resolves the path, decides, and hands over bytes (small files) or a descriptor. The response carries
+a lease, so for a hot file all this is done once per second, and may be thorough:
 
  - The path is decoded once and refused if any part of it is a dot file, `.` or `..`, or has a NUL or a
    backslash. That alone keeps a path inside, except for symbolic links. So:
@@ -64,7 +64,7 @@ _PRECONDITION_FAILED = plain(412, "Precondition Failed", "The file is not as you
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request, and what of its answer is known before the file is looked at."""
+    """A request, and what of its response is known before the file is looked at."""
 
     method: str
     fields: dict[str, str]
@@ -152,7 +152,7 @@ class FilesHandler:
             os.close(at)
         return at >= 0
 
-    # --- what to answer --------------------------------------------------------------------------------
+    # --- what to respond -------------------------------------------------------------------------------
 
     def _not_found(self, replier: Replier) -> None:
         head, body = _NOT_FOUND
@@ -176,7 +176,7 @@ class FilesHandler:
             os.close(at)
 
     def _send(self, asked: _Asked, at: int) -> bool:
-        """Answer with this file, or a neighbour of it. False if there is nothing that may be sent."""
+        """Respond with this file, or a neighbour of it. False if there is nothing that may be sent."""
         descriptor = _open_to_read(at)
         if descriptor < 0:
             return False

@@ -42,7 +42,7 @@ def send(invocation: Invocation, result: Iterable[bytes]) -> None:
             _iterate(invocation, result)
     finally:
         if hasattr(result, "close"):
-            invocation.soon()  # close() may take its time: work for after the reply is done there
+            invocation.soon()  # close() may take its time: work for after the response is done there
             result.close()
 
 

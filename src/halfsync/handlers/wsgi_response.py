@@ -27,7 +27,7 @@ class BadApplication(Exception):
 
 
 class Invocation:
-    """One request's start_response, and what the application has said of its reply so far."""
+    """One request's start_response, and what the application has said of its response so far."""
 
     __slots__ = (
         "began",
@@ -88,9 +88,9 @@ class Invocation:
         self.send(data)
 
     def ask_lease(self, seconds: float, *names: str, public: bool = False) -> None:
-        """`environ["halfsync.lease"]`: this reply may be repeated for `seconds` to requests with the
+        """`environ["halfsync.lease"]`: this response may be repeated for `seconds` to requests with the
         same method, site, target and values of the fields `names`, without asking the application.
-        Name every field on which the reply depends: Cookie and Authorization, if it is not for all.
+        Name every field on which the response depends: Cookie and Authorization, if it is not for all.
         `public`: it is the same for all, also for those who send Authorization.
 
         For GET and HEAD. Ignored, with a warning in the log, if its body is not whole when it is handed
@@ -290,4 +290,6 @@ def _warn_of_dropped(name: str) -> None:
 
 @lru_cache(maxsize=8)  # once for each
 def _warn_of_lease(why: str) -> None:
-    log("warning", f"The application asked for a lease of a reply that can't have one: {why}. (Said once.)")
+    log(
+        "warning", f"The application asked for a lease of a response that can't have one: {why}. (Said once.)"
+    )

@@ -201,7 +201,7 @@ class Supervisor:
 
     def _stop_at_once(self, now: float, name: str) -> None:
         """Requests in flight are cut off. But first the pump has a short moment to hand over, and the
-        built-in worker to write, the log records of those that were answered. A further signal takes
+        built-in worker to write, the log records of those that were served. A further signal takes
         that too."""
         self._notifier.stopping()
         log("info", f"{name}: stopping at once.")

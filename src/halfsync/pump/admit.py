@@ -1,7 +1,7 @@
 """What is decided about a request before it goes anywhere. The same for every protocol.
 
-In this order: may a lease answer it? Is it for the server itself? Which route is it for? Then, when all of it
-is here, it goes to the route's backend.
+In this order: does a lease have its response? Is it for the server itself? Which route is it for? Then, when
+all of it is here, it goes to the route's backend.
 """
 
 from __future__ import annotations

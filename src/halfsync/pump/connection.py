@@ -107,7 +107,7 @@ class Connection:
         self.fd = transport.fileno()
         self.protocol = protocol
         self.origin = origin
-        self.known = known  # heads that a lease answers at this connection's listener
+        self.known = known  # heads that a lease has a response for, at this connection's listener
         self.state = ConnectionState.FRESH
         self.deadline = deadline  # monotonic: when the sweep has to look at it
         self.exchange: Exchange | None = None
@@ -187,7 +187,7 @@ class Exchange:
         self.raw = raw  # the head as received
         self.logged = b""  # the same without its cookie, if that is known already
         self.state = ExchangeState.RECEIVING
-        self.route: Route | None = None  # None: it was answered before there was one
+        self.route: Route | None = None  # None: its response was made before there was one
         self.spool: Spool | BodyStream | None = None  # of its body, until its task is handed over
         # its task
         self.task = -1  # number
@@ -217,14 +217,14 @@ class Exchange:
 
 
 class Backend(Protocol):
-    """What answers the requests of a route."""
+    """What makes the responses to the requests of a route."""
 
     streams: bool
-    """Whether it takes requests whose bodies have not all come. It says then how much it takes of them, with
+    """Whether it takes requests whose bodies have not all come. It then says how much more may come, with
     `WireProtocol.grant`, and gets it with `pass_on`."""
 
     def submit(self, exchange: Exchange) -> None:
-        """The request is whole, or has a `stream` (RECEIVING): have it answered."""
+        """The request is whole, or has a `stream` (RECEIVING): have a response made."""
 
     def cancel(self, exchange: Exchange) -> None:
         """Its client has disconnected."""
@@ -234,7 +234,7 @@ class Backend(Protocol):
         whole."""
 
     def give_up(self, exchange: Exchange) -> None:
-        """Its request is refused while the body comes, or has been answered: no response is wanted (QUEUED,
+        """Its request is refused while the body comes, or has its response: no other one is wanted (QUEUED,
         WORKING)."""
 
 

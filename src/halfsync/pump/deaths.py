@@ -11,7 +11,7 @@ the scoreboard changes no more:
    most likely the request's own work: a request that kills its worker must not kill a second one. What was
    killed from outside (a deployment, the kernel for want of memory) did nothing to deserve it.
  - Even then it gets a worker for itself: if it is what kills them, nobody else dies with it.
- - Everything else is answered with 502, or reset if its answer had begun.
+ - Everything else gets a 502, or is reset if its response had started.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class WorkerDeaths:
             return "its client had disconnected"
         if exchange.state is not WORKING:
             conn.protocol.abort(exchange, CloseReason.WORKER_DIED)
-            return "its answer had begun: connection reset"
+            return "its response had started: connection reset"
         if not worker.begun(number):
             self._tasks.take_back(worker, exchange)
             return "not begun, given to another"

@@ -1,6 +1,6 @@
 """Descriptors that close themselves with their last owner, and a reserve of them.
 
-A descriptor that came over the seam may be wanted by a lease and by any number of replies that
+A descriptor that came over the seam may be wanted by a lease and by any number of responses that
 are being sent from it. CPython's reference count already knows who is the last.
 """
 

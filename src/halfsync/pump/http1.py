@@ -1,7 +1,7 @@
 """HTTP/1.1 on a connection: reads requests, one exchange after the other. (Responses: http1_responses.)
 
 A step reads once, frames at most one request, and says MORE, WAIT or GONE. What is behind the request
-stays in `conn.inbox`; pipelined requests are so answered one after the other, in order, and a client that
+stays in `conn.inbox`; pipelined requests are so served one after the other, in order, and a client that
 sends without end is never read further than one buffer ahead.
 """
 

@@ -62,7 +62,7 @@ class Http1Responses:
             keep = False  # the rest of the body will not be read
         status = reply.status
         line = status_line(status, reply.reason)
-        exchange.move(RESPONSE)  # not before: what can't be framed can be answered otherwise still
+        exchange.move(RESPONSE)  # not before: what can't be framed can still get another response
         exchange.status = status
         length_line = b""
         if status in BODILESS:
@@ -283,7 +283,7 @@ class Http1Responses:
         return self._end_in_good_order(conn, exchange)
 
     def _go_on_with_inbox(self, conn: Connection) -> Outcome:
-        """The client has sent more than the request that was answered. Empty lines behind a body are
+        """The client has sent more than the request that was served. Empty lines behind a body are
         no beginning of a request (RFC 9112 2.2)."""
         conn.inbox = without_empty_lines(conn.inbox)
         pipelined = bool(conn.inbox)

@@ -1,4 +1,4 @@
-"""Heads that a lease answers, by their very bytes: what the hot path looks up."""
+"""Heads that a lease has a response for, by their very bytes: what the hot path looks up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COOKIE_VALUE = bytes([9, *range(32, 127), *range(128, 256)])  # what llhttp let
 
 class KnownHeads:
     """Of one listener: the same bytes at another address or scheme may be another site's request. A
-    connection that may not be answered on the hot path has one of its own that stays empty.
+    connection that may not be served on the hot path has one of its own that stays empty.
 
     `read_at_once`: a read of less than was wanted leaves nothing, so the fast path may take a request in."""
 

@@ -9,9 +9,9 @@ Numbered, as they stand in `objection`:
  1. A request with a body: the body is not part of what makes two requests the same.
  2. A response that sets a cookie, which is for one client.
  3. A server error (5xx): nobody means to repeat it, but a lease may have been asked for before it happened.
- 4. 206, 304, 412, 416: they answer a range or a condition, so there has to be one, and it has to be named,
-    with what could make another request of it. If-None-Match and If-Match alone decide where they stand
-    (RFC 9110 13.2.2), so then the dates beside them need no name.
+ 4. 206, 304, 412, 416: they respond to a range or a condition, so there has to be one, and it has to be
+    named, with what could make another request of it. If-None-Match and If-Match alone decide where they
+    stand (RFC 9110 13.2.2), so then the dates beside them need no name.
  5. `Vary` with a field that is not named; `Vary: *` says that nobody can name them.
  6. `Cache-Control: private` or `no-store`. (`no-cache` and `max-age` are for the caches of others.)
  7. A request with `Authorization`, unless it is named or the handler said `public` (RFC 9111 3.5).
@@ -42,7 +42,7 @@ _UNSHARED = frozenset({b"private", b"no-store"})
 
 
 def objection(head: RequestHead, reply: Reply, names: Names, public: bool) -> str:
-    """Why `reply`, which answers `head`, can't have the lease that it asks for: the end of a sentence that
+    """Why `reply`, the response to `head`, can't have the lease that it asks for: the end of a sentence that
     begins with "because"; "" if it can."""
     if head.body_size:
         return "the request has a body"
@@ -63,7 +63,7 @@ def objection(head: RequestHead, reply: Reply, names: Names, public: bool) -> st
 
 
 def may_use(head: RequestHead, names: Names, public: bool) -> bool:
-    """Whether a lease that was granted with `names` may answer this request, which is the same by them."""
+    """Whether a lease that was granted with `names` may be used for this request, the same by them."""
     conditions = head.conditions
     if conditions and any(name in conditions and name not in names for name in _FORBIDDING):
         return False

@@ -20,7 +20,7 @@ FILE_OVERHEAD = 64 * 1024
 
 
 class Leased:
-    """A reply that may be repeated until `expires`."""
+    """A response that may be repeated until `expires`."""
 
     __slots__ = (
         "_cost_of_file",
@@ -94,7 +94,7 @@ class Leased:
         return found
 
     def end(self) -> None:
-        """Nobody is answered from it any more, whatever tables hold it."""
+        """No response is made from it any more, whatever tables hold it."""
         self.expires = self.renew_at = self.until = 0.0
 
     def refresh(self, clock: Clock) -> None:

@@ -1,8 +1,8 @@
-"""Leases: replies that the pump may repeat without asking.
+"""Leases: responses that the pump may repeat without a worker.
 
 Theory of operation
 -------------------
-A worker's reply may carry a lease: for so many seconds the same answer may be given to the same
+A worker's response may carry a lease: for so many seconds the same response may be given to the same
 request. The same request means the same listener (and so the same scheme), site, method and target, and the
 same values of the header fields that the handler named. So what is costly about a file (path walk, symlink
 check, open, stat) is done by a worker, once in a lease, and the pump stays a byte shuffler. What a lease
@@ -10,15 +10,15 @@ may not be granted for, whatever the handler says, stands in lease_rules.py.
 
 Two look-ups, the short one first:
 
- 1. `known`, by listener: the very bytes of a head that has been answered from a lease before. Same
+ 1. `known`, by listener: the very bytes of a head that a lease was used for before. Same
     bytes, same request: no parsing at all (0.1 µs instead of 4). A browser's heads to one URL are alike
     except for the cookie, and a lease that does not name the cookie does not care for it; so such heads are
     kept, and looked up in `known_uncookied`, with their Cookie line cut out, after a check that the
     line is a proper one (`cut_cookie`). Only heads that passed every check of `wire.http1` get in.
  2. `find`: by the parsed head.
 
-`Leased.wire` is the whole answer, head, Date and body, made at most once a second. A lease is renewed
-early: the first request in its last fifth goes to a worker while the others are still answered
+`Leased.wire` is the complete response, head, Date and body, made at most once a second. A lease is renewed
+early: the first request in its last fifth goes to a worker while the others are still served
 here, so a hot file's expiry is not a stampede.
 
 A lease ends with the worker that granted it, when that is told to retire: after a reload nothing of the
@@ -114,7 +114,7 @@ class Leases:
     def grant(
         self, head: RequestHead, listener: int, reply: Reply, leased: Leased, now: float, application: str
     ) -> None:
-        """From now on `leased`, made of `reply`, answers this request; unless a rule is against it."""
+        """From now on `leased`, made of `reply`, is the response to this request, if the rules allow it."""
         lease = reply.lease
         assert lease is not None
         names = tuple(name.encode("latin-1") for name in lease.names)

@@ -2,12 +2,12 @@
 
 Theory of operation
 -------------------
-A *turn* is one epoll_wait(2) and all that follows from it: the hot path for those that a lease answers,
-steps on the connections that have something to read or room to write, workers' replies, new clients; at its
+A *turn* is one epoll_wait(2) and all that follows from it: the hot path for those that a lease covers,
+steps on the connections that have something to read or room to write, workers' messages, new clients; at its
 end hand over what has been queued, and log, and every half second keep the time limits. What can wait for
 the end of the turn does, because there it can be done for many at once.
 
-The hot path, a request that a lease answers, is written out in `_turn`: one look-up of the very bytes
+The hot path, a request that a lease covers, is written out in `_turn`: one look-up of the very bytes
 that were read, one send. It changes no state, allocates one log record, and costs two system calls. It is for
 connections in IDLE, of which it is known that nothing is buffered, and that HTTP/1.1 is spoken there.
 
@@ -79,7 +79,7 @@ from halfsync.wire.http1 import parse_head
 
 EVENTS_A_TURN = 512
 STEPS_A_TURN = 64
-"""For each connection: how many pipelined requests it may have answered before others are served."""
+"""For each connection: how many pipelined requests are served before others have their turn."""
 
 SHARES_TIME = 0.0005
 """Seconds of a turn for connections that had their share of an earlier one and have more to do: uploads in
@@ -445,7 +445,7 @@ class Pump:
     # --- stopping --------------------------------------------------------------------------------
 
     def drain(self, seconds: float) -> None:
-        """Accept what has connected, answer what has been asked within so many seconds, then nothing
+        """Accept what has connected, serve what has been requested within so many seconds, then nothing
         more. A further call shortens the time."""
         now = self.clock.now
         self._drain_until = min(self._drain_until, now + seconds)

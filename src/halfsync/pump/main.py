@@ -1,4 +1,4 @@
-"""The pump process: from its birth to its exit status."""
+"""The pump process: from its start to its exit status."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 What a client has going on is not touched by it:
 
- - A request that a worker has is answered by that worker, under its old route.
+ - A request that a worker has is served by that worker, under its old route.
  - One that waits in a queue, or whose body is still coming, goes where the new routes say; and so does one
    that an old worker gives back.
  - A listening socket that is new is accepted on from the switch on. One that is removed is closed when all

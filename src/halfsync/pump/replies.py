@@ -55,7 +55,7 @@ from halfsync.wire.refusals import Refusal
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 SHORT_OF_DESCRIPTORS = 503
-SHORT_AT_REPLY = "a worker's response came without its descriptor and is answered 503"
+SHORT_AT_REPLY = "a worker's response came without its descriptor; the client gets a 503"
 
 
 class Replies:
@@ -110,7 +110,7 @@ class Replies:
         self._poller.watch(worker.tasks.fileno(), event)
 
     def read(self, worker: Worker) -> None:
-        """A packet of replies, or the end of the channel."""
+        """A packet of messages, or the end of the channel."""
         if worker.id not in self._tasks.workers:
             return
         try:
@@ -305,7 +305,7 @@ class Replies:
             # ABORTED with no head: the worker could not even say why.
             if not ended:
                 self._tasks.drop(worker, message.number)
-            self._tasks.refuse(exchange, Refusal(502, "The worker gave no answer.", close=False))
+            self._tasks.refuse(exchange, Refusal(502, "The worker gave no response.", close=False))
         else:
             self._add(conn, exchange, message, fds)
 

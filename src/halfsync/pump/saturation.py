@@ -36,7 +36,7 @@ class Saturation:
         self._told: dict[Pool, _Told] = {}
 
     def refused(self, pool: Pool, setting: str) -> None:
-        """One of its requests was answered 503, because of this setting."""
+        """One of its requests got a 503, because of this setting."""
         self._told.setdefault(pool, _Told()).refused[setting] += 1
 
     def sweep(self, pool: Pool) -> None:
@@ -82,7 +82,7 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
         requests = _count(len(waiting), "request waits", "requests wait")
         parts.append(f"{requests}, the longest for {seconds:.1f} s")
     for setting, number in refused.items():
-        parts.append(f"{_count(number, 'request was', 'requests were')} answered 503 ({setting})")
+        parts.append(f"{_count(number, 'request', 'requests')} got a 503 ({setting})")
     return f"{'; '.join(parts)}.{_longest(begun, now_ns)} More threads or workers may help."
 
 

@@ -11,7 +11,7 @@ Three things can keep a task from being begun, and each has a remedy of its own:
    worker has room, and it gets nothing more until something comes from it.
 
 `queue_timeout` counts until the handler begins; so what a worker does not begin within it is withdrawn
-too, and answered 503, even if there is nobody else to give it to.
+too, and gets a 503, even if there is nobody else to give it to.
 
 Nothing here costs a request anything: while tasks are outstanding the scoreboard is looked at, every 25 ms or
 after a few, and what is not begun at two looks in a row, while nothing came from the worker, stalls. That
@@ -152,7 +152,7 @@ class Stalls:
     def _nudge(self, worker: Worker, now: float) -> None:
         """It holds several tasks: see to it if it has ended none for some milliseconds."""
         if now - worker.heard_at >= worker.nudge_after:
-            worker.tell(Nudge())  # replies may be waiting to be batched behind a slow one
+            worker.tell(Nudge())  # responses may be waiting to be batched behind a slow one
             waiting = len(worker.unbegun())
             if not waiting:
                 return

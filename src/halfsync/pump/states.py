@@ -12,8 +12,8 @@ client's (RECEIVING, SENDING), the queue's (QUEUED), a worker's (WORKING), or th
 (PRODUCING: the worker, its pipe, or the disk has to give more). Each state has one time limit
 of its own, and only the limit of him whose turn it is runs (see timeouts.py).
 
-**In IDLE nothing is buffered.** The hot path reads from the socket and answers what it has read; if
-bytes of an earlier request were waiting in the inbox, it would answer past them. So when an
+**In IDLE nothing is buffered.** The hot path reads from the socket and responds to what it has read; if
+bytes of an earlier request were waiting in the inbox, it would pass them by. So when an
 exchange ends and more of the client's bytes are here already, the next state is HEAD.
 
 A request's body is whole before the exchange leaves RECEIVING; or it is *streamed*, and comes while the
@@ -52,7 +52,7 @@ class ConnectionState(IntEnum):
 class ConnectionEvent(IntEnum):
     PART_OF_HEAD = 0  # bytes came, and the head is not whole
     EXCHANGE_BEGAN = 1  # a head is whole, or refused, or has not come in time
-    LEASE = 2  # a lease answers, and the socket took it all
+    LEASE = 2  # a lease had the response, and the socket took it all
     EXCHANGE_ENDED = 3  # its last byte was taken by the socket; the connection is kept
     ENDED_PIPELINED = 4  # the same, and bytes of the next request are buffered
     ENDED_LAST = 5  # its last byte was taken, and it was the connection's last

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 The request goes to its backend when the head is complete. What has come of the body by then, or comes until a
 worker takes the task, goes with it (up to FIRST_OF_BODY); if that is all, it is a body like any other.
-Nothing more is read before the handler reads for the first time: a handler that answers without looking at
+Nothing more is read before the handler reads for the first time: a handler that responds without looking at
 the body costs no more than its head, and a client that asked with `Expect: 100-continue` is told to go on
 only then.
 

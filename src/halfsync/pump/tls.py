@@ -300,7 +300,7 @@ class TLSTransport:
             self._said_end = True
             try:
                 self._tls.unwrap()
-            except SSLError:  # its answer is not waited for
+            except SSLError:  # the client's is not waited for
                 pass
             self._unsent = bytes(self._unsent) + self._outgoing.read()
         self._push()

@@ -1,4 +1,4 @@
-"""The backend of routes that workers answer: pools of worker processes, and all that is done for them.
+"""The backend of routes that workers serve: pools of worker processes, and all that is done for them.
 
 The parts: `workers` knows which worker has which task, `dispatch` hands over, `replies` reads what workers
 say, `stalls` helps those that do not get on, `deaths` settles what a worker leaves behind when it ends.
@@ -270,7 +270,7 @@ class WorkerPools:
                 stream = owner.stream
                 if stream.is_awaited or stream.handlers_turn_ns > begun_before:
                     continue  # its body is coming
-            worker.owners[number] = DROPPED  # said once, and a late reply is nobody's
+            worker.owners[number] = DROPPED  # said once; a late response is dropped
             owner.holder = None
             if owner.stream is not None:  # it may wait for more of its body later
                 self.tasks.messages.say(worker.watch, ClientDisconnected(number))

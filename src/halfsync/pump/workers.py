@@ -52,8 +52,8 @@ SHORTAGE = 0.01
 LOG_BATCH = object()
 """What owns a LogTask; a request is owned by its Exchange."""
 DROPPED = object()
-"""What owns a task of whose reply nobody wants anything any more: its request went elsewhere, or was
-answered by the pump."""
+"""What owns a task whose response is not wanted any more: its request went elsewhere, or got its
+response from the pump."""
 
 numbers = itertools.count(1)
 """Of the tasks of all workers, without their slots."""
@@ -173,7 +173,7 @@ class Worker:
         except BlockingIOError:
             pass  # it has many of these to read already
         except OSError as error:
-            log("debug", f"worker {self.pid} does not hear: {error.strerror}")
+            log("debug", f"worker {self.pid} can't be reached: {error.strerror}")
 
     def close(self) -> None:
         self.tasks.close()

@@ -640,7 +640,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         about(
             "Leases",
-            "For this long the pump may answer again with a file without looking at it again. 0: never.",
+            "For this long the pump may send a file again without looking at it again. 0: never.",
             unit="seconds",
             least=0,
             of_routes="files",

@@ -1,4 +1,4 @@
-"""A TLS ClientHello (RFC 8446 4.1.2), as far as a server has to know it before it answers. No I/O.
+"""A TLS ClientHello (RFC 8446 4.1.2), as far as a server has to know it before it responds. No I/O.
 
 Which certificate, which least version and whether a client certificate is asked for depends on the name
 that the client asks for. OpenSSL can change the certificate when it has read that name, but not the

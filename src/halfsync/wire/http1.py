@@ -177,7 +177,7 @@ def check_partial(buffer: bytes | bytearray, limits: HeadLimits, scanned: int) -
     """What has come of a head that is not whole yet; `scanned` bytes of it were checked before.
 
     Raises Refusal as soon as it can't become a good one, so that nobody waits for a time limit:
-    garbage, a bare line feed, or too much of anything.
+    malformed bytes, a bare line feed, or too much of anything.
     """
     if scanned == 0 and not _TOKEN.match(buffer):
         raise Refusal(400, "This is not an HTTP request.")

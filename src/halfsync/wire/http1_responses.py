@@ -26,7 +26,7 @@ def status_line(status: int, reason: str) -> bytes:
 
 
 BODILESS = frozenset({*range(100, 200), 204, 304})
-"""RFC 9112 6.3: whatever its fields say, an answer with such a status ends with its head."""
+"""RFC 9112 6.3: whatever its fields say, a response with such a status ends with its head."""
 
 
 def connection_line(keep: bool, minor: int) -> bytes:
@@ -38,5 +38,5 @@ def connection_line(keep: bool, minor: int) -> bytes:
 
 @lru_cache(maxsize=512)
 def head_start(status: int, reason: str, fields: bytes, length: int) -> bytes:
-    """A head with Content-Length, up to its Date. An application's answers differ little in these."""
+    """A head with Content-Length, up to its Date. An application's responses differ little in these."""
     return b"".join((status_line(status, reason), fields, b"Content-Length: %d\r\n" % length))

@@ -119,7 +119,7 @@ class LogRecord(msgspec.Struct, array_like=True, gc=False):
     when: float  # seconds since 1970, when the first byte of the head was read
     client: str
     head: bytes  # the request head as received (or its start, when it was never whole)
-    status: int  # 0: no answer was begun
+    status: int  # 0: no response was started
     body_bytes: int  # of the body, without framing
     wire_bytes: int  # all that the socket took
     queue_us: int  # complete request to handler's begin; -1: no handler was asked
@@ -130,7 +130,7 @@ class LogRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
-    """Records for the access log. Answered by Part(number, [], DONE) once they are written."""
+    """Records for the access log. Confirmed by Part(number, [], DONE) once they are written."""
 
     number: int
     records: list[LogRecord]
@@ -138,7 +138,7 @@ class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
 
 class Nudge(msgspec.Struct, tag=2, array_like=True, gc=False):
     """Tasks were handed over some milliseconds ago and are not begun. On `tasks` it wakes a
-    sibling thread, which takes from the task queue; on `watch` the watch thread sends replies that
+    sibling thread, which takes from the task queue; on `watch` the watch thread sends responses that
     wait to be sent in a batch."""
 
 
@@ -146,7 +146,7 @@ class Nudge(msgspec.Struct, tag=2, array_like=True, gc=False):
 
 
 class Lease(msgspec.Struct, array_like=True, gc=False):
-    """Permission to repeat a reply, for `seconds`, to requests with the same listener, site,
+    """Permission to repeat a response, for `seconds`, to requests with the same listener, site,
     method and target and the same values of the header fields `names` (lower case)."""
 
     seconds: float
@@ -155,7 +155,7 @@ class Lease(msgspec.Struct, array_like=True, gc=False):
 
 
 class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
-    """A handler's answer: the head, and the body as far as it is known."""
+    """A handler's response: the head, and the body as far as it is known."""
 
     number: int  # the task's
     status: int
@@ -176,7 +176,7 @@ class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
     """More of a body whose Reply said UNFINISHED; or, for a LogTask, that it is done.
 
     One without objects that says UNFINISHED, which may also come before the Reply, asks whether the client is
-    still there: one that has closed its side counts as disconnected, and the answer is ClientDisconnected."""
+    still there: one that has closed its side counts as disconnected, and is told so by ClientDisconnected."""
 
     number: int  # the task's
     objects: list[SimpleObject]
@@ -202,7 +202,7 @@ class Credit(msgspec.Struct, tag=2, array_like=True, gc=False):
 
 class Recall(msgspec.Struct, tag=4, array_like=True, gc=False):
     """Give back the tasks that are not begun: all threads here are busy with slow ones, and
-    another worker has room. The answer is a Part for each, with no objects, that says NOT_BEGUN."""
+    another worker has room. What comes back is a Part for each, with no objects, that says NOT_BEGUN."""
 
 
 class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
@@ -281,9 +281,9 @@ class Drain(msgspec.Struct, tag="drain"):
 
 
 class Configure(msgspec.Struct, tag="configure"):
-    """To the pump: get ready for another plan. The answer is Configured, or Cut. Descriptors: a file with
-    the plan (see plan_codec.py), then one with its certificates if it has any, then the listening sockets
-    that are new."""
+    """To the pump: get ready for another plan. Confirmed by Configured, or Cut comes back. Descriptors: a
+    file with the plan (see plan_codec.py), then one with its certificates if it has any, then the listening
+    sockets that are new."""
 
     number: int  # the plan's
     has_certificates: bool
@@ -334,7 +334,7 @@ class Hung(msgspec.Struct, tag="hung"):
 
 class Lost(msgspec.Struct, tag="lost"):
     """From the pump: this worker's channel ended, or what came through it was no message, so the pump
-    has closed it. If the process lives it is of no use: it is to be killed. Answered by Ended."""
+    has closed it. If the process lives it is of no use: it is to be killed. Ended follows."""
 
     worker: int
 

@@ -1,4 +1,4 @@
-"""An error that is an answer: whose fault it is, and the response to send.
+"""An error that is a response: whose fault it is, and the response to send.
 
 A refusal takes the road of a good reply: status line, fields, body, log record. Only the
 connection's fate differs: where the framing has become doubtful it closes, and nothing behind
@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 
 class Refusal(Exception):
-    """The pump answers with `status` by itself; no worker is asked.
+    """The pump responds with `status` by itself, without a worker.
 
     `sentence` tells the client (and the log) what was wrong. `close` says that the connection
     can't be kept: where the next request would begin is no longer certain, or not worth finding.

@@ -1,8 +1,8 @@
-"""A handler's answer turned into simple objects: what lets a thread go while the client still reads.
+"""A handler's response turned into simple objects: what lets a thread go while the client still reads.
 
 Theory of operation
 -------------------
-Nobody acknowledges anything: the worker cannot know how fast the client takes its answer, and need not.
+Nobody acknowledges anything: the worker cannot know how fast the client reads its response, and need not.
 What bounds memory is where the pieces go, by how much there has been of this body:
 
     a whole body up to 64 KiB      in the Reply itself, and out in one write with the head
@@ -186,7 +186,7 @@ class TaskReplier:
             self._outbox.flush()
 
     def release(self) -> None:
-        """The thread is done with the task: let go of what the reply still holds."""
+        """The thread is done with the task: let go of what the response still holds."""
         if self._spill is not None:
             self._spill.close()
 

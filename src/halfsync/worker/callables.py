@@ -1,6 +1,6 @@
 """Is this a WSGI application? If not, what was probably meant?
 
-A server that only finds out at the first request answers 500 to everybody. What can be told without a call
+A server that only finds out at the first request sends a 500 to everybody. What can be told without a call
 is told when the worker starts. The rule is to refuse what can't work, and to let pass what might: a
 callable whose signature is unknown, or takes anything, is an application.
 """

@@ -6,7 +6,7 @@ and the pump (`watch`) send, whatever the application's threads do. It wakes for
     Attach    there is a (new) pump: start threads on its sockets
     Retire    leave when the pump lets go
     LogFile   the access log was reopened; ErrorLogFile: the error log was
-    Nudge     from the pump: send the replies that wait to be batched
+    Nudge     from the pump: send the responses that wait to be batched
     Stacks    from the pump: say where a handler hangs
 
 It leaves when the parent is gone or tells it to (end of file on `orders`), or when the pump has let go of

@@ -1,7 +1,7 @@
 """Replies on their way to the pump: collected by all threads of a worker, sent in few packets.
 
 A packet costs the worker a system call and, on a shared core, a switch to the pump: sent one by
-one, trivial replies cost 70 µs each, batched 20. So replies wait here until the task queue is empty
+one, trivial responses cost 70 µs each, batched 20. So responses wait here until the task queue is empty
 (`threads` says when), and every packet takes as many as fit.
 
 Descriptors stand beside the packet, in order (SCM_RIGHTS). In a message that waits here, a `File` or

@@ -1,4 +1,4 @@
-"""The threads of a worker: they take tasks, run handlers, and collect the replies.
+"""The threads of a worker: they take tasks, run handlers, and collect the responses.
 
 Theory of operation
 -------------------
@@ -62,7 +62,7 @@ from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 from halfsync.worker.streamed import StreamedBodies
 
 MAX_WAIT = 1_000_000
-"""Nanoseconds that a reply waits to be batched while further tasks begin."""
+"""Nanoseconds that a response waits to be batched while further tasks begin."""
 MAX_WAITING = 128 * 1024
 """Bytes that wait."""
 FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0
@@ -84,8 +84,8 @@ class NoDescriptorError(Exception):
 
 
 class Handler(Protocol):
-    """What a thread invokes for a request. It answers through `replier`; if it raises, or
-    returns without an answer, the thread answers for it. `spool` is the body, if that is not in
+    """What a thread invokes for a request. It responds through `replier`; if it raises, or
+    returns without a response, the thread responds for it. `spool` is the body, if that is not in
     `task.body`; the thread closes it afterwards. It may still be coming: then a read may wait, and raises
     OSError if the rest of it never comes."""
 
@@ -94,7 +94,7 @@ class Handler(Protocol):
 
 Quick = Callable[[Task, int, Responder], int]
 """A handler may have a method `quick`, its fast path. It is invoked for a task whose body is in memory,
-with the time when it begins. It gives the time of its end, if it answered with `responder.outbox`; else it
+with the time when it begins. It gives the time of its end, if it responded by `responder.outbox`; else it
 has used a Replier, or none, and gives 0."""
 
 
@@ -143,11 +143,11 @@ class Threads:
             self._threads.append(start_thread(self._live, f"halfsync-{number + 1}"))
 
     def stop(self) -> None:
-        """Take no more tasks; wait until those that were begun have ended and their replies are sent."""
+        """Take no more tasks; wait until those that were begun have ended and their responses are sent."""
         with self._ending:
             if self._living:
                 try:
-                    self._tasks.shutdown(socket.SHUT_RD)  # wakes all that wait there; replies still leave
+                    self._tasks.shutdown(socket.SHUT_RD)  # wakes all that wait there; responses still leave
                 except OSError:
                     pass  # the pump is gone, or the application has closed it
         self.join()
