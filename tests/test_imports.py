@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "routes_table": {"plan"},
     "header_rules": set(),
     "certificates": set(),
+    "tls_facts": set(),
     "plan": {"certificates", "header_rules", "seen_files", "settings.table"},
     "layout": {"folders", "header_rules", "plan", "settings"},
     "plan_codec": {"certificates", "plan", "settings.table"},
@@ -42,10 +43,11 @@ ALLOWED: dict[str, set[str]] = {
     "pump": {
         "pump", "wire", "objects", "plan", "plan_codec", "channel", "logs", "settings.table", "prctl",
         "temporary_files", "stamps", "hosts", "header_rules", "forwarded", "certificates",
+        "tls_facts",
     },
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings.table", "primitives",
-        "temporary_files", "folders", "stamps", "forwarded",
+        "temporary_files", "folders", "stamps", "forwarded", "tls_facts",
     },
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings.table", "request",

@@ -43,7 +43,7 @@ class WSGIHandler:
         Invocation.shaping = trust.shaping if trust is not None else ()
         believed = trust if trust is not None and trust.fields else None
         self._environs = Environs(route, pool, listeners, believed)
-        self._seen = self._environs.seen
+        self._seen = self._environs.seen_in_clear
 
     def quick(self, task: Task, began: int, responder: Responder) -> int:
         """The fast path: a request without a spooled body, whose response is one small piece as it is. What

@@ -19,6 +19,7 @@ from halfsync.handlers.wsgi_response import Invocation
 from halfsync.handlers.wsgi_tunnel import TunnelMaker, may_switch
 from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import RequestBody, authority_of, decoded, path_and_query, without_cookie
+from halfsync.tls_facts import variables
 from halfsync.wire.messages import Task
 
 Environ = dict[str, Any]
@@ -41,8 +42,13 @@ class Environs:
         self._trust = trust
         self._prefix = route.prefix.encode().decode("latin-1")
         self._bases = [self._base(pool, listener) for listener in listeners]
-        # By listener: heads that were read before, and what they said. The fast path looks there by itself.
-        self.seen: list[dict[bytes, Environ]] = [{} for _ in listeners]
+        # By listener: heads that were read before, and what they said.
+        self._seen: list[dict[bytes, Environ]] = [{} for _ in listeners]
+        # The fast path looks there by itself, except over TLS, where each connection has facts of its own.
+        self.seen_in_clear: list[dict[bytes, Environ]] = [
+            {} if listener.scheme == "https" else seen
+            for listener, seen in zip(listeners, self._seen, strict=True)
+        ]
 
     def _base(self, pool: PoolPlan, listener: Listener) -> Environ:
         """What is the same in every request of this route and listener."""
@@ -66,7 +72,7 @@ class Environs:
 
     def of(self, task: Task, spool: RequestBody | None, invocation: Invocation) -> Environ:
         """The environ of a request, whose body is in `spool` or in the task."""
-        seen = self.seen[task.listener]
+        seen = self._seen[task.listener]
         head, cookie = task.head, None
         found = seen.get(head)
         if found is None:
@@ -82,6 +88,8 @@ class Environs:
             environ["halfsync.lease"] = invocation.ask_lease
         else:
             environ = self._first_environ(task, head, invocation)
+        if task.tls:
+            environ.update(variables(task.tls))
         invocation.method = environ["REQUEST_METHOD"]
         if spool is not None:
             environ["wsgi.input"] = io.BufferedReader(spool, READ_SIZE)
@@ -101,7 +109,7 @@ class Environs:
             and not by_proxy
             and "HTTP_UPGRADE" not in environ
         ):
-            seen = self.seen[task.listener]
+            seen = self._seen[task.listener]
             if len(seen) >= MAX_SEEN:
                 seen.clear()
             seen[head] = kept = environ.copy()

@@ -61,7 +61,8 @@ class Admission:
         exchange.route.backend.submit(exchange)
 
     def _answer_from_lease(self, conn: Connection, exchange: Exchange, head: RequestHead) -> bool:
-        leased = self._leases.find(head, conn.origin.listener)
+        origin = conn.origin
+        leased = self._leases.find(head, origin.listener, has_certificate=origin.has_certificate)
         now = self._clock.now
         if leased is None or now >= leased.expires:
             return False

@@ -30,6 +30,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange, Route
 from halfsync.pump.endings import Endings
 from halfsync.pump.leases import Leases
+from halfsync.pump.origin import Origin
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.spool import Spool
@@ -46,7 +47,8 @@ ALONE = 2.0
 sooner; one that takes longer must not keep all others waiting."""
 TaskColumns = (
     tuple[int, int, int, bytes, bytes | None, int, str, int, int, int]
-    | tuple[int, int, int, bytes, None, int, str, int, int, int, bytes]
+    | tuple[int, int, int, bytes, bytes | None, int, str, int, int, int, bytes]
+    | tuple[int, int, int, bytes, None, int, str, int, int, int, bytes, bytes]
 )
 """A Task's tag and columns, in order: on the wire they are the same, and a tuple costs a third to make."""
 TASK_OVERHEAD = 128
@@ -218,6 +220,10 @@ class Dispatcher:
             raw = exchange.raw
             size += len(raw) + TASK_OVERHEAD
             spool = exchange.spool
+            origin = exchange.conn.origin  # type: ignore[union-attr]  # who has no client is in no queue
+            tls = origin.tls
+            if tls:
+                size += len(tls)
             if spool is not None:
                 if spool.file is None:
                     size += spool.size
@@ -238,7 +244,9 @@ class Dispatcher:
             if spool is not None:
                 tasks.append(_columns_with_body(exchange, task, spool))
                 continue
-            origin = exchange.conn.origin  # type: ignore[union-attr]  # who has no client is in no queue
+            if tls:
+                tasks.append(_columns_over_tls(exchange, task, b"", 0, origin))
+                continue
             tasks.append(
                 (
                     0,
@@ -296,17 +304,27 @@ def _columns_with_body(exchange: Exchange, number: int, spool: Spool | BodyStrea
     origin = exchange.conn.origin
     if not spool.is_whole:
         return _columns_of_streamed(exchange, number)
+    body = spool.memory() if spool.file is None else None
+    return _columns_over_tls(exchange, number, body, spool.size, origin)
+
+
+def _columns_over_tls(
+    exchange: Exchange, number: int, body: bytes | None, size: int, origin: Origin
+) -> TaskColumns:
+    """Also of one in clear: then the last one is empty."""
+    assert exchange.route is not None
     return (
         0,
         number,
         exchange.route.index,
         exchange.raw,
-        spool.memory() if spool.file is None else None,
-        spool.size,
+        body,
+        size,
         origin.client,
         origin.client_port,
         origin.listener,
         exchange.queued_ns,
+        origin.tls,
     )
 
 
@@ -327,6 +345,7 @@ def _columns_of_streamed(exchange: Exchange, number: int) -> TaskColumns:
         origin.client_port,
         origin.listener,
         exchange.queued_ns,
+        origin.tls,
         exchange.spool.memory(),
     )
 

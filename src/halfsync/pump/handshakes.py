@@ -30,6 +30,8 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import HANDSHAKE, ConnectionEvent
 from halfsync.pump.tls import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, TLSError, TLSTransport, alert
 from halfsync.pump.tls_contexts import Contexts
+from halfsync.pump.tls_facts import facts_of
+from halfsync.tls_facts import MAX_KNOWN, TLSFacts, encode
 from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, Opening, look_at
 
 STEPS = 4
@@ -69,6 +71,7 @@ class Handshakes:
         self._guarded = guarded
         self.head_timeout = head_timeout
         self.due: dict[Connection, None] = {}  # (for its order)
+        self._known_facts: dict[TLSFacts, bytes] = {}
         self.refuse = http1.refuse
         self.repeat = http1.repeat
         self.respond_small = http1.respond_small
@@ -120,12 +123,12 @@ class Handshakes:
             else:
                 conn.inbox += data
                 done = self._look(conn, transport)
+            if done:
+                self._finished(conn, transport)
         except OSError as error:
             log("debug", f"{conn.origin}: the TLS handshake failed: {error}")
             self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
             return
-        if done:
-            self._finished(conn, transport)
 
     def _look(self, conn: Connection, transport: TLSTransport) -> bool:
         """At what has come before OpenSSL has begun. Whether the handshake is done. Raises OSError."""
@@ -142,6 +145,7 @@ class Handshakes:
         self._check_protocols(transport, hello)
         data, conn.inbox = conn.inbox, b""
         transport.site, context = chosen
+        transport.server_name = hello.server_name
         transport.begin(context)
         return transport.shake(data)
 
@@ -156,6 +160,12 @@ class Handshakes:
             raise TLSError(f"the client speaks none of our protocols, but {names[:200]}")
 
     def _finished(self, conn: Connection, transport: TLSTransport) -> None:
+        """Raises OSError."""
+        facts = facts_of(transport.tls, transport.server_name)
+        conn.origin.tls = self._encoded(facts)
+        if facts.certificate is not None:
+            conn.origin.has_certificate = True
+            conn.known = KnownHeads(read_at_once=False)  # what a lease repeats may be for others
         name = transport.tls.selected_alpn_protocol()
         protocol = self.protocols.get(name or "", self._http1)
         transport.more = self._more(conn)
@@ -163,6 +173,17 @@ class Handshakes:
             conn.known = KnownHeads(read_at_once=False)  # each request is looked at
             protocol = self._guarded
         self._speak(conn, protocol)
+
+    def _encoded(self, facts: TLSFacts) -> bytes:
+        """(Most connections' are alike.)"""
+        if facts.certificate is not None:
+            return encode(facts)
+        found = self._known_facts.get(facts)
+        if found is None:
+            if len(self._known_facts) >= MAX_KNOWN:
+                self._known_facts.clear()
+            self._known_facts[facts] = found = encode(facts)
+        return found
 
     def _speak_in_clear(self, conn: Connection, transport: TLSTransport) -> None:
         conn.transport = transport.plain

@@ -15,6 +15,7 @@ Numbered, as they stand in `objection`:
  5. `Vary` with a field that is not named; `Vary: *` says that nobody can name them.
  6. `Cache-Control: private` or `no-store`. (`no-cache` and `max-age` are for the caches of others.)
  7. A request with `Authorization`, unless it is named or the handler said `public` (RFC 9111 3.5).
+ 8. A request of a client that has shown a certificate, unless the handler said `public`.
 
 A 200 is right also for a request with a range or a condition that was not named, as from any server that
 knows neither. Not so for If-Match and If-Unmodified-Since, which forbid it: see `may_use`.
@@ -41,7 +42,9 @@ _AUTHORIZATION = re.compile(rb"\r\nauthorization:", re.IGNORECASE)
 _UNSHARED = frozenset({b"private", b"no-store"})
 
 
-def objection(head: RequestHead, reply: Reply, names: Names, public: bool) -> str:
+def objection(
+    head: RequestHead, reply: Reply, names: Names, public: bool, *, has_certificate: bool = False
+) -> str:
     """Why `reply`, the response to `head`, can't have the lease that it asks for: the end of a sentence that
     begins with "because"; "" if it can."""
     if head.body_size:
@@ -59,6 +62,8 @@ def objection(head: RequestHead, reply: Reply, names: Names, public: bool) -> st
             return "its Cache-Control says private or no-store"
     if not (public or b"authorization" in names) and has_authorization(head):
         return "the request has Authorization, which the lease does not name, and is not said to be public"
+    if has_certificate and not public:
+        return "the client has shown a certificate, and it is not said to be public"
     return ""
 
 

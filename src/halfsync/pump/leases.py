@@ -100,11 +100,14 @@ class Leases:
         for known in self.known:
             known.clear()
 
-    def find(self, head: RequestHead, listener: int) -> Leased | None:
-        """The lease for this request, whether or not it has expired."""
+    def find(self, head: RequestHead, listener: int, *, has_certificate: bool = False) -> Leased | None:
+        """The lease for this request, whether or not it has expired. `has_certificate`: its client has shown
+        one, as good as an Authorization that is not named."""
         key = (listener, head.method, head.host, head.target)
         variants = self.table.get(key)
         if variants is None or not may_use(head, variants.names, variants.public):
+            return None
+        if has_certificate and not variants.public:
             return None
         leased = variants.by_values.get(_values(head, variants.names))
         if leased is not None:
@@ -112,13 +115,21 @@ class Leases:
         return leased
 
     def grant(
-        self, head: RequestHead, listener: int, reply: Reply, leased: Leased, now: float, application: str
+        self,
+        head: RequestHead,
+        listener: int,
+        reply: Reply,
+        leased: Leased,
+        now: float,
+        application: str,
+        *,
+        has_certificate: bool = False,
     ) -> None:
         """From now on `leased`, made of `reply`, is the response to this request, if the rules allow it."""
         lease = reply.lease
         assert lease is not None
         names = tuple(name.encode("latin-1") for name in lease.names)
-        if why := objection(head, reply, names, lease.public):
+        if why := objection(head, reply, names, lease.public, has_certificate=has_certificate):
             self._refuse(application, why)
             return
         leased.expires = now + lease.seconds

@@ -6,12 +6,14 @@ from __future__ import annotations
 class Origin:
     """Facts of a connection that are the same for all its requests."""
 
-    __slots__ = ("client", "client_port", "listener")
+    __slots__ = ("client", "client_port", "has_certificate", "listener", "tls")
 
     def __init__(self, client: str, client_port: int, listener: int) -> None:
         self.client = client  # address; "" on a unix socket
         self.client_port = client_port
         self.listener = listener  # index into Plan.listeners, which say address and scheme
+        self.tls = b""  # over TLS: what is known of that (see tls_facts.py)
+        self.has_certificate = False  # the client has shown one
 
     def __str__(self) -> str:
         """For the error log."""

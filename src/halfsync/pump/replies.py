@@ -382,8 +382,16 @@ class Replies:
             return
         if head.method == b"GET" or (head.method == b"HEAD" and reply.length >= 0):
             leased.granted_by = worker.id
-            listener = conn.origin.listener
-            self._leases.grant(head, listener, reply, leased, self._clock.now, worker.pool.name)
+            origin = conn.origin
+            self._leases.grant(
+                head,
+                origin.listener,
+                reply,
+                leased,
+                self._clock.now,
+                worker.pool.name,
+                has_certificate=origin.has_certificate,
+            )
 
 
 def _grant(exchange: Exchange, size: int) -> None:

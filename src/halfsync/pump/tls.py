@@ -75,11 +75,13 @@ class TLSTransport:
         "_write",
         "ends_unsaid",
         "more",
+        "server_name",
         "site",
     )
 
     def __init__(self, sock: PlainTransport) -> None:
         self._sock = sock
+        self.server_name = ""  # that the client asked for
         self.site = ""  # the name of the one whose rules the client has kept
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
         self._emptied = False  # the last recv(2) took all that the kernel had

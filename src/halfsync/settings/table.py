@@ -179,7 +179,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         about(
             "TLS",
             "Whether clients are asked for a certificate of one of the `ca_certs`, and refused without one. "
-            "Applications do not see it yet.",
+            "Applications find it in their environ (SSL_CLIENT_S_DN and others).",
             metavar="MODE",
         ),
     ] = "none"

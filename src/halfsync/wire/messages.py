@@ -104,6 +104,7 @@ class Task(msgspec.Struct, tag=0, array_like=True, gc=False):
     client_port: int
     listener: int  # index into Plan.listeners
     queued_ns: int  # monotonic, when the request was complete
+    tls: bytes = b""  # TLSFacts of the connection; empty in clear
 
 
 class StreamedTask(Task, tag=6, array_like=True, gc=False):

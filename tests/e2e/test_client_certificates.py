@@ -1,0 +1,234 @@
+"""What an application learns of the TLS connection, and of the certificate that a client shows."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.certificates import authority, client_context, issued, issued_to, write
+from tests.e2e.harness import Server, curl, serving
+
+SETTINGS = """
+bind = ["https://127.0.0.1:0"]
+certfile = "server.pem"
+keyfile = "server.key"
+stream_body = false
+
+[routes]
+"/" = "environ:app"
+
+[sites."members.test"]
+certfile = "server.pem"
+keyfile = "server.key"
+ca_certs = "ca.pem"
+cert_reqs = "optional"
+[sites."members.test".routes]
+"/" = "environ:app"
+"/streamed" = { app = "environ:app", stream_body = true }
+"""
+
+APPLICATION = """
+import json
+
+counts = {}
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    counts[path] = counts.get(path, 0) + 1
+    if path.startswith("/leased"):
+        environ["halfsync.lease"](60, public=path == "/leased/public")
+    environ["body"] = len(environ["wsgi.input"].read())
+    environ["count"] = counts[path]
+    body = json.dumps({key: value for key, value in environ.items() if isinstance(value, str | int)}).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("clients")
+    write(folder, issued("server.test", "members.test"))
+    (folder / "environ.py").write_text(APPLICATION)
+    (folder / "halfsync.toml").write_text(SETTINGS)
+    with serving(folder, "-c", "halfsync.toml", bind=False) as server:
+        yield server
+
+
+class Member:
+    """A client of one site, on one connection."""
+
+    def __init__(
+        self,
+        server: Server,
+        host: str = "members.test",
+        leaf: trustme.LeafCert | None = None,
+        session: ssl.SSLSession | None = None,
+        context: ssl.SSLContext | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.host = host
+        self.context = context or client_context(leaf=leaf)
+        raw = socket.create_connection(("127.0.0.1", server.port), 20)
+        self.socket = self.context.wrap_socket(raw, server_hostname=name or host, session=session)
+
+    def __enter__(self) -> Member:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def ask(self, target: str = "/", *fields: str, body: bytes = b"") -> dict[str, Any]:
+        lines = [
+            f"POST {target} HTTP/1.1" if body else f"GET {target} HTTP/1.1",
+            f"Host: {self.host}",
+            *fields,
+        ]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        with self.socket.makefile("rb") as file:
+            assert b" 200 " in file.readline()
+            size = 0
+            while (line := file.readline()) != b"\r\n":
+                name, _, value = line.partition(b":")
+                size = int(value) if name.lower() == b"content-length" else size
+            return json.loads(file.read(size))  # type: ignore[no-any-return]
+
+
+def certificate_of(leaf: trustme.LeafCert) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+
+
+def test_protocol_cipher_and_name_of_every_connection(server: Server):
+    with Member(server, "server.test") as client:
+        for _ in range(3):  # the second time from what is remembered of the head
+            environ = client.ask()
+            cipher, _, bits = client.socket.cipher() or ("", "", 0)
+            assert environ["SSL_PROTOCOL"] == client.socket.version() == "TLSv1.3"
+            assert environ["SSL_CIPHER"] == cipher
+            assert environ["SSL_CIPHER_USEKEYSIZE"] == str(bits)
+            assert environ["SSL_TLS_SNI"] == "server.test"
+            assert environ["SSL_CLIENT_VERIFY"] == "NONE"
+            assert "SSL_CLIENT_S_DN" not in environ
+
+
+def test_an_older_client(server: Server):
+    context = client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with Member(server, "server.test", context=context) as client:
+        assert client.ask()["SSL_PROTOCOL"] == "TLSv1.2"
+
+
+def test_the_certificate_of_a_client(server: Server):
+    leaf = issued_to("ann@example.test")
+    shown = certificate_of(leaf)
+    with Member(server, leaf=leaf) as client:
+        for target, body in (
+            ("/", b""),
+            ("/", b"x" * 100),
+            ("/", b"x" * 100_000),
+            ("/streamed", b"x" * 100_000),
+        ):
+            environ = client.ask(target, body=body)
+            assert environ["body"] == len(body)
+            assert environ["SSL_CLIENT_VERIFY"] == "SUCCESS"
+            assert environ["SSL_CLIENT_S_DN"] == shown.subject.rfc4514_string()
+            assert environ["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
+            assert environ["SSL_CLIENT_I_DN"] == shown.issuer.rfc4514_string()
+            assert int(environ["SSL_CLIENT_M_SERIAL"], 16) == shown.serial_number
+            assert environ["SSL_CLIENT_CERT"] == shown.public_bytes(Encoding.PEM).decode()
+            assert environ["SSL_CLIENT_FINGERPRINT"] == sha256(shown.public_bytes(Encoding.DER)).hexdigest()
+            assert environ["SSL_CLIENT_SAN_Email_0"] == "ann@example.test"
+            assert environ["SSL_CLIENT_V_END"].endswith(" GMT")
+
+
+def test_nobody_gets_anothers_certificate(server: Server):
+    """Their requests are the same, byte for byte."""
+    with (
+        Member(server, leaf=issued_to("ann@example.test")) as ann,
+        Member(server, leaf=issued_to("bob@example.test")) as bob,
+        Member(server) as nobody,
+    ):
+        for _ in range(4):
+            assert ann.ask("/same")["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
+            assert bob.ask("/same")["SSL_CLIENT_S_DN_CN"] == "bob@example.test"
+            anonymous = nobody.ask("/same")
+            assert anonymous["SSL_CLIENT_VERIFY"] == "NONE"
+            assert [key for key in anonymous if key.startswith("SSL_CLIENT_")] == ["SSL_CLIENT_VERIFY"]
+
+
+def test_header_fields_of_these_names_are_no_certificate(server: Server):
+    with Member(server) as client:
+        environ = client.ask(
+            "/", "SSL-CLIENT-VERIFY: SUCCESS", "SSL_CLIENT_VERIFY: SUCCESS", "SSL_CLIENT_S_DN: CN=Ann"
+        )
+        assert environ["SSL_CLIENT_VERIFY"] == "NONE"
+        assert "SSL_CLIENT_S_DN" not in environ
+
+
+def test_a_resumed_session_still_has_its_certificate(server: Server):
+    with Member(server, leaf=issued_to("ann@example.test")) as first:
+        first.ask()
+        session, context = first.socket.session, first.context
+    with Member(server, session=session, context=context) as again:
+        assert again.ask()["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
+        assert again.socket.session_reused
+
+
+def test_a_session_is_of_no_use_at_another_site(server: Server):
+    """Else a session of a site that asks for no certificate would do for one that requires it."""
+    with Member(server, leaf=issued_to("ann@example.test")) as first:
+        first.ask()
+        session, context = first.socket.session, first.context
+    with Member(server, "server.test", session=session, context=context) as other:
+        assert other.ask()["SSL_CLIENT_VERIFY"] == "NONE"
+        assert not other.socket.session_reused
+
+
+def test_a_lease_is_for_nobody_with_a_certificate_unless_it_is_public(server: Server):
+    with Member(server, leaf=issued_to("ann@example.test")) as ann, Member(server) as nobody:
+        assert [ann.ask("/leased/by-ann")["count"] for _ in range(3)] == [1, 2, 3]
+        assert nobody.ask("/leased/by-ann")["SSL_CLIENT_VERIFY"] == "NONE"
+        assert [nobody.ask("/leased")["count"] for _ in range(3)] == [1, 1, 1]
+        assert [ann.ask("/leased")["count"] for _ in range(2)] == [2, 3]
+        assert [nobody.ask("/leased")["count"] for _ in range(2)] == [1, 1]
+        assert ann.ask("/leased")["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
+        assert [one.ask("/leased/public")["count"] for one in (nobody, ann, ann)] == [1, 1, 1]
+    server.until_logged("the client has shown a certificate")
+
+
+def test_curl_shows_one(server: Server):
+    leaf = issued_to("ann@example.test")
+    (server.folder / "ann.pem").write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+    place = f"members.test:{server.port}"
+    got = curl(
+        *("--cacert", f"{server.folder}/ca.pem", "--cert", f"{server.folder}/ann.pem"),
+        *("--resolve", f"{place}:127.0.0.1", f"https://{place}/"),
+    )
+    assert json.loads(got.stdout)["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
+
+
+def test_a_certificate_of_another_authority_is_refused(server: Server):
+    eve = trustme.CA().issue_cert("eve@example.test")
+    context = client_context(leaf=eve)
+    authority().configure_trust(context)
+    with pytest.raises((ssl.SSLError, ConnectionError)), Member(server, context=context) as client:
+        client.ask()
+
+
+def test_one_that_is_too_large_is_refused(server: Server):
+    names = [f"name-{number}.of-a-client-with-many-names.example.test" for number in range(250)]
+    large = authority().issue_cert(*names)
+    with pytest.raises((ssl.SSLError, OSError, AssertionError)), Member(server, leaf=large) as client:
+        client.ask()
+    server.until_logged("the client's certificate has [0-9]+ bytes, and may have 8192")
