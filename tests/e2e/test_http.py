@@ -295,7 +295,7 @@ REFUSED = {
     "another coding": (501, refused(POST, HOST, "Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n")),
     "connect": (501, refused("CONNECT story.test:80 HTTP/1.1", HOST)),
     "a method that nobody knows": (501, refused("BREW /hello HTTP/1.1", HOST)),
-    "the preface of 2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "the preface of 3": (505, b"PRI * HTTP/3.0\r\n\r\nSM\r\n\r\n"),
     "2.0": (505, refused("GET /hello HTTP/2.0", HOST)),
     "no version": (400, b"GET /hello\r\n\r\n"),
     "two spaces": (400, refused("GET  /hello HTTP/1.1", HOST)),

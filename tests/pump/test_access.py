@@ -8,10 +8,10 @@ import pytest
 
 from halfsync.pump import access
 from halfsync.pump.access import BATCH_RECORDS, DELAY, AccessLog
-from halfsync.pump.connection import NEVER
+from halfsync.pump.connection import NEVER, Record
 
 
-def record(head: bytes = b"GET / HTTP/1.1\r\n\r\n") -> access.Record:
+def record(head: bytes = b"GET / HTTP/1.1\r\n\r\n") -> Record:
     return (0.0, "127.0.0.1", head, 200, 0, 0, -1, -1, 0, 0, 0)
 
 

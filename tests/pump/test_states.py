@@ -34,6 +34,7 @@ from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.pump.harness import Client, Stage, get, skip_with_records, skip_with_single_bytes
 from tests.pump.tls_ends import TLSSocket, certificates
+from tests.wire.http2_frames import PREFACE, settings
 
 S, E = ConnectionState, ConnectionEvent
 X, V = ExchangeState, ExchangeEvent
@@ -118,6 +119,22 @@ def in_an_empty_line(stage: Stage) -> Client:
     client = idle(stage)
     client.send(b"\r")
     return client
+
+
+def in_preface(stage: Stage) -> Client:
+    client = stage.client()
+    client.send(PREFACE[:9])
+    return client
+
+
+def multiplexed(stage: Stage) -> Client:
+    client = stage.client()
+    client.send(PREFACE + settings())
+    return client
+
+
+def it_breaks_the_protocol(stage: Stage, client: Client) -> None:
+    client.send(bytes(9))
 
 
 def in_body(stage: Stage) -> Client:
@@ -367,6 +384,10 @@ SCENARIOS: dict[str, tuple[Before, Then]] = {
     named(S.HEAD, E.EXCHANGE_BEGAN): (in_head, sends(get()[5:])),
     named(S.HEAD, E.CLOSE): (in_head, leaves),
     named(S.HEAD, E.EMPTY_LINES): (in_an_empty_line, sends(b"\n")),
+    named(S.FRESH, E.PREFACE): (fresh, sends(PREFACE)),
+    named(S.HEAD, E.PREFACE): (in_preface, sends(PREFACE[9:])),
+    named(S.MULTIPLEXED, E.ENDED_LAST): (multiplexed, it_breaks_the_protocol),
+    named(S.MULTIPLEXED, E.CLOSE): (multiplexed, leaves),
     named(S.BUSY, E.EXCHANGE_ENDED): (fresh, a_worker_answers),
     named(S.BUSY, E.ENDED_PIPELINED): (fresh, it_has_sent_two_requests),
     named(S.BUSY, E.ENDED_LAST): (fresh, it_is_the_last_answer),

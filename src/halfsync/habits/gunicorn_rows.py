@@ -196,34 +196,32 @@ ROWS: tuple[Foreign, ...] = (
         ("--protocol",),
         Effect.REFUSED,
         name="protocol",
-        sentence="halfsync speaks HTTP/1.1 only; let the proxy use proxy_pass.",
-        translated=off_only("halfsync speaks HTTP/1.1 only; let the proxy use proxy_pass."),
+        sentence="halfsync speaks HTTP only; let the proxy use proxy_pass.",
+        translated=off_only("halfsync speaks HTTP only; let the proxy use proxy_pass."),
     ),
     nothing(GUNICORN, "uwsgi_allow_ips", "--uwsgi-allow-from", "the uwsgi protocol is not known."),
     Foreign(
         GUNICORN,
         ("--http-protocols",),
-        Effect.REFUSED,
-        name="http_protocols",
-        sentence="halfsync speaks HTTP/1.1 only.",
+        Effect.MEANS,
+        "http2",
+        "http_protocols",
+        "a list with h2 in it, or without: h1 is always spoken.",
         translated=http_protocols,
     ),
-    Foreign(
-        GUNICORN,
-        ("--http2-cleartext",),
-        Effect.REFUSED,
-        name="http2_cleartext",
-        sentence="halfsync speaks HTTP/1.1 only.",
-        translated=off_only("halfsync speaks HTTP/1.1 only."),
+    nothing(
+        GUNICORN, "http2_cleartext", "--http2-cleartext", "http2 holds for cleartext too.", is_switch=True
     ),
+    same("http2_max_concurrent_streams", "--http2-max-concurrent-streams", "http2_max_concurrent_streams"),
     *(
-        nothing(GUNICORN, name, "--" + name.replace("_", "-"), "halfsync speaks HTTP/1.1 only.")
-        for name in (
-            "http2_max_concurrent_streams",
-            "http2_initial_window_size",
-            "http2_max_frame_size",
-            "http2_max_header_list_size",
-        )
+        nothing(GUNICORN, name, "--" + name.replace("_", "-"), "it is as the protocol has it.")
+        for name in ("http2_initial_window_size", "http2_max_frame_size")
+    ),
+    nothing(
+        GUNICORN,
+        "http2_max_header_list_size",
+        "--http2-max-header-list-size",
+        "limit_request_head says it for all versions.",
     ),
     nothing(GUNICORN, "http_parser", "--http-parser", "there is one parser, llhttp."),
     *(

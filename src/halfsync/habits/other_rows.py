@@ -166,7 +166,7 @@ ROWS: tuple[Foreign, ...] = (
     refused(
         HYPERCORN, "", "--insecure-bind", "name the address with --bind: nothing else is served than HTTP."
     ),
-    refused(HYPERCORN, "", "--quic-bind", "halfsync speaks HTTP/1.1 only."),
+    refused(HYPERCORN, "", "--quic-bind", "halfsync speaks HTTP/1.1 and HTTP/2."),
     nothing(HYPERCORN, "", "--read-timeout", "head_timeout and body_timeout are the limits."),
     nothing(HYPERCORN, "", "--server-name", "every Host is served."),
     nothing(HYPERCORN, "", "--debug", "--log-level debug says more.", is_switch=True),

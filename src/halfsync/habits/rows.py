@@ -125,9 +125,11 @@ def listen(text: str) -> str:
 
 
 def http_protocols(text: str) -> str:
-    if text.replace(" ", "") == "h1":
-        return ""
-    raise ValueError("halfsync speaks HTTP/1.1 only.")
+    """gunicorn: h1, h2 and h3, with commas."""
+    named = {one.strip().lower() for one in text.split(",")}
+    if "h3" in named:
+        raise ValueError("halfsync speaks HTTP/1.1 and HTTP/2.")
+    return "true" if "h2" in named else "false"
 
 
 def off_only(sentence: str) -> Callable[[str], str]:

@@ -80,7 +80,7 @@ def _check_tunnel(message: Reply | Part, exchange: Exchange) -> None:
     whole = isinstance(message, Reply) and message.status == 101 and message.ending is Ending.DONE
     if not whole or len(message.objects) > 1 or (isinstance(message, Reply) and message.body):
         raise UnsendableError("a tunnel is all of a response, whose status is 101")
-    if exchange.head.minor == 0 or (exchange.stream is not None and not exchange.stream.is_whole):
+    if exchange.head.minor != 1 or (exchange.stream is not None and not exchange.stream.is_whole):
         raise UnsendableError("its request can't become a tunnel")
 
 

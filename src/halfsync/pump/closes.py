@@ -35,6 +35,11 @@ class CloseReason(IntEnum):
     TUNNEL_TIMEOUT = 23
     HANDSHAKE_TIMEOUT = 26
     HANDSHAKE_FAILED = 27
+    STREAM_RESET = 28
+    HTTP2_ERROR = 29
+    TOO_MANY_RESETS = 30
+    TOO_MANY_IDLE_FRAMES = 31
+    HEADER_BLOCK_TOO_LARGE = 32
 
     @property
     def text(self) -> str:
@@ -78,6 +83,17 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.TUNNEL_TIMEOUT: ("nothing went through the tunnel within tunnel_timeout", True),
     CloseReason.HANDSHAKE_TIMEOUT: ("the TLS handshake was not complete within handshake_timeout", True),
     CloseReason.HANDSHAKE_FAILED: ("the TLS handshake failed", True),
+    CloseReason.STREAM_RESET: ("the client reset the HTTP/2 stream before its response was complete", True),
+    CloseReason.HTTP2_ERROR: ("the client broke the rules of HTTP/2", True),
+    CloseReason.TOO_MANY_RESETS: ("more HTTP/2 streams were reset than http2_max_resets lets", True),
+    CloseReason.TOO_MANY_IDLE_FRAMES: (
+        "the client sent more HTTP/2 frames without a request or body than http2_max_idle_frames lets",
+        True,
+    ),
+    CloseReason.HEADER_BLOCK_TOO_LARGE: (
+        "an HTTP/2 header block was larger than limit_request_head, or in too many frames",
+        True,
+    ),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }
 

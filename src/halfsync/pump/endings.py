@@ -6,7 +6,7 @@ import time
 
 from halfsync.pump.access import AccessLog
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import GONE, Connection, Exchange, Outcome
+from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, Outcome
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd
@@ -14,7 +14,8 @@ from halfsync.pump.states import CLOSED, ConnectionEvent, ExchangeEvent
 
 
 class Endings:
-    """`connections` are all that are open, by descriptor: the loop's to look up, and ours to take out."""
+    """`connections` are all that are open, by descriptor: the loop's to look up, and ours to take out;
+    `streams` are those on them that have an exchange."""
 
     def __init__(self, poller: Poller, access: AccessLog, *, log_times: bool, log_cookies: bool) -> None:
         """`log_times`, `log_cookies`: whether the access log has durations, and the requests' cookies."""
@@ -23,6 +24,7 @@ class Endings:
         self.log_times = log_times
         self.log_cookies = log_cookies
         self.connections: dict[int, Connection] = {}
+        self.streams: dict[Connection, None] = {}  # of HTTP/2, on all of them
 
     def close(self, conn: Connection, reason: CloseReason) -> Outcome:
         if conn.state is CLOSED:
@@ -40,6 +42,9 @@ class Endings:
                     self._poller.forget(item.file.fd)
             conn.out = None
         self.connections.pop(conn.fd, None)
+        if conn.session is not None:
+            self._close_streams(conn.session, reason)
+            conn.session = None
         conn.transport.close()
         return GONE
 
@@ -50,6 +55,13 @@ class Endings:
             conn.transport.finish()
         except OSError:
             pass  # it has gone, or reads nothing
+
+    def _close_streams(self, session: Multiplexing, reason: CloseReason) -> None:
+        streams, records = session.closed(reason)
+        for stream in streams:
+            self.close(stream, reason)
+        if self._access.enabled:
+            self._access.records += records
 
     def reset(self, conn: Connection, reason: CloseReason) -> Outcome:
         """End it so that what was sent can't be taken for the whole: no last chunk, and a reset."""

@@ -30,6 +30,7 @@ from halfsync.settings.table import Settings
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, without_empty_lines
 from halfsync.wire.http1_responses import CONTINUE
+from halfsync.wire.http2_frames import PREFACE_HEAD
 from halfsync.wire.refusals import Refusal
 
 MAX_SHOWN = 1024
@@ -72,6 +73,7 @@ class Http1:
         self._spool_folder = spool_folder
         self.seen = SeenHeads(limits_of(settings))
         self.spool_space = spool_space
+        self.begin_http2: Callable[[Connection], None] | None = None  # on a connection whose client speaks it
         self._refused_bodies = RefusedBodies()
         self.streamed = BodyStreams(clock, run_queue, endings, self._refused_bodies)
         self.configure(settings)
@@ -144,6 +146,9 @@ class Http1:
             conn.scanned = 0
             head, seen = self.seen.parse(raw)
         except Refusal as refusal:
+            if raw == PREFACE_HEAD and self.begin_http2 is not None and not conn.request_count:
+                self.begin_http2(conn)
+                return WAIT  # it is the other protocol's now
             self.refuse(self.exchange_of(conn, raw), refusal)
             return MORE
         return self._begin_exchange(conn, head, seen)
@@ -218,7 +223,7 @@ class Http1:
             self.streamed.begin(conn, exchange)
             self._admission.submit(exchange)
             return MORE
-        self._check_space(exchange, max(head.body_size, 0))
+        self.check_space(exchange, max(head.body_size, 0))
         exchange.spool = Spool(self._settings.body_memory, self._spool_folder, self.spool_space)
         if head.expects and not conn.inbox:
             # If the socket is full of responses that the client does not read, it is not this it waits for.
@@ -230,7 +235,7 @@ class Http1:
         conn.deadline = self._clock.now + RECHECK
         return MORE
 
-    def _check_space(self, exchange: Exchange, size: int) -> None:
+    def check_space(self, exchange: Exchange, size: int) -> None:
         """Raises Refusal if `size` more bytes can't be kept aside."""
         space = self.spool_space
         if space.has_room(size):
@@ -290,7 +295,7 @@ class Http1:
                 data = data[:left]
             exchange.body_left = left - len(data)
             exchange.received += len(data)
-            self._check_space(exchange, len(data))
+            self.check_space(exchange, len(data))
             spool.write(data)
             return
         piece = chunks.feed(data)
@@ -301,7 +306,7 @@ class Http1:
             limit = exchange.route.limits.limit_request_body
             if spool.size + len(piece) > limit:
                 raise self._refused_bodies.refusal(exchange, str(conn.origin), self._clock.now)
-            self._check_space(exchange, len(piece))
+            self.check_space(exchange, len(piece))
             spool.write(piece)
 
     # --- what the sweep and a stop ask -------------------------------------------------------------

@@ -128,7 +128,7 @@ class Http1Responses:
                 out.extend(self.framed(exchange, item))
 
     def framed(self, exchange: Exchange, data: bytes) -> list[bytes]:
-        size = _grant(exchange, len(data))
+        size = grant(exchange, len(data))
         if not size:
             return []
         if exchange.body_end is BodyEnd.CHUNKS:
@@ -136,7 +136,7 @@ class Http1Responses:
         return [data if size == len(data) else data[:size]]
 
     def _framed_span(self, exchange: Exchange, span: FileSpan) -> list[bytes | FileSpan]:
-        size = _grant(exchange, span.count)
+        size = grant(exchange, span.count)
         if not size:
             return []
         assert exchange.conn is not None
@@ -327,7 +327,7 @@ def _drop_body(exchange: Exchange, stream: BodyStream) -> None:
     exchange.route.backend.pass_on(exchange, stream.size, b"", ABORTED)
 
 
-def _grant(exchange: Exchange, size: int) -> int:
+def grant(exchange: Exchange, size: int) -> int:
     """How much of `size` more bytes may be sent. `body_owed` is negative if no length was announced."""
     if exchange.body_owed >= 0:
         size = min(size, exchange.body_owed)

@@ -24,6 +24,8 @@ class Leased:
 
     __slots__ = (
         "_cost_of_file",
+        "block",
+        "block_until",
         "body",
         "body_bytes",
         "count",
@@ -75,6 +77,8 @@ class Leased:
         self.wire = b""
         self.size = 0
         self.until = 0.0  # `wire` may be sent as it is before this time
+        self.block = b""  # the head as HTTP/2 has it
+        self.block_until = 0.0  # it is out of date from this time on
 
     @property
     def cost(self) -> int:

@@ -96,6 +96,14 @@ class Leases:
         else:
             known.whole[raw] = leased
 
+    def remember_http2(self, head: RequestHead, listener: int, leased: Leased, logged: bytes) -> None:
+        """The same for a head of HTTP/2, which is looked up by itself. `logged`: as the access log has it."""
+        if len(head.raw) > MAX_KNOWN_HEAD:
+            return
+        if sum(map(len, self.known)) >= MAX_KNOWN:
+            self._forget_heads()
+        self.known[listener].http2[head] = (leased, logged)
+
     def _forget_heads(self) -> None:
         for known in self.known:
             known.clear()

@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 from halfsync.logs.error import log
 from halfsync.plan import Plan
@@ -46,6 +47,7 @@ from halfsync.pump.http1_special import (
     GuardedHttp1,
     RedirectingHttp1,
 )
+from halfsync.pump.http2 import Http2
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
@@ -65,6 +67,7 @@ from halfsync.pump.states import (
     HANDSHAKE,
     IDLE,
     LINGERING,
+    MULTIPLEXED,
     QUEUED,
     SENDING,
     TUNNEL,
@@ -75,6 +78,7 @@ from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.worker_pools import WorkerPools
 from halfsync.pump.workers import Worker
+from halfsync.settings.table import Settings
 from halfsync.wire.http1 import parse_head
 
 EVENTS_A_TURN = 512
@@ -180,25 +184,45 @@ class Pump:
         )
         self.http1 = Http1(*parts)
         self.closing_http1 = ClosingHttp1(*parts)  # where a listening socket is no more
-        protocols: dict[str, WireProtocol] = {"http/1.1": self.http1, "http/1.0": self.http1}  # by ALPN name
         self.clear_http1 = ClearHttp1(*parts)
         self.guarded_http1 = GuardedHttp1(*parts)
         self.closing_guarded_http1 = ClosingGuardedHttp1(*parts)
         self.redirecting_http1 = RedirectingHttp1(*parts)
+        self.http2 = Http2(
+            settings,
+            self.head_limits,
+            self.clock,
+            self.run_queue,
+            self.endings,
+            self.errors,
+            self.access,
+            self.output,
+            self.changing,
+            self.leases,
+            self.admission,
+            self.helpers,
+            self.http1,
+            spool_folder,
+        )
+        for http1 in (self.http1, self.closing_http1):
+            http1.begin_http2 = self.http2.begin_on if settings.http2 else None
         self.handshakes = Handshakes(
             self.clock,
             self.run_queue,
             self.endings,
             self.errors,
-            Contexts(plan.certificates, tuple(protocols)),
-            protocols,
+            Contexts(plan.certificates, tuple(self.protocols(settings))),
+            self.protocols(settings),
             self.http1,
             self.clear_http1,
             self.guarded_http1,
             settings.head_timeout,
         )
-        self.guarded_http1.handshakes = self.closing_guarded_http1.handshakes = self.handshakes
-        self.timeouts = Timeouts(settings, self.run_queue, self.endings, self.http1, self.tunnels, self.drive)
+        for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2):
+            guarding.handshakes = self.handshakes
+        self.timeouts = Timeouts(
+            settings, self.run_queue, self.endings, self.http1, self.http2, self.tunnels, self.drive
+        )
         self.acceptor = Acceptor(
             plan,
             self.clock,
@@ -217,6 +241,11 @@ class Pump:
         self.poller.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
         # Every socket made by accept(2) is then non-blocking at its making: one system call less.
         socket.setdefaulttimeout(0.0)
+
+    def protocols(self, settings: Settings) -> dict[str, WireProtocol]:
+        """What is spoken over TLS, by its ALPN name, our favourite first."""
+        http1: dict[str, WireProtocol] = {"http/1.1": self.http1, "http/1.0": self.http1}
+        return {"h2": self.http2, **http1} if settings.http2 else http1
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -453,10 +482,11 @@ class Pump:
         if self.draining:
             return
         self.acceptor.stop()
-        self.draining = self.tunnels.draining = self.timeouts.draining = True
+        self.draining = self.tunnels.draining = self.timeouts.draining = self.http2.draining = True
         self.responses.keeps_alive = False
         self.handshakes.head_timeout = min(self.handshakes.head_timeout, FRESH_TIMEOUT)
         self.responses.linger_timeout = min(self.responses.linger_timeout, LINGER_AT_STOP)
+        self.http2.linger_timeout = self.responses.linger_timeout
         for conn in list(self.connections.values()):
             if conn.state is FRESH or conn.state is HANDSHAKE:
                 conn.deadline = min(conn.deadline, now + FRESH_TIMEOUT)
@@ -464,13 +494,16 @@ class Pump:
                 conn.deadline = min(conn.deadline, now + self.responses.linger_timeout)
             elif conn.state is TUNNEL:
                 self.tunnels.stop(conn)
+            elif conn.state is MULTIPLEXED:
+                self.http2.drain(conn)
             elif conn.state is IDLE:
                 self.timeouts.close_idle(conn, CloseReason.DRAINING)
 
     def _is_drained(self) -> bool:
         """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout
         is cut, visibly, and logged so."""
-        self._stop_report.look(self.connections.values(), self.clock.now, self._drain_until)
+        exchanging = chain(self.connections.values(), self.endings.streams)
+        self._stop_report.look(exchanging, self.clock.now, self._drain_until)
         if self.clock.now >= self._drain_until:
             self._drain_until = NEVER
             self._cut_off(list(self.connections.values()))
@@ -478,10 +511,10 @@ class Pump:
         return not self.connections and self.access.idle
 
     def _cut_off(self, left: list[Connection]) -> None:
-        count = sum(conn.exchange is not None for conn in left)
+        count = sum(conn.exchange is not None for conn in chain(left, self.endings.streams))
         if count:
             seconds = self._drain_seconds
             log("warning", f"{count} requests were still in flight after {seconds:g} s and are cut off.")
         for conn in left:
-            in_flight = conn.exchange is not None
+            in_flight = conn.exchange is not None or (conn.state is MULTIPLEXED and not conn.is_idle)
             self.endings.reset(conn, CloseReason.CUT_OFF if in_flight else CloseReason.DRAINING)

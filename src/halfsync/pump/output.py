@@ -80,7 +80,7 @@ class Output:
         exchange.progress_at = exchange.checked_at = now
         conn.deadline = now + RECHECK
 
-    def _wait_for_more(self, conn: Connection, exchange: Exchange) -> Outcome:
+    def wait_for_more(self, conn: Connection, exchange: Exchange) -> Outcome:
         """The client has taken what there is. It is the handler's turn now, or the disk's, and no limit
         of the client's runs."""
         exchange.move(ExchangeEvent.OUT_OF_DATA)
@@ -106,13 +106,13 @@ class Output:
                 if isinstance(first, FileSpan):
                     sent = self._send_file(conn, out, first)
                 elif isinstance(first, PipeEnd):
-                    sent = self._read_pipe(conn, out, first)
+                    sent = self.read_pipe(conn, out, first)
                 elif isinstance(first, Mark):
                     return self._at_mark(conn, first)
                 else:
-                    sent = self._send_memory(conn, out)
+                    sent = self.send_memory(conn, out)
                 if sent < 0:
-                    return self._wait_for_more(conn, exchange)
+                    return self.wait_for_more(conn, exchange)
                 share -= sent
                 if share <= 0 and out:
                     self._run_queue.again(conn)
@@ -128,7 +128,7 @@ class Output:
                 self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
                 return self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
             return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
-        return self._wait_for_more(conn, exchange)
+        return self.wait_for_more(conn, exchange)
 
     def produce(self, conn: Connection) -> Outcome:
         """The step of PRODUCING: is there more to send?"""
@@ -178,8 +178,8 @@ class Output:
             return False
         first = out[0]
         if isinstance(first, PipeEnd):
-            return self._read_pipe(conn, out, first) >= 0
-        return not isinstance(first, FileSpan) or self._is_at_hand(conn, first)
+            return self.read_pipe(conn, out, first) >= 0
+        return not isinstance(first, FileSpan) or self.is_at_hand(conn, first)
 
     def _at_mark(self, conn: Connection, mark: Mark) -> Outcome:
         exchange = mark.exchange
@@ -190,7 +190,7 @@ class Output:
         conn.out = None
         return conn.protocol.exchange_ended(conn, exchange)
 
-    def _send_memory(self, conn: Connection, out: deque[Queued]) -> int:
+    def send_memory(self, conn: Connection, out: deque[Queued]) -> int:
         """One gathering write of all the memory at the queue's head."""
         flags = 0
         buffers: list[bytes | memoryview] = []
@@ -231,13 +231,13 @@ class Output:
             if not framing:
                 conn.body_bytes += size
 
-    def _is_at_hand(self, conn: Connection, span: FileSpan) -> bool:
+    def is_at_hand(self, conn: Connection, span: FileSpan) -> bool:
         """Whether the next share of a file can be sent without waiting for the disk."""
         count = min(span.count, SEND_SHARE)
         return span.offset + count <= span.cached_until or self._page_cache.is_cached(conn, span, count)
 
     def _send_file(self, conn: Connection, out: deque[Queued], span: FileSpan) -> int:
-        if not self._is_at_hand(conn, span):
+        if not self.is_at_hand(conn, span):
             return -1
         if span.stamp is None:
             sent = conn.transport.send_file(span.file.fd, span.offset, min(span.count, SEND_SHARE))
@@ -263,7 +263,7 @@ class Output:
         ready = partial(self._run_queue.ready, conn)
         self._poller.watch(pipe.file.fd, lambda _mask: ready(), select.EPOLLIN | select.EPOLLET)
 
-    def _read_pipe(self, conn: Connection, out: deque[Queued], pipe: PipeEnd) -> int:
+    def read_pipe(self, conn: Connection, out: deque[Queued], pipe: PipeEnd) -> int:
         """Turn what the pipe holds into framed memory at the queue's head. -1: there is nothing yet."""
         if pipe.ended:
             if len(out) == 1:

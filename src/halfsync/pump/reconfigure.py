@@ -25,7 +25,7 @@ from halfsync.pump.http1 import limits_of
 from halfsync.pump.http1_special import last_of
 from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
 from halfsync.pump.loop import Pump
-from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
+from halfsync.pump.states import HANDSHAKE, MULTIPLEXED, QUEUED, RECEIVING
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.wire.messages import Configure
 from halfsync.wire.refusals import Refusal
@@ -53,7 +53,7 @@ class PlanChange:
         if plan.certificates == self._pump.plan.certificates:
             self._contexts = self._pump.handshakes.contexts  # clients can resume their sessions
         else:
-            self._contexts = Contexts(plan.certificates, tuple(self._pump.handshakes.protocols))
+            self._contexts = Contexts(plan.certificates, tuple(self._pump.protocols(plan.settings)))
         self._ready = plan
 
     def switch_over(self, number: int) -> None:
@@ -101,6 +101,10 @@ class PlanChange:
             pump.redirecting_http1,
         ):
             protocol.configure(settings)
+        pump.http2.configure(settings, pump.head_limits)
+        for http1 in (pump.http1, pump.closing_http1):
+            http1.begin_http2 = pump.http2.begin_on if settings.http2 else None
+        pump.handshakes.protocols = pump.protocols(settings)
         pump.http1.spool_space.limit = settings.spool_limit
         waiting = pump.pools.configure(plan)
         pump.sites.replace(plan, pump.pools.routes)
@@ -114,6 +118,7 @@ class PlanChange:
                 conn.known = KnownHeads(read_at_once=False)
             if plan.listeners[conn.origin.listener].is_removed and conn.protocol is not pump.tunnels:
                 self._close_after_next_response(conn)
+        for conn in [*pump.connections.values(), *pump.endings.streams]:
             if conn.exchange is not None and conn.exchange.state is RECEIVING:
                 self._send_elsewhere(conn.exchange)
         for exchange in waiting:
@@ -122,6 +127,9 @@ class PlanChange:
     def _close_after_next_response(self, conn: Connection) -> None:
         if conn.state is HANDSHAKE:
             return  # it has sent no request yet
+        if conn.state is MULTIPLEXED:
+            self._pump.http2.drain(conn)
+            return
         pump = self._pump
         if conn.protocol is pump.http1:
             conn.protocol = pump.closing_http1

@@ -16,7 +16,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.endings import Endings
-from halfsync.pump.states import FRESH, HEAD, IDLE, LINGERING
+from halfsync.pump.states import FRESH, HEAD, LINGERING
 
 ROOM_FOR = 16
 """Connections that are closed at once when there is no room."""
@@ -74,4 +74,4 @@ class Room:
 
 
 def _is_idle(conn: Connection) -> bool:
-    return conn.state is IDLE
+    return conn.is_idle

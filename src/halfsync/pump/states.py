@@ -26,6 +26,9 @@ A kept connection's life is IDLE -> BUSY -> IDLE; that of its exchange is RECEIV
 SENDING -> ENDED. A response from a lease that the socket takes whole is IDLE -> IDLE without an
 exchange: the request begins and ends within one step, so the hot path changes no state at all.
 
+With HTTP/2 a connection is MULTIPLEXED, and each of its streams has an exchange. A stream is a connection to
+whoever serves that exchange (see http2_streams.py): it is FRESH, BUSY, and CLOSED.
+
 `python -m halfsync.pump.states` prints the tables as diagrams; docs/architecture.md shows them, and a
 test holds them together.
 """
@@ -47,6 +50,7 @@ class ConnectionState(IntEnum):
     CLOSED = 5
     TUNNEL = 6  # the client and a socket talk through it, and HTTP is over: see TunnelState
     HANDSHAKE = 7  # accepted where TLS is spoken, which has not begun yet
+    MULTIPLEXED = 8  # HTTP/2: its streams have the exchanges, any number of them
 
 
 class ConnectionEvent(IntEnum):
@@ -60,6 +64,7 @@ class ConnectionEvent(IntEnum):
     SWITCHED = 7  # the head of a 101 was taken
     SECURED = 8  # the TLS handshake is done
     EMPTY_LINES = 9  # what had come of a head was the half of an empty line, and now the other half
+    PREFACE = 10  # it speaks HTTP/2
 
 
 class ExchangeState(IntEnum):
@@ -120,7 +125,7 @@ class TunnelEvent(IntEnum):
 
 # In Python 3.11 an enum's member is found through a hook written in Python (0.1 µs); what is used for
 # every request is so imported by name.
-FRESH, IDLE, HEAD, BUSY, LINGERING, CLOSED, TUNNEL, HANDSHAKE = ConnectionState
+FRESH, IDLE, HEAD, BUSY, LINGERING, CLOSED, TUNNEL, HANDSHAKE, MULTIPLEXED = ConnectionState
 RECEIVING, QUEUED, WORKING, SENDING, PRODUCING, ENDED, ABORTED = ExchangeState
 EXCHANGE_BEGAN, EXCHANGE_ENDED = ConnectionEvent.EXCHANGE_BEGAN, ConnectionEvent.EXCHANGE_ENDED
 WHOLE, HANDED_OVER, RESPONSE, TAKEN = (
@@ -140,6 +145,7 @@ _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     _S.FRESH: {
         _E.PART_OF_HEAD: _S.HEAD,
         _E.EXCHANGE_BEGAN: _S.BUSY,
+        _E.PREFACE: _S.MULTIPLEXED,
         _E.CLOSE: _S.CLOSED,
     },
     _S.IDLE: {
@@ -152,6 +158,7 @@ _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         _E.PART_OF_HEAD: _S.HEAD,
         _E.EMPTY_LINES: _S.IDLE,
         _E.EXCHANGE_BEGAN: _S.BUSY,
+        _E.PREFACE: _S.MULTIPLEXED,
         _E.CLOSE: _S.CLOSED,
     },
     _S.BUSY: {
@@ -169,6 +176,10 @@ _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         _E.CLOSE: _S.CLOSED,
     },
     _S.CLOSED: {},
+    _S.MULTIPLEXED: {
+        _E.ENDED_LAST: _S.LINGERING,
+        _E.CLOSE: _S.CLOSED,
+    },
 }
 
 _X, _V = ExchangeState, ExchangeEvent

@@ -22,6 +22,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1 import Http1
+from halfsync.pump.http2 import Http2
 from halfsync.pump.output import RECHECK
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.spool import Spool
@@ -33,6 +34,7 @@ from halfsync.pump.states import (
     HEAD,
     IDLE,
     LINGERING,
+    MULTIPLEXED,
     PRODUCING,
     RECEIVING,
     SENDING,
@@ -53,6 +55,7 @@ class Timeouts:
         run_queue: RunQueue,
         endings: Endings,
         http1: Http1,
+        http2: Http2,
         tunnels: Tunnels,
         drive: Callable[[Connection], None],
     ) -> None:
@@ -61,6 +64,7 @@ class Timeouts:
         self._run_queue = run_queue
         self._endings = endings
         self._http1 = http1
+        self._http2 = http2
         self._tunnels = tunnels
         self._drive = drive
         self.draining = False
@@ -73,6 +77,7 @@ class Timeouts:
 
     def sweep(self, now: float) -> None:
         due = [conn for conn in self._endings.connections.values() if conn.deadline <= now]
+        due += [stream for stream in self._endings.streams if stream.deadline <= now]
         for conn in due:
             if conn.deadline <= now and conn.state is not CLOSED:
                 self._expired(conn, now)
@@ -93,6 +98,8 @@ class Timeouts:
             endings.close(conn, CloseReason.DRAINING if self.draining else CloseReason.HANDSHAKE_TIMEOUT)
         elif state is HEAD:
             self._http1.expire_head(conn)
+        elif state is MULTIPLEXED:
+            self._http2.expired(conn, now)
         elif state is BUSY:
             assert conn.exchange is not None
             self._expired_exchange(conn, conn.exchange, now)
@@ -164,6 +171,10 @@ class Timeouts:
         self._run_queue.ready(conn)
 
     def _check_sending(self, conn: Connection, exchange: Exchange, now: float) -> None:
+        if not conn.is_clients_turn:
+            exchange.progress_at = exchange.checked_at = now
+            conn.deadline = now + RECHECK
+            return
         taken = conn.wire_bytes - exchange.wire_before - conn.transport.unsent()
         # An earlier response's bytes may be in the socket still: to take those is progress too.
         exchange.unsent_before = max(exchange.unsent_before, -taken)

@@ -46,6 +46,7 @@ SECTIONS = (
     "Size limits",
     "Files",
     "Leases",
+    "HTTP/2",
     "Development",
 )
 
@@ -665,6 +666,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             most=64 * KIB,
         ),
     ] = 64 * KIB
+
+    http2: Annotated[
+        bool,
+        about(
+            "HTTP/2",
+            "Speak HTTP/2 with clients that choose it: over TLS by ALPN, without by prior knowledge (a "
+            "connection that begins with HTTP/2's preface).",
+        ),
+    ] = True
+    http2_max_concurrent_streams: Annotated[
+        int,
+        about(
+            "HTTP/2",
+            "Requests that a client may have open on one connection; it is told, and more are refused "
+            "(REFUSED_STREAM). RFC 9113 recommends no fewer than the default. A request that its client has "
+            "given up counts until its handler is done.",
+            least=1,
+            most=100_000,
+        ),
+    ] = 100
+    http2_max_resets: Annotated[
+        int,
+        about(
+            "HTTP/2",
+            "Requests that a client may give up (or break) on one connection at once; a third as many more a "
+            "second. A browser gives up all of a page's when its user leaves the page. A client that does so "
+            "more often is disconnected (ENHANCE_YOUR_CALM).",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 100
+    http2_max_idle_frames: Annotated[
+        int,
+        about(
+            "HTTP/2",
+            "Frames that carry neither a request nor a part of a body (such as PING and SETTINGS) that a "
+            "client may send at once; a tenth as many more a second. A client that sends more is "
+            "disconnected (ENHANCE_YOUR_CALM).",
+            least=10,
+            most=1_000_000,
+        ),
+    ] = 1000
 
     reload: Annotated[
         bool,

@@ -1,0 +1,51 @@
+"""Tells in the error log what HTTP/2 clients do wrong, and which limit they broke."""
+
+from __future__ import annotations
+
+from halfsync.logs.error import log
+from halfsync.pump.closes import CloseReason
+from halfsync.pump.connection import Connection
+from halfsync.wire.http2_events import Failed
+from halfsync.wire.http2_state import Limit
+
+QUIET = 1.0
+"""Seconds between two lines: anybody can break the protocol, and the log is to stay readable."""
+
+_REASONS = {
+    Limit.NONE: CloseReason.HTTP2_ERROR,
+    Limit.RESETS: CloseReason.TOO_MANY_RESETS,
+    Limit.IDLE_FRAMES: CloseReason.TOO_MANY_IDLE_FRAMES,
+    Limit.HEADERS: CloseReason.HEADER_BLOCK_TOO_LARGE,
+}
+
+
+def reason_of(limit: Limit) -> CloseReason:
+    return _REASONS[limit]
+
+
+class FaultLog:
+    def __init__(self) -> None:
+        self._quiet_until = 0.0  # monotonic
+        self._omitted = 0
+
+    def connection(self, conn: Connection, failed: Failed, now: float) -> None:
+        """A connection is closed for it."""
+        setting = f" ({failed.limit.value})" if failed.limit.value else ""
+        level = "warning" if setting else "info"
+        self._log(
+            level,
+            f"HTTP/2 connection of {conn.origin} closed ({failed.code.name}): {failed.why}{setting}",
+            now,
+        )
+
+    def stream(self, conn: Connection, why: str, now: float) -> None:
+        """A stream is reset for it."""
+        self._log("info", f"HTTP/2 request of {conn.origin} refused: {why}", now)
+
+    def _log(self, level: str, sentence: str, now: float) -> None:
+        if now < self._quiet_until:
+            self._omitted += 1
+            return
+        more = f" ({self._omitted} more since the last such line.)" if self._omitted else ""
+        log(level, f"{sentence}.{more}")
+        self._quiet_until, self._omitted = now + QUIET, 0

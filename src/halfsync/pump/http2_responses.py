@@ -1,0 +1,232 @@
+"""HTTP/2 responses on a stream: the calls by which every response is made, and the steps of a stream.
+
+See WireProtocol, and http1_responses for its other implementation. What is framed here is opaque to windows
+and turns: a header block and simple objects stand on the stream's queue, and http2_output makes frames of
+them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from halfsync.pump.clock import Clock
+from halfsync.pump.closes import KEPT, CloseReason
+from halfsync.pump.connection import WAIT, Connection, Exchange, Mark, Object, Outcome
+from halfsync.pump.endings import Endings
+from halfsync.pump.http1_responses import SMALL, SMALL_FIELDS, grant
+from halfsync.pump.http2_output import AHEAD
+from halfsync.pump.http2_streams import (
+    Block,
+    Session,
+    Stream,
+    StreamCloser,
+    TakenMark,
+    error_code_of,
+    stream_of,
+)
+from halfsync.pump.known_heads import cut_cookie
+from halfsync.pump.leased import Leased
+from halfsync.pump.leases import Leases
+from halfsync.pump.output import Output
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.sendables import FileSpan, PipeEnd
+from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
+from halfsync.wire.http1_responses import BODILESS
+from halfsync.wire.http2_responses import date_block, response_block
+from halfsync.wire.messages import Reply
+from halfsync.wire.refusals import Refusal
+
+
+class Http2Responses(StreamCloser):
+    """The protocol of streams: see WireProtocol. `read_body` is the step of RECEIVING."""
+
+    def __init__(
+        self, clock: Clock, run_queue: RunQueue, endings: Endings, output: Output, leases: Leases
+    ) -> None:
+        self._clock = clock
+        self._run_queue = run_queue
+        self._endings = endings
+        self._output = output
+        self._leases = leases
+        self.read_body: Callable[[Connection], Outcome]
+
+    # --- steps -------------------------------------------------------------------------------------
+
+    def step(self, conn: Connection) -> Outcome:
+        assert isinstance(conn, Stream)
+        exchange = conn.exchange
+        if exchange is None:
+            return WAIT
+        state = exchange.state
+        if state is SENDING:
+            if (session := conn.carrier.session) is not None:
+                self._is_ready(conn, session)
+        elif state is RECEIVING:
+            return self.read_body(conn)
+        elif state is PRODUCING:
+            return self._output.produce(conn)
+        return WAIT
+
+    def _is_ready(self, stream: Stream, session: object) -> None:
+        """It has something to send, when its turn comes."""
+        assert isinstance(session, Session)
+        if stream.window_shut or stream.state_of.local_closed:
+            return
+        session.ready[stream] = None
+        self._run_queue.ready(stream.carrier)
+
+    def stream_closed(self, stream: Stream) -> None:
+        """See StreamCloser. If the client does not know it yet, it is told."""
+        carrier = stream.carrier
+        session = carrier.session
+        self._endings.streams.pop(stream, None)
+        stream.state_of.owner = None
+        if not isinstance(session, Session):
+            return
+        session.streams.pop(stream, None)
+        session.ready.pop(stream, None)
+        session.shut.pop(stream, None)
+        if stream.parts:
+            stream.parts = []
+        session.wire.reset(stream.state_of, stream.error_code)
+        self._run_queue.ready(carrier)
+
+    # --- responses ---------------------------------------------------------------------------------
+
+    def begin(self, exchange: Exchange, reply: Reply) -> None:
+        stream = stream_of(exchange)
+        to_head = exchange.head.method == b"HEAD"
+        status = reply.status
+        length = -1 if status in BODILESS else reply.length
+        block = response_block(status, reply.fields, length)
+        if not reply.dated:
+            block += date_block(self._clock.date_line)
+        exchange.move(RESPONSE)  # not before: what can't be framed can be answered otherwise still
+        exchange.status = status
+        exchange.body_owed = 0 if to_head or status in BODILESS else length
+        self._start_output(stream, exchange, block)
+
+    def _start_output(self, stream: Stream, exchange: Exchange, block: bytes) -> None:
+        exchange.wire_before = stream.wire_bytes
+        exchange.body_before = stream.body_bytes
+        exchange.moved = 0  # what was counted while the request's body came
+        exchange.timed = 0.0
+        stream.out = deque((Block(block),))
+        self._output.time_sending(stream, exchange)
+
+    def add(self, exchange: Exchange, objects: Iterable[Object]) -> None:
+        stream = stream_of(exchange)
+        out = stream.out
+        assert out is not None
+        for item in objects:
+            if isinstance(item, FileSpan):
+                size = grant(exchange, item.count)
+                last = out[-1] if out else None
+                if isinstance(last, FileSpan) and last.continues_with(item):
+                    last.count += size  # many small pieces that wait for a slow client are one
+                elif size:
+                    item.count = size
+                    out.append(item)
+            elif isinstance(item, PipeEnd):
+                if exchange.body_owed:
+                    out.append(item)
+                    self._output.watch_pipe(stream, item)
+            else:
+                out.extend(self.framed(exchange, item))
+
+    def framed(self, exchange: Exchange, data: bytes) -> list[bytes]:
+        size = grant(exchange, len(data))
+        if not size:
+            return []
+        return [data if size == len(data) else data[:size]]
+
+    def end(self, exchange: Exchange, reason: CloseReason = KEPT) -> None:
+        out = stream_of(exchange).out
+        assert out is not None
+        out.append(Mark(exchange, reason))
+
+    def abort(self, exchange: Exchange, reason: CloseReason) -> None:
+        if exchange.conn is not None:
+            stream = stream_of(exchange)
+            stream.error_code = error_code_of(reason)
+            self._endings.reset(stream, reason)
+
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """The connection stays, whatever the refusal says: where the next request begins is certain."""
+        body = refusal.body()
+        fields = refusal.fields()
+        if exchange.route is not None and exchange.route.headers is not None:
+            fields = exchange.route.headers.apply(fields)
+        self.begin(exchange, Reply(0, refusal.status, "", fields, len(body)))
+        self.add(exchange, (body,))
+        self.end(exchange)
+
+    def repeat(self, exchange: Exchange, leased: Leased) -> None:
+        stream = stream_of(exchange)
+        head = exchange.head
+        if leased.renew_at > self._clock.now and (leased.file is None or leased.head_only):
+            logged = cut_cookie(head.raw) or head.raw
+            self._leases.remember_http2(head, stream.origin.listener, leased, logged)
+        exchange.move(RESPONSE)
+        exchange.status = leased.status
+        self._start_output(stream, exchange, leased_block(leased, self._clock))
+        if leased.head_only:
+            exchange.body_owed = 0
+        else:
+            self.add(exchange, leased.objects())
+        self.end(exchange)
+
+    def respond_small(self, exchange: Exchange, reply: Reply) -> bool:
+        """One in memory for which there is room now: its two frames are put on the connection's queue at
+        once."""
+        body = reply.body
+        size = len(body)
+        stream = stream_of(exchange)
+        carrier = stream.carrier
+        session = carrier.session
+        state = stream.state_of
+        if (
+            not 0 < size == reply.length <= SMALL
+            or reply.objects
+            or reply.dated
+            or reply.status in BODILESS
+            or len(reply.fields) > SMALL_FIELDS
+            or exchange.head.method == b"HEAD"
+            or not state.remote_closed
+            or not isinstance(session, Session)
+            or size > session.wire.room(state)
+            or session.framed - carrier.wire_bytes >= AHEAD
+        ):
+            return False
+        block = response_block(reply.status, reply.fields, size) + date_block(self._clock.date_line)
+        exchange.move(RESPONSE)
+        exchange.status = reply.status
+        exchange.wire_before = exchange.body_before = 0
+        wire = b"".join(
+            (session.wire.headers(state, block, end=False), session.wire.data(state, size, end=True), body)
+        )
+        assert carrier.out is not None
+        carrier.out.append(wire)
+        session.framed += len(wire)
+        session.marks.append(TakenMark(session.framed, stream, len(wire), size, True))
+        self._run_queue.ready(carrier)
+        return True
+
+    def grant(self, exchange: Exchange, size: int) -> None:
+        """Not called: with HTTP/2, bodies are not streamed."""
+        raise NotImplementedError
+
+    def exchange_ended(self, conn: Connection, exchange: Exchange) -> Outcome:
+        """Not called: Http2Output knows when a response was taken."""
+        raise NotImplementedError
+
+
+def leased_block(leased: Leased, clock: Clock) -> bytes:
+    """The head of a response from a lease, with this second's Date."""
+    if clock.now >= leased.block_until:
+        length = -1 if leased.status in BODILESS else leased.length
+        block = response_block(leased.status, leased.fields, length)
+        leased.block = block if leased.dated else block + date_block(clock.date_line)
+        leased.block_until = clock.next_second
+    return leased.block

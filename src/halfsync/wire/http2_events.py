@@ -1,0 +1,93 @@
+"""What a client's frames mean to whoever serves its requests: what `Http2Connection.receive` gives."""
+
+from __future__ import annotations
+
+from halfsync.wire.http1 import RequestHead
+from halfsync.wire.http2_frames import ErrorCode
+from halfsync.wire.http2_state import Limit, StreamState
+from halfsync.wire.refusals import Refusal
+
+
+class RequestReceived:
+    """A request began; it is complete if its `head.body_size` is 0. With a `refusal`, that is the response,
+    and `head` is what is known of the request."""
+
+    __slots__ = ("head", "refusal", "stream")
+
+    def __init__(self, stream: StreamState, head: RequestHead, refusal: Refusal | None = None) -> None:
+        self.stream = stream
+        self.head = head
+        self.refusal = refusal
+
+
+class DataReceived:
+    """More of a request's body (maybe nothing); the last of it, if `stream.remote_closed`. Say `consumed`
+    when it is kept or dropped."""
+
+    __slots__ = ("data", "stream")
+
+    def __init__(self, stream: StreamState, data: bytes) -> None:
+        self.stream = stream
+        self.data = data
+
+
+class StreamEnded:
+    """The stream is no more: the client has reset it, or broken the protocol on it (then `why` says how).
+    None: it did so with its very first frame."""
+
+    __slots__ = ("stream", "why")
+
+    def __init__(self, stream: StreamState | None, why: str = "") -> None:
+        self.stream = stream
+        self.why = why
+
+
+class WindowsOpened:
+    """More may be sent: on one stream, or (None) on any."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: StreamState | None) -> None:
+        self.stream = stream
+
+
+class PriorityChanged:
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: StreamState) -> None:
+        self.stream = stream
+
+
+class PingAnswered:
+    """The client has read what was sent before `ping`."""
+
+    __slots__ = ()
+
+
+class ClientClosing:
+    """GOAWAY: it will ask for nothing more, and waits for what it has asked for."""
+
+    __slots__ = ()
+
+
+class Failed:
+    """The connection can't go on, and GOAWAY is in `out`. It is the last event."""
+
+    __slots__ = ("code", "limit", "why")
+
+    def __init__(self, code: ErrorCode, why: str, limit: Limit) -> None:
+        self.code = code
+        self.why = why
+        self.limit = limit
+
+
+Event = (
+    RequestReceived
+    | DataReceived
+    | StreamEnded
+    | WindowsOpened
+    | PriorityChanged
+    | PingAnswered
+    | ClientClosing
+    | Failed
+)
