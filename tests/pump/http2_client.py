@@ -3,6 +3,7 @@ wants."""
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 
 import h2.config
@@ -14,6 +15,12 @@ from tests.pump.harness import Client, Stage
 from tests.wire.http2_frames import PREFACE, said, settings
 
 Headers = list[tuple[bytes, bytes]]
+
+
+def prompt(client: Client) -> Client:
+    """Small frames are not kept until others are acknowledged (Nagle's algorithm): as from any HTTP/2 client."""
+    client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
 
 
 def receive(stage: Stage, client: Client) -> int:
@@ -47,7 +54,7 @@ class Http2Client:
     ) -> None:
         """`window`: of its streams. `opens`: whether windows are opened again as data comes."""
         self.stage = stage
-        self.client = stage.client(rcvbuf=rcvbuf)
+        self.client = prompt(stage.client(rcvbuf=rcvbuf))
         self.engine = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding=None)
         )
@@ -181,7 +188,7 @@ class RawHttp2:
 
     def __init__(self, stage: Stage, *first: bytes) -> None:
         self.stage = stage
-        self.client = stage.client()
+        self.client = prompt(stage.client())
         self.send(PREFACE + settings(), *first)
 
     def send(self, *frames: bytes) -> None:
