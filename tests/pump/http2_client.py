@@ -18,7 +18,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def prompt(client: Client) -> Client:
-    """Small frames are not kept until others are acknowledged (Nagle's algorithm): as from any HTTP/2 client."""
+    """Small frames do not wait for acknowledgements (Nagle), as with any HTTP/2 client."""
     client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
