@@ -157,6 +157,15 @@ class Http2:
 
     def _serve(self, conn: Connection, session: Session) -> Outcome:
         """Read once, and send what there is."""
+        try:
+            return self._read_and_send(conn, session)
+        except ShrunkError:
+            return self._endings.reset(conn, CloseReason.FILE_SHRANK)
+        except OSError:
+            return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
+
+    def _read_and_send(self, conn: Connection, session: Session) -> Outcome:
+        """Raises ShrunkError, OSError of a send."""
         more = False
         if conn.inbox:
             data, conn.inbox = conn.inbox, b""
@@ -179,15 +188,10 @@ class Http2:
             elif data is not None:
                 return self._client_left(conn, session)
         self._frames.put_controls(conn, session)
-        try:
+        more |= self._frames.send(conn, session)
+        if session.wire.out:  # to send has ended streams
+            self._frames.put_controls(conn, session)
             more |= self._frames.send(conn, session)
-            if session.wire.out:  # to send has ended streams
-                self._frames.put_controls(conn, session)
-                more |= self._frames.send(conn, session)
-        except ShrunkError:
-            return self._endings.reset(conn, CloseReason.FILE_SHRANK)
-        except OSError:
-            return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
         more = more or (conn.readable and not conn.out)  # what was not read for what was not sent
         return self._after(conn, session, more)
 
@@ -270,8 +274,10 @@ class Http2:
         wire = session.wire
         body = b"" if leased.head_only else leased.body
         size = len(body)
-        if now >= leased.renew_at or size > wire.room(stream) or session.framed - conn.wire_bytes >= AHEAD:
+        if now >= leased.renew_at or size > wire.room(stream):
             return False
+        if session.framed - conn.wire_bytes >= AHEAD and not self._frames.flush(conn, session):
+            return False  # the client does not read so fast
         block = leased.block if now < leased.block_until else leased_block(leased, self._clock)
         if size:
             sent = b"".join((wire.headers(stream, block, end=False), wire.data(stream, size, end=True), body))

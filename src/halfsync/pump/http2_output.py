@@ -58,7 +58,7 @@ class Http2Output:
         """Frame and send what can be. Whether there is more to do now that has to wait for its next share."""
         for _ in range(ROUNDS):
             self._frame(conn, session)
-            if not conn.out or not self._flush(conn, session):
+            if not conn.out or not self.flush(conn, session):
                 return False
         return bool(session.ready)
 
@@ -76,7 +76,7 @@ class Http2Output:
             self.put(conn, session, b"".join(wire))
             wire.clear()
 
-    def _flush(self, conn: Connection, session: Session) -> bool:
+    def flush(self, conn: Connection, session: Session) -> bool:
         """Give the queue to the socket; whether that took all. Raises OSError, ShrunkError."""
         out = conn.out
         assert out is not None
