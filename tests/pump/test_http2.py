@@ -9,10 +9,11 @@ import pytest
 
 from halfsync.objects import File, Memory, Pipe
 from halfsync.pump.closes import CloseReason
+from halfsync.pump.reconfigure import PlanChange
 from halfsync.stamps import stamp_of
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get, no_descriptor_left
-from tests.pump.http2_client import Http2Client, RawHttp2
+from tests.pump.http2_client import Http2Client, RawHttp2, prompt
 from tests.wire.http2_frames import PREFACE, headers, ping, said, settings
 
 
@@ -513,3 +514,26 @@ def test_a_stop_does_not_wait_for_a_client_that_does_not_read(stage: Stage):
     stage.later(2)
     assert client.said() == ["GOAWAY NO_ERROR", "PING", "GOAWAY NO_ERROR"]
     stage.until(lambda: client.client.receive() >= 0 and client.client.ended)
+
+
+@pytest.mark.parametrize("when", ["before anything is sent", "amid the preface", "with a request"])
+def test_a_listening_socket_that_is_removed(stage: Stage, when: str):
+    """What its connections have requested is served; then they end."""
+    hand = stage.hand()
+    client = RawHttp2(stage) if when == "with a request" else None
+    raw = prompt(stage.client()) if client is None else client.client
+    if when == "amid the preface":
+        raw.send(PREFACE[:9])
+    elif client is not None:
+        client.send(headers(1))
+        client.frames()
+    [conn] = stage.pump.connections.values()
+    PlanChange(stage.pump)._close_after_next_response(conn)
+    if client is None:
+        raw.send((PREFACE[9:] if when == "amid the preface" else PREFACE) + settings() + headers(1))
+    hand.reply(hand.take(), b"last")
+    raw.send(ping(bytes(8), 1))
+    raw.send(headers(3))
+    stage.until(lambda: raw.receive() >= 0 and raw.ended)
+    assert b"last" in raw.inbox
+    assert not hand.tasks

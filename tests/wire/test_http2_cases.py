@@ -6,7 +6,7 @@ import pytest
 
 from halfsync.wire.http1 import HeadLimits
 from halfsync.wire.http2 import Http2Connection
-from halfsync.wire.http2_events import DataReceived, Event, Failed, RequestReceived
+from halfsync.wire.http2_events import ConnectionFailed, DataReceived, Event, RequestReceived
 from halfsync.wire.http2_requests import Requests
 from halfsync.wire.http2_responses import response_block
 from halfsync.wire.http2_state import Http2Limits
@@ -126,7 +126,7 @@ def test_a_preface_that_is_none(preface: bytes):
 def test_a_failed_connection_says_why():
     connection = Http2Connection(Requests(HeadLimits()), Http2Limits())
     events = connection.receive(BEGIN + frame(6, 0, 0, b"1"), 0.0)
-    assert isinstance(events[-1], Failed)
+    assert isinstance(events[-1], ConnectionFailed)
     assert events[-1].why == "PING of 1 bytes"
     assert b"PING of 1 bytes" in connection.out[-1]  # the client's people read it too
     assert connection.receive(b"anything", 1.0) == []

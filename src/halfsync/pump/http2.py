@@ -32,7 +32,7 @@ from halfsync.pump.http1 import Http1
 from halfsync.pump.http2_faults import FaultLog, reason_of
 from halfsync.pump.http2_output import AHEAD, Http2Output
 from halfsync.pump.http2_responses import Http2Responses, leased_block
-from halfsync.pump.http2_streams import Closing, Place, Session, Stream, TakenMark, set_priority
+from halfsync.pump.http2_streams import Closing, Session, Stream, StreamPlace, TakenMark, set_priority
 from halfsync.pump.http2_uploads import Uploads
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leased import Leased
@@ -46,9 +46,9 @@ from halfsync.wire.http1 import HeadLimits
 from halfsync.wire.http2 import Http2Connection
 from halfsync.wire.http2_events import (
     ClientClosing,
+    ConnectionFailed,
     DataReceived,
     Event,
-    Failed,
     PingAnswered,
     PriorityChanged,
     RequestReceived,
@@ -143,6 +143,17 @@ class Http2:
         self._run_queue.ready(conn)
         if self.draining:
             self.drain(conn)
+
+    def begin_last_on(self, conn: Connection) -> None:
+        """The same, where the server no longer listens."""
+        self.begin_on(conn)
+        self.drain(conn)
+
+    def close_after_next_responses(self, conn: Connection) -> None:
+        """The server no longer listens where this client has connected."""
+        if conn.state is FRESH:
+            self.begin_on(conn, 0)
+        self.drain(conn)
 
     # --- steps -------------------------------------------------------------------------------------
 
@@ -354,7 +365,7 @@ class Http2:
         elif isinstance(event, ClientClosing):
             if session.closing is Closing.NO:
                 session.closing = Closing.LAST
-        elif isinstance(event, Failed):
+        elif isinstance(event, ConnectionFailed):
             self._failed(conn, session, event)
         else:
             assert isinstance(event, PriorityChanged)
@@ -378,11 +389,11 @@ class Http2:
             return
         exchange = stream.exchange
         if exchange is not None and exchange.holder is not None and exchange.state is not QUEUED:
-            exchange.place = Place(session.wire)
+            exchange.place = StreamPlace(session.wire)
         reason = CloseReason.HTTP2_ERROR if event.why else CloseReason.STREAM_RESET
         self._endings.close(stream, reason)
 
-    def _failed(self, conn: Connection, session: Session, event: Failed) -> None:
+    def _failed(self, conn: Connection, session: Session, event: ConnectionFailed) -> None:
         session.closing = Closing.FAILED
         reason = reason_of(event.limit)
         self._faults.connection(conn, event, self._clock.now)
@@ -393,7 +404,7 @@ class Http2:
     # --- the end -----------------------------------------------------------------------------------
 
     def drain(self, conn: Connection) -> None:
-        """The server stops, or no longer listens where this client has connected."""
+        """The server stops, or no longer listens here: what is under way is served, and nothing else."""
         session = conn.session
         if not isinstance(session, Session) or session.closing is not Closing.NO:
             return

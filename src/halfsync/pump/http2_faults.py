@@ -5,7 +5,7 @@ from __future__ import annotations
 from halfsync.logs.error import log
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
-from halfsync.wire.http2_events import Failed
+from halfsync.wire.http2_events import ConnectionFailed
 from halfsync.wire.http2_state import Limit
 
 QUIET = 1.0
@@ -28,7 +28,7 @@ class FaultLog:
         self._quiet_until = 0.0  # monotonic
         self._omitted = 0
 
-    def connection(self, conn: Connection, failed: Failed, now: float) -> None:
+    def connection(self, conn: Connection, failed: ConnectionFailed, now: float) -> None:
         """A connection is closed for it."""
         setting = f" ({failed.limit.value})" if failed.limit.value else ""
         level = "warning" if setting else "info"

@@ -13,8 +13,8 @@ one exchange on a connection holds for many, and knows nothing of HTTP/2. What i
    stream's.
 
 A stream that its client has reset is gone, but its worker may be busy with it for long. Whoever opens and
-resets streams would so have any number of requests worked on; hence a `Place`, which such an exchange holds,
-and with it keeps one of the connection's streams taken until the worker is done.
+resets streams would so have any number of requests worked on; hence a `StreamPlace`, which such an exchange
+holds, and with it keeps one of the connection's streams taken until the worker is done.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Closing:
     FAILED = 3  # nothing more is served
 
 
-class Place:
+class StreamPlace:
     """One of a connection's streams, which stays taken while this lives."""
 
     __slots__ = ("_wire",)

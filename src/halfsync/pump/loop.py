@@ -204,8 +204,7 @@ class Pump:
             self.http1,
             spool_folder,
         )
-        for http1 in (self.http1, self.closing_http1):
-            http1.begin_http2 = self.http2.begin_on if settings.http2 else None
+        self.let_http2_begin(settings)
         self.handshakes = Handshakes(
             self.clock,
             self.run_queue,
@@ -246,6 +245,11 @@ class Pump:
         """What is spoken over TLS, by its ALPN name, our favourite first."""
         http1: dict[str, WireProtocol] = {"http/1.1": self.http1, "http/1.0": self.http1}
         return {"h2": self.http2, **http1} if settings.http2 else http1
+
+    def let_http2_begin(self, settings: Settings) -> None:
+        """In clear, on a connection whose client speaks it from the start."""
+        self.http1.begin_http2 = self.http2.begin_on if settings.http2 else None
+        self.closing_http1.begin_http2 = self.http2.begin_last_on if settings.http2 else None
 
     # --- the loop --------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from halfsync.pump.http1 import limits_of
 from halfsync.pump.http1_special import last_of
 from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
 from halfsync.pump.loop import Pump
-from halfsync.pump.states import HANDSHAKE, MULTIPLEXED, QUEUED, RECEIVING
+from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.wire.messages import Configure
 from halfsync.wire.refusals import Refusal
@@ -102,8 +102,7 @@ class PlanChange:
         ):
             protocol.configure(settings)
         pump.http2.configure(settings, pump.head_limits)
-        for http1 in (pump.http1, pump.closing_http1):
-            http1.begin_http2 = pump.http2.begin_on if settings.http2 else None
+        pump.let_http2_begin(settings)
         pump.handshakes.protocols = pump.protocols(settings)
         pump.http1.spool_space.limit = settings.spool_limit
         waiting = pump.pools.configure(plan)
@@ -127,10 +126,10 @@ class PlanChange:
     def _close_after_next_response(self, conn: Connection) -> None:
         if conn.state is HANDSHAKE:
             return  # it has sent no request yet
-        if conn.state is MULTIPLEXED:
-            self._pump.http2.drain(conn)
-            return
         pump = self._pump
+        if conn.protocol is pump.http2:
+            pump.http2.close_after_next_responses(conn)
+            return
         if conn.protocol is pump.http1:
             conn.protocol = pump.closing_http1
         elif conn.protocol is pump.guarded_http1:

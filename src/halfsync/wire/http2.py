@@ -30,7 +30,7 @@ from halfsync.wire import http2_frames as frames
 from halfsync.wire.hpack import Decoder, Field, HpackError
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2_control import HANDLERS
-from halfsync.wire.http2_events import DataReceived, Event, Failed, RequestReceived, StreamEnded
+from halfsync.wire.http2_events import ConnectionFailed, DataReceived, Event, RequestReceived, StreamEnded
 from halfsync.wire.http2_frames import (
     ACK,
     END_HEADERS,
@@ -167,7 +167,7 @@ class Http2Connection(Http2State):
         self._buffer = b""
         self._block = None
         self.out.append(frames.goaway(self.last_stream, error.code, why))
-        events.append(Failed(error.code, why, error.limit))
+        events.append(ConnectionFailed(error.code, why, error.limit))
 
     def _reset_for(self, error: StreamFault, events: list[Event]) -> None:
         """The client's mistake. It counts as if the client had reset the stream."""

@@ -70,7 +70,7 @@ class ClientClosing:
     __slots__ = ()
 
 
-class Failed:
+class ConnectionFailed:
     """The connection can't go on, and GOAWAY is in `out`. It is the last event."""
 
     __slots__ = ("code", "limit", "why")
@@ -89,5 +89,5 @@ Event = (
     | PriorityChanged
     | PingAnswered
     | ClientClosing
-    | Failed
+    | ConnectionFailed
 )
