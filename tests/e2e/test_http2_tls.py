@@ -1,0 +1,178 @@
+"""HTTP/2 over TLS, as browsers get it: agreed upon in the handshake (ALPN), with clients of other makers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.certificates import client_context, issued, issued_to, write
+from tests.e2e.harness import LONG, Server, curl, digest, pattern, serving
+
+SETTINGS = """
+bind = ["https://127.0.0.1:0"]
+certfile = "server.pem"
+keyfile = "server.key"
+access_logfile = "access.log"
+access_logformat = "%H %r %s"
+
+[routes]
+"/" = "story:app"
+"/public" = "./public"
+
+[sites."open.test"]
+certfile = "server.pem"
+keyfile = "server.key"
+[sites."open.test".routes]
+"/" = "story:app"
+
+[sites."members.test"]
+certfile = "server.pem"
+keyfile = "server.key"
+ca_certs = "ca.pem"
+cert_reqs = "required"
+[sites."members.test".routes]
+"/" = "story:app"
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("http2-tls")
+    write(folder, issued("127.0.0.1", "open.test", "members.test"))
+    (folder / "public").mkdir()
+    (folder / "public/small.bin").write_bytes(pattern(6144))
+    (folder / "public/large.bin").write_bytes(pattern(5_000_000))
+    (folder / "halfsync.toml").write_text(SETTINGS)
+    with serving(folder, "-c", "halfsync.toml", bind=False) as server:
+        yield server
+
+
+def over_tls(server: Server, *arguments: str, host: str = "127.0.0.1") -> bytes:
+    """What curl gets; the last argument is a path."""
+    *options, path = arguments
+    resolved = ("--resolve", f"{host}:{server.port}:127.0.0.1")
+    trusted = ("--cacert", f"{server.folder}/ca.pem")
+    return curl(*trusted, *resolved, *options, f"https://{host}:{server.port}{path}").stdout
+
+
+def client(server: Server, **more: object) -> httpx.AsyncClient:
+    context = more.pop("verify", None) or client_context(protocols=("h2", "http/1.1"))
+    assert isinstance(context, ssl.SSLContext)
+    url = f"https://127.0.0.1:{server.port}"
+    return httpx.AsyncClient(http2=True, verify=context, base_url=url, timeout=LONG, trust_env=False)
+
+
+def test_curl_gets_what_it_asks_for(server):
+    version = ("-w", "%{http_version}")
+    assert over_tls(server, "--http2", *version, "/hello") == b"hello\n2"
+    assert over_tls(server, *version, "/hello") == b"hello\n2", "curl's own habit over TLS"
+    assert over_tls(server, "--http1.1", *version, "/hello") == b"hello\n1.1"
+    assert over_tls(server, "--no-alpn", *version, "/hello") == b"hello\n1.1"
+    assert over_tls(server, "--http2", "--tls-max", "1.2", *version, "/hello") == b"hello\n2"
+
+
+def test_what_the_application_sees(server):
+    environ = json.loads(over_tls(server, "--http2", "/environ"))
+    assert environ["SERVER_PROTOCOL"] == "HTTP/2.0"
+    assert environ["wsgi.url_scheme"] == "https"
+    assert environ["HTTPS"] == "on"
+    assert environ["SSL_PROTOCOL"] == "TLSv1.3"
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_files(server, name):
+    size = 6144 if name == "small" else 5_000_000
+    assert over_tls(server, "--http2", f"/public/{name}.bin") == pattern(size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_uploads(server, tmp_path, size):
+    (tmp_path / "body").write_bytes(pattern(size))
+    got = over_tls(server, "--http2", "--data-binary", f"@{tmp_path}/body", "/received")
+    assert got.decode() == f"{size} {digest(pattern(size))}"
+
+
+def test_httpx_many_at_once(server):
+    assert asyncio.run(ask_many(server)) == []
+
+
+async def ask_many(server: Server) -> list[str]:
+    """What is wrong with a hundred responses on one connection."""
+    wrong: list[str] = []
+
+    async def ask(one: httpx.AsyncClient, number: int) -> None:
+        body = pattern(500 * number)
+        got = await one.post(f"/echo?{number}", content=body)
+        if got.http_version != "HTTP/2" or got.content != body:
+            wrong.append(f"{number}: {got}")
+
+    async with client(server) as one:
+        await asyncio.gather(*(ask(one, number) for number in range(100)))
+    return wrong
+
+
+def test_h2load(server):
+    found = shutil.which("h2load")
+    if found is None:
+        pytest.skip("there is no h2load")
+    url = f"https://127.0.0.1:{server.port}/public/small.bin"
+    done = subprocess.run(
+        [found, "-n3200", "-c4", "-m32", url], capture_output=True, timeout=LONG, check=False
+    )
+    assert b"3200 succeeded, 0 failed, 0 errored" in done.stdout, done.stdout
+    assert re.search(rb"Application protocol: h2\b", done.stdout)
+
+
+def test_the_access_log(server):
+    over_tls(server, "--http2", "/hello?logged")
+    log = server.folder / "access.log"
+    server.until(lambda: "HTTP/2.0 GET /hello?logged HTTP/2.0 200\n" in log.read_text())
+
+
+def test_a_host_of_a_guarded_site_is_refused_on_a_connection_for_another(server):
+    """RFC 9113 9.1.1: one certificate is good for both names, so a browser uses one connection for both. But
+    the other site requires a client's certificate, which this one was not asked for: 421, and it connects
+    again."""
+    assert asyncio.run(ask_for_another_site(server)) == [200, 421, 200, 421, 200]
+
+
+async def ask_for_another_site(server: Server) -> list[int]:
+    async def ask(one: httpx.AsyncClient, host: str, path: str = "/hello") -> int:
+        got = await one.get(
+            path, headers={"Host": f"{host}:{server.port}"}, extensions={"sni_hostname": "open.test"}
+        )
+        assert got.http_version == "HTTP/2"
+        return got.status_code
+
+    context = client_context(protocols=("h2",), leaf=issued_to("member"))
+    async with client(server, verify=context) as one:
+        hosts = ("open.test", "members.test", "open.test", "MEMBERS.test", "open.test")
+        return [await ask(one, host) for host in hosts]
+
+
+def test_the_guarded_site_itself(server):
+    with_certificate = client_context(protocols=("h2",), leaf=issued_to("member"))
+
+    async def ask() -> tuple[int, str]:
+        async with client(server, verify=with_certificate) as one:
+            host = {"Host": f"members.test:{server.port}"}
+            got = await one.get("/hello", headers=host, extensions={"sni_hostname": "members.test"})
+            return got.status_code, got.http_version
+
+    assert asyncio.run(ask()) == (200, "HTTP/2")
+
+
+def test_without_http2(tmp_path):
+    """`http2 = false`: it is not offered."""
+    write(tmp_path, issued("127.0.0.1"))
+    tls = ("--certfile", "server.pem", "--keyfile", "server.key", "--no-http2")
+    with serving(tmp_path, "story:app", *tls, "-b", "https://127.0.0.1:0", bind=False) as server:
+        assert over_tls(server, "--http2", "-w", "%{http_version}", "/hello") == b"hello\n1.1"
