@@ -40,7 +40,7 @@ hosts = ["same.example"]
 EXAMPLE = 'or a table such as { app = "app:app", threads = 2 }.'
 
 TOLD = """\
-site.toml:1: workers must be a whole number from 1 to 1000, not 0.
+site.toml:1: workers must be a whole number from 1 to 1000 or auto, not 0.
 site.toml:3: there is no setting wokers; did you mean workers?
 site.toml:9: routes.'/static' has no setting leese; did you mean lease?
 site.toml:9: routes.'/static': immutable must be true or false, not 'yes'.

@@ -106,9 +106,9 @@ def test_kubernetes_may_have_a_service_of_our_name():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"workers": "many"}, "--workers must be a whole number from 1 to 1000, not 'many'."),
-        ({"workers": "0"}, "--workers must be a whole number from 1 to 1000, not 0."),
-        ({"workers": "1.5"}, "--workers must be a whole number from 1 to 1000, not '1.5'."),
+        ({"workers": "many"}, "--workers must be a whole number from 1 to 1000 or auto, not 'many'."),
+        ({"workers": "0"}, "--workers must be a whole number from 1 to 1000 or auto, not 0."),
+        ({"workers": "1.5"}, "--workers must be a whole number from 1 to 1000 or auto, not '1.5'."),
         ({"keep_alive": "inf"}, "--keep-alive must be a number of seconds, 0 or more, not inf."),
         ({"keep_alive": "nan"}, "--keep-alive must be a number of seconds, 0 or more, not nan."),
         (
@@ -140,8 +140,8 @@ def route(table: str) -> str:
         ("wokers = 3", "there is no setting wokers; did you mean workers?"),
         ("keep-alive = 3", "there is no setting keep-alive; did you mean keep_alive?"),
         ("zzz = 3", "there is no setting zzz."),
-        ('workers = "3"', "workers must be a whole number from 1 to 1000, not '3'."),
-        ("workers = true", "workers must be a whole number from 1 to 1000, not true."),
+        ('workers = "3"', "workers must be a whole number from 1 to 1000 or auto, not '3'."),
+        ("workers = true", "workers must be a whole number from 1 to 1000 or auto, not true."),
         ("preload = 1", "preload must be true or false, not 1."),
         ("bind = [1]", "bind must be a list of texts, not [1]."),
         ("bind = []", "bind is empty: there is nowhere to listen."),
@@ -157,7 +157,7 @@ def route(table: str) -> str:
         ),
         (
             'routes = {"/" = {app="a:a", workers=0}}',
-            "routes.'/': workers must be a whole number from 1 to 1000, not 0.",
+            "routes.'/': workers must be a whole number from 1 to 1000 or auto, not 0.",
         ),
         ("mounts = {}", "[mounts] is now called [routes]."),
         ("sites = 3", 'sites must be tables, such as [sites."blog.example"].'),
@@ -504,7 +504,10 @@ def test_print_config_can_be_read_back(here):
     ("arguments", "sentence"),
     [
         (["--workerz", "3"], "halfsync: No such option '--workerz'."),
-        (["-w", "x", "app:app"], "halfsync: --workers must be a whole number from 1 to 1000, not 'x'."),
+        (
+            ["-w", "x", "app:app"],
+            "halfsync: --workers must be a whole number from 1 to 1000 or auto, not 'x'.",
+        ),
         ([], "halfsync: There is nothing to serve"),
         (
             ["--chdir", "nope", "app:app"],

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from halfsync import cores
 from halfsync.folders import here_in_words
 from halfsync.header_rules import HeaderRule, nearest
 from halfsync.plan import (
@@ -25,6 +26,7 @@ from halfsync.plan import (
     Limits,
     PoolPlan,
     RoutePlan,
+    ScalePlan,
     SitePlan,
 )
 from halfsync.settings.errors import Mistakes, SettingError
@@ -188,8 +190,9 @@ def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan
     _check_files(target)
     if "workers" in target.own or "threads" in target.own:
         raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
-    if "stream_body" in target.own:
-        raise SettingError(f"{target.where}: stream_body is for applications, not for files.")
+    for name in target.own:
+        if BY_NAME[name].of_routes == "applications":
+            raise SettingError(f"{target.where}: {name} is for applications, not for files.")
     return RoutePlan(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
 
 
@@ -239,10 +242,31 @@ def _file_rules(target: Target, settings: Settings) -> FileRules:
 def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
     """The application's pool. Routes of one application share it, unless they ask for sizes of
     their own that differ."""
-    pool = PoolPlan(target.target, target.target, settings.workers, settings.threads)
+    processes, scale = _processes(target, settings)
+    pool = PoolPlan(target.target, target.target, processes, settings.threads, scale)
     if pool not in pools:
         pools.append(pool)
     return pools.index(pool)
+
+
+def _processes(target: Target, settings: Settings) -> tuple[int, ScalePlan | None]:
+    """How many to begin with; and the bounds, if the number is not fixed."""
+    least, most = settings.min_workers, settings.max_workers
+    workers = cores.usable() if settings.workers == "auto" else settings.workers
+    if not (least or most):
+        return workers, None
+    if most and settings.workers != "auto" and workers > most:
+        raise SettingError(f"{target.where}: workers ({workers}) is more than max_workers ({most}).")
+    if most and least > most:
+        raise SettingError(f"{target.where}: min_workers ({least}) is more than max_workers ({most}).")
+    most = most or max(workers, least)
+    workers = min(max(workers, least), most)
+    least = least or workers
+    if least == most:
+        return workers, None
+    spare, threads = settings.min_spare, settings.threads
+    enough = settings.max_spare or spare + 2 * threads
+    return workers, ScalePlan(least, most, spare, max(enough, spare + threads))
 
 
 def _prefix(target: Target) -> str:

@@ -99,6 +99,16 @@ class SitePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalePlan:
+    """Of a pool whose number of processes changes with the load (see parent/scaling.py)."""
+
+    least: int  # processes
+    most: int
+    min_spare: int  # idle threads: with fewer it grows
+    max_spare: int  # with more it shrinks
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     """A pool as planned: worker processes of one kind. The first is the built-in one: files and the log."""
 
@@ -106,6 +116,11 @@ class PoolPlan:
     target: str | None  # None: no application code is imported
     processes: int  # 0: a reload has removed it
     threads: int
+    scale: ScalePlan | None = None  # None: as many processes always
+
+    @property
+    def most_processes(self) -> int:
+        return self.processes if self.scale is None else self.scale.most
 
 
 @dataclass(frozen=True, slots=True)

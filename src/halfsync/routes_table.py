@@ -51,10 +51,10 @@ def _by_whom(plan: Plan, route: RoutePlan) -> str:
         said.append("files")
     elif route.kind is not Kind.FIXED:
         pool = plan.pools[route.pool]
-        processes, threads = (
-            _count(pool.processes, "process", "processes"),
-            _count(pool.threads, "thread", "threads"),
-        )
+        processes = _count(pool.processes, "process", "processes")
+        if pool.scale is not None:
+            processes = f"{pool.scale.least} to {pool.scale.most} processes"
+        threads = _count(pool.threads, "thread", "threads")
         said.append(f"{processes} of {threads}")
     said += _networks("allow", route.allow) + _networks("deny", route.deny)
     return ", ".join(said)

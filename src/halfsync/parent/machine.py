@@ -46,7 +46,7 @@ def prepared(settings: Settings, routes: Sequence[RoutePlan], identity: Identity
 def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:
     """The pump has the most: raised to the hard limit, it must have room for the channels of all workers and
     a few clients. Raises SettingError."""
-    workers = sum(pool.processes for pool in pools)
+    workers = sum(pool.most_processes for pool in pools)
     least = PUMPS_OWN + len(settings.bind) + 2 * workers + FEWEST_CLIENTS
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if limit != resource.RLIM_INFINITY and limit < least:

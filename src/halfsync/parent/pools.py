@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from halfsync.parent.backoff import Backoff
 from halfsync.parent.children import Child, Role
+from halfsync.parent.scaling import Scaling
 from halfsync.parent.states import ChildState
 from halfsync.plan import Plan, PoolPlan
 from halfsync.wire.messages import Failed
@@ -52,7 +53,9 @@ class WorkerPool(ChildPool):
         self.current = Generation(0, plan, size)
         self.next: Generation | None = None
         self.last_failure = ""  # already told in full
+        self.scaling: Scaling | None = None  # if its size changes with the load
         self._newest = 0
+        self._plan_scaling()
 
     @property
     def name(self) -> str:
@@ -77,6 +80,30 @@ class WorkerPool(ChildPool):
     def switch_over(self) -> None:
         assert self.next is not None
         self.current, self.next = self.next, None
+        self._plan_scaling()
+
+    def _plan_scaling(self) -> None:
+        """By the current generation's plan. What TTIN and TTOU did lasts as long as that is the same."""
+        planned = self.planned
+        if planned.scale is None:
+            self.scaling = None
+        elif self.scaling is None or self.scaling.planned != planned.scale:
+            self.scaling = Scaling(planned.name, planned.scale, planned.threads)
+
+    def scale(self, now: float) -> None:
+        """Change its size if the load asks for it. Not while there is a next generation."""
+        if self.scaling is None or self.next is not None:
+            return
+        working = sum(child.state is ChildState.WORKING for child in self.workers(self.current))
+        size = self.current.size
+        self.current.size = self.scaling.size(size, max(0, size - working), now)
+
+    def resize(self, by: int) -> None:
+        """So many processes more."""
+        if self.scaling is not None:
+            self.scaling.shift(by)
+        for generation in self.generations:
+            generation.size = max(1, generation.size + by)
 
     @property
     def generations(self) -> Iterable[Generation]:

@@ -240,7 +240,7 @@ def aligned(
 ) -> tuple[tuple[PoolPlan, ...], tuple[RoutePlan, ...]]:
     """`pools`, each application at the index that it has in `before`; those that are there no more have
     no processes. The routes with them."""
-    found = [replace(pool, processes=0) for pool in before]
+    found = [replace(pool, processes=0, scale=None) for pool in before]
     places: list[int] = []
     for pool in pools:
         same = [i for i, old in enumerate(before) if old.target == pool.target and i not in places]

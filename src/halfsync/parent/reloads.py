@@ -116,8 +116,13 @@ class Reloads:
         """As many workers as the plan says, if it says something new: else TTIN and TTOU last."""
         running = self._tree.plan.pools
         if pool.index < len(running) and running[pool.index].processes == planned.processes:
-            return pool.current.size
-        return planned.processes
+            size = pool.current.size
+        else:
+            size = planned.processes
+        scale = planned.scale
+        if scale is None or (pool.scaling is not None and pool.scaling.planned == scale):
+            return size
+        return min(max(size, scale.least), scale.most)
 
     def drop(self) -> None:
         """Whatever is under way."""

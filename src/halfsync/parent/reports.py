@@ -55,6 +55,8 @@ class Reports:
             child.has_plan = report.number
         elif isinstance(report, messages.Changed):
             self._on_change(child, report)
+        elif isinstance(report, messages.Spare):
+            self._note_spare(report)
         elif isinstance(report, messages.MaxRequests):
             child.request_count = report.request_count
         else:
@@ -77,6 +79,12 @@ class Reports:
         for pool in self._tree.pools:
             pool.last_failure = ""  # show a traceback again, though it be the same: someone works on it
         self._changed(report.files, report.is_configuration)
+
+    def _note_spare(self, report: messages.Spare) -> None:
+        pools = self._tree.pools
+        for index, idle, waiting in report.pools:
+            if 0 <= index < len(pools) and (scaling := pools[index].scaling) is not None:
+                scaling.note(idle, waiting)
 
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
         for child in self._tree.children():

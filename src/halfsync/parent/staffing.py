@@ -46,6 +46,8 @@ class Staffing:
             self._staff_watcher(now)
         if self._may_import:
             for pool in tree.pools:
+                if tree.phase is Phase.SERVING:
+                    pool.scale(now)
                 for generation in pool.generations:
                     self._staff_generation(pool, generation, now)
         for child in tree.children():

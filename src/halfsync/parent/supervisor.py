@@ -244,8 +244,7 @@ class Supervisor:
     def _resize(self, by: int) -> None:
         for pool in self._tree.pools:
             if pool.has_application and pool.current.size:
-                for generation in pool.generations:
-                    generation.size = max(1, generation.size + by)
+                pool.resize(by)
                 log("info", f"{pool.name}: {pool.current.size} worker processes from now on.")
 
     # --- from phase to phase

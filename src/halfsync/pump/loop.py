@@ -234,6 +234,7 @@ class Pump:
             self.leases,
         )
         self._next_sweep = 0.0
+        self.at_sweep: list[Callable[[], None]] = []  # what else is done twice a second
         self._drain_until = NEVER
         self._stop_report = StopReport()
         self._drain_seconds = NEVER
@@ -473,6 +474,8 @@ class Pump:
         self._guard(partial(self.timeouts.sweep, now), "in the sweep over connections")
         self._guard(self.pools.sweep, "in the sweep over queues and workers")
         self._guard(partial(self.leases.sweep, now), "in the sweep over leases")
+        for stage in self.at_sweep:
+            self._guard(stage, "in the sweep")
         self._take_steps()
 
     # --- stopping --------------------------------------------------------------------------------

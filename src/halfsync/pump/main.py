@@ -15,6 +15,7 @@ from halfsync.plan import Plan
 from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.loop import Pump
 from halfsync.pump.reconfigure import PlanChange
+from halfsync.pump.spare import spare_of
 from halfsync.wire.messages import (
     NO_WORKER,
     Configure,
@@ -30,6 +31,7 @@ from halfsync.wire.messages import (
     Open,
     Ready,
     Retire,
+    Spare,
     SwitchOver,
     decode_order,
     encode,
@@ -52,7 +54,7 @@ class Orders:
         self.reserve = Reserve()
         self.quiet_until = 0.0  # no word until then of workers that can't join
 
-    def report(self, message: Ready | Drained | Hung | Lost | Cut | Configured) -> None:
+    def report(self, message: Ready | Drained | Hung | Lost | Cut | Configured | Spare) -> None:
         channel.send(self.sock, encode(message))
 
 
@@ -69,6 +71,7 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
     )
     reconfiguration = PlanChange(pump)
     pump.poller.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders, reconfiguration))
+    pump.at_sweep.append(lambda: _report_spare(pump, orders))
     orders.report(Ready(os.getpid()))
     # What lives now lives as long as the process; and what is made per request is freed by its
     # reference count. So the collector need not look at the one, and seldom at the other.
@@ -78,6 +81,12 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
     pump.run()
     orders.report(Drained())
     return 0
+
+
+def _report_spare(pump: Pump, orders: Orders) -> None:
+    spare = spare_of(pump.plan, pump.pools.pools)
+    if spare is not None:
+        orders.report(spare)
 
 
 def _take_order(pump: Pump, orders: Orders, reconfiguration: PlanChange) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Meta
 
@@ -22,6 +22,7 @@ class Row:
     type: Any  # without Annotated
     default: Any
     meta: Meta
+    words: tuple[str, ...] = ()  # that may stand in place of a number
 
     def _extra(self, key: str) -> str:
         return str((self.meta.extra or {})[key])
@@ -87,7 +88,8 @@ class Row:
             return "a list of texts"
         if self.type not in (int, float):
             return "a text"
-        return ("a whole number" if self.type is int else "a number") + self._range()
+        number = ("a whole number" if self.type is int else "a number") + self._range()
+        return " or ".join((number, *self.words))
 
     def _range(self) -> str:
         of = f" of {self.unit}" if self.unit else ""
@@ -103,7 +105,13 @@ def _rows() -> tuple[Row, ...]:
     found = []
     for name in Settings.__struct_fields__:
         bare, meta = get_args(hints[name])
-        found.append(Row(name, bare, getattr(defaults, name), meta))
+        words: tuple[str, ...] = ()
+        if get_origin(get_args(bare)[0] if get_args(bare) else None) is Annotated:
+            number, literal = get_args(bare)  # a number within bounds, or a word
+            bare, bounds = get_args(number)
+            meta = Meta(ge=bounds.ge, le=bounds.le, description=meta.description, extra=meta.extra)
+            words = get_args(literal)
+        found.append(Row(name, bare, getattr(defaults, name), meta, words))
     return tuple(found)
 
 

@@ -217,14 +217,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
 
     workers: Annotated[
-        int,
+        Annotated[int, Meta(ge=1, le=1000)] | Literal["auto"],
         about(
             "Processes",
-            "Worker processes of each application.",
+            "Worker processes of each application; auto: as many as there are processors that halfsync may "
+            "use (its CPU set, and the quota of its container).",
             short="-w",
             env="WEB_CONCURRENCY",
-            least=1,
-            most=1000,
             of_routes="applications",
         ),
     ] = 1
@@ -238,6 +237,51 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             of_routes="applications",
         ),
     ] = 8
+    min_workers: Annotated[
+        int,
+        about(
+            "Processes",
+            "Fewest worker processes of an application whose number changes with the load. 0: `workers`.",
+            least=0,
+            most=1000,
+            of_routes="applications",
+        ),
+    ] = 0
+    max_workers: Annotated[
+        int,
+        about(
+            "Processes",
+            "Start more worker processes, up to so many, while fewer than `min_spare` threads are idle, and "
+            "end them one by one while more than `max_spare` are. 0: as many as `workers`, a fixed number.",
+            least=0,
+            most=1000,
+            of_routes="applications",
+        ),
+    ] = 0
+    min_spare: Annotated[
+        int,
+        about(
+            "Processes",
+            "Idle threads that an application should have, with `max_workers`: for requests that come while "
+            "a worker starts.",
+            unit="threads",
+            least=1,
+            most=1000,
+            of_routes="applications",
+        ),
+    ] = 2
+    max_spare: Annotated[
+        int,
+        about(
+            "Processes",
+            "Idle threads of which an application has too many, with `max_workers`. Less than `min_spare` "
+            "and one worker's threads means that. 0: `min_spare` and two workers' threads.",
+            unit="threads",
+            least=0,
+            most=100_000,
+            of_routes="applications",
+        ),
+    ] = 0
     max_requests: Annotated[
         int,
         about(

@@ -32,8 +32,10 @@ _SWITCH = {
 
 def from_text(row: Row, text: str, where: str) -> Any:
     """The value that `text`, from the environment or the command line, means."""
+    if (word := text.strip().lower()) in row.words:
+        return word
     if row.type is bool:
-        value: Any = _SWITCH.get(text.strip().lower(), text)
+        value: Any = _SWITCH.get(word, text)
     elif row.is_list:
         value = [part.strip() for part in text.split(",") if part.strip()]
     elif row.type in (int, float):
@@ -52,6 +54,8 @@ def from_toml(row: Row, value: Any, where: str) -> Any:
     "30 s" for a duration, and "" for none, which TOML has no word for."""
     if row.optional and value == "":
         value = None
+    if value in row.words:
+        return value
     if row.is_list and isinstance(value, str):
         value = [value]
     if row.unit in _SUFFIXES and isinstance(value, str):

@@ -12,7 +12,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                parent -> child  Spawn                           (template)
                parent -> child  ErrorLogFile                    (each of them)
     reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
-               child -> parent  Configured                      (pump)
+               child -> parent  Configured | Spare              (pump)
                child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
                child -> parent  Ready | Failed | Changed        (watcher)
 
@@ -353,6 +353,12 @@ class Configured(msgspec.Struct, tag="configured"):
     number: int
 
 
+class Spare(msgspec.Struct, tag="spare"):
+    """From the pump, twice a second: how busy the pools are whose number of workers changes with the load."""
+
+    pools: list[tuple[int, int, int]]  # index into Plan.pools, idle threads, requests that wait for one
+
+
 class Changed(msgspec.Struct, tag="changed"):
     """From the watcher: these files of the code, or of the configuration, have changed."""
 
@@ -373,7 +379,7 @@ ToWatch = list[Nudge | Recall | Stacks | ClientDisconnected | Piece]
 Order = (
     Attach | Retire | Ended | LogFile | ErrorLogFile | Join | Open | Drain | Spawn | Configure | SwitchOver
 )
-Report = Ready | Failed | Drained | Hung | Lost | Cut | Configured | MaxRequests | Changed
+Report = Ready | Failed | Drained | Hung | Lost | Cut | Configured | Spare | MaxRequests | Changed
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
