@@ -35,6 +35,7 @@ from halfsync.habits.table import BY_GUNICORN_NAME, TABLE
 from halfsync.logs.formats import NAMED, compile_format
 from halfsync.pump.closes import CloseReason
 from halfsync.settings.rows import BY_NAME, ROWS
+from halfsync.settings.sources import TABLES
 from halfsync.wire.messages import LogRecord
 from tests.ports import free_port
 
@@ -214,7 +215,7 @@ def test_python_compiles_and_toml_has_settings_that_exist(page):
         if block.language == "python":
             compile(block.text, name(page), "exec")
         elif block.language == "toml":
-            assert set(tomllib.loads(block.text)) <= {*BY_NAME, "routes", "sites", "headers"}
+            assert set(tomllib.loads(block.text)) <= {*BY_NAME, *TABLES}
 
 
 OTHER_OPTIONS = {

@@ -34,8 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "header_rules": set(),
     "certificates": set(),
     "tls_facts": set(),
-    "plan": {"certificates", "header_rules", "seen_files", "settings.table"},
-    "layout": {"cores", "folders", "header_rules", "plan", "settings"},
+    "error_pages": set(),
+    "page_files": {"error_pages", "folders", "handlers.types", "settings"},
+    "plan": {"certificates", "error_pages", "header_rules", "seen_files", "settings.table"},
+    "layout": {"cores", "error_pages", "folders", "header_rules", "page_files", "plan", "settings"},
     "plan_codec": {"certificates", "plan", "settings.table"},
     "at_reload": {"settings.table"},
     "rereading": {"at_reload", "habits", "header_rules", "layout", "seen_files", "settings"},
@@ -44,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "pump": {
         "pump", "wire", "objects", "plan", "plan_codec", "channel", "logs", "settings.table", "prctl",
         "temporary_files", "stamps", "hosts", "header_rules", "forwarded", "certificates",
-        "tls_facts",
+        "error_pages", "tls_facts",
     },
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings.table", "primitives",
@@ -53,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings.table", "request",
         "response", "prctl", "temporary_files", "primitives", "folders", "stamps", "forwarded",
-        "header_rules",
+        "header_rules", "error_pages",
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {

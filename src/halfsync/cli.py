@@ -29,7 +29,7 @@ from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS
 from halfsync.settings.targets import Target
-from halfsync.toml_text import headers_in_toml, in_toml, routes_in_toml, sites_in_toml
+from halfsync.toml_text import in_toml, looks_in_toml, routes_in_toml, sites_in_toml
 
 WRONG = 2
 """Exit status when a setting or a target is wrong."""
@@ -212,8 +212,8 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
         mistakes.raise_all()
         click.echo(printed(loaded, named), nl=False)
         return 0
-    layout = work_out(loaded.settings, named, loaded.sites, loaded.headers, mistakes)
-    read_again.started_with(named, loaded.sites, loaded.headers, layout)
+    layout = work_out(loaded.settings, named, loaded.sites, loaded.headers, loaded.error_pages, mistakes)
+    read_again.started_with(named, loaded, layout)
     check_formats(loaded, mistakes)
     check_addresses(layout.addresses(loaded.settings), mistakes)
     tls: tuple[SiteTLS, ...] = ()
@@ -338,7 +338,7 @@ def printed(loaded: Loaded, targets: Sequence[Target]) -> str:
     lines = [f"{text:{width}}  # {loaded.origins[name]}" for name, text in texts.items()]
     lines += [
         "",
-        *headers_in_toml(loaded.headers),
+        *looks_in_toml(loaded.headers, loaded.error_pages),
         "[routes]",
         *routes_in_toml(targets),
         *sites_in_toml(loaded.sites),

@@ -14,8 +14,10 @@ from urllib.parse import unquote
 import msgspec
 
 from halfsync import cores
+from halfsync.error_pages import nearest as nearest_pages
 from halfsync.folders import here_in_words
 from halfsync.header_rules import HeaderRule, nearest
+from halfsync.page_files import PageFiles
 from halfsync.plan import (
     BUILT_IN,
     DEFAULT_SITE,
@@ -29,6 +31,7 @@ from halfsync.plan import (
     ScalePlan,
     SitePlan,
 )
+from halfsync.settings.error_pages import PageEntry
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sites import SiteEntry
@@ -66,10 +69,12 @@ def work_out(
     targets: Sequence[Target],
     sites: Sequence[SiteEntry] = (),
     headers: Sequence[HeaderRule] = (),
+    error_pages: Sequence[PageEntry] = (),
     mistakes: Mistakes | None = None,
 ) -> Layout:
-    """`targets` are the routes of the default site. What is wrong (a target is not to be found, or is where
-    another is; two sites have the same host) is noted in `mistakes`; without them, it raises SettingError."""
+    """`targets` are the routes of the default site; `headers` and `error_pages` are for all sites. What is
+    wrong (a target is not to be found, or is where another is; two sites have the same host) is noted in
+    `mistakes`; without them, it raises SettingError."""
     found = Mistakes() if mistakes is None else mistakes
     if not (targets or any(site.routes for site in sites) or found.found):
         found.note(
@@ -79,12 +84,21 @@ def work_out(
     if settings.hsts:
         headers = nearest([HeaderRule("Strict-Transport-Security", (settings.hsts,))], headers)
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
-    routes = _routes(targets, settings, headers, pools, DEFAULT_SITE, found)
-    plans = [SitePlan()]
+    files = PageFiles(found)
+    of_all = files.load(error_pages)
+    plans = [SitePlan(headers=tuple(headers), error_pages=tuple(of_all))]
+    routes = _routes(targets, settings, plans[0], files, pools, DEFAULT_SITE, found)
     for site in sites:
         of_site = msgspec.structs.replace(settings, **site.own)
-        routes += _routes(site.routes, of_site, nearest(headers, site.headers), pools, len(plans), found)
-        plans.append(SitePlan(site.name, site.hosts, site.bind))
+        planned = SitePlan(
+            site.name,
+            site.hosts,
+            site.bind,
+            nearest(headers, site.headers),
+            nearest_pages(of_all, files.load(site.error_pages)),
+        )
+        routes += _routes(site.routes, of_site, planned, files, pools, len(plans), found)
+        plans.append(planned)
     if mistakes is None:
         found.raise_all()
     usual = Limits.of(settings)
@@ -95,12 +109,13 @@ def work_out(
 def _routes(
     targets: Sequence[Target],
     settings: Settings,
-    headers: Sequence[HeaderRule],
+    of_site: SitePlan,
+    files: PageFiles,
     pools: list[PoolPlan],
     site: int,
     mistakes: Mistakes,
 ) -> list[RoutePlan]:
-    """Of one site, whose `settings` these are: the longest prefix first."""
+    """Of one site, whose `settings` these are, and whose index is `site`: the longest prefix first."""
     routes: dict[str, RoutePlan] = {}
     wheres: dict[str, str] = {}
     for target in targets:
@@ -112,7 +127,8 @@ def _routes(
                 route,
                 site=site,
                 limits=Limits.of(of_route),
-                headers=nearest(headers, target.headers),
+                headers=nearest(of_site.headers, target.headers),
+                error_pages=nearest_pages(of_site.error_pages, files.load(target.error_pages)),
                 allow=tuple(of_route.allow),
                 deny=tuple(of_route.deny),
             )

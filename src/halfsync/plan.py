@@ -11,6 +11,7 @@ from enum import Enum
 
 from halfsync import __version__
 from halfsync.certificates import Certificates
+from halfsync.error_pages import ErrorPage
 from halfsync.header_rules import HeaderRule
 from halfsync.seen_files import SeenFile
 from halfsync.settings.table import Settings
@@ -83,6 +84,7 @@ class RoutePlan:
     streams: bool = False  # whether the application gets request bodies while they come
     limits: Limits | None = None  # None: those of the settings
     headers: tuple[HeaderRule, ...] = ()
+    error_pages: tuple[ErrorPage, ...] = ()
     allow: tuple[str, ...] = ()  # networks whose requests are served; (): all
     deny: tuple[str, ...] = ()  # networks whose requests are not, in any case
 
@@ -96,6 +98,8 @@ class SitePlan:
     name: str = ""  # as in [sites."name"]; "" for the default one
     hosts: tuple[str, ...] = ()  # lower case; "*.example" for all hosts below it; () for the default one
     bind: tuple[str, ...] = ()  # addresses where it alone is served; (): where the default one is
+    headers: tuple[HeaderRule, ...] = ()  # of what is refused before its route is known
+    error_pages: tuple[ErrorPage, ...] = ()  # the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from halfsync.habits.table import OTHER_NAMES
 from halfsync.header_rules import HeaderRule
 from halfsync.layout import Layout, target_of, work_out
 from halfsync.seen_files import SeenFile, seen
+from halfsync.settings.error_pages import PageEntry
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sites import SiteEntry
@@ -24,8 +25,9 @@ from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
 
-Served = tuple[Settings, list[Target], tuple[SiteEntry, ...], tuple[HeaderRule, ...]]
-"""What the user wrote: settings, the routes of the default site, the other sites, and rules for headers."""
+Served = tuple[Settings, list[Target], tuple[SiteEntry, ...], tuple[HeaderRule, ...], tuple[PageEntry, ...]]
+"""What the user wrote: settings, the routes of the default site, the other sites, and for all of them rules
+for headers and error pages."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Rereading:
             settings, notes = kept(self._running, loaded.settings)
             _enter(os.path.join(self._folder, settings.chdir or ""), before)
             targets = [*loaded.targets, *map(target_of, sources.targets)]
-            layout = self._worked_out((settings, targets, loaded.sites, loaded.headers), mistakes)
+            layout = self._worked_out(
+                (settings, targets, loaded.sites, loaded.headers, loaded.error_pages), mistakes
+            )
             self._check(replace(loaded, settings=settings), mistakes)
             tls: tuple[SiteTLS, ...] = ()
             with mistakes.noted():
@@ -86,15 +90,9 @@ class Rereading:
         self._sources = sources
         return Configuration(settings, layout, files, tls, notes)
 
-    def started_with(
-        self,
-        targets: list[Target],
-        sites: tuple[SiteEntry, ...],
-        headers: tuple[HeaderRule, ...],
-        found: Layout,
-    ) -> None:
+    def started_with(self, targets: list[Target], loaded: Loaded, found: Layout) -> None:
         """What these meant at the start."""
-        self._before = (self._running, targets, sites, headers), found
+        self._before = (self._running, targets, loaded.sites, loaded.headers, loaded.error_pages), found
 
     def _worked_out(self, served: Served, mistakes: Mistakes) -> Layout:
         """If a folder is gone, but the configuration is the same as before: as before, so that the code can

@@ -58,6 +58,9 @@ class Replier(Protocol):
         """The complete response. `length` is what Content-Length shall say: it differs from the body's
         when the request's method is HEAD."""
 
+    def own(self, head: Head, body: bytes, lease: Lease | None = None) -> None:
+        """A whole response of the server's own; or the error page that the route has in place of it."""
+
     def file(
         self,
         head: Head,

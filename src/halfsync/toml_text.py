@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from halfsync.header_rules import HeaderRule
-from halfsync.settings.headers import in_table
+from halfsync.settings import error_pages, headers
+from halfsync.settings.error_pages import PageEntry
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.targets import Does, Target
 
@@ -34,21 +35,22 @@ def target_in_toml(target: Target) -> str:
     if target.does is Does.TARGET:
         return in_toml(target.target)
     if target.does is Does.RESPOND and not target.content_type:
-        return in_toml({"respond": target.status, **target.own, **_headers(target.headers)})
+        return in_toml({"respond": target.status, **target.own, **_looks(target.headers, target.error_pages)})
     said: dict[str, Any] = {} if target.does is Does.ERROR else {target.does.value: target.target}
     if target.status:
         said["status"] = target.status
     if target.content_type:
         said["type"] = target.content_type
-    return in_toml({**said, **target.own, **_headers(target.headers)})
+    return in_toml({**said, **target.own, **_looks(target.headers, target.error_pages)})
 
 
-def _headers(rules: tuple[HeaderRule, ...]) -> dict[str, Any]:
-    return {"headers": in_table(rules)} if rules else {}
+def _looks(rules: tuple[HeaderRule, ...], pages: tuple[PageEntry, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {"headers": headers.in_table(rules)} if rules else {}
+    return {**found, "error_pages": error_pages.in_table(pages)} if pages else found
 
 
-def headers_in_toml(rules: tuple[HeaderRule, ...]) -> list[str]:
-    return [f"{name} = {in_toml(value)}" for name, value in _headers(rules).items()]
+def looks_in_toml(rules: tuple[HeaderRule, ...], pages: tuple[PageEntry, ...]) -> list[str]:
+    return [f"{name} = {in_toml(value)}" for name, value in _looks(rules, pages).items()]
 
 
 def sites_in_toml(sites: Sequence[SiteEntry]) -> list[str]:
@@ -59,7 +61,7 @@ def sites_in_toml(sites: Sequence[SiteEntry]) -> list[str]:
         lines += ["", f"[{table}]", f"hosts = {in_toml(list(site.hosts))}"]
         if site.bind:
             lines.append(f"bind = {in_toml(list(site.bind))}")
-        own = {**site.own, **site.tls, **_headers(site.headers)}
+        own = {**site.own, **site.tls, **_looks(site.headers, site.error_pages)}
         lines += [f"{name} = {in_toml(value)}" for name, value in own.items()]
         lines += [f"[{table}.routes]", *routes_in_toml(site.routes)]
     return lines

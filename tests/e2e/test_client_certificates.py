@@ -215,7 +215,9 @@ def test_curl_shows_one(server: Server):
         *("--cacert", f"{server.folder}/ca.pem", "--cert", f"{server.folder}/ann.pem"),
         *("--resolve", f"{place}:127.0.0.1", f"https://{place}/"),
     )
-    assert json.loads(got.stdout)["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
+    environ = json.loads(got.stdout)
+    assert environ["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
+    assert environ["SERVER_PROTOCOL"] == "HTTP/2.0"
 
 
 def test_a_certificate_of_another_authority_is_refused(server: Server):

@@ -98,8 +98,7 @@ class FilesHandler:
         request_line, *field_lines = lines_of(task.head)
         method, target, _ = request_line.split(" ")
         if method not in ("GET", "HEAD"):
-            head, body = _NOT_ALLOWED
-            replier.whole(head, len(body), body)
+            replier.own(*_NOT_ALLOWED)
             return
         raw_path, query = path_and_query(target)
         parts = self._parts(unquote_to_bytes(raw_path.encode("latin-1")))
@@ -155,8 +154,7 @@ class FilesHandler:
     # --- what to respond -------------------------------------------------------------------------------
 
     def _not_found(self, replier: Replier) -> None:
-        head, body = _NOT_FOUND
-        replier.whole(head, len(body), body, self._caching.lease_of_nothing)
+        replier.own(*_NOT_FOUND, self._caching.lease_of_nothing)
 
     def _redirect(self, raw_path: str, query: str, replier: Replier) -> None:
         """To the same path with a slash at its end. One slash at the beginning: two would name a host."""
@@ -215,8 +213,7 @@ class FilesHandler:
             status = self._at_rest(descriptor)
             if self._answer_as_it_is(asked, descriptor, status):
                 return
-        head, body = _BUSY
-        asked.replier.whole(head, len(body), body)
+        asked.replier.own(*_BUSY)
 
     def _at_rest(self, descriptor: int) -> os.stat_result:
         """What the file is, if possible when nobody is writing into it."""
@@ -255,8 +252,7 @@ class FilesHandler:
             replier.whole(head_of("304 Not Modified", lines), -1, b"", lease)
             return True
         if verdict is Verdict.FAILED:
-            head, body = _PRECONDITION_FAILED
-            replier.whole(head, len(body), body, lease)
+            replier.own(*_PRECONDITION_FAILED, lease)
             return True
         part = span(asked.fields, validators, size) if asked.method == "GET" else None
         lines += [("Accept-Ranges", "bytes"), ("Content-Type", content_type(asked.text_name))]
@@ -265,8 +261,7 @@ class FilesHandler:
         if part is None:
             return self._deliver(head_of("200 OK", lines), descriptor, Span(0, size), status, lease, replier)
         if part is UNSATISFIABLE:
-            head, body = _unsatisfiable(size)
-            replier.whole(head, len(body), body)
+            replier.own(*_unsatisfiable(size))
             return True
         last = part.offset + part.count - 1
         lines.append(("Content-Range", f"bytes {part.offset}-{last}/{size}"))

@@ -123,5 +123,4 @@ def _fail(task: Task, replier: Replier) -> None:
     if replier.begun:
         _abort(replier)
     else:
-        head, body = INTERNAL_ERROR
-        replier.whole(head, len(body), body)
+        replier.own(*INTERNAL_ERROR)

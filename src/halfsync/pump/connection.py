@@ -267,6 +267,13 @@ class Backend(Protocol):
         WORKING)."""
 
 
+class Look(Protocol):
+    """How responses of our own look."""
+
+    def apply(self, status: int, fields: bytes, body: bytes) -> tuple[bytes, bytes]:
+        """Field lines and body, as they are to be sent."""
+
+
 class AccessCheck(Protocol):
     """For whom a route is."""
 
@@ -277,7 +284,7 @@ class AccessCheck(Protocol):
 class Route:
     """What a request's site and path select."""
 
-    __slots__ = ("access", "backend", "headers", "index", "is_current", "limits", "pool", "prefix")
+    __slots__ = ("access", "backend", "headers", "index", "is_current", "limits", "look", "pool", "prefix")
 
     def __init__(self, prefix: bytes, index: int, backend: Backend, limits: Limits) -> None:
         self.prefix = prefix  # percent-decoded, without a slash at its end
@@ -285,6 +292,7 @@ class Route:
         self.backend = backend
         self.limits = limits
         self.headers: HeaderRules | None = None  # for responses of our own; workers apply them to theirs
+        self.look: Look | None = None  # of refusals; None: as they are
         self.access: AccessCheck | None = None  # None: it is for everybody
         self.pool: Any = None  # if it leads to one of workers: for Dispatcher.take_in
         self.is_current = True  # until a reload replaces it

@@ -21,6 +21,7 @@ from halfsync.pump.connection import MORE, WAIT, BodyEnd, Connection, Exchange, 
 from halfsync.pump.endings import Endings
 from halfsync.pump.leased import Leased
 from halfsync.pump.output import Output
+from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, BodyEvent, ConnectionEvent
@@ -37,8 +38,15 @@ SMALL_FIELDS = 1024
 
 class Http1Responses:
     def __init__(
-        self, settings: Settings, clock: Clock, run_queue: RunQueue, endings: Endings, output: Output
+        self,
+        settings: Settings,
+        clock: Clock,
+        run_queue: RunQueue,
+        endings: Endings,
+        output: Output,
+        own: OwnResponses,
     ) -> None:
+        self._own = own
         self._clock = clock
         self._run_queue = run_queue
         self._endings = endings
@@ -177,11 +185,8 @@ class Http1Responses:
             conn.readable = conn.readable or bool(conn.inbox)  # there is something unread: linger
             conn.inbox = b""
             conn.scanned = 0
-        body = refusal.body()
+        fields, body = self._own.of(exchange, refusal)
         close = refusal.close or not exchange.head.method
-        fields = refusal.fields()
-        if exchange.route is not None and exchange.route.headers is not None:
-            fields = exchange.route.headers.apply(fields)
         self.begin(exchange, Reply(0, refusal.status, "", fields, len(body), close=close))
         self.add(exchange, (body,))
         self.end(exchange)

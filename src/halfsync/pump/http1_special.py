@@ -12,7 +12,7 @@ from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.states import EXCHANGE_BEGAN
 from halfsync.pump.tls import TLSTransport
 from halfsync.wire.http1 import RequestHead
-from halfsync.wire.refusals import Redirection, Refusal
+from halfsync.wire.refusals import OfServer, Redirection, Refusal
 
 
 class ClosingHttp1(Http1):
@@ -36,7 +36,7 @@ class ClearHttp1(Http1):
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = Exchange(conn, head, head.raw)
         place = head.host.decode("latin-1") or "..."
-        self.refuse(exchange, Refusal(400, f"This port is for https: ask for https://{place}/ instead."))
+        self.refuse(exchange, OfServer(400, f"This port is for https: ask for https://{place}/ instead."))
         return MORE
 
 
@@ -55,7 +55,7 @@ class RedirectingHttp1(Http1):
         has_body = head.body_size != 0
         host = name_of(head.host).decode("latin-1")
         if not host:
-            return Refusal(
+            return OfServer(
                 400, "This address redirects to https, but the request names no host.", close=has_body
             )
         place = f"https://{host}" + ("" if self.port == 443 else f":{self.port}")

@@ -38,6 +38,7 @@ from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.output import RECHECK, Output, ShrunkError
+from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import FRESH, LINGERING, MULTIPLEXED, QUEUED, RECEIVING, SENDING, ConnectionEvent
 from halfsync.pump.tls import TLSTransport
@@ -88,6 +89,7 @@ class Http2:
         admission: Admission,
         helpers: Helpers,
         http1: Http1,
+        own: OwnResponses,
         spool_folder: str,
     ) -> None:
         self._clock = clock
@@ -96,7 +98,7 @@ class Http2:
         self._access = access
         self._output = output
         self._frames = frames = Http2Output(endings, errors, access, output, changing)
-        self._streams = streams = Http2Responses(clock, run_queue, endings, output, leases)
+        self._streams = streams = Http2Responses(clock, run_queue, endings, output, leases, own)
         self.uploads = Uploads(
             settings, clock, run_queue, errors, admission, helpers, http1, frames, spool_folder
         )

@@ -29,6 +29,7 @@ from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.output import Output
+from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
@@ -42,8 +43,15 @@ class Http2Responses(StreamCloser):
     """The protocol of streams: see WireProtocol. `read_body` is the step of RECEIVING."""
 
     def __init__(
-        self, clock: Clock, run_queue: RunQueue, endings: Endings, output: Output, leases: Leases
+        self,
+        clock: Clock,
+        run_queue: RunQueue,
+        endings: Endings,
+        output: Output,
+        leases: Leases,
+        own: OwnResponses,
     ) -> None:
+        self._own = own
         self._clock = clock
         self._run_queue = run_queue
         self._endings = endings
@@ -154,10 +162,7 @@ class Http2Responses(StreamCloser):
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """The connection stays, whatever the refusal says: where the next request begins is certain."""
-        body = refusal.body()
-        fields = refusal.fields()
-        if exchange.route is not None and exchange.route.headers is not None:
-            fields = exchange.route.headers.apply(fields)
+        fields, body = self._own.of(exchange, refusal)
         self.begin(exchange, Reply(0, refusal.status, "", fields, len(body)))
         self.add(exchange, (body,))
         self.end(exchange)

@@ -53,6 +53,7 @@ from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.output import Output
+from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
 from halfsync.pump.reading import RECV_SIZE
@@ -141,7 +142,10 @@ class Pump:
             self.page_cache,
             self.changing,
         )
-        self.responses = Http1Responses(settings, self.clock, self.run_queue, self.endings, self.output)
+        self.own_responses = OwnResponses(plan)
+        self.responses = Http1Responses(
+            settings, self.clock, self.run_queue, self.endings, self.output, self.own_responses
+        )
         self.tunnels = Tunnels(
             self.clock,
             self.poller,
@@ -202,6 +206,7 @@ class Pump:
             self.admission,
             self.helpers,
             self.http1,
+            self.own_responses,
             spool_folder,
         )
         self.let_http2_begin(settings)

@@ -107,6 +107,7 @@ class PlanChange:
         pump.http1.spool_space.limit = settings.spool_limit
         waiting = pump.pools.configure(plan)
         pump.sites.replace(plan, pump.pools.routes)
+        pump.own_responses.configure(plan)
         pump.acceptor.configure(plan)
         for conn in list(pump.connections.values()):
             if conn.origin.listener in pump.acceptor.redirected and conn.protocol is pump.http1:

@@ -25,6 +25,7 @@ from halfsync.pump.fixed import FixedBackend
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
+from halfsync.pump.own_responses import look_of
 from halfsync.pump.poller import Poller
 from halfsync.pump.replies import Replies
 from halfsync.pump.room import Room
@@ -155,6 +156,7 @@ class WorkerPools:
         trust = Trust(plan.settings.forwarded_allow_ips, plan.settings.forwarded_headers)
         for route, planned in zip(self.routes, plan.routes, strict=True):
             route.headers = HeaderRules(planned.headers) if planned.headers else None
+            route.look = look_of(planned)
             route.access = access_of(planned, trust)
         self._may_hang = any(route.limits.handler_timeout for route in self.routes)
         self.dispatcher.pools = {

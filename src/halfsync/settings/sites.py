@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halfsync.header_rules import HeaderRule
+from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
 from halfsync.settings.places import Place
@@ -28,6 +29,7 @@ class SiteEntry:
     own: Mapping[str, Any]  # settings of its own, checked
     tls: Mapping[str, Any]  # those of TLS
     headers: tuple[HeaderRule, ...]
+    error_pages: tuple[PageEntry, ...]
     where: str = field(compare=False)  # for sentences: 'halfsync.toml: sites."blog.example"'
 
 
@@ -42,7 +44,7 @@ OWN_TLS = (
 )
 """The settings of TLS; a site may have its own (see site_tls.py)."""
 
-_KEYS = ("hosts", "bind", "routes", "headers", *OWN_TLS, *OWN_OF_ROUTES)
+_KEYS = ("hosts", "bind", "routes", "headers", "error_pages", *OWN_TLS, *OWN_OF_ROUTES)
 
 
 def toml_sites(table: Any, where: Place) -> tuple[SiteEntry, ...]:
@@ -64,6 +66,7 @@ def _site(name: str, table: Any, where: Place) -> SiteEntry:
     hosts: tuple[str, ...] = (name,)
     routes: tuple[Target, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
+    pages: tuple[PageEntry, ...] = ()
     tls: dict[str, Any] = {}
     with where.noted():
         bind = from_toml(BY_NAME["bind"], table.get("bind", []), f"{where.at('bind')}: bind")
@@ -73,11 +76,13 @@ def _site(name: str, table: Any, where: Place) -> SiteEntry:
         routes = toml_targets(table.get("routes", {}), where.table("routes", ".routes"))
     with where.noted():
         headers = header_rules(table.get("headers", {}), where.table("headers", ": headers"))
+    with where.noted():
+        pages = page_entries(table.get("error_pages", {}), where.table("error_pages", ": error_pages"))
     for key in [key for key in OWN_TLS if key in table]:
         with where.noted():
             tls[key] = from_toml(BY_NAME[key], table[key], f"{where.at(key)}: {key}")
     own = own_settings(table, where)
-    return SiteEntry(name, hosts, tuple(bind), routes, own, tls, headers, str(where))
+    return SiteEntry(name, hosts, tuple(bind), routes, own, tls, headers, pages, str(where))
 
 
 def _hosts(name: str, value: Any, where: Place) -> tuple[str, ...]:

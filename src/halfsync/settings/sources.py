@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from halfsync.header_rules import HeaderRule
+from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.headers import header_rules
 from halfsync.settings.places import Place
@@ -35,6 +36,7 @@ class Loaded:
     targets: tuple[Target, ...]  # routes of the default site
     sites: tuple[SiteEntry, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
+    error_pages: tuple[PageEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def load(
     _check_together(settings, found)
     if mistakes is None:
         found.raise_all()
-    return Loaded(settings, origins, tables.targets, tables.sites, tables.headers)
+    return Loaded(settings, origins, tables.targets, tables.sites, tables.headers, tables.error_pages)
 
 
 @dataclass
@@ -100,6 +102,7 @@ class _Tables:
     targets: tuple[Target, ...] = ()
     sites: tuple[SiteEntry, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
+    error_pages: tuple[PageEntry, ...] = ()
 
 
 def _read_file(
@@ -117,6 +120,9 @@ def _read_file(
         tables.targets = toml_targets(table.pop("routes", {}), top.table("routes", "routes"))
     with top.noted():
         tables.headers = header_rules(table.pop("headers", {}), top.table("headers", "headers"))
+    with top.noted():
+        pages = table.pop("error_pages", {})
+        tables.error_pages = page_entries(pages, top.table("error_pages", "error_pages"))
     with top.noted():
         tables.sites = toml_sites(table.pop("sites", {}), top.table("sites", ""))
     for name, value in table.items():
@@ -193,7 +199,7 @@ def _parsed(text: str, file: str) -> dict[str, Any]:
         raise SettingError(f"The settings file {file} is not TOML: {str(error).rstrip('.')}.") from None
 
 
-TABLES = ("routes", "sites", "headers")
+TABLES = ("routes", "sites", "headers", "error_pages")
 """Keys of the file that are no settings."""
 
 

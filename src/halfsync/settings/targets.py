@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from halfsync.header_rules import HeaderRule
+from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
 from halfsync.settings.places import Place
@@ -43,6 +44,7 @@ class Target:
     status: int = 0  # of a response that needs no worker
     content_type: str = ""
     headers: tuple[HeaderRule, ...] = ()
+    error_pages: tuple[PageEntry, ...] = ()
 
 
 FOR_FILES = tuple(row.name for row in ROWS if row.of_routes == "files")
@@ -50,7 +52,7 @@ OWN_OF_ROUTES = tuple(row.name for row in ROWS if row.of_routes)
 """The settings that sites and routes may have a value of their own for."""
 
 _KINDS = tuple(does.value for does in Does if does.value)
-_ROUTE_KEYS = (*_KINDS, "type", "headers", *OWN_OF_ROUTES)
+_ROUTE_KEYS = (*_KINDS, "type", "headers", "error_pages", *OWN_OF_ROUTES)
 _SAYS_WHAT = [does.value for does in Does if does not in (Does.TARGET, Does.ERROR)]
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -79,13 +81,18 @@ def _toml_target(path: str, value: Any, where: Place) -> Target:
     does = _does(value, where)
     check_keys(value, _ROUTE_KEYS, where)
     own = own_settings(value, where)
-    headers = header_rules(value.get("headers", {}), where.table("headers", ": headers"))
+    looks: dict[str, Any] = {
+        "headers": header_rules(value.get("headers", {}), where.table("headers", ": headers")),
+        "error_pages": page_entries(
+            value.get("error_pages", {}), where.table("error_pages", ": error_pages")
+        ),
+    }
     if does in (Does.APP, Does.FOLDER, Does.FILE):
         for key in ("status", "type"):
             if key in value:
                 raise SettingError(f"{where.at(key)}: {key} is not for {does.value}.")
-        return Target(path, _text(value, does.value, where), str(where), does, own, headers=headers)
-    return replace(_fixed(path, value, where, does, own), headers=headers)
+        return Target(path, _text(value, does.value, where), str(where), does, own, **looks)
+    return replace(_fixed(path, value, where, does, own), **looks)
 
 
 def check_keys(table: Mapping[str, Any], known: Sequence[str], where: Place) -> None:

@@ -17,6 +17,9 @@ class Refusal(Exception):
     can't be kept: where the next request would begin is no longer certain, or not worth finding.
     """
 
+    is_of_site = True
+    """Whether a site's error pages and rules for headers count for it."""
+
     def __init__(
         self, status: int, sentence: str, *, close: bool = True, retry_after: int | None = None
     ) -> None:
@@ -37,7 +40,13 @@ class Refusal(Exception):
         return f"{self.status} {HTTPStatus(self.status).phrase}\n{self.sentence}\n".encode()
 
 
-class Redirection(Refusal):
+class OfServer(Refusal):
+    """One that has nothing to do with any site."""
+
+    is_of_site = False
+
+
+class Redirection(OfServer):
     """What was asked for is at `location`."""
 
     def __init__(self, status: int, location: str, *, close: bool) -> None:

@@ -33,6 +33,9 @@ import tempfile
 from collections.abc import Sized
 from dataclasses import dataclass
 
+import msgspec
+
+from halfsync.error_pages import ErrorPages
 from halfsync.header_rules import HeaderRules
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.primitives import os, time
@@ -77,6 +80,7 @@ class TaskReplier:
         "_limits",
         "_others",
         "_outbox",
+        "_pages",
         "_rules",
         "_spill",
         "begun",
@@ -92,8 +96,10 @@ class TaskReplier:
         began: int,
         others: Sized,
         rules: HeaderRules | None = None,
+        pages: ErrorPages | None = None,
     ) -> None:
         self._rules = rules
+        self._pages = pages
         self._outbox = outbox
         self._others = others  # tasks that wait to begin
         self._limits = limits
@@ -128,6 +134,12 @@ class TaskReplier:
             len(body),
             now,
         )
+
+    def own(self, head: Head, body: bytes, lease: Lease | None = None) -> None:
+        if self._pages is not None:
+            fields, body = self._pages.instead(head.status, head.fields, body)
+            head = msgspec.structs.replace(head, fields=fields)
+        self.whole(head, len(body), body, lease)
 
     def file(
         self,
@@ -279,16 +291,28 @@ class TaskResponder:
         self._others = others
         self._replier: TaskReplier | None = None
 
-    def replier(self, number: int, began: int) -> TaskReplier:
-        self._replier = replier = TaskReplier(self.outbox, self._limits, number, began, self._others)
+    def replier(
+        self,
+        number: int,
+        began: int,
+        rules: HeaderRules | None = None,
+        pages: ErrorPages | None = None,
+    ) -> TaskReplier:
+        self._replier = replier = TaskReplier(
+            self.outbox, self._limits, number, began, self._others, rules, pages
+        )
         return replier
 
-    def replier_of(self, number: int, began: int) -> TaskReplier:
+    def replier_of(
+        self, number: int, began: int, rules: HeaderRules | None, pages: ErrorPages | None
+    ) -> TaskReplier:
         """The one that the handler of this task has used, or the first one."""
         replier = self._replier
         self._replier = None
         # Another's: of a task whose application still calls what it was given, after its response.
-        return self.replier(number, began) if replier is None or replier.number != number else replier
+        if replier is None or replier.number != number:
+            return self.replier(number, began, rules, pages)
+        return replier
 
 
 def _memory(objects: list[SimpleObject]) -> int:

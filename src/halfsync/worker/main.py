@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from halfsync import channel
+from halfsync.error_pages import ErrorPages
 from halfsync.forwarded import Trust
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
@@ -218,6 +219,7 @@ class WatchThread:
         self._writer = writer
         self._handlers = handlers_of(plan, pool, application)
         self._rules = header_rules_of(plan)
+        self._pages = error_pages_of(plan)
         if application is not None and plan.settings.max_requests:
             self._handlers = self._counted(plan.settings)
         self._threads: Threads | None = None
@@ -342,6 +344,7 @@ class WatchThread:
             self._writer,
             self._limits,
             self._rules,
+            self._pages,
         )
         self._alone_since = 0.0
         self._threads.start(self._count)
@@ -388,6 +391,11 @@ def trust_of(settings: Settings) -> Trust:
 def header_rules_of(plan: Plan) -> list[HeaderRules | None]:
     """By route."""
     return [HeaderRules(route.headers) if route.headers else None for route in plan.routes]
+
+
+def error_pages_of(plan: Plan) -> list[ErrorPages | None]:
+    """By route."""
+    return [ErrorPages(route.error_pages) if route.error_pages else None for route in plan.routes]
 
 
 def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[Handler | None]:

@@ -35,11 +35,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Protocol
 
+from halfsync.error_pages import ErrorPages
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
 from halfsync.request import RequestBody, SpooledBody, lines_of
-from halfsync.response import INTERNAL_ERROR, Head, Replier, Responder
+from halfsync.response import INTERNAL_ERROR, Head, Replier
 from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
@@ -59,6 +60,7 @@ from halfsync.worker import forks
 from halfsync.worker.bodies import ResponseLimits, TaskReplier, TaskResponder
 from halfsync.worker.osthreads import Handle, start_thread
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
+from halfsync.worker.ruled import ruled
 from halfsync.worker.streamed import StreamedBodies
 
 MAX_WAIT = 1_000_000
@@ -92,7 +94,7 @@ class Handler(Protocol):
     def __call__(self, task: Task, spool: RequestBody | None, replier: Replier, /) -> None: ...
 
 
-Quick = Callable[[Task, int, Responder], int]
+Quick = Callable[[Task, int, TaskResponder], int]
 """A handler may have a method `quick`, its fast path. It is invoked for a task whose body is in memory,
 with the time when it begins. It gives the time of its end, if it responded by `responder.outbox`; else it
 has used a Replier, or none, and gives 0."""
@@ -116,15 +118,13 @@ class Threads:
         log_handler: LogHandler | None,
         limits: ResponseLimits,
         rules: Sequence[HeaderRules | None] | None = None,
+        pages: Sequence[ErrorPages | None] | None = None,
     ) -> None:
         self._rules = rules or [None] * len(handlers)
+        self._pages = pages or [None] * len(handlers)
         self._tasks = tasks
         self._scoreboard = scoreboard
         self._handlers = handlers
-        self._quick: list[Quick | None] = [
-            getattr(handler, "quick", None) if of_route is None else None
-            for handler, of_route in zip(handlers, self._rules, strict=True)
-        ]
         self._log_handler = log_handler
         self._limits = limits
         self._task_queue: deque[Task | LogTask] = deque()
@@ -134,7 +134,15 @@ class Threads:
         self._living = 0
         self._ending = threading.Lock()
         self.outbox = Outbox(tasks)
+        self._quick = [self._quick_of(route) for route in range(len(handlers))]
         self.bodies = StreamedBodies(self._give_credit)
+
+    def _quick_of(self, route: int) -> Quick | None:
+        quick: Quick | None = getattr(self._handlers[route], "quick", None)
+        rules, pages = self._rules[route], self._pages[route]
+        if quick is None or (rules is None and pages is None):
+            return quick
+        return ruled(quick, self.outbox, rules, pages)
 
     def start(self, count: int) -> None:
         self._living = count
@@ -300,12 +308,13 @@ class Threads:
                 return ended
         except BaseException:  # noqa: BLE001
             self._log_failure(task)
-        self._conclude(responder.replier_of(task.number, began))
+        route = task.route
+        self._conclude(responder.replier_of(task.number, began, self._rules[route], self._pages[route]))
         return 0
 
     def _handle(self, task: Task, began: int) -> None:
-        rules = self._rules[task.route]
-        replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue, rules)
+        rules, pages = self._rules[task.route], self._pages[task.route]
+        replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue, rules, pages)
         spool: RequestBody | None = None
         try:
             if task.body is None:
@@ -315,8 +324,7 @@ class Threads:
             handler(task, spool, replier)
         except NoDescriptorError:
             log("error", f"{describe(task)} gets 503: its body did not arrive, for {OUT_OF_DESCRIPTORS}")
-            head, body = UNAVAILABLE
-            replier.whole(head, len(body), body)
+            replier.own(*UNAVAILABLE)
         except BaseException:  # noqa: BLE001
             self._log_failure(task)
         if spool is not None:
@@ -342,8 +350,7 @@ class Threads:
         if replier.begun and not replier.ended:
             replier.abort()
         elif not replier.ended:
-            head, body = INTERNAL_ERROR
-            replier.whole(head, len(body), body)
+            replier.own(*INTERNAL_ERROR)
         replier.release()
 
     def _log(self, task: LogTask) -> int:
