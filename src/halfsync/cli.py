@@ -311,7 +311,7 @@ def check_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -
     """Whatever is doubtful in them is printed."""
     from halfsync.parent import certificates, listeners
 
-    listeners.check_tls(loaded.settings, layout.addresses(loaded.settings))
+    listeners.check(loaded.settings, layout.addresses(loaded.settings))
     found, notes = certificates.read(tls)
     certificates.close(found)
     for note in notes:

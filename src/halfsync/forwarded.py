@@ -40,6 +40,7 @@ class Trust:
         if unknown:
             raise ValueError(f"forwarded_headers: {unknown[0]!r} is none of {', '.join(FIELDS)}.")
         self._anybody = ANYBODY in allow
+        self._nobody = not allow
         self._networks = [_network(text) for text in allow if text != ANYBODY]
         self.fields = tuple(name.lower() for name in fields) if allow else ()
         self._keys = tuple(_KEYS[name] for name in self.fields)
@@ -56,9 +57,13 @@ class Trust:
         return any(key in environ for key in self._keys)
 
     def _believes_peer(self, peer: str) -> bool:
-        """`peer`: its address; "" on a unix socket."""
+        """Whether any of its fields is believed. `peer`: its address; "" on a unix socket."""
+        return bool(self.fields) and self.trusts(peer)
+
+    def trusts(self, peer: str) -> bool:
+        """Whether it is a proxy of ours. `peer`: its address; "" on a unix socket."""
         if self._anybody or not peer:
-            return bool(self.fields)
+            return not self._nobody
         address = _address(peer)
         return address is not None and self._is_proxy(address)
 

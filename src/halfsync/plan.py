@@ -142,6 +142,7 @@ class Listener:
     bound_as: str = ""  # in `bind`; "" if a service manager made it
     sites: tuple[int, ...] = (DEFAULT_SITE,)  # served here: indices into Plan.sites, the default one first
     scheme: str = "http"  # or "https"
+    is_proxied: bool = False  # a proxy says first for whom it speaks (proxy_protocol)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class _Listener(msgspec.Struct, array_like=True):
     is_removed: bool
     sites: tuple[int, ...]
     scheme: str
+    is_proxied: bool
 
 
 class _Plan(msgspec.Struct, array_like=True):
@@ -38,7 +39,7 @@ _decode = msgspec.msgpack.Decoder(_Plan).decode
 
 def encode(plan: Plan) -> bytes:
     listeners = tuple(
-        _Listener(one.address, one.host, one.port, one.is_removed, one.sites, one.scheme)
+        _Listener(one.address, one.host, one.port, one.is_removed, one.sites, one.scheme, one.is_proxied)
         for one in plan.listeners
     )
     return msgspec.msgpack.encode(
@@ -67,6 +68,7 @@ def decode(data: bytes, sockets: dict[int, socket.socket], certificates: int) ->
             one.is_removed,
             sites=one.sites,
             scheme=one.scheme,
+            is_proxied=one.is_proxied,
         )
         for index, one in enumerate(found.listeners)
     )

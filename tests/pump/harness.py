@@ -130,9 +130,10 @@ class Stage:
         sites: tuple[SitePlan, ...] = (SitePlan(),),
         unix: bool = False,
         tls: Certificates | None = None,
+        proxied: bool = False,
         **settings: Any,
     ) -> None:
-        """`tls`: it listens for https, with these certificates."""
+        """`tls`: it listens for https, with these certificates. `proxied`: with proxy_protocol."""
         self.time = FakeTime()
         self._undo = contextlib.ExitStack()
         self._undo.enter_context(mock.patch.object(clock_module, "time", self.time))
@@ -165,6 +166,7 @@ class Stage:
                     self._pumps_own(),
                     sites=tuple(range(len(sites))),
                     scheme="http" if tls is None else "https",
+                    is_proxied=proxied,
                 ),
             ),
             sites=sites,

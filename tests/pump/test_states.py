@@ -371,7 +371,7 @@ def it_asks_for_what_is_not_there(stage: Stage, client: Client) -> None:
 
 
 SCENARIOS: dict[str, tuple[Before, Then]] = {
-    named(S.HANDSHAKE, E.SECURED): (connected, shakes_hands),
+    named(S.HANDSHAKE, E.PREPARED): (connected, shakes_hands),
     named(S.HANDSHAKE, E.CLOSE): (connected, leaves),
     named(S.FRESH, E.PART_OF_HEAD): (fresh, sends(get()[:5])),
     named(S.FRESH, E.EXCHANGE_BEGAN): (fresh, sends(get())),

@@ -15,6 +15,7 @@ from halfsync.habits.rows import (
     Effect,
     Foreign,
     at_most,
+    every_address,
     cert_reqs,
     http_protocols,
     level,
@@ -183,13 +184,14 @@ ROWS: tuple[Foreign, ...] = (
         "--paste --paster",
         "write a module that calls paste.deploy.loadapp('config:/path/to/file.ini'), and name that.",
     ),
-    refused(
-        GUNICORN,
+    same(
         "proxy_protocol",
         "--proxy-protocol",
-        "the PROXY protocol is not known yet; let the proxy send X-Forwarded-For.",
+        "proxy_protocol",
+        "`*` is for all addresses of bind; it can also name some of them.",
+        translated=every_address,
     ),
-    nothing(GUNICORN, "proxy_allow_ips", "--proxy-allow-from", "the PROXY protocol is not known yet."),
+    same("proxy_allow_ips", "--proxy-allow-from", "forwarded_allow_ips", "one list for both."),
     nothing(GUNICORN, "raw_paste_global_conf", "--paste-global", "there is no --paste."),
     Foreign(
         GUNICORN,

@@ -94,7 +94,11 @@ _SAME_FLAG = {
 def own_value(setting: str, value: Any) -> Any:
     """The value of an option that other servers have too, and where some values are said in another way."""
     translated = _SAME_FLAG.get(setting)
-    return translated(value) if translated is not None and isinstance(value, str) else value
+    if translated is None:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [text for one in value if (text := translated(one))]
+    return translated(value) if isinstance(value, str) else value
 
 
 def understand(row: Foreign, where: str, text: str, found: Understood) -> None:

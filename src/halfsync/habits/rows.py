@@ -124,6 +124,12 @@ def listen(text: str) -> str:
     return ",".join(one.replace("*:", "0.0.0.0:") for one in text.split())
 
 
+def every_address(text: str) -> str:
+    """gunicorn's proxy_protocol is a switch, or names a version."""
+    words = {"on": "*", "true": "*", "auto": "*", "v1": "*", "v2": "*", "off": "", "false": ""}
+    return words.get(text.strip().lower(), text)
+
+
 def http_protocols(text: str) -> str:
     """gunicorn: h1, h2 and h3, with commas."""
     named = {one.strip().lower() for one in text.split(",")}

@@ -64,7 +64,7 @@ def at_sites(
     bound: Sequence[Listener], settings: Settings, sites: Sequence[SitePlan]
 ) -> tuple[Listener, ...]:
     """The listeners, each with the sites that are served there: those that name its address, and, unless it
-    is only theirs, those that name none."""
+    is only theirs, those that name none; and with whether a proxy speaks there (proxy_protocol)."""
     for_all = {parse(address) for address in settings.bind}
     own = [{parse(address) for address in site.bind} for site in sites]
     placed = []
@@ -72,7 +72,8 @@ def at_sites(
         where = parse(listener.bound_as or listener.address)
         is_for_all = where in for_all or not listener.bound_as
         here = [i for i, addresses in enumerate(own) if where in addresses or (is_for_all and not addresses)]
-        placed.append(replace(listener, sites=tuple(here) or (DEFAULT_SITE,)))
+        is_proxied = ALL in settings.proxy_protocol or where in map(parse, settings.proxy_protocol)
+        placed.append(replace(listener, sites=tuple(here) or (DEFAULT_SITE,), is_proxied=is_proxied))
     return tuple(placed)
 
 
@@ -120,8 +121,27 @@ def parse(address: str) -> tuple[str, int] | str:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
-def check_tls(settings: Settings, addresses: Sequence[str]) -> None:
-    """Settings of TLS that are wrong for these addresses of `bind`. Raises SettingError."""
+ALL = "*"
+"""In proxy_protocol: every address."""
+
+
+def check(settings: Settings, addresses: Sequence[str]) -> None:
+    """Settings that are wrong for these addresses of `bind`. Raises SettingError."""
+    _check_tls(settings, addresses)
+    for one in settings.proxy_protocol:
+        if one != ALL and parse(one) not in map(parse, addresses):
+            there = ", ".join(addresses)
+            raise SettingError(
+                f"proxy_protocol: {one!r} is no address of bind, which has {there}; * means all."
+            )
+    if settings.proxy_protocol and not settings.forwarded_allow_ips:
+        raise SettingError(
+            "proxy_protocol: nobody is believed; name the proxies in forwarded_allow_ips, or * for whoever "
+            "connects."
+        )
+
+
+def _check_tls(settings: Settings, addresses: Sequence[str]) -> None:
     tcp = [address for address in addresses if not isinstance(parse(address), str)]
     schemes = {scheme_of(address, settings) for address in tcp}
     if settings.redirect_http and "https" not in schemes:

@@ -20,8 +20,10 @@ from halfsync.pump.known_heads import KnownHeads
 from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
 from halfsync.pump.poller import Poller
+from halfsync.pump.proxied import ProxyHeaders
 from halfsync.pump.room import Room
-from halfsync.pump.states import HANDSHAKE
+from halfsync.pump.run_queue import RunQueue
+from halfsync.pump.states import HANDSHAKE, ConnectionEvent
 from halfsync.pump.tls import TLSTransport
 from halfsync.pump.transport import PlainTransport
 
@@ -56,8 +58,10 @@ class Acceptor:
         room: Room,
         protocol: WireProtocol,
         handshakes: WireProtocol,
+        proxy_headers: ProxyHeaders,
         redirecting: RedirectingHttp1,
         leases: Leases,
+        run_queue: RunQueue,
     ) -> None:
         self._clock = clock
         self._poller = poller
@@ -66,7 +70,10 @@ class Acceptor:
         self._protocol = protocol
         self._redirecting = redirecting
         self._handshakes = handshakes  # the protocol of listeners for https, until a handshake is done
+        self._proxy_headers = proxy_headers
+        proxy_headers.go_on = self._go_on
         self._leases = leases
+        self._run_queue = run_queue
         self._take_settings(plan)
         self._listeners = _open_sockets(plan)
         self._watched = False
@@ -112,6 +119,7 @@ class Acceptor:
         self._head_timeout = self._room.head_timeout = plan.settings.head_timeout
         self._handshake_timeout = plan.settings.handshake_timeout
         self._secure = {index for index, one in enumerate(plan.listeners) if one.scheme == "https"}
+        self._proxied = {index for index, one in enumerate(plan.listeners) if one.is_proxied}
         in_clear = {index for index, one in enumerate(plan.listeners) if one.scheme == "http" and one.port}
         self.redirected = in_clear if plan.settings.redirect_http else set()
         ports = [one.port for one in plan.listeners if one.scheme == "https" and not one.is_removed]
@@ -182,7 +190,10 @@ class Acceptor:
         now = self._clock.now
         # What is left over by a read must be told, by the kernel or by the transport.
         known = self._leases.known_of(index) if transport.tells_of_more else KnownHeads(read_at_once=False)
-        if index in self._secure:
+        if index in self._proxied:
+            conn = Connection(transport, self._proxy_headers, origin, known, now + self._handshake_timeout)
+            conn.state = HANDSHAKE
+        elif index in self._secure:
             secure = TLSTransport(transport)
             conn = Connection(secure, self._handshakes, origin, known, now + self._handshake_timeout)
             conn.state = HANDSHAKE
@@ -193,6 +204,23 @@ class Acceptor:
             conn = Connection(transport, self._protocol, origin, known, now + self._head_timeout)
         self._poller.watch_client(conn.fd)
         self._endings.connections[conn.fd] = conn
+
+    def _go_on(self, conn: Connection) -> None:
+        """Its PROXY header is read, and what follows is not."""
+        assert isinstance(conn.transport, PlainTransport)
+        index = conn.origin.listener
+        if index in self._secure:
+            conn.transport = TLSTransport(conn.transport)
+            conn.protocol = self._handshakes
+        else:
+            conn.move(ConnectionEvent.PREPARED)
+            conn.deadline = self._clock.now + self._head_timeout
+            conn.protocol = self._protocol
+            if index in self.redirected:
+                conn.protocol = self._redirecting
+                conn.known = KnownHeads(read_at_once=False)
+        conn.readable = True
+        self._run_queue.ready(conn)
 
     def _out_of_room(self, why: str) -> None:
         """Close connections without a request; if there are none, accept nobody for a moment."""

@@ -40,6 +40,7 @@ class CloseReason(IntEnum):
     TOO_MANY_RESETS = 30
     TOO_MANY_IDLE_FRAMES = 31
     HEADER_BLOCK_TOO_LARGE = 32
+    BAD_PROXY_HEADER = 40
 
     @property
     def text(self) -> str:
@@ -81,7 +82,10 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.BODY_NOT_READ: ("complete, before all of the request's body had come", False),
     CloseReason.TUNNEL_ENDED: ("both ways of the tunnel were ended", False),
     CloseReason.TUNNEL_TIMEOUT: ("nothing went through the tunnel within tunnel_timeout", True),
-    CloseReason.HANDSHAKE_TIMEOUT: ("the TLS handshake was not complete within handshake_timeout", True),
+    CloseReason.HANDSHAKE_TIMEOUT: (
+        "the TLS handshake, or the PROXY header before it, was not complete within handshake_timeout",
+        True,
+    ),
     CloseReason.HANDSHAKE_FAILED: ("the TLS handshake failed", True),
     CloseReason.STREAM_RESET: ("the client reset the HTTP/2 stream before its response was complete", True),
     CloseReason.HTTP2_ERROR: ("the client broke the rules of HTTP/2", True),
@@ -92,6 +96,10 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     ),
     CloseReason.HEADER_BLOCK_TOO_LARGE: (
         "an HTTP/2 header block was larger than limit_request_head, or in too many frames",
+        True,
+    ),
+    CloseReason.BAD_PROXY_HEADER: (
+        "where proxy_protocol is on, it did not begin with a good PROXY header from forwarded_allow_ips",
         True,
     ),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import partial
 
 from halfsync.logs.error import log
+from halfsync.pump.before_http import BeforeHttp
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
@@ -40,9 +41,8 @@ MAX_BUFFERED = MAX_HELLO + 5 * MAX_RECORDS
 RECEIVE = 16 * 1024
 
 
-class Handshakes:
-    """The protocol of a connection in HANDSHAKE. (It has no exchange then, so the calls of a response are
-    never made.)"""
+class Handshakes(BeforeHttp):
+    """The protocol of a connection in HANDSHAKE where TLS is spoken."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Handshakes:
         """`protocols`: what is spoken, by its ALPN name, our favourite first. `http1`: with clients that name
         none. `in_clear`: with those that do not know that they should use TLS. `guarded`: HTTP/1.1 where not
         every site admits everybody."""
+        super().__init__(http1)
         self._clock = clock
         self._run_queue = run_queue
         self._endings = endings
@@ -72,16 +73,6 @@ class Handshakes:
         self.head_timeout = head_timeout
         self.due: dict[Connection, None] = {}  # (for its order)
         self._known_facts: dict[TLSFacts, bytes] = {}
-        self.refuse = http1.refuse
-        self.repeat = http1.repeat
-        self.respond_small = http1.respond_small
-        self.begin = http1.begin
-        self.add = http1.add
-        self.end = http1.end
-        self.abort = http1.abort
-        self.framed = http1.framed
-        self.exchange_ended = http1.exchange_ended
-        self.grant = http1.grant
 
     def step(self, conn: Connection) -> Outcome:
         """Something has come: it is taken in at the end of a turn."""
@@ -192,7 +183,7 @@ class Handshakes:
 
     def _speak(self, conn: Connection, protocol: WireProtocol) -> None:
         conn.protocol = protocol
-        conn.move(ConnectionEvent.SECURED)
+        conn.move(ConnectionEvent.PREPARED)
         conn.deadline = self._clock.now + self.head_timeout
         conn.readable = True
         self._run_queue.ready(conn)

@@ -57,6 +57,7 @@ from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
 from halfsync.pump.reading import RECV_SIZE
+from halfsync.pump.proxied import ProxyHeaders
 from halfsync.pump.room import Room
 from halfsync.pump.routes import Sites
 from halfsync.pump.run_queue import RunQueue
@@ -224,6 +225,7 @@ class Pump:
         )
         for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2):
             guarding.handshakes = self.handshakes
+        self.proxy_headers = ProxyHeaders(self.clock, self.endings, self.http1, settings)
         self.timeouts = Timeouts(
             settings, self.run_queue, self.endings, self.http1, self.http2, self.tunnels, self.drive
         )
@@ -235,8 +237,10 @@ class Pump:
             self.room,
             self.http1,
             self.handshakes,
+            self.proxy_headers,
             self.redirecting_http1,
             self.leases,
+            self.run_queue,
         )
         self._next_sweep = 0.0
         self.at_sweep: list[Callable[[], None]] = []  # what else is done twice a second

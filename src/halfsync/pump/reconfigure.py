@@ -88,6 +88,7 @@ class PlanChange:
         pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
         pump.timeouts.configure(settings)
         pump.handshakes.head_timeout = settings.head_timeout
+        pump.proxy_headers.configure(settings)
         if self._contexts is not None:
             pump.handshakes.contexts = self._contexts
         pump.responses.configure(settings)

@@ -49,7 +49,7 @@ class ConnectionState(IntEnum):
     LINGERING = 4  # the last response is sent, and our way is shut; reads until the client closes too
     CLOSED = 5
     TUNNEL = 6  # the client and a socket talk through it, and HTTP is over: see TunnelState
-    HANDSHAKE = 7  # accepted where TLS is spoken, which has not begun yet
+    HANDSHAKE = 7  # accepted where TLS is spoken, or a proxy says first for whom; HTTP has not begun yet
     MULTIPLEXED = 8  # HTTP/2: its streams have the exchanges, any number of them
 
 
@@ -62,7 +62,7 @@ class ConnectionEvent(IntEnum):
     ENDED_LAST = 5  # its last byte was taken, and it was the connection's last
     CLOSE = 6  # see closes.CloseReason
     SWITCHED = 7  # the head of a 101 was taken
-    SECURED = 8  # the TLS handshake is done
+    PREPARED = 8  # the TLS handshake is done, or the PROXY header read where there is no TLS
     EMPTY_LINES = 9  # what had come of a head was the half of an empty line, and now the other half
     PREFACE = 10  # it speaks HTTP/2
 
@@ -139,7 +139,7 @@ _S, _E = ConnectionState, ConnectionEvent
 
 _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     _S.HANDSHAKE: {
-        _E.SECURED: _S.FRESH,
+        _E.PREPARED: _S.FRESH,
         _E.CLOSE: _S.CLOSED,
     },
     _S.FRESH: {

@@ -94,7 +94,7 @@ class Timeouts:
         elif state is TUNNEL:
             self._tunnels.expired(conn, now)
         elif state is HANDSHAKE:
-            log("debug", f"{conn.origin}: no TLS handshake within handshake_timeout: connection closed")
+            log("debug", f"{conn.origin}: no HTTP within handshake_timeout: connection closed")
             endings.close(conn, CloseReason.DRAINING if self.draining else CloseReason.HANDSHAKE_TIMEOUT)
         elif state is HEAD:
             self._http1.expire_head(conn)

@@ -91,6 +91,14 @@ class PlainTransport(socket.socket):
     def drained(self, received: int, size: int, /) -> bool:
         return received < size
 
+    def peek(self, size: int) -> bytes:
+        """What the kernel has; it stays there. Only before anything was read."""
+        return socket.socket.recv(self, size, socket.MSG_PEEK)
+
+    def skip(self, size: int) -> None:
+        """Drop that many bytes, which `peek` has shown."""
+        socket.socket.recv(self, size)
+
     def offer(self, data: bytes, /) -> None:
         try:
             self.send(data)

@@ -114,6 +114,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="NAME",
         ),
     ] = msgspec.field(default_factory=lambda: ["x-forwarded-for", "x-forwarded-proto"])
+    proxy_protocol: Annotated[
+        list[str],
+        about(
+            "Serving",
+            "Addresses of `bind` at which a proxy tells its client by the PROXY protocol (version 1 or 2), "
+            "before the first byte of TLS or HTTP; * for all of them. Those proxies have to be in "
+            "`forwarded_allow_ips`; a connection that begins otherwise is closed.",
+            metavar="ADDRESS",
+        ),
+    ] = msgspec.field(default_factory=list)
     stream_body: Annotated[
         bool,
         about(
