@@ -36,7 +36,8 @@ class Understood:
             self.given[setting] = text
             return
         parts = [text] if setting == "env" else [part.strip() for part in text.split(",") if part.strip()]
-        self.given[setting] = [*self.given.get(setting, []), *parts]
+        said = self.given.get(setting, [])
+        self.given[setting] = [*said, *(part for part in parts if part not in said)]
 
 
 def _dest(row: Foreign) -> str:

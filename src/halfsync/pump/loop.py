@@ -56,8 +56,8 @@ from halfsync.pump.output import Output
 from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
-from halfsync.pump.reading import RECV_SIZE
 from halfsync.pump.proxied import ProxyHeaders
+from halfsync.pump.reading import RECV_SIZE
 from halfsync.pump.room import Room
 from halfsync.pump.routes import Sites
 from halfsync.pump.run_queue import RunQueue

@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 The header is looked at where it is, in the kernel's buffer (MSG_PEEK), and then taken from there, and nothing
-more. So whatever follows, TLS or HTTP, is read by the one who reads it on all connections, and nothing is ever
-buffered on its way there. A header that comes in pieces is looked at again with each of them: it has 4 KiB at
-most.
+more. So whatever follows, TLS or HTTP, is read by the one who reads it on all connections, and nothing is
+ever buffered on its way there. A header that comes in pieces is looked at again with each of them: it has
+4 KiB at most.
 
 Whoever connects could send one. So it is believed from the proxies of `forwarded_allow_ips` only; and as on
 such a listener every client comes through a proxy, a connection without a header is closed, too.

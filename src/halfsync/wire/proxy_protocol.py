@@ -1,9 +1,9 @@
 """The PROXY protocol, versions 1 and 2: what a proxy says of its client, before that client's first byte.
 No I/O. (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)
 
-Version 1 is a line of text, version 2 a block of binary fields; which one it is, the first bytes say. Either may
-say that it speaks for no client: version 1 by UNKNOWN, version 2 by LOCAL (a proxy's own health check) or by an
-unspecified family. Then the connection counts as the proxy's own.
+Version 1 is a line of text, version 2 a block of binary fields; the first bytes say which of the two it is.
+Either may say that it speaks for no client: version 1 by UNKNOWN, version 2 by LOCAL (a proxy's own health
+check) or by an unspecified family. Then the connection counts as the proxy's own.
 """
 
 from __future__ import annotations
