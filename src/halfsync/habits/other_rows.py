@@ -23,13 +23,7 @@ ROWS: tuple[Foreign, ...] = (
     means(UVICORN, "--host", "bind", "together with --port: --bind HOST:PORT."),
     means(UVICORN, "--port", "bind", "together with --host: --bind HOST:PORT."),
     means(UVICORN, "--uds --unix-socket", "bind", translated=lambda text: f"unix:{text}"),
-    Foreign(
-        UVICORN,
-        ("--http2",),
-        Effect.REFUSED,
-        is_switch=True,
-        sentence="halfsync speaks HTTP/1.1 only.",
-    ),
+    means(UVICORN, "--http2", "http2", "on by default.", is_switch=True, means="true"),
     refused(UVICORN, "", "--fd", "a socket that somebody else opened can't be taken over by number."),
     nothing(UVICORN, "", "--reload-delay", "changes are noticed by the kernel, not looked for."),
     refused(

@@ -91,7 +91,7 @@ def _gathered(
         own = {name: own_value(name, options[name]) for name in own_settings(options)}
         for name in own.keys() & foreign.given.keys():
             if BY_NAME[name].is_list:
-                own[name] = [*foreign.given[name], *own[name]]
+                own[name] = list(dict.fromkeys((*foreign.given[name], *own[name])))
         layers.insert(0, Layer(origin, foreign.implied))
         layers.append(Layer(origin, {**foreign.given, **own}, foreign.spelled))
     command_line = layers.pop()
