@@ -27,6 +27,7 @@ from halfsync.plan import (
     Kind,
     Limits,
     PoolPlan,
+    RecyclePlan,
     RoutePlan,
     ScalePlan,
     SitePlan,
@@ -259,7 +260,8 @@ def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
     """The application's pool. Routes of one application share it, unless they ask for sizes of
     their own that differ."""
     processes, scale = _processes(target, settings)
-    pool = PoolPlan(target.target, target.target, processes, settings.threads, scale)
+    recycle = RecyclePlan(settings.max_worker_age, settings.max_worker_memory)
+    pool = PoolPlan(target.target, target.target, processes, settings.threads, scale, recycle)
     if pool not in pools:
         pools.append(pool)
     return pools.index(pool)

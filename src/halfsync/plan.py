@@ -113,6 +113,14 @@ class ScalePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RecyclePlan:
+    """When workers of a pool are replaced, beside `max_requests`. 0: never."""
+
+    max_age: float = 0.0  # seconds
+    max_memory: int = 0  # bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     """A pool as planned: worker processes of one kind. The first is the built-in one: files and the log."""
 
@@ -121,6 +129,7 @@ class PoolPlan:
     processes: int  # 0: a reload has removed it
     threads: int
     scale: ScalePlan | None = None  # None: as many processes always
+    recycle: RecyclePlan = RecyclePlan()
 
     @property
     def most_processes(self) -> int:

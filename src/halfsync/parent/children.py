@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 from collections import deque
@@ -20,6 +21,9 @@ UNKNOWN = 0
 """The process id of a worker that a template forks, until it has told it."""
 
 NEVER = float("inf")
+
+
+_luck = random.SystemRandom().random
 
 
 class Role(Enum):
@@ -58,7 +62,8 @@ class Child:
     has_plan: int = 0  # and the newest that it said it has; of a watcher: what it watches
     failure: messages.Failed | None = None
     drained: bool = False
-    request_count: int = 0  # a worker that has served max_requests: how many; 0 before
+    worn: str = ""  # why it is to be replaced, in words, as soon as another one is there
+    luck: float = field(default_factory=_luck)  # from 0 to 1, at random: how much later that is
     at_fault: bool = False  # it was killed for what it did
     _unsent: deque[tuple[bytes, tuple[int, ...]]] = field(default_factory=deque)
     stuck_since: float = NEVER

@@ -132,10 +132,10 @@ class WorkerPool(ChildPool):
 
     @property
     def to_recycle(self) -> Child | None:
-        """A worker that has served max_requests. (While there is a next generation, all are replaced.)"""
+        """A worker that is worn. (While there is a next generation, all are replaced.)"""
         if self.next is not None:
             return None
-        return next((child for child in self.workers(self.current) if child.request_count), None)
+        return next((child for child in self.workers(self.current) if child.worn), None)
 
     def wanted(self, generation: Generation) -> int:
         """How many workers: one more while one is to be recycled, since its successor comes first."""

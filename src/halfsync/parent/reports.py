@@ -58,7 +58,7 @@ class Reports:
         elif isinstance(report, messages.Spare):
             self._note_spare(report)
         elif isinstance(report, messages.MaxRequests):
-            child.request_count = report.request_count
+            child.worn = f"has served {report.request_count} requests (max_requests)"
         else:
             self._replace_hung(child, report.worker, now)
 

@@ -16,6 +16,7 @@ from halfsync.parent.children import Child, Role
 from halfsync.parent.limits import LAST_WORD, MOST_STARTS, TRIES_AT_FIRST, Phase
 from halfsync.parent.pools import ChildPool, Generation, WorkerPool
 from halfsync.parent.reaping import UnknownChildren
+from halfsync.parent.recycling import Recycling
 from halfsync.parent.shortages import in_words
 from halfsync.parent.spawn import Spawner
 from halfsync.parent.states import ChildEvent, ChildState
@@ -31,6 +32,7 @@ class Staffing:
         self._tree = tree
         self._spawner = spawner
         self._unknown = unknown
+        self._recycling = Recycling()
         self.is_behind = False  # there are more workers to start, in the next turn
         self._quiet_until = 0.0  # no word until then of workers that can't be joined
         self._told: dict[str, float] = {}  # why no child can be started -> no word of it until then
@@ -44,6 +46,8 @@ class Staffing:
             self._start_pump(now)
         if tree.settings.reload:
             self._staff_watcher(now)
+        if tree.phase is Phase.SERVING:
+            self._recycling.look(tree.pools, now)
         if self._may_import:
             for pool in tree.pools:
                 if tree.phase is Phase.SERVING:
@@ -92,7 +96,7 @@ class Staffing:
 
     def _staff_generation(self, pool: WorkerPool, generation: Generation, now: float) -> None:
         if (old := pool.recyclable()) is not None:
-            log("info", f"{old.who} has served {old.request_count} requests (max_requests) and is replaced.")
+            log("info", f"{old.who} {old.worn} and is replaced.")
             self._tree.retire(old, now)
         workers, wanted = pool.workers(generation), pool.wanted(generation)
         for surplus in workers[wanted:]:

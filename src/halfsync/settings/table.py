@@ -311,6 +311,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             least=0,
         ),
     ] = 0
+    max_worker_age: Annotated[
+        float,
+        about(
+            "Processes",
+            "Replace a worker process that is so old, or up to a tenth older, at random for each. One at a "
+            "time, and its successor is ready first. 0: never.",
+            unit="seconds",
+            least=0,
+            of_routes="applications",
+        ),
+    ] = 0.0
+    max_worker_memory: Annotated[
+        int,
+        about(
+            "Processes",
+            "Replace a worker process with so much resident memory (RSS, as ps shows it), or up to a tenth "
+            "more, in the same way. 0: never.",
+            unit="bytes",
+            least=0,
+            of_routes="applications",
+        ),
+    ] = 0
     builtin_threads: Annotated[
         int,
         about(
