@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from halfsync.forwarded import FIELDS, Trust
+from halfsync.forwarded import FIELDS, Trust, named_clients
 from halfsync.logs.formats import compile_format
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import LogRecord
@@ -70,6 +70,51 @@ def test_with_anybody_trusted_the_client_is_the_last_address():
     assert trust("*", "10.0.0.0/8").client("172.17.0.1", "192.0.2.7, 10.0.0.3") == "192.0.2.7"
 
 
+@pytest.mark.parametrize(
+    ("value", "client"),
+    [
+        ("for=192.0.2.7", "192.0.2.7"),
+        ("For=192.0.2.7;Proto=http;by=203.0.113.43", "192.0.2.7"),
+        ("for=6.6.6.6, for=192.0.2.7", "192.0.2.7"),
+        ("for=6.6.6.6,for=192.0.2.7,for=10.0.0.3", "192.0.2.7"),
+        ("for=10.0.0.4, for=10.0.0.3", "10.0.0.4"),
+        ('for="[2001:db8:cafe::17]:4711"', "2001:db8:cafe::17"),
+        ('for="192.0.2.7:4711";host="a,b"', "192.0.2.7"),
+        ("for=192.0.2.7, for=_hidden", "127.0.0.1"),
+        ("for=192.0.2.7, proto=https", "127.0.0.1"),
+        ("for=192.0.2.7, for=unknown, for=10.0.0.3", "10.0.0.3"),
+        ("for=192.0.2.7,", "192.0.2.7"),
+        (" , for=192.0.2.7 , ,", "192.0.2.7"),
+        # What the client has sent can't hide what the proxy adds behind it.
+        ('for="6.6.6.6, for=192.0.2.7', "192.0.2.7"),
+        ('for="6.6.6.6\\, for=192.0.2.7', "192.0.2.7"),
+        ('for=6.6.6.6;host="x, for=192.0.2.7', "192.0.2.7"),
+        ("for=6.6.6.6;, for=192.0.2.7", "192.0.2.7"),
+        ('for=192.0.2.7;host="x, for=7.7.7.7"', "192.0.2.7"),
+        ('for=192.0.2.7;host="\\", for=7.7.7.7"', "192.0.2.7"),
+        # Malformed by the proxy itself: nobody knows.
+        ("for=192.0.2.7;", "127.0.0.1"),
+        ("for=192.0.2.7;for=192.0.2.8", "127.0.0.1"),
+        ('for="192.0.2.7', "127.0.0.1"),
+        ("for = 192.0.2.7", "127.0.0.1"),
+        ("192.0.2.7", "127.0.0.1"),
+        (",".join(["for=10.0.0.3"] * 1000), "10.0.0.3"),
+        ("", "127.0.0.1"),
+    ],
+)
+def test_the_same_of_forwarded(value, client):
+    named = named_clients({"forwarded": value})
+    assert trust().client("127.0.0.1", named) == client
+    assert trust().client("192.0.2.99", named) == "192.0.2.99"
+    assert trust(fields=("x-forwarded-for",)).client("127.0.0.1", named) == "127.0.0.1"
+
+
+def test_forwarded_goes_before_the_others():
+    named = named_clients({"x-forwarded-for": "192.0.2.1", "forwarded": "for=192.0.2.2"})
+    assert trust().client("127.0.0.1", named) == "192.0.2.2"
+    assert trust(fields=("x-forwarded-for",)).client("127.0.0.1", named) == "192.0.2.1"
+
+
 HTTPS = {"wsgi.url_scheme": "https", "HTTPS": "on"}
 
 
@@ -83,7 +128,10 @@ def applied(
         "SERVER_PORT": "8000",
         "wsgi.url_scheme": "http",
     }
-    environ |= {"HTTP_X_FORWARDED_" + name.upper(): value for name, value in fields.items()}
+    environ |= {
+        "HTTP_FORWARDED" if name == "forwarded" else "HTTP_X_FORWARDED_" + name.upper(): value
+        for name, value in fields.items()
+    }
     (believe or trust()).apply(environ, "127.0.0.1")
     return {name: value for name, value in environ.items() if "FORWARDED" not in name}
 
@@ -106,6 +154,34 @@ def applied(
             {"proto": "https", "host": "[::1]", "port": "444"},
             {**HTTPS, "SERVER_PORT": "444", "HTTP_HOST": "[::1]"},
         ),
+        ({"prefix": "/shop"}, {"SCRIPT_NAME": "/shop"}),
+        ({"prefix": "/a, /shop/b/"}, {"SCRIPT_NAME": "/shop/b"}),
+        *(
+            ({"prefix": bad}, {})
+            for bad in ("", "/", "shop", "//evil.example", "/a//b", "/a b", "/a?b", "/%2e")
+        ),
+        (
+            {
+                "forwarded": "for=6.6.6.6;proto=http;host=evil.example, for=192.0.2.7;proto=https;host=shop.example"
+            },
+            {
+                **HTTPS,
+                "REMOTE_ADDR": "192.0.2.7",
+                "REMOTE_PORT": "0",
+                "SERVER_PORT": "443",
+                "HTTP_HOST": "shop.example",
+            },
+        ),
+        (  # of the element that names the client: its own proxy's
+            {"forwarded": "for=192.0.2.7;proto=https;host=shop.example, for=10.0.0.3;proto=http;host=inner"},
+            {
+                **HTTPS,
+                "REMOTE_ADDR": "192.0.2.7",
+                "REMOTE_PORT": "0",
+                "SERVER_PORT": "443",
+                "HTTP_HOST": "shop.example",
+            },
+        ),
         ({"proto": "gopher", "host": "a b", "port": "x", "for": "x"}, {}),
         ({"host": "a/b", "port": "99999"}, {}),
         ({"host": "", "port": "", "proto": ""}, {}),
@@ -113,6 +189,19 @@ def applied(
 )
 def test_what_is_changed(fields, changed):
     assert applied(fields) == applied({}) | changed
+
+
+def test_what_an_untrusted_peer_sends_is_removed(capfd):
+    environ: dict[str, object] = {"HTTP_" + name.upper().replace("-", "_"): "x" for name in FIELDS}
+    believed = trust()
+    for _ in range(2):
+        changed = {**environ, "HTTP_HOST": "a"}
+        assert believed.concerns(changed)
+        believed.remove(changed, "192.0.2.99")
+        assert changed == {"HTTP_HOST": "a"}
+        assert not believed.concerns(changed)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "x-forwarded-for came from 192.0.2.99, which is not in forwarded_allow_ips" in line
 
 
 def test_only_what_is_named_is_believed():
@@ -131,7 +220,7 @@ def test_only_what_is_named_is_believed():
     [
         (["localhost"], FIELDS, "forwarded_allow_ips: 'localhost' is neither an address such as 10.0.0.7"),
         (["10.0.0.0/99"], FIELDS, "forwarded_allow_ips: '10.0.0.0/99' is neither"),
-        (["*"], ["forwarded"], "forwarded_headers: 'forwarded' is none of x-forwarded-for, "),
+        (["*"], ["x-real-ip"], "forwarded_headers: 'x-real-ip' is none of x-forwarded-for, "),
     ],
 )
 def test_what_is_wrong_is_a_sentence(allow, fields, said):

@@ -1,10 +1,14 @@
-"""What a proxy says of its client in X-Forwarded fields, and from whom that is believed.
+"""What a proxy says of its client in X-Forwarded fields or in Forwarded (RFC 7239), and from whom that is
+believed.
 
 Anybody can send these fields, so they count only from peers that are trusted (`forwarded_allow_ips`; a
-unix socket's peer always, unless nobody is). Of several proxies each adds the address it was asked from
-at the end of X-Forwarded-For. So the client is the last address there that is not a trusted proxy's: what
-stands before it is the client's own invention, or nobody's business. Of the other fields the last value
-counts, which is that of the nearest proxy.
+unix socket's peer always, unless nobody is). From others they are removed before the application sees them.
+
+Of several proxies each adds the address that its request came from at the end of X-Forwarded-For, or an
+element at the end of Forwarded. So the client is the last address there that is not a trusted proxy's: what
+stands before it is the client's own invention, or nobody's business. Scheme and host are, in Forwarded, those
+of the same element: what the client used. Of the X-Forwarded fields the last value counts, which is that of
+the nearest proxy.
 
 `*` trusts whoever connects, and no address in the list: with one proxy in front, the client is the last one.
 """
@@ -13,20 +17,32 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-FOR, PROTO, HOST, PORT = FIELDS = (
+from halfsync.logs.error import log
+
+FOR, PROTO, HOST, PORT, PREFIX, FORWARDED = FIELDS = (
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
     "x-forwarded-port",
+    "x-forwarded-prefix",
+    "forwarded",
 )
 ANYBODY = "*"
 
-_KEYS = {name: "HTTP_" + name.upper().replace("-", "_") for name in FIELDS}
+KEYS = {name: "HTTP_" + name.upper().replace("-", "_") for name in FIELDS}
+"""Of the environ, by field."""
 _HOST = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+=:@-]+)+/?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+_PAIR = re.compile(
+    r"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^",; \t=]*))[ \t]*(;|$)"""
+)
+"""RFC 7239 4: a parameter, and what ends it."""
+MOST_COMMAS = 64
+"""Proxies in a row that are looked at, at most."""
 
 Environ = dict[str, object]
 
@@ -43,18 +59,19 @@ class Trust:
         self._nobody = not allow
         self._networks = [_network(text) for text in allow if text != ANYBODY]
         self.fields = tuple(name.lower() for name in fields) if allow else ()
-        self._keys = tuple(_KEYS[name] for name in self.fields)
+        self._has_warned = False
         self.believes_peer = lru_cache(4096)(self._believes_peer)
         self.client = lru_cache(4096)(self._client)
 
     @property
     def shaping(self) -> tuple[str, ...]:
-        """Fields that change what a response says (its scheme, host and port), and not only who asked."""
+        """Fields that change what a response says (its scheme, host, port and path), and not only who
+        asked."""
         return tuple(name for name in self.fields if name != FOR)
 
     def concerns(self, environ: Environ) -> bool:
-        """Whether a request has any of the fields."""
-        return any(key in environ for key in self._keys)
+        """Whether a request has any such field, to be believed or removed."""
+        return any(key in environ for key in KEYS.values())
 
     def _believes_peer(self, peer: str) -> bool:
         """Whether any of its fields is believed. `peer`: its address; "" on a unix socket."""
@@ -70,12 +87,16 @@ class Trust:
     def _is_proxy(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return any(address in network for network in self._networks)
 
-    def _client(self, peer: str, forwarded_for: str) -> str:
-        """Who asked: `peer`, or whom it says that it asks for, if it is believed."""
-        if FOR not in self.fields or not self.believes_peer(peer):
+    def _client(self, peer: str, named: str) -> str:
+        """Who asked: `peer`, or whom it says that it asks for, if it is believed. `named`: see
+        `named_clients`."""
+        if not self.believes_peer(peer):
             return peer
+        forwarded_for, _, forwarded = named.partition("\n")
+        if forwarded and FORWARDED in self.fields:
+            return self._nearest(peer, forwarded)[0]
         found = peer
-        for text in reversed(forwarded_for.split(",")):
+        for text in reversed(forwarded_for.split(",") if FOR in self.fields else ()):
             address = _address(text)
             if address is None:
                 break
@@ -84,34 +105,100 @@ class Trust:
                 break
         return found
 
+    def _nearest(self, peer: str, forwarded: str) -> tuple[str, dict[str, str]]:
+        """Of Forwarded: the client, and the element that names it, as its proxy wrote it."""
+        found, said = peer, {}
+        for element in _elements(forwarded):
+            said = element
+            address = _address(element.get("for", ""))
+            if address is None:  # its proxy does not know, or does not say
+                break
+            found = str(address)
+            if not self._is_proxy(address):
+                break
+        return found, said
+
     def apply(self, environ: Environ, peer: str) -> None:
         """Have the environ say what a trusted peer says of its client."""
-        value = _last_values(environ, self.fields)
-        forwarded_for = environ.get(_KEYS[FOR])
-        if isinstance(forwarded_for, str) and (client := self.client(peer, forwarded_for)) != peer:
+        fields = {name: str(environ[key]) for name, key in KEYS.items() if key in environ}
+        client = self.client(peer, named_clients(fields))
+        if client != peer:
             environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client, "0"  # its port is not known
-        host = value.get(HOST, "")
-        if _HOST.fullmatch(host):
-            environ["HTTP_HOST"] = host
-        scheme = value.get(PROTO, "").lower()
-        if scheme in _DEFAULT_PORTS:
-            environ["wsgi.url_scheme"] = scheme
-            if scheme == "https":
-                environ["HTTPS"] = "on"
-            else:
-                environ.pop("HTTPS", None)
-            environ["SERVER_PORT"] = _port_in(str(environ.get("HTTP_HOST", ""))) or _DEFAULT_PORTS[scheme]
-        port = value.get(PORT, "")
-        if port.isascii() and port.isdigit() and 0 < int(port) <= 65535:
-            environ["SERVER_PORT"] = port
+        value = {name: fields[name].rpartition(",")[2].strip() for name in self.fields if name in fields}
+        if FORWARDED in value:
+            _, said = self._nearest(peer, fields[FORWARDED])
+            value = {**value, PROTO: said.get("proto", ""), HOST: said.get("host", "")}
+        _set_place(environ, value)
+        prefix = value.get(PREFIX, "")
+        if _PREFIX.fullmatch(prefix):
+            environ["SCRIPT_NAME"] = prefix.rstrip("/") + str(environ.get("SCRIPT_NAME", ""))
+
+    def remove(self, environ: Environ, peer: str) -> None:
+        """Have the environ say nothing of what a peer that is not trusted has sent."""
+        found = [name for name, key in KEYS.items() if environ.pop(key, None) is not None]
+        if not self._has_warned:
+            self._has_warned = True
+            log(
+                "warning",
+                f"{found[0]} came from {peer}, which is not in forwarded_allow_ips: such fields are removed. "
+                "(Said once.)",
+            )
 
 
-def _last_values(environ: Environ, fields: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in fields:
-        value = environ.get(_KEYS[name])
-        if isinstance(value, str):
-            found[name] = value.rpartition(",")[2].strip()
+def named_clients(fields: Mapping[str, str]) -> str:
+    """What the fields (by name in lower case) say of who asks, as `Trust.client` takes it; "" if nothing."""
+    forwarded_for, forwarded = fields.get(FOR, ""), fields.get(FORWARDED, "")
+    return f"{forwarded_for}\n{forwarded}" if forwarded_for or forwarded else ""
+
+
+def _set_place(environ: Environ, value: Mapping[str, str]) -> None:
+    """Scheme, host and port, as the client used them."""
+    host = value.get(HOST, "")
+    if _HOST.fullmatch(host):
+        environ["HTTP_HOST"] = host
+    scheme = value.get(PROTO, "").lower()
+    if scheme in _DEFAULT_PORTS:
+        environ["wsgi.url_scheme"] = scheme
+        if scheme == "https":
+            environ["HTTPS"] = "on"
+        else:
+            environ.pop("HTTPS", None)
+        environ["SERVER_PORT"] = _port_in(str(environ.get("HTTP_HOST", ""))) or _DEFAULT_PORTS[scheme]
+    port = value.get(PORT, "")
+    if port.isascii() and port.isdigit() and 0 < int(port) <= 65535:
+        environ["SERVER_PORT"] = port
+
+
+def _elements(forwarded: str) -> Iterator[dict[str, str]]:
+    """The elements of a Forwarded field (RFC 7239 4), the last one first, with the names of their parameters
+    in lower case.
+
+    Each is the shortest text behind a comma that is one: so whatever a client has put before what a proxy
+    adds, an open quotation mark as well, the proxy's own element is found.
+    """
+    end = len(forwarded)
+    for _ in range(MOST_COMMAS):
+        comma = forwarded.rfind(",", 0, end)
+        while (found := _element(forwarded[comma + 1 : end])) is None and comma >= 0:
+            comma = forwarded.rfind(",", 0, comma)
+        if found:
+            yield found
+        if found is None or comma < 0:
+            return
+        end = comma
+
+
+def _element(text: str) -> dict[str, str] | None:
+    """{} if there is nothing; None if it is no element."""
+    found: dict[str, str] = {}
+    text = text.strip(" \t")
+    at = 0
+    while at < len(text):
+        pair = _PAIR.match(text, at)
+        if pair is None or pair[1].lower() in found or (pair[4] and pair.end() == len(text)):
+            return None
+        found[pair[1].lower()] = pair[3] if pair[2] is None else re.sub(r"\\(.)", r"\1", pair[2])
+        at = pair.end()
     return found
 
 

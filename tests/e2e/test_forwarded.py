@@ -10,7 +10,7 @@ from tests.e2e.harness import Client, Server, serving
 
 APPLICATION = """
 import json
-KEYS = ("REMOTE_ADDR", "REMOTE_PORT", "wsgi.url_scheme", "HTTP_HOST", "SERVER_PORT")
+KEYS = ("REMOTE_ADDR", "REMOTE_PORT", "wsgi.url_scheme", "HTTP_HOST", "SERVER_PORT", "SCRIPT_NAME")
 made = 0
 def app(environ, start):
     global made
@@ -18,7 +18,8 @@ def app(environ, start):
     if environ["PATH_INFO"] == "/leased":
         environ["halfsync.lease"](60)
     start("200 OK", [])
-    return [json.dumps({**{key: environ[key] for key in KEYS}, "made": made}).encode()]
+    names = sorted(key for key in environ if "FORWARDED" in key)
+    return [json.dumps({**{key: environ[key] for key in KEYS}, "made": made, "names": names}).encode()]
 """
 FORWARDED = (
     "X-Forwarded-For: 6.6.6.6, 192.0.2.7",
@@ -53,12 +54,39 @@ def test_a_proxy_on_this_machine_is_believed(folder):
         assert clients == ["192.0.2.7", "127.0.0.1"] * 2
 
 
+def test_forwarded_and_the_prefix(folder):
+    options = ("--forwarded-headers", "forwarded,x-forwarded-prefix", "--access-logfile", "access")
+    fields = ("Forwarded: for=192.0.2.7;proto=https;host=shop.example", "X-Forwarded-Prefix: /shop")
+    with serving(folder, "/under=app:app", *options) as server, server.client() as client:
+        for _ in range(2):
+            found = seen(client, "/under/a", *fields)
+            assert (found["REMOTE_ADDR"], found["wsgi.url_scheme"]) == ("192.0.2.7", "https")
+            assert (found["HTTP_HOST"], found["SCRIPT_NAME"]) == ("shop.example", "/shop/under")
+        assert seen(client, "/under/a")["SCRIPT_NAME"] == "/under"
+        server.until(lambda: (folder / "access").read_text().count("\n") == 3)
+        clients = [line.split()[0] for line in (folder / "access").read_text().splitlines()]
+        assert clients == ["192.0.2.7", "192.0.2.7", "127.0.0.1"]
+
+
+def test_a_route_for_some_is_for_those_that_forwarded_names(folder):
+    (folder / "halfsync.toml").write_text(
+        'forwarded_headers = ["forwarded"]\n[routes]\n"/" = { app = "app:app", allow = ["192.0.2.0/24"] }\n'
+    )
+    with serving(folder, "-c", "halfsync.toml") as server, server.client() as client:
+        assert client.ask("/", "Forwarded: for=192.0.2.7").status == 200
+        assert client.ask("/", 'Forwarded: for="192.0.2.7', "Forwarded: for=6.6.6.6").status == 403
+        assert client.ask("/", "X-Forwarded-For: 192.0.2.7").status == 403
+
+
 @pytest.mark.parametrize("allowed", ["", "10.0.0.0/8"])
 def test_others_are_not(folder, allowed):
     options = ("--forwarded-allow-ips", allowed, "--access-logfile", "access")
     with serving(folder, "app:app", *options) as server, server.client() as client:
         found = seen(client, "/", *FORWARDED)
         assert (found["REMOTE_ADDR"], found["wsgi.url_scheme"]) == ("127.0.0.1", "http")
+        # Where nobody is believed, the application may judge by itself.
+        assert bool(found["names"]) is not bool(allowed)
+        assert ("came from 127.0.0.1, which is not in forwarded_allow_ips" in server.log()) is bool(allowed)
         server.until(lambda: (folder / "access").read_text().startswith("127.0.0.1 "))
 
 

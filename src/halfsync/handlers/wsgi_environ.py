@@ -132,6 +132,7 @@ class Environs:
         else:
             # A lease would be the same for requests of a trusted peer with the same fields.
             environ["halfsync.lease"] = invocation.refuse_lease
+            self._trust.remove(environ, task.client)
 
     def _read(self, task: Task) -> Environ:
         """What the head says, and the size of the body."""

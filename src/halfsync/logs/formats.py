@@ -47,7 +47,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from halfsync.forwarded import FOR, Trust
+from halfsync.forwarded import FOR, FORWARDED, Trust, named_clients
 from halfsync.logs import atoms, letters
 from halfsync.logs.letters import (
     CLIENT_BY_PROXY,
@@ -83,7 +83,7 @@ def items_in(access_logformat: str) -> list[Item]:
 def compile_format(access_logformat: str, trust: Trust | None = None) -> Render:
     """The function that renders records in this format. Raises ValueError with a sentence that says
     what is wrong with it. `trust`: which proxies' word on their client is believed; None: no one's."""
-    by_proxy = trust is not None and FOR in trust.fields
+    by_proxy = trust is not None and not {FOR, FORWARDED}.isdisjoint(trust.fields)
     if access_logformat == "json":
         return _JSON(trust if by_proxy else None).render
     items = items_in(access_logformat)
@@ -260,9 +260,9 @@ def _line(r: LogRecord, trust: Trust | None) -> _Line:
     request = RequestLine(first)
     fields = fields_in(rest, request.authority)
     user = user_of(fields)
-    client, by_proxy = r.client, fields.get("x-forwarded-for")
-    if trust is not None and by_proxy:
-        client = trust.client(client, by_proxy)
+    client, named = r.client, named_clients(fields)
+    if trust is not None and named:
+        client = trust.client(client, named)
     micro = int(r.when * 1_000_000)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(micro // 1_000_000))
     return _Line(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from halfsync.forwarded import named_clients
 from halfsync.pump.closes import CloseReason
 from halfsync.request import authority_of, fields_of, path_and_query
 
@@ -100,7 +101,7 @@ class Item:
 
 PEER = Item(expression="r.client or '-'")
 CLIENT_BY_PROXY = Item(
-    of_fields=lambda fields: fields.get("x-forwarded-for", ""),
+    of_fields=named_clients,
     expression="(client(r.client, {f}) if {f} else r.client) or '-'",
 )
 """In place of an item that is the client's address, where there may be a proxy: `{f}` is the name of what

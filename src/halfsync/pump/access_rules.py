@@ -10,7 +10,7 @@ import ipaddress
 import re
 from functools import lru_cache
 
-from halfsync.forwarded import FOR, Trust
+from halfsync.forwarded import Trust, named_clients
 from halfsync.logs.error import log
 from halfsync.plan import RoutePlan
 from halfsync.pump.connection import Exchange
@@ -19,7 +19,7 @@ from halfsync.wire.refusals import Refusal
 QUIET = 1.0
 """Seconds between two lines for one route: anybody can ask, and the log is to stay readable."""
 
-_FORWARDED = re.compile(rb"\r\n%s:[ \t]*([^\r]*)" % FOR.encode(), re.IGNORECASE)
+_FORWARDED = re.compile(rb"\r\n(x-forwarded-for|forwarded):[ \t]*([^\r]*)", re.IGNORECASE)
 
 
 class Access:
@@ -38,7 +38,11 @@ class Access:
         assert exchange.conn is not None
         client = exchange.conn.origin.client
         if found := _FORWARDED.findall(exchange.raw):
-            client = self._trust.client(client, b",".join(found).decode("latin-1"))
+            fields: dict[str, str] = {}
+            for name, value in found:
+                key, text = name.decode().lower(), value.decode("latin-1")
+                fields[key] = f"{fields[key]}, {text}" if key in fields else text
+            client = self._trust.client(client, named_clients(fields))
         setting = self._objection(client)
         if not setting:
             return

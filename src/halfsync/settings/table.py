@@ -109,8 +109,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         about(
             "Serving",
             "What is believed from them: x-forwarded-for (who asks), x-forwarded-proto (the scheme), "
-            "x-forwarded-host and x-forwarded-port. Name only those that the proxy sets or removes itself: "
-            "others come from its clients.",
+            "x-forwarded-host, x-forwarded-port, x-forwarded-prefix (the path under which the proxy has the "
+            "application), and forwarded (RFC 7239: who asks, scheme and host). Name only those that the proxy "
+            "sets or removes itself: others come from its clients. From peers that are not in "
+            "`forwarded_allow_ips` all of them are removed. An empty list leaves them as they are, for the "
+            "application to judge.",
             metavar="NAME",
         ),
     ] = msgspec.field(default_factory=lambda: ["x-forwarded-for", "x-forwarded-proto"])
