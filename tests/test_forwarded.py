@@ -158,12 +158,10 @@ def applied(
         ({"prefix": "/a, /shop/b/"}, {"SCRIPT_NAME": "/shop/b"}),
         *(
             ({"prefix": bad}, {})
-            for bad in ("", "/", "shop", "//evil.example", "/a//b", "/a b", "/a?b", "/%2e")
+            for bad in ("", "/", "shop", "//evil.example", "/a//b", "/a b", "/a?b", "/%2")
         ),
         (
-            {
-                "forwarded": "for=6.6.6.6;proto=http;host=evil.example, for=192.0.2.7;proto=https;host=shop.example"
-            },
+            {"forwarded": "for=6.6.6.6;host=evil.example, for=192.0.2.7;proto=https;host=shop.example"},
             {
                 **HTTPS,
                 "REMOTE_ADDR": "192.0.2.7",

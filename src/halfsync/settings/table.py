@@ -110,8 +110,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Serving",
             "What is believed from them: x-forwarded-for (who asks), x-forwarded-proto (the scheme), "
             "x-forwarded-host, x-forwarded-port, x-forwarded-prefix (the path under which the proxy has the "
-            "application), and forwarded (RFC 7239: who asks, scheme and host). Name only those that the proxy "
-            "sets or removes itself: others come from its clients. From peers that are not in "
+            "application), and forwarded (RFC 7239: who asks, scheme and host). Name only those that the "
+            "proxy sets or removes itself: others come from its clients. From peers that are not in "
             "`forwarded_allow_ips` all of them are removed. An empty list leaves them as they are, for the "
             "application to judge.",
             metavar="NAME",
