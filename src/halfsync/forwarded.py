@@ -41,8 +41,6 @@ _PAIR = re.compile(
     r"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)="""
     r"""(?:"((?:[^"\\]|\\.)*)"|([^",; \t=]*))[ \t]*(;|$)"""
 )
-    r"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^",; \t=]*))[ \t]*(;|$)"""
-)
 """RFC 7239 4: a parameter, and what ends it."""
 MOST_COMMAS = 64
 """Proxies in a row that are looked at, at most."""
