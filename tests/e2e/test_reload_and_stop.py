@@ -214,7 +214,7 @@ def test_what_does_not_finish_in_time_is_cut_off(tmp_path):
         server.signal(signal.SIGTERM)
         assert server.ends() == 0
         assert len(waiting.rest()) < 64 * 1024
-        assert "1 requests were still in flight after 0.5 s and are cut off" in server.log()
+        assert "1 request was still in flight after 0.5 s and is cut off" in server.log()
         assert (tmp_path / "access").read_text() == "/slow_exactly X cut_off\n"
 
 
@@ -238,6 +238,7 @@ def test_a_second_stop_and_quit_end_it_at_once(tmp_path, numbers):
         server.ends(AT_ONCE)
         assert waiting.rest() == b""
         assert "stopping at once" in server.log()
+        assert " WARNING 1 request in flight is cut off." in server.log()
 
 
 @pytest.mark.parametrize(

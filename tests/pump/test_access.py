@@ -64,6 +64,32 @@ def test_what_waits_is_bounded_in_bytes_also_while_a_batch_is_under_way(size, mo
     assert len(dropped) <= 2, "said once a second at most"
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_all_that_was_dropped_is_said_though_nothing_more_comes(stops, monkeypatch, capfd):
+    """What is dropped within a second of the last line waits for the next one, and that line comes."""
+    limit = 100_000
+    monkeypatch.setattr(access, "MAX_WAITING", limit)
+    log = AccessLog(enabled=True)
+    for number in range(3):
+        log.records += [record(bytes(1000))] * access.COUNT_EVERY
+        log.ready(10.0 + number * 0.1)
+    written = 0
+    while batch := log.take_batch():
+        written += len(batch)
+        log.written()
+        log.ready(10.5)
+    assert log.idle
+    if stops:
+        log.end()
+    else:
+        assert 10.5 < log.due <= 10.0 + access.SAY_EVERY
+        log.ready(log.due)
+        assert log.due == NEVER
+    dropped = re.findall(r"(\d+) records dropped", capfd.readouterr().err)
+    assert len(dropped) == 2
+    assert sum(map(int, dropped)) + written == 3 * access.COUNT_EVERY
+
+
 def test_records_that_are_handed_over_make_room(monkeypatch):
     """What has been written is not counted any more: nothing is ever dropped of a log that moves."""
     monkeypatch.setattr(access, "MAX_WAITING", 1_000_000)

@@ -127,6 +127,20 @@ class EndOfTest(BaseException):
     pass
 
 
+def test_a_request_whose_handing_over_failed_is_handed_over_soon(monkeypatch: pytest.MonkeyPatch):
+    """Though nothing else comes for its pool."""
+    with Stage() as stage:
+        stage.hand(answers=True)
+        dispatcher = stage.pump.pools.dispatcher
+        monkeypatch.setattr(dispatcher, "_hand_over", once := Once(dispatcher._hand_over))
+        client = stage.client()
+        client.send(get("/"))
+        stage.settle()
+        assert once.failed
+        stage.later(1)
+        assert client.answer().status == 200
+
+
 def test_an_error_on_one_connection_does_not_lose_the_events_of_others(monkeypatch: pytest.MonkeyPatch):
     """Events are told once: those behind the one that failed are handled all the same."""
     with Stage() as stage:

@@ -56,7 +56,7 @@ class AccessLog:
         if self._dropped and now >= self._say_at:
             self._say_dropped(now)
         if not self.records or self.under_way:
-            self.due = NEVER
+            self.due = self._say_at if self._dropped else NEVER
             return False
         if self.due == NEVER:
             self.due = now + DELAY
@@ -88,6 +88,11 @@ class AccessLog:
         )
         self._dropped = 0
         self._say_at = now + SAY_EVERY
+
+    def end(self) -> None:
+        """No more records come."""
+        if self._dropped:
+            self._say_dropped(NEVER)
 
     def take_batch(self) -> list[Record]:
         """The next batch; empty while the one before is not written."""

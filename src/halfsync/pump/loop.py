@@ -74,7 +74,7 @@ from halfsync.pump.states import (
     SENDING,
     TUNNEL,
 )
-from halfsync.pump.stopping import StopReport
+from halfsync.pump.stopping import StopReport, cut_off_sentence
 from halfsync.pump.timeouts import SWEEP, Timeouts
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.tunnel import Tunnels
@@ -267,6 +267,7 @@ class Pump:
         while True:
             try:
                 if self.draining and self._is_drained():
+                    self.access.end()
                     return
                 self._turn()
             except Exception:  # noqa: BLE001 (the connections of all clients hang on this loop)
@@ -529,8 +530,7 @@ class Pump:
     def _cut_off(self, left: list[Connection]) -> None:
         count = sum(conn.exchange is not None for conn in chain(left, self.endings.streams))
         if count:
-            seconds = self._drain_seconds
-            log("warning", f"{count} requests were still in flight after {seconds:g} s and are cut off.")
+            log("warning", cut_off_sentence(count, self._drain_seconds))
         for conn in left:
             in_flight = conn.exchange is not None or (conn.state is MULTIPLEXED and not conn.is_idle)
             self.endings.reset(conn, CloseReason.CUT_OFF if in_flight else CloseReason.DRAINING)

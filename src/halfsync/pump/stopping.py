@@ -59,3 +59,12 @@ def _sentence(waiting: list[tuple[Connection, Exchange]], now: float, until: flo
     count = "1 request is" if len(waiting) == 1 else f"{len(waiting)} requests are"
     left = f"; what is left in {until - now:.0f} s is cut off" if until - now < 1e6 else ""
     return f"stopping: {count} in flight: {', '.join(named)}{left}."
+
+
+def cut_off_sentence(count: int, seconds: float) -> str:
+    """`count` requests are cut off, which had so many seconds; 0: it is a stop at once."""
+    requests, are = ("1 request", "is") if count == 1 else (f"{count} requests", "are")
+    if not seconds:
+        return f"{requests} in flight {are} cut off."
+    were = "was" if count == 1 else "were"
+    return f"{requests} {were} still in flight after {seconds:g} s and {are} cut off."

@@ -238,6 +238,8 @@ class WorkerPools:
             self._refuse_late(pool, now_ns)
             self._saturation.sweep(pool)
             pool.sweep(self._clock.now)
+            if pool.queue or pool.retries:  # as a rule it can't be helped; but an error may have come between
+                self.tasks.due.add(pool)
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
             if self._may_hang:
