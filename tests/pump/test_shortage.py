@@ -80,6 +80,35 @@ def test_a_shortage_that_stays_ends_with_queue_timeout():
         assert client.answer().status == 503
 
 
+def test_descriptors_that_can_not_be_handed_over_cost_their_requests_and_no_others(
+    capfd: pytest.CaptureFixture[str],
+):
+    """Other processes of the same user have as many on their way as one may have: uploads get 503 after a
+    moment, and what waits behind them is served."""
+    with Stage(body_memory=10, queue_timeout=60) as stage:
+        hand = stage.hand(answers=True)
+        sending = failing(hand, errno.ETOOMANYREFS)
+        sending.send = sending._sock.send  # type: ignore[method-assign]  # it is only so with descriptors
+        uploads = [stage.client() for _ in range(3)]
+        for upload in uploads:
+            upload.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 100)
+            stage.settle()
+        behind = stage.client()
+        behind.send(get("/behind"))
+        stage.later(0.5)
+        assert not any(upload.receive() for upload in uploads), "it may be over in a moment"
+        for _ in range(12):
+            stage.later(0.1)
+        assert [upload.answer().status for upload in uploads] == [503] * 3
+        assert behind.answer().status == 200
+        said = capfd.readouterr().err
+        assert said.count("POST '/upload' is refused: its body's descriptor can't be handed to a worker") == 3
+        sending.times = 0
+        again = stage.client()
+        again.send(b"POST /again HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 100)
+        assert again.answer().status == 200
+
+
 def test_another_worker_takes_what_one_has_no_room_for():
     with Stage() as stage:
         hands = [stage.hand(), stage.hand()]

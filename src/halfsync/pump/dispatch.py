@@ -45,6 +45,8 @@ GATHER_TURNS = 4
 ALONE = 2.0
 """Seconds for which a request that is tried once more has a worker for itself. One that kills does it
 sooner; one that takes longer must not keep all others waiting."""
+TOO_MANY_FOR = 1.0
+"""Seconds that a request waits while its body's descriptor can't be handed to a worker."""
 TaskColumns = (
     tuple[int, int, int, bytes, bytes | None, int, str, int, int, int]
     | tuple[int, int, int, bytes, bytes | None, int, str, int, int, int, bytes]
@@ -272,6 +274,8 @@ class Dispatcher:
             if sent is Sent.TOO_LARGE:
                 self._too_large(pool, worker, taken)
             else:
+                if sent is Sent.TOO_MANY:
+                    self._refuse_with_files(pool, taken)
                 self._tasks.not_sent(worker, sent)
             return
         now = self._clock.now
@@ -295,6 +299,24 @@ class Dispatcher:
             )
             sentence = "The request can't be handed to the application."
             self._tasks.refuse(exchange, Refusal(500, sentence, close=False))
+
+    def _refuse_with_files(self, pool: Pool, taken: list[Exchange]) -> None:
+        """Their bodies' descriptors can't be handed to anybody. If that has been so for a moment, they must
+        not keep those waiting that have none."""
+        since = self._clock.now_ns - int(TOO_MANY_FOR * 1e9)
+        for exchange in taken:
+            if exchange.state is not QUEUED or exchange.queued_ns > since:
+                continue
+            if exchange.spool is None or exchange.spool.file is None:
+                continue
+            (pool.retries if exchange.attempts else pool.queue).remove(exchange)
+            log(
+                "error",
+                f"{exchange.request_line} is refused: its body's descriptor can't be handed to a worker: this "
+                "user's processes have more on their way than one may have open (ulimit -n, LimitNOFILE).",
+            )
+            sentence = "The server is short of file descriptors. Please try again soon."
+            self._tasks.refuse(exchange, Refusal(503, sentence, close=False, retry_after=5))
 
 
 def _columns_with_body(exchange: Exchange, number: int, spool: Spool | BodyStream) -> TaskColumns:

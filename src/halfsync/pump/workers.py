@@ -64,14 +64,20 @@ class Sent(Enum):
 
     YES = "yes"
     FULL = "full"  # its socket tells (EPOLLOUT) when it takes packets again
-    SHORT = "short"  # of memory, or of descriptors that may be on their way: nothing tells when it is over
+    SHORT = "short"  # of memory: nothing tells when it is over
+    TOO_MANY = "too many"  # descriptors are on their way to processes that have not read them; the same
     TOO_LARGE = "too large"  # and always will be
     GONE = "gone"  # nobody will read it; the socket's next event tells so
 
 
-_SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
-"""The last one: as many descriptors as we may have are on their way to workers that have not read them
-yet. The socket itself has room then, so that to wait for EPOLLOUT would be to spin."""
+_ERRORS = {
+    errno.EMSGSIZE: Sent.TOO_LARGE,
+    errno.ENOMEM: Sent.SHORT,
+    errno.ENOBUFS: Sent.SHORT,
+    errno.ETOOMANYREFS: Sent.TOO_MANY,
+}
+"""The last one: all processes of this user have more descriptors on their way than we may have open. The
+socket itself has room then, so that to wait for EPOLLOUT would be to spin."""
 
 
 class Worker:
@@ -161,9 +167,7 @@ class Worker:
         except (BlockingIOError, InterruptedError):
             return Sent.FULL
         except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                return Sent.TOO_LARGE
-            return Sent.SHORT if error.errno in _SHORT_OF else Sent.GONE
+            return _ERRORS.get(error.errno or 0, Sent.GONE)
         return Sent.YES
 
     def tell(self, message: Nudge | Recall | Stacks | ClientDisconnected) -> None:
@@ -314,7 +318,7 @@ class Tasks:
         if sent is Sent.FULL:
             worker.full = True
             self._poller.want(worker.tasks.fileno(), select.EPOLLIN | select.EPOLLOUT)
-        elif sent is Sent.SHORT:
+        elif sent is Sent.SHORT or sent is Sent.TOO_MANY:
             worker.full = True
             worker.short_until = self._clock.now + SHORTAGE
             self.look_within(SHORTAGE)
