@@ -9,7 +9,7 @@ import pytest
 
 from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.connection import Exchange, Route
-from halfsync.pump.costs import COUNTED, MOST, PART, REMEMBERED, Costs, class_of
+from halfsync.pump.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of
 from halfsync.pump.queues import FairQueue, Queue
 from halfsync.wire.http1 import RequestHead
 from tests.pump.harness import APP, Client, Hand, Stage, get
@@ -151,6 +151,58 @@ def test_what_is_quick_does_not_wait_behind_all_that_is_slow():
         assert seen == [slow[0], slow[1], "/1", slow[2], "/2", slow[3]]
 
 
+@pytest.mark.parametrize(
+    "form", ["/export/{}", "/export/{}?all", "/export/{}/report.pdf", "/year/a{}b/month/c{}", "/x/{}/y/{}"]
+)
+def test_slow_paths_that_are_requested_once_each_are_known_by_their_kind(form: str):
+    with Stage() as stage:
+        hand = stage.hand(threads=1)
+        for number in range(ALIKE):
+            learn(stage, hand, form.format(number, number), 300 * MS)
+        slow = [form.format(number, number) for number in range(10, 110)]
+        ask(stage, *slow)
+        ask(stage, "/1", "/2")
+        seen = []
+        for _ in range(6):
+            task = hand.take()
+            seen.append(path(task.head).decode())
+            hand.reply(task, handler_ns=MS if seen[-1] in ("/1", "/2") else 300 * MS)
+            stage.settle()
+        assert seen == [slow[0], slow[1], "/1", slow[2], "/2", slow[3]]
+
+
+def test_a_quick_path_of_a_slow_kind_is_taken_for_slow_once():
+    costs = Costs()
+    names = [b"/export/%s" % name for name in (b"alice", b"bob", b"carol", b"dave")]
+    for name in names[: ALIKE - 1]:
+        costs.note(Asked(name), 300 * MS, 0.0)
+    assert not costs.of(Asked(b"/export/help")), "two may be chance"
+    costs.note(Asked(names[2]), 300 * MS, 0.0)
+    assert costs.of(Asked(b"/export/help")) == costs.of(Asked(names[3])) == class_of(300 * MS)
+    for name in (b"/export/help", names[3]):
+        costs.begins(Asked(name))
+        assert not costs.of(Asked(name)), "nothing speaks against it itself"
+    costs.note(Asked(names[3]), 300 * MS, 0.0)
+    assert costs.of(Asked(names[3]))
+    assert not costs.of(Asked(b"/help"))
+    assert not costs.of(Asked(b"/export/other/help"))
+    costs.sweep(REMEMBERED + 1)
+    assert not costs
+
+
+def test_a_kind_of_which_few_paths_take_long_is_quick():
+    """Whatever came before: paths that are new are counted, slow ones and others."""
+    costs = Costs()
+    for number in range(200):
+        costs.note(Asked(b"/item/%d" % number), 20 * MS, 0.0)
+    assert costs.of(Asked(b"/item/new"))
+    for number in range(1000, 1000 + 2 * PART * COUNTED):
+        costs.begins(one := Asked(b"/item/%d" % number))
+        if number % 10 == 0:
+            costs.note(one, 300 * MS, 0.0)
+    assert not costs.of(Asked(b"/item/new"))
+
+
 def test_what_runs_long_is_found_while_it_runs():
     """Those that are in the queue already, too, give others their turn from then on."""
     with Stage() as stage:
@@ -206,10 +258,11 @@ def test_costs():
     assert costs.of(Asked(b"/one"))
     costs.sweep(REMEMBERED + 1)
     assert not costs
-    for number in range(MOST + 10):
-        costs.note(Asked(b"/%d" % number), 300 * MS, 100.0)
-    assert sum(costs.of(Asked(b"/%d" % number)) > 0 for number in range(MOST + 10)) == MOST
-    assert not costs.of(Asked(b"/9"))
+    paths = [b"/" + b"x" * number + b"/a" for number in range(MOST + 10)]
+    for path in paths:
+        costs.note(Asked(path), 300 * MS, 100.0)
+    assert sum(costs.of(Asked(path)) > 0 for path in paths) == MOST
+    assert not costs.of(Asked(paths[9]))
 
 
 def test_a_path_that_takes_long_now_and_then_is_quick():

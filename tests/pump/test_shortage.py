@@ -88,7 +88,7 @@ def test_descriptors_that_can_not_be_handed_over_cost_their_requests_and_no_othe
     with Stage(body_memory=10, queue_timeout=60) as stage:
         hand = stage.hand(answers=True)
         sending = failing(hand, errno.ETOOMANYREFS)
-        sending.send = sending._sock.send  # type: ignore[method-assign]  # it is only so with descriptors
+        sending.send = sending._sock.send  # type: ignore[assignment]  # it is only so with descriptors
         uploads = [stage.client() for _ in range(3)]
         for upload in uploads:
             upload.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 100)
@@ -102,7 +102,7 @@ def test_descriptors_that_can_not_be_handed_over_cost_their_requests_and_no_othe
         assert [upload.answer().status for upload in uploads] == [503] * 3
         assert behind.answer().status == 200
         said = capfd.readouterr().err
-        assert said.count("POST '/upload' is refused: its body's descriptor can't be handed to a worker") == 3
+        assert said.count("POST '/upload' is refused: its body's file can't be handed to a worker") == 3
         sending.times = 0
         again = stage.client()
         again.send(b"POST /again HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 100)

@@ -4,11 +4,19 @@ A page that takes a millisecond, and a download of 30 MiB that takes a thread fo
 temporary file), may be the same application's. So a path of whose requests a good part took long lately is
 known here, with a class: less than 8 ms, less than 32, 128, and so on. The queue serves the classes in turn.
 
+Paths that are requested once each (/export/17, /export/18, ...) are known by their kind: the path with `*`
+for each segment that has a digit, or for its last segment if there is none. A path that has not been
+requested lately counts as its kind does, if several paths of that kind took long, and they were a good part
+of it. Its own record, which it has from then on, counts more; so a quick page beside slow ones is taken for
+one of them once, and not again.
+
 It is learnt from responses that are not on the fast path, which large ones never are, and from looks at the
 scoreboard, which find what runs just now; so it costs quick requests nothing, as long as no path is known.
 """
 
 from __future__ import annotations
+
+import re
 
 from halfsync.pump.connection import Exchange
 
@@ -21,65 +29,117 @@ PART = 4
 COUNTED = 64
 """Requests for a path after which the counts are halved, so that the latest count most."""
 MOST = 1024
-"""Paths that are known of one pool. If there are more, what was known first is forgotten."""
+"""Paths that are known of one pool, and as many kinds. If there are more, the first ones are forgotten."""
+ALIKE = 3
+"""Paths of a kind that have to take long before others of it count as slow."""
+
+_NUMBERED = re.compile(rb"[^/]*[0-9][^/]*")
 
 
 class _Known:
     __slots__ = ("begun", "cost", "long", "until")
 
-    def __init__(self) -> None:
+    def __init__(self, until: float = 0.0) -> None:
         self.cost = 0  # the class
-        self.until = 0.0
-        self.begun = 1  # requests, lately
+        self.until = until
+        self.begun = 0  # requests, lately; of a kind: paths that were new
         self.long = 0  # and how many of them took long
+
+    @property
+    def is_slow(self) -> bool:
+        return self.long * PART >= self.begun
+
+    def count(self) -> None:
+        self.begun += 1
+        if self.begun >= COUNTED:
+            self.begun //= 2
+            self.long //= 2
+
+    def took(self, cost: int, now: float) -> None:
+        if cost >= self.cost:
+            self.cost = cost
+            self.until = now + REMEMBERED
 
 
 class Costs:
     def __init__(self) -> None:
-        self._known: dict[bytes, _Known] = {}  # by path
+        self._paths: dict[bytes, _Known] = {}
+        self._kinds: dict[bytes, _Known] = {}
 
     def __bool__(self) -> bool:
         """Whether any path is known."""
-        return bool(self._known)
+        return bool(self._paths)
 
     def note(self, exchange: Exchange, handler_ns: int, now: float) -> None:
         """Its handler took so long, or takes it: LONG_NS at least."""
         path = _path(exchange)
-        known = self._known.get(path)
+        cost = class_of(handler_ns)
+        known = self._paths.get(path)
         if known is None:
-            known = self._known[path] = _Known()
-            if len(self._known) > MOST:
-                del self._known[next(iter(self._known))]
+            known = _add(self._paths, path, _Known())
+            known.begun = 1
+            self._of_kind(path).count()
         if not exchange.took_long:
             exchange.took_long = True
+            if not known.long:
+                self._of_kind(path).long += 1
             known.long += 1
-        if (cost := class_of(handler_ns)) >= known.cost:
-            known.cost = cost
-            known.until = now + REMEMBERED
+        known.took(cost, now)
+        self._of_kind(path).took(cost, now)
 
     def of(self, exchange: Exchange) -> int:
         """The class of its path; 0: quick, as far as is known."""
-        known = self._known.get(_path(exchange)) if self._known else None
-        return known.cost if known is not None and known.long * PART >= known.begun else 0
+        if not self._paths:
+            return 0
+        path = _path(exchange)
+        known = self._paths.get(path)
+        if known is None:
+            known = self._kinds.get(kind_of(path))
+            if known is None or known.long < ALIKE:
+                return 0
+        return known.cost if known.is_slow else 0
 
     def begins(self, exchange: Exchange) -> None:
         """It leaves the queue for a worker."""
-        known = self._known.get(_path(exchange)) if self._known else None
-        if known is not None:
-            known.begun += 1
-            if known.begun >= COUNTED:
-                known.begun //= 2
-                known.long //= 2
+        if not self._paths:
+            return
+        path = _path(exchange)
+        known = self._paths.get(path)
+        if known is None:
+            kind = self._kinds.get(kind_of(path))
+            if kind is None:
+                return
+            kind.count()
+            known = _add(self._paths, path, _Known(kind.until))
+        known.count()
 
     def sweep(self, now: float) -> None:
         """Forget what has not been so slow lately."""
-        for path in [path for path, known in self._known.items() if known.until <= now]:
-            del self._known[path]
+        for table in (self._paths, self._kinds):
+            for path in [path for path, known in table.items() if known.until <= now]:
+                del table[path]
+
+    def _of_kind(self, path: bytes) -> _Known:
+        kind = kind_of(path)
+        return self._kinds.get(kind) or _add(self._kinds, kind, _Known())
+
+
+def _add(table: dict[bytes, _Known], path: bytes, known: _Known) -> _Known:
+    table[path] = known
+    if len(table) > MOST:
+        del table[next(iter(table))]
+    return known
 
 
 def class_of(handler_ns: int) -> int:
     """0 for less than 8 ms, 1 for less than 32, 2 for less than 128, ..."""
     return ((handler_ns // LONG_NS).bit_length() + 1) // 2
+
+
+def kind_of(path: bytes) -> bytes:
+    """/export/17/all as /export/*/all, and /export/all as /export/*."""
+    kind, count = _NUMBERED.subn(b"*", path)
+    return kind if count else path[: path.rfind(b"/") + 1] + b"*"
 
 
 def _path(exchange: Exchange) -> bytes:

@@ -312,7 +312,7 @@ class Dispatcher:
             (pool.retries if exchange.attempts else pool.queue).remove(exchange)
             log(
                 "error",
-                f"{exchange.request_line} is refused: its body's descriptor can't be handed to a worker: this "
+                f"{exchange.request_line} is refused: its body's file can't be handed to a worker: this "
                 "user's processes have more on their way than one may have open (ulimit -n, LimitNOFILE).",
             )
             sentence = "The server is short of file descriptors. Please try again soon."
