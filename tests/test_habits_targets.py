@@ -26,6 +26,8 @@ def app(environ, start_response):
     return [b"app"]
 
 async def asgi(scope, receive, send): ...
+async def asgi_of_two(scope, receive): ...
+async def make_asgi(): ...
 
 class ASGI:
     async def __call__(self, scope, receive, send): ...
@@ -96,6 +98,7 @@ def sentence_of(target: str) -> str:
     [
         *("app", "instance", "Responses", "anything", "part", "wrapped", "app_with_more"),
         *("make()", "create_app()", "create_app('x', debug=True)", "instance.__call__"),
+        *("asgi", "asgi_instance", "asgi_partial", "ASGI()"),
     ],
 )
 def test_what_can_be_called_as_an_application_is_one(name):
@@ -106,11 +109,10 @@ def test_what_can_be_called_as_an_application_is_one(name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("asgi", "is an ASGI application, and halfsync serves WSGI only"),
-        ("asgi_instance", "is an ASGI application"),
-        ("asgi_partial", "is an ASGI application"),
-        ("ASGI2", "is an ASGI application"),
-        ("ASGI()", "is an ASGI application"),
+        ("ASGI", "is a class; an instance of it is meant: site_of_test:ASGI()."),
+        ("ASGI2", "is an application of ASGI 2, which is called in two steps; wrap it in asgiref"),
+        ("asgi_of_two", "takes (scope, receive); an ASGI application is called with (scope, receive, send)."),
+        ("make_asgi", "is a factory; to have it called, write site_of_test:make_asgi()."),
         ("make", "is a factory; to have it called, write site_of_test:make()."),
         ("create_app", "is a factory; to have it called, write site_of_test:create_app()."),
         ("Site", "is a class; an instance of it is meant: site_of_test:Site()."),
@@ -131,7 +133,7 @@ def test_what_is_none_is_reported_with_what_was_meant(name, said):
 @pytest.mark.usefixtures("folder")
 def test_a_missing_name_lists_those_that_are_there_callables_first():
     sentence = sentence_of("site_of_test:aplication")
-    assert "has no 'aplication'; it has app, anything, app_with_more, instance, " in sentence
+    assert "has no 'aplication'; it has app, anything, app_with_more, asgi, " in sentence
     assert " more." in sentence
     for name in ("asyncio", "os", "some,"):
         assert name not in sentence.partition("it has")[2]

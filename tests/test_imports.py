@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings.table", "primitives",
-        "temporary_files", "folders", "stamps", "forwarded", "tls_facts",
+        "temporary_files", "folders", "stamps", "forwarded", "tls_facts", "header_rules", "error_pages",
     },
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings.table", "request",
@@ -186,9 +186,9 @@ def test_no_circles():
 
 
 def test_only_known_packages_are_needed():
-    """Beside the standard library: click, httptools, msgspec; and what `halfsync[reload]` installs."""
+    """Beside the standard library: click, httptools, msgspec; and what the extras install."""
     for name, path in MODULES.items():
         tops = {one.partition(".")[0] for one in imports(path, for_types=True)}
         others = tops - set(sys.stdlib_module_names) - {"halfsync", "_typeshed"}  # the latter for types only
-        extra = {"watchfiles"} if name == "watcher.main" else set()
+        extra = {"watcher.main": {"watchfiles"}, "worker.event_loop": {"uvloop"}}.get(name, set())
         assert others <= {"click", "httptools", "msgspec"} | extra, f"{name} imports {sorted(others)}"

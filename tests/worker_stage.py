@@ -20,6 +20,7 @@ from halfsync.wire.messages import (
     MAX_PACKET,
     SCOREBOARD_BYTES,
     Credit,
+    EarlyHints,
     Ending,
     Lease,
     LogTask,
@@ -150,7 +151,7 @@ class Seam:
         for message in decode_replies(packet):
             if isinstance(message, Credit):
                 self.credits.append(message)
-            else:
+            elif not isinstance(message, EarlyHints):
                 self._take(message, descriptors)
 
     def _take(self, message: Reply | Part, descriptors: array.array[int]) -> None:

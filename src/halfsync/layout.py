@@ -203,7 +203,14 @@ def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan
             if name in FOR_FILES:
                 raise SettingError(f"{target.where}: {name} is for files; an application says its own.")
         pool = _pool(target, settings, pools)
-        return RoutePlan(prefix, target.target, Kind.WSGI, pool, streams=settings.stream_body)
+        return RoutePlan(
+            prefix,
+            target.target,
+            Kind.WSGI,
+            pool,
+            streams=settings.stream_body,
+            root_path=_root_path(target, settings.root_path),
+        )
     _check_files(target)
     if "workers" in target.own or "threads" in target.own:
         raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
@@ -211,6 +218,13 @@ def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan
         if BY_NAME[name].of_routes == "applications":
             raise SettingError(f"{target.where}: {name} is for applications, not for files.")
     return RoutePlan(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
+
+
+def _root_path(target: Target, text: str) -> str:
+    path = text.rstrip("/")
+    if path and not path.startswith("/"):
+        raise SettingError(f"{target.where}: root_path must begin with '/', unlike {text!r}.")
+    return path
 
 
 def _fixed(target: Target) -> Fixed:
@@ -261,7 +275,18 @@ def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
     their own that differ."""
     processes, scale = _processes(target, settings)
     recycle = RecyclePlan(settings.max_worker_age, settings.max_worker_memory)
-    pool = PoolPlan(target.target, target.target, processes, settings.threads, scale, recycle)
+    pool = PoolPlan(
+        target.target,
+        target.target,
+        processes,
+        settings.threads,
+        scale,
+        recycle,
+        settings.interface,
+        settings.limit_concurrency,
+        settings.lifespan,
+        settings.loop,
+    )
     if pool not in pools:
         pools.append(pool)
     return pools.index(pool)

@@ -81,7 +81,8 @@ class RoutePlan:
     files: FileRules = FileRules()
     site: int = DEFAULT_SITE  # index into Plan.sites
     fixed: Fixed | None = None
-    streams: bool = False  # whether the application gets request bodies while they come
+    streams: bool = False  # whether a WSGI application gets request bodies while they come, as ASGI ones do
+    root_path: str = ""  # what a proxy has cut off; never a trailing slash
     limits: Limits | None = None  # None: those of the settings
     headers: tuple[HeaderRule, ...] = ()
     error_pages: tuple[ErrorPage, ...] = ()
@@ -130,6 +131,11 @@ class PoolPlan:
     threads: int
     scale: ScalePlan | None = None  # None: as many processes always
     recycle: RecyclePlan = RecyclePlan()
+    # What else the settings of these names say of an application's:
+    interface: str = "auto"
+    limit_concurrency: int = 10000
+    lifespan: str = "auto"
+    loop: str = "auto"
 
     @property
     def most_processes(self) -> int:

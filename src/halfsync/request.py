@@ -25,6 +25,13 @@ def lines_of(head: bytes) -> list[str]:
     return lines
 
 
+def request_named(head: bytes, client: str) -> str:
+    """For the error log: the request line, without the query, which may hold secrets."""
+    method, _, rest = lines_of(head)[0].partition(" ")
+    target = rest.rpartition(" ")[0].partition("?")[0]
+    return f"{method} {target} from {client or 'a local client'}"
+
+
 def fields_of(lines: Iterable[str]) -> dict[str, str]:
     """Field values by lower-case name; those of a name that came repeatedly are joined."""
     found: dict[str, str] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     sets_cookie: bool = False
     dropped: str = ""  # a field that the application set and that is not its to set
     bodiless: bool = False  # by its status, whatever the request was
+    close: bool = False  # the application wants the connection closed behind it
 
 
 class Replier(Protocol):
@@ -225,10 +227,11 @@ def _status(status: str) -> tuple[int, str]:
     _check_text("status", status, reason)
     if len(reason) > 512:
         raise BadHead("The status has a reason of more than 512 characters.")
-    return number, reason or _usual_reason(number)
+    return number, reason or usual_reason(number)
 
 
-def _usual_reason(number: int) -> str:
+@lru_cache(maxsize=1024)
+def usual_reason(number: int) -> str:
     """For a status such as "200". PEP 3333 asks for a reason; clients do not look at it."""
     try:
         return HTTPStatus(number).phrase

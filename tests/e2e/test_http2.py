@@ -201,7 +201,7 @@ def test_a_worker_that_is_killed(tmp_path):
 async def ask_while_a_worker_dies(server: Server, folder: Path) -> list[int]:
     async with async_client(server) as one:
         hanging = asyncio.create_task(one.get("/hang?as=a&file=never"))
-        while not (folder / "here-a").exists():  # noqa: ASYNC110 (another process makes it)
+        while not (folder / "here-a").exists():
             await asyncio.sleep(0.01)
         died = await one.get("/die")
         return [died.status_code, (await hanging).status_code, (await one.get("/hello")).status_code]

@@ -68,7 +68,7 @@ def test_the_application_and_whether_it_is_a_factory(folder):
         ({"UVICORN_WORKERS": "many"}, "Environment variable UVICORN_WORKERS must be a whole number from 1 "),
         ({"UVICORN_BACKLOG": "x"}, "Environment variable UVICORN_BACKLOG must be a whole number"),
         ({"UVICORN_ENV_FILE": ".env"}, "Environment variable UVICORN_ENV_FILE: name variables with -e "),
-        ({"UVICORN_INTERFACE": "asgi3"}, "Environment variable UVICORN_INTERFACE: halfsync serves WSGI"),
+        ({"UVICORN_INTERFACE": "cgi"}, "Environment variable UVICORN_INTERFACE must be one of auto, wsgi"),
     ],
     ids=str,
 )  # fmt: skip

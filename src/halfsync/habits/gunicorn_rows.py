@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from halfsync.habits.rows import (
-    ASGI,
     DIRTY,
     GUNICORN,
     LOGGING,
-    PREFIX,
     STATSD,
     STRICT,
     SYSLOG,
     TLS_VERSION,
+    WEBSOCKETS,
     Effect,
     Foreign,
     at_most,
@@ -245,7 +244,7 @@ ROWS: tuple[Foreign, ...] = (
     nothing(
         GUNICORN, "header_map", "--header-map", "header fields with an underscore are always left out (drop)."
     ),
-    refused(GUNICORN, "root_path", "--root-path", PREFIX),
+    same("root_path", "--root-path", "root_path", "for ASGI applications."),
     same("bind", "-b --bind", "bind"),
     same("backlog", "--backlog", "backlog"),
     same("workers", "-w --workers", "workers"),
@@ -275,15 +274,15 @@ ROWS: tuple[Foreign, ...] = (
     ),
     same("graceful_timeout", "--graceful-timeout", "graceful_timeout"),
     same("keepalive", "--keep-alive", "keep_alive", "the default is 75: idle connections hold no thread."),
-    *(
-        nothing(GUNICORN, name, "--" + name.replace("_", "-"), ASGI)
-        for name in (
-            "asgi_loop",
-            "asgi_lifespan",
-            "asgi_disconnect_grace_period",
-            "websocket_max_message_size",
-        )
+    same("asgi_loop", "--asgi-loop", "loop"),
+    same("asgi_lifespan", "--asgi-lifespan", "lifespan"),
+    nothing(
+        GUNICORN,
+        "asgi_disconnect_grace_period",
+        "--asgi-disconnect-grace-period",
+        "an application is told that its client has left, and not cancelled.",
     ),
+    nothing(GUNICORN, "websocket_max_message_size", "--websocket-max-message-size", WEBSOCKETS),
     refused(GUNICORN, "dirty_apps", "--dirty-app", DIRTY),
     *(
         nothing(GUNICORN, name, "--" + name.replace("_", "-"), DIRTY)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from halfsync.habits.rows import (
-    ASGI,
     HYPERCORN,
     PREFIX,
     UVICORN,
     WAITRESS,
+    WEBSOCKETS,
     Effect,
     Foreign,
     cert_reqs,
@@ -37,19 +37,13 @@ ROWS: tuple[Foreign, ...] = (
     nothing(UVICORN, "", "--use-colors", "the log has no colours.", is_switch=True),
     nothing(UVICORN, "", "--no-use-colors", "the log has no colours.", is_switch=True),
     *(
-        nothing(UVICORN, "", flag, ASGI)
+        nothing(UVICORN, "", flag, WEBSOCKETS)
         for flag in (
-            *("--loop", "--http", "--ws", "--ws-max-size", "--ws-max-queue", "--ws-ping-interval"),
-            *("--ws-ping-timeout", "--ws-per-message-deflate", "--lifespan", "--websocket-ping-interval"),
+            *("--ws", "--ws-max-size", "--ws-max-queue", "--ws-ping-interval"),
+            *("--ws-ping-timeout", "--ws-per-message-deflate", "--websocket-ping-interval"),
         )
     ),
-    Foreign(
-        UVICORN,
-        ("--interface",),
-        Effect.REFUSED,
-        sentence="halfsync serves WSGI applications only.",
-        translated=off_only("halfsync serves WSGI applications only."),
-    ),
+    nothing(UVICORN, "", "--http", "the pump reads requests with httptools."),
     nothing(
         UVICORN,
         "",
@@ -63,12 +57,6 @@ ROWS: tuple[Foreign, ...] = (
     nothing(UVICORN, "", "--date-header", "responses have a Date always.", is_switch=True),
     nothing(UVICORN, "", "--no-date-header", "responses have a Date always.", is_switch=True),
     refused(UVICORN, "", "--header", "set the header in the application."),
-    nothing(
-        UVICORN,
-        "",
-        "--limit-concurrency",
-        "connections are not limited; queue_limit says how many requests may wait for a thread.",
-    ),
     means(UVICORN, "--limit-max-requests", "max_requests"),
     means(UVICORN, "--limit-max-requests-jitter", "max_requests_jitter"),
     means(UVICORN, "--timeout-keep-alive", "keep_alive"),
@@ -92,7 +80,7 @@ ROWS: tuple[Foreign, ...] = (
         "--h11-max-incomplete-event-size",
         "limit_request_head and limit_request_field_size are the limits.",
     ),
-    nothing(UVICORN, "", "--reset-contextvars", ASGI, is_switch=True),
+    nothing(UVICORN, "", "--reset-contextvars", "each request has a context of its own.", is_switch=True),
     # --- waitress
     means(WAITRESS, "--listen", "bind", translated=listen),
     means(WAITRESS, "--unix-socket-perms", "unix_mode"),

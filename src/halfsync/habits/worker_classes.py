@@ -5,12 +5,11 @@ from __future__ import annotations
 from halfsync.settings.errors import SettingError
 
 _ONE_KIND = (
-    "halfsync has one kind of worker, threads in processes, and holds idle and slow clients outside them"
+    "halfsync has one kind of worker for WSGI, threads in processes, and holds idle and slow clients "
+    "outside them"
 )
 _ASYNC = f"{_ONE_KIND}; leave it out, and let --threads be as many requests as should be worked on at once."
-_ASGI = (
-    "halfsync serves WSGI applications only; serve an ASGI application with an ASGI server such as uvicorn."
-)
+_TRIO = "ASGI applications run on asyncio here."
 
 _REFUSED = {
     "gevent": _ASYNC,
@@ -22,14 +21,20 @@ _REFUSED = {
     "meinheld.gmeinheld.MeinheldWorker": _ASYNC,
     "tornado": "a Tornado application runs its own loop; start it with python, and halfsync is not needed.",
     "aiohttp.GunicornWebWorker": "aiohttp has a server of its own; start it with aiohttp.web.run_app.",
-    "asgi": _ASGI,
-    "uvicorn.workers.UvicornWorker": _ASGI,
-    "uvicorn.workers.UvicornH11Worker": _ASGI,
-    "uvicorn_worker.UvicornWorker": _ASGI,
-    "asyncio": _ASGI,
-    "uvloop": _ASGI,
-    "trio": _ASGI,
+    "trio": _TRIO,
 }
+_ASGI = frozenset(
+    (
+        "asgi",
+        "uvicorn.workers.UvicornWorker",
+        "uvicorn.workers.UvicornH11Worker",
+        "uvicorn_worker.UvicornWorker",
+        "uvicorn_worker.UvicornH11Worker",
+        "asyncio",
+        "uvloop",
+    )
+)
+"""Those for ASGI applications, which are found out (the setting `interface`)."""
 _ENDINGS = {"sync": "sync", "gthread": "gthread", "SyncWorker": "sync", "ThreadWorker": "gthread"}
 
 
@@ -42,12 +47,7 @@ def threads_of(name: str, where: str) -> str:
     )
     if kind:
         return "1" if kind == "sync" else ""
-    reason = _REFUSED.get(name)
-    if reason is None:
-        lower = name.lower()
-        reason = (
-            _ASGI
-            if "asgi" in lower or "uvicorn" in lower or "async" in lower
-            else f"{_ONE_KIND}; leave it out."
-        )
+    if name in _ASGI:
+        return ""
+    reason = _REFUSED.get(name, f"{_ONE_KIND}; leave it out.")
     raise SettingError(f"{where} {name}: {reason}")

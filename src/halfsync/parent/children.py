@@ -52,6 +52,7 @@ class Child:
     state: ChildState = ChildState.STARTING
     was_ready: bool = False
     threads: int = 0  # of a worker
+    concurrency: int = 0  # of a worker with an event loop: tasks that it takes at a time
     limit: float = NEVER  # when it is to be killed
     ready_by: float = NEVER  # when it is to be killed if it has not said Ready (startup_timeout)
     pump: int = -1  # id of the pump that knows it

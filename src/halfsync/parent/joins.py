@@ -9,7 +9,7 @@ import socket
 from halfsync import channel
 from halfsync.parent.children import Child
 from halfsync.parent.states import ChildEvent
-from halfsync.wire.messages import SCOREBOARD_BYTES, Attach, Join
+from halfsync.wire.messages import MOST_SLOTS, SCOREBOARD_SLOTS, Attach, Join, scoreboard_bytes
 
 CHANNEL_BUFFER = 208 * 1024
 """Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much
@@ -21,13 +21,16 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 file is SIGBUS, and a worker must not be able to do that to the pump."""
 
 
-def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`tasks`, `watch` and the scoreboard: the pump's descriptors, and the worker's. Raises OSError."""
+def make(concurrency: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`tasks`, `watch` and the scoreboard: the pump's descriptors, and the worker's. Raises OSError.
+
+    `concurrency`: how many tasks a worker with an event loop takes; 0 for one with threads."""
     made: list[int] = []
     try:
         scoreboard = os.memfd_create("scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         made.append(scoreboard)
-        os.ftruncate(scoreboard, SCOREBOARD_BYTES)
+        slots = min(max(SCOREBOARD_SLOTS, concurrency), MOST_SLOTS)
+        os.ftruncate(scoreboard, scoreboard_bytes(slots))
         fcntl.fcntl(scoreboard, fcntl.F_ADD_SEALS, SEALS)
         for _ in ("tasks", "watch"):
             for end in channel.pair():
@@ -44,8 +47,10 @@ def make() -> tuple[tuple[int, ...], tuple[int, ...]]:
 def join(pump: Child, worker: Child) -> None:
     """Make the channels between the pump and this worker, and hand each its ends. Raises OSError; then the
     worker stays as it is, to be joined later."""
-    pumps, workers = make()
+    pumps, workers = make(worker.concurrency)
     worker.order(Attach(), workers)
-    pump.order(Join(worker.id, worker.pid, worker.pool, worker.threads), pumps)
+    is_loop = worker.concurrency > 0
+    threads = worker.concurrency if is_loop else worker.threads
+    pump.order(Join(worker.id, worker.pid, worker.pool, threads, is_loop), pumps)
     worker.pump = pump.id
     worker.on(ChildEvent.JOINED)

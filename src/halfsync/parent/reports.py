@@ -42,6 +42,7 @@ class Reports:
 
     def _handle(self, child: Child, report: messages.Report, now: float) -> None:
         if isinstance(report, messages.Ready):
+            child.concurrency = report.concurrency
             self._is_ready(child, report.pid)
         elif isinstance(report, messages.Failed):
             child.failure = report

@@ -19,3 +19,4 @@ class BeforeHttp:
         self.framed = http1.framed
         self.exchange_ended = http1.exchange_ended
         self.grant = http1.grant
+        self.hint = http1.hint

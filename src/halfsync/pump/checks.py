@@ -15,7 +15,7 @@ import stat
 from halfsync.objects import SAME_FILE, File, Memory, SimpleObject, Tunnel
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.wire.messages import Ending, Part, Reply
+from halfsync.wire.messages import RESPONSE_WINDOW, Ending, Part, Reply, cost_of
 
 MEMORY_SLACK = 512 * 1024
 """Bytes of one response's body that a worker may send in memory beyond `reply_memory`: the first 64 KiB
@@ -43,7 +43,7 @@ def check_objects(
         if isinstance(item, Tunnel):
             _check_tunnel(message, exchange)
         if isinstance(item, Memory):
-            exchange.memory += len(item.data)
+            exchange.memory += 0 if exchange.window else len(item.data)
         elif isinstance(item, File) and item.fd == SAME_FILE:
             if exchange.shared_file is None and not _names_a_file(message.objects, item):
                 raise UnsendableError("it names a file that was not sent")
@@ -55,6 +55,13 @@ def check_objects(
         raise UnsendableError(f"it is more in memory than reply_memory ({memory} bytes) allows")
     if waiting > MAX_OUT:
         raise UnsendableError(f"more than {MAX_OUT} pieces of it wait")
+
+
+def count_window(exchange: Exchange, objects: list[SimpleObject]) -> None:
+    """What a worker with an event loop sends before the client has taken more. Raises UnsendableError."""
+    exchange.window += sum(map(cost_of, objects))
+    if exchange.window > RESPONSE_WINDOW + MEMORY_SLACK:
+        raise UnsendableError(f"it is more than the client has taken and {RESPONSE_WINDOW} bytes")
 
 
 def _names_a_file(objects: list[SimpleObject], last: File) -> bool:

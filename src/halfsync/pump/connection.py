@@ -186,6 +186,7 @@ class Exchange:
     status = 0
     body_end = BodyEnd.LENGTH
     memory = 0  # bytes of its body that came in memory
+    window = 0  # of RESPONSE_WINDOW, if a worker with an event loop responds: what the client has to take yet
     body_owed = -1  # bytes yet to be framed; -1: no size was announced
     shared_file: Descriptor | None = None  # what SAME_FILE means
     then = ConnectionEvent.ENDED_LAST  # what its end means to the connection
@@ -221,6 +222,13 @@ class Exchange:
         self.state = state
 
     @property
+    def is_left(self) -> bool:
+        """Its client has closed its side, and that counts as disconnected (WORKING, PRODUCING)."""
+        if self.conn is None or not self.conn.ended or self.route is None:
+            return False
+        return self.route.backend.is_told(self)
+
+    @property
     def named(self) -> str:
         """Method and path, for the error log; a query may have secrets in it."""
         path = self.head.target.partition(b"?")[0].decode("latin-1")
@@ -248,9 +256,10 @@ class Multiplexing(Protocol):
 class Backend(Protocol):
     """What makes the responses to the requests of a route."""
 
-    streams: bool
-    """Whether it takes requests whose bodies have not all come. It then says how much more may come, with
-    `WireProtocol.grant`, and gets it with `pass_on`."""
+    @property
+    def streams(self) -> bool:
+        """Whether it takes requests whose bodies have not all come. It then says how much more may come, with
+        `WireProtocol.grant`, and gets it with `pass_on`."""
 
     def submit(self, exchange: Exchange) -> None:
         """The request is whole, or has a `stream` (RECEIVING): have a response made."""
@@ -261,6 +270,14 @@ class Backend(Protocol):
     def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
         """More of a streamed body, from `offset`; with ABORTED, there will be no more, and it is not
         whole."""
+
+    def taken(self, exchange: Exchange) -> None:
+        """The client has taken what there was of the response (`window`, which is at least half of
+        RESPONSE_WINDOW), and more may come."""
+
+    def is_told(self, exchange: Exchange) -> bool:
+        """Whether a client that has closed its side (WORKING, PRODUCING) counts as disconnected: the handler
+        may wait for nothing but that."""
 
     def give_up(self, exchange: Exchange) -> None:
         """Its request is refused while the body comes, or has its response: no other one is wanted (QUEUED,
@@ -325,6 +342,9 @@ class WireProtocol(Protocol):
 
     def repeat(self, exchange: Exchange, leased: Leased) -> None:
         """A whole response from a lease."""
+
+    def hint(self, exchange: Exchange, fields: bytes) -> None:
+        """A response of status 103 with these field lines, before the response begins (WORKING)."""
 
     def respond_small(self, exchange: Exchange, reply: Reply) -> bool:
         """A whole response, if it is one for which there is a short cut; False: it is not."""

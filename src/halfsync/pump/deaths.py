@@ -10,7 +10,8 @@ the scoreboard changes no more:
    likely to be what ended the worker. SIGSEGV and its like, and an exit of the process's own accord, are
    most likely the request's own work: a request that kills its worker must not kill a second one. What was
    killed from outside (a deployment, the kernel for want of memory) did nothing to deserve it.
- - Even then it gets a worker for itself: if it is what kills them, nobody else dies with it.
+ - Even then it gets a worker for itself: if it is what kills them, nobody else dies with it. (Not if the
+   workers have event loops, where thousands may have to be tried again.)
  - Everything else gets a 502, or is reset if its response had started.
 """
 
@@ -114,7 +115,11 @@ class WorkerDeaths:
         exchange.holder = None
         if self._may_retry(worker, exchange):
             exchange.move(ExchangeEvent.TAKEN_BACK)
-            if not self._tasks.rerouted(exchange):
+            if self._tasks.rerouted(exchange):
+                pass
+            elif worker.is_loop:  # it had thousands, perhaps: they can't each have a worker for themselves
+                worker.pool.put_back(exchange)
+            else:
                 worker.pool.retries.append(exchange)
             return "begun, to be tried once more"
         exchange.reason = CloseReason.WORKER_DIED

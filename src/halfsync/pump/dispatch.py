@@ -31,13 +31,14 @@ from halfsync.pump.connection import NEVER, Connection, Exchange, Route
 from halfsync.pump.endings import Endings
 from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
+from halfsync.pump.output import LEFT_AFTER
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.spool import Spool
 from halfsync.pump.stalls import LOOK, Stalls
 from halfsync.pump.states import BUSY, QUEUED, WHOLE, WORKING
 from halfsync.pump.workers import NUDGE_AFTER, Pool, Sent, Tasks, Worker, numbers, overloaded
-from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, SCOREBOARD_SLOTS
+from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, MOST_SLOTS
 from halfsync.wire.refusals import Refusal
 
 GATHER_TURNS = 4
@@ -169,8 +170,12 @@ class Dispatcher:
         client that gave up is by far the more common, and its request would be run for nobody."""
         closed, self._half_closed = self._half_closed, []
         for exchange in closed:
-            if exchange.state is QUEUED and exchange.conn is not None:
+            if exchange.conn is None:
+                continue
+            if exchange.state is QUEUED:
                 self._endings.close(exchange.conn, CloseReason.CLIENT_DISCONNECTED)
+            elif exchange.state is WORKING and exchange.is_left:
+                exchange.conn.deadline = min(exchange.conn.deadline, self._clock.now + LEFT_AFTER)
 
     def _hand_over(self, pool: Pool) -> None:
         """Give its workers what they have room for."""
@@ -237,7 +242,7 @@ class Dispatcher:
                 pool.queue.appendleft(exchange)
                 break
             slot = free.pop()  # as in Worker.take_number
-            exchange.task = task = next_number() * SCOREBOARD_SLOTS + slot
+            exchange.task = task = next_number() * MOST_SLOTS + slot
             owners[task] = exchange
             scoreboard[slot] = 0
             exchange.holder = worker

@@ -61,6 +61,12 @@ class FixedBackend:
     def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
         """Nobody reads it."""
 
+    def taken(self, exchange: Exchange) -> None:
+        """Nothing more comes."""
+
+    def is_told(self, exchange: Exchange) -> bool:
+        return False
+
     def give_up(self, exchange: Exchange) -> None:
         """There is nothing under way."""
 

@@ -81,6 +81,7 @@ class Http1:
         self.refuse = responses.refuse
         self.repeat = responses.repeat
         self.respond_small = responses.respond_small
+        self.hint = responses.hint
         self.begin = responses.begin
         self.add = responses.add
         self.end = responses.end

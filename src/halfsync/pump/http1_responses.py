@@ -119,6 +119,19 @@ class Http1Responses:
         except OSError:
             pass  # the client has disconnected, which the next send tells
 
+    def hint(self, exchange: Exchange, fields: bytes) -> None:
+        """RFC 8297. Nothing of ours is unsent when there is no response yet, except for what the socket took
+        of earlier ones: so if it does not take the whole of this at once, the client is slow, and hints are
+        no use to it."""
+        conn = exchange.conn
+        assert conn is not None
+        if not exchange.head.minor:
+            return
+        try:
+            conn.transport.offer(b"HTTP/1.1 103 Early Hints\r\n" + fields + b"\r\n")
+        except OSError:
+            self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+
     def add(self, exchange: Exchange, objects: Iterable[Object]) -> None:
         """Frame more of a body."""
         conn = exchange.conn

@@ -109,6 +109,7 @@ class Http2:
         self.draining = False
         self.linger_timeout = settings.linger_timeout
         self.configure(settings, limits)
+        self.hint = streams.hint
         self.begin = streams.begin
         self.add = streams.add
         self.end = streams.end

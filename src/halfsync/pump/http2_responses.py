@@ -34,7 +34,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
 from halfsync.wire.http1_responses import BODILESS
-from halfsync.wire.http2_responses import date_block, response_block
+from halfsync.wire.http2_responses import date_block, hints_block, response_block
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
 
@@ -114,6 +114,16 @@ class Http2Responses(StreamCloser):
         exchange.status = status
         exchange.body_owed = 0 if to_head or status in BODILESS else length
         self._start_output(stream, exchange, block)
+
+    def hint(self, exchange: Exchange, fields: bytes) -> None:
+        stream = stream_of(exchange)
+        carrier = stream.carrier
+        session = carrier.session
+        if isinstance(session, Session) and not stream.state_of.local_closed and carrier.out is not None:
+            wire = session.wire.headers(stream.state_of, hints_block(fields), end=False)
+            carrier.out.append(wire)
+            session.framed += len(wire)
+            self._run_queue.ready(carrier)
 
     def _start_output(self, stream: Stream, exchange: Exchange, block: bytes) -> None:
         exchange.wire_before = stream.wire_bytes

@@ -52,7 +52,7 @@ from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
-from halfsync.pump.output import Output
+from halfsync.pump.output import LEFT_AFTER, Output
 from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
@@ -70,9 +70,11 @@ from halfsync.pump.states import (
     IDLE,
     LINGERING,
     MULTIPLEXED,
+    PRODUCING,
     QUEUED,
     SENDING,
     TUNNEL,
+    WORKING,
 )
 from halfsync.pump.stopping import StopReport, cut_off_sentence
 from halfsync.pump.timeouts import SWEEP, Timeouts
@@ -413,6 +415,8 @@ class Pump:
                 return
             if exchange.state is SENDING and not mask & _WRITE and exchange.stream is None:
                 return  # it sends on while it does not read: no reason to try again
+            if conn.ended and (exchange.state is WORKING or exchange.state is PRODUCING) and exchange.is_left:
+                conn.deadline = min(conn.deadline, self.clock.now + LEFT_AFTER)
         elif mask & _GONE and conn.state is TUNNEL:
             self.tunnels.hung_up(conn, mask)
             return

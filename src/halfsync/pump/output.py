@@ -37,6 +37,7 @@ from halfsync.pump.poller import Poller
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import ExchangeEvent
+from halfsync.wire.messages import RESPONSE_WINDOW
 
 SEND_SHARE = 1024 * 1024
 """Bytes that one connection may send in one turn, before the others have theirs."""
@@ -45,6 +46,9 @@ GATHER = 64
 PIPE_READ = 64 * 1024
 LINGER_AFTER = 5.0
 """Seconds for a client that was slow to close its side, too."""
+LEFT_AFTER = 0.5
+"""Seconds for which a client that has closed its side may still get a response, or more of it, from a handler
+that goes on until it is told that the client has left."""
 RECHECK = 1.0
 """Seconds between the sweep's looks at a client that is sending or receiving (see timeouts.py)."""
 
@@ -84,11 +88,15 @@ class Output:
         """The client has taken what there is. It is the handler's turn now, or the disk's, and no limit
         of the client's runs."""
         exchange.move(ExchangeEvent.OUT_OF_DATA)
+        if exchange.window >= RESPONSE_WINDOW // 2 and not conn.out and exchange.route is not None:
+            exchange.route.backend.taken(exchange)
         limit = exchange.route.limits.stream_timeout if exchange.route is not None else 0
         conn.deadline = self._clock.now + limit if limit else NEVER
         if exchange.stream is not None:  # it may be the client's turn all the same: see timeouts.py
             exchange.stream.paused_at = self._clock.now
             conn.deadline = min(conn.deadline, self._clock.now + RECHECK)
+        if conn.ended and exchange.is_left:
+            conn.deadline = min(conn.deadline, self._clock.now + LEFT_AFTER)
         return WAIT
 
     # --- steps -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import traceback
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.pump.access import AccessLog
-from halfsync.pump.checks import UnsendableError, check_objects
+from halfsync.pump.checks import UnsendableError, check_objects, count_window
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Object
@@ -42,15 +42,18 @@ from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
+    MOST_SLOTS,
     NOT_BEGUN,
-    SCOREBOARD_SLOTS,
     UNFINISHED,
     Credit,
+    EarlyHints,
     Part,
     Reply,
     decode_replies,
 )
 from halfsync.wire.refusals import Refusal
+
+FromWorker = Reply | Part | Credit | EarlyHints
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -148,7 +151,7 @@ class Replies:
             self._take(worker, message, fds, cut)
         self._after_packet(worker)
 
-    def _put_out(self, worker: Worker, messages: list[Reply | Part | Credit]) -> list[Reply | Part | Credit]:
+    def _put_out(self, worker: Worker, messages: list[FromWorker]) -> list[FromWorker]:
         """The fast path, out: of a packet, send the responses that are whole, small, and to plain requests,
         and be done with them, from WORKING to IDLE with their log records. Gives the others, for the general
         road (`_take`); the states are the same at its end."""
@@ -164,7 +167,7 @@ class Replies:
         free_slot = worker.free.append
         pool = worker.pool
         fields, length, status, reason, start = None, 0, 0, "", b""  # of the head that was made last
-        others: list[Reply | Part | Credit] = []
+        others: list[FromWorker] = []
         for reply in messages:
             number = reply.number
             exchange = owners.get(number)
@@ -205,7 +208,7 @@ class Replies:
                 sent = 0  # to be found out again, and dealt with, where all sends are
             handler_ns = reply.handler_ns
             pool.mean_ns += (handler_ns - pool.mean_ns) / MEAN_OF
-            slot = number % SCOREBOARD_SLOTS
+            slot = number % MOST_SLOTS
             begun_ns = worker.scoreboard[slot] if log_times or sent != len(wire) else 0
             del owners[number]
             free_slot(slot)
@@ -238,7 +241,7 @@ class Replies:
             conn.request_count += 1
         return others
 
-    def _take(self, worker: Worker, message: Reply | Part | Credit, fds: list[Descriptor], cut: bool) -> None:
+    def _take(self, worker: Worker, message: FromWorker, fds: list[Descriptor], cut: bool) -> None:
         number = message.number
         owner = worker.owners.get(number)
         if owner is None:
@@ -247,6 +250,8 @@ class Replies:
             try:
                 if isinstance(message, Credit):
                     _grant(owner, message.size)
+                elif isinstance(message, EarlyHints):
+                    _hint(owner, message.fields)
                 elif message.ending is NOT_BEGUN:
                     self._tasks.take_back(worker, owner)
                 else:
@@ -282,7 +287,7 @@ class Replies:
         if ended:
             pool = worker.pool
             pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
-            if message.handler_ns >= LONG_NS:
+            if message.handler_ns >= LONG_NS and not worker.is_loop:
                 pool.took(exchange, message.handler_ns, self._clock.now)
             exchange.begun_ns = worker.begun(message.number)
             exchange.handler_ns = message.handler_ns
@@ -293,6 +298,8 @@ class Replies:
             return
         if message.objects:
             waiting = len(conn.out) if conn.out is not None else 0
+            if worker.is_loop:
+                count_window(exchange, message.objects)
             check_objects(message, exchange, fds, self._reply_memory, waiting, cut=cut)
         if type(message) is Part and not (ended or message.objects):
             # Nothing to send: the handler asks whether there still is anybody to send it to.
@@ -338,7 +345,11 @@ class Replies:
         self._run_queue.ready(conn)
 
     def _spoilt(
-        self, worker: Worker, message: Reply | Part | Credit, exchange: Exchange, error: Exception
+        self,
+        worker: Worker,
+        message: Reply | Part | Credit | EarlyHints,
+        exchange: Exchange,
+        error: Exception,
     ) -> None:
         """A message that can't be sent. Nothing of it was."""
         known = isinstance(error, UnsendableError)
@@ -398,6 +409,12 @@ def _grant(exchange: Exchange, size: int) -> None:
     """The handler takes so much more of a streamed body."""
     if exchange.conn is not None:
         exchange.conn.protocol.grant(exchange, size)
+
+
+def _hint(exchange: Exchange, fields: bytes) -> None:
+    """Early hints, if no response has begun."""
+    if exchange.conn is not None and exchange.state is WORKING:
+        exchange.conn.protocol.hint(exchange, fields)
 
 
 def _sendable(exchange: Exchange, item: SimpleObject, fds: list[Descriptor]) -> Object:

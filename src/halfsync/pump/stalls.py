@@ -62,7 +62,7 @@ class Stalls:
                 self._tasks.due.add(worker.pool)
             if worker.outstanding:
                 self._unbegun(worker, now)
-            if worker.outstanding >= 2:
+            if worker.outstanding >= 2 and not worker.is_loop:
                 self._nudge(worker, now)
 
     def _shortage(self, worker: Worker, now: float) -> None:
@@ -97,7 +97,9 @@ class Stalls:
         self._withdraw(worker, stalled)
 
     def _find_long(self, worker: Worker, now: float) -> None:
-        """What runs for long: see costs.py."""
+        """What runs for long: see costs.py. (In an event loop, that keeps no other waiting.)"""
+        if worker.is_loop:
+            return
         since = self._clock.now_ns - LONG_NS
         for number, owner in worker.owners.items():
             if isinstance(owner, Exchange) and 0 < (begun := worker.begun(number)) < since:

@@ -13,9 +13,9 @@ import socket
 from collections import deque
 
 from halfsync.pump.poller import Poller
-from halfsync.wire.messages import MAX_PACKET, ClientDisconnected, Piece, encode
+from halfsync.wire.messages import MAX_PACKET, Cancel, ClientDisconnected, Piece, Taken, encode
 
-Message = ClientDisconnected | Piece
+Message = ClientDisconnected | Piece | Taken | Cancel
 
 OVERHEAD = 32
 """Bytes of a message beside its data, at most."""

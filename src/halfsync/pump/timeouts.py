@@ -39,6 +39,7 @@ from halfsync.pump.states import (
     RECEIVING,
     SENDING,
     TUNNEL,
+    WORKING,
 )
 from halfsync.pump.tunnel import Tunnels
 from halfsync.settings.table import Settings
@@ -113,7 +114,9 @@ class Timeouts:
 
     def _expired_exchange(self, conn: Connection, exchange: Exchange, now: float) -> None:
         state = exchange.state
-        if state is RECEIVING:
+        if (state is WORKING or state is PRODUCING) and exchange.is_left:
+            self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+        elif state is RECEIVING:
             self._check_body(conn, exchange, now)
         elif state is SENDING:
             self._check_sending(conn, exchange, now)

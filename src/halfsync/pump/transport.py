@@ -53,7 +53,7 @@ class Transport(Protocol):
     ) -> int: ...
 
     def offer(self, data: bytes, /) -> None:
-        """Send these few bytes if there is room, and else forget them. Raises OSError, but not
+        """Send these few bytes if there is room, and else forget them; never a part. Raises OSError, but not
         BlockingIOError."""
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
@@ -100,10 +100,15 @@ class PlainTransport(socket.socket):
         socket.socket.recv(self, size)
 
     def offer(self, data: bytes, /) -> None:
+        rest = data
         try:
-            self.send(data)
+            while rest:
+                rest = rest[self.send(rest) :]
         except BlockingIOError:
-            pass
+            if len(rest) < len(data):
+                raise ConnectionResetError(
+                    "a part of it is sent, and what follows would be framed wrongly"
+                ) from None
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         return os.sendfile(self.fileno(), fd, offset, count)

@@ -88,6 +88,7 @@ class Tunnels:
         self.repeat = responses.repeat
         self.respond_small = responses.respond_small
         self.framed = responses.framed
+        self.hint = responses.hint
 
     def grant(self, exchange: Exchange, size: int) -> None:
         """There is no request body."""

@@ -35,20 +35,34 @@ from halfsync.pump.stalls import Stalls
 from halfsync.pump.states import QUEUED, WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
-from halfsync.wire.messages import ClientDisconnected, Ending, Join, LogRecord, LogTask, Piece, Stacks
+from halfsync.wire.messages import (
+    Cancel,
+    ClientDisconnected,
+    Ending,
+    Join,
+    LogRecord,
+    LogTask,
+    Piece,
+    Stacks,
+    Taken,
+)
 from halfsync.wire.refusals import Refusal
 
 
 class PoolBackend:
     """What a Route leads to: one pool."""
 
-    __slots__ = ("_dispatcher", "_pool", "_tasks", "streams")
+    __slots__ = ("_dispatcher", "_pool", "_streams", "_tasks")
 
     def __init__(self, dispatcher: Dispatcher, tasks: Tasks, pool: Pool, *, streams: bool) -> None:
         self._dispatcher = dispatcher
         self._tasks = tasks
         self._pool = pool
-        self.streams = streams
+        self._streams = streams
+
+    @property
+    def streams(self) -> bool:
+        return self._streams or self._pool.has_loops
 
     def submit(self, exchange: Exchange) -> None:
         self._dispatcher.queue(self._pool, exchange)
@@ -62,6 +76,15 @@ class PoolBackend:
     def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
         if isinstance(exchange.holder, Worker):
             self._tasks.messages.put(exchange.holder.watch, Piece(exchange.task, offset, data, ending))
+
+    def taken(self, exchange: Exchange) -> None:
+        size, exchange.window = exchange.window, 0
+        worker = exchange.holder
+        if isinstance(worker, Worker) and worker.owners.get(exchange.task) is exchange:
+            self._tasks.messages.put(worker.watch, Taken(exchange.task, size))
+
+    def is_told(self, exchange: Exchange) -> bool:
+        return isinstance(exchange.holder, Worker) and exchange.holder.is_loop
 
     def give_up(self, exchange: Exchange) -> None:
         worker = exchange.holder
@@ -195,6 +218,7 @@ class WorkerPools:
         worker = Worker(join, self.pools[join.pool], fds)
         self.workers[worker.id] = worker
         worker.pool.workers.append(worker)
+        worker.pool.has_loops = worker.is_loop
         self.tasks.due.add(worker.pool)
         self._replies.watch(worker)
 
@@ -266,6 +290,7 @@ class WorkerPools:
                 continue
             limit = owner.route.limits.handler_timeout
             begun_before = now_ns - int(limit * 1e9)
+            is_blocked = not worker.is_loop or worker.turned_ns < begun_before
             if not limit or begun > begun_before:
                 continue
             if owner.conn is not None and owner.state is not WORKING:
@@ -276,14 +301,17 @@ class WorkerPools:
                     continue  # its body is coming
             worker.owners[number] = DROPPED  # said once; a late response is dropped
             owner.holder = None
-            if owner.stream is not None:  # it may wait for more of its body later
+            if not is_blocked:
+                self.tasks.messages.say(worker.watch, Cancel(number))
+            elif owner.stream is not None:  # it may wait for more of its body later
                 self.tasks.messages.say(worker.watch, ClientDisconnected(number))
-            worker.tell(Stacks(number))
+            if not worker.is_loop:
+                worker.tell(Stacks(number))
             log(
                 "error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {owner.request_line}"
             )
             self.tasks.refuse(owner, Refusal(504, "The handler passed its deadline.", close=False))
-            if not worker.retiring:
+            if is_blocked and not worker.retiring:
                 worker.retiring = True
                 self._report_hung(worker)
 

@@ -26,14 +26,14 @@ from halfsync.pump.states import QUEUED, WORKING, ExchangeEvent
 from halfsync.pump.task_messages import TaskMessages
 from halfsync.wire.messages import (
     MAX_PACKET,
-    SCOREBOARD_BYTES,
-    SCOREBOARD_SLOTS,
+    MOST_SLOTS,
     ClientDisconnected,
     Join,
     Nudge,
     Recall,
     Stacks,
     encode,
+    slots_of,
 )
 from halfsync.wire.refusals import Refusal
 
@@ -88,15 +88,18 @@ class Worker:
         tasks, watch, scoreboard = fds
         self.id = join.worker
         self.pid = join.pid
-        self.threads = join.threads
+        self.threads = join.threads  # of a worker with an event loop: the tasks that it takes at a time
+        self.is_loop = join.is_loop
+        self.look_ahead = 0 if join.is_loop else LOOK_AHEAD
         self.pool = pool
-        self.scoreboard = memoryview(mmap.mmap(scoreboard.fd, SCOREBOARD_BYTES)).cast("Q")
+        self.scoreboard = memoryview(mmap.mmap(scoreboard.fd, 0)).cast("Q")
+        self.slots = slots_of(self.scoreboard)
         self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
         self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))
         self.tasks.setblocking(False)
         self.watch.setblocking(False)
         self.owners: dict[int, object] = {}  # of the tasks that are outstanding, by number
-        self.free = list(range(SCOREBOARD_SLOTS - 1, -1, -1))  # slots
+        self.free = list(range(self.slots - 1, -1, -1))  # slots
         # Why it gets no more tasks:
         self.retiring = False  # for good; closed when the last has ended
         self.full = False  # it took no more: until it does, or until `short_until`
@@ -121,13 +124,13 @@ class Worker:
     def room(self) -> int:
         if self.retiring or self.full or self.stalled or self.reserved:
             return 0
-        ahead = LOOK_AHEAD if self.pool.fast and not self.recalled else 0
+        ahead = self.look_ahead if self.pool.fast and not self.recalled else 0
         return min(self.threads + ahead - self.outstanding, len(self.free))
 
     def take_number(self, owner: object) -> int:
-        """A new task's: `number % SCOREBOARD_SLOTS` is its slot, and no task of this pump ever had it."""
+        """A new task's: `number % MOST_SLOTS` is its slot, and no task of this pump ever had it."""
         slot = self.free.pop()
-        number = next(numbers) * SCOREBOARD_SLOTS + slot
+        number = next(numbers) * MOST_SLOTS + slot
         self.owners[number] = owner
         self.scoreboard[slot] = 0
         return number
@@ -135,24 +138,42 @@ class Worker:
     def give_number(self, number: int) -> None:
         """The task has ended: its slot is free."""
         del self.owners[number]
-        self.free.append(number % SCOREBOARD_SLOTS)
+        self.free.append(number % MOST_SLOTS)
 
     def begun(self, number: int) -> int:
         """When its handler began (monotonic nanoseconds); 0: it has not."""
-        return self.scoreboard[number % SCOREBOARD_SLOTS]
+        return self.scoreboard[number % MOST_SLOTS]
 
     def withdraw(self, number: int) -> None:
         """Ask for a task back, whenever the worker gets at it."""
-        self.scoreboard[SCOREBOARD_SLOTS + number % SCOREBOARD_SLOTS] = number
+        self.scoreboard[self.slots + number % MOST_SLOTS] = number
 
     def unbegun(self) -> list[int]:
         """Requests that wait here, in the order in which they were handed over."""
         scoreboard = self.scoreboard
+        if self.is_loop:
+            return self._unbegun_by_loop()
         return [
             number
             for number, owner in self.owners.items()
-            if scoreboard[number % SCOREBOARD_SLOTS] == 0 and isinstance(owner, Exchange)
+            if scoreboard[number % MOST_SLOTS] == 0 and isinstance(owner, Exchange)
         ]
+
+    def _unbegun_by_loop(self) -> list[int]:
+        """The same. An event loop begins what it has in order, and may have thousands: so the newest are
+        looked at, back to one that is begun."""
+        found: list[int] = []
+        for number in reversed(self.owners):
+            if self.scoreboard[number % MOST_SLOTS]:
+                break
+            if isinstance(self.owners[number], Exchange):
+                found.append(number)
+        return found[::-1]
+
+    @property
+    def turned_ns(self) -> int:
+        """When its event loop last turned, as far as it says (monotonic nanoseconds)."""
+        return self.scoreboard[2 * self.slots]
 
     def send(self, messages: Sequence[object], fds: list[int]) -> Sent:
         """One packet of what Task, LogTask and Nudge are, or the same as tuples of their columns."""
@@ -196,6 +217,7 @@ class Pool:
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
+        self.has_loops = False  # its workers have an event loop, and so take all that comes, in batches
 
     def is_shared_by(self, routes: int) -> None:
         """Its queue is a new one, for so many routes."""
@@ -266,7 +288,7 @@ class Pool:
 
     @property
     def fast(self) -> bool:
-        return self.mean_ns < FAST_NS
+        return self.mean_ns < FAST_NS or self.has_loops
 
     def put_back(self, exchange: Exchange) -> None:
         """To the place that it had."""

@@ -137,6 +137,46 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             of_routes="applications",
         ),
     ] = False
+    interface: Annotated[
+        Literal["auto", "wsgi", "asgi", "asgi3"],
+        about(
+            "Serving",
+            "What applications are called by. auto looks at the callable: a coroutine function of (scope, "
+            "receive, send), or an object with such a __call__, is ASGI, and runs in an event loop.",
+            metavar="NAME",
+            of_routes="applications",
+        ),
+    ] = "auto"
+    root_path: Annotated[
+        str,
+        about(
+            "Serving",
+            "The path under which a proxy serves an application, if it cuts it off before it passes requests "
+            "on. It becomes the beginning of ASGI's root_path and path.",
+            metavar="PATH",
+            of_routes="applications",
+        ),
+    ] = ""
+    lifespan: Annotated[
+        Literal["auto", "on", "off"],
+        about(
+            "Serving",
+            "Whether ASGI applications are told of start and end. auto: if the application raises when it is "
+            "asked, it does not want to know.",
+            metavar="MODE",
+            of_routes="applications",
+        ),
+    ] = "auto"
+    loop: Annotated[
+        Literal["auto", "asyncio", "uvloop"],
+        about(
+            "Serving",
+            "The event loop of ASGI applications. auto: uvloop, if it is installed (pip install "
+            "'halfsync[uvloop]').",
+            metavar="NAME",
+            of_routes="applications",
+        ),
+    ] = "auto"
     chdir: Annotated[
         str | None,
         about(
@@ -295,6 +335,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             of_routes="applications",
         ),
     ] = 0
+    limit_concurrency: Annotated[
+        int,
+        about(
+            "Processes",
+            "Requests that a worker of an ASGI application handles at a time; more of them wait in the queue "
+            "(`queue_limit`).",
+            unit="requests",
+            least=1,
+            most=65536,
+            of_routes="applications",
+        ),
+    ] = 10000
     max_requests: Annotated[
         int,
         about(

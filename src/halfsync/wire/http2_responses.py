@@ -17,20 +17,29 @@ _OF_THE_CONNECTION = frozenset(
 """Fields that HTTP/2 forbids (8.2.2)."""
 
 
+@lru_cache(maxsize=64)
+def hints_block(fields: bytes) -> bytes:
+    """Of a response of status 103 (RFC 8297). `fields` as for `response_block`."""
+    return _block(103, fields)
+
+
 @lru_cache(maxsize=512)
 def response_block(status: int, fields: bytes, length: int) -> bytes:
     """`fields`: lines, each ended by CRLF; `length`: of the body, if content-length is to say it, else -1.
     Raises ValueError for a status that ends no response."""
     if not 200 <= status <= 999:
         raise ValueError(f"the status {status} is none that ends a response")
+    block = _block(status, fields)
+    return block + encode_field(b"content-length", b"%d" % length) if length >= 0 else block
+
+
+def _block(status: int, fields: bytes) -> bytes:
     parts = [encode_field(b":status", b"%d" % status)]
     for line in fields.split(b"\r\n"):
         name, _, value = line.partition(b":")
         name = name.lower()
         if name and name not in _OF_THE_CONNECTION:
             parts.append(encode_field(name, value.strip(b" \t")))
-    if length >= 0:
-        parts.append(encode_field(b"content-length", b"%d" % length))
     return b"".join(parts)
 
 

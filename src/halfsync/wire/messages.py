@@ -4,9 +4,9 @@ Four channels, each a `SOCK_SEQPACKET` pair made by the parent, so packets keep 
 boundaries and can carry descriptors (SCM_RIGHTS):
 
     tasks      pump -> worker   [Task | StreamedTask | LogTask | Nudge, ...]   one packet a worker a turn
-               worker -> pump   [Reply | Part | Credit, ...]
-    watch      pump -> worker   [Nudge | Recall | Stacks | ClientDisconnected | Piece, ...]
-                                (read by the watch thread, whatever the handlers do)
+               worker -> pump   [Reply | Part | Credit | EarlyHints, ...]
+    watch      pump -> worker   [Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel, ...]
+                                (read by the watch thread, whatever the handlers do; or by the event loop)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
                parent -> child  Spawn                           (template)
@@ -18,7 +18,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
 
 Beside the channels, one `scoreboard` of shared memory for each worker (see `SCOREBOARD_SLOTS`).
 
-A task has a number, which no other task of the same pump ever has: `number % SCOREBOARD_SLOTS` is its slot
+A task has a number, which no other task of the same pump ever has: `number % MOST_SLOTS` is its slot
 on the scoreboard, and messages name it by the number. So whatever comes late, or twice, or from a process
 that has no business here, is told from what is due, and dropped.
 
@@ -39,7 +39,7 @@ from typing import ClassVar
 
 import msgspec
 
-from halfsync.objects import SimpleObject
+from halfsync.objects import Memory, SimpleObject
 
 MAX_PACKET = 160 * 1024
 """Bytes. A packet must fit the socket's send buffer whole; 212,992 is Linux's default limit."""
@@ -55,22 +55,48 @@ no less."""
 FIRST_OF_BODY = 64 * 1024
 """Bytes of a streamed body that its task carries at most."""
 
+RESPONSE_WINDOW = 256 * 1024
+"""What of one response's body a worker with an event loop may have sent that the client has not taken, by
+`cost_of`. Its `send` waits while that is reached, so a slow client costs neither a thread nor a file."""
+
+FILE_COST = 32 * 1024
+PIECE_COST = 256
+"""What a span of a file, and a piece in memory beside its bytes, counts in RESPONSE_WINDOW: both hold memory,
+and a place in the queue of what is to be sent."""
+
+MOST_SLOTS = 64 * 1024
+"""No scoreboard has more slots."""
+
 SCOREBOARD_SLOTS = 1024
-"""Slots of a worker's scoreboard: one for each task that can be outstanding there. The scoreboard is two
-arrays of that many unsigned 64-bit integers.
+"""Slots of the scoreboard of a worker with threads: one for each task that can be outstanding there. That of
+a worker with an event loop has more, if it takes more. The scoreboard is two arrays of that many unsigned
+64-bit integers, and one number more.
 
 `scoreboard[slot]`, *begun*: the pump zeroes it before it hands a task over; the worker writes
 `time.monotonic_ns()` there when the handler begins. So the pump knows, with no message, which
 tasks were begun when a worker dies or dawdles.
 
-`scoreboard[SCOREBOARD_SLOTS + slot]`, *withdrawn*: the pump writes the number of a task that it wants back.
+`scoreboard[slots + slot]`, *withdrawn*: the pump writes the number of a task that it wants back.
 The worker looks there after it has written *begun* and before it invokes the handler; if it finds the
 task's number, it drops the task and says NOT_BEGUN. The pump looks at *begun* again some milliseconds
 after it wrote: if that is zero still, no handler will ever see the task, whenever the worker gets at it,
 and the request is free to go elsewhere. (Each side writes its own word first and then reads the other's,
-and the milliseconds are what makes a memory barrier needless.) The slot stays taken until NOT_BEGUN."""
+and the milliseconds are what makes a memory barrier needless.) The slot stays taken until NOT_BEGUN.
 
-SCOREBOARD_BYTES = 2 * 8 * SCOREBOARD_SLOTS
+`scoreboard[2 * slots]`, *turned*: a worker with an event loop writes `time.monotonic_ns()` there when the
+loop takes tasks, and from time to time while it has any. If that is long ago, the loop is blocked."""
+
+
+def scoreboard_bytes(slots: int) -> int:
+    return 8 * (2 * slots + 1)
+
+
+def slots_of(scoreboard: memoryview) -> int:
+    """`scoreboard` consists of 64-bit integers."""
+    return len(scoreboard) // 2
+
+
+SCOREBOARD_BYTES = scoreboard_bytes(SCOREBOARD_SLOTS)
 
 
 NO_WORKER = -1
@@ -198,6 +224,22 @@ class Credit(msgspec.Struct, tag=2, array_like=True, gc=False):
     ending: ClassVar[Ending] = UNFINISHED
 
 
+class EarlyHints(msgspec.Struct, tag=3, array_like=True, gc=False):
+    """A response of status 103, which may come before the Reply. A client that would not understand it (of
+    HTTP/1.0) gets none."""
+
+    number: int  # the task's
+    fields: bytes  # validated field lines, each ended by CRLF
+
+    objects: ClassVar[list[SimpleObject]] = []  # as in Credit
+    ending: ClassVar[Ending] = UNFINISHED
+
+
+def cost_of(item: SimpleObject) -> int:
+    """What an object counts in RESPONSE_WINDOW."""
+    return len(item.data) + PIECE_COST if type(item) is Memory else FILE_COST
+
+
 # --- watch: pump -> worker ---------------------------------------------------------------------
 
 
@@ -214,6 +256,20 @@ class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
 
 class ClientDisconnected(msgspec.Struct, tag=5, array_like=True, gc=False):
     """The client of this task has left: nobody wants more of its body."""
+
+    number: int
+
+
+class Taken(msgspec.Struct, tag=8, array_like=True, gc=False):
+    """To a worker with an event loop: the client of this task has taken so much of RESPONSE_WINDOW."""
+
+    number: int
+    size: int
+
+
+class Cancel(msgspec.Struct, tag=9, array_like=True, gc=False):
+    """To a worker with an event loop: this task passed its deadline and has its response. Log where it waits,
+    and cancel it."""
 
     number: int
 
@@ -267,7 +323,8 @@ class Join(msgspec.Struct, tag="join"):
     worker: int
     pid: int
     pool: int  # index into Plan.pools
-    threads: int
+    threads: int  # how many tasks it takes at a time
+    is_loop: bool = False  # it has an event loop, and no threads
 
 
 class Open(msgspec.Struct, tag="open"):
@@ -312,6 +369,7 @@ class Ready(msgspec.Struct, tag="ready"):
     worker is not the parent's own fork, and this is how the parent learns of it."""
 
     pid: int
+    concurrency: int = 0  # tasks that a worker with an event loop takes at a time; 0: it has threads
 
 
 class Failed(msgspec.Struct, tag="failed"):
@@ -374,8 +432,8 @@ class MaxRequests(msgspec.Struct, tag="maxrequests"):
 
 
 ToWorker = list[Task | StreamedTask | LogTask | Nudge]
-ToPump = list[Reply | Part | Credit]
-ToWatch = list[Nudge | Recall | Stacks | ClientDisconnected | Piece]
+ToPump = list[Reply | Part | Credit | EarlyHints]
+ToWatch = list[Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel]
 Order = (
     Attach | Retire | Ended | LogFile | ErrorLogFile | Join | Open | Drain | Spawn | Configure | SwitchOver
 )

@@ -1,4 +1,4 @@
-"""Is this a WSGI application? If not, what was probably meant?
+"""Is this an application, and of which interface? If it is none, what was probably meant?
 
 A server that only finds out at the first request sends a 500 to everybody. What can be told without a call
 is told when the worker starts. The rule is to refuse what can't work, and to let pass what might: a
@@ -20,26 +20,56 @@ MOST_NAMED = 8
 """Attributes that are listed where one is missing."""
 
 _WSGI = "a WSGI application is called with (environ, start_response)"
+_ASGI = "an ASGI application is called with (scope, receive, send)"
 _FACTORY = re.compile(r"(?:^|_)(?:create|make|build|get|factory)(?:_|$)")
 
 
-def objection(found: Any, name: str, module: str) -> str:
-    """Why `found`, which is `name` in `module`, is no WSGI application, and what to do: the rest of a
-    sentence that begins with the name. "" if it may be one."""
+def is_asgi(found: Any, interface: str) -> bool:
+    """Whether an application is called as an ASGI application. `interface` is the setting."""
+    if interface != "auto":
+        return interface != "wsgi"
+    try:
+        return _looks_like_asgi(found)
+    except Exception:  # noqa: BLE001 - an object that does not like to be looked at
+        return False
+
+
+def objection(found: Any, name: str, module: str, interface: str = "auto") -> str:
+    """Why `found`, which is `name` in `module`, is no application, and what to do: the rest of a sentence
+    that begins with the name. "" if it may be one."""
     if found is None:
         return _of_none(name)
     if isinstance(found, ModuleType):
         return f"is a module; name the application in it, such as {found.__name__}:app."
     if not callable(found):
         return f"is of type {type(found).__name__}, which can't be called; {_WSGI}."
-    if _is_asgi(found):
-        return (
-            "is an ASGI application, and halfsync serves WSGI only; wrap it (a2wsgi's ASGIMiddleware), or "
-            "serve it with an ASGI server such as uvicorn."
-        )
+    if is_asgi(found, interface):
+        return _of_asgi(found, name, module)
     if inspect.isclass(found):
         return _of_class(found, name, module)
     return _of_signature(found, name, module)
+
+
+def _of_asgi(found: Any, name: str, module: str) -> str:
+    if inspect.isclass(found):
+        if _parameters(found) == ["scope"]:
+            return _ASGI2
+        if _takes(found, 3) is False:
+            return f"is a class; an instance of it is meant: {module}:{name}()."
+        return ""
+    if _takes(found, 3) is False:
+        if _parameters(found) == ["scope"]:
+            return _ASGI2
+        if _takes(found, 0):
+            return f"is a factory; to have it called, write {module}:{name}()."
+        return f"takes {_shown(found)}; {_ASGI}."
+    return ""
+
+
+_ASGI2 = (
+    "is an application of ASGI 2, which is called in two steps; wrap it in "
+    "asgiref.compatibility.guarantee_single_callable."
+)
 
 
 def _of_none(name: str) -> str:
@@ -73,7 +103,7 @@ def _is_called_like_a_factory(found: Any, name: str) -> bool:
     return inspect.isfunction(found) and bool(_FACTORY.search(name.rpartition(".")[2]))
 
 
-def _is_asgi(found: Any) -> bool:
+def _looks_like_asgi(found: Any) -> bool:
     """ASGI 3: a coroutine function of three. ASGI 2: called with the scope alone."""
     if inspect.isclass(found):
         return _parameters(found)[:1] == ["scope"]

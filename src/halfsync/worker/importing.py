@@ -30,8 +30,8 @@ class CannotImport(Exception):
         self.traceback = trace
 
 
-def load(target: str) -> Callable[..., Any]:
-    """The WSGI callable that `target` names: `module:name`, `module:name.attribute`,
+def load(target: str, interface: str = "auto") -> Callable[..., Any]:
+    """The callable that `target` names: `module:name`, `module:name.attribute`,
     `module:factory(arguments)`, which is called once, with literal arguments, or `module` alone: then
     its `application` or `app`.
 
@@ -50,14 +50,14 @@ def load(target: str) -> Callable[..., Any]:
         found = _attribute(target, _module(target, module_name), name)
         if call is not None:
             found = _call(target, name, found, call)
-    if wrong := _objection(found, expression, module_name):
+    if wrong := _objection(found, expression, module_name, interface):
         raise CannotImport(f"Target {target!r}: {expression!r} in module {module_name!r} {wrong}")
     return found  # type: ignore[no-any-return]
 
 
-def _objection(found: Any, name: str, module: str) -> str:
+def _objection(found: Any, name: str, module: str, interface: str) -> str:
     try:
-        return objection(found, name, module)
+        return objection(found, name, module, interface)
     except Exception:  # noqa: BLE001 - an object that does not like to be looked at may still be right
         return ""
 

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-import logging
 import mmap
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -34,11 +32,11 @@ from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
-from halfsync.primitives import os, select, signal, socket, threading, time
+from halfsync.primitives import os, select, socket, time
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
-    SCOREBOARD_BYTES,
     Attach,
+    Cancel,
     ClientDisconnected,
     Cut,
     ErrorLogFile,
@@ -51,21 +49,20 @@ from halfsync.wire.messages import (
     Recall,
     Retire,
     Stacks,
+    Taken,
     decode_order,
     decode_watch,
     encode,
 )
 from halfsync.worker import forks
 from halfsync.worker.bodies import ResponseLimits
+from halfsync.worker.callables import is_asgi
 from halfsync.worker.counting import RequestCount
 from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
+from halfsync.worker.leaving import PUMP_TIMEOUT, leave, stop_timers
 from halfsync.worker.osthreads import check_room_for
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS, Handler, Threads
-
-PUMP_TIMEOUT = 5.0
-"""Seconds without a pump after which a worker that was not retired leaves all the same. The parent
-forks a new pump at once when one dies."""
 
 LEVELS = 4
 """Loops of the main thread, one in the other (see WatchThread._repeat)."""
@@ -96,10 +93,10 @@ def run(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int
 
 def import_application(plan: Plan, pool: int) -> Application | None:
     """The pool's application; None for the built-in pool. Raises CannotImport."""
-    target = plan.pools[pool].target
-    if target is None:
+    planned = plan.pools[pool]
+    if planned.target is None:
         return None
-    application = load(target)
+    application = load(planned.target, planned.interface)
     warn_of_patches()
     return application
 
@@ -114,6 +111,10 @@ def work(
 ) -> int:
     """The life of a worker whose application is imported."""
     forks.close_in_child(orders)
+    if application is not None and is_asgi(application, plan.pools[pool].interface):
+        from halfsync.worker import event_loop
+
+        return event_loop.work(plan, pool, orders, application)
     writer = (
         AccessLogWriter(plan.settings.access_logformat, log_fd, trust_of(plan.settings))
         if pool == BUILT_IN
@@ -140,41 +141,6 @@ def _why_no_threads(pool: PoolPlan) -> str:
             f"{str(error) or 'out of memory'} (ulimit -u, ulimit -v, TasksMax, or too little memory)."
         )
     return ""
-
-
-def _stop_timers() -> None:
-    """The application's: a signal handler that raises would interrupt its exit functions."""
-    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-        try:
-            signal.setitimer(timer, 0)
-        except BaseException:  # noqa: BLE001 - its last word
-            pass
-
-
-def leave() -> None:
-    """What Python does at its end, since the caller ends the process with os._exit: non-daemon
-    threads are joined, exit hooks run, the standard streams are flushed."""
-    steps: list[Callable[[], None]] = [
-        threading._shutdown,  # type: ignore[attr-defined]
-        _run_exit_functions,
-        logging.shutdown,
-        lambda: _flush(sys.stdout),
-        lambda: _flush(sys.stderr),
-    ]
-    for step in steps:
-        try:
-            step()
-        except BaseException:  # noqa: BLE001 - one that fails must not keep the others from their turn
-            log("error", f"At the worker's end:\n{failure()}")
-
-
-_run_exit_functions = atexit._run_exitfuncs
-
-
-def _flush(stream: Any) -> None:
-    """An application may have put anything there, None as well."""
-    if stream is not None and not stream.closed:
-        stream.flush()
 
 
 class Failures:
@@ -243,7 +209,7 @@ class WatchThread:
         """
         self._repeat(self._turn, LEVELS)
         self._repeat(self._stop, LEVELS)
-        _stop_timers()
+        stop_timers()
 
     def _repeat(self, step: Callable[[], bool], levels: int) -> None:
         """Call `step` until it returns False, whatever is raised.
@@ -333,7 +299,7 @@ class WatchThread:
     def _attach(self, tasks: int, watch: int, scoreboard: int) -> None:
         if self._watch is not None:
             self._watch.close()
-        shared = mmap.mmap(scoreboard, SCOREBOARD_BYTES)
+        shared = mmap.mmap(scoreboard, 0)
         os.close(scoreboard)
         self._watch = channel.adopt(watch)
         forks.close_in_child(self._watch)
@@ -370,7 +336,9 @@ class WatchThread:
         channel.drop(watch)
 
     @staticmethod
-    def _handle(threads: Threads, message: Nudge | Recall | Stacks | ClientDisconnected | Piece) -> None:
+    def _handle(
+        threads: Threads, message: Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel
+    ) -> None:
         if isinstance(message, Piece):
             threads.bodies.deliver(message)
         elif isinstance(message, Nudge):
@@ -380,7 +348,7 @@ class WatchThread:
         elif isinstance(message, ClientDisconnected):
             threads.outbox.client_disconnected(message.number)
             threads.bodies.cut(message.number)
-        else:
+        elif isinstance(message, Stacks):
             threads.log_stack(message.number)
 
 

@@ -76,3 +76,11 @@ def check_room_for(count: int) -> None:
         gate.release()
         for thread in started:
             thread.join()
+
+
+def start_daemon(run: Callable[[], None], name: str) -> None:
+    """One that nobody waits for at the end of the process."""
+    if threading_is_patched():
+        _thread.start_new_thread(run, ())
+    else:
+        threading.Thread(target=run, name=name, daemon=True).start()

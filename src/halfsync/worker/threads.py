@@ -39,7 +39,7 @@ from halfsync.error_pages import ErrorPages
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
-from halfsync.request import RequestBody, SpooledBody, lines_of
+from halfsync.request import RequestBody, SpooledBody, request_named
 from halfsync.response import INTERNAL_ERROR, Head, Replier
 from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import (
@@ -369,9 +369,7 @@ def describe(task: Task | LogTask) -> str:
     """For the error log: the request line, without the query, which may hold secrets."""
     if not isinstance(task, Task):
         return "a batch of log records"
-    method, _, rest = lines_of(task.head)[0].partition(" ")
-    target = rest.rpartition(" ")[0].partition("?")[0]
-    return f"{method} {target} from {task.client or 'a local client'}"
+    return request_named(task.head, task.client)
 
 
 def _stack(task: Task | LogTask, frame: FrameType) -> str:

@@ -1,0 +1,527 @@
+"""One HTTP request of an ASGI application: what its `receive` gives, and what its `send` makes of messages.
+
+Theory of operation
+-------------------
+The head is kept until the first event of the body, as the specification says. A response that is whole by
+then, and small, is one message to the pump, and leaves with those of other requests. A longer one goes
+piece by piece, and `send` waits while RESPONSE_WINDOW is on its way to a client that has not taken it. Files
+that the application names (pathsend, zerocopysend) are handed over as descriptors.
+
+A message that breaks a rule has no effect: it is logged, with the rule, and `send` raises BrokenRule. When
+the application has returned, or raised, and its response is not whole, the client gets a 500 if nothing was
+sent, and else a connection that is visibly cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import Any, Protocol
+
+import msgspec
+
+from halfsync.error_pages import ErrorPages
+from halfsync.handlers.asgi_bodies import ArrivingBody, Body
+from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError, stems_from_leaving
+from halfsync.handlers.asgi_files import OpenFile, opened_path, shared_file
+from halfsync.handlers.asgi_heads import checked_field, head_of
+from halfsync.header_rules import HeaderRules
+from halfsync.logs.error import failure, log
+from halfsync.objects import File, Memory, SimpleObject
+from halfsync.primitives import os, time
+from halfsync.request import request_named
+from halfsync.response import INTERNAL_ERROR, SMALL, Head
+from halfsync.wire.messages import (
+    ABORTED,
+    DONE,
+    RESPONSE_WINDOW,
+    UNFINISHED,
+    EarlyHints,
+    Ending,
+    Lease,
+    Part,
+    Piece,
+    Reply,
+    Task,
+    cost_of,
+)
+
+Message = dict[str, Any]
+Application = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+MAX_PIECE = 128 * 1024
+"""Bytes of a Memory object: with its message it must fit a packet."""
+
+START, HELD, BODY, TRAILERS, OVER = range(5)
+"""What `send` expects: the start; the first event of the body; more of it; trailers; nothing."""
+
+_EXPECTED = (
+    "'http.response.start' is to come first",
+    "'http.response.body' is to follow 'http.response.start'",
+    "'http.response.body' is to follow",
+    "'http.response.trailers' is to follow",
+    "the response is complete",
+)
+
+
+class Line(Protocol):
+    """What an invocation has of the worker: the way to the pump, and to wait."""
+
+    def put(self, message: Reply | Part | EarlyHints, size: int) -> None:
+        """Send it soon. The descriptors of its objects are closed then."""
+
+    def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
+        """Send the whole of a small response."""
+
+    def wait(self) -> Any:
+        """A future, which somebody is to resolve."""
+
+    def ended(self, invocation: HTTPInvocation) -> None:
+        """Its application has returned, or raised."""
+
+    def end_if_child(self) -> None:
+        """As in Replier."""
+
+
+class HTTPInvocation:
+    """One call of the application."""
+
+    __slots__ = (
+        "_application",
+        "_began",
+        "_body",
+        "_broken",
+        "_by_deadline",
+        "_gone",
+        "_head",
+        "_is_head",
+        "_lease",
+        "_left",
+        "_line",
+        "_pages",
+        "_phase",
+        "_plain",
+        "_request_ended",
+        "_rules",
+        "_scope",
+        "_shaping",
+        "_task",
+        "_trailers",
+        "_unacknowledged",
+        "_waiters",
+        "number",
+        "running",
+    )
+
+    def __init__(
+        self,
+        application: Application,
+        scope: Message,
+        task: Task,
+        began: int,
+        line: Line,
+        rules: HeaderRules | None,
+        pages: ErrorPages | None,
+        shaping: tuple[str, ...],
+    ) -> None:
+        """`rules`: the route's, for its responses; `pages`: for those of our own. `shaping`: fields on which
+        every lease depends."""
+        self.number = task.number
+        self.running: Any = None  # the asyncio.Task
+        self._application = application
+        self._scope = scope
+        self._task = task
+        self._body: Body | None = None  # if it is not in the task
+        self._began = began
+        self._line = line
+        self._rules = rules
+        self._pages = pages
+        self._shaping = shaping
+        self._is_head = scope["method"] == "HEAD"
+        self._phase = START
+        self._head: Head = INTERNAL_ERROR[0]
+        self._plain = False  # it may be sent as one small message
+        self._left = -1  # bytes of the body that the content-length has left; -1: it does not say
+        self._lease: Lease | None = None
+        self._trailers = False  # some follow the body
+        self._unacknowledged = 0
+        self._request_ended = False
+        self._gone = False  # the client has left; or it has another response
+        self._by_deadline = False
+        self._broken = False
+        self._waiters: list[Any] = []
+
+    def take_body(self, body: Body) -> None:
+        """The body is here, and not in the task."""
+        self._body = body
+
+    # --- what happens to it ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """The whole call. Never raises."""
+        try:
+            await self._application(self._scope, self.receive, self.send)
+        except BaseException as error:  # noqa: BLE001
+            self._raised(error)
+        else:
+            if self._phase != OVER:
+                self._returned()
+        if self._body is not None:
+            self._body.close()
+        self._line.ended(self)
+
+    def deliver(self, piece: Piece) -> None:
+        if isinstance(self._body, ArrivingBody):
+            self._body.deliver(piece)
+            self._wake()
+
+    def taken(self, size: int) -> None:
+        """The client has taken so much more of the response."""
+        self._unacknowledged -= size
+        self._wake()
+
+    def disconnected(self) -> None:
+        """Nobody wants the response any more."""
+        self._gone = True
+        if isinstance(self._body, ArrivingBody):
+            self._body.cut()
+        self._wake()
+
+    def cancel(self) -> None:
+        """It is past its deadline, and the pump has responded."""
+        self._by_deadline = True
+        self.disconnected()
+        self.running.cancel()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Until something happens."""
+        waiter = self._line.wait()
+        self._waiters.append(waiter)
+        await waiter
+
+    # --- receive -----------------------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        if not self._gone and not self._request_ended:
+            if self._body is None:
+                self._request_ended = True
+                return {"type": "http.request", "body": self._task.body, "more_body": False}
+            event = await self._body.next()
+            if event is not None and not self._gone:
+                self._request_ended = not event["more_body"]
+                return event
+        while not self._gone and self._phase != OVER:
+            await self.wait()
+        return {"type": "http.disconnect"}
+
+    # --- send --------------------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> None:
+        try:
+            kind = message["type"]
+            if self._gone:
+                self._line.end_if_child()
+                raise ClientLeftError
+            if kind == "http.response.start" and self._phase == START:
+                self._start(message)
+            elif kind == "http.response.body" and HELD <= self._phase <= BODY:
+                piece = message.get("body", b"")
+                if type(piece) is not bytes:
+                    piece = _as_bytes(piece)
+                if message.get("more_body", False):
+                    await self._send_piece(piece, last=False)
+                elif self._plain and self._phase == HELD and self._fits(len(piece)):
+                    self._phase = OVER
+                    self._line.whole(self.number, self._head, piece, self._began)
+                    self._wake()
+                else:
+                    await self._send_piece(piece, last=True)
+            else:
+                await self._send_other(kind, message)
+        except BrokenRule as error:
+            self._tell(str(error))
+            raise
+        except (TypeError, KeyError, AttributeError) as error:
+            if isinstance(message, dict) and "type" in message:
+                raise
+            self._tell(f"a message must be a dict with a 'type', not {message!r:.100}")
+            raise BrokenRule("a message must be a dict with a 'type'") from error
+
+    def _fits(self, size: int) -> bool:
+        return size <= SMALL and (self._left < 0 or self._left == size)
+
+    def _start(self, message: Message) -> None:
+        head = head_of(message.get("status"), message.get("headers", ()))
+        self._head = head
+        self._left = -1 if self._is_head or head.bodiless else head.length
+        self._trailers = bool(message.get("trailers", False))
+        self._plain = not (
+            self._is_head
+            or head.bodiless
+            or head.close
+            or self._trailers
+            or self._rules is not None
+            or self._lease is not None
+        )
+        self._phase = HELD
+
+    async def _send_other(self, kind: str, message: Message) -> None:
+        phase = self._phase
+        if kind == "http.response.pathsend" and phase == HELD:
+            self._send_path(message)
+        elif kind == "http.response.zerocopysend" and HELD <= phase <= BODY:
+            await self._send_file(message)
+        elif kind == "http.response.early_hint" and phase == START:
+            self._hint(message)
+        elif kind == "http.response.trailers" and phase == TRAILERS:
+            self._end_with_trailers(message)
+        elif kind == "halfsync.lease" and phase <= HELD:
+            self._ask_lease(message)
+        else:
+            raise BrokenRule(f"it sent {kind!r:.60}, but {_EXPECTED[phase]}")
+
+    # --- bodies ------------------------------------------------------------------------------------
+
+    async def _send_piece(self, piece: bytes, *, last: bool) -> None:
+        if self._is_head or self._head.bodiless:
+            self._send_bodiless(len(piece), last=last)
+            return
+        self._check_length(len(piece), last=last)
+        if self._phase == HELD:
+            piece = self._begin(piece, last=last)
+            if self._phase == OVER:
+                return
+        for start in range(0, len(piece), MAX_PIECE):
+            await self._room()
+            data = piece if len(piece) <= MAX_PIECE else piece[start : start + MAX_PIECE]
+            ends = last and start + MAX_PIECE >= len(piece)
+            self._part([Memory(data)], self._ending(last=ends))
+        if last and not piece:
+            self._part([], self._ending(last=True))
+        if last:
+            self._body_ended()
+
+    def _send_bodiless(self, size: int, *, last: bool) -> None:
+        """A body that is not sent: HEAD, or a status that has none."""
+        if not last:
+            return
+        length = self._head.length
+        if length < 0 and self._is_head and not self._head.bodiless:
+            length = size
+        self._reply(length, b"", [], DONE)
+        self._phase = OVER
+        self._wake()
+
+    def _check_length(self, size: int, *, last: bool) -> None:
+        """Raises BrokenRule."""
+        if self._left < 0:
+            return
+        length = self._head.length
+        if size > self._left:
+            raise BrokenRule(f"the body is longer than the content-length of {length}")
+        if last and size < self._left:
+            given = length - self._left + size
+            raise BrokenRule(f"the body ends after {given} of the {length} bytes of its content-length")
+        self._left -= size
+
+    def _begin(self, piece: bytes, *, last: bool) -> bytes:
+        """Send the head, with the first bytes of the body; gives the others."""
+        length = self._head.length
+        if last and length < 0:
+            length = len(piece)
+        whole = last and not self._trailers
+        if whole and len(piece) > SMALL and self._lease is not None:
+            # A response that is leased has to be whole in one message.
+            self._reply(length, b"", [File(shared_file(piece), 0, len(piece))], DONE)
+        elif whole and len(piece) <= SMALL:
+            self._reply(length, piece, [], DONE)
+        else:
+            self._refuse_lease()
+            self._reply(length, piece[:SMALL], [], UNFINISHED)
+            self._phase = BODY
+            return piece[SMALL:]
+        self._phase = OVER
+        self._wake()
+        return b""
+
+    def _ending(self, *, last: bool) -> Ending:
+        return DONE if last and not self._trailers else UNFINISHED
+
+    def _body_ended(self) -> None:
+        self._phase = TRAILERS if self._trailers else OVER
+        self._wake()
+
+    def _send_path(self, message: Message) -> None:
+        descriptor, size, stamp, is_at_rest = opened_path(message.get("path"))
+        if self._is_head or self._head.bodiless:
+            os.close(descriptor)
+            self._send_bodiless(size, last=True)
+            return
+        try:
+            self._check_length(size, last=True)
+        except BrokenRule:
+            os.close(descriptor)
+            raise
+        if not is_at_rest or self._trailers:
+            self._refuse_lease("the file has just been written")
+        self._reply(size, b"", [File(descriptor, 0, size, stamp)], self._ending(last=True))
+        self._body_ended()
+
+    async def _send_file(self, message: Message) -> None:
+        """A span of an open file, which stays the application's."""
+        last = not message.get("more_body", False)
+        await self._room()
+        source = OpenFile.of(message)
+        if self._is_head or self._head.bodiless:
+            self._send_bodiless(source.count, last=last)
+            return
+        self._check_length(source.count, last=last)
+        file = File(source.duplicate(), source.offset, source.count)
+        if self._phase == HELD:
+            length = source.count if last and self._head.length < 0 else self._head.length
+            if not last:
+                self._refuse_lease()
+            self._reply(length, b"", [file], self._ending(last=last))
+            self._phase = BODY
+        else:
+            self._part([file], self._ending(last=last))
+        if last:
+            self._body_ended()
+
+    async def _room(self) -> None:
+        """Wait while the client has to take so much yet. Raises ClientLeftError."""
+        while self._unacknowledged >= RESPONSE_WINDOW and not self._gone:
+            await self.wait()
+        if self._gone:
+            raise ClientLeftError
+
+    # --- messages to the pump ----------------------------------------------------------------------
+
+    def _reply(self, length: int, body: bytes, objects: list[SimpleObject], ending: Ending) -> None:
+        head = self._head
+        self._unacknowledged += sum(map(cost_of, objects))
+        reply = Reply(
+            self.number,
+            head.status,
+            head.reason,
+            head.fields if self._rules is None else self._rules.apply(head.fields),
+            length,
+            body,
+            objects,
+            ending,
+            head.dated,
+            head.close,
+            self._lease if ending is DONE else None,
+            self._handler_ns(ending),
+        )
+        self._line.put(reply, len(body))
+
+    def _part(self, objects: list[SimpleObject], ending: Ending) -> None:
+        cost = sum(map(cost_of, objects))
+        self._unacknowledged += cost
+        self._line.put(Part(self.number, objects, ending, self._handler_ns(ending)), cost)
+
+    def _handler_ns(self, ending: Ending) -> int:
+        return time.monotonic_ns() - self._began if ending is not UNFINISHED else 0
+
+    # --- extensions --------------------------------------------------------------------------------
+
+    def _hint(self, message: Message) -> None:
+        links = message.get("links", ())
+        fields = [checked_field((b"Link", bytes(link))) for link in links]
+        lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+        if lines:
+            self._line.put(EarlyHints(self.number, lines), 0)
+
+    def _end_with_trailers(self, message: Message) -> None:
+        for field in message.get("headers", ()):
+            checked_field(field)
+        if not message.get("more_trailers", False):
+            self._part([], DONE)
+            self._phase = OVER
+            self._wake()
+
+    def _ask_lease(self, message: Message) -> None:
+        """This response may be repeated for so many seconds (see `Invocation.ask_lease` of WSGI)."""
+        names = []
+        for name in message.get("names", ()):
+            text = str(name, "latin-1") if isinstance(name, bytes) else str(name)
+            names.append(checked_field((text.encode("latin-1", "replace"), b""))[0].decode().lower())
+        seconds = message.get("seconds", 0)
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise BrokenRule(f"the 'seconds' of 'halfsync.lease' must be a number, not {seconds!r:.60}")
+        if "halfsync.lease" not in self._scope["extensions"]:
+            warn_of_lease("the request has X-Forwarded fields from a peer that is not in forwarded_allow_ips")
+        elif seconds > 0 and self._scope["method"] in ("GET", "HEAD"):
+            self._lease = Lease(float(seconds), (*names, *self._shaping), bool(message.get("public", False)))
+            self._plain = False
+
+    def _refuse_lease(self, why: str = "its body comes in pieces") -> None:
+        if self._lease is not None:
+            warn_of_lease(why)
+            self._lease = None
+
+    # --- when it goes wrong ------------------------------------------------------------------------
+
+    def _tell(self, rule: str) -> None:
+        self._line.end_if_child()
+        self._broken = True
+        log("error", f"{self.named}: the application broke a rule of ASGI: {rule}.")
+
+    @property
+    def named(self) -> str:
+        return request_named(self._task.head, self._task.client)
+
+    def _returned(self) -> None:
+        """The application has returned without a whole response."""
+        self._line.end_if_child()
+        if not (self._gone or self._broken):
+            how = "without a response" if self._phase <= HELD else "before its response was complete"
+            self._tell(f"it returned {how}")
+        self._end_badly()
+
+    def _raised(self, error: BaseException) -> None:
+        self._line.end_if_child()
+        if self._by_deadline:
+            pass  # its stack is logged
+        elif self._gone or stems_from_leaving(error):
+            if not stems_from_leaving(error):
+                log("info", f"{self.named}: its client had left, and the application raised {error!r:.200}")
+        elif not isinstance(error, BrokenRule):
+            when = ("before", "before", "while sending", "while sending", "after")[self._phase]
+            log("error", f"Exception {when} the response to {self.named}:\n{failure(skip=1)}")
+        self._end_badly()
+
+    def _end_badly(self) -> None:
+        """The client sees it, if there is one."""
+        if self._phase == OVER:
+            return
+        begun = self._phase > HELD
+        self._phase = OVER
+        if begun or self._gone:
+            self._part([], ABORTED)
+        else:
+            self._head, body = INTERNAL_ERROR
+            if self._pages is not None:
+                fields, body = self._pages.instead(500, self._head.fields, body)
+                self._head = msgspec.structs.replace(self._head, fields=fields)
+            self._lease = None
+            self._reply(len(body), body, [], DONE)
+        self._wake()
+
+
+def _as_bytes(piece: Any) -> bytes:
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise BrokenRule(f"the 'body' of 'http.response.body' must be bytes, not {type(piece).__name__}")
+
+
+@lru_cache(maxsize=8)  # once for each
+def warn_of_lease(why: str) -> None:
+    log("warning", f"The application asked for a lease where none can be given: {why}. (Said once.)")

@@ -1,0 +1,162 @@
+"""The scope of a request (ASGI HTTP & WebSocket 2.3).
+
+What a head said that was read before is kept by its very bytes; a request that is the same costs copies. The
+dictionary, its list of headers, and the dictionaries in it are the application's own.
+
+2.3 is the version that is announced: with 2.4 Starlette does not listen for the client's leaving while it
+streams, and would go on sleeping until it has something to send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from halfsync import tls_facts
+from halfsync.forwarded import FIELDS, Trust
+from halfsync.plan import Listener, RoutePlan
+from halfsync.request import authority_of, decoded, path_and_query
+from halfsync.wire.messages import Task
+
+Scope = dict[str, Any]
+
+ASGI = {"version": "3.0", "spec_version": "2.3"}
+
+MAX_SEEN = 512
+MAX_SEEN_HEAD = 1024
+"""Heads, and bytes of each, that are kept with what they say."""
+
+EXTENSIONS: dict[str, dict[str, Any]] = {
+    "http.response.pathsend": {},
+    "http.response.zerocopysend": {},
+    "http.response.early_hint": {},
+    "halfsync.lease": {},
+}
+_FORWARDED = frozenset(name.encode() for name in FIELDS)
+
+
+class Scopes:
+    """Of the requests of one route."""
+
+    def __init__(
+        self,
+        route: RoutePlan,
+        listeners: Sequence[Listener],
+        trust: Trust | None,
+        state: dict[str, Any] | None,
+    ) -> None:
+        """`trust`: whose X-Forwarded fields are believed; None: nobody's. `state`: what the application has
+        kept in its lifespan."""
+        self._trust = trust
+        self._prefix = route.prefix
+        self._root_path = route.root_path
+        self._state = {} if state is None else state
+        self._listeners = listeners
+        self._seen: list[dict[bytes, Scope]] = [{} for _ in listeners]
+
+    def of(self, task: Task) -> Scope:
+        """The scope of a request. `scope["extensions"]` has "halfsync.lease" if a lease may be asked for."""
+        seen = self._seen[task.listener]
+        found = seen.get(task.head)
+        if found is None:
+            found = self._read(task)
+            if self._trust is not None and any(name in _FORWARDED for name, _ in found["headers"]):
+                return self._completed(self._believe(found, task), task, found["extensions"])
+            if len(task.head) <= MAX_SEEN_HEAD and b"\r\ncookie" not in task.head.lower():
+                if len(seen) >= MAX_SEEN:
+                    seen.clear()
+                seen[task.head] = found
+        scope = found.copy()
+        scope["headers"] = found["headers"].copy()
+        scope["client"] = (task.client, task.client_port) if task.client else None
+        scope["state"] = self._state.copy()
+        scope["extensions"] = found["extensions"].copy()
+        if task.tls:
+            scope["extensions"]["tls"] = _tls(task.tls)
+        return scope
+
+    def _completed(self, scope: Scope, task: Task, extensions: dict[str, Any]) -> Scope:
+        scope["state"] = self._state.copy()
+        scope["extensions"] = extensions
+        if task.tls:
+            extensions["tls"] = _tls(task.tls)
+        return scope
+
+    def _read(self, task: Task) -> Scope:
+        """What the head says, and what is known of the listener."""
+        listener = self._listeners[task.listener]
+        request_line, *lines = task.head.split(b"\r\n")
+        del lines[-2:]
+        method, target, protocol = str(request_line, "latin-1").split(" ")
+        raw_path, query = path_and_query(target)
+        headers = [_field(line) for line in lines]
+        if target[:1] != "/" and (authority := authority_of(target)):
+            headers = [one for one in headers if one[0] != b"host"]
+            headers.insert(0, (b"host", authority.encode("latin-1")))
+        path = decoded(raw_path).encode("latin-1").decode("utf-8", "replace")
+        prefix = self._prefix if path.startswith(self._prefix) else ""
+        return {
+            "type": "http",
+            "asgi": ASGI.copy(),
+            "http_version": "2" if protocol.startswith("HTTP/2") else protocol.removeprefix("HTTP/"),
+            "method": method.upper(),
+            "scheme": listener.scheme,
+            "path": self._root_path + path,
+            "raw_path": raw_path.encode("latin-1"),
+            "query_string": query.encode("latin-1"),
+            "root_path": self._root_path + prefix,
+            "headers": headers,
+            "client": (task.client, task.client_port) if task.client else None,
+            "server": _server(listener),
+            "extensions": dict(EXTENSIONS),
+            "state": None,
+        }
+
+    def _believe(self, scope: Scope, task: Task) -> Scope:
+        """The request has X-Forwarded fields. They are read as for WSGI applications."""
+        assert self._trust is not None
+        if not self._trust.believes_peer(task.client):
+            # A lease would be the same for requests of a trusted peer with the same fields.
+            del scope["extensions"]["halfsync.lease"]
+            return scope
+        environ: dict[str, object] = {"wsgi.url_scheme": scope["scheme"]}
+        for name, value in scope["headers"]:
+            key = "HTTP_" + str(name, "latin-1").upper().replace("-", "_")
+            text = str(value, "latin-1")
+            environ[key] = f"{environ[key]}, {text}" if key in environ else text
+        self._trust.apply(environ, task.client)
+        scope["scheme"] = environ["wsgi.url_scheme"]
+        if "REMOTE_ADDR" in environ:
+            scope["client"] = (environ["REMOTE_ADDR"], 0)  # its port is not known
+        if "HTTP_HOST" in environ:
+            host = str(environ["HTTP_HOST"]).encode("latin-1")
+            scope["headers"] = [(n, host if n == b"host" else v) for n, v in scope["headers"]]
+        return scope
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b":")
+    return name.lower(), value.strip(b" \t")
+
+
+def _tls(encoded: bytes) -> dict[str, Any]:
+    """The `tls` extension. (Which of its own certificates the server has shown is not known here.)"""
+    facts = tls_facts.decode(encoded)
+    shown = facts.certificate
+    return {
+        "server_cert": None,
+        "client_cert_chain": [] if shown is None else [shown.pem],
+        "client_cert_name": None if shown is None else shown.subject,
+        "client_cert_error": None,
+        "tls_version": _VERSIONS.get(facts.version),
+        "cipher_suite": facts.cipher_id & 0xFFFF,
+    }
+
+
+_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+
+
+def _server(listener: Listener) -> tuple[str, int | None]:
+    if listener.port:
+        return listener.host, listener.port
+    return listener.address.removeprefix("unix:"), None

@@ -1,0 +1,51 @@
+"""The end of a worker process."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from halfsync.logs.error import failure, log
+from halfsync.primitives import signal, threading
+
+PUMP_TIMEOUT = 5.0
+"""Seconds without a pump after which a worker that was not retired leaves all the same. The parent
+forks a new pump at once when one dies."""
+
+
+def stop_timers() -> None:
+    """The application's: a signal handler that raises would interrupt its exit functions."""
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        try:
+            signal.setitimer(timer, 0)
+        except BaseException:  # noqa: BLE001 - its last word
+            pass
+
+
+def leave() -> None:
+    """What Python does at its end, since the caller ends the process with os._exit: non-daemon
+    threads are joined, exit hooks run, the standard streams are flushed."""
+    steps: list[Callable[[], None]] = [
+        threading._shutdown,  # type: ignore[attr-defined]
+        _run_exit_functions,
+        logging.shutdown,
+        lambda: _flush(sys.stdout),
+        lambda: _flush(sys.stderr),
+    ]
+    for step in steps:
+        try:
+            step()
+        except BaseException:  # noqa: BLE001 - one that fails must not keep the others from their turn
+            log("error", f"At the worker's end:\n{failure()}")
+
+
+_run_exit_functions = atexit._run_exitfuncs
+
+
+def _flush(stream: Any) -> None:
+    """An application may have put anything there, None as well."""
+    if stream is not None and not stream.closed:
+        stream.flush()
