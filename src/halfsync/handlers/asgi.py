@@ -41,7 +41,7 @@ class ASGIHandler:
         self._rules = rules
         self._pages = pages
         self._shaping = trust.shaping if trust is not None else ()
-        self._scopes = Scopes(route, listeners, trust if trust is not None and trust.fields else None, state)
+        self._scopes = Scopes(route, listeners, trust, state)
 
     def invocation(self, task: Task, descriptor: int, began: int, line: LineWithCredit) -> HTTPInvocation:
         """What is to be run for a request. `descriptor` is that of its body, if that is in a file, and is

@@ -115,17 +115,21 @@ class Scopes:
     def _believe(self, scope: Scope, task: Task) -> Scope:
         """The request has X-Forwarded fields. They are read as for WSGI applications."""
         assert self._trust is not None
-        if not self._trust.believes_peer(task.client):
-            # A lease would be the same for requests of a trusted peer with the same fields.
-            del scope["extensions"]["halfsync.lease"]
-            return scope
-        environ: dict[str, object] = {"wsgi.url_scheme": scope["scheme"]}
+        environ: dict[str, object] = {"wsgi.url_scheme": scope["scheme"], "SCRIPT_NAME": ""}
         for name, value in scope["headers"]:
             key = "HTTP_" + str(name, "latin-1").upper().replace("-", "_")
             text = str(value, "latin-1")
             environ[key] = f"{environ[key]}, {text}" if key in environ else text
+        if not self._trust.believes_peer(task.client):
+            # A lease would be the same for requests of a trusted peer with the same fields.
+            del scope["extensions"]["halfsync.lease"]
+            self._trust.remove(environ, task.client)
+            scope["headers"] = [one for one in scope["headers"] if one[0] not in _FORWARDED]
+            return scope
         self._trust.apply(environ, task.client)
         scope["scheme"] = environ["wsgi.url_scheme"]
+        scope["root_path"] = f"{environ['SCRIPT_NAME']}{scope['root_path']}"
+        scope["path"] = f"{environ['SCRIPT_NAME']}{scope['path']}"
         if "REMOTE_ADDR" in environ:
             scope["client"] = (environ["REMOTE_ADDR"], 0)  # its port is not known
         if "HTTP_HOST" in environ:
