@@ -68,6 +68,8 @@ ALLOWED: dict[str, set[str]] = {
         "habits", "forwarded", "toml_text", "watcher.main", "parent", "layout", "plan", "settings", "logs",
         "channel", "wire", "folders", "rereading", "seen_files", "routes_table",
     },
+    "ctl": {"ctl_text", "wire"},
+    "ctl_text": set(),
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip

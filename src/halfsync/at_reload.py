@@ -19,6 +19,8 @@ NEEDS_RESTART = {
     "backlog": "it applies when a socket is made",
     "unix_mode": "it applies when a socket is made",
     "reuse_port": "it applies when a socket is made",
+    "control_socket": "it is made at the start",
+    "control_socket_mode": "it is made at the start",
     "reload": "the watcher starts with the server",
     "reload_dir": "the watcher starts with the server",
     "reload_include": "the watcher starts with the server",

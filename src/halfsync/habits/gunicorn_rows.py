@@ -288,15 +288,13 @@ ROWS: tuple[Foreign, ...] = (
         nothing(GUNICORN, name, "--" + name.replace("_", "-"), DIRTY)
         for name in ("dirty_workers", "dirty_timeout", "dirty_threads", "dirty_graceful_timeout")
     ),
-    nothing(
-        GUNICORN, "control_socket", "--control-socket", "signals control it (docs/reference/signals.md)."
-    ),
-    nothing(GUNICORN, "control_socket_mode", "--control-socket-mode", "there is no control socket."),
+    same("control_socket", "--control-socket", "control_socket", "for halfsyncctl, not gunicornc."),
+    same("control_socket_mode", "--control-socket-mode", "control_socket_mode"),
     nothing(
         GUNICORN,
         "control_socket_disable",
         "--no-control-socket",
-        "there is no control socket.",
+        "there is no control socket by default.",
         is_switch=True,
     ),
     same("wsgi_app", "", "", "the target: halfsync app:app, or in TOML under [routes]."),

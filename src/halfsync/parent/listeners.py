@@ -43,14 +43,14 @@ def bind(
             before = len(bound)
             try:
                 if isinstance(where, str):
-                    bound.append(_bind_unix(where, settings.backlog, mode, identity))
+                    bound.append(bind_unix(where, settings.backlog, mode, identity))
                 else:
                     bound += _bind_tcp(*where, settings, where[1] in ports_of_ipv4)
             except socket.gaierror:
                 raise SettingError(f"bind {address!r}: there is no host of that name.") from None
             except OSError as error:
                 note = trust.note(where, identity) if isinstance(where, str) else ""
-                reason = _own_reason(error, where, bound) or _reason(error, where)
+                reason = _own_reason(error, where, bound) or why_not(error, where)
                 raise SettingError(f"bind {address!r}: {reason}{note}.") from None
             scheme = scheme_of(address, settings)
             bound[before:] = [replace(one, bound_as=address, scheme=scheme) for one in bound[before:]]
@@ -176,7 +176,8 @@ def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Li
     return ""
 
 
-def _reason(error: OSError, where: tuple[str, int] | str) -> str:
+def why_not(error: OSError, where: tuple[str, int] | str) -> str:
+    """Why there is no socket, as the end of a sentence."""
     if isinstance(where, str) and error.errno == errno.ENOENT:
         return f"there is no folder {os.path.dirname(where)!r}"
     if error.errno == errno.EACCES and isinstance(where, str):
@@ -213,7 +214,7 @@ def _bind_tcp(host: str, port: int, settings: Settings, beside_ipv4: bool) -> li
                 if len(found) > 1:
                     log(
                         "info",
-                        f"{host} is also {address[0]}, which is left out: {_reason(error, (host, port))}.",
+                        f"{host} is also {address[0]}, which is left out: {why_not(error, (host, port))}.",
                     )
     except OSError:
         for one in made:
@@ -254,7 +255,8 @@ def prepare_tcp(listening: socket.socket) -> None:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _bind_unix(path: str, backlog: int, mode: int, identity: Identity | None) -> Listener:
+def bind_unix(path: str, backlog: int, mode: int, identity: Identity | None) -> Listener:
+    """Raises OSError."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with trust.rights_for(path, identity):

@@ -13,6 +13,7 @@ from halfsync.folders import current_folder
 from halfsync.layout import Layout
 from halfsync.logs import error
 from halfsync.parent import certificates, listeners, machine, privileges, systemd
+from halfsync.parent.control_socket import ControlSocket
 from halfsync.parent.logfiles import AccessLogFile, ErrorLog
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
@@ -24,6 +25,7 @@ from halfsync.routes_table import table_of
 from halfsync.seen_files import SeenFile
 from halfsync.settings.site_tls import SiteTLS
 from halfsync.settings.table import Settings
+from halfsync.settings.values import octal
 
 
 def serve(
@@ -75,6 +77,11 @@ def serve(
             configuration=configuration,
             certificates=shown,
         )
+        control_socket = None
+        if settings.control_socket is not None:
+            mode = octal("control_socket_mode", settings.control_socket_mode)
+            control_socket = ControlSocket(settings.control_socket, mode, identity)
+            undo.callback(control_socket.close)
         children = entry_points()
         # What exists now is never collected: so the collector touches no page that children share.
         gc.collect()
@@ -89,6 +96,7 @@ def serve(
             announce=lambda: announce(plan, notifier),
             stop_listening=listeners.close,
             signals=signals,
+            control_socket=control_socket,
             notifier=notifier,
         )
         status = supervisor.run()

@@ -98,6 +98,13 @@ class WorkerPool(ChildPool):
         size = self.current.size
         self.current.size = self.scaling.size(size, max(0, size - working), now)
 
+    def scale_to(self, size: int) -> None:
+        """So many processes; where the number follows the load, no fewer from now on."""
+        if self.scaling is not None:
+            self.scaling.hold(size)
+        for generation in self.generations:
+            generation.size = size
+
     def resize(self, by: int) -> None:
         """So many processes more."""
         if self.scaling is not None:

@@ -34,6 +34,7 @@ class Reloads:
         self._may_differ = False  # one was requested during the start: the configuration may be another
         self._try_again_at = NEVER  # when one is that found no room to begin
         self._short_of: int | None = None  # errno for which it could not begin, and that was logged
+        self.failures: list[str] = []
         self._switched: list[WorkerPool] = []  # and not yet logged
         self._new_plan: Plan | None = None  # and not yet logged
 
@@ -47,8 +48,20 @@ class Reloads:
                 "when that is done. If it can't start, stop with Ctrl-C and start again.",
             )
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing that was requested is under way any more. `failures` says what went wrong, in sentences."""
+        return (
+            self._tree.phase is Phase.SERVING
+            and self._next_plan is None
+            and self._try_again_at == NEVER
+            and not (self._is_due or self._may_differ)
+            and all(pool.next is None for pool in self._tree.pools)
+        )
+
     def request(self, cause: str) -> None:
         """`cause` is SIGHUP, or, with `reload`, what has changed."""
+        self.failures = []
         if self._tree.phase is Phase.SERVING:
             log("info", f"{cause}: reloading.")
             self._start()
@@ -110,6 +123,7 @@ class Reloads:
                 )
             return
         log("error", f"Reload failed, and the old configuration stays in effect: {wrong}")
+        self.failures += wrong.sentences if isinstance(wrong, SettingError) else [f"{wrong}."]
         self._notifier.reload_failed()
 
     def _size(self, pool: WorkerPool, planned: PoolPlan) -> int:
@@ -138,6 +152,9 @@ class Reloads:
 
     def failed(self, pool: WorkerPool, child: Child, ending: str) -> None:
         """A worker of the next generation ended before it was ready."""
+        self.failures.append(
+            f"{child.who} {ending} while starting." if child.failure is None else child.failure.sentence
+        )
         told = f"it {ending} while starting." if child.failure is None else pool.told_once(child.failure)
         self._notifier.reload_failed()
         if self._next_plan is None:

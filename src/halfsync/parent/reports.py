@@ -15,9 +15,17 @@ from halfsync.wire import messages
 
 
 class Reports:
-    def __init__(self, tree: Tree, unknown: UnknownChildren, changed: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        unknown: UnknownChildren,
+        changed: Callable[[str, bool], None],
+        described: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """`changed`: the watcher tells that these files (in words) have changed, and whether the
-        configuration is among them."""
+        configuration is among them. `described`: the pump has written what it was asked, by the number of the
+        question."""
+        self._described = described
         self._tree = tree
         self._unknown = unknown
         self._changed = changed
@@ -58,6 +66,8 @@ class Reports:
             self._on_change(child, report)
         elif isinstance(report, messages.Spare):
             self._note_spare(report)
+        elif isinstance(report, messages.Described):
+            self._described(report.number)
         elif isinstance(report, messages.MaxRequests):
             child.worn = f"has served {report.request_count} requests (max_requests)"
         else:

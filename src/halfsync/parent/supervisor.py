@@ -35,6 +35,8 @@ from collections.abc import Callable, Sequence
 
 from halfsync import prctl
 from halfsync.logs.error import log
+from halfsync.parent.control import Control
+from halfsync.parent.control_socket import ControlSocket
 from halfsync.parent.deaths import Deaths
 from halfsync.parent.limits import LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
 from halfsync.parent.logfiles import ErrorLog
@@ -69,13 +71,14 @@ class Supervisor:
         announce: Callable[[], None] = lambda: None,
         stop_listening: Callable[[Sequence[Listener]], None] = lambda _: None,
         signals: Signals | None = None,
+        control_socket: ControlSocket | None = None,
         notifier: Notifier | None = None,
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
 
         `signals`: noted since before there was something to undo; closed by `run`.
 
-        `folder`: see Spawner.
+        `control_socket`: closed by `run`, too. `folder`: see Spawner.
 
         `stop_listening` is called when a stop begins, so that the sockets are gone as soon as the
         pump has closed its own: who comes later is refused, and not left in a queue that nobody
@@ -95,7 +98,11 @@ class Supervisor:
         spawner = Spawner(entry_points, access_log, identity, folder, self._forget_in_child)
         self._staffing = Staffing(self._tree, spawner, unknown)
         self._reloads = Reloads(self._tree, self._staffing, self._reconfiguration, self._notifier)
-        self._reports = Reports(self._tree, unknown, self._reloads.on_change)
+        self._control = (
+            None if control_socket is None else Control(control_socket, self._tree, self._reloads, self)
+        )
+        described = (lambda _: None) if self._control is None else self._control.described
+        self._reports = Reports(self._tree, unknown, self._reloads.on_change, described)
         self._deaths = Deaths(self._tree, self._reports, self._reloads, unknown)
 
     def run(self) -> int:
@@ -110,6 +117,8 @@ class Supervisor:
             self._deaths.reap_the_killed()
             self._stop_listening(self._tree.plan.listeners)
             self._signals.close()
+            if self._control is not None:
+                self._control.socket.close()
         return self._tree.exit_status
 
     def _turn(self) -> None:
@@ -117,6 +126,8 @@ class Supervisor:
             self._wait()
             now = time.monotonic()
             self._handle_signals(now)
+            if self._control is not None:
+                self._control.receive(now)
             self._reports.receive_all(now)
             self._deaths.forget_unknown(now)
             self._deaths.reap(now)
@@ -125,6 +136,8 @@ class Supervisor:
             self._advance(now)
             self._flush(now)
             self._reloads.log_switched()
+            if self._control is not None:
+                self._control.respond(now)
         except Exception:  # noqa: BLE001 - a bug here must not end the server
             log("error", "a bug, survived: " + traceback.format_exc())
             time.sleep(SHORTEST_WAIT)
@@ -133,6 +146,8 @@ class Supervisor:
         for child in self._tree.children():
             child.forget_in_child()
         self._signals.forget_in_child()
+        if self._control is not None:
+            self._control.socket.forget_in_child()
 
     def _flush(self, now: float) -> None:
         """The pump last: a worker that is retired knows it before the pump lets go of it."""
@@ -147,6 +162,8 @@ class Supervisor:
         for child in self._tree.children():
             if child.channel is not None:
                 poller.register(child.channel, select.POLLIN)
+        if self._control is not None:
+            self._control.socket.register(poller, time.monotonic())
         poller.poll(1000 * self._wait_seconds(time.monotonic()))
 
     def _wait_seconds(self, now: float) -> float:
@@ -165,14 +182,13 @@ class Supervisor:
     def _handle_signals(self, now: float) -> None:
         for number in self._signals.take():
             if number == signal.SIGQUIT or (number == signal.SIGINT and self._tree.settings.reload):
-                self._stop_at_once(now, name_of(number))  # who develops does not want to wait
+                self.stop(now, name_of(number), at_once=True)  # who develops does not want to wait
             elif number in (signal.SIGTERM, signal.SIGINT):
-                self._stop(now, name_of(number))
+                self.stop(now, name_of(number))
             elif number == signal.SIGHUP:
                 self._reloads.request("SIGHUP")
             elif number == signal.SIGUSR1:
-                self._reopen_error_log()
-                self._reopen_log()
+                self.reopen_logs("SIGUSR1")
             elif number == signal.SIGTTIN:
                 self._resize(+1)
             elif number == signal.SIGTTOU:
@@ -180,7 +196,11 @@ class Supervisor:
             elif number != signal.SIGCHLD:
                 log("warning", f"{name_of(number)}: this signal means nothing to halfsync; it is ignored.")
 
-    def _stop(self, now: float, name: str) -> None:
+    def stop(self, now: float, name: str, *, at_once: bool = False) -> None:
+        """`name` is the signal, or who asks for it."""
+        if at_once:
+            self._stop_at_once(now, name)
+            return
         if self._tree.phase in (Phase.DRAINING, Phase.EXITING):
             self._stop_at_once(now, f"a second {name}")
             return
@@ -217,29 +237,34 @@ class Supervisor:
         self._tree.phase_limit = now + LAST_WORD
         pump.order(messages.Drain(0.0))
 
-    def _reopen_error_log(self) -> None:
+    def reopen_logs(self, cause: str) -> list[str]:
+        """Gives a sentence for each that can't be."""
+        wrong = [self._reopen_error_log(cause), self._reopen_log(cause)]
+        return [sentence for sentence in wrong if sentence]
+
+    def _reopen_error_log(self, cause: str) -> str:
         if self._error_log is None:
-            return
+            return ""
         try:
             self._error_log.reopen_in(self._tree.children())
         except OSError as error:
-            log("error", f"SIGUSR1: the error log can't be reopened: {error}; the old one stays.")
-        else:
-            log("info", "SIGUSR1: the error log is reopened.")
+            return _told("error", cause, f"the error log can't be reopened: {error}; the old one stays.")
+        _told("info", cause, "the error log is reopened.")
+        return ""
 
-    def _reopen_log(self) -> None:
+    def _reopen_log(self, cause: str) -> str:
         access_log = self._reconfiguration.access_log(self._tree.plan)
         if access_log is None:
-            return
+            return ""
         try:
             access_log.reopen()
             for child in self._tree.pools[BUILT_IN].children:
                 if child.state is not ChildState.KILLED:
                     child.order(messages.LogFile(), (os.dup(access_log.fd),))
         except OSError as error:
-            log("error", f"SIGUSR1: the access log can't be reopened: {error}; the old one stays.")
-        else:
-            log("info", "SIGUSR1: the access log is reopened.")
+            return _told("error", cause, f"the access log can't be reopened: {error}; the old one stays.")
+        _told("info", cause, "the access log is reopened.")
+        return ""
 
     def _resize(self, by: int) -> None:
         for pool in self._tree.pools:
@@ -288,3 +313,9 @@ class Supervisor:
             left = ", ".join(child.who for child in self._tree.children())
             log("error", f"these do not end, though they were killed: {left}.")
             self._tree.phase = Phase.OVER
+
+
+def _told(level: str, cause: str, sentence: str) -> str:
+    """Gives it as a sentence by itself."""
+    log(level, f"{cause}: {sentence}")
+    return sentence[0].upper() + sentence[1:]

@@ -71,7 +71,7 @@ class Leases:
         """`cut_cookies` is for limits on heads that a cookie in MAX_CUT_HEAD bytes can't break."""
         self.memory = memory
         self.cut_cookies = cut_cookies
-        self._held = 0
+        self.held = 0  # bytes
         self.table: OrderedDict[Key, _Variants] = OrderedDict()
         # By listener: the same bytes at another address or scheme may be another site's request.
         self.known = [KnownHeads() for _ in range(listeners)]
@@ -150,7 +150,7 @@ class Leases:
         key = (listener, head.method, head.host, head.target)
         variants = self.table.pop(key, None)
         if variants is not None:
-            self._held -= variants.bytes_held
+            self.held -= variants.bytes_held
         if variants is None or (variants.names, variants.public) != (names, lease.public):
             variants = _Variants(names, lease.public)
         values = _values(head, names)
@@ -160,10 +160,10 @@ class Leases:
         if len(variants.by_values) > 64:  # ranges and validators are the client's to choose
             variants.by_values = {values: leased}
         self.table[key] = variants
-        self._held += variants.bytes_held
-        while self._held > self.memory and self.table:
+        self.held += variants.bytes_held
+        while self.held > self.memory and self.table:
             _, oldest = self.table.popitem(last=False)
-            self._held -= oldest.bytes_held
+            self.held -= oldest.bytes_held
             self._forget_heads()  # they may hold what has just been let go
 
     def _refuse(self, application: str, why: str) -> None:
@@ -188,7 +188,7 @@ class Leases:
         """Let go of all that has expired: a descriptor held for nobody is a disk that stays full."""
         stale = [key for key, v in self.table.items() if all(x.expires <= now for x in v.by_values.values())]
         for key in stale:
-            self._held -= self.table.pop(key).bytes_held
+            self.held -= self.table.pop(key).bytes_held
         for known in self.known:
             known.drop_expired(now)
 

@@ -12,6 +12,7 @@ from halfsync import channel
 from halfsync.logs.error import log, reopen
 from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
+from halfsync.pump import overview
 from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.loop import Pump
 from halfsync.pump.reconfigure import PlanChange
@@ -21,6 +22,8 @@ from halfsync.wire.messages import (
     Configure,
     Configured,
     Cut,
+    Describe,
+    Described,
     Drain,
     Drained,
     Ended,
@@ -54,7 +57,7 @@ class Orders:
         self.reserve = Reserve()
         self.quiet_until = 0.0  # no word until then of workers that can't join
 
-    def report(self, message: Ready | Drained | Hung | Lost | Cut | Configured | Spare) -> None:
+    def report(self, message: Ready | Drained | Hung | Lost | Cut | Configured | Spare | Described) -> None:
         channel.send(self.sock, encode(message))
 
 
@@ -119,10 +122,20 @@ def _receive_order(pump: Pump, orders: Orders, reconfiguration: PlanChange) -> N
         reconfiguration.switch_over(order.number)
     elif isinstance(order, Drain):
         pump.drain(order.seconds)
+    elif isinstance(order, Describe):
+        _describe(pump, orders, order, owned)
     elif isinstance(order, ErrorLogFile) and fds:
         reopen(fds[0])
     else:
         log("error", f"an order that is not the pump's: {type(order).__name__}")
+
+
+def _describe(pump: Pump, orders: Orders, order: Describe, fds: list[Descriptor]) -> None:
+    """Without its descriptor, the file stays empty."""
+    for file in fds:
+        with open(file.fd, "wb", closefd=False) as written:
+            written.write(overview.describe(pump, order.what))
+    orders.report(Described(order.number))
 
 
 def _join(pump: Pump, orders: Orders, order: Join, fds: list[Descriptor]) -> None:

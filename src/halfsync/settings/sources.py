@@ -252,6 +252,7 @@ def _check_hsts(settings: Settings) -> None:
 
 def _check_octals(settings: Settings) -> None:
     octal("unix_mode", settings.unix_mode)
+    octal("control_socket_mode", settings.control_socket_mode)
     if settings.umask is not None:
         octal("umask", settings.umask)
 

@@ -456,6 +456,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         about("Processes", "Write the parent's process id to this file.", short="-p", metavar="FILE"),
     ] = None
+    control_socket: Annotated[
+        str | None,
+        about(
+            "Processes",
+            "Listen at this unix socket for the commands of halfsyncctl. Whoever may connect controls the "
+            "server: `control_socket_mode`, and the permissions of its folder.",
+            metavar="FILE",
+        ),
+    ] = None
+    control_socket_mode: Annotated[
+        str,
+        about("Processes", "Permissions of the control socket, as an octal number.", metavar="MODE"),
+    ] = "600"
     graceful_timeout: Annotated[
         float,
         about(

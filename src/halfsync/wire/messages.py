@@ -9,10 +9,11 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                                 (read by the watch thread, whatever the handlers do; or by the event loop)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
+               parent -> child  Describe                        (pump)
                parent -> child  Spawn                           (template)
                parent -> child  ErrorLogFile                    (each of them)
     reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
-               child -> parent  Configured | Spare              (pump)
+               child -> parent  Configured | Spare | Described  (pump)
                child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
                child -> parent  Ready | Failed | Changed        (watcher)
 
@@ -355,6 +356,14 @@ class SwitchOver(msgspec.Struct, tag="switchover"):
     number: int
 
 
+class Describe(msgspec.Struct, tag="describe"):
+    """To the pump: write what it knows of this, as JSON, into a file. Descriptor: the file. Confirmed by
+    Described."""
+
+    number: int  # of the question
+    what: str  # see pump/overview.py
+
+
 class Spawn(msgspec.Struct, tag="spawn"):
     """To a template: fork a worker. Descriptor: the worker's end of its `orders` channel."""
 
@@ -411,6 +420,12 @@ class Configured(msgspec.Struct, tag="configured"):
     number: int
 
 
+class Described(msgspec.Struct, tag="described"):
+    """From the pump: that is written. An empty file means that its descriptor found no room."""
+
+    number: int  # of Describe
+
+
 class Spare(msgspec.Struct, tag="spare"):
     """From the pump, twice a second: how busy the pools are whose number of workers changes with the load."""
 
@@ -435,9 +450,20 @@ ToWorker = list[Task | StreamedTask | LogTask | Nudge]
 ToPump = list[Reply | Part | Credit | EarlyHints]
 ToWatch = list[Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel]
 Order = (
-    Attach | Retire | Ended | LogFile | ErrorLogFile | Join | Open | Drain | Spawn | Configure | SwitchOver
+    Attach
+    | Retire
+    | Ended
+    | LogFile
+    | ErrorLogFile
+    | Join
+    | Open
+    | Drain
+    | Spawn
+    | Configure
+    | SwitchOver
+    | Describe
 )
-Report = Ready | Failed | Drained | Hung | Lost | Cut | Configured | Spare | MaxRequests | Changed
+Report = Ready | Failed | Drained | Hung | Lost | Cut | Configured | Spare | Described | MaxRequests | Changed
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

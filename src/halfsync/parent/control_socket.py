@@ -1,0 +1,139 @@
+"""The control socket: a unix socket of the parent's, to which clients send requests, a line each.
+
+Who may connect, the permissions of the socket and of its folder say. All the same nothing that a client does
+may stop the parent: nothing here waits, what is kept for a client is bounded, and who is silent is sent away.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Iterator
+
+from halfsync.parent import listeners
+from halfsync.parent.privileges import Identity
+from halfsync.plan import Listener
+from halfsync.settings.errors import SettingError
+from halfsync.wire.control import MAX_LINE, encode_response, failed
+
+MOST_CLIENTS = 16
+SILENT = 60.0
+"""Seconds for which a client may neither say nor take anything."""
+DEAF = 1.0
+"""Seconds until the next try, when a client could not be accepted."""
+_RECV = 64 * 1024
+
+
+class ControlClient:
+    def __init__(self, sock: socket.socket, now: float) -> None:
+        self.socket = sock
+        self.inbox = b""
+        self.outbox = b""
+        self.is_waiting = False  # a command of his is being carried out
+        self.ended = False  # he says no more
+        self.heard_at = now
+
+    def say(self, said: dict[str, object]) -> None:
+        self.outbox += encode_response(said)
+
+
+class ControlSocket:
+    def __init__(self, path: str, mode: int, identity: Identity | None = None) -> None:
+        """Raises SettingError if it can't be made."""
+        try:
+            self._listener: Listener = listeners.bind_unix(
+                os.path.abspath(path), MOST_CLIENTS, mode, identity
+            )
+        except OSError as error:
+            raise SettingError(f"control_socket {path!r}: {listeners.why_not(error, path)}.") from None
+        self.clients: list[ControlClient] = []
+        self._deaf_until = 0.0
+
+    def close(self) -> None:
+        """What is left to say is said as far as there is room for it."""
+        for client in self.clients:
+            self._send(client)
+            client.socket.close()
+        self.clients.clear()
+        listeners.close([self._listener])
+
+    def forget_in_child(self) -> None:
+        """In a forked process: the descriptors are closed already."""
+        for client in self.clients:
+            client.socket.detach()
+        self._listener.socket.detach()
+
+    def register(self, poller: select.poll, now: float) -> None:
+        if now >= self._deaf_until and len(self.clients) < MOST_CLIENTS:
+            poller.register(self._listener.socket, select.POLLIN)
+        for client in self.clients:
+            wanted = (0 if client.ended else select.POLLIN) | (select.POLLOUT if client.outbox else 0)
+            poller.register(client.socket, wanted)
+
+    def receive(self, now: float) -> None:
+        """Accept who has come, and read what they say."""
+        self._accept(now)
+        for client in self.clients:
+            if not client.ended:
+                self._read(client, now)
+
+    def requests(self) -> Iterator[tuple[ControlClient, bytes]]:
+        """Lines of clients that wait for no earlier one's response."""
+        for client in list(self.clients):
+            while not client.is_waiting and b"\n" in client.inbox:
+                line, _, client.inbox = client.inbox.partition(b"\n")
+                if line.strip():
+                    yield client, line
+
+    def flush(self, now: float) -> None:
+        """Send what there is room for, and let go of who has ended."""
+        for client in list(self.clients):
+            if client.outbox and self._send(client):
+                client.heard_at = now
+            is_silent = not client.is_waiting and now - client.heard_at > SILENT
+            is_done = client.ended and not (client.outbox or client.is_waiting or b"\n" in client.inbox)
+            if is_done or is_silent:
+                client.socket.close()
+                self.clients.remove(client)
+
+    def _accept(self, now: float) -> None:
+        while len(self.clients) < MOST_CLIENTS and now >= self._deaf_until:
+            try:
+                sock, _ = self._listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor for it
+                self._deaf_until = now + DEAF
+                return
+            sock.setblocking(False)
+            self.clients.append(ControlClient(sock, now))
+
+    @staticmethod
+    def _read(client: ControlClient, now: float) -> None:
+        try:
+            data = client.socket.recv(_RECV)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        client.heard_at = now
+        client.inbox += data
+        client.ended = not data
+        if len(client.inbox) > MAX_LINE and b"\n" not in client.inbox[: MAX_LINE + 1]:
+            client.inbox, client.ended = b"", True
+            client.say(failed(f"A request has {MAX_LINE} bytes at most."))
+
+    @staticmethod
+    def _send(client: ControlClient) -> bool:
+        """Whether something was taken."""
+        try:
+            sent = client.socket.send(client.outbox, socket.MSG_NOSIGNAL) if client.outbox else 0
+        except BlockingIOError:
+            return False
+        except OSError:
+            client.inbox = client.outbox = b""
+            client.ended = True
+            return False
+        client.outbox = client.outbox[sent:]
+        return sent > 0

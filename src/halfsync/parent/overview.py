@@ -1,0 +1,70 @@
+"""What the parent knows of the server and its processes, for those who ask (control.py)."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from halfsync import __version__
+from halfsync.parent.children import UNKNOWN, Child, Role
+from halfsync.parent.pools import WorkerPool
+from halfsync.parent.recycling import resident
+from halfsync.parent.states import ChildState
+from halfsync.parent.tree import Tree
+
+_STARTED = time.monotonic()
+
+
+def status_of(tree: Tree, now: float) -> dict[str, Any]:
+    """`now` is monotonic."""
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "phase": tree.phase.value,
+        "uptime": round(now - _STARTED, 3),
+        "addresses": tree.plan.addresses,
+        "reloads": tree.plan.number,
+        "pools": [_pool(pool) for pool in tree.pools if pool.current.size or pool.children],
+    }
+
+
+def workers_of(tree: Tree, now: float) -> dict[str, Any]:
+    """All processes, the parent too."""
+    own = {"role": "parent", "pid": os.getpid(), "state": tree.phase.value, "memory": resident(os.getpid())}
+    return {"processes": [own, *(_process(tree, child, now) for child in tree.children())]}
+
+
+def _pool(pool: WorkerPool) -> dict[str, Any]:
+    workers = [child for child in pool.children if child.role is Role.WORKER]
+
+    def count(*states: ChildState) -> int:
+        return sum(child.state in states for child in workers)
+
+    said: dict[str, Any] = {
+        "pool": pool.name,
+        "size": pool.current.size,
+        "threads": pool.planned.threads,
+        "working": count(ChildState.WORKING),
+        "starting": count(ChildState.STARTING, ChildState.READY),
+        "retiring": count(ChildState.RETIRING, ChildState.EXITING),
+        "generation": pool.current.number,
+    }
+    if pool.scaling is not None:
+        said |= {"least": pool.scaling.least, "most": pool.scaling.most}
+    return said
+
+
+def _process(tree: Tree, child: Child, now: float) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "role": child.role.value,
+        "pid": child.pid if child.pid != UNKNOWN else None,
+        "state": child.state.value,
+        "age": round(now - child.started, 3),
+        "memory": resident(child.pid),
+    }
+    if child.role in (Role.WORKER, Role.TEMPLATE):
+        said |= {"pool": tree.pools[child.pool].name, "generation": child.generation}
+    if child.role is Role.WORKER:
+        said |= {"threads": child.threads, "id": child.id}
+    return said
