@@ -422,3 +422,53 @@ def test_a_log_task_is_answered_when_it_is_written(tmp_path):
         stage.send(LogTask(slot, [record()]))
         assert stage.wait(slot).done
         assert path.read_text() == "/p\n"
+
+
+# --- the error log's records ----------------------------------------------------------------------------
+
+
+def records_of(code: str, *, stderr: Any = subprocess.PIPE, **environment: str) -> str:
+    """What a process that runs `code` writes to standard error."""
+    program = f"from halfsync.logs import error\n{code}"
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(SOURCES), **environment},
+        stderr=stderr,
+        check=True,
+        timeout=60,
+    )
+    return (found.stderr or b"").decode()
+
+
+def test_as_json_a_record_is_an_object_in_one_line():
+    code = """
+error.be("worker(app:app)", "info", "json")
+error.log("debug", "not this")
+error.log("warning", 'a "quoted"\\nsecond line\\x1b[2J \\udcff \\u20ac')
+error.log("error", "short\\n")
+"""
+    first, second = map(json.loads, records_of(code).splitlines())
+    assert first["message"] == 'a "quoted"\nsecond line\x1b[2J \\udcff €'
+    assert (first["level"], first["process"]) == ("warning", "worker(app:app)")
+    assert isinstance(first["pid"], int)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
+    assert (second["level"], second["message"]) == ("error", "short")
+    raw = records_of(code).encode()
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", raw)
+
+
+def test_colours_are_for_terminals():
+    code = 'error.keep_descriptor(); error.be("pump", "debug"); error.log("error", "text")'
+    assert "\x1b" not in records_of(code, TERM="xterm")
+    for environment, is_coloured in (
+        ({"TERM": "xterm", "NO_COLOR": ""}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "dumb", "NO_COLOR": ""}, False),
+    ):
+        ours, theirs = os.openpty()
+        records_of(code, stderr=theirs, **environment)
+        shown = os.read(ours, 10_000).decode()
+        os.close(ours)
+        os.close(theirs)
+        assert (" pump \x1b[31mERROR\x1b[0m text" in shown) is is_coloured
+        assert (" pump ERROR text" in shown) is not is_coloured

@@ -237,7 +237,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
 def say_notes(notes: Sequence[str], loaded: Loaded) -> None:
     from halfsync.logs import error
 
-    error.be("parent", loaded.settings.log_level)
+    error.be("parent", loaded.settings.log_level, loaded.settings.log_format)
     for note in notes:
         error.log("info", note)
 

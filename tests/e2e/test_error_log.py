@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 
 import pytest
 
-from tests.e2e.harness import Client, Server, until
+from tests.e2e.harness import Client, Server, serving, until
 from tests.e2e.test_settings_and_users import halfsync
 
 APPLICATION = """
@@ -101,3 +102,30 @@ def test_a_file_that_can_not_be_written_is_reported(tmp_path):
         found = halfsync(tmp_path, "-b", "127.0.0.1:0", "app:app", "--error-logfile", "no/where", *more)
         assert found.returncode == 2
         assert found.stderr.startswith("halfsync: error_logfile: the file no/where can't be written")
+
+
+def test_as_json_every_line_of_the_servers_is_an_object(tmp_path):
+    """From a reload on, in all processes; what the application prints is its own."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    (tmp_path / "halfsync.toml").write_text('[routes]\n"/" = "app:app"\n')
+    with serving(tmp_path, "-c", "halfsync.toml", "--log-level", "debug") as server:
+        server.tracebacks = -1
+        (tmp_path / "halfsync.toml").write_text('log_format = "json"\n[routes]\n"/" = "app:app"\n')
+        server.signal(signal.SIGHUP)
+        server.until_logged("the reload is over", 2)
+        before = len(server.log())
+        assert server.get("/raise").status == 500
+        server.until_logged("ValueError: raised")
+        os.kill(server.pump, signal.SIGKILL)
+        server.until_logged("pump .* is started", 2)
+        assert server.get("/two").status == 200
+        server.until_logged("printed /two")
+        lines = server.log()[before:].splitlines()
+        own = [json.loads(line) for line in lines if line.startswith("{")]
+        assert {"printed /raise", "written /raise", "printed /two", "written /two"} == set(lines) - {
+            line for line in lines if line.startswith("{")
+        }
+        (failure,) = [one for one in own if "ValueError" in one["message"]]
+        assert (failure["level"], failure["process"]) == ("error", "worker(app:app)")
+        assert "Traceback" in failure["message"]
+        assert any("SIGKILL" in one["message"] for one in own)

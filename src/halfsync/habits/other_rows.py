@@ -34,8 +34,8 @@ ROWS: tuple[Foreign, ...] = (
     ),
     means(UVICORN, "--access-log", "access_logfile", "there is none by default.", is_switch=True, means="-"),
     nothing(UVICORN, "", "--no-access-log", "there is no access log by default.", is_switch=True),
-    nothing(UVICORN, "", "--use-colors", "the log has no colours.", is_switch=True),
-    nothing(UVICORN, "", "--no-use-colors", "the log has no colours.", is_switch=True),
+    nothing(UVICORN, "", "--use-colors", "on a terminal it has colours.", is_switch=True),
+    nothing(UVICORN, "", "--no-use-colors", "NO_COLOR=1 in the environment turns them off.", is_switch=True),
     *(
         nothing(UVICORN, "", flag, WEBSOCKETS)
         for flag in (

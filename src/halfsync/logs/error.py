@@ -4,7 +4,9 @@ A record is written by one write(2), so records of several processes do not mix:
 
     2026-11-23 10:00:00.123 +0000 [4711] worker(app:app) WARNING text
 
-Further lines of a text are indented, so that a line which starts with a date starts a record.
+Further lines of a text are indented, so that a line which starts with a date starts a record. On a terminal
+the level has a colour. With `log_format` json a record is an object in one line, with the keys time, level,
+process, pid and message. (What applications write to standard error stays as they write it.)
 
 Nothing here raises, and nothing waits long: standard error may be a pipe whose reader has
 stopped, and neither the parent nor the pump may hang with it. After `WRITE_TIMEOUT_MS` a record is
@@ -22,6 +24,8 @@ import resource
 import sys
 import traceback
 
+import msgspec
+
 from halfsync.primitives import os, select, threading, time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -38,7 +42,15 @@ number; a table of descriptors has room for 256 of them without growing (in step
 
 STANDARD_ERROR = 2
 
+JSON = "json"
+"""A value of `log_format`."""
+
+_COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+"""By level: parameters of the escape sequence (ECMA-48 8.3.117) for faint, yellow, red, bold and red."""
+
 _process = "parent"
+_is_json = False
+_is_coloured = False
 _least = LEVELS["info"]
 _dropped = 0
 _descriptor = STANDARD_ERROR
@@ -50,20 +62,31 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in [*range(32), 127] if chr(code) n
 _CONTROLS[ord("\n")] = "\n    "
 
 
-def be(process: str, level: str) -> None:
-    """Say who this process is in its records, and from which level on they are written."""
-    global _process, _least, _dropped
-    _process, _least, _dropped = process, LEVELS[level], 0
+def be(process: str, level: str, log_format: str = "text") -> None:
+    """Say who this process is in its records, from which level on they are written, and how."""
+    global _process, _least, _is_json, _dropped
+    _process, _least, _is_json, _dropped = process, LEVELS[level], log_format == JSON, 0
 
 
 def keep_descriptor() -> None:
     """Log to a duplicate of what standard error is now, whatever becomes of descriptor 2. To be called
     before there are other processes and before any application is imported."""
-    global _descriptor
+    global _descriptor, _is_coloured
+    _is_coloured = _shows_colours()
     if _descriptor != STANDARD_ERROR:
         os.close(_descriptor)
     _descriptor = _duplicate()
     _identities[:] = [_identity_of(STANDARD_ERROR)]
+
+
+def _shows_colours() -> bool:
+    """Whether standard error is a terminal that does, and nobody has asked for none (https://no-color.org)."""
+    environment = os.environ
+    return (
+        os.isatty(STANDARD_ERROR)
+        and not environment.get("NO_COLOR")
+        and environment.get("TERM", "") not in ("", "dumb")
+    )
 
 
 def begin_file(descriptor: int) -> None:
@@ -147,13 +170,31 @@ def _tell_both(text: str) -> None:
             pass
 
 
+class _Object(msgspec.Struct):
+    """A record as JSON has it."""
+
+    time: str
+    level: str
+    process: str
+    pid: int
+    message: str
+
+
 def _record(level: str, text: str) -> bytes:
     now = time.time()
+    milliseconds = f"{int(now * 1000) % 1000:03d}"
+    text = text.rstrip("\n")
+    if _is_json:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{milliseconds}Z"
+        text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates are no JSON
+        return msgspec.json.encode(_Object(stamp, level, _process, os.getpid(), text)) + b"\n"
     local = time.localtime(now)
-    head = time.strftime("%Y-%m-%d %H:%M:%S", local) + f".{int(now * 1000) % 1000:03d}"
+    head = time.strftime("%Y-%m-%d %H:%M:%S", local) + f".{milliseconds}"
     zone = time.strftime("%z", local)
-    body = text.rstrip("\n").translate(_CONTROLS)
-    line = f"{head} {zone} [{os.getpid()}] {_process} {level.upper()} {body}\n"
+    shown = level.upper()
+    if _is_coloured and shown in _COLOURS:
+        shown = f"\x1b[{_COLOURS[shown]}m{shown}\x1b[0m"
+    line = f"{head} {zone} [{os.getpid()}] {_process} {shown} {text.translate(_CONTROLS)}\n"
     return line.encode("utf-8", "backslashreplace")
 
 

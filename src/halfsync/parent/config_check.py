@@ -34,7 +34,14 @@ def _check_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | No
         return entry_points.worker(plan, index, theirs, None)
 
     start = processes.Start(
-        name, "halfsync worker", child_main, [theirs.fileno()], None, plan.settings.log_level, False
+        name,
+        "halfsync worker",
+        child_main,
+        [theirs.fileno()],
+        None,
+        plan.settings.log_level,
+        plan.settings.log_format,
+        gains_no_privileges=False,
     )
     child = Child(0, Role.WORKER, name, index, 0, ours, 0.0, processes.fork(start))
     theirs.close()

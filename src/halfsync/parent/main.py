@@ -43,7 +43,7 @@ def serve(
     """
     machine.check_descriptors(settings, layout.pools)
     error.keep_descriptor()
-    error.be("parent", settings.log_level)
+    error.be("parent", settings.log_level, settings.log_format)
     prctl.be_called(settings.name)
     with ExitStack() as undo:
         # There will be something to remove again, so no signal may just end the process.

@@ -46,6 +46,7 @@ class Start:
     keep: Collection[int]  # descriptors beside 0, 1 and 2
     identity: privileges.Identity | None
     log_level: str
+    log_format: str
     gains_no_privileges: bool = True
     umask: int | None = None
 
@@ -68,7 +69,7 @@ def _child_main(start: Start, parent: int, mask: set[signal.Signals] | set[int])
     status = FAILED
     try:
         signals.reset_in_child()
-        error.be(start.name, start.log_level)
+        error.be(start.name, start.log_level, start.log_format)
         close_all_but([*start.keep, error.descriptor()])
         if start.identity is not None:
             privileges.drop(start.identity)

@@ -197,7 +197,7 @@ class Reconfiguration:
     def switched(self, before: Plan, plan: Plan) -> None:
         """`plan` is in effect."""
         self._close_what_is_missing(before, plan)
-        error.be("parent", plan.settings.log_level)
+        error.be("parent", plan.settings.log_level, plan.settings.log_format)
 
     def dropped(self, running: Plan, plan: Plan) -> None:
         """`plan` will never be in effect."""

@@ -157,6 +157,7 @@ class Spawner:
             [theirs.fileno(), *keep],
             self._identity,
             settings.log_level,
+            settings.log_format,
             # The pump starts no programs. An application may, and only root's service promises not to.
             role is Role.PUMP or (settings.no_new_privs and self._identity is not None),
             None if settings.umask is None else octal("umask", settings.umask),

@@ -77,7 +77,7 @@ class PlanChange:
     def _switch(self, plan: Plan) -> None:
         pump = self._pump
         settings = plan.settings
-        error.be("pump", settings.log_level)
+        error.be("pump", settings.log_level, settings.log_format)
         pump.pools.hand_over_records()  # to whoever knows the old log
         pump.plan, pump.settings = plan, settings
         pump.access.enabled = settings.access_logfile is not None

@@ -496,6 +496,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Level, about("Logging", "The least severe messages to write to standard error.", metavar="LEVEL")
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"],
+        about(
+            "Logging",
+            "How the error log is written: as text, whose levels have colours on a terminal (unless NO_COLOR "
+            "is set), or as one JSON object a line. What applications write is left as it is.",
+            metavar="FORMAT",
+        ),
+    ] = "text"
     error_logfile: Annotated[
         str | None,
         about(

@@ -78,7 +78,7 @@ def _spawn(
             os._exit(0)
         _become_child_of(parent, between)
         orders.close()
-        error_log.be(f"worker({plan.pools[pool].name})", plan.settings.log_level)
+        error_log.be(f"worker({plan.pools[pool].name})", plan.settings.log_level, plan.settings.log_format)
         status = work(plan, pool, channel.adopt(descriptor), None, application, limits)
     except BaseException:  # noqa: BLE001
         forks.end_if_child()
