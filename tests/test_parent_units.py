@@ -419,7 +419,7 @@ def test_if_reopening_fails_the_old_access_log_stays(tmp_path):
 
 
 def in_a_child(entry: Callable[[], int], **more: privileges.Identity) -> int:
-    start = processes.Start("test", "test", entry, [], more.get("identity"), "error")
+    start = processes.Start("test", "test", entry, [], more.get("identity"), "error", "text")
     return os.waitstatus_to_exitcode(os.waitpid(processes.fork(start), 0)[1])
 
 
