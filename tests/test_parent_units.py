@@ -338,7 +338,7 @@ def test_why_workers_are_not_joined_is_said_once_for_each_shortage(monkeypatch, 
     shortage = [errno.EMFILE] * 10
     made = [((1000, 1001, 1002), (1003, 1004, 1005))]
 
-    def make():
+    def make(_concurrency):
         if shortage:
             number = shortage.pop(0)
             raise OSError(number, os.strerror(number))
@@ -366,7 +366,7 @@ def test_what_waits_to_be_sent_is_sent_before_a_join_fails(monkeypatch):
     """It holds six descriptors for each worker."""
     ours, theirs = channel.pair()
 
-    def make():
+    def make(_concurrency):
         if pump.has_unsent:
             raise OSError(errno.EMFILE, "too many")
         return (os.dup(0),), (os.dup(0),)
