@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.harness import LONG, Server, curl, digest, pattern, serving, until
+from tests.e2e.harness import LONG, Server, curl, digest, pattern, resident, serving, until
 
 KNOWN = "--http2-prior-knowledge"
 
@@ -99,6 +99,20 @@ async def ask_many(server: Server) -> list[str]:
     async with async_client(server) as one, async_client(server) as two:
         await asyncio.gather(*(ask(client, number) for number in range(100) for client in (one, two)))
     return wrong
+
+
+def test_bodies_that_are_streamed(tmp_path):
+    """`stream_body`: handlers read while it comes, and respond meanwhile, and before."""
+    body = pattern(20_000_000)
+    (tmp_path / "body").write_bytes(body)
+    upload = (KNOWN, "-T", f"{tmp_path}/body")
+    with serving(tmp_path, "reading:app", "--stream-body", "--threads", "4") as server:
+        before = resident(server.pump)
+        got = curl(*upload, f"{server.url}/digest").stdout.split()
+        assert got[:2] == [b"20000000", digest(body).encode()]
+        assert curl(*upload, f"{server.url}/echo").stdout == body
+        assert resident(server.pump) < before + 8_000_000
+        assert curl(*upload, "-w", "%{http_code}", f"{server.url}/never").stdout == b"no403"
 
 
 def test_httpx_kinds_of_responses(server):

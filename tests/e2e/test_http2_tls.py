@@ -26,6 +26,7 @@ access_logformat = "%H %r %s"
 [routes]
 "/" = "story:app"
 "/public" = "./public"
+"/streamed" = { app = "reading:app", stream_body = true, threads = 4 }
 
 [sites."open.test"]
 certfile = "server.pem"
@@ -98,6 +99,19 @@ def test_uploads(server, tmp_path, size):
     (tmp_path / "body").write_bytes(pattern(size))
     got = over_tls(server, "--http2", "--data-binary", f"@{tmp_path}/body", "/received")
     assert got.decode() == f"{size} {digest(pattern(size))}"
+
+
+def test_streamed_uploads_share_a_connection(server, tmp_path):
+    """More than there are threads: those that wait fill their windows, and keep no other waiting."""
+    body = pattern(500_000)
+    (tmp_path / "body").write_bytes(body)
+    url = f"https://127.0.0.1:{server.port}/streamed/digest?"
+    uploads = [
+        ("-T", f"{tmp_path}/body", "-o", f"{tmp_path}/{number}", url + str(number)) for number in range(10)
+    ]
+    curl("--cacert", f"{server.folder}/ca.pem", "-Z", *(word for upload in uploads for word in upload))
+    got = [(tmp_path / str(number)).read_text().split()[:2] for number in range(10)]
+    assert got == [["500000", digest(body)]] * 10
 
 
 def test_httpx_many_at_once(server):

@@ -161,6 +161,14 @@ class Http2Client:
         self.stage.until(over, f"the response on stream {number}")
         return self.responses[number]
 
+    def early_response(self, number: int) -> Response:
+        """One that comes before the request is whole: its end is told a second later."""
+        self.settle()
+        assert self.responses[number].status, "no response has come"
+        assert not self.responses[number].over, "some clients would drop the response"
+        self.stage.later(2)
+        return self.response(number)
+
     def ask(self, path: str = "/", method: str = "GET", *, body: bytes | None = None) -> Response:
         return self.response(self.start(path, method, body=body))
 

@@ -139,6 +139,11 @@ class Connection:
         """Whether nothing but the client keeps back what there is to send."""
         return True
 
+    @property
+    def may_send_body(self) -> bool:
+        """Whether nothing but the client keeps back what is to come of a request's body."""
+        return True
+
     def move(self, event: ConnectionEvent) -> None:
         """To the state that the table names."""
         state = CONNECTION_TABLE[self.state][event]

@@ -182,7 +182,7 @@ class Http1Responses:
             conn.out.append(Framing(LAST_CHUNK))
         conn.out.append(Mark(exchange, reason))
         if exchange.stream is not None and not exchange.stream.is_over:
-            _drop_body(exchange, exchange.stream)
+            drop_body(exchange, exchange.stream)
 
     def abort(self, exchange: Exchange, reason: CloseReason) -> None:
         """It will never be whole, and the client sees that at once."""
@@ -334,9 +334,9 @@ class Http1Responses:
         return MORE
 
 
-def _drop_body(exchange: Exchange, stream: BodyStream) -> None:
-    """The response is over, and the request's body has not all come: nobody reads the rest, so the connection
-    is closed behind the response."""
+def drop_body(exchange: Exchange, stream: BodyStream) -> None:
+    """The response is over, and the request's body has not all come: nobody reads the rest, so with HTTP/1.1
+    the connection is closed behind the response."""
     assert exchange.route is not None
     stream.move(BodyEvent.DROPPED)
     exchange.then = ConnectionEvent.ENDED_LAST

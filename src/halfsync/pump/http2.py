@@ -40,7 +40,7 @@ from halfsync.pump.leases import Leases
 from halfsync.pump.output import RECHECK, Output, ShrunkError
 from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
-from halfsync.pump.states import FRESH, LINGERING, MULTIPLEXED, QUEUED, RECEIVING, SENDING, ConnectionEvent
+from halfsync.pump.states import FRESH, LINGERING, MULTIPLEXED, QUEUED, SENDING, ConnectionEvent
 from halfsync.pump.tls import TLSTransport
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import HeadLimits
@@ -97,12 +97,12 @@ class Http2:
         self._endings = endings
         self._access = access
         self._output = output
-        self._frames = frames = Http2Output(endings, errors, access, output, changing)
+        self._frames = frames = Http2Output(clock, endings, errors, access, output, changing)
         self._streams = streams = Http2Responses(clock, run_queue, endings, output, leases, own)
         self.uploads = Uploads(
-            settings, clock, run_queue, errors, admission, helpers, http1, frames, spool_folder
+            settings, clock, run_queue, endings, errors, admission, helpers, http1, frames, spool_folder
         )
-        streams.read_body = self.uploads.step
+        streams.uploads = self.uploads
         self._admission = admission
         self._faults = FaultLog()
         self._requests = Requests(limits)
@@ -117,7 +117,7 @@ class Http2:
         self.refuse = streams.refuse
         self.repeat = streams.repeat
         self.respond_small = streams.respond_small
-        self.grant = streams.grant
+        self.grant = self.uploads.streamed.grant
         self.framed = streams.framed
         self.exchange_ended = streams.exchange_ended
 
@@ -263,7 +263,7 @@ class Http2:
                 if event.refusal is not None or not self._repeat_at_once(conn, session, stream, event):
                     self._begin(conn, session, stream, event)
             elif type(event) is DataReceived:
-                self._data(conn, session, event)
+                self._data(session, event)
             else:
                 self._other(conn, session, event)
 
@@ -347,15 +347,10 @@ class Http2:
         if exchange.state is SENDING:
             self._run_queue.ready(stream)
 
-    def _data(self, conn: Connection, session: Session, event: DataReceived) -> None:
-        state = event.stream
-        stream = state.owner
-        if isinstance(stream, Stream) and stream.exchange is not None and stream.exchange.state is RECEIVING:
-            if event.data:
-                stream.parts.append(event.data)
-            self._run_queue.ready(stream)
-        elif event.data:
-            session.wire.consumed(state, len(event.data))  # it was answered before it was complete
+    def _data(self, session: Session, event: DataReceived) -> None:
+        owner = event.stream.owner
+        stream = owner if isinstance(owner, Stream) else None
+        self.uploads.came(stream, event.stream, session, event.data)
 
     def _other(self, conn: Connection, session: Session, event: Event) -> None:
         if isinstance(event, WindowsOpened):

@@ -21,6 +21,7 @@ from collections import deque
 
 from halfsync.pump.access import AccessLog
 from halfsync.pump.changing import ChangingFiles, FileChangedError
+from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Mark, Queued
 from halfsync.pump.endings import Endings
@@ -36,16 +37,24 @@ AHEAD = 64 * 1024
 ROUNDS = 16
 """Times AHEAD that one connection may send in one step: 1 MiB, as for HTTP/1.1."""
 
+STOP_AFTER = 1.0
+"""Seconds that a client which has its response may go on with its request; what it sends is dropped, and its
+window is not opened. END_STREAM is kept back so long, or until the request ends; then the client is told to
+stop (RST_STREAM, NO_ERROR). If these come with the response, curl 7.88 and others drop it, and if END_STREAM
+comes before they stop by themselves, they wait for ever."""
+
 
 class Http2Output:
     def __init__(
         self,
+        clock: Clock,
         endings: Endings,
         errors: InternalErrors,
         access: AccessLog,
         output: Output,
         changing: ChangingFiles,
     ) -> None:
+        self._clock = clock
         self._endings = endings
         self._errors = errors
         self._access = access
@@ -165,7 +174,7 @@ class Http2Output:
         first = out[0]
         if isinstance(first, Block):
             out.popleft()
-            self._put_headers(conn, session, stream, first, end=_ends_with(exchange, out))
+            self._put_headers(conn, session, stream, first, end=_ends_with(stream, exchange, out))
         elif isinstance(first, Mark):
             self._at_end(conn, session, stream, first)
         elif isinstance(first, PipeEnd):
@@ -178,6 +187,7 @@ class Http2Output:
     def _put_headers(
         self, conn: Connection, session: Session, stream: Stream, block: bytes, *, end: bool
     ) -> None:
+        stream.state_of.answered = True
         wire = session.wire.headers(stream.state_of, block, end=end)
         self.put(conn, session, wire)
         self._mark(session, stream, len(wire), 0, end)
@@ -189,9 +199,20 @@ class Http2Output:
         if reason is not KEPT:
             self._reset(stream, reason)
             return
+        if not stream.state_of.remote_closed and not self._has_waited(stream):
+            session.ready.pop(stream, None)
+            return
         wire = session.wire.data(stream.state_of, 0, end=True)
         self.put(conn, session, wire)
         self._mark(session, stream, len(wire), 0, True)
+
+    def _has_waited(self, stream: Stream) -> bool:
+        """See STOP_AFTER. The sweep looks again (Timeouts)."""
+        now = self._clock.now
+        if not stream.stop_at:
+            stream.stop_at = now + STOP_AFTER
+            stream.deadline = min(stream.deadline, stream.stop_at)
+        return now >= stream.stop_at
 
     def _reset(self, stream: Stream, reason: CloseReason) -> None:
         stream.error_code = error_code_of(reason)
@@ -216,7 +237,7 @@ class Http2Output:
             size, pieces = self._cut_span(conn, out, first, room)
         else:
             size, pieces = _cut_memory(out, room)
-        end = _ends_with(exchange, out)
+        end = _ends_with(stream, exchange, out)
         header = session.wire.data(stream.state_of, size, end=end)
         assert conn.out is not None
         conn.out.append(header)
@@ -255,9 +276,9 @@ class Http2Output:
             session.wire.reset(stream.state_of, ErrorCode.NO_ERROR)
 
 
-def _ends_with(exchange: Exchange, out: deque[Queued]) -> bool:
-    """Whether the response is complete with what was just taken off its queue."""
-    if len(out) != 1 or exchange.body_owed > 0:
+def _ends_with(stream: Stream, exchange: Exchange, out: deque[Queued]) -> bool:
+    """Whether the response is complete with what was just taken off its queue, and may say so."""
+    if len(out) != 1 or exchange.body_owed > 0 or not stream.state_of.remote_closed:
         return False
     last = out[0]
     return isinstance(last, Mark) and last.reason is KEPT

@@ -8,13 +8,14 @@ them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import WAIT, Connection, Exchange, Mark, Object, Outcome
 from halfsync.pump.endings import Endings
-from halfsync.pump.http1_responses import SMALL, SMALL_FIELDS, grant
+from halfsync.pump.http1_responses import SMALL, SMALL_FIELDS, drop_body, grant
 from halfsync.pump.http2_output import AHEAD
 from halfsync.pump.http2_streams import (
     Block,
@@ -33,14 +34,33 @@ from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
+from halfsync.pump.streamed_bodies import BodyStreams
 from halfsync.wire.http1_responses import BODILESS
 from halfsync.wire.http2_responses import date_block, hints_block, response_block
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
 
 
+class RequestBodies(Protocol):
+    """What reads them: see http2_uploads.Uploads."""
+
+    @property
+    def streamed(self) -> BodyStreams: ...
+
+    def step(self, conn: Connection) -> Outcome:
+        """That of RECEIVING."""
+
+    def drop_parts(self, stream: Stream) -> None:
+        """What has come of a body is of no use any more."""
+
+    def say_in_between(self, stream: Stream, block: bytes) -> None:
+        """A response that is not the last (1xx)."""
+
+
 class Http2Responses(StreamCloser):
-    """The protocol of streams: see WireProtocol. `read_body` is the step of RECEIVING."""
+    """The protocol of streams: see WireProtocol."""
+
+    uploads: RequestBodies
 
     def __init__(
         self,
@@ -57,7 +77,6 @@ class Http2Responses(StreamCloser):
         self._endings = endings
         self._output = output
         self._leases = leases
-        self.read_body: Callable[[Connection], Outcome]
 
     # --- steps -------------------------------------------------------------------------------------
 
@@ -66,12 +85,16 @@ class Http2Responses(StreamCloser):
         exchange = conn.exchange
         if exchange is None:
             return WAIT
+        if exchange.stream is not None:
+            outcome = self.uploads.streamed.read(conn, exchange, exchange.stream)
+            if outcome is not None:
+                return outcome
         state = exchange.state
         if state is SENDING:
             if (session := conn.carrier.session) is not None:
                 self._is_ready(conn, session)
         elif state is RECEIVING:
-            return self.read_body(conn)
+            return self.uploads.step(conn)
         elif state is PRODUCING:
             return self._output.produce(conn)
         return WAIT
@@ -116,14 +139,7 @@ class Http2Responses(StreamCloser):
         self._start_output(stream, exchange, block)
 
     def hint(self, exchange: Exchange, fields: bytes) -> None:
-        stream = stream_of(exchange)
-        carrier = stream.carrier
-        session = carrier.session
-        if isinstance(session, Session) and not stream.state_of.local_closed and carrier.out is not None:
-            wire = session.wire.headers(stream.state_of, hints_block(fields), end=False)
-            carrier.out.append(wire)
-            session.framed += len(wire)
-            self._run_queue.ready(carrier)
+        self.uploads.say_in_between(stream_of(exchange), hints_block(fields))
 
     def _start_output(self, stream: Stream, exchange: Exchange, block: bytes) -> None:
         exchange.wire_before = stream.wire_bytes
@@ -160,9 +176,12 @@ class Http2Responses(StreamCloser):
         return [data if size == len(data) else data[:size]]
 
     def end(self, exchange: Exchange, reason: CloseReason = KEPT) -> None:
-        out = stream_of(exchange).out
-        assert out is not None
-        out.append(Mark(exchange, reason))
+        stream = stream_of(exchange)
+        assert stream.out is not None
+        stream.out.append(Mark(exchange, reason))
+        if exchange.stream is not None and not exchange.stream.is_over:
+            drop_body(exchange, exchange.stream)
+            self.uploads.drop_parts(stream)
 
     def abort(self, exchange: Exchange, reason: CloseReason) -> None:
         if exchange.conn is not None:
@@ -209,6 +228,7 @@ class Http2Responses(StreamCloser):
             or len(reply.fields) > SMALL_FIELDS
             or exchange.head.method == b"HEAD"
             or not state.remote_closed
+            or (exchange.stream is not None and not exchange.stream.is_over)
             or not isinstance(session, Session)
             or size > session.wire.room(state)
             or session.framed - carrier.wire_bytes >= AHEAD
@@ -229,8 +249,7 @@ class Http2Responses(StreamCloser):
         return True
 
     def grant(self, exchange: Exchange, size: int) -> None:
-        """Not called: with HTTP/2, bodies are not streamed."""
-        raise NotImplementedError
+        self.uploads.streamed.grant(exchange, size)
 
     def exchange_ended(self, conn: Connection, exchange: Exchange) -> Outcome:
         """Not called: Http2Output knows when a response was taken."""

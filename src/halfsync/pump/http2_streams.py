@@ -46,7 +46,7 @@ class Block(Framing):
 class Stream(Connection):
     """One exchange on an HTTP/2 connection."""
 
-    __slots__ = ("carrier", "error_code", "parts", "share", "state_of", "window_shut")
+    __slots__ = ("carrier", "error_code", "parts", "share", "state_of", "stop_at", "window_shut")
 
     def __init__(
         self, carrier: Connection, session: Session, state: StreamState, protocol: WireProtocol
@@ -74,6 +74,7 @@ class Stream(Connection):
         self.parts: list[bytes] = []  # of the request's body, not yet in its spool
         self.window_shut = False  # nothing more can be sent until the client opens a window
         self.share = TURN
+        self.stop_at = 0.0  # when a client that has its response is told to stop sending; 0: not yet
         self.error_code = ErrorCode.INTERNAL_ERROR  # if it has to be reset
         state.owner = self
 
@@ -85,6 +86,12 @@ class Stream(Connection):
     def is_clients_turn(self) -> bool:
         """Not while it waits for its turn among other streams: see Http2.expired."""
         return self.window_shut
+
+    @property
+    def may_send_body(self) -> bool:
+        """Not while bodies that are not read yet, of other streams, fill the window of the connection."""
+        session = self.carrier.session
+        return not isinstance(session, Session) or session.wire.receive_window > 0
 
 
 class _StreamEnd:

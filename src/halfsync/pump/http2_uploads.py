@@ -9,18 +9,21 @@ from functools import partial
 from halfsync.pump.admit import Admission
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import MORE, WAIT, Connection, Exchange, Outcome
+from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1
 from halfsync.pump.http2_output import Http2Output
+from halfsync.pump.http2_streamed import Http2BodyStreams
 from halfsync.pump.http2_streams import Session, Stream
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.output import RECHECK
 from halfsync.pump.refused_bodies import RefusedBodies
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.spool import Spool
-from halfsync.pump.states import SENDING
+from halfsync.pump.states import RECEIVING, SENDING
 from halfsync.settings.table import Settings
 from halfsync.wire.http2_responses import CONTINUE
+from halfsync.wire.http2_state import StreamState
 from halfsync.wire.refusals import Refusal
 
 
@@ -32,6 +35,7 @@ class Uploads:
         settings: Settings,
         clock: Clock,
         run_queue: RunQueue,
+        endings: Endings,
         errors: InternalErrors,
         admission: Admission,
         helpers: Helpers,
@@ -48,6 +52,9 @@ class Uploads:
         self._frames = frames
         self._spool_folder = spool_folder
         self._refused_bodies = RefusedBodies()
+        self.streamed = Http2BodyStreams(
+            clock, run_queue, endings, self._refused_bodies, self._consumed, self._tell_to_go_on
+        )
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -59,14 +66,45 @@ class Uploads:
         assert exchange.route is not None
         if head.body_size > exchange.route.limits.limit_request_body:
             raise self._refused_bodies.refusal(exchange, str(stream.origin), self._clock.now)
+        if exchange.route.backend.streams:
+            self.streamed.begin(stream, exchange)
+            self._admission.submit(exchange)
+            return
         self._http1.check_space(exchange, max(head.body_size, 0))
         exchange.spool = Spool(self._settings.body_memory, self._spool_folder, self._http1.spool_space)
-        session = stream.carrier.session
-        if head.expects and isinstance(session, Session):
-            wire = session.wire.headers(stream.state_of, CONTINUE, end=False)
-            self._frames.put(stream.carrier, session, wire)
+        if head.expects:
+            self._tell_to_go_on(stream)
         exchange.progress_at = exchange.checked_at = self._clock.now
         stream.deadline = self._clock.now + RECHECK
+
+    def _tell_to_go_on(self, stream: Stream) -> None:
+        self.say_in_between(stream, CONTINUE)
+
+    def say_in_between(self, stream: Stream, block: bytes) -> None:
+        """A response that is not the last (1xx), if none has begun."""
+        session = stream.carrier.session
+        if isinstance(session, Session) and not stream.state_of.local_closed:
+            wire = session.wire.headers(stream.state_of, block, end=False)
+            self._frames.put(stream.carrier, session, wire)
+            self._run_queue.ready(stream.carrier)
+
+    def came(self, stream: Stream | None, state: StreamState, session: Session, data: bytes) -> None:
+        """More of a body, or its end."""
+        exchange = None if stream is None else stream.exchange
+        if stream is None or exchange is None:
+            pass
+        elif exchange.stream is not None and not exchange.stream.is_over:
+            self.streamed.came(stream, exchange, exchange.stream, data)
+            return
+        elif exchange.state is RECEIVING:
+            if data:
+                stream.parts.append(data)
+            self._run_queue.ready(stream)
+            return
+        else:
+            self._run_queue.ready(stream)  # if this was the end, its response may end
+        if data:
+            session.wire.dropped(state, len(data))  # it was answered before it was complete
 
     def step(self, conn: Connection) -> Outcome:
         stream = conn
@@ -83,7 +121,7 @@ class Uploads:
                 f"{error.strerror}"
             )
             stream.protocol.refuse(exchange, Refusal(507, "There is no room for this body."))
-        self._drop_parts(stream)
+        self.drop_parts(stream)
         return MORE
 
     def _read(self, stream: Stream, exchange: Exchange) -> Outcome:
@@ -111,12 +149,19 @@ class Uploads:
         self._http1.check_space(exchange, len(data))
         exchange.received += len(data)
         spool.write(data)
-        self._drop_parts(stream)
+        stream.parts = []
+        self._consumed(stream, len(data))
 
-    def _drop_parts(self, stream: Stream) -> None:
-        """They need no room any more: the client may send as many bytes again."""
+    def drop_parts(self, stream: Stream) -> None:
+        """It is answered: they are of no use."""
         size = sum(map(len, stream.parts))
         stream.parts = []
+        session = stream.carrier.session
+        if size and isinstance(session, Session):
+            session.wire.dropped(stream.state_of, size)
+
+    def _consumed(self, stream: Stream, size: int) -> None:
+        """So many bytes of a body need no room any more: the client may send as many again."""
         session = stream.carrier.session
         if size and isinstance(session, Session):
             session.wire.consumed(stream.state_of, size)

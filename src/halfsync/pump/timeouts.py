@@ -128,7 +128,7 @@ class Timeouts:
             conn.deadline = NEVER
 
     def _check_body(self, conn: Connection, exchange: Exchange, now: float) -> None:
-        if isinstance(exchange.spool, Spool) and exchange.spool.is_behind:
+        if not conn.may_send_body or (isinstance(exchange.spool, Spool) and exchange.spool.is_behind):
             exchange.progress_at = exchange.checked_at = now  # it is the disk's turn
             conn.deadline = now + RECHECK
             return
@@ -146,16 +146,16 @@ class Timeouts:
         PRODUCING)."""
         conn.deadline = now + RECHECK
         limits = self._limits(exchange)
-        if stream.is_awaited:
+        if stream.is_awaited and not conn.may_send_body:
+            stream.progress_at = stream.checked_at = now
+        elif stream.is_awaited:
             stalled, slow = self._progress(stream, limits, exchange.received, limits.body_timeout, now)
             if stalled:
                 sentence = "The body stopped coming."
                 self._refuse_streamed(exchange, CloseReason.BODY_TIMEOUT, sentence)
             elif slow:
                 self._refuse_streamed(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly.")
-            return
-        limit = limits.stream_timeout
-        if limit and exchange.state is PRODUCING:
+        elif (limit := limits.stream_timeout) and exchange.state is PRODUCING:
             since = max(stream.paused_at, stream.handlers_turn_ns / 1e9)
             if now - since > limit:
                 self._end_stream(exchange)
@@ -177,6 +177,7 @@ class Timeouts:
         if not conn.is_clients_turn:
             exchange.progress_at = exchange.checked_at = now
             conn.deadline = now + RECHECK
+            self._run_queue.ready(conn)  # it may have waited long enough
             return
         taken = conn.wire_bytes - exchange.wire_before - conn.transport.unsent()
         # An earlier response's bytes may be in the socket still: to take those is progress too.

@@ -10,6 +10,7 @@ from functools import lru_cache
 from halfsync.wire.hpack import encode_field
 
 CONTINUE = encode_field(b":status", b"100")
+EARLY_HINTS = encode_field(b":status", b"103")
 
 _OF_THE_CONNECTION = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -20,7 +21,7 @@ _OF_THE_CONNECTION = frozenset(
 @lru_cache(maxsize=64)
 def hints_block(fields: bytes) -> bytes:
     """Of a response of status 103 (RFC 8297). `fields` as for `response_block`."""
-    return _block(103, fields)
+    return EARLY_HINTS + fields_block(fields)
 
 
 @lru_cache(maxsize=512)
@@ -29,12 +30,13 @@ def response_block(status: int, fields: bytes, length: int) -> bytes:
     Raises ValueError for a status that ends no response."""
     if not 200 <= status <= 999:
         raise ValueError(f"the status {status} is none that ends a response")
-    block = _block(status, fields)
+    block = encode_field(b":status", b"%d" % status) + fields_block(fields)
     return block + encode_field(b"content-length", b"%d" % length) if length >= 0 else block
 
 
-def _block(status: int, fields: bytes) -> bytes:
-    parts = [encode_field(b":status", b"%d" % status)]
+def fields_block(fields: bytes) -> bytes:
+    """Field lines, each ended by CRLF, without those that HTTP/2 forbids."""
+    parts = []
     for line in fields.split(b"\r\n"):
         name, _, value = line.partition(b":")
         name = name.lower()

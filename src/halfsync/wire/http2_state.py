@@ -68,6 +68,7 @@ class StreamState:
     """What the protocol knows of one stream. `owner` is the caller's to use."""
 
     __slots__ = (
+        "answered",
         "expected",
         "id",
         "incremental",
@@ -87,6 +88,7 @@ class StreamState:
         self.receive_window = WINDOW
         self.remote_closed = remote_closed
         self.local_closed = False
+        self.answered = False  # the head of its response was sent
         self.expected = -1  # bytes of the body that have yet to come; -1: that was not said
         self.unconsumed = 0  # bytes that came and are not consumed
         self.unopened = 0  # bytes that were consumed and of which the client was not told
@@ -177,7 +179,7 @@ class Http2State:
             stream.unconsumed = 0
 
     def end_remote(self, stream: StreamState) -> None:
-        if stream.expected > 0:
+        if stream.expected > 0 and not stream.answered:  # else it may well stop
             why = f"the body is {stream.expected} bytes shorter than content-length says"
             raise StreamFault(stream.id, ErrorCode.PROTOCOL_ERROR, why)
         stream.remote_closed = True
@@ -232,6 +234,12 @@ class Http2State:
             stream.receive_window += stream.unopened
             self.out.append(frames.window_update(stream.id, stream.unopened))
             stream.unopened = 0
+
+    def dropped(self, stream: StreamState, size: int) -> None:
+        """So many bytes of a body were of no use, and nothing more of it is."""
+        if stream.id in self.streams:
+            stream.unconsumed -= size
+            self.open_connection(size)
 
     def open_connection(self, size: int) -> None:
         self._unopened += size
