@@ -88,6 +88,21 @@ def test_what_shared_caches_must_not_keep_has_no_lease(folder, control):
         assert stage.get("/app.js").lease is not None
 
 
+def test_cache_control_by_pattern(folder):
+    """The first that fits counts. A pattern without a slash is for names, in whatever folder."""
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / "sub/app.js").write_text("script")
+    (folder / "sub/page.html").write_text("page")
+    controls = {"sub/*.js": "max-age=1", "*.html": "no-store", "*.js": "max-age=2", "[s]*": ""}
+    with serving(folder, cache_control=controls) as stage:
+        assert header(stage.get("/sub/app.js"), "cache-control") == "max-age=1"
+        assert header(stage.get("/app.js"), "cache-control") == "max-age=2"
+        page = stage.get("/sub/page.html")
+        assert header(page, "cache-control") == "no-store"
+        assert page.lease is None
+        assert stage.get("/app.js").lease is not None
+
+
 def test_hashed_names_are_immutable_if_it_is_asked_for(folder):
     with serving(folder, immutable=True, cache_control="max-age=60") as stage:
         assert header(stage.get("/app.3f2a9c1b.js"), "cache-control") == IMMUTABLE

@@ -338,6 +338,7 @@ class TestTargets:
             '[routes]\n"/" = "app:app"\n'
             '"/a" = "up"\n"/b" = {folder = "up", cache_control = "", immutable = false, fallback = ""}\n'
             '"/c" = {folder = "up", precompressed = true, fallback = "/index.html"}\n"/d.ico" = "one.ico"\n'
+            '"/e" = {folder = "up", cache_control = {"*.js" = "max-age=1", "a/*" = ""}, fallback = ""}\n'
         )
         loaded = from_file(here, text)
         routes = work_out(loaded.settings, loaded.targets).routes
@@ -347,6 +348,7 @@ class TestTargets:
             "/b": FileRules(1.0),
             "/c": FileRules(1.0, "max-age=60", True, True, "index.html"),
             "/d.ico": FileRules(1.0, "max-age=60", True, is_file=True),
+            "/e": FileRules(1.0, {"*.js": "max-age=1", "a/*": ""}, True),
         }
 
     @pytest.mark.parametrize(
@@ -368,6 +370,16 @@ class TestTargets:
             ('{folder = "up", fallback = ".x"}', "fallback must be a file within the folder, not '.x'."),
             ('{file = "app.txt", fallback = "x"}', "fallback is for folders, and 'app.txt' is one file."),
             ('{folder = "up", cache_control = "a\\nb"}', "cache_control must be plain ASCII, not 'a\\nb'."),
+            ('{folder = "up", cache_control = {"*" = "a\\nb"}}', "must be plain ASCII, not 'a\\nb'."),
+            (
+                '{folder = "up", cache_control = {"/a*" = "a"}}',
+                "or for paths within the folder such as 'assets/*', not '/a*'.",
+            ),
+            (
+                '{folder = "up", cache_control = {"*" = 1}}',
+                "must be a text, or a table of patterns and texts, not {'*': 1}.",
+            ),
+            ('{folder = "up", queue_timeout = 2}', "queue_timeout is for applications, not for files."),
             (
                 '{folder = "up", cache_controll = "a"}',
                 "has no setting cache_controll; did you mean cache_control?",

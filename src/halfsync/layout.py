@@ -82,8 +82,7 @@ def work_out(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
     _check_hosts(sites, found)
-    if settings.hsts:
-        headers = nearest([HeaderRule("Strict-Transport-Security", (settings.hsts,))], headers)
+    headers = nearest(_of_tls(settings), headers)
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
     files = PageFiles(found)
     of_all = files.load(error_pages)
@@ -105,6 +104,11 @@ def work_out(
     usual = Limits.of(settings)
     routes = [replace(route, limits=None) if route.limits == usual else route for route in routes]
     return Layout(tuple(routes), tuple(pools), tuple(plans))
+
+
+def _of_tls(settings: Settings) -> list[HeaderRule]:
+    texts = {"Strict-Transport-Security": settings.hsts, "Alt-Svc": settings.alt_svc}
+    return [HeaderRule(name, (text,)) for name, text in texts.items() if text]
 
 
 def _routes(

@@ -35,7 +35,7 @@ class FileRules:
     """How the files of a route are served."""
 
     lease: float = 0.0  # seconds
-    cache_control: str = ""
+    cache_control: str | dict[str, str] = ""  # by pattern; the first that fits counts
     immutable: bool = False  # hashed names get a Cache-Control for ever
     precompressed: bool = False  # .br, .zst and .gz beside a file are sent in its place
     fallback: str = ""  # sent in place of what is not there; within the folder
@@ -62,6 +62,7 @@ class Limits:
     send_timeout: float
     min_rate: int
     rate_grace: float
+    queue_timeout: float
     handler_timeout: float
     stream_timeout: float
 

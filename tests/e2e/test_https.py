@@ -166,6 +166,7 @@ def strict(folder):
         *("environ:app", "/files=./public", "--certfile", "server.pem", "--keyfile", "server.key"),
         *("-b", "https://127.0.0.1:0", "-b", "http://127.0.0.1:0"),
         *("--redirect-http", "--hsts", "max-age=1000; includeSubDomains"),
+        *("--alt-svc", 'h3=":443"; ma=60, h2="alt.example:8443"'),
         bind=False,
     ) as server:
         yield server
@@ -185,6 +186,7 @@ def test_requests_in_clear_are_redirected(strict: Server, target: str, path: str
             assert answer.status == status
             assert answer["Location"] == f"https://story.test:{strict.port}{path}"
             assert not answer["Strict-Transport-Security"]
+            assert not answer["Alt-Svc"]
         answer = client.ask(target, method="POST", body=b"body")
         assert (answer.status, answer["Connection"]) == (308, "close")
 
@@ -202,6 +204,27 @@ def test_browsers_are_told_to_use_https_alone(strict: Server):
             response = connection.getresponse()
             response.read()
             assert response.getheader("Strict-Transport-Security") == "max-age=1000; includeSubDomains"
+            assert response.getheader("Alt-Svc") == 'h3=":443"; ma=60, h2="alt.example:8443"'
+
+
+def test_only_the_ciphers_that_are_set_are_spoken(folder: Path):
+    with serving(
+        folder,
+        *("environ:app", "--certfile", "server.pem", "--keyfile", "server.key"),
+        *("--ssl-ciphers", "ECDHE-ECDSA-AES256-GCM-SHA384"),
+    ) as server:
+        for suite, fits in (
+            ("ECDHE-ECDSA-AES256-GCM-SHA384", True),
+            ("ECDHE-ECDSA-AES128-GCM-SHA256", False),
+        ):
+            context = client_context()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(suite)
+            if fits:
+                assert environ_of(server, context=context)["SSL_CIPHER"] == suite
+            else:
+                with pytest.raises(ssl.SSLError):
+                    ask(server, context=context)
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------
@@ -279,6 +302,8 @@ def mistakes(folder):
         ("--certfile both.pem --ciphers nonsense", "ciphers: OpenSSL knows none of 'nonsense'."),
         ("--redirect-http", "redirect_http: there is no https:// address in bind to redirect to."),
         ("--hsts max-age=1", "hsts: it must not be sent without TLS"),
+        ("--alt-svc h3=:443", "alt_svc must be like 'h3="),
+        ('--alt-svc h3=":443"', "alt_svc: it must not be sent without TLS"),
         ("--hsts forever", "hsts must be like 'max-age=63072000' or"),
         ("--certfile both.pem --minimum-version 1.0", "must be one of 1.2, 1.3"),
         ("--certfile both.pem,server.pem --keyfile server.key", "there must be a keyfile for each certfile"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
-from halfsync.plan import Kind, RoutePlan
+from halfsync.plan import Kind, Limits, RoutePlan
 from halfsync.pump.connection import Exchange, Route
 from halfsync.pump.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of
 from halfsync.pump.queues import FairQueue, Queue
+from halfsync.settings.table import Settings
 from halfsync.wire.http1 import RequestHead
 from tests.pump.harness import APP, Client, Hand, Stage, get
 
@@ -79,6 +81,21 @@ def test_who_waits_too_long_is_refused_though_another_is_next_in_turn():
         stage.later(4)
         assert [client.answer().status for client in late] == [503, 503]
         assert all(client.quiet() for client in early)
+
+
+def test_routes_that_share_a_pool_may_have_their_own_queue_timeout():
+    usual = Limits.of(Settings())
+    patient, hasty = replace(usual, queue_timeout=20), replace(usual, queue_timeout=3)
+    routes = tuple(replace(route, limits=hasty if route.prefix == "/other" else patient) for route in ROUTES)
+    with Stage(routes=routes) as stage:
+        stage.hand(threads=1)
+        ask(stage, "/first")
+        waiting = ask(stage, "/large/1", "/other/1", "/large/2", "/other/2")
+        stage.later(5)
+        assert [client.answer().status for client in waiting[1::2]] == [503, 503]
+        assert all(client.quiet() for client in waiting[::2])
+        stage.later(20)
+        assert [client.answer().status for client in waiting[::2]] == [503, 503]
 
 
 def test_what_a_client_leaves_behind_is_given_to_nobody():

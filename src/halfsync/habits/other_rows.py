@@ -67,8 +67,12 @@ ROWS: tuple[Foreign, ...] = (
     means(UVICORN, "--ssl-keyfile-password", "keyfile_password"),
     means(UVICORN, "--ssl-cert-reqs", "cert_reqs", translated=cert_reqs),
     means(UVICORN, "--ssl-ca-certs", "ca_certs"),
-    nothing(
-        UVICORN, "", "--ssl-ciphers", "Mozilla's intermediate list is the default; ciphers names another."
+    means(
+        UVICORN,
+        "--ssl-ciphers",
+        "ciphers",
+        "the default is Mozilla's intermediate list, which TLSv1 (uvicorn's default) means too.",
+        translated=lambda text: "" if text == "TLSv1" else text,
     ),
     means(UVICORN, "--app-dir", "pythonpath"),
     means(

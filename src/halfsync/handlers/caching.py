@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import translate
 
 from halfsync.plan import FileRules
 from halfsync.wire.messages import Lease
@@ -43,33 +44,45 @@ def is_hashed(name: str) -> bool:
     return False
 
 
+_UNSHARED = re.compile(r"\b(?:private|no-store)\b", re.IGNORECASE)
+
+
 class Caching:
     """The rules of one route."""
 
     def __init__(self, rules: FileRules) -> None:
-        self._control = rules.cache_control
+        controls = rules.cache_control
+        controls = {"*": controls} if isinstance(controls, str) else controls
+        self._controls = [(re.compile(translate(one)), "/" in one, value) for one, value in controls.items()]
         self._immutable = rules.immutable
         self._negotiates = rules.precompressed
         names = (*_NAMES, "accept-encoding") if rules.precompressed else _NAMES
         seconds = rules.lease
-        self._lease = Lease(seconds, names, public=True) if seconds > 0 and not self._is_unshared() else None
+        self._lease = Lease(seconds, names, public=True) if seconds > 0 else None
         self._short = Lease(min(seconds, _SHORT), names, public=True) if seconds > 0 else None
         self.lease_of_nothing = Lease(min(seconds, _SHORT), (), public=True) if seconds > 0 else None
 
-    def _is_unshared(self) -> bool:
-        """The pump is a shared cache too."""
-        return re.search(r"\b(private|no-store)\b", self._control, re.IGNORECASE) is not None
+    def _control(self, path: str) -> str:
+        """For the file at this path within the folder."""
+        name = path.rpartition("/")[2]
+        for pattern, is_for_paths, value in self._controls:
+            if pattern.match(path if is_for_paths else name):
+                return value
+        return ""
 
-    def lease(self, *, is_fallback: bool) -> Lease | None:
+    def lease(self, path: str, *, is_fallback: bool) -> Lease | None:
         """`is_fallback`: in place of what is not there now."""
-        return self._short if is_fallback else self._lease
+        if self._lease is None or is_fallback:
+            return self._short
+        # The pump is a shared cache too.
+        return None if _UNSHARED.search(self._control(path)) else self._lease
 
-    def fields(self, name: str, *, is_fallback: bool) -> list[tuple[str, str]]:
-        """Cache-Control and Vary for the file of this name."""
-        control = self._control
+    def fields(self, path: str, *, is_fallback: bool) -> list[tuple[str, str]]:
+        """Cache-Control and Vary for the file at this path within the folder."""
+        control = self._control(path)
         if is_fallback:
             control = "no-cache"
-        elif self._immutable and is_hashed(name):
+        elif self._immutable and is_hashed(path.rpartition("/")[2]):
             control = IMMUTABLE
         fields = [("Cache-Control", control)] if control else []
         return [*fields, ("Vary", "Accept-Encoding")] if self._negotiates else fields

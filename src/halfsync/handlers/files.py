@@ -77,6 +77,11 @@ class _Asked:
     def text_name(self) -> str:
         return os.fsdecode(self.name.rpartition(b"/")[2])
 
+    @property
+    def path(self) -> str:
+        """The same within the folder."""
+        return os.fsdecode(self.name)
+
 
 class FilesHandler:
     """The handler of one route."""
@@ -239,14 +244,14 @@ class FilesHandler:
         tag = f"{status.st_mtime_ns:x}-{size:x}"
         if asked.coding:  # its times are usually those of the file
             tag += f"-{asked.coding}"
-        lease = self._caching.lease(is_fallback=asked.is_fallback)
+        lease = self._caching.lease(asked.path, is_fallback=asked.is_fallback)
         if not is_at_rest(status):  # it may change, and its times stay the same
             tag += f"-{time.time_ns():x}"
             lease = None
         # A date to come means nothing to a client (RFC 9110 8.8.2.1).
         validators = Validators(f'"{tag}"', int(min(status.st_mtime, time.time())))
         lines = [("ETag", validators.etag), ("Last-Modified", validators.last_modified)]
-        lines += self._caching.fields(asked.text_name, is_fallback=asked.is_fallback)
+        lines += self._caching.fields(asked.path, is_fallback=asked.is_fallback)
         verdict = judge(asked.fields, validators)
         if verdict is Verdict.NOT_MODIFIED:
             replier.whole(head_of("304 Not Modified", lines), -1, b"", lease)

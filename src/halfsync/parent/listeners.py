@@ -146,10 +146,12 @@ def _check_tls(settings: Settings, addresses: Sequence[str]) -> None:
     schemes = {scheme_of(address, settings) for address in tcp}
     if settings.redirect_http and "https" not in schemes:
         raise SettingError("redirect_http: there is no https:// address in bind to redirect to.")
-    if settings.hsts and "http" in schemes and not settings.redirect_http:
-        raise SettingError(
-            "hsts: it must not be sent without TLS, and bind has addresses for http: turn redirect_http on."
-        )
+    for name in ("hsts", "alt_svc"):
+        if getattr(settings, name) and "http" in schemes and not settings.redirect_http:
+            raise SettingError(
+                f"{name}: it must not be sent without TLS, and bind has addresses for http: turn "
+                "redirect_http on."
+            )
 
 
 def scheme_of(address: str, settings: Settings) -> str:

@@ -40,14 +40,10 @@ what one processor wrote to be seen by another, many thousand times over."""
 
 
 class Stalls:
-    def __init__(self, clock: Clock, tasks: Tasks, saturation: Saturation, queue_timeout: float) -> None:
+    def __init__(self, clock: Clock, tasks: Tasks, saturation: Saturation) -> None:
         self._clock = clock
         self._tasks = tasks
         self._saturation = saturation
-        self.configure(queue_timeout)
-
-    def configure(self, queue_timeout: float) -> None:
-        self._queue_limit = int(queue_timeout * 1e9)
 
     def look(self) -> None:
         """At all workers that hold something."""
@@ -112,8 +108,7 @@ class Stalls:
         late = [
             number
             for number in worker.unbegun()
-            if isinstance(owner := worker.owners[number], Exchange)
-            and now_ns - owner.queued_ns > self._queue_limit
+            if isinstance(owner := worker.owners[number], Exchange) and is_late(owner, now_ns)
         ]
         if late:
             self._withdraw(worker, late)
@@ -136,7 +131,7 @@ class Stalls:
                 worker.stalled = False
                 continue
             worker.owners[number] = DROPPED
-            if self._clock.now_ns - exchange.queued_ns > self._queue_limit:
+            if is_late(exchange, self._clock.now_ns):
                 self._refuse_late(worker, exchange)
             else:
                 self._tasks.take_back(worker, exchange)
@@ -173,3 +168,9 @@ class Stalls:
 
 def _room_elsewhere(worker: Worker) -> bool:
     return any(other.room > 0 for other in worker.pool.workers if other is not worker)
+
+
+def is_late(exchange: Exchange, now_ns: int) -> bool:
+    """Whether a request that no handler has begun waits longer than its route's queue_timeout."""
+    assert exchange.route is not None
+    return now_ns - exchange.queued_ns > exchange.route.limits.queue_timeout * 1e9

@@ -27,11 +27,12 @@ from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
 from halfsync.pump.own_responses import look_of
 from halfsync.pump.poller import Poller
+from halfsync.pump.queues import Queue
 from halfsync.pump.replies import Replies
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.saturation import Saturation
-from halfsync.pump.stalls import Stalls
+from halfsync.pump.stalls import Stalls, is_late
 from halfsync.pump.states import QUEUED, WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
@@ -114,7 +115,6 @@ class WorkerPools:
     ) -> None:
         """`report_hung`: a handler passed its deadline; `report_lost`: a worker's channel is of no use."""
         settings = plan.settings
-        self._settings = settings
         self._clock = clock
         self._run_queue = run_queue
         self._leases = leases
@@ -123,7 +123,7 @@ class WorkerPools:
         self.tasks = Tasks(clock, poller, run_queue)
         self.pools = [Pool(pool.name, _routes_of(plan, index)) for index, pool in enumerate(plan.pools)]
         self._saturation = Saturation(clock)
-        self.stalls = Stalls(clock, self.tasks, self._saturation, settings.queue_timeout)
+        self.stalls = Stalls(clock, self.tasks, self._saturation)
         self.deaths = WorkerDeaths(clock, access, self.tasks, report_lost, retry=settings.retry)
         self.dispatcher = Dispatcher(
             clock, endings, leases, self.tasks, self.stalls, self._saturation, settings.queue_limit
@@ -151,8 +151,6 @@ class WorkerPools:
         """Another plan is in effect. All workers that are here have the old one, and get nothing more. Gives
         the requests that wait, which have a place in no queue then."""
         settings = plan.settings
-        self._settings = settings
-        self.stalls.configure(settings.queue_timeout)
         self.deaths.retry = settings.retry
         self._replies.configure(settings)
         self.dispatcher.queue_limit = settings.queue_limit
@@ -271,11 +269,15 @@ class WorkerPools:
         self.deaths.sweep(self._clock.now)
 
     def _refuse_late(self, pool: Pool, now_ns: int) -> None:
-        since = now_ns - int(self._settings.queue_timeout * 1e9)
-        while (oldest := pool.oldest()) is not None and oldest.queued_ns < since:
-            pool.queue.drop_oldest()
-            self._refuse_waiting(pool, oldest)
-        for exchange in [one for one in pool.retries if one.queued_ns < since]:
+        if isinstance(pool.queue, Queue):  # of one route, so all have the same limit
+            while (oldest := pool.oldest()) is not None and is_late(oldest, now_ns):
+                pool.queue.drop_oldest()
+                self._refuse_waiting(pool, oldest)
+        else:
+            for exchange in [one for one in pool.queue if one.state is QUEUED and is_late(one, now_ns)]:
+                pool.queue.remove(exchange)
+                self._refuse_waiting(pool, exchange)
+        for exchange in [one for one in pool.retries if is_late(one, now_ns)]:
             pool.retries.remove(exchange)
             self._refuse_waiting(pool, exchange)
 

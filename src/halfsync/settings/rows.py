@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import types
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Meta
 
@@ -71,7 +70,12 @@ class Row:
 
     @property
     def optional(self) -> bool:
-        return get_origin(self.type) in (Union, types.UnionType)
+        return type(None) in get_args(self.type)
+
+    @property
+    def may_be_table(self) -> bool:
+        """Of texts, in a TOML file."""
+        return any(get_origin(one) is dict for one in get_args(self.type))
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -87,7 +91,7 @@ class Row:
         if self.is_list:
             return "a list of texts"
         if self.type not in (int, float):
-            return "a text"
+            return "a text, or a table of patterns and texts" if self.may_be_table else "a text"
         number = ("a whole number" if self.type is int else "a number") + self._range()
         return " or ".join((number, *self.words))
 

@@ -213,6 +213,9 @@ def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
     raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, *TABLES])}")
 
 
+_ALTERNATIVE = r'[!#$%&*+.^_`|~0-9A-Za-z-]+="[!#-\[\]-~]*:[0-9]{1,5}"(?: ?; ?(?:ma=[0-9]+|persist=1))*'
+_ALT_SVC = re.compile(rf"(?:clear|{_ALTERNATIVE}(?: ?, ?{_ALTERNATIVE})*)?")
+"""RFC 7838 3."""
 _HSTS = re.compile(r"(?:max-age=[0-9]+(?:; ?(?:includeSubDomains|preload))*)?")
 
 
@@ -223,6 +226,7 @@ def _check_together(settings: Settings, mistakes: Mistakes) -> None:
         _check_access,
         _check_bind,
         _check_hsts,
+        _check_alt_svc,
         _check_octals,
         _check_env,
         _check_heads,
@@ -248,6 +252,12 @@ def _check_hsts(settings: Settings) -> None:
     if not _HSTS.fullmatch(settings.hsts):
         known = "'max-age=63072000' or 'max-age=63072000; includeSubDomains'"
         raise SettingError(f"hsts must be like {known}, not {settings.hsts!r}.")
+
+
+def _check_alt_svc(settings: Settings) -> None:
+    if not _ALT_SVC.fullmatch(settings.alt_svc):
+        known = """'h3=":443"' or 'h3=":443"; ma=86400, h2="other.example:443"', or 'clear'"""
+        raise SettingError(f"alt_svc must be like {known}, not {settings.alt_svc!r}.")
 
 
 def _check_octals(settings: Settings) -> None:

@@ -259,6 +259,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "GET nor HEAD. Those of unix sockets are not.",
         ),
     ] = False
+    alt_svc: Annotated[
+        str,
+        about(
+            "TLS",
+            "Alt-Svc of all responses over TLS, such as 'h3=\":443\"; ma=86400': where else clients find "
+            "the same, here at something in front that speaks HTTP/3.",
+            metavar="TEXT",
+        ),
+    ] = ""
     hsts: Annotated[
         str,
         about(
@@ -620,6 +629,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "A request may wait for a free thread no longer than this; then it gets a 503.",
             unit="seconds",
             least=0.1,
+            of_routes="applications",
         ),
     ] = 30.0
     handler_timeout: Annotated[
@@ -752,11 +762,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
     cache_control: Annotated[
-        str,
+        str | dict[str, str],
         about(
             "Files",
             "Cache-Control of files, such as 'public, max-age=3600'. By default there is none, and caches "
-            "decide by the file's age.",
+            "decide by the file's age. In a TOML file it may be a table of patterns, of which the first that "
+            "fits counts: { '*.html' = 'no-cache', 'assets/*' = 'max-age=3600' }. A pattern with a slash is "
+            "for the path within the folder, one without for the file's name.",
             metavar="TEXT",
             of_routes="files",
         ),

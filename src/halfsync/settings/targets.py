@@ -201,10 +201,18 @@ def _text(value: Mapping[str, Any], key: str, where: Place) -> str:
     return found
 
 
-def check_files_texts(where: str, cache_control: str, fallback: str) -> None:
+def check_files_texts(where: str, cache_control: str | Mapping[str, str], fallback: str) -> None:
     """Raises SettingError. `where` stands before the setting's name."""
-    if not re.fullmatch("[ -~]*", cache_control):
-        raise SettingError(f"{where}cache_control must be plain ASCII, not {cache_control!r}.")
+    controls = [cache_control] if isinstance(cache_control, str) else [*cache_control.values()]
+    for control in controls:
+        if not re.fullmatch("[ -~]*", control):
+            raise SettingError(f"{where}cache_control must be plain ASCII, not {control!r}.")
+    for pattern in () if isinstance(cache_control, str) else cache_control:
+        if not pattern or pattern.startswith("/"):
+            raise SettingError(
+                f"{where}cache_control: a pattern is for names such as '*.html', or for paths within the "
+                f"folder such as 'assets/*', not {pattern!r}."
+            )
     parts = fallback.strip("/").split("/")
     if fallback and any(part == "" or part.startswith(".") for part in parts):
         raise SettingError(f"{where}fallback must be a file within the folder, not {fallback!r}.")
