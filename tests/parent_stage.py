@@ -238,7 +238,7 @@ def main() -> int:
     plan = Plan(settings, layout.routes, layout.pools, listeners.bind(settings))
     supervisor = Supervisor(
         plan,
-        EntryPoints(pump, worker, template, watcher),
+        EntryPoints(pump, worker, template, watcher, watcher),
         reconfiguration=Reconfiguration(None, None, log),
         folder=os.environ["PWD"],
         announce=announce,

@@ -14,7 +14,7 @@ PACKAGE = SOURCE / "halfsync"
 # What each part may import of ours. A part is a folder or a module of the package; the longest
 # name that fits a module is its part. The parent's children begin in their own parts, which the
 # parent may know by their entry points alone.
-ENTRY_POINTS = {"pump.main", "worker.main", "worker.template", "watcher.main"}
+ENTRY_POINTS = {"issuing.main", "pump.main", "worker.main", "worker.template", "watcher.main"}
 ALLOWED: dict[str, set[str]] = {
     "stamps": {"primitives"},
     "objects": {"stamps"},
@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "wire": {"objects", "wire"},
     "request": {"wire", "request", "primitives"},
     "response": {"objects", "stamps", "wire", "request"},
-    "settings": {"header_rules", "settings"},
+    "settings": {"acme_plan", "header_rules", "settings"},
     "seen_files": set(),
     "cores": set(),
     "hosts": set(),
@@ -35,8 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "certificates": set(),
     "tls_facts": set(),
     "error_pages": set(),
+    "acme_plan": set(),
+    "issuing": {"acme_plan", "channel", "issuing", "logs", "plan", "wire", "__init__"},
     "page_files": {"error_pages", "folders", "handlers.types", "settings"},
-    "plan": {"certificates", "error_pages", "header_rules", "seen_files", "settings.table"},
+    "plan": {"acme_plan", "certificates", "error_pages", "header_rules", "seen_files", "settings.table"},
     "layout": {"cores", "error_pages", "folders", "header_rules", "page_files", "plan", "settings"},
     "plan_codec": {"certificates", "plan", "settings.table"},
     "at_reload": {"settings.table"},
@@ -60,7 +62,8 @@ ALLOWED: dict[str, set[str]] = {
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {
         "parent", "wire", "layout", "plan", "plan_codec", "channel", "logs", "settings", "prctl",
-        "temporary_files", "folders", "seen_files", "routes_table", "certificates", *ENTRY_POINTS,
+        "temporary_files", "folders", "seen_files", "routes_table", "certificates",
+        "issuing.files", *ENTRY_POINTS,
     },
     "toml_text": {"header_rules", "settings"},
     "habits": {"habits", "settings", "toml_text"},
@@ -192,5 +195,11 @@ def test_only_known_packages_are_needed():
     for name, path in MODULES.items():
         tops = {one.partition(".")[0] for one in imports(path, for_types=True)}
         others = tops - set(sys.stdlib_module_names) - {"halfsync", "_typeshed"}  # the latter for types only
-        extra = {"watcher.main": {"watchfiles"}, "worker.event_loop": {"uvloop"}}.get(name, set())
+        acme = {"acme", "cryptography", "josepy", "requests"}
+        extra = {
+            "watcher.main": {"watchfiles"},
+            "worker.event_loop": {"uvloop"},
+            "issuing.authority": acme,
+            "issuing.files": acme,
+        }.get(name, set())
         assert others <= {"click", "httptools", "msgspec"} | extra, f"{name} imports {sorted(others)}"

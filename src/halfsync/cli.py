@@ -309,15 +309,16 @@ def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
 
 def check_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> None:
     """Whatever is doubtful in them is printed."""
-    from halfsync.parent import certificates, listeners
+    from halfsync.parent import acme_files, certificates, listeners
 
     listeners.check(loaded.settings, layout.addresses(loaded.settings))
-    found, notes = certificates.read(tls)
+    acme_files.check_packages(tls)
+    found, notes = certificates.read([one for one in tls if not one.acme or os.path.exists(one.certfile[0])])
     certificates.close(found)
     for note in notes:
         click.echo(note)
     schemes = [listeners.scheme_of(address, loaded.settings) for address in layout.addresses(loaded.settings)]
-    if found is None and "https" in schemes:
+    if found is None and "https" in schemes and not any(one.acme for one in tls):
         raise SettingError(
             "bind has an https:// address, but there is no certificate: name one with certfile."
         )

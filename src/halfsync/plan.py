@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from halfsync import __version__
+from halfsync.acme_plan import AcmePlan
 from halfsync.certificates import Certificates
 from halfsync.error_pages import ErrorPage
 from halfsync.header_rules import HeaderRule
@@ -174,6 +175,7 @@ class Plan:
     configuration: tuple[SeenFile, ...] = field(default=(), compare=False)
     """The files that it was read from, by whole paths; the pump is sent none."""
     certificates: Certificates | None = None  # None: nobody listens for https
+    acme: AcmePlan | None = None  # the pump is not sent it
 
     @property
     def addresses(self) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from halfsync import channel
 from halfsync.certificates import Certificates, SiteCertificates, Span
-from halfsync.parent import certificate_checks
+from halfsync.parent import acme_files, certificate_checks
 from halfsync.plan import Listener
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS
@@ -43,6 +43,7 @@ def read_for(
     secure = [one for one in listeners if one.scheme == "https" and not one.is_removed]
     if not secure:
         return None, []
+    acme_files.prepare(sites)
     found, notes = read(sites)
     if found is None:
         raise SettingError(

@@ -31,6 +31,7 @@ class Role(Enum):
     WORKER = "worker"
     TEMPLATE = "template"
     WATCHER = "watcher"
+    ISSUER = "acme"
 
 
 class ProtocolError(Exception):

@@ -83,6 +83,9 @@ class Deaths:
         if child.role is Role.WATCHER:
             self._watcher_ended(child, before, ending, now)
             return
+        if child.role is Role.ISSUER:
+            self._issuer_ended(child, before, ending, now)
+            return
         if tree.pump is not None and child.pump == tree.pump.id:
             tree.pump.order(messages.Ended(child.id, -1 if status is None else status))
         if (before in COUNTED or child.at_fault) and tree.phase is not Phase.EXITING:
@@ -119,6 +122,14 @@ class Deaths:
             return
         delay = tree.watchers.backoff.ended(now, now - child.started, child.was_ready)
         log("error", f"{told} Changes are not noticed; the next try is {in_seconds(delay)}.")
+
+    def _issuer_ended(self, child: Child, before: ChildState, ending: str, now: float) -> None:
+        tree = self._tree
+        if tree.phase is not Phase.SERVING or before is ChildState.EXITING:
+            log("debug", f"{child.who} {ending}.")
+            return
+        delay = tree.issuers.backoff.ended(now, now - child.started, child.was_ready)
+        log("error", f"{child.who} {ending}. Another starts {in_seconds(delay)}.")
 
     def _worker_ended(self, pool: WorkerPool, child: Child, ending: str, now: float) -> None:
         """One that should still be there."""

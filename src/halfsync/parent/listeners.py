@@ -160,7 +160,7 @@ def scheme_of(address: str, settings: Settings) -> str:
     scheme, separator, _ = address.lower().partition("://")
     if separator and scheme in ("http", "https"):
         return scheme
-    return "https" if settings.certfile and not address.startswith("unix:") else "http"
+    return "https" if (settings.certfile or settings.acme) and not address.startswith("unix:") else "http"
 
 
 def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Listener]) -> str:

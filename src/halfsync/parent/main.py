@@ -23,7 +23,7 @@ from halfsync.parent.supervisor import Supervisor
 from halfsync.plan import Plan
 from halfsync.routes_table import table_of
 from halfsync.seen_files import SeenFile
-from halfsync.settings.site_tls import SiteTLS
+from halfsync.settings.site_tls import SiteTLS, acme_of
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal
 
@@ -76,6 +76,7 @@ def serve(
             sites=layout.sites,
             configuration=configuration,
             certificates=shown,
+            acme=acme_of(settings, tls),
         )
         control_socket = None
         if settings.control_socket is not None:
@@ -108,12 +109,13 @@ def serve(
 def entry_points() -> EntryPoints:
     """The children's code, imported before the first fork: it is in memory once, and no child can
     fail to find it, whatever happens to the files."""
+    from halfsync.issuing import main as issuing
     from halfsync.pump import main as pump
     from halfsync.watcher import main as watcher
     from halfsync.worker import main as worker
     from halfsync.worker import template
 
-    return EntryPoints(pump.run, worker.run, template.run, watcher.run)
+    return EntryPoints(pump.run, worker.run, template.run, watcher.run, issuing.run)
 
 
 def announce(plan: Plan, notifier: systemd.Notifier) -> None:

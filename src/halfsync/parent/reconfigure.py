@@ -25,7 +25,7 @@ from halfsync.parent.privileges import Identity
 from halfsync.plan import NO_POOL, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.seen_files import SeenFile
 from halfsync.settings.errors import SettingError
-from halfsync.settings.site_tls import SiteTLS
+from halfsync.settings.site_tls import SiteTLS, acme_of
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
 
@@ -88,7 +88,11 @@ class Reconfiguration:
         sockets = self._next_listeners(running, settings, layout)
         plan = Plan(settings, routes, pools, sockets, running.number, layout.sites, found.configuration)
         try:
-            plan = replace(plan, certificates=self._next_certificates(running, sockets, found.tls))
+            plan = replace(
+                plan,
+                certificates=self._next_certificates(running, sockets, found.tls),
+                acme=acme_of(settings, found.tls),
+            )
             if plan == running:
                 return running
             access_log = self._next_access_log(running, settings)

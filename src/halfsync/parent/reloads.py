@@ -64,6 +64,8 @@ class Reloads:
         self.failures = []
         if self._tree.phase is Phase.SERVING:
             log("info", f"{cause}: reloading.")
+            for issuer in self._tree.issuers.children:
+                issuer.order(messages.TryAgain())
             self._start()
         elif self._tree.phase is Phase.STARTING:
             self._restart_imports(cause)

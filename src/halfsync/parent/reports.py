@@ -68,6 +68,8 @@ class Reports:
             self._note_spare(report)
         elif isinstance(report, messages.Described):
             self._described(report.number)
+        elif isinstance(report, messages.Challenges | messages.ChallengesShown):
+            self._pass_on(child, report)
         elif isinstance(report, messages.MaxRequests):
             child.worn = f"has served {report.request_count} requests (max_requests)"
         else:
@@ -85,11 +87,23 @@ class Reports:
             log("debug", f"{child.who} is ready.")
 
     def _on_change(self, watcher: Child, report: messages.Changed) -> None:
-        if watcher.role is not Role.WATCHER:
+        if watcher.role not in (Role.WATCHER, Role.ISSUER):
             raise ProtocolError("it is not the watcher")
         for pool in self._tree.pools:
             pool.last_failure = ""  # show a traceback again, though it be the same: someone works on it
         self._changed(report.files, report.is_configuration)
+
+    def _pass_on(self, child: Child, report: messages.Challenges | messages.ChallengesShown) -> None:
+        """Between the process that gets certificates and the pump."""
+        if isinstance(report, messages.ChallengesShown):
+            for issuer in self._tree.issuers.children:
+                issuer.order(report)
+            return
+        if child.role is not Role.ISSUER:
+            raise ProtocolError("it gets no certificates")
+        self._tree.challenges = report
+        if self._tree.pump is not None and self._tree.pump.opened:
+            self._tree.pump.order(report)
 
     def _note_spare(self, report: messages.Spare) -> None:
         pools = self._tree.pools

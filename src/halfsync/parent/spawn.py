@@ -37,6 +37,7 @@ class EntryPoints:
     worker: Callable[[Plan, int, socket.socket, int | None], int]
     template: Callable[[Plan, int, socket.socket], int]
     watcher: Callable[[Plan, socket.socket], int]
+    issuer: Callable[[Plan, socket.socket], int]
 
 
 class Spawner:
@@ -118,6 +119,18 @@ class Spawner:
         child.has_plan = plan.number
         return child
 
+    def issuer(self, plan: Plan) -> Child:
+        """As whoever started the server: it writes keys that the service's user may not read."""
+
+        def entry(orders: socket.socket) -> int:
+            self._settle(plan, runs_application=False)
+            return self._entry_points.issuer(plan, orders)
+
+        child = self._fork(plan, Role.ISSUER, "acme", NO_POOL, 0, [], entry, gives_up_rights=False)
+        child.ready_by = NEVER
+        child.has_plan = plan.number
+        return child
+
     def _settle(self, plan: Plan, *, runs_application: bool) -> None:
         """In a child that has no listening socket, and where applications find the folder and the limits
         that they expect."""
@@ -141,6 +154,8 @@ class Spawner:
         generation: int,
         keep: Collection[int],
         entry: Callable[[socket.socket], int],
+        *,
+        gives_up_rights: bool = True,
     ) -> Child:
         ours, theirs = channel.pair()
 
@@ -155,7 +170,7 @@ class Spawner:
             processes.title(settings.name, role.value),
             child_main,
             [theirs.fileno(), *keep],
-            self._identity,
+            self._identity if gives_up_rights else None,
             settings.log_level,
             settings.log_format,
             # The pump starts no programs. An application may, and only root's service promises not to.

@@ -48,6 +48,7 @@ class Staffing:
             self._staff_watcher(now)
         if tree.phase is Phase.SERVING:
             self._recycling.look(tree.pools, now)
+        self._staff_issuer(now)
         if self._may_import:
             for pool in tree.pools:
                 if tree.phase is Phase.SERVING:
@@ -93,6 +94,19 @@ class Staffing:
         for old in watchers.children:
             if old is not newest and newest.was_ready and old.state is ChildState.READY:
                 self._tree.close_orders(old, now + LAST_WORD)
+
+    def _staff_issuer(self, now: float) -> None:
+        """One that knows which certificates are wanted now."""
+        issuers, plan = self._tree.issuers, self._tree.plan
+        if self._tree.phase is not Phase.SERVING:
+            return
+        for old in issuers.children:
+            if old.has_plan != plan.number and old.state is ChildState.READY:
+                self._tree.close_orders(old, now + LAST_WORD)
+        if plan.acme is None:
+            return
+        if all(one.has_plan != plan.number for one in issuers.children) and now >= issuers.backoff.until:
+            self._start("acme", partial(self._spawner.issuer, plan), issuers, now)
 
     def _staff_generation(self, pool: WorkerPool, generation: Generation, now: float) -> None:
         if (old := pool.recyclable()) is not None:
@@ -196,3 +210,5 @@ class Staffing:
         assert pump is not None
         pump.order(messages.Open())
         pump.opened = True
+        if self._tree.challenges is not None:
+            pump.order(self._tree.challenges)

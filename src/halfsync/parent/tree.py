@@ -21,6 +21,8 @@ class Tree:
         self.exit_status = 0
         self.pumps = ChildPool()
         self.watchers = ChildPool()  # none without `reload`
+        self.issuers = ChildPool()  # none without `acme`
+        self.challenges: messages.Challenges | None = None  # that the pump is to show
         self.pools = [WorkerPool(index, plan, pool.processes) for index, pool in enumerate(plan.pools)]
 
     @property
@@ -37,7 +39,7 @@ class Tree:
 
     @property
     def all_pools(self) -> list[ChildPool]:
-        return [self.pumps, *self.pools, self.watchers]
+        return [self.pumps, *self.pools, self.watchers, self.issuers]
 
     def children(self) -> list[Child]:
         """All that are not reaped: the pump first, the watcher last."""
@@ -46,6 +48,8 @@ class Tree:
     def pool_of(self, child: Child) -> ChildPool:
         if child.role is Role.PUMP:
             return self.pumps
+        if child.role is Role.ISSUER:
+            return self.issuers
         return self.watchers if child.role is Role.WATCHER else self.pools[child.pool]
 
     # --- the ways to end

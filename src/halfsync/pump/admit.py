@@ -6,6 +6,7 @@ all of it is here, it goes to the route's backend.
 
 from __future__ import annotations
 
+from halfsync.pump.challenges import ShownChallenges
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, Exchange
@@ -21,7 +22,15 @@ SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH
 
 
 class Admission:
-    def __init__(self, clock: Clock, leases: Leases, changing: ChangingFiles, sites: Sites) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        leases: Leases,
+        changing: ChangingFiles,
+        sites: Sites,
+        challenges: ShownChallenges,
+    ) -> None:
+        self._challenges = challenges
         self._clock = clock
         self._changing = changing
         self._leases = leases
@@ -38,6 +47,9 @@ class Admission:
                 return
             if head.target == b"*":
                 conn.protocol.repeat(exchange, SERVER_OPTIONS)
+                return
+            if self._challenges.texts and (shown := self._challenges.response(head.target)) is not None:
+                conn.protocol.repeat(exchange, shown)
                 return
         self.find_route(exchange)
         if head.body_size == 0:

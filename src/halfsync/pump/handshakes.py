@@ -21,6 +21,7 @@ from functools import partial
 
 from halfsync.logs.error import log
 from halfsync.pump.before_http import BeforeHttp
+from halfsync.pump.challenges import PROTOCOL, ShownChallenges
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
@@ -55,6 +56,7 @@ class Handshakes(BeforeHttp):
         http1: WireProtocol,
         in_clear: WireProtocol,
         guarded: WireProtocol,
+        challenges: ShownChallenges,
         head_timeout: float,
     ) -> None:
         """`protocols`: what is spoken, by its ALPN name, our favourite first. `http1`: with clients that name
@@ -70,6 +72,7 @@ class Handshakes(BeforeHttp):
         self._http1 = http1
         self._in_clear = in_clear
         self._guarded = guarded
+        self._challenges = challenges
         self.head_timeout = head_timeout
         self.due: dict[Connection, None] = {}  # (for its order)
         self._known_facts: dict[TLSFacts, bytes] = {}
@@ -129,6 +132,11 @@ class Handshakes(BeforeHttp):
         if kind is Opening.HTTP:
             self._speak_in_clear(conn, transport)
             return False
+        challenge = self._challenges.context(hello.server_name, hello.protocols)
+        if challenge is not None:
+            data, conn.inbox = conn.inbox, b""
+            transport.begin(challenge)
+            return transport.shake(data)
         chosen = self.contexts.choose(hello.server_name)
         if chosen is None:
             transport.say(alert(UNRECOGNIZED_NAME))
@@ -152,6 +160,9 @@ class Handshakes(BeforeHttp):
 
     def _finished(self, conn: Connection, transport: TLSTransport) -> None:
         """Raises OSError."""
+        if transport.tls.selected_alpn_protocol() == PROTOCOL:  # the handshake was all that is wanted
+            self._endings.close(conn, CloseReason.CLIENT_CLOSED)
+            return
         facts = facts_of(transport.tls, transport.server_name)
         conn.origin.tls = self._encoded(facts)
         if facts.certificate is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 
 from halfsync.hosts import name_of
+from halfsync.pump.challenges import ShownChallenges
 from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.http1 import Http1
@@ -44,10 +45,14 @@ class RedirectingHttp1(Http1):
     """On connections without TLS, where all that is served is served over TLS (`redirect_http`)."""
 
     port = 443
+    challenges: ShownChallenges
 
     def _begin_exchange(self, conn: Connection, head: RequestHead, _seen: SeenHead | None) -> Outcome:
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = Exchange(conn, head, head.raw)
+        if not head.body_size and (shown := self.challenges.response(head.target)) is not None:
+            self.repeat(exchange, shown)
+            return MORE
         self.refuse(exchange, self._redirection(head))
         return MORE
 

@@ -31,6 +31,7 @@ from halfsync.plan import Plan
 from halfsync.pump.acceptor import Acceptor
 from halfsync.pump.access import AccessLog
 from halfsync.pump.admit import Admission
+from halfsync.pump.challenges import ShownChallenges
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
@@ -175,7 +176,8 @@ class Pump:
             report_lost,
         )
         self.sites = Sites(plan, self.pools.routes)
-        self.admission = Admission(self.clock, self.leases, self.changing, self.sites)
+        self.challenges = ShownChallenges()
+        self.admission = Admission(self.clock, self.leases, self.changing, self.sites, self.challenges)
         parts = (
             settings,
             self.clock,
@@ -195,6 +197,7 @@ class Pump:
         self.guarded_http1 = GuardedHttp1(*parts)
         self.closing_guarded_http1 = ClosingGuardedHttp1(*parts)
         self.redirecting_http1 = RedirectingHttp1(*parts)
+        self.redirecting_http1.challenges = self.challenges
         self.http2 = Http2(
             settings,
             self.head_limits,
@@ -223,6 +226,7 @@ class Pump:
             self.http1,
             self.clear_http1,
             self.guarded_http1,
+            self.challenges,
             settings.head_timeout,
         )
         for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2):

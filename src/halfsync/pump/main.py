@@ -19,6 +19,8 @@ from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.spare import spare_of
 from halfsync.wire.messages import (
     NO_WORKER,
+    Challenges,
+    ChallengesShown,
     Configure,
     Configured,
     Cut,
@@ -57,7 +59,10 @@ class Orders:
         self.reserve = Reserve()
         self.quiet_until = 0.0  # no word until then of workers that can't join
 
-    def report(self, message: Ready | Drained | Hung | Lost | Cut | Configured | Spare | Described) -> None:
+    def report(
+        self,
+        message: Ready | Drained | Hung | Lost | Cut | Configured | Spare | Described | ChallengesShown,
+    ) -> None:
         channel.send(self.sock, encode(message))
 
 
@@ -122,10 +127,19 @@ def _receive_order(pump: Pump, orders: Orders, reconfiguration: PlanChange) -> N
         reconfiguration.switch_over(order.number)
     elif isinstance(order, Drain):
         pump.drain(order.seconds)
-    elif isinstance(order, Describe):
+    else:
+        _take_other(pump, orders, order, owned)
+
+
+def _take_other(pump: Pump, orders: Orders, order: object, owned: list[Descriptor]) -> None:
+    """What changes nothing about who serves what."""
+    if isinstance(order, Describe):
         _describe(pump, orders, order, owned)
-    elif isinstance(order, ErrorLogFile) and fds:
-        reopen(fds[0])
+    elif isinstance(order, Challenges):
+        pump.challenges.show(order)
+        orders.report(ChallengesShown(order.number))
+    elif isinstance(order, ErrorLogFile) and owned:
+        reopen(owned[0].fd)
     else:
         log("error", f"an order that is not the pump's: {type(order).__name__}")
 

@@ -7,10 +7,12 @@ has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from halfsync.acme_plan import AcmePlan, AcmeSite, path_of
 from halfsync.settings.errors import SettingError
 from halfsync.settings.sites import OWN_TLS, SiteEntry
 from halfsync.settings.table import Settings
@@ -30,6 +32,13 @@ class SiteTLS:
     cert_reqs: str
     minimum_version: str
     ciphers: str
+    acme_hosts: tuple[
+        str, ...
+    ] = ()  # for which certfile comes by ACME (there may be none yet); (): it does not
+
+    @property
+    def acme(self) -> bool:
+        return bool(self.acme_hosts)
 
 
 def tls_of(settings: Settings, sites: Sequence[SiteEntry]) -> tuple[SiteTLS, ...]:
@@ -45,6 +54,16 @@ def _site(
     value = {key: own.get(key, getattr(settings, key)) for key in OWN_TLS}
     if "certfile" in own and "keyfile" not in own:
         value["keyfile"] = []  # the default site's key is not this one's
+    named: tuple[str, ...] = ()
+    if own.get("acme", False) if name else settings.acme:
+        named = hosts if name else tuple(host.lower() for host in settings.acme_hosts)
+        _check_acme(
+            where, named, own if name else {"certfile": settings.certfile} if settings.certfile else {}
+        )
+        value["certfile"], value["keyfile"] = [path_of(settings.acme_folder, named)], []
+    elif name and settings.acme and "certfile" not in own:  # the default site's
+        value["certfile"] = [path_of(settings.acme_folder, tuple(settings.acme_hosts))]
+        value["keyfile"] = []
     site = SiteTLS(
         name,
         where,
@@ -56,9 +75,45 @@ def _site(
         value["cert_reqs"],
         value["minimum_version"],
         value["ciphers"],
+        named,
     )
     _check(site)
     return site
+
+
+def acme_of(settings: Settings, sites: Sequence[SiteTLS]) -> AcmePlan | None:
+    """What is to be had by ACME; None: nothing."""
+    wanted = [AcmeSite(site.acme_hosts, site.certfile[0]) for site in sites if site.acme]
+    if not wanted:
+        return None
+    return AcmePlan(
+        tuple(wanted),
+        settings.acme_folder,
+        settings.acme_directory,
+        settings.acme_email or "",
+        settings.acme_challenge,
+    )
+
+
+_HOST = re.compile(
+    r"(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+)
+
+
+def _check_acme(where: str, hosts: Sequence[str], own: Mapping[str, Any]) -> None:
+    if "certfile" in own:
+        raise SettingError(
+            f"{where}acme gets a certificate, and certfile names one: only one of them counts."
+        )
+    if not hosts:
+        raise SettingError(f"{where}acme: name the hosts that the certificate is for with acme_hosts.")
+    for host in hosts:
+        if host.startswith("*."):
+            raise SettingError(
+                f"{where}acme: {host!r} can't be had by tls-alpn-01 or http-01: name each host by itself."
+            )
+        if not _HOST.fullmatch(host):
+            raise SettingError(f"{where}acme: there is no certificate for {host!r}: it is no host's name.")
 
 
 def _check(site: SiteTLS) -> None:

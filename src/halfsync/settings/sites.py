@@ -41,6 +41,7 @@ OWN_TLS = (
     "cert_reqs",
     "minimum_version",
     "ciphers",
+    "acme",
 )
 """The settings of TLS; a site may have its own (see site_tls.py)."""
 

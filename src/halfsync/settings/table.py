@@ -251,6 +251,46 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
 
+    acme: Annotated[
+        bool,
+        about(
+            "TLS",
+            "Get a certificate from an authority by ACME, and renew it: for the hosts of a site in its "
+            "table, at the top for `acme_hosts`. Means that you agree to the authority's terms of service. "
+            "Needs packages: pip install 'halfsync[acme]'.",
+        ),
+    ] = False
+    acme_hosts: Annotated[
+        list[str],
+        about("TLS", "Hosts of the default site, for its certificate by `acme`.", metavar="HOST"),
+    ] = []
+    acme_email: Annotated[
+        str | None,
+        about("TLS", "Where the authority can write to; it need not be told.", metavar="ADDRESS"),
+    ] = None
+    acme_directory: Annotated[
+        str,
+        about("TLS", "The authority's ACME directory. The default is Let's Encrypt's.", metavar="URL"),
+    ] = "https://acme-v02.api.letsencrypt.org/directory"
+    acme_challenge: Annotated[
+        Literal["tls-alpn-01", "http-01"],
+        about(
+            "TLS",
+            "How the authority sees that the hosts are yours: it connects to port 443 (tls-alpn-01) or to "
+            "port 80 (http-01).",
+            metavar="NAME",
+        ),
+    ] = "tls-alpn-01"
+    acme_folder: Annotated[
+        str,
+        about(
+            "TLS",
+            "Folder for what comes from the authority, with keys that only the user may read who starts the "
+            "server.",
+            metavar="FOLDER",
+        ),
+    ] = "acme"
+
     redirect_http: Annotated[
         bool,
         about(

@@ -433,7 +433,8 @@ class Spare(msgspec.Struct, tag="spare"):
 
 
 class Changed(msgspec.Struct, tag="changed"):
-    """From the watcher: these files of the code, or of the configuration, have changed."""
+    """From the watcher: these files of the code, or of the configuration, have changed. From the process that
+    gets certificates: there is a new one."""
 
     files: str  # in words: "app.py and 2 other files"
     is_configuration: bool = False
@@ -444,6 +445,25 @@ class MaxRequests(msgspec.Struct, tag="maxrequests"):
     on until it is retired."""
 
     request_count: int
+
+
+class Challenges(msgspec.Struct, tag="challenges"):
+    """From the process that gets certificates, by the parent to the pump: what the authority has to find now,
+    in place of all that was said before. ChallengesShown follows, the other way."""
+
+    number: int
+    texts: dict[str, str]  # by token (http-01)
+    certificates: dict[str, bytes]  # by host a key with its certificate, PEM (tls-alpn-01)
+
+
+class ChallengesShown(msgspec.Struct, tag="challengesshown"):
+    """From the pump, by the parent: clients see the challenges of that number."""
+
+    number: int
+
+
+class TryAgain(msgspec.Struct, tag="tryagain"):
+    """To the process that gets certificates: what has failed is to be tried now."""
 
 
 ToWorker = list[Task | StreamedTask | LogTask | Nudge]
@@ -462,8 +482,25 @@ Order = (
     | Configure
     | SwitchOver
     | Describe
+    | Challenges
+    | ChallengesShown
+    | TryAgain
 )
-Report = Ready | Failed | Drained | Hung | Lost | Cut | Configured | Spare | Described | MaxRequests | Changed
+Report = (
+    Ready
+    | Failed
+    | Drained
+    | Hung
+    | Lost
+    | Cut
+    | Configured
+    | Spare
+    | Described
+    | MaxRequests
+    | Changed
+    | Challenges
+    | ChallengesShown
+)
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

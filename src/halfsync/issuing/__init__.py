@@ -1,0 +1,1 @@
+"""The process that gets certificates by ACME (RFC 8555)."""
