@@ -18,11 +18,12 @@ WALK = PAGE.with_name("walk.txt")
 
 def page() -> str:
     text = PAGE.read_text(encoding="utf-8")
-    connection, exchange, body, tunnel = diagrams().split("\n\n")
+    connection, exchange, body, tunnel, websocket = diagrams().split("\n\n")
     text = _fill(text, "connection states", f"```mermaid\n{connection}\n```\n")
     text = _fill(text, "exchange states", f"```mermaid\n{exchange}\n```\n")
     text = _fill(text, "body states", f"```mermaid\n{body}\n```\n")
     text = _fill(text, "tunnel states", f"```mermaid\n{tunnel.rstrip()}\n```\n")
+    text = _fill(text, "websocket states", f"```mermaid\n{websocket.rstrip()}\n```\n")
     channels = (messages.__doc__ or "").partition("descriptors (SCM_RIGHTS):\n\n")[2].partition("\n\n")[0]
     text = _fill(text, "channels", f"```text\n{channels}\n```\n")
     return _fill(

@@ -20,7 +20,6 @@ from halfsync.wire.messages import (
     MAX_PACKET,
     SCOREBOARD_BYTES,
     Credit,
-    EarlyHints,
     Ending,
     Lease,
     LogTask,
@@ -151,7 +150,7 @@ class Seam:
         for message in decode_replies(packet):
             if isinstance(message, Credit):
                 self.credits.append(message)
-            elif not isinstance(message, EarlyHints):
+            elif isinstance(message, Reply | Part):
                 self._take(message, descriptors)
 
     def _take(self, message: Reply | Part, descriptors: array.array[int]) -> None:

@@ -185,6 +185,7 @@ class Stage:
         self.pump.acceptor.transport = TRANSPORTS.get(transport(), PlainTransport)
         self._watched = _Watched(self.pump.poller.poll)
         self.pump.poller.poll = self._watched.poll  # type: ignore[assignment]
+        self.with_loops = False  # workers of applications have event loops
         self.hands: list[Hand] = []
         self.helpers: list[Callable[[], int]] = []  # what else goes on; each says how much it did
         self.clients: list[Client] = []
@@ -487,7 +488,8 @@ class Hand:
         self.nudges = 0
         self.bodies: dict[int, bytes] = {}  # by slot: what came in a descriptor
         fds = [theirs.detach(), theirs_watch.detach(), os.dup(self._scoreboard_fd)]
-        stage.pump.pools.join(Join(number, 4000 + number, pool, threads), [Descriptor(fd) for fd in fds])
+        join = Join(number, 4000 + number, pool, threads, stage.with_loops)
+        stage.pump.pools.join(join, [Descriptor(fd) for fd in fds])
         stage.settle()
 
     @property

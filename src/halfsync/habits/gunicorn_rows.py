@@ -10,7 +10,6 @@ from halfsync.habits.rows import (
     STRICT,
     SYSLOG,
     TLS_VERSION,
-    WEBSOCKETS,
     Effect,
     Foreign,
     at_most,
@@ -282,7 +281,7 @@ ROWS: tuple[Foreign, ...] = (
         "--asgi-disconnect-grace-period",
         "an application is told that its client has left, and not cancelled.",
     ),
-    nothing(GUNICORN, "websocket_max_message_size", "--websocket-max-message-size", WEBSOCKETS),
+    same("websocket_max_message_size", "--websocket-max-message-size", "ws_max_size"),
     refused(GUNICORN, "dirty_apps", "--dirty-app", DIRTY),
     *(
         nothing(GUNICORN, name, "--" + name.replace("_", "-"), DIRTY)

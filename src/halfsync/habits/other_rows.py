@@ -7,7 +7,6 @@ from halfsync.habits.rows import (
     PREFIX,
     UVICORN,
     WAITRESS,
-    WEBSOCKETS,
     Effect,
     Foreign,
     cert_reqs,
@@ -36,13 +35,8 @@ ROWS: tuple[Foreign, ...] = (
     nothing(UVICORN, "", "--no-access-log", "there is no access log by default.", is_switch=True),
     nothing(UVICORN, "", "--use-colors", "on a terminal it has colours.", is_switch=True),
     nothing(UVICORN, "", "--no-use-colors", "NO_COLOR=1 in the environment turns them off.", is_switch=True),
-    *(
-        nothing(UVICORN, "", flag, WEBSOCKETS)
-        for flag in (
-            *("--ws", "--ws-max-size", "--ws-max-queue", "--ws-ping-interval"),
-            *("--ws-ping-timeout", "--ws-per-message-deflate", "--websocket-ping-interval"),
-        )
-    ),
+    nothing(UVICORN, "", "--ws", "the pump speaks WebSocket by itself."),
+    nothing(UVICORN, "", "--ws-max-queue", "messages wait up to 256 KiB; then the client is not read."),
     nothing(UVICORN, "", "--http", "the pump reads requests with httptools."),
     nothing(
         UVICORN,
@@ -154,6 +148,7 @@ ROWS: tuple[Foreign, ...] = (
     ),
     refused(HYPERCORN, "", "--quic-bind", "halfsync speaks HTTP/1.1 and HTTP/2."),
     nothing(HYPERCORN, "", "--read-timeout", "head_timeout and body_timeout are the limits."),
+    means(HYPERCORN, "--websocket-ping-interval", "ws_ping_interval"),
     nothing(HYPERCORN, "", "--server-name", "every Host is served."),
     nothing(HYPERCORN, "", "--debug", "--log-level debug says more.", is_switch=True),
 )

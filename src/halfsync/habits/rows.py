@@ -48,7 +48,6 @@ class Foreign:
 
 
 TLS_VERSION = "TLS 1.2 and 1.3 are spoken; minimum_version says which is the oldest."
-WEBSOCKETS = "this is for WebSockets, which are not served yet."
 LOGGING = "halfsync writes its own log; an application's logging is set up in the application."
 STRICT = "requests are always checked strictly."
 SYSLOG = "halfsync logs to standard error or to a file; under systemd that goes to the journal."

@@ -13,9 +13,11 @@ from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.routes import Sites
+from halfsync.pump.websockets import WebSockets
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
+from halfsync.wire.websocket_handshake import asks_for_websocket
 
 SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", 0))
 """The response to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
@@ -29,12 +31,14 @@ class Admission:
         changing: ChangingFiles,
         sites: Sites,
         challenges: ShownChallenges,
+        websockets: WebSockets,
     ) -> None:
         self._challenges = challenges
         self._clock = clock
         self._changing = changing
         self._leases = leases
         self._sites = sites
+        self._websockets = websockets
 
     def admit(self, exchange: Exchange) -> None:
         """Respond by ourselves, or find the route and, if the request has no body, submit it. Raises
@@ -42,7 +46,7 @@ class Admission:
         head = exchange.head
         conn = exchange.conn
         assert conn is not None
-        if head.body_size == 0:
+        if head.body_size == 0 and not head.upgrades:
             if self._leases.table and self._answer_from_lease(conn, exchange, head):
                 return
             if head.target == b"*":
@@ -52,6 +56,9 @@ class Admission:
                 conn.protocol.repeat(exchange, shown)
                 return
         self.find_route(exchange)
+        assert exchange.route is not None
+        if exchange.route.backend.takes_websockets and asks_for_websocket(head):
+            self._websockets.offer(exchange)
         if head.body_size == 0:
             self.submit(exchange)
 

@@ -12,6 +12,7 @@ class BeforeHttp:
         self.refuse = http1.refuse
         self.repeat = http1.repeat
         self.respond_small = http1.respond_small
+        self.accept = http1.accept
         self.begin = http1.begin
         self.add = http1.add
         self.end = http1.end

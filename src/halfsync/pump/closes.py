@@ -41,6 +41,9 @@ class CloseReason(IntEnum):
     TOO_MANY_IDLE_FRAMES = 31
     HEADER_BLOCK_TOO_LARGE = 32
     BAD_PROXY_HEADER = 40
+    WEBSOCKET_CLOSED = 50
+    WEBSOCKET_FAILED = 51
+    PING_TIMEOUT = 52
 
     @property
     def text(self) -> str:
@@ -102,6 +105,12 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
         "where proxy_protocol is on, it did not begin with a good PROXY header from forwarded_allow_ips",
         True,
     ),
+    CloseReason.WEBSOCKET_CLOSED: ("the WebSocket was closed, by either side", False),
+    CloseReason.WEBSOCKET_FAILED: (
+        "the client broke the rules of WebSocket, or sent a message larger than ws_max_size",
+        True,
+    ),
+    CloseReason.PING_TIMEOUT: ("the client of a WebSocket did not answer a Ping in ws_ping_timeout", True),
     CloseReason.CUT_OFF: ("the server stopped, and graceful_timeout was over", True),
 }
 

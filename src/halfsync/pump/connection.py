@@ -34,9 +34,10 @@ from halfsync.pump.states import (
 )
 from halfsync.pump.transport import Transport
 from halfsync.pump.tunnel_ends import TunnelEnds
+from halfsync.pump.websocket import WebSocket
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import RequestHead
-from halfsync.wire.messages import Ending, Reply
+from halfsync.wire.messages import Ending, Message, Reply
 from halfsync.wire.refusals import Refusal
 
 NEVER = float("inf")
@@ -181,6 +182,7 @@ class Exchange:
     received = 0
     stream: BodyStream | None = None  # if it is passed on while it comes
     tunnel: TunnelEnds | None = None  # what its response leads to
+    websocket: WebSocket | None = None  # if that is what it asks for, and then is
     # its task
     place: object = None  # among its HTTP/2 connection's streams, after it was reset (see http2_streams.py)
     line: tuple[int, int] | None = None  # in which it waits, if the queue has several (see queues.py)
@@ -212,7 +214,7 @@ class Exchange:
         self.logged = b""  # the same without its cookie, if that is known already
         self.state = ExchangeState.RECEIVING
         self.route: Route | None = None  # None: its response was made before there was one
-        self.spool: Spool | BodyStream | None = None  # of its body, until its task is handed over
+        self.spool: Spool | BodyStream | WebSocket | None = None  # of its body, until its task is handed over
         # its task
         self.task = -1  # number
         self.attempts = 0
@@ -231,6 +233,8 @@ class Exchange:
         """Its client has closed its side, and that counts as disconnected (WORKING, PRODUCING)."""
         if self.conn is None or not self.conn.ended or self.route is None:
             return False
+        if self.websocket is not None and self.websocket.has_begun:
+            return False  # what it has sent before is yet to be read
         return self.route.backend.is_told(self)
 
     @property
@@ -266,6 +270,10 @@ class Backend(Protocol):
         """Whether it takes requests whose bodies have not all come. It then says how much more may come, with
         `WireProtocol.grant`, and gets it with `pass_on`."""
 
+    @property
+    def takes_websockets(self) -> bool:
+        """Whether a request for a WebSocket is one; else it is like any other."""
+
     def submit(self, exchange: Exchange) -> None:
         """The request is whole, or has a `stream` (RECEIVING): have a response made."""
 
@@ -283,6 +291,12 @@ class Backend(Protocol):
     def is_told(self, exchange: Exchange) -> bool:
         """Whether a client that has closed its side (WORKING, PRODUCING) counts as disconnected: the handler
         may wait for nothing but that."""
+
+    def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
+        """From the client of a WebSocket; `file`: if it is in one."""
+
+    def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:
+        """The WebSocket is closed, not by the application: nothing more comes, and nothing more is sent."""
 
     def give_up(self, exchange: Exchange) -> None:
         """Its request is refused while the body comes, or has its response: no other one is wanted (QUEUED,
@@ -350,6 +364,10 @@ class WireProtocol(Protocol):
 
     def hint(self, exchange: Exchange, fields: bytes) -> None:
         """A response of status 103 with these field lines, before the response begins (WORKING)."""
+
+    def accept(self, exchange: Exchange, accept: bytes, fields: bytes) -> None:
+        """The head of the response to a request for a WebSocket, whose frames come with `add`. `accept` is
+        what Sec-WebSocket-Accept has to say, if there is such a field; `fields` are further lines."""
 
     def respond_small(self, exchange: Exchange, reply: Reply) -> bool:
         """A whole response, if it is one for which there is a short cut; False: it is not."""

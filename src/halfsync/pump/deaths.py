@@ -28,6 +28,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Exchange
 from halfsync.pump.states import WORKING, ExchangeEvent
+from halfsync.pump.websockets import WebSockets
 from halfsync.pump.workers import LOG_BATCH, Tasks, Worker
 from halfsync.wire.refusals import Refusal
 
@@ -50,6 +51,7 @@ class WorkerDeaths:
         access: AccessLog,
         tasks: Tasks,
         report_lost: Callable[[Worker], None],
+        websockets: WebSockets,
         *,
         retry: bool,
     ) -> None:
@@ -57,6 +59,7 @@ class WorkerDeaths:
         self._access = access
         self._tasks = tasks
         self._report_lost = report_lost
+        self._websockets = websockets
         self.retry = retry
         self._lost: dict[int, tuple[Worker, float]] = {}  # by id; until when the parent may take to tell
 
@@ -106,6 +109,10 @@ class WorkerDeaths:
         conn = exchange.conn
         if conn is None:
             return "its client had disconnected"
+        if exchange.websocket is not None and exchange.websocket.has_begun:
+            exchange.holder = None
+            self._websockets.worker_ends(exchange, is_dead=True)
+            return "a WebSocket: closed with 1012"
         if exchange.state is not WORKING:
             conn.protocol.abort(exchange, CloseReason.WORKER_DIED)
             return "its response had started: connection reset"

@@ -37,6 +37,7 @@ from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.spool import Spool
 from halfsync.pump.stalls import LOOK, Stalls
 from halfsync.pump.states import BUSY, QUEUED, WHOLE, WORKING
+from halfsync.pump.websocket import WebSocket
 from halfsync.pump.workers import NUDGE_AFTER, Pool, Sent, Tasks, Worker, numbers, overloaded
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, MOST_SLOTS
 from halfsync.wire.refusals import Refusal
@@ -324,11 +325,13 @@ class Dispatcher:
             self._tasks.refuse(exchange, Refusal(503, sentence, close=False, retry_after=5))
 
 
-def _columns_with_body(exchange: Exchange, number: int, spool: Spool | BodyStream) -> TaskColumns:
+def _columns_with_body(exchange: Exchange, number: int, spool: Spool | BodyStream | WebSocket) -> TaskColumns:
     """What the worker is told of a request with a body."""
     assert exchange.conn is not None
     assert exchange.route is not None
     origin = exchange.conn.origin
+    if isinstance(spool, WebSocket):
+        return _columns_of_websocket(exchange, number)
     if not spool.is_whole:
         return _columns_of_streamed(exchange, number)
     body = spool.memory() if spool.file is None else None
@@ -347,6 +350,26 @@ def _columns_over_tls(
         exchange.raw,
         body,
         size,
+        origin.client,
+        origin.client_port,
+        origin.listener,
+        exchange.queued_ns,
+        origin.tls,
+    )
+
+
+def _columns_of_websocket(exchange: Exchange, number: int) -> TaskColumns:
+    """A WebSocketTask."""
+    assert exchange.conn is not None
+    assert exchange.route is not None
+    origin = exchange.conn.origin
+    return (
+        10,
+        number,
+        exchange.route.index,
+        exchange.raw,
+        b"",
+        0,
         origin.client,
         origin.client_port,
         origin.listener,

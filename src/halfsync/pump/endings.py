@@ -10,7 +10,7 @@ from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, O
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd
-from halfsync.pump.states import CLOSED, ConnectionEvent, ExchangeEvent
+from halfsync.pump.states import CLOSED, ConnectionEvent, ExchangeEvent, WebSocketEvent
 
 
 class Endings:
@@ -78,6 +78,8 @@ class Endings:
         self.log(exchange)
         if exchange.tunnel is not None:
             exchange.tunnel.abort(self._poller)
+        if exchange.websocket is not None:
+            exchange.websocket.move(WebSocketEvent.ABORT)
         if exchange.route is not None:
             exchange.route.backend.cancel(exchange)
         exchange.move(ExchangeEvent.ABORT)

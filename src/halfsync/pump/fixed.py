@@ -9,8 +9,9 @@ from urllib.parse import quote_from_bytes
 from halfsync.hosts import name_of
 from halfsync.plan import Fixed
 from halfsync.pump.connection import Exchange
+from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.routes import below_prefix, target_parts
-from halfsync.wire.messages import Ending, Reply
+from halfsync.wire.messages import Ending, Message, Reply
 from halfsync.wire.refusals import Refusal
 
 SENTENCES = {
@@ -29,7 +30,7 @@ class FixedBackend:
     of one that comes to it by a reload it reads nothing more."""
 
     __slots__ = ("_fields", "_fixed", "_prefix")
-    streams = False
+    streams = takes_websockets = False
 
     def __init__(self, prefix: bytes, fixed: Fixed) -> None:
         self._prefix = prefix
@@ -66,6 +67,12 @@ class FixedBackend:
 
     def is_told(self, exchange: Exchange) -> bool:
         return False
+
+    def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
+        """There are none."""
+
+    def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:
+        """There are none."""
 
     def give_up(self, exchange: Exchange) -> None:
         """There is nothing under way."""

@@ -26,6 +26,7 @@ from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
 from halfsync.pump.streamed_bodies import BodyStreams
+from halfsync.pump.websockets import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, without_empty_lines
@@ -59,6 +60,7 @@ class Http1:
         output: Output,
         responses: Http1Responses,
         admission: Admission,
+        websockets: WebSockets,
         helpers: Helpers,
         spool_folder: str,
         spool_space: SpoolSpace,
@@ -69,6 +71,7 @@ class Http1:
         self._endings = endings
         self._errors = errors
         self._admission = admission
+        self._websockets = websockets
         self._helpers = helpers
         self._spool_folder = spool_folder
         self.seen = SeenHeads(limits_of(settings))
@@ -82,6 +85,7 @@ class Http1:
         self.repeat = responses.repeat
         self.respond_small = responses.respond_small
         self.hint = responses.hint
+        self.accept = responses.accept
         self.begin = responses.begin
         self.add = responses.add
         self.end = responses.end
@@ -117,6 +121,9 @@ class Http1:
     def _serve(self, conn: Connection) -> Outcome:
         exchange = conn.exchange
         assert exchange is not None
+        ws = exchange.websocket
+        if ws is not None and ws.has_begun:
+            return self._websockets.step(conn, exchange, ws)
         if exchange.stream is not None:
             outcome = self.streamed.read(conn, exchange, exchange.stream)
             if outcome is not None:
@@ -194,7 +201,7 @@ class Http1:
             self._admission.admit(exchange)
             route = exchange.route
             # Where a route is not for everybody, each request has to be admitted.
-            if seen is not None and route is not None and route.access is None:
+            if seen is not None and route is not None and route.access is None and not head.upgrades:
                 seen.admitted(conn, route)
             if head.body_size:
                 return self._expect_body(conn, exchange, head)

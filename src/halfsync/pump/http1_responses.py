@@ -36,6 +36,9 @@ SMALL_FIELDS = 1024
 """Bytes of a body, and of field lines, up to which a response is sent as one string."""
 
 
+UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+
+
 class Http1Responses:
     def __init__(
         self,
@@ -219,6 +222,16 @@ class Http1Responses:
         if not leased.head_only:
             self.add(exchange, leased.objects())
         self.end(exchange)
+
+    def accept(self, exchange: Exchange, accept: bytes, fields: bytes) -> None:
+        """RFC 6455 4.2.2."""
+        conn = exchange.conn
+        assert conn is not None
+        exchange.move(RESPONSE)
+        exchange.status = 101
+        exchange.body_owed = -1
+        lines = (status_line(101, ""), b"Sec-WebSocket-Accept: ", accept, b"\r\n", UPGRADE, fields, b"\r\n")
+        self._start_output(conn, exchange, b"".join(lines))
 
     def respond_small(self, exchange: Exchange, reply: Reply) -> bool:
         """The common response, if this is one: all of it in memory, small, with a length, on a kept

@@ -118,6 +118,7 @@ class Http2:
         self.repeat = streams.repeat
         self.respond_small = streams.respond_small
         self.grant = self.uploads.streamed.grant
+        self.accept = streams.accept
         self.framed = streams.framed
         self.exchange_ended = streams.exchange_ended
 

@@ -211,6 +211,10 @@ class Http2Responses(StreamCloser):
             self.add(exchange, leased.objects())
         self.end(exchange)
 
+    def accept(self, exchange: Exchange, accept: bytes, fields: bytes) -> None:
+        """RFC 8441 5: with HTTP/2 it is a 200, and there is no Sec-WebSocket-Accept."""
+        self.begin(exchange, Reply(0, 200, "", fields, -1))
+
     def respond_small(self, exchange: Exchange, reply: Reply) -> bool:
         """One in memory for which there is room now: its two frames are put on the connection's queue at
         once."""

@@ -81,6 +81,7 @@ from halfsync.pump.stopping import StopReport, cut_off_sentence
 from halfsync.pump.timeouts import SWEEP, Timeouts
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.tunnel import Tunnels
+from halfsync.pump.websockets import WebSockets
 from halfsync.pump.worker_pools import WorkerPools
 from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
@@ -159,6 +160,17 @@ class Pump:
             self.responses,
             settings.tunnel_timeout,
         )
+        self.spool_space = SpoolSpace(settings.spool_limit)
+        self.websockets = WebSockets(
+            settings,
+            self.clock,
+            self.run_queue,
+            self.endings,
+            self.output,
+            self.helpers,
+            spool_folder,
+            self.spool_space,
+        )
         self.room = Room(self.clock, self.endings)
         self.pools = WorkerPools(
             plan,
@@ -172,12 +184,15 @@ class Pump:
             self.room,
             self.responses,
             self.tunnels,
+            self.websockets,
             report_hung,
             report_lost,
         )
         self.sites = Sites(plan, self.pools.routes)
         self.challenges = ShownChallenges()
-        self.admission = Admission(self.clock, self.leases, self.changing, self.sites, self.challenges)
+        self.admission = Admission(
+            self.clock, self.leases, self.changing, self.sites, self.challenges, self.websockets
+        )
         parts = (
             settings,
             self.clock,
@@ -187,9 +202,10 @@ class Pump:
             self.output,
             self.responses,
             self.admission,
+            self.websockets,
             self.helpers,
             spool_folder,
-            SpoolSpace(settings.spool_limit),
+            self.spool_space,
         )
         self.http1 = Http1(*parts)
         self.closing_http1 = ClosingHttp1(*parts)  # where a listening socket is no more
@@ -233,7 +249,14 @@ class Pump:
             guarding.handshakes = self.handshakes
         self.proxy_headers = ProxyHeaders(self.clock, self.endings, self.http1, settings)
         self.timeouts = Timeouts(
-            settings, self.run_queue, self.endings, self.http1, self.http2, self.tunnels, self.drive
+            settings,
+            self.run_queue,
+            self.endings,
+            self.http1,
+            self.http2,
+            self.tunnels,
+            self.websockets,
+            self.drive,
         )
         self.acceptor = Acceptor(
             plan,
@@ -414,6 +437,9 @@ class Pump:
                 conn.ended = True
         exchange = conn.exchange
         if exchange is not None and conn.state is BUSY:
+            if exchange.websocket is not None and exchange.websocket.has_begun:
+                self.run_queue.ready(conn)  # what it had sent before it left still counts
+                return
             if mask & _GONE or (conn.ended and exchange.state is QUEUED):
                 self.endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                 return
@@ -508,10 +534,11 @@ class Pump:
             return
         self.acceptor.stop()
         self.draining = self.tunnels.draining = self.timeouts.draining = self.http2.draining = True
+        self.websockets.draining = True
         self.responses.keeps_alive = False
         self.handshakes.head_timeout = min(self.handshakes.head_timeout, FRESH_TIMEOUT)
         self.responses.linger_timeout = min(self.responses.linger_timeout, LINGER_AT_STOP)
-        self.http2.linger_timeout = self.responses.linger_timeout
+        self.http2.linger_timeout = self.websockets.close_timeout = self.responses.linger_timeout
         for conn in list(self.connections.values()):
             if conn.state is FRESH or conn.state is HANDSHAKE:
                 conn.deadline = min(conn.deadline, now + FRESH_TIMEOUT)
@@ -523,6 +550,11 @@ class Pump:
                 self.http2.drain(conn)
             elif conn.state is IDLE:
                 self.timeouts.close_idle(conn, CloseReason.DRAINING)
+            elif conn.exchange is not None:
+                self.websockets.close_at_stop(conn.exchange)
+        for stream in self.endings.streams:
+            if stream.exchange is not None:
+                self.websockets.close_at_stop(stream.exchange)
 
     def _is_drained(self) -> bool:
         """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout

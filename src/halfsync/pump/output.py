@@ -90,6 +90,9 @@ class Output:
         exchange.move(ExchangeEvent.OUT_OF_DATA)
         if exchange.window >= RESPONSE_WINDOW // 2 and not conn.out and exchange.route is not None:
             exchange.route.backend.taken(exchange)
+        if exchange.websocket is not None and exchange.websocket.has_begun:
+            conn.deadline = exchange.websocket.deadline
+            return WAIT
         limit = exchange.route.limits.stream_timeout if exchange.route is not None else 0
         conn.deadline = self._clock.now + limit if limit else NEVER
         if exchange.stream is not None:  # it may be the client's turn all the same: see timeouts.py

@@ -93,6 +93,7 @@ class PlanChange:
             pump.handshakes.contexts = self._contexts
         pump.responses.configure(settings)
         pump.tunnels.timeout = settings.tunnel_timeout
+        pump.websockets.configure(settings)
         for protocol in (
             pump.http1,
             pump.closing_http1,

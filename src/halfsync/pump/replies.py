@@ -34,6 +34,7 @@ from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import ENDED, IDLE, WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.tunnel_ends import TunnelEnds
+from halfsync.pump.websockets import WebSockets
 from halfsync.pump.workers import LOG_BATCH, MEAN_OF, NUDGE_AFTER, Tasks, Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.http1_responses import BODILESS, head_start
@@ -45,15 +46,18 @@ from halfsync.wire.messages import (
     MOST_SLOTS,
     NOT_BEGUN,
     UNFINISHED,
+    Accept,
+    Close,
     Credit,
     EarlyHints,
+    FromWorker,
+    Message,
     Part,
     Reply,
     decode_replies,
 )
 from halfsync.wire.refusals import Refusal
-
-FromWorker = Reply | Part | Credit | EarlyHints
+from halfsync.wire.websocket import CloseCode
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -76,6 +80,7 @@ class Replies:
         deaths: WorkerDeaths,
         responses: Http1Responses,
         tunnels: Tunnels,
+        websockets: WebSockets,
         settings: Settings,
     ) -> None:
         self._clock = clock
@@ -90,6 +95,7 @@ class Replies:
         self._deaths = deaths
         self._responses = responses
         self._tunnels = tunnels
+        self._websockets = websockets
         self.configure(settings)
         self._buffer = bytearray(MAX_PACKET + 4096)
         self._view = memoryview(self._buffer)
@@ -248,10 +254,17 @@ class Replies:
             return
         if isinstance(owner, Exchange):
             try:
-                if isinstance(message, Credit):
-                    _grant(owner, message.size)
+                if isinstance(message, Message):
+                    self._websockets.send(owner, message, fds)
+                elif isinstance(message, Credit):
+                    self._grant(owner, message.size)
                 elif isinstance(message, EarlyHints):
                     _hint(owner, message.fields)
+                elif isinstance(message, Accept):
+                    owner.begun_ns = worker.begun(number)
+                    self._websockets.accept(owner, message)
+                elif isinstance(message, Close):
+                    self._websockets.close(owner, message.code, message.reason, by_worker=True)
                 elif message.ending is NOT_BEGUN:
                     self._tasks.take_back(worker, owner)
                 else:
@@ -280,21 +293,26 @@ class Replies:
             self._tasks.due.add(worker.pool)
         self._tasks.close_if_done(worker)
 
+    def _grant(self, exchange: Exchange, size: int) -> None:
+        """The handler takes so much more of a streamed body, or of a WebSocket's messages."""
+        if exchange.websocket is not None:
+            self._websockets.grant(exchange, size)
+        elif exchange.conn is not None:
+            exchange.conn.protocol.grant(exchange, size)
+
     def _respond(
         self, worker: Worker, message: Reply | Part, exchange: Exchange, fds: list[Descriptor], cut: bool
     ) -> None:
         ended = message.ending is not UNFINISHED
         if ended:
-            pool = worker.pool
-            pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
-            if message.handler_ns >= LONG_NS and not worker.is_loop:
-                pool.took(exchange, message.handler_ns, self._clock.now)
-            exchange.begun_ns = worker.begun(message.number)
-            exchange.handler_ns = message.handler_ns
+            self._count_time(worker, message, exchange)
         conn = exchange.conn
         if conn is None:
             if not ended:
                 self._tasks.drop(worker, message.number)
+            return
+        if exchange.websocket is not None and exchange.websocket.has_begun:
+            self._websockets.handler_ended(exchange, message)
             return
         if message.objects:
             waiting = len(conn.out) if conn.out is not None else 0
@@ -315,6 +333,14 @@ class Replies:
             self._tasks.refuse(exchange, Refusal(502, "The worker gave no response.", close=False))
         else:
             self._add(conn, exchange, message, fds)
+
+    def _count_time(self, worker: Worker, message: Reply | Part, exchange: Exchange) -> None:
+        pool = worker.pool
+        pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
+        if message.handler_ns >= LONG_NS and not worker.is_loop:
+            pool.took(exchange, message.handler_ns, self._clock.now)
+        exchange.begun_ns = worker.begun(message.number)
+        exchange.handler_ns = message.handler_ns
 
     def _begin(
         self, worker: Worker, conn: Connection, reply: Reply, exchange: Exchange, fds: list[Descriptor]
@@ -344,13 +370,7 @@ class Replies:
             protocol.end(exchange, CloseReason.REPLY_CUT_SHORT if message.ending is ABORTED else KEPT)
         self._run_queue.ready(conn)
 
-    def _spoilt(
-        self,
-        worker: Worker,
-        message: Reply | Part | Credit | EarlyHints,
-        exchange: Exchange,
-        error: Exception,
-    ) -> None:
+    def _spoilt(self, worker: Worker, message: FromWorker, exchange: Exchange, error: Exception) -> None:
         """A message that can't be sent. Nothing of it was."""
         known = isinstance(error, UnsendableError)
         why = str(error) if known else "\n" + "".join(traceback.format_exception(error))
@@ -363,7 +383,9 @@ class Replies:
         conn = exchange.conn
         if conn is None:
             return
-        if exchange.state is not WORKING:
+        if exchange.websocket is not None and exchange.websocket.has_begun:
+            self._websockets.close(exchange, CloseCode.INTERNAL_ERROR, why=CloseReason.INTERNAL_ERROR)
+        elif exchange.state is not WORKING:
             conn.protocol.abort(exchange, CloseReason.INTERNAL_ERROR)
         elif isinstance(error, UnsendableError) and error.status == SHORT_OF_DESCRIPTORS:
             sentence = "The server is short of file descriptors."
@@ -403,12 +425,6 @@ class Replies:
                 worker.pool.name,
                 has_certificate=origin.has_certificate,
             )
-
-
-def _grant(exchange: Exchange, size: int) -> None:
-    """The handler takes so much more of a streamed body."""
-    if exchange.conn is not None:
-        exchange.conn.protocol.grant(exchange, size)
 
 
 def _hint(exchange: Exchange, fields: bytes) -> None:

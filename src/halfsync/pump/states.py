@@ -117,6 +117,24 @@ class TunnelState(IntEnum):
     OVER = 3
 
 
+class WebSocketState(IntEnum):
+    """The value is an index into WEBSOCKET_TABLE."""
+
+    OFFERED = 0  # the application has yet to accept or reject it
+    OPEN = 1  # messages go both ways
+    CLOSING = 2  # we have sent a Close, and wait for the client's
+    ENDING = 3  # nothing more is read; what is queued is sent, and then the connection ends
+    OVER = 4
+
+
+class WebSocketEvent(IntEnum):
+    ACCEPTED = 0
+    CLOSE = 1  # we send a Close: the application's, or our own
+    CLIENT_CLOSE = 2  # the client sent one, or has not in time
+    FAILED = 3  # the client broke the rules, and was told
+    ABORT = 4  # the connection closes
+
+
 class TunnelEvent(IntEnum):
     CLIENT_END = 0  # the client's end of file was passed on; or nobody takes what it says
     PEER_END = 1  # the socket's end of file was passed on
@@ -255,6 +273,30 @@ _TUNNEL: dict[TunnelState, dict[TunnelEvent, TunnelState]] = {
     _T.OVER: {},
 }
 
+_K, _L = WebSocketState, WebSocketEvent
+
+_WEBSOCKET: dict[WebSocketState, dict[WebSocketEvent, WebSocketState]] = {
+    _K.OFFERED: {
+        _L.ACCEPTED: _K.OPEN,
+        _L.ABORT: _K.OVER,
+    },
+    _K.OPEN: {
+        _L.CLOSE: _K.CLOSING,
+        _L.CLIENT_CLOSE: _K.ENDING,
+        _L.FAILED: _K.ENDING,
+        _L.ABORT: _K.OVER,
+    },
+    _K.CLOSING: {
+        _L.CLIENT_CLOSE: _K.ENDING,
+        _L.FAILED: _K.ENDING,
+        _L.ABORT: _K.OVER,
+    },
+    _K.ENDING: {
+        _L.ABORT: _K.OVER,
+    },
+    _K.OVER: {},
+}
+
 CONNECTION_TABLE: tuple[tuple[ConnectionState | None, ...], ...] = tuple(
     tuple(_CONNECTION[state].get(event) for event in ConnectionEvent) for state in ConnectionState
 )
@@ -275,19 +317,25 @@ TUNNEL_TABLE: tuple[tuple[TunnelState | None, ...], ...] = tuple(
 )
 """The same for tunnels."""
 
+WEBSOCKET_TABLE: tuple[tuple[WebSocketState | None, ...], ...] = tuple(
+    tuple(_WEBSOCKET[state].get(event) for event in WebSocketEvent) for state in WebSocketState
+)
+"""The same for WebSockets."""
+
 _AnyState = TypeVar("_AnyState", bound=IntEnum)
 _AnyEvent = TypeVar("_AnyEvent", bound=IntEnum)
 
 
 def diagrams() -> str:
     """The tables as Mermaid state diagrams: the connection's, the exchange's, the streamed body's, the
-    tunnel's."""
+    tunnel's, the WebSocket's."""
     return "\n".join(
         (
             _diagram(_CONNECTION, ConnectionState.FRESH, ConnectionState.HANDSHAKE),
             _diagram(_EXCHANGE, ExchangeState.RECEIVING),
             _diagram(_BODY, BodyState.UNREAD),
             _diagram(_TUNNEL, TunnelState.OPEN),
+            _diagram(_WEBSOCKET, WebSocketState.OFFERED),
         )
     )
 

@@ -42,6 +42,7 @@ from halfsync.pump.states import (
     WORKING,
 )
 from halfsync.pump.tunnel import Tunnels
+from halfsync.pump.websockets import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.refusals import Refusal
 
@@ -58,6 +59,7 @@ class Timeouts:
         http1: Http1,
         http2: Http2,
         tunnels: Tunnels,
+        websockets: WebSockets,
         drive: Callable[[Connection], None],
     ) -> None:
         """`drive` takes steps on a connection, at once."""
@@ -67,6 +69,7 @@ class Timeouts:
         self._http1 = http1
         self._http2 = http2
         self._tunnels = tunnels
+        self._websockets = websockets
         self._drive = drive
         self.draining = False
 
@@ -120,6 +123,8 @@ class Timeouts:
             self._check_body(conn, exchange, now)
         elif state is SENDING:
             self._check_sending(conn, exchange, now)
+        elif exchange.websocket is not None and exchange.websocket.has_begun:
+            self._websockets.expired(conn, exchange, exchange.websocket, now)
         elif exchange.stream is not None:
             self._check_stream(conn, exchange, exchange.stream, now)
         elif state is PRODUCING:

@@ -87,6 +87,7 @@ class Tunnels:
         self.refuse = responses.refuse
         self.repeat = responses.repeat
         self.respond_small = responses.respond_small
+        self.accept = responses.accept
         self.framed = responses.framed
         self.hint = responses.hint
 

@@ -35,14 +35,17 @@ from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls, is_late
 from halfsync.pump.states import QUEUED, WORKING
 from halfsync.pump.tunnel import Tunnels
+from halfsync.pump.websockets import WebSockets
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.wire.messages import (
     Cancel,
     ClientDisconnected,
+    Close,
     Ending,
     Join,
     LogRecord,
     LogTask,
+    Message,
     Piece,
     Stacks,
     Taken,
@@ -65,6 +68,10 @@ class PoolBackend:
     def streams(self) -> bool:
         return self._streams or self._pool.has_loops
 
+    @property
+    def takes_websockets(self) -> bool:
+        return self._pool.has_loops
+
     def submit(self, exchange: Exchange) -> None:
         self._dispatcher.queue(self._pool, exchange)
 
@@ -72,7 +79,10 @@ class PoolBackend:
         if exchange.state is QUEUED:
             self._pool.client_disconnected(exchange)
         elif isinstance(exchange.holder, Worker):
-            self._tasks.tell_client_disconnected(exchange.holder, exchange)
+            if exchange.websocket is not None and exchange.websocket.has_begun:
+                self._drop(exchange.holder, exchange)
+            else:
+                self._tasks.tell_client_disconnected(exchange.holder, exchange)
 
     def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
         if isinstance(exchange.holder, Worker):
@@ -87,11 +97,26 @@ class PoolBackend:
     def is_told(self, exchange: Exchange) -> bool:
         return isinstance(exchange.holder, Worker) and exchange.holder.is_loop
 
+    def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
+        if isinstance(exchange.holder, Worker):
+            self._tasks.messages.put(exchange.holder.watch, message, file)
+
+    def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:
+        worker = exchange.holder
+        if isinstance(worker, Worker) and worker.owners.get(exchange.task) is exchange:
+            worker.owners[exchange.task] = DROPPED
+            self._tasks.messages.put(worker.watch, Close(exchange.task, code, reason))
+
     def give_up(self, exchange: Exchange) -> None:
         worker = exchange.holder
         if exchange.state is QUEUED:
             self._pool.client_disconnected(exchange)
-        elif isinstance(worker, Worker) and worker.owners.get(exchange.task) is exchange:
+        elif isinstance(worker, Worker):
+            self._drop(worker, exchange)
+
+    def _drop(self, worker: Worker, exchange: Exchange) -> None:
+        """Nothing more is wanted of it."""
+        if worker.owners.get(exchange.task) is exchange:
             self._tasks.drop(worker, exchange.task)
             exchange.holder = None
 
@@ -110,6 +135,7 @@ class WorkerPools:
         room: Room,
         responses: Http1Responses,
         tunnels: Tunnels,
+        websockets: WebSockets,
         report_hung: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
     ) -> None:
@@ -124,7 +150,8 @@ class WorkerPools:
         self.pools = [Pool(pool.name, _routes_of(plan, index)) for index, pool in enumerate(plan.pools)]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation)
-        self.deaths = WorkerDeaths(clock, access, self.tasks, report_lost, retry=settings.retry)
+        self._websockets = websockets
+        self.deaths = WorkerDeaths(clock, access, self.tasks, report_lost, websockets, retry=settings.retry)
         self.dispatcher = Dispatcher(
             clock, endings, leases, self.tasks, self.stalls, self._saturation, settings.queue_limit
         )
@@ -141,6 +168,7 @@ class WorkerPools:
             self.deaths,
             responses,
             tunnels,
+            websockets,
             settings,
         )
         self.workers = self.tasks.workers
@@ -225,6 +253,9 @@ class WorkerPools:
         if worker is not None:
             worker.retiring = True
             self._leases.end_of(worker.id)
+            for owner in list(worker.owners.values()):
+                if isinstance(owner, Exchange) and owner.websocket is not None:
+                    self._websockets.worker_ends(owner)
             self.tasks.close_if_done(worker)
 
     def ended(self, worker_id: int, status: int) -> None:

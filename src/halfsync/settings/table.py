@@ -47,6 +47,7 @@ SECTIONS = (
     "Files",
     "Leases",
     "HTTP/2",
+    "WebSocket",
     "Development",
 )
 
@@ -913,6 +914,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             most=1_000_000,
         ),
     ] = 1000
+
+    ws_max_size: Annotated[
+        int,
+        about(
+            "WebSocket",
+            "Largest message that a client may send, decompressed. A client that sends a larger one is "
+            "disconnected with code 1009.",
+            unit="bytes",
+            least=1,
+        ),
+    ] = 16 * MIB
+    ws_ping_interval: Annotated[
+        float,
+        about(
+            "WebSocket",
+            "Send a client a Ping this often, so that proxies keep the connection, and one that is gone is "
+            "noticed. 0: never.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 20.0
+    ws_ping_timeout: Annotated[
+        float,
+        about(
+            "WebSocket",
+            "Disconnect a client (code 1011) from which nothing has come this long after a Ping. 0: no "
+            "limit.",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 20.0
+    ws_per_message_deflate: Annotated[
+        bool,
+        about(
+            "WebSocket",
+            "Compress messages (permessage-deflate) with clients that offer it. It costs processor time for "
+            "each message, and up to 44 KiB of memory a connection.",
+        ),
+    ] = False
 
     reload: Annotated[
         bool,

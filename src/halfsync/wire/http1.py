@@ -90,6 +90,7 @@ class RequestHead:
         "plain",
         "raw",
         "target",
+        "upgrades",
     )
 
     def __init__(self, raw: bytes, method: bytes, target: bytes, minor: int) -> None:
@@ -102,6 +103,7 @@ class RequestHead:
         self.keep_alive = minor == 1
         self.body_size = 0  # bytes, or CHUNKED
         self.expects = False  # the client waits for 100 (Continue)
+        self.upgrades = False  # the client would speak another protocol
         self.conditions: dict[bytes, bytes] | None = None
         self.plain = False  # 1.1, kept, no body, not HEAD: nothing about it needs special care
 
@@ -143,7 +145,13 @@ def parse_head(raw: bytes, limits: HeadLimits) -> RequestHead:
     _pick_fields(head)
     if target[:1] != b"/":
         _check_target(head)
-    head.plain = head.minor == 1 and head.keep_alive and head.body_size == 0 and method != b"HEAD"
+    head.plain = (
+        head.minor == 1
+        and head.keep_alive
+        and head.body_size == 0
+        and method != b"HEAD"
+        and not head.upgrades
+    )
     return head
 
 
@@ -281,6 +289,7 @@ def _read_connection(head: RequestHead, value: bytes) -> None:
         return  # a browser's, in every request
     options = [option.strip(b" \t") for option in value.lower().split(b",")]
     head.closes = head.closes or b"close" in options
+    head.upgrades = head.upgrades or (head.minor == 1 and b"upgrade" in options)
     head.keep_alive = not head.closes and (head.minor == 1 or b"keep-alive" in options or head.keep_alive)
 
 

@@ -3,9 +3,11 @@
 Four channels, each a `SOCK_SEQPACKET` pair made by the parent, so packets keep their
 boundaries and can carry descriptors (SCM_RIGHTS):
 
-    tasks      pump -> worker   [Task | StreamedTask | LogTask | Nudge, ...]   one packet a worker a turn
-               worker -> pump   [Reply | Part | Credit | EarlyHints, ...]
-    watch      pump -> worker   [Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel, ...]
+    tasks      pump -> worker   [Task | StreamedTask | WebSocketTask | LogTask | Nudge, ...]
+                                (one packet a worker a turn)
+               worker -> pump   [Reply | Part | Credit | EarlyHints | Accept | Message | Close, ...]
+    watch      pump -> worker   [Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel |
+                                Message | Close, ...]
                                 (read by the watch thread, whatever the handlers do; or by the event loop)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
@@ -27,6 +29,12 @@ A request's body is in its Task, whole: in memory or in a file. Or it is *stream
 so: the StreamedTask leaves when the head is complete, with what has come of the body by then; the worker
 opens a window (Credit), and Pieces follow, never more than the window has room for. The first Credit is also
 the sign that the handler reads the body at all.
+
+A request for a WebSocket is a WebSocketTask. It is answered like any other, which rejects it, or with Accept;
+then Messages cross in both directions, whole, and each direction has credit: from the client MESSAGE_WINDOW,
+which the worker gives back with Credit; to the client RESPONSE_WINDOW, which the pump gives back with Taken.
+Close ends it, from either side; a client that vanishes without one is a ClientDisconnected. A Part without
+objects that says DONE (ABORTED: the handler failed) ends the task.
 
 In a packet of several messages, descriptors stand in the order in which the messages that need
 them stand; each message says how many it takes (a Task whose `body` is None takes one, each `File` or
@@ -64,6 +72,13 @@ FILE_COST = 32 * 1024
 PIECE_COST = 256
 """What a span of a file, and a piece in memory beside its bytes, counts in RESPONSE_WINDOW: both hold memory,
 and a place in the queue of what is to be sent."""
+
+MESSAGE_WINDOW = 256 * 1024
+"""What of a client's WebSocket messages may be on its way to the application, or wait for it, by
+`message_cost`. While it is reached the client is not read."""
+
+MESSAGE_IN_PACKET = 64 * 1024
+"""Bytes of a WebSocket message that is in a packet; a larger one is in a descriptor beside it."""
 
 MOST_SLOTS = 64 * 1024
 """No scoreboard has more slots."""
@@ -139,6 +154,10 @@ class StreamedTask(Task, tag=6, array_like=True, gc=False):
     what the client has announced, or -1; `queued_ns` is when the head was complete."""
 
     first: bytes = b""  # of the body
+
+
+class WebSocketTask(Task, tag=10, array_like=True, gc=False):
+    """A request for a WebSocket, in good order. It has no body."""
 
 
 class LogRecord(msgspec.Struct, array_like=True, gc=False):
@@ -236,9 +255,48 @@ class EarlyHints(msgspec.Struct, tag=3, array_like=True, gc=False):
     ending: ClassVar[Ending] = UNFINISHED
 
 
+class Accept(msgspec.Struct, tag=11, array_like=True, gc=False):
+    """The request for a WebSocket is accepted."""
+
+    number: int  # the task's
+    fields: bytes  # validated field lines, each ended by CRLF, without those of the handshake
+    subprotocol: str = ""  # one that the client has named; "": none
+
+    objects: ClassVar[list[SimpleObject]] = []  # as in Credit
+    ending: ClassVar[Ending] = UNFINISHED
+
+
 def cost_of(item: SimpleObject) -> int:
     """What an object counts in RESPONSE_WINDOW."""
     return len(item.data) + PIECE_COST if type(item) is Memory else FILE_COST
+
+
+class Message(msgspec.Struct, tag=12, array_like=True, gc=False):
+    """A message of a WebSocket, whole. In both directions."""
+
+    number: int  # the task's
+    kind: int  # wire.websocket.TEXT or BINARY; a text is UTF-8
+    data: bytes
+    objects: list[SimpleObject] = []  # or the File that has it, and `data` is empty
+
+    ending: ClassVar[Ending] = UNFINISHED  # as in Credit
+
+
+class Close(msgspec.Struct, tag=13, array_like=True, gc=False):
+    """To the pump: close the WebSocket with this code. To the worker: it is closed, by the client or by the
+    pump; nothing more comes, and nothing more is sent."""
+
+    number: int  # the task's
+    code: int
+    reason: bytes  # UTF-8
+
+    objects: ClassVar[list[SimpleObject]] = []  # as in Credit
+    ending: ClassVar[Ending] = UNFINISHED
+
+
+def message_cost(message: Message) -> int:
+    """What it counts in MESSAGE_WINDOW, and in RESPONSE_WINDOW."""
+    return FILE_COST if message.objects else len(message.data) + PIECE_COST
 
 
 # --- watch: pump -> worker ---------------------------------------------------------------------
@@ -466,9 +524,11 @@ class TryAgain(msgspec.Struct, tag="tryagain"):
     """To the process that gets certificates: what has failed is to be tried now."""
 
 
-ToWorker = list[Task | StreamedTask | LogTask | Nudge]
-ToPump = list[Reply | Part | Credit | EarlyHints]
-ToWatch = list[Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel]
+ToWorker = list[Task | StreamedTask | WebSocketTask | LogTask | Nudge]
+FromWorker = Reply | Part | Credit | EarlyHints | Accept | Message | Close
+ToPump = list[FromWorker]
+WatchMessage = Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel | Message | Close
+ToWatch = list[WatchMessage]
 Order = (
     Attach
     | Retire

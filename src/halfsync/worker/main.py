@@ -36,7 +36,6 @@ from halfsync.primitives import os, select, socket, time
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     Attach,
-    Cancel,
     ClientDisconnected,
     Cut,
     ErrorLogFile,
@@ -49,7 +48,7 @@ from halfsync.wire.messages import (
     Recall,
     Retire,
     Stacks,
-    Taken,
+    WatchMessage,
     decode_order,
     decode_watch,
     encode,
@@ -336,9 +335,7 @@ class WatchThread:
         channel.drop(watch)
 
     @staticmethod
-    def _handle(
-        threads: Threads, message: Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel
-    ) -> None:
+    def _handle(threads: Threads, message: WatchMessage) -> None:
         if isinstance(message, Piece):
             threads.bodies.deliver(message)
         elif isinstance(message, Nudge):

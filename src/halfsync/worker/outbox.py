@@ -25,16 +25,18 @@ from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
     SCOREBOARD_SLOTS,
-    Credit,
+    Accept,
+    Close,
     EarlyHints,
     Ending,
+    FromWorker,
+    Message,
     Part,
     Reply,
     encode,
 )
 from halfsync.worker.forks import end_if_child
 
-Message = Reply | Part | Credit | EarlyHints
 SmallReply = tuple[int, int, int, str, bytes, int, bytes, tuple[()], int, bool, bool, None, int]
 """A Reply's encoding, spelt out: its tag and its fields. To make and encode it takes 0.1 µs less."""
 
@@ -53,14 +55,14 @@ class Outbox:
     def __init__(self, tasks: socket.socket) -> None:
         self._tasks = tasks
         self._sending = threading.Lock()
-        self.waiting: deque[Message | SmallReply] = deque()
+        self.waiting: deque[FromWorker | SmallReply] = deque()
         self._with_objects: deque[int] = deque()  # one entry for each message that waits and has objects
         self.gone = False  # the pump will read nothing more
         self._disconnected: dict[int, int] = {}  # slot -> number of its task, if that has no client any more
         self.size = 0  # bytes of bodies that wait
         self.since = 0  # monotonic nanoseconds when the oldest that waits was put; 0: none does
 
-    def put(self, message: Message, size: int, now: int) -> None:
+    def put(self, message: FromWorker, size: int, now: int) -> None:
         """`size` is that of its body; `now` is monotonic nanoseconds. The descriptors of its objects
         are closed after it left."""
         if message.objects:
@@ -117,14 +119,14 @@ class Outbox:
                     return
             self._send_in_packets([_as_message(message) for message in messages])
 
-    def _send_in_packets(self, messages: list[Message]) -> None:
+    def _send_in_packets(self, messages: list[FromWorker]) -> None:
         for message in messages:
             if message.objects:
                 self._with_objects.popleft()
         for some in _packets([self._fitting(message) for message in messages]):
             self._send_packet(some)
 
-    def _send_packet(self, messages: list[Message]) -> None:
+    def _send_packet(self, messages: list[FromWorker]) -> None:
         """One packet; if the socket never takes one as large (net.core.wmem_max), one for each message. A
         message that does not fit even so costs itself."""
         descriptors = _index_descriptors(messages)
@@ -138,7 +140,7 @@ class Outbox:
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _fitting(self, message: Message) -> Message:
+    def _fitting(self, message: FromWorker) -> FromWorker:
         """The message; or, in place of one that no packet has room for, one that says so."""
         if _size(message) <= MAX_PACKET and _descriptors(message) <= MAX_DESCRIPTORS:
             return message
@@ -179,7 +181,7 @@ def end_if_lost(channel: socket.socket, error: OSError) -> None:
 class OutboxOfChild(Outbox):
     """What an Outbox becomes in a process that the application forked (see `forks`): nothing leaves it."""
 
-    def put(self, message: Message, size: int, now: int) -> None:
+    def put(self, message: FromWorker, size: int, now: int) -> None:
         end_if_child()
 
     def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
@@ -193,7 +195,7 @@ class OutboxOfChild(Outbox):
 _now = time.monotonic_ns
 
 
-def _as_message(message: Message | SmallReply) -> Message:
+def _as_message(message: FromWorker | SmallReply) -> FromWorker:
     if not isinstance(message, tuple):
         return message
     _, number, status, reason, fields, length, body, _, _, dated, _, _, handler_ns = message
@@ -206,12 +208,18 @@ _SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
 """The last one: as many descriptors as we may have are on their way, and the pump has not read them yet."""
 
 
-def _size(message: Message) -> int:
+def _size(message: FromWorker) -> int:
     """Of its encoding, at most."""
     size = _OVERHEAD
     if type(message) is EarlyHints:
         size += len(message.fields)
-    if type(message) is Reply:
+    elif type(message) is Message:
+        size += len(message.data)
+    elif type(message) is Accept:
+        size += len(message.fields) + len(message.subprotocol)
+    elif type(message) is Close:
+        size += len(message.reason)
+    elif type(message) is Reply:
         size += len(message.fields) + len(message.body) + 3 * len(message.reason)
         size += 3 * sum(map(len, message.lease.names)) if message.lease is not None else 0
     for item in message.objects:
@@ -219,7 +227,7 @@ def _size(message: Message) -> int:
     return size
 
 
-def _instead_of(message: Message) -> Message:
+def _instead_of(message: FromWorker) -> FromWorker:
     """What is sent in place of a message that can't be."""
     log("error", f"A part of a response is too large to be sent ({_size(message)} bytes).")
     if type(message) is Reply and message.ending is DONE:
@@ -227,9 +235,9 @@ def _instead_of(message: Message) -> Message:
     return Part(message.number, [], Ending.ABORTED)
 
 
-def _packets(messages: list[Message]) -> Iterator[list[Message]]:
+def _packets(messages: list[FromWorker]) -> Iterator[list[FromWorker]]:
     """The same messages in the same order, in packets that have room for them."""
-    packet: list[Message] = []
+    packet: list[FromWorker] = []
     size = descriptors = 0
     for message in messages:
         its_size, its_descriptors = _size(message), _descriptors(message)
@@ -243,11 +251,11 @@ def _packets(messages: list[Message]) -> Iterator[list[Message]]:
     yield packet
 
 
-def _descriptors(message: Message) -> int:
+def _descriptors(message: FromWorker) -> int:
     return sum(1 for item in message.objects if not isinstance(item, Memory) and item.fd >= 0)
 
 
-def _index_descriptors(packet: list[Message]) -> list[int]:
+def _index_descriptors(packet: list[FromWorker]) -> list[int]:
     """Write indexes where descriptors are, and return these in order."""
     descriptors: list[int] = []
     for message in packet:
@@ -258,7 +266,7 @@ def _index_descriptors(packet: list[Message]) -> list[int]:
     return descriptors
 
 
-def _undo_indexes(packet: list[Message], descriptors: list[int]) -> None:
+def _undo_indexes(packet: list[FromWorker], descriptors: list[int]) -> None:
     for message in packet:
         for item in message.objects:
             if isinstance(item, (File, Pipe, Tunnel)) and item.fd >= 0:
