@@ -111,7 +111,7 @@ def handlers(threads: int) -> Any:
     pools = (PoolPlan("built-in", None, 1, 1), PoolPlan("app:app", "app:app", 1, threads))
     route = RoutePlan("", "app:app", Kind.WSGI, 1)
     listener = Listener("127.0.0.1:8000", "127.0.0.1", 8000, socket.socket())
-    return handlers_of(Plan(Settings(), (route,), pools, (listener,)), 1, application)
+    return handlers_of(Plan(Settings(), (route,), pools, (listener,)), 1, application, bool)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ class Stage(Seam):
         self.threads = Threads(
             theirs,
             self.scoreboard,
-            handlers_of(plan, pool, application),
+            handlers_of(plan, pool, application, bool),
             log_handler,
             ResponseLimits.of(plan.settings),
             header_rules_of(plan),

@@ -130,3 +130,43 @@ def test_an_application_that_fails_during_its_response_does_not_look_whole(tmp_p
         done = curl("-0", f"{server.url}/", "-o", f"{tmp_path}/answer")
         assert done.returncode == 56  # a reset: an end by close would have passed for the whole
         server.until_logged("ZeroDivisionError: amid", 3)
+
+
+WAITING = """
+import os, pathlib, threading, time
+
+def app(environ, start):
+    gone = environ["halfsync.client_gone"]
+    start("200 OK", [])
+    if environ["PATH_INFO"] == "/quick":
+        return [str(gone()).encode()]
+    if environ["PATH_INFO"] == "/elsewhere":
+        found = []
+        thread = threading.Thread(target=lambda: found.append(gone()))
+        thread.start(); thread.join()
+        child = os.fork()
+        if not child:
+            os._exit(int(gone()))
+        return [repr((*found, os.waitpid(child, 0)[1])).encode()]
+    pathlib.Path("waits").touch()
+    while not gone():
+        time.sleep(0.01)
+    pathlib.Path("gone").touch()
+    return [b""]
+"""
+
+
+@pytest.mark.parametrize("how", ["reset", "closed"])
+def test_a_handler_can_ask_whether_its_client_is_gone(tmp_path, how):
+    (tmp_path / "app.py").write_text(WAITING)
+    with serving(tmp_path, "app:app", "--threads", "2") as server:
+        assert server.get("/quick").body == b"False"
+        assert server.get("/elsewhere").body == b"(False, 0)"
+        client = server.client()
+        client.send(request("/wait"))
+        server.until((tmp_path / "waits").exists)
+        assert not (tmp_path / "gone").exists()
+        if how == "reset":
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        server.until((tmp_path / "gone").exists)

@@ -37,12 +37,14 @@ class WSGIHandler:
         pool: PoolPlan,
         listeners: Sequence[Listener],
         trust: Trust | None = None,
+        is_client_gone: Callable[[], bool] = bool,
     ) -> None:
-        """`trust`: whose X-Forwarded fields are believed; None: nobody's."""
+        """`trust`: whose X-Forwarded fields are believed; None: nobody's. `is_client_gone`: of the request
+        that the calling thread handles."""
         self._application = application
         Invocation.shaping = trust.shaping if trust is not None else ()
         believed = trust if trust is not None and trust.fields else None
-        self._environs = Environs(route, pool, listeners, believed)
+        self._environs = Environs(route, pool, listeners, believed, is_client_gone)
         self._seen = self._environs.seen_in_clear
 
     def quick(self, task: Task, began: int, responder: Responder) -> int:

@@ -8,7 +8,7 @@ interface send the same head again and again: to copy what it said costs 0.3 µs
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -36,10 +36,17 @@ class Environs:
     """Of the requests of one route."""
 
     def __init__(
-        self, route: RoutePlan, pool: PoolPlan, listeners: Sequence[Listener], trust: Trust | None
+        self,
+        route: RoutePlan,
+        pool: PoolPlan,
+        listeners: Sequence[Listener],
+        trust: Trust | None,
+        is_client_gone: Callable[[], bool],
     ) -> None:
-        """`trust`: whose X-Forwarded fields are believed; None: nobody's."""
+        """`trust`: whose X-Forwarded fields are believed; None: nobody's. `is_client_gone`: of the request
+        that the calling thread handles, so that all have the same function."""
         self._trust = trust
+        self._is_client_gone = is_client_gone
         self._prefix = route.prefix.encode().decode("latin-1")
         self._bases = [self._base(pool, listener) for listener in listeners]
         # By listener: heads that were read before, and what they said.
@@ -68,6 +75,7 @@ class Environs:
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,  # reading to the end is safe, whatever CONTENT_LENGTH says
             "wsgi.file_wrapper": FileWrapper,
+            "halfsync.client_gone": self._is_client_gone,
         }
 
     def of(self, task: Task, spool: RequestBody | None, invocation: Invocation) -> Environ:

@@ -182,7 +182,7 @@ class WatchThread:
         self._limits = limits
         self._orders = orders
         self._writer = writer
-        self._handlers = handlers_of(plan, pool, application)
+        self._handlers = handlers_of(plan, pool, application, self._is_client_gone)
         self._rules = header_rules_of(plan)
         self._pages = error_pages_of(plan)
         if application is not None and plan.settings.max_requests:
@@ -192,6 +192,9 @@ class WatchThread:
         self._retired = False
         self._alone_since = 0.0  # monotonic; since when there is no pump
         self._failures = Failures("In the worker's main thread")
+
+    def _is_client_gone(self) -> bool:
+        return self._threads is not None and self._threads.is_client_gone()
 
     def _counted(self, settings: Settings) -> list[Handler | None]:
         def tell(request_count: int) -> bool:
@@ -363,8 +366,10 @@ def error_pages_of(plan: Plan) -> list[ErrorPages | None]:
     return [ErrorPages(route.error_pages) if route.error_pages else None for route in plan.routes]
 
 
-def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[Handler | None]:
-    """By route; None where another pool is responsible."""
+def handlers_of(
+    plan: Plan, pool: int, application: Application | None, is_client_gone: Callable[[], bool]
+) -> list[Handler | None]:
+    """By route; None where another pool is responsible. `is_client_gone`: of the calling thread's request."""
     handlers: list[Handler | None] = []
     trust = trust_of(plan.settings)
     for route in plan.routes:
@@ -374,5 +379,7 @@ def handlers_of(plan: Plan, pool: int, application: Application | None) -> list[
             handlers.append(FilesHandler(route, plan.settings))
         else:
             assert application is not None
-            handlers.append(WSGIHandler(application, route, plan.pools[pool], plan.listeners, trust))
+            handlers.append(
+                WSGIHandler(application, route, plan.pools[pool], plan.listeners, trust, is_client_gone)
+            )
     return handlers

@@ -57,7 +57,7 @@ from halfsync.wire.messages import (
     decode_tasks,
 )
 from halfsync.worker import forks
-from halfsync.worker.bodies import ResponseLimits, TaskReplier, TaskResponder
+from halfsync.worker.bodies import ASK_EVERY, ResponseLimits, TaskReplier, TaskResponder
 from halfsync.worker.osthreads import Handle, start_thread
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 from halfsync.worker.ruled import ruled
@@ -130,6 +130,7 @@ class Threads:
         self._task_queue: deque[Task | LogTask] = deque()
         self._spools: dict[int, int] = {}  # task number -> descriptor of a body in the task queue
         self._at: dict[int, Task | LogTask | None] = {}  # thread's identity -> what it is doing
+        self._asked_at: dict[int, int] = {}  # the same -> when it last asked for its client
         self._threads: list[Handle] = []
         self._living = 0
         self._ending = threading.Lock()
@@ -164,6 +165,23 @@ class Threads:
         """Wait until all have ended, which they do after the socket's end of file."""
         for thread in self._threads:
             thread.join()
+
+    def is_client_gone(self) -> bool:
+        """Whether the client of the request that the calling thread handles has disconnected, as far as is
+        known by now. Of one that has only closed its side the pump tells when it is asked, so the next call
+        knows. False in any other thread."""
+        identity = _thread.get_ident()
+        task = self._at.get(identity)
+        if not isinstance(task, Task):
+            return False
+        if self.outbox.gone or self.outbox.is_disconnected(task.number):
+            return True
+        now = time.monotonic_ns()
+        if now - self._asked_at.get(identity, 0) > ASK_EVERY:
+            self._asked_at[identity] = now
+            self.outbox.put(Part(task.number, [], Ending.UNFINISHED), 0, now)
+            self.outbox.flush()
+        return False
 
     def log_stack(self, number: int) -> None:
         """Say in the error log where the thread is that has the task of this number."""
@@ -206,6 +224,7 @@ class Threads:
             os.close(descriptor)
         self._spools.clear()
         self._tasks.close()
+        self._at.clear()
         self.outbox.__class__ = OutboxOfChild
         self.bodies.cut_all()
 
