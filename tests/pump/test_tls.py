@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import resource
 import socket
 import ssl
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -188,6 +190,54 @@ def has_begun(conn: Connection) -> bool:
     return isinstance(transport, TLSTransport) and conn.state is HANDSHAKE and transport.has_begun
 
 
+def test_a_thousand_that_never_shake_hands_hold_nothing_but_their_sockets():
+    """Whether they have said nothing, or half of a hello; and nobody is kept waiting."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    try:
+        with Stage(tls=certificates(), handshake_timeout=10.0) as stage:
+            stage.hand(answers=True)
+            count = min(1000, stage.pump.acceptor._most - 10)
+            part = hello()[:200]
+            raws = []
+            for number in range(count):
+                raw = socket.socket()
+                raw.setblocking(True)
+                raw.connect(stage.listener.getsockname())
+                if number % 2:
+                    raw.send(part)
+                raws.append(raw)
+                if number % 50 == 0:
+                    stage.turn()
+            stage.until(lambda: len(stage.pump.connections) == count, "all connections")
+            stage.until(lambda: not stage.pump.handshakes.due, "all to be looked at")
+            waiting = list(stage.pump.connections.values())
+            assert not any(map(has_begun, waiting))
+            assert sum(len(conn.inbox) for conn in waiting) == count // 2 * len(part)
+            assert stage.client().ask(get("/x")).body == b"GET /x HTTP/1.1\n"
+            stage.later(12)
+            assert not [conn for conn in waiting if conn.state is HANDSHAKE]
+            for raw in raws:
+                raw.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_handshake_at_a_listener_that_a_reload_removes(stage: Stage):
+    """Its client gets one response, as do those who have connected there before."""
+    stage.hand(answers=True)
+    raw = Raw(stage)
+    handshakes = stage.pump.handshakes
+    handshakes.close_soon = PlanChange(stage.pump)._close_after_next_response
+    handshakes.removed = {0}
+    client = stage.client()
+    answer = client.ask(get("/x"))
+    assert answer.status == 200
+    assert answer.fields["connection"] == "close"
+    assert client.rest() == b""
+    raw.sock.close()
+
+
 def test_a_client_that_leaves_in_its_handshake(stage: Stage):
     with no_descriptor_left(stage):
         for data in (b"", hello()[:20], hello()):
@@ -280,6 +330,62 @@ def test_noise_on_a_connection_that_is_encrypted_gets_an_alert(stage: Stage):
     stage.until(lambda: not stage.pump.connections)
     with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
         client.sock.recv(1)
+
+
+def change_keys(sock: TLSSocket, *, request: bool = True) -> None:
+    """A KeyUpdate record (RFC 8446 4.6.3), for which Python has no call; and its client's next bytes are
+    encrypted with the new key."""
+    library = ctypes.CDLL("libssl.so.3")
+    library.SSL_key_update.argtypes = (ctypes.c_void_p, ctypes.c_int)
+    inner = id(sock.tls._sslobj)  # type: ignore[attr-defined]
+    pointer = ctypes.c_void_p.from_address(inner + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p))
+    assert library.SSL_key_update(pointer, int(request)) == 1
+    sock.tls.do_handshake()
+
+
+def test_a_client_may_change_its_keys(stage: Stage):
+    stage.hand(answers=True)
+    client = stage.client()
+    for _ in range(20):
+        change_keys(client.sock)
+        assert client.ask(get("/x")).body == b"GET /x HTTP/1.1\n"
+
+
+@pytest.mark.parametrize("between", [0, 1, 100])
+def test_a_flood_of_key_updates_ends_its_connection_alone(stage: Stage, between: int):
+    """Also if now and then there is data between them."""
+    stage.hand(answers=True)
+    other = stage.client()
+    client = stage.client()
+    for number in range(2000):
+        change_keys(client.sock)
+        if between and number % between == 0:
+            client.sock.tls.write(b"G")
+    with contextlib.suppress(OSError):
+        client.sock.flush()
+    stage.until(lambda: len(stage.pump.connections) == 1, "the end of the flood")
+    assert other.ask(get("/x")).body == b"GET /x HTTP/1.1\n"
+
+
+@pytest.mark.parametrize("size", [1, 5, 100, 16_384])
+def test_many_records_with_data_are_no_flood(stage: Stage, size: int):
+    """Of whatever size, and in whatever pieces they come."""
+    hand = stage.hand()
+    client = stage.client()
+    body = bytes(size * (1000 if size < 1000 else 20))
+    client.sock.tls.write(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body))
+    for at in range(0, len(body), size):
+        client.sock.tls.write(body[at : at + size])
+    wire = client.sock.outgoing.read()
+    for at in range(0, len(wire), 5000):
+        piece = wire[at : at + 5000]
+        while piece:
+            try:
+                piece = piece[client.sock.raw.send(piece) :]
+            except BlockingIOError:
+                stage.turn()
+        stage.turn()
+    assert hand.take().body_size == len(body)
 
 
 def test_a_renegotiation_is_refused():
@@ -387,7 +493,7 @@ def test_a_site_has_its_own_rule_about_client_certificates(version: str):
         assert b"200 OK" in ask("a.wild.example", client_context())
         assert b"200 OK" in ask("shop.example", client_context(leaf=issued_to("someone@example.org")))
         # With TLS 1.3 the client's side of the handshake is done before the server looks.
-        refused = pytest.raises(ssl.SSLError) if version == "TLSv1_2" else nullcontext()
+        refused = pytest.raises(ssl.SSLError) if version == "TLSv1_2" else contextlib.nullcontext()
         with refused:
             assert ask("shop.example", client_context()) == b""
 

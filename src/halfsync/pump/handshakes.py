@@ -75,6 +75,8 @@ class Handshakes(BeforeHttp):
         self._challenges = challenges
         self.head_timeout = head_timeout
         self.due: dict[Connection, None] = {}  # (for its order)
+        self.removed: set[int] = set()  # listeners that a reload has taken out of `bind`
+        self.close_soon: Callable[[Connection], None] = _nothing  # what is done about a connection of theirs
         self._known_facts: dict[TLSFacts, bytes] = {}
 
     def step(self, conn: Connection) -> Outcome:
@@ -175,6 +177,8 @@ class Handshakes(BeforeHttp):
             conn.known = KnownHeads(read_at_once=False)  # each request is looked at
             protocol = self._guarded
         self._speak(conn, protocol)
+        if conn.origin.listener in self.removed:
+            self.close_soon(conn)
 
     def _encoded(self, facts: TLSFacts) -> bytes:
         """(Most connections' are alike.)"""
@@ -208,3 +212,7 @@ class Handshakes(BeforeHttp):
             ready()
 
         return more
+
+
+def _nothing(_conn: Connection) -> None:
+    pass

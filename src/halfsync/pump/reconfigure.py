@@ -37,6 +37,7 @@ class PlanChange:
         self._ready: Plan | None = None
         self._contexts: Contexts | None = None
         pump.pools.tasks.reroute = self._reroute
+        pump.handshakes.close_soon = self._close_after_next_response
 
     def get_ready(self, order: Configure, fds: list[Descriptor]) -> None:
         """Raises OSError."""
@@ -111,6 +112,7 @@ class PlanChange:
         pump.sites.replace(plan, pump.pools.routes)
         pump.own_responses.configure(plan)
         pump.acceptor.configure(plan)
+        pump.handshakes.removed = {index for index, one in enumerate(plan.listeners) if one.is_removed}
         for conn in list(pump.connections.values()):
             if conn.origin.listener in pump.acceptor.redirected and conn.protocol is pump.http1:
                 conn.protocol = pump.redirecting_http1
@@ -128,7 +130,7 @@ class PlanChange:
 
     def _close_after_next_response(self, conn: Connection) -> None:
         if conn.state is HANDSHAKE:
-            return  # it has sent no request yet
+            return  # Handshakes sees to it at the end
         pump = self._pump
         if conn.protocol is pump.http2:
             pump.http2.close_after_next_responses(conn)

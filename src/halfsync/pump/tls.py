@@ -28,9 +28,10 @@ idle connections have some 16 KiB, and up to 110 after large bodies.
 from __future__ import annotations
 
 import os
+import time
 from _ssl import MemoryBIO, SSLError, SSLWantReadError, SSLZeroReturnError
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from halfsync.logs.error import log
 from halfsync.pump.transport import PlainTransport
@@ -42,11 +43,18 @@ if TYPE_CHECKING:
 
 RECEIVE = 32 * 1024
 """Bytes of records that are read at a time."""
+FIRST_RECEIVE = 4 * 1024
+"""The same, until the client has sent as much at once."""
 SEND = 48 * 1024
 """Bytes that are encrypted at a time: three full records. (1 MiB took 1.05 ms with one record, 0.8 with
 three, 0.75 with eight.)"""
-MAX_EMPTY = 4
-"""Reads without a byte of data, one after the other, that a client may cause."""
+OVERHEAD = 32
+"""Bytes that a record may have beside its data. (22 with TLS 1.3, 29 with 1.2.)"""
+MAX_WITHOUT_DATA = 20 * 1024
+"""Bytes that may come before there is any data, or with what there is. A record has 16 KiB, and is of no use
+before it is whole. A KeyUpdate has 27 bytes, and costs 28 µs: OpenSSL would take any number of them."""
+FORGIVEN = 1024
+"""Bytes of that a second."""
 
 
 class TLSError(OSError):
@@ -63,13 +71,17 @@ class TLSTransport:
 
     __slots__ = (
         "_emptied",
+        "_fed",
         "_incoming",
         "_outgoing",
         "_over",
         "_owed",
         "_read",
+        "_room",
         "_said_end",
         "_sock",
+        "_surplus",
+        "_surplus_at",
         "_tls",
         "_unsent",
         "_write",
@@ -86,6 +98,10 @@ class TLSTransport:
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
         self._emptied = False  # the last recv(2) took all that the kernel had
         self._over = False  # nothing more can be read
+        self._room = FIRST_RECEIVE  # bytes of a recv(2)
+        self._fed = 0  # bytes of records that have come, and of which nothing was given out
+        self._surplus = 0.0  # bytes that were no data, and too many; as of `_surplus_at`
+        self._surplus_at = 0.0
         self._said_end = False
         self.ends_unsaid = False  # `finish` has yet to be called again
         self._unsent: bytes | memoryview = b""  # encrypted, and not yet taken by the socket
@@ -144,13 +160,14 @@ class TLSTransport:
         # True only if this call has emptied the kernel: what came since an earlier one may have been told.
         self._emptied = False
         if not incoming.pending:
-            raw = self._sock.recv(RECEIVE)
-            self._emptied = len(raw) < RECEIVE
+            raw = self._sock.recv(self._room)
+            self._emptied = len(raw) < self._room
             if not raw:
                 self._over = True
                 return b""
+            self._fed += len(raw)
             incoming.write(raw)
-        for _ in range(MAX_EMPTY):
+        while True:
             try:
                 data = self._read(size)
             except SSLWantReadError:
@@ -163,23 +180,46 @@ class TLSTransport:
                 return b""
             if self._outgoing.pending:
                 self._flush_control()
-            if len(data) == size or incoming.pending or not self._emptied:
+            pending = incoming.pending
+            self._fed -= len(data)
+            if len(data) < size:  # else OpenSSL may have more of this record
+                if self._fed - pending > OVERHEAD:
+                    self._count_surplus(self._fed - pending)
+                self._fed = pending
+            if len(data) == size or pending or not self._emptied:
+                self._room = RECEIVE
                 self.more()
             return data
+
+    def _count_surplus(self, size: int) -> None:
+        """So many bytes have come that were no data. Raises TLSError if there were too many of late."""
+        if self.tls.version() != "TLSv1.3":
+            return  # it has no KeyUpdate, and some of its cipher suites add more to a record
+        now = time.monotonic()
+        self._surplus = max(0.0, self._surplus - FORGIVEN * (now - self._surplus_at)) + size
+        self._surplus_at = now
+        if self._surplus > MAX_WITHOUT_DATA:
+            self._fail_for_nothing()
+
+    def _fail_for_nothing(self) -> NoReturn:
         self._over = True
+        log("info", f"TLS: {_peer_of(self._sock)} sends many records without data: connection closed")
         raise TLSError("many records without data")
 
     def _take_in_more(self) -> None:
         """A record is not whole yet. Raises BlockingIOError if there is nothing more of it, OSError."""
         if self._outgoing.pending:
             self._flush_control()
+        if self._fed > MAX_WITHOUT_DATA:
+            self._fail_for_nothing()
         if self._emptied:
             raise BlockingIOError
-        raw = self._sock.recv(RECEIVE)
-        self._emptied = len(raw) < RECEIVE
+        raw = self._sock.recv(self._room)
+        self._emptied = len(raw) < self._room
         if not raw:
             self._over = True
             raise TLSError("the connection ended within a record")
+        self._fed += len(raw)
         self._incoming.write(raw)
 
     def _read_failed(self, error: SSLError) -> bytes:
@@ -318,6 +358,13 @@ class TLSTransport:
         self.more = _nothing
         self._tls = None
         self._sock.close()
+
+
+def _peer_of(sock: PlainTransport) -> str:
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return "a client"
 
 
 def _nothing() -> None:
