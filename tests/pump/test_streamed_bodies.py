@@ -535,7 +535,7 @@ def test_what_waits_at_a_reload_goes_to_a_backend_of_the_other_kind():
     with streaming() as stage:
         client = stage.client()
         client.send(post(5) + b"he")
-        stage.pump.pools.routes[0].backend._streams = False  # type: ignore[attr-defined]
+        stage.pump.pools.routes[0].backend.streams = False
         task = stage.hand().take()
         assert isinstance(task, StreamedTask)
 

@@ -265,10 +265,9 @@ class Multiplexing(Protocol):
 class Backend(Protocol):
     """What makes the responses to the requests of a route."""
 
-    @property
-    def streams(self) -> bool:
-        """Whether it takes requests whose bodies have not all come. It then says how much more may come, with
-        `WireProtocol.grant`, and gets it with `pass_on`."""
+    streams: bool
+    """Whether it takes requests whose bodies have not all come. It then says how much more may come, with
+    `WireProtocol.grant`, and gets it with `pass_on`."""
 
     @property
     def takes_websockets(self) -> bool:

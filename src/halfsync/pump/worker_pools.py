@@ -56,17 +56,18 @@ from halfsync.wire.refusals import Refusal
 class PoolBackend:
     """What a Route leads to: one pool."""
 
-    __slots__ = ("_dispatcher", "_pool", "_streams", "_tasks")
+    __slots__ = ("_dispatcher", "_pool", "_streams", "_tasks", "streams")
 
     def __init__(self, dispatcher: Dispatcher, tasks: Tasks, pool: Pool, *, streams: bool) -> None:
         self._dispatcher = dispatcher
         self._tasks = tasks
         self._pool = pool
         self._streams = streams
+        self.joined()
 
-    @property
-    def streams(self) -> bool:
-        return self._streams or self._pool.has_loops
+    def joined(self) -> None:
+        """A worker has joined the pool, perhaps one of another kind than before."""
+        self.streams = self._streams or self._pool.has_loops
 
     @property
     def takes_websockets(self) -> bool:
@@ -244,7 +245,11 @@ class WorkerPools:
         worker = Worker(join, self.pools[join.pool], fds)
         self.workers[worker.id] = worker
         worker.pool.workers.append(worker)
-        worker.pool.has_loops = worker.is_loop
+        if worker.pool.has_loops != worker.is_loop:
+            worker.pool.has_loops = worker.is_loop
+            for route in self.routes:
+                if isinstance(route.backend, PoolBackend):
+                    route.backend.joined()
         self.tasks.due.add(worker.pool)
         self._replies.watch(worker)
 

@@ -29,7 +29,7 @@ from halfsync.worker import forks
 from halfsync.worker.counting import RequestCount
 from halfsync.worker.leaving import PUMP_TIMEOUT, leave, stop_timers
 from halfsync.worker.lifespan import CannotStart, Lifespan
-from halfsync.worker.loop_orders import Orders
+from halfsync.worker.loop_orders import OrdersThread
 from halfsync.worker.loop_tasks import LoopTasks
 from halfsync.worker.osthreads import start_daemon
 
@@ -199,7 +199,7 @@ class EventLoopWorker:
 
     def run(self) -> None:
         """Until it is time to leave, and all is done."""
-        orders = Orders(self._orders, self, _thread.get_ident(), self._limit, self._graceful + 2 * LAST)
+        orders = OrdersThread(self._orders, self, _thread.get_ident(), self._limit, self._graceful + 2 * LAST)
         start_daemon(orders.live, "halfsync-orders")
         while not self._stopping:
             try:

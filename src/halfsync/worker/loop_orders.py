@@ -39,7 +39,7 @@ class Loop(Protocol):
     def named_running(self) -> str: ...
 
 
-class Orders:
+class OrdersThread:
     def __init__(
         self, orders: socket.socket, loop: Loop, main_thread: int, limit: float, last: float
     ) -> None:
