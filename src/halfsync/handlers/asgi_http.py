@@ -208,7 +208,7 @@ class HTTPInvocation:
     # --- receive -----------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
-        if not self._gone and not self._request_ended:
+        if not (self._gone or self._request_ended or self._phase == OVER):
             if self._body is None:
                 self._request_ended = True
                 return {"type": "http.request", "body": self._task.body, "more_body": False}

@@ -178,7 +178,10 @@ class Replies:
             number = reply.number
             exchange = owners.get(number)
             if type(exchange) is not Exchange or type(reply) is not Reply or exchange.state is not WORKING:
-                others.append(reply)
+                if type(reply) is EarlyHints:
+                    self._take(worker, reply, [], False)  # not behind the response, which may be next
+                else:
+                    others.append(reply)
                 continue
             conn = exchange.conn
             body = reply.body

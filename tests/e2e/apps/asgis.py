@@ -150,6 +150,30 @@ async def do_sleeping(scope, receive, send, file):
     Path(file).write_text((await receive())["type"])
 
 
+async def do_uploading(scope, receive, send, file):
+    """Reads until there is no more."""
+    while (message := await receive())["type"] == "http.request":
+        Path(f"{file}-waits").touch()
+    Path(file).write_text(message["type"])
+
+
+async def do_status(scope, receive, send, code):
+    await start(send, int(code))
+    await body(send, b"not to be sent")
+
+
+async def do_dribble(scope, receive, send, pieces):
+    await start(send)
+    for _ in range(int(pieces)):
+        await body(send, b"x", more=True)
+    await body(send)
+
+
+async def do_sleep(scope, receive, send, seconds):
+    await asyncio.sleep(float(seconds))
+    await respond(send, b"slept\n")
+
+
 async def do_after(scope, receive, send, file):
     """Goes on in the background when its response is complete."""
     await respond(send, b"soon\n")
