@@ -214,6 +214,9 @@ class Supervisor:
         self._tree.phase = Phase.DRAINING
         self._tree.phase_limit = now + self._tree.settings.graceful_timeout + LAST_WORD
         self._reloads.drop()
+        for child in self._tree.children():
+            if child.concurrency:  # event loops have to know how long they may go on
+                child.order(messages.Retire(child.id))
         if self._tree.pump is not None and was_serving:
             self._tree.pump.order(messages.Drain(self._tree.settings.graceful_timeout))
         elif self._tree.pump is not None:

@@ -5,8 +5,9 @@ says of them (loop_tasks.py). Only what must be read while the loop is blocked i
 (loop_orders.py).
 
 Its life: the application's lifespan starts; Ready is reported, with the number of tasks that it takes; it
-attaches to the pump. At its end, when the pump or the parent has let go: requests that still run, and
-background tasks of requests, go on until graceful_timeout; the lifespan ends; then Python's own end.
+attaches to the pump. At its end, when the pump has let go: requests that still run, and background tasks of
+requests, go on until graceful_timeout, which runs since Retire (if there was none, the server stops at once);
+the lifespan ends; then Python's own end.
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ class EventLoopWorker:
 
     def _stop_if_alone(self) -> None:
         if self._tasks is None:
+            self._retired_at = self._retired_at or time.monotonic()
             self._stop()
 
     def _retire(self) -> None:
@@ -192,8 +194,9 @@ class EventLoopWorker:
             self._stop()
 
     def _stop(self) -> None:
-        self._stopping = True
-        self._loop.stop()
+        if not self._stopping:  # or it would end what is done at the end
+            self._stopping = True
+            self._loop.stop()
 
     # --- the main thread ---------------------------------------------------------------------------
 
@@ -215,8 +218,7 @@ class EventLoopWorker:
         self._finish()
 
     def _finish(self) -> None:
-        since = self._retired_at or time.monotonic()
-        until = since + max(0.0, self._graceful - LAST)
+        until = self._retired_at + max(0.0, self._graceful - LAST) if self._retired_at else 0.0
         for step in (self._end_tasks(until), self._end_lifespan(until), self._end_loop()):
             try:
                 self._loop.run_until_complete(step)

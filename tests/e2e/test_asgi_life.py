@@ -1,0 +1,293 @@
+"""The life of ASGI workers: lifespan, reloads and stops, deaths, blocked loops."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import AT_ONCE, Answer, Client, Crowd, Server, kill, request, serving
+
+RELEASE = """
+import asyncio
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("no lifespan")
+    await asyncio.sleep(0.002)
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": b"{word}"}})
+"""
+
+
+def release(folder: Path, word: str) -> None:
+    fresh = folder / "release.new"
+    fresh.write_text(RELEASE.format(word=word))
+    fresh.rename(folder / "release.py")
+
+
+def word_of(answer: Answer) -> str:
+    assert answer.status == 200
+    assert answer.whole
+    return answer.body.decode()
+
+
+# --- lifespan --------------------------------------------------------------------------------------
+
+
+def test_the_end_of_the_lifespan_is_awaited(tmp_path):
+    with serving(tmp_path, "lives:app", environment={"LIFE": "well"}) as server:
+        assert server.get("/").body == b"well"
+    assert (tmp_path / "shut-down").exists()
+
+
+def test_an_application_without_a_lifespan_is_served(tmp_path):
+    with serving(tmp_path, "lives:app", environment={"LIFE": "returns"}) as server:
+        assert server.get("/").body == b"returns"
+        assert "lives:app has no lifespan" in server.log()
+
+
+def test_lifespan_off_asks_for_none(tmp_path):
+    arguments = ("--lifespan", "off", "--loop", "asyncio")
+    with serving(tmp_path, "lives:app", *arguments, environment={"LIFE": "fails"}) as server:
+        assert server.get("/").body == b"fails"
+
+
+@pytest.mark.parametrize("life", ["badly", "ends"])
+def test_a_lifespan_that_ends_badly_is_logged(tmp_path, life):
+    with serving(tmp_path, "lives:app", environment={"LIFE": life}) as server:
+        assert server.get("/").body == life.encode()
+        server.tracebacks = life == "ends"
+    assert ("no way to say goodbye" if life == "badly" else "ended early") in server.log()
+
+
+@pytest.mark.parametrize(
+    ("life", "mode", "said"),
+    [
+        ("fails", "auto", "Target 'lives:app': its lifespan startup failed: no such database"),
+        ("raises", "on", "lifespan is on, and the application raised RuntimeError: no such database"),
+        ("wrong", "on", "lifespan is on, and the application raised RuntimeError: lifespan.startup.complete"),
+        ("fails", "preload", "Target 'lives:app': its lifespan startup failed: no such database"),
+    ],
+)
+def test_a_startup_that_fails_ends_the_first_start(tmp_path, life, mode, said):
+    options = ("--preload",) if mode == "preload" else ("--lifespan", mode)
+    status, log = _started(tmp_path, "lives:app", *options, LIFE=life)
+    assert status == 2
+    assert said in log
+    assert ("Traceback" in log) == (life != "fails")
+
+
+def test_a_loop_that_is_not_installed_is_told(tmp_path):
+    (tmp_path / "uvloop.py").write_text("raise ImportError('not here')")
+    status, log = _started(tmp_path, "lives:app", "--loop", "uvloop")
+    assert status == 2
+    assert "pip install 'halfsync[uvloop]'" in log
+
+
+def _started(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status and log of a server that does not start."""
+    server = Server(folder, ("-b", "127.0.0.1:0", *arguments), environment)
+    status = server.ends()
+    return status, server.log()
+
+
+# --- reloads and stops -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
+def test_a_reload_under_load_fails_no_request(tmp_path, preload):
+    release(tmp_path, "one")
+    with (
+        serving(tmp_path, "release:app", "-w", "2", *preload) as server,
+        server.client() as kept,
+        Crowd(server, ["/release"] * 6, word_of) as crowd,
+    ):
+        crowd.until_seen(30)
+        old = server.workers("release:app")
+        release(tmp_path, "two")
+        server.signal(signal.SIGHUP)
+        crowd.until_lately("two")
+        server.until_gone(old)
+        assert kept.ask("/").body == b"two"
+        crowd.stop()
+        assert (crowd.wrong, crowd.broken) == ([], [])
+
+
+def test_a_reload_may_change_the_interface(tmp_path):
+    release(tmp_path, "one")
+    with serving(tmp_path, "release:app") as server, server.client() as client:
+        assert client.ask("/").body == b"one"
+        (tmp_path / "release.py").write_text(
+            "def app(environ, start):\n    start('200 OK', [])\n    return [environ['wsgi.input'].read()]\n"
+        )
+        old = server.workers("release:app")
+        server.signal(signal.SIGHUP)
+        server.until_gone(old)
+        assert client.ask("/", method="POST", body=b"two").body == b"two"
+        old = server.workers("release:app")
+        release(tmp_path, "three")
+        server.signal(signal.SIGHUP)
+        server.until_gone(old)
+        assert client.ask("/").body == b"three"
+
+
+def test_a_startup_that_fails_at_a_reload_leaves_the_old_workers(tmp_path):
+    release(tmp_path, "one")
+    with serving(tmp_path, "release:app", "--lifespan", "auto") as server:
+        (tmp_path / "release.py").write_text(
+            "async def app(scope, receive, send):\n"
+            "    await receive()\n"
+            "    await send({'type': 'lifespan.startup.failed', 'message': 'not today'})\n"
+        )
+        server.signal(signal.SIGHUP)
+        server.until_logged("its lifespan startup failed: not today")
+        assert server.get("/").body == b"one"
+
+
+def test_background_tasks_end_before_their_worker_does(tmp_path):
+    with serving(tmp_path, "asgis:app") as server:
+        old = server.workers("asgis:app")
+        assert server.get("/after?file=after").body == b"soon\n"
+        server.until((tmp_path / "after-began").exists)
+        server.signal(signal.SIGHUP)
+        server.until(lambda: (new := server.workers("asgis:app")) and new[-1] not in old)
+        (tmp_path / "after-go").touch()
+        server.until_gone(old)
+    assert (tmp_path / "after").read_text() == "http.disconnect"
+
+
+def test_a_stop_waits_for_what_is_in_flight_and_cuts_it_off_in_time(tmp_path):
+    with serving(tmp_path, "asgis:app", "--graceful-timeout", "4") as server:
+        with server.client() as soon, server.client() as never:
+            soon.send(request("/held?file=go"))
+            never.send(request("/wait?file=cancelled"))
+            server.until((tmp_path / "go-began").exists)
+            server.signal(signal.SIGTERM)
+            server.until_logged("SIGTERM")
+            (tmp_path / "go").touch()
+            assert soon.answer().body == b"let go\n"
+            assert never.is_closed()
+        assert server.ends() == 0
+    assert (tmp_path / "cancelled").exists()
+    assert (tmp_path / "shut-down").exists()
+
+
+def test_workers_are_replaced_after_max_requests(tmp_path):
+    with serving(tmp_path, "asgis:app", "--max-requests", "20") as server:
+        first = server.workers("asgis:app")
+        with server.client() as client:
+            for _ in range(60):
+                assert client.ask("/").status == 200
+        server.until_gone(first)
+
+
+def test_new_code_is_served_when_a_file_changes(tmp_path):
+    release(tmp_path, "one")
+    with serving(tmp_path, "release:app", "--reload") as server, server.client() as client:
+        assert client.ask("/").body == b"one"
+        release(tmp_path, "two")
+        server.until(lambda: client.ask("/").body == b"two")
+
+
+# --- deaths ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held(server: Server, count: int) -> Iterator[list[Client]]:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(count)]
+        for number, client in enumerate(clients):
+            client.send(request(f"/held?file=held-{number}"))
+            server.until((server.folder / f"held-{number}-began").exists)
+        yield clients
+
+
+def test_requests_of_a_killed_worker_are_tried_again(tmp_path):
+    with serving(tmp_path, "asgis:app") as server, held(server, 5) as clients:
+        kill(*server.workers("asgis:app"))
+        for number in range(5):
+            (tmp_path / f"held-{number}").touch()
+        assert [client.answer().body for client in clients] == [b"let go\n"] * 5
+
+
+def test_a_response_that_a_worker_leaves_behind_is_visibly_cut(tmp_path):
+    with serving(tmp_path, "asgis:app") as server, server.client() as client:
+        client.send(request("/steps?file=never&steps=2"))
+        client.until(b"0 ")
+        kill(*server.workers("asgis:app"))
+        assert not client.until(b"0\r\n\r\n")
+
+
+def test_a_worker_goes_on_with_another_pump(tmp_path):
+    with serving(tmp_path, "asgis:app") as server:
+        workers = server.workers("asgis:app")
+        with server.client() as client:
+            client.send(request("/leaving?file=left"))
+            server.until((tmp_path / "left-waits").exists)
+            kill(server.pump)
+            server.until((tmp_path / "left").exists)
+        server.until_logged(r"pump \[\d+\] is started", 2)
+        server.until(lambda: _responds(server))
+        assert server.workers("asgis:app") == workers
+
+
+def _responds(server: Server) -> bool:
+    try:
+        return server.get("/").status == 200
+    except (OSError, AssertionError):
+        return False
+
+
+# --- time ------------------------------------------------------------------------------------------
+
+
+def test_a_handler_past_its_deadline_is_cancelled_and_its_worker_goes_on(tmp_path):
+    with serving(tmp_path, "asgis:app", "--handler-timeout", "0.5") as server:
+        workers = server.workers("asgis:app")
+        assert server.get("/wait?file=cancelled").status == 504
+        server.until((tmp_path / "cancelled").exists)
+        server.until_logged(r"GET /wait from 127.0.0.1 passed its deadline and is cancelled; it waits here")
+        assert "in do_wait" in server.log()
+        assert server.get("/").status == 200
+        assert server.workers("asgis:app") == workers
+
+
+def test_a_blocked_loop_is_noticed_and_its_worker_replaced(tmp_path):
+    with serving(tmp_path, "asgis:app", "--handler-timeout", "1") as server:
+        workers = server.workers("asgis:app")
+        assert server.get("/block?seconds=6").status == 504
+        server.until_logged(r"The event loop is blocked by GET /block from 127.0.0.1; it is here")
+        assert "in do_block" in server.log()
+        server.until(lambda: (new := server.workers("asgis:app")) and new[-1] not in workers)
+        with server.client(seconds=AT_ONCE) as client:
+            assert client.ask("/").status == 200
+
+
+def test_requests_in_a_blocked_loop_are_given_to_another_worker(tmp_path):
+    with serving(tmp_path, "asgis:app", "-w", "2") as server, server.client() as blocking:
+        blocking.send(request("/block?seconds=4"))
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(server.client(seconds=AT_ONCE)) for _ in range(10)]
+            for client in clients:
+                client.send(request("/"))
+            assert [client.answer().body for client in clients] == [b"hello\n"] * 10
+        assert blocking.answer().body == b"unblocked\n"
+
+
+def test_more_than_limit_concurrency_wait(tmp_path):
+    with (
+        serving(tmp_path, "asgis:app", "--limit-concurrency", "2") as server,
+        held(server, 2) as clients,
+        server.client() as waiting,
+    ):
+        waiting.send(request("/held?file=held-2"))
+        (tmp_path / "held-0").touch()
+        assert clients[0].answer().status == 200
+        server.until((tmp_path / "held-2-began").exists)
+        (tmp_path / "held-1").touch()
+        (tmp_path / "held-2").touch()
+        assert clients[1].answer().status == waiting.answer().status == 200
