@@ -19,7 +19,7 @@ from tests.e2e.harness import LONG, Answer, Client, Server, request, serving
 
 SIZES = {"small": 1024, "memory": 60 * 1024, "copied": 100 * 1024, "large": 5 * 1024 * 1024}
 CLIENTS = {"small": 24, "memory": 16, "copied": 16, "large": 8}
-ROUNDS = 6
+ROUNDS = 4
 SEEN_WITHIN = 1.3
 """Seconds: a lease, and what a busy machine needs."""
 LATE = 1.0

@@ -318,11 +318,20 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_reported_in_a_sentence_and_changes_nothing(tmp_path: Path, case: str):
-    text, sentence = BROKEN[case]
-    with site(tmp_path) as here, here.server.client() as kept:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(tmp_path_factory.mktemp("shared")) as here:
         here.server.tracebacks = -1  # one of an application is shown
+        yield here
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_reported_in_a_sentence_and_changes_nothing(shared: Site, case: str):
+    text, sentence = BROKEN[case]
+    here = shared
+    here.reload(FIRST)
+    with here.server.client() as kept:
+        here.server.until(lambda: len(here.server.workers("first:app")) == 1)
         assert word(kept.ask("/")) == "first"
         workers = here.server.workers("first:app")
         said = here.reload(text)
