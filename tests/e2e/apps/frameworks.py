@@ -1,0 +1,168 @@
+"""One small application for each ASGI framework, with the same paths: /, /echo, /stream, /file."""
+
+# No `from __future__ import annotations`: frameworks look at what is annotated, and find no names of a
+# function's.
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+PIECES = [b"one ", b"two ", b"three"]
+FILE = Path(__file__)
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    for piece in PIECES:
+        await asyncio.sleep(0)
+        yield piece
+
+
+def fastapi() -> Any:
+    from contextlib import asynccontextmanager
+
+    from fastapi import BackgroundTasks, FastAPI, Request, UploadFile
+    from fastapi.responses import FileResponse, StreamingResponse
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        yield {"from": "lifespan"}
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/")
+    async def root(request: Request, name: str = "you") -> dict[str, str]:
+        return {"hello": name, "state": request.state._state["from"]}
+
+    @app.get("/threaded")
+    def threaded() -> dict[str, int]:
+        return {"a": 1}
+
+    @app.post("/echo")
+    async def echo(request: Request) -> StreamingResponse:
+        data = b"".join([piece async for piece in request.stream()])
+        return StreamingResponse(iter([data]), media_type="application/octet-stream")
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(pieces())
+
+    @app.get("/file")
+    async def file() -> FileResponse:
+        return FileResponse(FILE)
+
+    @app.post("/upload")
+    async def upload(file: UploadFile) -> dict[str, Any]:
+        return {"name": file.filename, "size": len(await file.read())}
+
+    @app.post("/later")
+    async def later(name: str, tasks: BackgroundTasks) -> dict[str, str]:
+        tasks.add_task(Path(name).touch)
+        return {"later": name}
+
+    @app.get("/endless")
+    async def endless(name: str) -> StreamingResponse:
+        async def events() -> AsyncIterator[bytes]:
+            try:
+                yield b"data: 1\n\n"
+                await asyncio.sleep(3600)
+            finally:
+                Path(name).touch()
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    return app
+
+
+def starlette() -> Any:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+    from starlette.routing import Mount, Route
+
+    async def root(request: Request) -> Response:
+        return PlainTextResponse(str(request.url_for("file").path))
+
+    async def echo(request: Request) -> Response:
+        return Response(await request.body())
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(pieces())
+
+    async def file(request: Request) -> Response:
+        return FileResponse(FILE)
+
+    inner = Starlette(routes=[Route("/", root), Route("/file", file, name="file")])
+    return Starlette(
+        routes=[
+            Route("/", root),
+            Route("/echo", echo, methods=["POST"]),
+            Route("/stream", stream),
+            Route("/file", file, name="file"),
+            Mount("/mounted", inner),
+        ]
+    )
+
+
+def quart() -> Any:
+    from quart import Quart, Response, request
+
+    app = Quart(__name__)
+
+    @app.get("/")
+    async def root() -> str:
+        return "hello"
+
+    @app.post("/echo")
+    async def echo() -> Any:
+        return await request.get_data()
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        return Response(pieces())
+
+    return app
+
+
+def litestar() -> Any:
+    from litestar import Litestar, Request, get, post
+    from litestar.response import Stream
+
+    @get("/")
+    async def root() -> str:
+        return "hello"
+
+    @post("/echo", media_type="application/octet-stream", status_code=200)
+    async def echo(request: Request[Any, Any, Any]) -> bytes:
+        return await request.body()
+
+    @get("/stream")
+    async def stream() -> Stream:
+        return Stream(pieces())
+
+    return Litestar([root, echo, stream])
+
+
+def django() -> Any:
+    from django.conf import settings
+    from django.core.asgi import get_asgi_application
+    from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
+    from django.urls import path
+
+    async def root(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(request.build_absolute_uri() + " " + request.path_info)
+
+    def echo(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(request.body)
+
+    async def stream(request: HttpRequest) -> StreamingHttpResponse:
+        return StreamingHttpResponse(pieces())
+
+    def file(request: HttpRequest) -> FileResponse:
+        return FileResponse(FILE.open("rb"))
+
+    urls = type("Urls", (), {})
+    urls.urlpatterns = [path("", root), path("echo", echo), path("stream", stream), path("file", file)]  # type: ignore[attr-defined]
+    settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY=os.urandom(8).hex(), DEBUG=False)
+    return get_asgi_application()

@@ -1,0 +1,79 @@
+"""Real frameworks, side by side in one server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.harness import APPS, pattern, request, serving
+
+NAMES = ("fastapi", "starlette", "quart", "litestar", "django")
+FILE = APPS / "frameworks.py"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frameworks")
+    targets = [f"/{name}=frameworks:{name}()" for name in NAMES]
+    with serving(folder, *targets, seconds=120) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_body_comes_back(site, name):
+    data = pattern(200_000)
+    answer = site.get(f"/{name}/echo", "Content-Type: application/octet-stream", method="POST", body=data)
+    assert (answer.status, answer.body) == (200, data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stream_is_whole(site, name):
+    answer = site.get(f"/{name}/stream")
+    assert (answer.body, answer["Transfer-Encoding"], answer.whole) == (b"one two three", "chunked", True)
+
+
+@pytest.mark.parametrize("name", ["fastapi", "starlette", "django"])
+def test_a_file_is_sent(site, name):
+    assert site.get(f"/{name}/file").body == FILE.read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_there_is_not_found(site, name):
+    assert site.get(f"/{name}/nothing").status == 404
+
+
+def test_fastapi_reads_parameters_and_the_lifespans_state(site):
+    assert json.loads(site.get("/fastapi/?name=me").body) == {"hello": "me", "state": "lifespan"}
+    assert json.loads(site.get("/fastapi/threaded").body) == {"a": 1}
+
+
+def test_fastapi_takes_an_upload(site):
+    data = pattern(300_000)
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + data + b"\r\n--x--\r\n"
+    )
+    field = "Content-Type: multipart/form-data; boundary=x"
+    answer = site.get("/fastapi/upload", field, method="POST", body=body)
+    assert json.loads(answer.body) == {"name": "a", "size": 300_000}
+
+
+def test_fastapi_runs_background_tasks(site):
+    assert site.get("/fastapi/later?name=done-later", method="POST").status == 200
+    site.until((site.folder / "done-later").exists)
+
+
+def test_a_stream_of_events_ends_when_its_client_leaves(site):
+    with site.client() as client:
+        client.send(request("/fastapi/endless?name=left"))
+        client.until(b"data: 1")
+    site.until((site.folder / "left").exists)
+
+
+def test_starlette_makes_urls_below_its_prefix(site):
+    assert site.get("/starlette/").body == b"/starlette/file"
+    assert site.get("/starlette/mounted/file").body == FILE.read_bytes()
+
+
+def test_django_knows_its_prefix(site):
+    assert site.get("/django/").body == b"http://story.test/django/ /"
