@@ -99,6 +99,12 @@ def test_what_was_not():
     assert line("%{ending}x %X", record(ending=250)) == "250 X\n"
 
 
+@pytest.mark.parametrize("reason", CloseReason)
+def test_each_reason_has_its_own_name(reason: CloseReason):
+    letter = "+" if reason is CloseReason.KEPT else "X" if reason.is_error else "-"
+    assert line("%{ending}x %X", record(ending=reason)) == f"{reason.name.lower()} {letter}\n"
+
+
 @pytest.mark.parametrize(
     "head", ["G", "GET", "GET /", "GET / HTTP/1.1", "GET / HTTP/1.1\r\nHo", "\r\n", "\x16\x03\x01"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -24,7 +25,7 @@ from halfsync.wire.messages import (
     Task,
     WebSocketTask,
 )
-from halfsync.wire.websocket import PING, TEXT
+from halfsync.wire.websocket import BINARY, PING, TEXT
 from tests.pump.harness import Stage, get, no_descriptor_left
 from tests.pump.websocket_pair import Pair, stage
 from tests.wire.websocket_frames import close as close_frame
@@ -281,6 +282,21 @@ def test_a_large_message_in_a_file():
         assert pair.wait(2) == [Frame(Opcode.BINARY, LARGE), Frame(Opcode.TEXT, b"behind")]
         pair.client.leave()
         pair.hand.die()
+
+
+def test_messages_of_one_packet_stay_in_order():
+    """Also behind one that the socket does not take at once."""
+    with stage() as one:
+        pair = Pair(one, rcvbuf=4096)
+        fd = os.memfd_create("message")
+        os.write(fd, LARGE)
+        number = pair.task.number
+        in_file = Message(number, BINARY, b"", [File(0, 0, len(LARGE))])
+        small = [pair.message(text) for text in ("one", "two")]
+        pair.hand.send([small[0], in_file, small[1]], (fd,))
+        assert [bytes(found.data) for found in pair.wait(3)] == [b"one", LARGE, b"two"]
+        pair.hand.send([pair.message(LARGE[:n]) for n in (60_000, 5, 60_000, 3)])
+        assert [len(found.data) for found in pair.wait(4)] == [60_000, 5, 60_000, 3]
 
 
 def test_a_client_that_does_not_read_stops_the_application():

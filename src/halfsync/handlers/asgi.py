@@ -11,9 +11,10 @@ from halfsync.forwarded import Trust
 from halfsync.handlers.asgi_bodies import ArrivingBody, Body, KeptBody
 from halfsync.handlers.asgi_http import Application, HTTPInvocation, Line
 from halfsync.handlers.asgi_scope import Scopes
+from halfsync.handlers.asgi_websocket import LineOfWebSocket, WebSocketInvocation
 from halfsync.header_rules import HeaderRules
 from halfsync.plan import Listener, RoutePlan
-from halfsync.wire.messages import StreamedTask, Task
+from halfsync.wire.messages import StreamedTask, Task, WebSocketTask
 
 
 class LineWithCredit(Line, Protocol):
@@ -42,6 +43,18 @@ class ASGIHandler:
         self._pages = pages
         self._shaping = trust.shaping if trust is not None else ()
         self._scopes = Scopes(route, listeners, trust, state)
+
+    def websocket(self, task: WebSocketTask, began: int, line: LineOfWebSocket) -> WebSocketInvocation:
+        """What is to be run for a WebSocket."""
+        return WebSocketInvocation(
+            self._application,
+            self._scopes.of_websocket(task),
+            task,
+            began,
+            line,
+            self._rules,
+            self._pages,
+        )
 
     def invocation(self, task: Task, descriptor: int, began: int, line: LineWithCredit) -> HTTPInvocation:
         """What is to be run for a request. `descriptor` is that of its body, if that is in a file, and is

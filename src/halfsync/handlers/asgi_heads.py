@@ -70,7 +70,7 @@ def _make(status: object, fields: Iterable[Any]) -> Head:
         if lower in _OURS and not (lower == b"upgrade" and status == 426):
             close = close or (lower == b"connection" and value.lower() == b"close")
             if not close:
-                _warn_of_dropped(lower.decode())
+                warn_of_dropped(lower.decode())
             continue
         dated = dated or lower == b"date"
         sets_cookie = sets_cookie or lower == b"set-cookie"
@@ -115,5 +115,5 @@ def _length(value: bytes, before: int) -> int:
 
 
 @lru_cache(maxsize=8)  # once for each
-def _warn_of_dropped(name: str) -> None:
+def warn_of_dropped(name: str) -> None:
     log("warning", f"The application sets the header {name!r}, which is the server's: it is left out.")

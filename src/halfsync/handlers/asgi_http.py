@@ -64,6 +64,26 @@ _EXPECTED = (
 )
 
 
+class Invocation(Protocol):
+    """One call of an application, for a request or a WebSocket."""
+
+    number: int
+    running: Any
+
+    async def run(self) -> None: ...
+
+    def deliver(self, piece: Piece) -> None: ...
+
+    def taken(self, size: int) -> None: ...
+
+    def disconnected(self) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    @property
+    def named(self) -> str: ...
+
+
 class Line(Protocol):
     """What an invocation has of the worker: the way to the pump, and to wait."""
 
@@ -76,7 +96,7 @@ class Line(Protocol):
     def wait(self) -> Any:
         """A future, which somebody is to resolve."""
 
-    def ended(self, invocation: HTTPInvocation) -> None:
+    def ended(self, invocation: Invocation) -> None:
         """Its application has returned, or raised."""
 
     def end_if_child(self) -> None:
@@ -169,6 +189,17 @@ class HTTPInvocation:
         if self._body is not None:
             self._body.close()
         self._line.ended(self)
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """As `run` has it, for who calls the application in its place."""
+        if error is not None:
+            self._raised(error)
+        elif self._phase != OVER:
+            self._returned()
+
+    def fail(self) -> None:
+        """Respond with 500, if nothing was sent."""
+        self._end_badly()
 
     def deliver(self, piece: Piece) -> None:
         if isinstance(self._body, ArrivingBody):

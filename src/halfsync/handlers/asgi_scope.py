@@ -75,6 +75,20 @@ class Scopes:
             scope["extensions"]["tls"] = _tls(task.tls)
         return scope
 
+    def of_websocket(self, task: Task) -> Scope:
+        """The scope of a WebSocket. (Its head has a nonce in it: there is nothing to remember.)"""
+        scope = self._read(task)
+        if self._trust is not None and any(name in _FORWARDED for name, _ in scope["headers"]):
+            scope = self._believe(scope, task)
+        scope = self._completed(scope, task, {"websocket.http.response": {}})
+        del scope["method"]
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+        named = b",".join(value for name, value in scope["headers"] if name == b"sec-websocket-protocol")
+        names = [name.strip(" \t") for name in named.decode("latin-1").split(",")]
+        scope["subprotocols"] = list(dict.fromkeys(name for name in names if name))
+        return scope
+
     def _completed(self, scope: Scope, task: Task, extensions: dict[str, Any]) -> Scope:
         scope["state"] = self._state.copy()
         scope["extensions"] = extensions

@@ -12,7 +12,7 @@ from halfsync.forwarded import named_clients
 from halfsync.pump.closes import CloseReason
 from halfsync.request import authority_of, fields_of, path_and_query
 
-ENDINGS = tuple(reason.name.lower() for reason in CloseReason)
+ENDINGS = {int(reason): reason.name.lower() for reason in CloseReason}
 
 
 class RequestLine:
@@ -203,14 +203,14 @@ OWN = {
 
 
 def ending(number: int) -> str:
-    return ENDINGS[number] if 0 <= number < len(ENDINGS) else str(number)
+    return ENDINGS.get(number) or str(number)
 
 
 def connection(number: int) -> str:
     """Apache's %X."""
     if number == CloseReason.KEPT:
         return "+"
-    return "X" if number >= len(ENDINGS) or CloseReason(number).is_error else "-"
+    return "X" if number not in ENDINGS or CloseReason(number).is_error else "-"
 
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 256)]}

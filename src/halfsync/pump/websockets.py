@@ -371,7 +371,7 @@ class WebSockets:
             data = deflator.deflate(data, last=True)
             header = frame_header(message.kind, len(data), deflated=True)
         sent = 0
-        if exchange.state is PRODUCING and type(conn) is Connection:  # nothing waits: at once, in one write
+        if exchange.state is PRODUCING and not conn.out and type(conn) is Connection:  # at once, in one write
             try:
                 sent = conn.transport.send(header + data)
             except BlockingIOError:

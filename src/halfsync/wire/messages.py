@@ -296,7 +296,9 @@ class Close(msgspec.Struct, tag=13, array_like=True, gc=False):
 
 def message_cost(message: Message) -> int:
     """What it counts in MESSAGE_WINDOW, and in RESPONSE_WINDOW."""
-    return FILE_COST if message.objects else len(message.data) + PIECE_COST
+    if message.objects:  # however large, no more than one waits beyond the window
+        return min(message.objects[0].length or 0, MESSAGE_WINDOW)
+    return len(message.data) + PIECE_COST
 
 
 # --- watch: pump -> worker ---------------------------------------------------------------------

@@ -23,8 +23,10 @@ from typing import Any
 import msgspec
 
 from halfsync.handlers.asgi import ASGIHandler
-from halfsync.handlers.asgi_http import HTTPInvocation
+from halfsync.handlers.asgi_http import Invocation
+from halfsync.handlers.asgi_websocket import WebSocketInvocation
 from halfsync.logs.error import failure, log
+from halfsync.objects import File
 from halfsync.primitives import os, socket, time
 from halfsync.response import Head
 from halfsync.temporary_files import out_of_reach
@@ -36,16 +38,19 @@ from halfsync.wire.messages import (
     NOT_BEGUN,
     Cancel,
     ClientDisconnected,
+    Close,
     Credit,
-    EarlyHints,
+    FromWorker,
     LogTask,
+    Message,
     Nudge,
     Part,
     Piece,
-    Reply,
     StreamedTask,
     Taken,
     Task,
+    ToWatch,
+    WebSocketTask,
     decode_tasks,
     decode_watch,
     slots_of,
@@ -85,10 +90,11 @@ class LoopTasks:
         self._one_more = one_more
         self._buffer = bytearray(MAX_PACKET)
         self._view = memoryview(self._buffer)
+        self._watched = bytearray(MAX_PACKET)
         self._outbox = Outbox(tasks)
         self._flushes = False  # soon
         self._beats = False
-        self.invocations: dict[int, HTTPInvocation] = {}
+        self.invocations: dict[int, Invocation] = {}
         self.is_open = False
 
     def open(self) -> None:
@@ -169,7 +175,11 @@ class LoopTasks:
             return
         handler = self._handlers[task.route]
         assert handler is not None
-        invocation = handler.invocation(task, descriptor, now, self)
+        invocation: Invocation
+        if type(task) is WebSocketTask:
+            invocation = handler.websocket(task, now, self)
+        else:
+            invocation = handler.invocation(task, descriptor, now, self)
         self.invocations[task.number] = invocation
         invocation.running = self._loop.create_task(invocation.run())
 
@@ -189,26 +199,39 @@ class LoopTasks:
 
     def _read_watch(self) -> None:
         try:
-            packet = self._watch.recv(MAX_PACKET, socket.MSG_DONTWAIT)
+            size, ancillary, _, _ = self._watch.recvmsg_into(
+                [self._watched], _ROOM, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            )
         except BlockingIOError:
             return
         except OSError:
-            packet = b""
-        if not packet:
+            size, ancillary = 0, []
+        if not size:
             self.close()
             return
+        descriptors = dict(enumerate(_descriptors(ancillary))) if ancillary else {}
         try:
-            messages = decode_watch(packet)
+            self._hand_out(decode_watch(memoryview(self._watched)[:size]), descriptors)
         except msgspec.MsgspecError as error:
             log("error", f"a message of the pump's can't be read: {error}")
-            return
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+    def _hand_out(self, messages: ToWatch, descriptors: dict[int, int]) -> None:
+        """To invocations. Descriptors that one has now are taken out."""
         for message in messages:
             if isinstance(message, Nudge):
                 continue
             invocation = self.invocations.get(getattr(message, "number", 0))
             if invocation is None:
                 continue
-            if isinstance(message, Taken):
+            if isinstance(message, Message):
+                if isinstance(invocation, WebSocketInvocation):
+                    invocation.message(message, _descriptor_of(message, descriptors))
+            elif isinstance(message, Close):
+                if isinstance(invocation, WebSocketInvocation):
+                    invocation.closed(message.code, message.reason)
+            elif isinstance(message, Taken):
                 invocation.taken(message.size)
             elif isinstance(message, Piece):
                 invocation.deliver(message)
@@ -217,19 +240,19 @@ class LoopTasks:
             elif isinstance(message, Cancel):
                 self._cancel(invocation)
 
-    def _cancel(self, invocation: HTTPInvocation) -> None:
+    def _cancel(self, invocation: Invocation) -> None:
         stack = _stack(invocation.running)
         log("warning", f"{invocation.named} passed its deadline and is cancelled; it waits here:\n{stack}")
         invocation.cancel()
         self._loop.call_later(SWALLOWED, self._complain, invocation)
 
-    def _complain(self, invocation: HTTPInvocation) -> None:
+    def _complain(self, invocation: Invocation) -> None:
         if invocation.number in self.invocations:
             log("warning", f"{invocation.named} was cancelled {SWALLOWED:g} s ago and goes on.")
 
     # --- what invocations call ---------------------------------------------------------------------
 
-    def put(self, message: Reply | Part | EarlyHints | Credit, size: int) -> None:
+    def put(self, message: FromWorker, size: int) -> None:
         self._outbox.put(message, size, time.monotonic_ns())
         if not self._flushes:
             self._flushes = True
@@ -247,7 +270,7 @@ class LoopTasks:
     def wait(self) -> asyncio.Future[None]:
         return self._loop.create_future()
 
-    def ended(self, invocation: HTTPInvocation) -> None:
+    def ended(self, invocation: Invocation) -> None:
         self.invocations.pop(invocation.number, None)
         if self._one_more is not None:
             self._one_more()
@@ -273,6 +296,14 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> Any:
     for _, _, data in ancillary:
         found.frombytes(data)
     return iter([out_of_reach(fd) for fd in found])
+
+
+def _descriptor_of(message: Message, descriptors: dict[int, int]) -> int:
+    """Of the file that a message is in; or -1."""
+    for item in message.objects:
+        if isinstance(item, File):
+            return descriptors.pop(item.fd, -1)
+    return -1
 
 
 def _stack(running: asyncio.Task[None]) -> str:
