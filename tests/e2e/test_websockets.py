@@ -28,7 +28,7 @@ def site(tmp_path_factory):
         yield server
 
 
-def open_at(server: Server, path: str, **options: Any) -> ClientConnection:
+def open_at(server: Server, path: str, **options: Any) -> Any:
     options.setdefault("compression", None)
     return connect(f"ws://127.0.0.1:{server.port}{path}", max_size=None, **options)
 

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 The pump speaks the protocol; here are whole messages. What came and was not received waits here, and the
-pump stops reading the client while that is MESSAGE_WINDOW. `send` waits while RESPONSE_WINDOW is on its way to
-a client that has not taken it.
+pump stops reading the client while that is MESSAGE_WINDOW. `send` waits while RESPONSE_WINDOW is on its way
+to a client that has not taken it.
 
 It begins with a request, which the application accepts, or rejects: with `websocket.close` (403), or with a
 response of its own (`websocket.http.response`), for which everything holds that holds for responses: an

@@ -121,7 +121,7 @@ async def do_pid(_scope: Any, receive: Any, send: Any) -> None:
 
 async def do_rules(_scope: Any, receive: Any, send: Any, name: str) -> None:
     """Breaks one; says what `send` raised."""
-    bad: dict[str, Any] = {
+    messages: dict[str, Any] = {
         "nothing": {"type": "websocket.send"},
         "number": {"type": "websocket.send", "bytes": 5},
         "surrogate": {"type": "websocket.send", "text": "\ud800"},
@@ -133,10 +133,10 @@ async def do_rules(_scope: Any, receive: Any, send: Any, name: str) -> None:
         "reason": {"type": "websocket.close", "reason": "x" * 124},
         "no-type": {},
         "no-dict": None,
-    }[name]
+    }
     await accept(receive, send)
     try:
-        await send(bad)
+        await send(messages[name])
     except RuntimeError as error:
         await send({"type": "websocket.send", "text": str(error)})
 
