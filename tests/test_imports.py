@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "stamps": {"primitives"},
     "objects": {"stamps"},
     "prctl": set(),
-    "forwarded": set(),
+    "forwarded": {"logs.error"},
     "primitives": set(),
     "folders": {"primitives"},
     "temporary_files": {"primitives"},
@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"acme_plan", "header_rules", "settings"},
     "seen_files": set(),
     "cores": set(),
+    "memory": set(),
     "hosts": set(),
     "routes_table": {"plan"},
     "header_rules": set(),
@@ -46,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "channel": {"wire", "primitives", "temporary_files"},
     "logs": {"logs", "forwarded", "wire", "request", "pump.closes", "primitives"},
     "pump": {
+        "memory",
         "pump", "wire", "objects", "plan", "plan_codec", "channel", "logs", "settings.table", "prctl",
         "temporary_files", "stamps", "hosts", "header_rules", "forwarded", "certificates",
         "error_pages", "tls_facts",
@@ -61,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {
+        "memory",
         "parent", "wire", "layout", "plan", "plan_codec", "channel", "logs", "settings", "prctl",
         "temporary_files", "folders", "seen_files", "routes_table", "certificates",
         "issuing.files", *ENTRY_POINTS,

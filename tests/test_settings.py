@@ -175,7 +175,7 @@ def route(table: str) -> str:
         ('[sites.a]\nhosts = "bücher.de"', "'bücher.de' is 'xn--bcher-kva.de' in a request; write it so."),
         (route('{redirect = "/a", respond = 204}'), "has both redirect and respond: a route does one thing."),
         (route('{target = "a:a"}'), "target is now called app, folder or file."),
-        (route("{threads = 2}"), "respond; or status = 404 for an error."),
+        (route("{threads = 2}"), "status_page; or status = 404 for an error."),
         (route('{redirect = "/a", status = 200}'), "one of 301, 302, 303, 307 and 308, not 200."),
         (route('{redirect = "/$paht"}'), "$paht is none of $host, $path, $query - did you mean $path?"),
         (route('{redirect = "//a"}'), "such as https://$host$path$query, in ASCII, not '//a'."),

@@ -134,13 +134,24 @@ def _routes(
                 limits=Limits.of(of_route),
                 headers=nearest(of_site.headers, target.headers),
                 error_pages=nearest_pages(of_site.error_pages, files.load(target.error_pages)),
-                allow=tuple(of_route.allow),
+                allow=_allowed(target, of_route),
                 deny=tuple(of_route.deny),
             )
             wheres[prefix] = target.where
     found = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))
     _check_loops(found, wheres, mistakes)
     return found
+
+
+LOOPBACK = ("127.0.0.0/8", "::1")
+
+
+def _allowed(target: Target, of_route: Settings) -> tuple[str, ...]:
+    """Whom a route is for. The status page is for this machine alone, unless its own table says something
+    else: what stands above it is meant for what is served."""
+    if target.does is Does.STATUS and "allow" not in target.own:
+        return LOOPBACK
+    return tuple(of_route.allow)
 
 
 def _free_prefix(target: Target, routes: Mapping[str, RoutePlan]) -> str:
@@ -197,10 +208,12 @@ def _is_application(target: Target) -> bool:
 
 
 def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan]) -> RoutePlan:
-    if target.does in (Does.REDIRECT, Does.RESPOND, Does.ERROR):
+    if target.does in (Does.REDIRECT, Does.RESPOND, Does.ERROR, Does.STATUS):
         for name in target.own:
             if BY_NAME[name].of_routes != "all":
                 raise SettingError(f"{target.where}: {name} has no effect beside {target.does.value}.")
+        if target.does is Does.STATUS:
+            return RoutePlan(prefix, target.target, Kind.STATUS, NO_POOL, shows="status")
         return RoutePlan(prefix, _in_words(target), Kind.FIXED, NO_POOL, fixed=_fixed(target))
     if _is_application(target):
         for name in target.own:

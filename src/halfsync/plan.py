@@ -29,6 +29,7 @@ class Kind(Enum):
     WSGI = "wsgi"
     FILES = "files"
     FIXED = "fixed"
+    STATUS = "status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class RoutePlan:
     files: FileRules = FileRules()
     site: int = DEFAULT_SITE  # index into Plan.sites
     fixed: Fixed | None = None
+    shows: str = ""  # of the server itself: "status", "healthy" or "ready"
     streams: bool = False  # whether a WSGI application gets request bodies while they come, as ASGI ones do
     root_path: str = ""  # what a proxy has cut off; never a trailing slash
     limits: Limits | None = None  # None: those of the settings

@@ -49,7 +49,7 @@ def _by_whom(plan: Plan, route: RoutePlan) -> str:
     said: list[str] = []
     if route.kind is Kind.FILES:
         said.append("files")
-    elif route.kind is not Kind.FIXED:
+    elif route.kind not in (Kind.FIXED, Kind.STATUS):
         pool = plan.pools[route.pool]
         processes = _count(pool.processes, "process", "processes")
         if pool.scale is not None:

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from halfsync import __version__
+from halfsync.memory import resident
 from halfsync.parent.children import UNKNOWN, Child, Role
 from halfsync.parent.pools import WorkerPool
-from halfsync.parent.recycling import resident
 from halfsync.parent.states import ChildState
 from halfsync.parent.tree import Tree
 

@@ -6,9 +6,8 @@ JITTER higher, at random, so that workers that were started together are not rep
 
 from __future__ import annotations
 
-import os
-
-from halfsync.parent.children import UNKNOWN, Child
+from halfsync.memory import resident
+from halfsync.parent.children import Child
 from halfsync.parent.pools import WorkerPool
 from halfsync.parent.states import ChildState
 
@@ -19,8 +18,6 @@ PACE = 1.0
 MIN_LIFE = 5.0
 """Seconds that a worker lives at least, whatever memory it has: where the limit is less than what the
 application takes, it is not to be imported all the time."""
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Recycling:
@@ -58,14 +55,3 @@ def _why(child: Child, pool: WorkerPool, now: float) -> str:
     if memory < recycle.max_memory * factor:
         return ""
     return f"has {memory >> 20} MiB of resident memory (max_worker_memory), {age:.0f} s after its start,"
-
-
-def resident(pid: int) -> int:
-    """Bytes of a process's memory that are in RAM, as ps has it (RSS); 0 if that can't be found out."""
-    if pid == UNKNOWN:
-        return 0
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:  # proc_pid_statm(5)
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -7,6 +7,7 @@ import time
 from halfsync.pump.access import AccessLog
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, Outcome
+from halfsync.pump.counts import Counts
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd
@@ -23,6 +24,7 @@ class Endings:
         self._access = access
         self.log_times = log_times
         self.log_cookies = log_cookies
+        self.counts = Counts()
         self.connections: dict[int, Connection] = {}
         self.streams: dict[Connection, None] = {}  # of HTTP/2, on all of them
 
@@ -41,7 +43,8 @@ class Endings:
                 if isinstance(item, PipeEnd):
                     self._poller.forget(item.file.fd)
             conn.out = None
-        self.connections.pop(conn.fd, None)
+        if self.connections.pop(conn.fd, None) is not None:
+            self.counts.connections_closed += 1
         if conn.session is not None:
             self._close_streams(conn.session, reason)
             conn.session = None
@@ -88,7 +91,12 @@ class Endings:
     def log(self, exchange: Exchange) -> None:
         """Add an access log record, now that it is known what was sent."""
         conn = exchange.conn
-        if not self._access.enabled or conn is None:
+        if conn is None:
+            return
+        self.counts.statuses[exchange.status] += 1
+        if exchange.status:
+            self.counts.bytes_sent += conn.wire_bytes - exchange.wire_before
+        if not self._access.enabled:
             return
         raw = exchange.raw
         if not self.log_cookies:

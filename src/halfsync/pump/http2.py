@@ -306,6 +306,9 @@ class Http2:
             record = self._record(conn, event, leased, logged, size, len(sent))
             session.marks.append(TakenMark(session.framed, None, 0, 0, False, record))
         conn.request_count += 1
+        counts = self._endings.counts
+        counts.lease_hits += 1
+        counts.bytes_sent += len(sent)
         if not session.streams:
             conn.deadline = now + self._settings.keep_alive
         return True

@@ -319,6 +319,7 @@ class Pump:
             self.run_queue.begin_turn()
         clock.tick()
         now = clock.now
+        hits = hit_bytes = 0
         for fd, mask in events:
             try:
                 conn = connections.get(fd)
@@ -372,6 +373,8 @@ class Pump:
                             )
                         )
                     conn.request_count += 1
+                    hits += 1
+                    hit_bytes += sent
                     continue
                 if seen is not None and take_in(conn, data, logged, seen):
                     continue
@@ -380,6 +383,9 @@ class Pump:
                 ready(conn)
             except Exception:  # noqa: BLE001 (the events behind this one would be lost: they are told once)
                 self._event_failed(fd)
+        if hits:
+            self.endings.counts.lease_hits += hits
+            self.endings.counts.bytes_sent += hit_bytes
         if self.run_queue.due:
             self._take_steps()
         if self.acceptor.due:

@@ -17,6 +17,7 @@ from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.loop import Pump
 from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.spare import spare_of
+from halfsync.pump.status_page import StatusPages
 from halfsync.wire.messages import (
     NO_WORKER,
     Challenges,
@@ -79,6 +80,7 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
     )
     reconfiguration = PlanChange(pump)
     pump.poller.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders, reconfiguration))
+    pump.pools.shown.pages = StatusPages(pump)
     pump.at_sweep.append(lambda: _report_spare(pump, orders))
     orders.report(Ready(os.getpid()))
     # What lives now lives as long as the process; and what is made per request is freed by its

@@ -42,7 +42,7 @@ def status(pump: Pump) -> dict[str, Any]:
 def workers(pump: Pump) -> dict[str, Any]:
     return {
         "workers": [
-            {"id": worker.id, "pid": worker.pid, "pool": worker.pool.name, "tasks": _tasks(pump, worker)}
+            {"id": worker.id, "pid": worker.pid, "pool": worker.pool.name, "tasks": tasks_of(pump, worker)}
             for worker in pump.pools.workers.values()
         ]
     }
@@ -106,11 +106,12 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "waiting": pool.waiting,
         "threads": sum(worker.threads for worker in living),
         "busy": sum(min(worker.threads, worker.outstanding) for worker in living),
-        "mean_handler_seconds": round(pool.mean_ns / 1e9, 6),
+        "mean_handler_seconds": round(pool.mean_ns / 1e9, 6) if pool.total_ns else 0.0,
+        "refused": pool.refused,
     }
 
 
-def _tasks(pump: Pump, worker: Worker) -> list[dict[str, Any]]:
+def tasks_of(pump: Pump, worker: Worker) -> list[dict[str, Any]]:
     """What it has: in the order in which it was handed over."""
     found = []
     for number, owner in list(worker.owners.items()):

@@ -34,6 +34,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls, is_late
 from halfsync.pump.states import QUEUED, WORKING
+from halfsync.pump.status_backend import Shown, StatusBackend
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
@@ -147,6 +148,7 @@ class WorkerPools:
         self._leases = leases
         self._access = access
         self._report_hung = report_hung
+        self.shown = Shown()
         self.tasks = Tasks(clock, poller, run_queue)
         self.pools = [Pool(pool.name, _routes_of(plan, index)) for index, pool in enumerate(plan.pools)]
         self._saturation = Saturation(clock)
@@ -218,6 +220,8 @@ class WorkerPools:
             route.pool = pool
 
     def _backend(self, planned: RoutePlan) -> Backend:
+        if planned.shows:
+            return StatusBackend(planned.shows, self.shown)
         if planned.fixed is not None:
             return FixedBackend(planned.prefix.encode(), planned.fixed)
         pool = self.pools[planned.pool]

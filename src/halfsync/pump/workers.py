@@ -9,7 +9,7 @@ import mmap
 import os
 import select
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 
@@ -18,6 +18,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Exchange
 from halfsync.pump.costs import Costs
+from halfsync.pump.counts import TIMES
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.poller import Poller
 from halfsync.pump.queues import FairQueue, Queue
@@ -217,6 +218,9 @@ class Pool:
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
+        self.times = [0] * TIMES  # how many took how long in the handler: see counts.py
+        self.total_ns = 0  # in all
+        self.refused: Counter[str] = Counter()  # requests that got a 503, by setting
         self.has_loops = False  # its workers have an event loop, and so take all that comes, in batches
 
     def is_shared_by(self, routes: int) -> None:

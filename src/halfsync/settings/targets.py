@@ -29,6 +29,7 @@ class Does(Enum):
     FILE = "file"
     REDIRECT = "redirect"
     RESPOND = "respond"
+    STATUS = "status_page"
     ERROR = "status"
 
 
@@ -137,6 +138,10 @@ def _does(value: Mapping[str, Any], where: Place) -> Does:
 def _fixed(path: str, value: Mapping[str, Any], where: Place, does: Does, own: Mapping[str, Any]) -> Target:
     if "type" in value and does is not Does.RESPOND:
         raise SettingError(f"{where.at('type')}: type is for respond.")
+    if does is Does.STATUS:
+        if value["status_page"] is not True or "status" in value:
+            raise SettingError(f"{where}: status_page must be true, and stand without a status.")
+        return Target(path, "status page", str(where), does, own)
     named = f"{where.at('status')}: status"
     if does is Does.REDIRECT:
         status = _status(value.get("status", 302), named, REDIRECTS, "one of 301, 302, 303, 307 and 308")

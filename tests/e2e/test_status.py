@@ -1,0 +1,190 @@
+"""The status page, in its forms, of a server that does something."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.harness import Server, request, serving
+
+APPLICATION = """
+import time
+from pathlib import Path
+def app(environ, start):
+    while environ["PATH_INFO"] == "/slow" and not Path("go").exists():
+        time.sleep(0.02)
+    start("404 Not Found" if environ["PATH_INFO"] == "/missing" else "200 OK", [])
+    return [b"fine"]
+"""
+
+SETTINGS = """
+[routes]
+"/" = { app = "app:app", workers = 2, threads = 3 }
+"/public" = { folder = "public", lease = 3600 }
+"/status" = { status_page = true }
+"/hidden" = { status_page = true, allow = ["192.0.2.0/24"] }
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("status")
+    (folder / "app.py").write_text(APPLICATION)
+    (folder / "halfsync.toml").write_text(SETTINGS)
+    (folder / "public").mkdir()
+    (folder / "public/a.txt").write_text("a" * 1000)
+    with serving(folder) as running:
+        yield running
+
+
+def found(server: Server) -> dict[str, Any]:
+    answer = server.get("/status?json")
+    assert answer.status == 200
+    assert answer["Content-Type"] == "application/json"
+    return dict(json.loads(answer.body))
+
+
+def test_what_is_counted_is_what_was_done(server):
+    before = found(server)
+    with server.client() as client:
+        for target, status in (("/", 200), ("/x", 200), ("/missing", 404)):
+            for _ in range(10):
+                assert client.ask(target).status == status
+        for _ in range(20):
+            assert client.ask("/public/a.txt").status == 200
+    after = found(server)
+
+    def more(*keys: str) -> int:
+        new: Any = after
+        old: Any = before
+        for key in keys:
+            new, old = new.get(key, {}), old.get(key, {})
+        return int(new or 0) - int(old or 0)
+
+    # The page's own request before this one is the one that is counted beside them.
+    assert more("requests") == 51
+    assert more("responses", "404") == 10
+    assert more("responses", "200") + more("lease_hits") == 41
+    assert more("lease_hits") >= 10
+    assert more("connections_accepted") == 2
+    assert 20 * 1000 < more("bytes_sent") < 40_000
+    [app], [app_before] = (
+        [one for one in of["handlers"] if one["pool"] == "app:app"] for of in (after, before)
+    )
+    assert sum(app["times"]) - sum(app_before["times"]) == 30
+    assert app["seconds"] > app_before["seconds"]
+
+
+def test_threads_that_work_are_letters_and_requests_that_run_are_listed(server):
+    go: Path = server.errors.parent / "go"
+    with server.client() as client:
+        client.send(request("/slow?<b>"))
+        server.until(lambda: "W" in "".join(one["letters"] for one in found(server)["workers"]))
+        workers = [one for one in found(server)["workers"] if one["pool"] == "app:app"]
+        assert sorted(one["letters"] for one in workers) == ["W__", "___"]
+        [task] = [task for one in workers for task in one["tasks"]]
+        assert task["request"] == "GET '/slow?<b>'"
+        assert task["client"] == "127.0.0.1"
+        page = server.get("/status")
+        assert page["Content-Type"] == "text/html; charset=utf-8"
+        text = page.body.decode()
+        assert "&lt;b&gt;" in text
+        assert "<b>" not in text
+        go.touch()
+        assert client.answer().status == 200
+    go.unlink()
+
+
+class Checked(HTMLParser):
+    """Every element is closed, and nothing is loaded from anywhere."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        assert not {"src", "style", "onclick"} & {name for name, _ in attrs}
+        for name, value in attrs:
+            assert name != "href" or str(value).startswith("?")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(server):
+    page = server.get("/status")
+    checked = Checked()
+    checked.feed(page.body.decode())
+    assert checked.open == []
+    assert {"table", "h2"} <= set(checked.seen)
+    assert not {"script", "img", "link", "iframe"} & set(checked.seen)
+    assert "prefers-color-scheme: dark" in page.body.decode()
+    assert page["Cache-Control"] == "no-store"
+    assert b'http-equiv="refresh" content="7"' in server.get("/status?refresh=7").body
+
+
+def test_as_mod_status_has_it(server):
+    lines = dict(line.split(": ", 1) for line in server.get("/status?auto").body.decode().splitlines())
+    assert int(lines["Total Accesses"]) > 0
+    assert int(lines["IdleWorkers"]) == 2 * 3 + 4
+    assert lines["BusyWorkers"] == "0"
+    assert lines["Scoreboard"] == "_" * 10
+
+
+def test_as_prometheus_reads_it(server):
+    answer = server.get("/status/metrics")
+    assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert server.get("/status?metrics").status == 200
+    values: dict[str, float] = {}
+    typed: dict[str, str] = {}
+    for line in answer.body.decode().splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            assert name not in typed
+            typed[name] = kind
+        elif not line.startswith("# HELP "):
+            sample = re.fullmatch(r'(([a-z_]+)(?:\{(?:[a-z]+="[^"\n]*",?)*\})?) ([0-9.e+-]+)', line)
+            assert sample, line
+            assert re.sub("_(bucket|sum|count)$", "", sample[2]) in typed or sample[2] in typed, line
+            values[sample[1]] = float(sample[3])
+    assert values['halfsync_pool_threads{pool="app:app"}'] == 6
+    assert typed["halfsync_handler_seconds"] == "histogram"
+    bucket = 'halfsync_handler_seconds_bucket{pool="app:app"'
+    buckets = [value for name, value in values.items() if name.startswith(bucket)]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == values['halfsync_handler_seconds_count{pool="app:app"}'] > 0
+    assert values['halfsync_responses_total{status="200"}'] > 0
+
+
+def test_who_may_see_it(server):
+    assert server.get("/hidden").status == 403
+    forwarded = "X-Forwarded-For: 198.51.100.7"
+    assert server.get("/status", forwarded).status == 403
+    assert server.get("/hidden", "X-Forwarded-For: 192.0.2.9").status == 200
+
+
+def test_it_is_only_to_be_read(server):
+    assert server.get("/status", method="HEAD").status == 200
+    assert server.get("/status", method="POST", body=b"x").status == 405
+    assert server.get("/status?dance").status == 404
+    assert server.get("/status/dance").status == 404
+
+
+def test_it_is_plotted(server):
+    """Two points are ten seconds apart; what is there by then is shown."""
+    server.until(lambda: b"<polyline" in server.get("/status").body)
