@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
+from tests.certificates import issued, write
 
 FILE = """\
 workers = 0
@@ -51,7 +54,7 @@ site.toml:26: sites."three".routes.'/x' must be a target such as "app:app" or ".
 Environment variable HALFSYNC_THREDS names no setting; did you mean HALFSYNC_THREADS?
 --keep-alive must be a number of seconds, 0 or more, not 'x'.
 allow: 'x' is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8.
-site.toml:22: sites."three": the host same.example belongs to the site 'two' already.
+site.toml:23: sites."three": the host same.example belongs to the site 'two' already.
 site.toml:9: routes.'/static': there is no folder or file './static' in {here}.
 site.toml:10: routes.'/a': there is no folder or file './missing' in {here}.
 site.toml:13: routes.'/c?': no request has a path that begins with '/c?'.
@@ -92,3 +95,67 @@ def test_a_file_that_is_not_toml_says_where(tmp_path):
     found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
     assert found.stderr.count("\n") == 1
     assert "site.toml is not TOML: Invalid value (at line 2, column 11)" in found.stderr
+
+
+TLS = """\
+bind = ["https://127.0.0.1:0", "http://127.0.0.1:0"]
+redirect_http = true
+keyfile = "a.key"
+cert_reqs = "required"
+
+[routes]
+"/" = "app:app"
+
+[sites.one]
+keyfile = "one.key"
+cert_reqs = "optional"
+[sites.two]
+bind = "http://127.0.0.1:1"
+acme = true
+certfile = "two.pem"
+[sites.two.routes]
+"/" = { respond = "two" }
+"""
+
+OF_TLS = """\
+site.toml:3: keyfile is given, but no certfile.
+site.toml:10: sites."one": keyfile is given, but no certfile.
+site.toml:14: sites."two": acme gets a certificate, and certfile names one: only one of them counts.
+sites."two": bind: nothing of it is served, for redirect_http redirects all that comes at http://127.0.0.1:1; \
+give it an https:// address.
+"""
+
+
+def test_what_is_wrong_with_tls_has_its_line(tmp_path):
+    (tmp_path / "site.toml").write_text(TLS, "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert found.returncode == 2
+    told = [line.removeprefix("halfsync: ") for line in found.stderr.splitlines()]
+    assert sorted(told) == sorted(OF_TLS.splitlines())
+
+
+def test_what_is_wrong_with_certificates_has_its_line(tmp_path):
+    """Also what is a warning alone."""
+    now = datetime.now(UTC)
+    (tmp_path / "app.py").write_text("def app(environ, start_response): ...\n", "utf-8")
+    write(tmp_path, issued("one.example", not_before=now - timedelta(3), not_after=now - timedelta(1)), "old")
+    write(tmp_path, issued("two.example", not_before=now + timedelta(1), not_after=now + timedelta(3)), "new")
+    sites = (
+        '[sites.one]\nhosts = ["one.example", "www.one.example"]\ncertfile = "old.pem"\nkeyfile = "old.key"\n'
+        '[sites.two]\nhosts = ["two.example"]\ncertfile = "new.pem"\nkeyfile = "{key}.key"\n'
+    )
+    file = tmp_path / "site.toml"
+    file.write_text('bind = "https://127.0.0.1:0"\n[routes]\n"/" = "app:app"\n' + sites.format(key="new"))
+    said = halfsync(tmp_path, "-c", "site.toml", "--check-config").stdout
+    assert 'site.toml:6: sites."one": certfile: the certificate in old.pem expired on' in said
+    assert (
+        'site.toml:6: sites."one": certfile: the certificate in old.pem is not for www.one.example: ' in said
+    )
+    assert 'site.toml:10: sites."two": certfile: the certificate in new.pem is not valid before' in said
+    assert "The configuration is fine." in said
+    file.write_text('bind = "https://127.0.0.1:0"\n[routes]\n"/" = "app:app"\n' + sites.format(key="old"))
+    said = halfsync(tmp_path, "-c", "site.toml", "--check-config").stderr
+    assert (
+        'site.toml:11: sites."two": keyfile: the key in old.key does not fit the certificate in new.pem.'
+        in said
+    )

@@ -19,7 +19,7 @@ from halfsync.habits.sources import gathered
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.habits.variables import about_script_name
 from halfsync.layout import Layout, target_of, work_out
-from halfsync.plan import Plan
+from halfsync.plan import Plan, SitePlan
 from halfsync.rereading import Rereading
 from halfsync.routes_table import table_of
 from halfsync.seen_files import seen
@@ -27,7 +27,7 @@ from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
 from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sources import Loaded, load
-from halfsync.settings.table import GIB, KIB, MIB, SECTIONS
+from halfsync.settings.table import GIB, KIB, MIB, SECTIONS, Settings
 from halfsync.settings.targets import Target
 from halfsync.toml_text import in_toml, looks_in_toml, routes_in_toml, sites_in_toml
 
@@ -216,9 +216,8 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     read_again.started_with(named, loaded, layout)
     check_formats(loaded, mistakes)
     check_addresses(layout.addresses(loaded.settings), mistakes)
-    tls: tuple[SiteTLS, ...] = ()
-    with mistakes.noted():
-        tls = tls_of(loaded.settings, loaded.sites)
+    tls = tls_of(loaded.settings, loaded.sites, loaded.places, mistakes)
+    check_reach(loaded.settings, layout.sites, mistakes)
     mistakes.raise_all()
     if print_routes:
         plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)
@@ -284,6 +283,13 @@ def check_addresses(addresses: Sequence[str], mistakes: Mistakes) -> None:
     for address in addresses:
         with mistakes.noted():
             parse(address)
+
+
+def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:
+    from halfsync.parent.listeners import check_reach as check_each
+
+    with mistakes.noted():
+        check_each(settings, sites, mistakes)
 
 
 def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:

@@ -172,7 +172,8 @@ def _check_hosts(sites: Sequence[SiteEntry], mistakes: Mistakes) -> None:
         for host in site.hosts:
             others = {there.setdefault((address, host), site).name for address in site.bind or ("",)}
             for other in others - {site.name}:
-                mistakes.note(f"{site.where}: the host {host} belongs to the site {other!r} already.")
+                where = site.places.get("hosts", f"{site.where}: ")
+                mistakes.note(f"{where}the host {host} belongs to the site {other!r} already.")
 
 
 _APPLICATION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d][\w.]*(?:\(.*\))?$", re.DOTALL)

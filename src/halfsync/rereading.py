@@ -82,9 +82,7 @@ class Rereading:
                 (settings, targets, loaded.sites, loaded.headers, loaded.error_pages), mistakes
             )
             self._check(replace(loaded, settings=settings), mistakes)
-            tls: tuple[SiteTLS, ...] = ()
-            with mistakes.noted():
-                tls = tls_of(settings, loaded.sites)
+            tls = tls_of(settings, loaded.sites, loaded.places, mistakes)
             mistakes.raise_all()
         notes += [note for note in sources.notes if note not in self._sources.notes]
         self._sources = sources

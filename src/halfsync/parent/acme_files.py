@@ -21,7 +21,7 @@ def check_packages(sites: Sequence[SiteTLS]) -> None:
     """Raises SettingError."""
     for site in sites:
         if site.acme and not all(map(_is_there, PACKAGES)):
-            raise SettingError(f"{site.where}acme needs further packages: pip install 'halfsync[acme]'.")
+            raise SettingError(f"{site.at('acme')} needs further packages: pip install 'halfsync[acme]'.")
 
 
 def _is_there(package: str) -> bool:
@@ -47,7 +47,7 @@ def _write_placeholder(site: SiteTLS) -> None:
         if pid == 0:
             _child(writing, site.certfile[0], site.acme_hosts)
     except OSError as error:
-        raise SettingError(f"{site.where}acme: no key can be made now: {error.strerror}.") from None
+        raise SettingError(f"{site.at('acme')}: no key can be made now: {error.strerror}.") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(writing)
@@ -55,7 +55,7 @@ def _write_placeholder(site: SiteTLS) -> None:
         why = file.read()
     os.waitpid(pid, 0)
     if why:
-        raise SettingError(f"{site.where}acme_folder: {site.certfile[0]} can't be written: {why}.")
+        raise SettingError(f"{site.at('acme_folder')}: {site.certfile[0]} can't be written: {why}.")
 
 
 def _child(writing: int, path: str, hosts: Sequence[str]) -> NoReturn:

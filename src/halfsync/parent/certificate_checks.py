@@ -45,7 +45,7 @@ def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Cer
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(writing)
     except OSError as error:
-        raise SettingError(f"{site.where}certfile: it can't be checked now: {error.strerror}.") from None
+        raise SettingError(f"{site.at('certfile')}: it can't be checked now: {error.strerror}.") from None
     try:
         said = _all(reading)
     finally:
@@ -53,7 +53,7 @@ def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Cer
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     if not said:
-        raise SettingError(f"{site.where}certfile: the process that checks it ended without a word.")
+        raise SettingError(f"{site.at('certfile')}: the process that checks it ended without a word.")
     return msgspec.msgpack.decode(said, type=CertificateVerdict)
 
 
@@ -69,7 +69,7 @@ def _child(writing: int, site: SiteTLS, wanted: SiteCertificates, copies: Sequen
         try:
             verdict = _verdict(site, wanted, copies)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is about this certificate)
-            verdict = CertificateVerdict(f"{site.where}certfile: {error}.")
+            verdict = CertificateVerdict(f"{site.at('certfile')}: {error}.")
         os.write(writing, msgspec.msgpack.encode(verdict))
     finally:
         os._exit(0)
@@ -101,29 +101,29 @@ def _look(
     keyfile = site.keyfile[place] if site.keyfile else certfile
     path = f"/proc/self/fd/{copy}"
     if data.find(b"-----BEGIN CERTIFICATE-----") < 0:
-        return f"{site.where}certfile: there is no certificate in {certfile} (PEM)."
+        return f"{site.at('certfile')}: there is no certificate in {certfile} (PEM)."
     if not re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----", data):
         if site.keyfile:
-            return f"{site.where}keyfile: there is no private key in {keyfile} (PEM)."
-        return f"{site.where}certfile: there is no private key in {certfile}: name its file with keyfile."
+            return f"{site.at('keyfile')}: there is no private key in {keyfile} (PEM)."
+        return f"{site.at('certfile')}: there is no private key in {certfile}: name its file with keyfile."
     try:
         facts = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]
     except ssl.SSLError:
-        return f"{site.where}certfile: the certificate in {certfile} is malformed."
+        return f"{site.at('certfile')}: the certificate in {certfile} is malformed."
     try:
         context_of(replace(wanted, ca_certs=None, cert_reqs="none"), [])
     except ssl.SSLError:
-        return f"{site.where}ciphers: OpenSSL knows none of {wanted.ciphers!r}."
+        return f"{site.at('ciphers')}: OpenSSL knows none of {wanted.ciphers!r}."
     try:
         context_of(wanted, [path])
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            return f"{site.where}keyfile: the key in {keyfile} does not fit the certificate in {certfile}."
+            return f"{site.at('keyfile')}: the key in {keyfile} does not fit the certificate in {certfile}."
         if data.find(b"ENCRYPTED") >= 0:
             what = "is wrong" if wanted.password else "is missing: the key is encrypted"
-            return f"{site.where}keyfile_password for {keyfile} {what}."
+            return f"{site.at('keyfile_password')} for {keyfile} {what}."
         why = (error.reason or str(error)).lower().replace("_", " ")
-        return f"{site.where}certfile: OpenSSL refuses {certfile} with {keyfile}: {why}."
+        return f"{site.at('certfile')}: OpenSSL refuses {certfile} with {keyfile}: {why}."
     _add_notes(site, certfile, facts, notes)
     return ""
 
@@ -134,7 +134,7 @@ def _try_together(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]
     try:
         context_of(wanted, [f"/proc/self/fd/{copy}" for copy in copies])
     except ssl.SSLError as error:
-        return f"{site.where}certfile: OpenSSL refuses them together: {error}."
+        return f"{site.at('certfile')}: OpenSSL refuses them together: {error}."
     return ""
 
 
@@ -144,15 +144,21 @@ def _add_notes(site: SiteTLS, certfile: str, facts: dict[str, Any], notes: list[
 
     now = time.time()
     if ssl.cert_time_to_seconds(facts["notAfter"]) < now:
-        notes.append(f"{site.where}certfile: the certificate in {certfile} expired on {facts['notAfter']}.")
+        notes.append(
+            f"{site.at('certfile')}: the certificate in {certfile} expired on {facts['notAfter']}: renew it."
+        )
     if ssl.cert_time_to_seconds(facts["notBefore"]) > now:
         notes.append(
-            f"{site.where}certfile: the certificate in {certfile} is not valid before {facts['notBefore']}."
+            f"{site.at('certfile')}: the certificate in {certfile} is not valid before "
+            f"{facts['notBefore']}: is the clock right?"
         )
     names = [name.lower() for kind, name in facts.get("subjectAltName", ()) if kind == "DNS"]
     missing = [host for host in site.hosts if not _covers(names, host)]
     if missing:
-        notes.append(f"{site.where}certfile: the certificate in {certfile} is not for {', '.join(missing)}.")
+        notes.append(
+            f"{site.at('certfile')}: the certificate in {certfile} is not for {', '.join(missing)}: "
+            "clients will refuse it."
+        )
 
 
 def _covers(names: Sequence[str], host: str) -> bool:

@@ -64,9 +64,9 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
             copy = os.memfd_create("certificate", os.MFD_CLOEXEC)
             copies.append(copy)
             if site.keyfile:
-                _append_file(copy, site.keyfile[place], f"{site.where}keyfile")
+                _append_file(copy, site.keyfile[place], f"{site.at('keyfile')}")
                 os.write(copy, b"\n")
-            _append_file(copy, certfile, f"{site.where}certfile")
+            _append_file(copy, certfile, f"{site.at('certfile')}")
         ca_certs = _text_of(site) if site.ca_certs else None
         wanted = SiteCertificates(
             site.name,
@@ -130,7 +130,7 @@ def _append(to: int, fd: int, size: int) -> None:
 def _text_of(site: SiteTLS) -> str:
     """(Certificates alone: nothing of this is secret.)"""
     assert site.ca_certs is not None
-    setting = f"{site.where}ca_certs"
+    setting = f"{site.at('ca_certs')}"
     fd = _open(site.ca_certs, setting)
     try:
         text = os.pread(fd, MAX_FILE, 0).decode("latin-1")

@@ -16,7 +16,7 @@ from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
 from halfsync.plan import DEFAULT_SITE, Listener, SitePlan
-from halfsync.settings.errors import SettingError
+from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal
 
@@ -151,6 +151,20 @@ def _check_tls(settings: Settings, addresses: Sequence[str]) -> None:
             raise SettingError(
                 f"{name}: it must not be sent without TLS, and bind has addresses for http: turn "
                 "redirect_http on."
+            )
+
+
+def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:
+    """Note each site of which no request is served, because all its addresses redirect to https. Raises
+    SettingError if an address is none."""
+    for site in sites:
+        own = [one for one in site.bind if not isinstance(parse(one), str)]
+        if not settings.redirect_http or not own or len(own) < len(site.bind):
+            continue
+        if all(scheme_of(address, settings) == "http" for address in own):
+            mistakes.note(
+                f'sites."{site.name}": bind: nothing of it is served, for redirect_http redirects all that '
+                f"comes at {', '.join(own)}; give it an https:// address."
             )
 
 

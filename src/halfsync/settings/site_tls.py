@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from halfsync.acme_plan import AcmePlan, AcmeSite, path_of
-from halfsync.settings.errors import SettingError
+from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.sites import OWN_TLS, SiteEntry
 from halfsync.settings.table import Settings
 
@@ -23,7 +23,8 @@ class SiteTLS:
     """What is said of one."""
 
     name: str  # "" for the default site
-    where: str  # for sentences: "", "halfsync.toml: sites.'blog.example': "
+    where: str = field(compare=False)  # for sentences: "", "halfsync.toml:7: sites.'blog.example': "
+    places: Mapping[str, str] = field(compare=False)  # the same of single settings, where that is known
     hosts: tuple[str, ...]  # in lower case; () for the default
     certfile: tuple[str, ...]  # one for each kind of key
     keyfile: tuple[str, ...]  # as many, or () if the keys are in the same files
@@ -36,20 +37,43 @@ class SiteTLS:
         str, ...
     ] = ()  # for which certfile comes by ACME (there may be none yet); (): it does not
 
+    def at(self, setting: str) -> str:
+        """A setting's name as a sentence about it begins, with where it stands."""
+        return self.places.get(setting, self.where) + setting
+
     @property
     def acme(self) -> bool:
         return bool(self.acme_hosts)
 
 
-def tls_of(settings: Settings, sites: Sequence[SiteEntry]) -> tuple[SiteTLS, ...]:
-    """Of the default site, and of those that have a certificate of their own. Raises SettingError if settings
-    don't agree."""
-    own = [_site(one.name, f"{one.where}: ", one.hosts, settings, one.tls) for one in sites if one.tls]
-    return (_site("", "", (), settings, {}), *own)
+def tls_of(
+    settings: Settings,
+    sites: Sequence[SiteEntry],
+    places: Mapping[str, str] | None = None,
+    mistakes: Mistakes | None = None,
+) -> tuple[SiteTLS, ...]:
+    """Of the default site, and of those that have a certificate of their own. What does not agree is noted in
+    `mistakes`; without them, it raises SettingError. `places`: of the settings at the top."""
+    found = Mistakes() if mistakes is None else mistakes
+    made: list[SiteTLS] = []
+    with found.noted():
+        made.append(_site("", "", places or {}, (), settings, {}))
+    for one in sites:
+        if one.tls:
+            with found.noted():
+                made.append(_site(one.name, f"{one.where}: ", one.places, one.hosts, settings, one.tls))
+    if mistakes is None:
+        found.raise_all()
+    return tuple(made)
 
 
 def _site(
-    name: str, where: str, hosts: tuple[str, ...], settings: Settings, own: Mapping[str, Any]
+    name: str,
+    where: str,
+    places: Mapping[str, str],
+    hosts: tuple[str, ...],
+    settings: Settings,
+    own: Mapping[str, Any],
 ) -> SiteTLS:
     value = {key: own.get(key, getattr(settings, key)) for key in OWN_TLS}
     if "certfile" in own and "keyfile" not in own:
@@ -58,7 +82,9 @@ def _site(
     if own.get("acme", False) if name else settings.acme:
         named = hosts if name else tuple(host.lower() for host in settings.acme_hosts)
         _check_acme(
-            where, named, own if name else {"certfile": settings.certfile} if settings.certfile else {}
+            places.get("acme", where),
+            named,
+            own if name else {"certfile": settings.certfile} if settings.certfile else {},
         )
         value["certfile"], value["keyfile"] = [path_of(settings.acme_folder, named)], []
     elif name and settings.acme and "certfile" not in own:  # the default site's
@@ -67,6 +93,7 @@ def _site(
     site = SiteTLS(
         name,
         where,
+        places,
         hosts,
         tuple(value["certfile"]),
         tuple(value["keyfile"]),
@@ -118,14 +145,14 @@ def _check_acme(where: str, hosts: Sequence[str], own: Mapping[str, Any]) -> Non
 
 def _check(site: SiteTLS) -> None:
     if site.keyfile and not site.certfile:
-        raise SettingError(f"{site.where}keyfile is given, but no certfile.")
+        raise SettingError(f"{site.at('keyfile')} is given, but no certfile.")
     if site.keyfile and len(site.keyfile) != len(site.certfile):
         raise SettingError(
-            f"{site.where}there must be a keyfile for each certfile, but there are {len(site.keyfile)} for "
-            f"{len(site.certfile)}."
+            f"{site.at('keyfile')}: there must be a keyfile for each certfile, but there are "
+            f"{len(site.keyfile)} for {len(site.certfile)}."
         )
     if site.cert_reqs != "none" and not site.ca_certs:
         raise SettingError(
-            f"{site.where}cert_reqs is {site.cert_reqs!r}, but ca_certs names no authorities whose client "
+            f"{site.at('cert_reqs')} is {site.cert_reqs!r}, but ca_certs names no authorities whose client "
             "certificates are accepted."
         )

@@ -30,6 +30,7 @@ class SiteEntry:
     tls: Mapping[str, Any]  # those of TLS
     headers: tuple[HeaderRule, ...]
     error_pages: tuple[PageEntry, ...]
+    places: Mapping[str, str] = field(compare=False)  # of its keys, with a colon and a space behind
     where: str = field(compare=False)  # for sentences: 'halfsync.toml: sites."blog.example"'
 
 
@@ -83,7 +84,8 @@ def _site(name: str, table: Any, where: Place) -> SiteEntry:
         with where.noted():
             tls[key] = from_toml(BY_NAME[key], table[key], f"{where.at(key)}: {key}")
     own = own_settings(table, where)
-    return SiteEntry(name, hosts, tuple(bind), routes, own, tls, headers, pages, str(where))
+    places = {key: f"{where.at(key)}: " for key in table}
+    return SiteEntry(name, hosts, tuple(bind), routes, own, tls, headers, pages, places, str(where))
 
 
 def _hosts(name: str, value: Any, where: Place) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class Loaded:
     sites: tuple[SiteEntry, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
     error_pages: tuple[PageEntry, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)  # of settings in the file: "halfsync.toml:7: "
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def load(
     _check_together(settings, found)
     if mistakes is None:
         found.raise_all()
-    return Loaded(settings, origins, tables.targets, tables.sites, tables.headers, tables.error_pages)
+    places = {name: place for name, place in tables.places.items() if origins.get(name) == file}
+    return Loaded(settings, origins, tables.targets, tables.sites, tables.headers, tables.error_pages, places)
 
 
 @dataclass
@@ -103,6 +105,7 @@ class _Tables:
     sites: tuple[SiteEntry, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
     error_pages: tuple[PageEntry, ...] = ()
+    places: dict[str, str] = field(default_factory=dict)
 
 
 def _read_file(
@@ -128,6 +131,7 @@ def _read_file(
     for name, value in table.items():
         with top.noted():
             at = str(top.at(name))
+            tables.places[name] = f"{at}: "
             values[name] = from_toml(_known(name, at, other_names), value, f"{at}: {name}")
     return tables
 
