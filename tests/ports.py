@@ -29,6 +29,14 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
+def free_ports(count: int) -> list[int]:
+    """So many different ones."""
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found[free_port()] = None
+    return list(found)
+
+
 def _worker() -> int:
     """The number of this process of pytest's."""
     found = re.search(r"\d+", os.environ.get("PYTEST_XDIST_WORKER", ""))

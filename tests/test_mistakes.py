@@ -121,8 +121,8 @@ OF_TLS = """\
 site.toml:3: keyfile is given, but no certfile.
 site.toml:10: sites."one": keyfile is given, but no certfile.
 site.toml:14: sites."two": acme gets a certificate, and certfile names one: only one of them counts.
-sites."two": bind: nothing of it is served, for redirect_http redirects all that comes at http://127.0.0.1:1; \
-give it an https:// address.
+sites."two": bind: nothing of it is served, for redirect_http redirects all that comes at \
+http://127.0.0.1:1; give it an https:// address.
 """
 
 

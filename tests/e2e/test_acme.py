@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +27,7 @@ from halfsync.settings.site_tls import tls_of
 from halfsync.settings.sources import load
 from tests.certificates import authority, issued, write
 from tests.e2e.harness import Client, Server, kill, serving, until
-from tests.ports import free_port
+from tests.ports import free_ports
 
 APPLICATION = """
 def app(environ, start_response):
@@ -40,7 +40,7 @@ class Authority:
     """pebble, and beside it the DNS server for which every name is this machine."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.http_port, self.tls_port, self.port, dns, management = (free_port() for _ in range(5))
+        self.http_port, self.tls_port, self.port, dns, management = free_ports(5)
         write(folder, issued("localhost", "127.0.0.1"), "authority")
         self.trusted = folder / "ca.pem"
         configuration = {
@@ -95,12 +95,11 @@ def pebble(folder: Path, **environment: str) -> Iterator[Authority]:
         running.stop()
 
 
-def configure(
-    folder: Path, tls_port: int, http_port: int, directory: str, more: str = "", routes: str = ""
-) -> None:
+def configure(folder: Path, ports: Sequence[int], directory: str, more: str = "", routes: str = "") -> None:
+    """`ports`: for https and http."""
     (folder / "app.py").write_text(APPLICATION)
     (folder / "halfsync.toml").write_text(
-        f'bind = ["https://127.0.0.1:{tls_port}", "http://127.0.0.1:{http_port}"]\n'
+        f'bind = ["https://127.0.0.1:{ports[0]}", "http://127.0.0.1:{ports[1]}"]\n'
         f'acme_directory = "{directory}"\n{more}\n[routes]\n"/" = "app:app"\n{routes}'
     )
 
@@ -133,7 +132,7 @@ def test_certificates_come_by_themselves(tmp_path: Path):
     with pebble(tmp_path, PEBBLE_WFE_NONCEREJECT="20") as pebbles:
         more = 'acme = true\nacme_hosts = ["shop.test", "www.shop.test"]\nacme_email = "ann@shop.test"'
         routes = '[sites."blog.test"]\nacme = true\n[sites."blog.test".routes]\n"/" = "app:app"\n'
-        configure(tmp_path, pebbles.tls_port, pebbles.http_port, pebbles.directory, more, routes)
+        configure(tmp_path, (pebbles.tls_port, pebbles.http_port), pebbles.directory, more, routes)
         environment = {"REQUESTS_CA_BUNDLE": str(pebbles.trusted)}
         with serving(tmp_path, "-c", "halfsync.toml", bind=False, environment=environment) as server:
             assert names_of(shown(server.port, "shop.test")) == ["shop.test", "www.shop.test"]
@@ -155,7 +154,7 @@ def test_certificates_come_by_themselves(tmp_path: Path):
 def test_by_http_where_all_else_is_redirected(tmp_path: Path):
     with pebble(tmp_path) as pebbles:
         more = 'acme = true\nacme_hosts = ["shop.test"]\nacme_challenge = "http-01"\nredirect_http = true'
-        configure(tmp_path, pebbles.tls_port, pebbles.http_port, pebbles.directory, more)
+        configure(tmp_path, (pebbles.tls_port, pebbles.http_port), pebbles.directory, more)
         environment = {"REQUESTS_CA_BUNDLE": str(pebbles.trusted)}
         with serving(tmp_path, "-c", "halfsync.toml", bind=False, environment=environment) as server:
             server.until(lambda: is_of_authority(shown(server.port, "shop.test")))
@@ -167,7 +166,7 @@ def test_a_host_that_is_not_ours_is_told_and_others_are_served(tmp_path: Path):
     """The authority connects to a port where nobody listens."""
     with pebble(tmp_path) as pebbles:
         more = 'acme = true\nacme_hosts = ["shop.test"]'
-        configure(tmp_path, free_port(), free_port(), pebbles.directory, more)
+        configure(tmp_path, free_ports(2), pebbles.directory, more)
         environment = {"REQUESTS_CA_BUNDLE": str(pebbles.trusted)}
         with serving(tmp_path, "-c", "halfsync.toml", bind=False, environment=environment) as server:
             server.until_logged(
@@ -240,12 +239,12 @@ def old(tmp_path_factory):
     (folder / "acme").mkdir()
     (folder / "acme/shop.test.pem").write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
     more = 'acme = true\nacme_hosts = ["shop.test"]'
-    ports = free_port(), free_port()
+    *ports, nowhere = free_ports(3)
 
     def with_directory(directory: str) -> None:
-        configure(folder, *ports, directory, more)
+        configure(folder, ports, directory, more)
 
-    with_directory(f"http://127.0.0.1:{free_port()}/dir")
+    with_directory(f"http://127.0.0.1:{nowhere}/dir")
     with serving(folder, "-c", "halfsync.toml", bind=False) as server:
         yield server, with_directory
 
@@ -318,7 +317,7 @@ def test_an_authority_that_refuses(old: tuple[Server, Callable[[str], None]], st
     ],
 )
 def test_mistakes(tmp_path: Path, more: str, routes: str, words: str):
-    configure(tmp_path, 1, 2, "http://127.0.0.1:1/dir", more, routes)
+    configure(tmp_path, (1, 2), "http://127.0.0.1:1/dir", more, routes)
     loaded = load({}, {}, str(tmp_path / "halfsync.toml"))
     with pytest.raises(SettingError, match=re.escape(words)):
         tls_of(loaded.settings, loaded.sites)
