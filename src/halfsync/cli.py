@@ -39,7 +39,7 @@ USAGE = "[OPTIONS] [TARGETS]..."
 INTRODUCTION = """\
 Serve applications and folders over HTTP.
 
-A target is a WSGI application (module:name or module:factory()) or a folder. PATH=TARGET routes it
+A target is a WSGI or ASGI application (module:name or module:factory()) or a folder. PATH=TARGET routes it
 under a path; the longest path wins.
 
 \b
