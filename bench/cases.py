@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from bench import apps, compare, load, report, servers
+from bench import apps, compare, handshakes, load, report, servers
 from bench.compare import Pace, own_folder
+from bench.handshakes import make_public, over_tls
 from bench.idle import idle_connections
 
 SMALL = 6 * 1024
@@ -117,6 +117,38 @@ def idle_memory(pace: Pace) -> None:
         idle_connections(chosen, "/file.html", body)
 
 
+def tls_small(pace: Pace) -> None:
+    """TLS 1.3: 6 KB file, leased, 64 kept connections"""
+    _file_over_tls(pace, SMALL, 0.95)
+
+
+def tls_large(pace: Pace) -> None:
+    """TLS 1.3: 1 MiB file, 64 kept connections"""
+    _file_over_tls(pace, LARGE, 1.1)
+
+
+def tls_huge(pace: Pace) -> None:
+    """TLS 1.3: 100 MiB file, 8 kept connections"""
+    _file_over_tls(pace, 100 * LARGE, 1.1, connections=8)
+
+
+def full_handshakes(pace: Pace) -> None:
+    """full TLS 1.3 handshakes with an ECDSA key, one 6 KB file each"""
+    handshakes.compare_handshakes(pace, SMALL, "new", 0.85)
+
+
+def resumed_handshakes(pace: Pace) -> None:
+    """the same, resumed by ticket"""
+    handshakes.compare_handshakes(pace, SMALL, "reuse", 0.85)
+
+
+def idle_tls_memory(pace: Pace) -> None:
+    """memory of 2,000 idle kept TLS connections"""
+    with compare.workplace() as place:
+        body = make_public(place, SMALL)
+        idle_connections(over_tls(place), "/file.html", body, wanted=2000, target=100.0)
+
+
 CASES: dict[str, Case] = {
     "file": small_file_plain,
     "browser": small_file_browser,
@@ -129,6 +161,12 @@ CASES: dict[str, Case] = {
     "django": django_page,
     "burn": file_while_burning,
     "idle": idle_memory,
+    "tls": tls_small,
+    "tls-large": tls_large,
+    "tls-huge": tls_huge,
+    "handshakes": full_handshakes,
+    "resumed": resumed_handshakes,
+    "tls-idle": idle_tls_memory,
 }
 
 
@@ -158,6 +196,12 @@ def _file(pace: Pace, size: int, targets: dict[str, float], script: Path | None 
         _compare(chosen, pace, "/file.html", body, targets, script)
 
 
+def _file_over_tls(pace: Pace, size: int, target: float, connections: int = 64) -> None:
+    with compare.workplace() as place:
+        body = make_public(place, size)
+        _compare(over_tls(place), pace, "/file.html", body, {"nginx": target}, connections=connections)
+
+
 def _compare(
     chosen: list[servers.Server],
     pace: Pace,
@@ -165,20 +209,13 @@ def _compare(
     body: bytes,
     targets: dict[str, float],
     script: Path | None = None,
+    connections: int = 64,
 ) -> None:
     for server in chosen:
         server.cores = pace.servers_core
     with compare.running(chosen, path, body) as up:
-        rates = compare.measure(up, pace, path, script)
+        rates = compare.measure(up, pace, path, script, connections)
     compare.show(rates, targets)
-
-
-def make_public(place: Path, size: int) -> bytes:
-    """A folder with one file of `size` bytes, the same in every run."""
-    folder = own_folder(place, "public")
-    body = random.Random(size).randbytes(size)
-    (folder / "file.html").write_bytes(body)
-    return body
 
 
 def _load_while_burning(server: servers.Server, path: str, seconds: int) -> load.Outcome:

@@ -106,7 +106,9 @@ def _show_notes(server: Server) -> None:
         print(f"      {note}")
 
 
-def measure(servers: list[Server], pace: Pace, path: str, script: Path | None = None) -> dict[str, Rates]:
+def measure(
+    servers: list[Server], pace: Pace, path: str, script: Path | None = None, connections: int = 64
+) -> dict[str, Rates]:
     """Load each in turn, `pace.rounds` times."""
     rates = {server.name: Rates() for server in servers}
     for server in servers:
@@ -114,7 +116,9 @@ def measure(servers: list[Server], pace: Pace, path: str, script: Path | None = 
     for turn in range(pace.rounds):
         first = turn % len(servers) if servers else 0
         for server in servers[first:] + servers[:first]:
-            outcome = load.wrk(server.url(path), pace.seconds, cores=pace.load_core, script=script)
+            outcome = load.wrk(
+                server.url(path), pace.seconds, connections=connections, cores=pace.load_core, script=script
+            )
             rates[server.name].outcomes.append(outcome)
             server.empty_logs()
     return rates

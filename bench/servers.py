@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+from halfsync.certificates import INTERMEDIATE
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT = 20.0  # seconds until a server must answer
@@ -45,6 +48,7 @@ class Server:
     cores: set[int] = field(default_factory=set)
     """The cores it may use; empty: all."""
     process: subprocess.Popen[bytes] | None = None
+    scheme: str = "http"
 
     @property
     def pid(self) -> int:
@@ -57,7 +61,7 @@ class Server:
         return pinned + self.command
 
     def url(self, path: str = "/") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
 
     def start(self, path: str, expect: bytes) -> None:
         """Start, and wait until `path` gives exactly the bytes `expect`."""
@@ -108,7 +112,7 @@ class Server:
         trouble = "no answer"
         while time.monotonic() < end and self.process.poll() is None:
             try:
-                with urlopen(self.url(path), timeout=2) as answer:
+                with urlopen(self.url(path), timeout=10, context=unverified()) as answer:
                     body = answer.read()
                 if body == expect:
                     return
@@ -124,6 +128,13 @@ class Server:
     def _last_output(self) -> str:
         text = (self.folder / "output.log").read_text(errors="replace")
         return "\n".join("    " + line for line in text.splitlines()[-12:])
+
+
+def unverified() -> ssl.SSLContext:
+    """Of a client that takes any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _die_with_parent() -> None:
@@ -195,22 +206,35 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen 127.0.0.1:{port} backlog=2048;
+        listen 127.0.0.1:{port} backlog=2048{tls};
         root {public};
     }}
 }}
 """
 
 
-def nginx(folder: Path, public: Path) -> Server:
-    """One worker process; serves the folder `public`."""
+NGINX_TLS = """ ssl;
+        ssl_certificate {certificate};
+        ssl_certificate_key {certificate};
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_ciphers {ciphers};
+        ssl_session_tickets on"""
+
+
+def nginx(folder: Path, public: Path, certificate: Path | None = None) -> Server:
+    """One worker process; serves the folder `public`. `certificate`: with its key, for TLS with the same
+    ciphers as ours."""
     path = nginx_path()
     assert path is not None
     port = free_port()
-    text = NGINX.format(folder=folder, port=port, public=public)
+    tls = ""
+    if certificate is not None:
+        tls = NGINX_TLS.format(certificate=certificate, ciphers=INTERMEDIATE)
+    text = NGINX.format(folder=folder, port=port, public=public, tls=tls)
     (folder / "nginx.conf").write_text(text)
     command = [path, "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
-    return Server("nginx", port, command, folder, notes=["nginx.conf:", *text.splitlines()])
+    scheme = "http" if certificate is None else "https"
+    return Server("nginx", port, command, folder, ["nginx.conf:", *text.splitlines()], scheme=scheme)
 
 
 def halfsync(
@@ -223,7 +247,8 @@ def halfsync(
     if log:
         command += ["--access-logfile", str(folder / "access.log")]
     command += [*options, *targets]
-    return Server("halfsync", port, command, folder)
+    scheme = "https" if "--certfile" in options else "http"
+    return Server("halfsync", port, command, folder, scheme=scheme)
 
 
 def gunicorn(folder: Path, app: str) -> Server:

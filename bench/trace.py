@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import compare, load, report, servers
-from bench.cases import SMALL, make_public
+from bench.cases import SMALL
+from bench.handshakes import make_public
 from bench.idle import holder
 from bench.servers import Server
 
