@@ -67,6 +67,7 @@ class Scopes:
                     seen.clear()
                 seen[task.head] = found
         scope = found.copy()
+        scope["asgi"] = ASGI.copy()
         scope["headers"] = found["headers"].copy()
         scope["client"] = (task.client, task.client_port) if task.client else None
         scope["state"] = self._state.copy()
