@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import MIB, Answer, Server, pattern, request, resident, serving
+from tests.e2e.harness import MIB, Answer, Server, curl, pattern, request, resident, serving
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,7 @@ def test_the_scope_of_a_request(site):
             "http.response.pathsend": {},
             "http.response.zerocopysend": {},
             "http.response.early_hint": {},
+            "http.response.trailers": {},
             "halfsync.lease": {},
         },
     }
@@ -288,6 +289,21 @@ def test_early_hints_come_before_the_response(site):
     )
     assert hints == b"\r\n".join(lines)
     assert (answer.status, answer.body) == (200, b"hinted")
+
+
+def test_trailers_come_behind_the_body(site):
+    """To a client that takes them."""
+    ends = {"TE: trailers": b"x-sum: 42\r\nx-end: yes\r\n", "X: y": b""}
+    for field, lines in ends.items():
+        with site.client() as client:
+            client.send(request("/trailers", field))
+            assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+            assert client.until(b"0\r\n") == b"6\r\nsummed\r\n3\r\n up\r\n0\r\n"
+            assert client.take(len(lines) + 2) == lines + b"\r\n"
+            assert client.ask("/trailers").body == b"summed up"
+    got = curl("--http2-prior-knowledge", "-D", "-", f"{site.url}/trailers").stdout
+    assert b"summed up" in got
+    assert b"x-sum: 42\r\nx-end: yes\r\n" in got
 
 
 def test_a_client_of_http_1_0_gets_no_hints(site):

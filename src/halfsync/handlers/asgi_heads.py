@@ -21,6 +21,20 @@ _OURS = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"u
 """Fields between server and client: left out, with one warning. (Transfer-Encoding is left out without one:
 the specification says that an application may send it, and that it means nothing.)"""
 
+_NOT_BEHIND = _OURS | {
+    b"authorization",
+    b"cache-control",
+    b"content-encoding",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"host",
+    b"set-cookie",
+    b"trailer",
+    b"transfer-encoding",
+}
+"""Fields that must be known before the body (RFC 9110 6.5.1)."""
+
 _heads: dict[tuple[Any, ...], Head] = {}
 
 
@@ -103,6 +117,14 @@ def checked_field(field: Any) -> tuple[bytes, bytes]:
         raise BrokenRule(f"{name!r} can't be the name of a header")
     if _UNFIT.search(value):
         raise BrokenRule(f"the header {name!r} has a control character in it: {value!r}")
+    return name, value
+
+
+def checked_trailer(field: Any) -> tuple[bytes, bytes]:
+    """The same, of a field that is sent behind the body."""
+    name, value = checked_field(field)
+    if name.lower() in _NOT_BEHIND:
+        raise BrokenRule(f"{name!r} can't be sent behind the body")
     return name, value
 
 

@@ -24,13 +24,13 @@ from halfsync.error_pages import ErrorPages
 from halfsync.handlers.asgi_bodies import ArrivingBody, Body
 from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError, stems_from_leaving
 from halfsync.handlers.asgi_files import OpenFile, opened_path, shared_file
-from halfsync.handlers.asgi_heads import checked_field, head_of
+from halfsync.handlers.asgi_heads import checked_field, checked_trailer, head_of
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.objects import File, Memory, SimpleObject
 from halfsync.primitives import os, time
 from halfsync.request import request_named
-from halfsync.response import INTERNAL_ERROR, SMALL, Head
+from halfsync.response import INTERNAL_ERROR, MAX_FIELDS, SMALL, Head
 from halfsync.wire.messages import (
     ABORTED,
     DONE,
@@ -163,7 +163,7 @@ class HTTPInvocation:
         self._plain = False  # it may be sent as one small message
         self._left = -1  # bytes of the body that the content-length has left; -1: it does not say
         self._lease: Lease | None = None
-        self._trailers = False  # some follow the body
+        self._trailers: bytes | None = None  # what has come of them, if some follow the body
         self._unacknowledged = 0
         self._request_ended = False
         self._gone = False  # the client has left; or it has another response
@@ -291,12 +291,12 @@ class HTTPInvocation:
         head = head_of(message.get("status"), message.get("headers", ()))
         self._head = head
         self._left = -1 if self._is_head or head.bodiless else head.length
-        self._trailers = bool(message.get("trailers", False))
+        self._trailers = b"" if message.get("trailers", False) else None
         self._plain = not (
             self._is_head
             or head.bodiless
             or head.close
-            or self._trailers
+            or self._trailers is not None
             or self._rules is not None
             or self._lease is not None
         )
@@ -366,7 +366,7 @@ class HTTPInvocation:
         length = self._head.length
         if last and length < 0:
             length = len(piece)
-        whole = last and not self._trailers
+        whole = last and self._trailers is None
         if whole and len(piece) > SMALL and self._lease is not None:
             # A response that is leased has to be whole in one message.
             self._reply(length, b"", [File(shared_file(piece), 0, len(piece))], DONE)
@@ -382,10 +382,10 @@ class HTTPInvocation:
         return b""
 
     def _ending(self, *, last: bool) -> Ending:
-        return DONE if last and not self._trailers else UNFINISHED
+        return DONE if last and self._trailers is None else UNFINISHED
 
     def _body_ended(self) -> None:
-        self._phase = TRAILERS if self._trailers else OVER
+        self._phase = OVER if self._trailers is None else TRAILERS
         self._wake()
 
     def _send_path(self, message: Message) -> None:
@@ -399,7 +399,7 @@ class HTTPInvocation:
         except BrokenRule:
             os.close(descriptor)
             raise
-        if not is_at_rest or self._trailers:
+        if not is_at_rest or self._trailers is not None:
             self._refuse_lease("the file has just been written")
         self._reply(size, b"", [File(descriptor, 0, size, stamp)], self._ending(last=True))
         self._body_ended()
@@ -471,10 +471,12 @@ class HTTPInvocation:
             self._line.put(EarlyHints(self.number, lines), 0)
 
     def _end_with_trailers(self, message: Message) -> None:
-        for field in message.get("headers", ()):
-            checked_field(field)
+        lines = [b"%b: %b\r\n" % checked_trailer(field) for field in message.get("headers", ())]
+        self._trailers = trailers = (self._trailers or b"") + b"".join(lines)
+        if len(trailers) > MAX_FIELDS:
+            raise BrokenRule(f"the trailers take more than {MAX_FIELDS} bytes")
         if not message.get("more_trailers", False):
-            self._part([], DONE)
+            self._line.put(Part(self.number, [], DONE, self._handler_ns(DONE), trailers), 0)
             self._phase = OVER
             self._wake()
 

@@ -30,6 +30,7 @@ EXTENSIONS: dict[str, dict[str, Any]] = {
     "http.response.pathsend": {},
     "http.response.zerocopysend": {},
     "http.response.early_hint": {},
+    "http.response.trailers": {},
     "halfsync.lease": {},
 }
 _FORWARDED = frozenset(name.encode() for name in FIELDS)

@@ -21,3 +21,4 @@ class BeforeHttp:
         self.exchange_ended = http1.exchange_ended
         self.grant = http1.grant
         self.hint = http1.hint
+        self.trailers = http1.trailers

@@ -195,6 +195,7 @@ class Exchange:
     memory = 0  # bytes of its body that came in memory
     window = 0  # of RESPONSE_WINDOW, if a worker with an event loop responds: what the client has to take yet
     body_owed = -1  # bytes yet to be framed; -1: no size was announced
+    trailers = b""  # field lines that are to be sent behind its body
     shared_file: Descriptor | None = None  # what SAME_FILE means
     then = ConnectionEvent.ENDED_LAST  # what its end means to the connection
     reason = CloseReason.KEPT
@@ -347,6 +348,9 @@ class WireProtocol(Protocol):
 
     def add(self, exchange: Exchange, objects: Iterable[Object]) -> None:
         """More of the body."""
+
+    def trailers(self, exchange: Exchange, fields: bytes) -> None:
+        """Before `end`: send these field lines behind the body, to a client that wants them."""
 
     def end(self, exchange: Exchange, reason: CloseReason = KEPT) -> None:
         """The body is over; with a `reason` it is not whole, and the client is to see that when it has what

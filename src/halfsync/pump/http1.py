@@ -85,6 +85,7 @@ class Http1:
         self.repeat = responses.repeat
         self.respond_small = responses.respond_small
         self.hint = responses.hint
+        self.trailers = responses.trailers
         self.accept = responses.accept
         self.begin = responses.begin
         self.add = responses.add

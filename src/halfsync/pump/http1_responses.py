@@ -27,7 +27,14 @@ from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, BodyEvent, ConnectionEvent
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import without_empty_lines
-from halfsync.wire.http1_responses import BODILESS, LAST_CHUNK, connection_line, head_start, status_line
+from halfsync.wire.http1_responses import (
+    BODILESS,
+    LAST_CHUNK,
+    connection_line,
+    head_start,
+    status_line,
+    wants_trailers,
+)
 from halfsync.wire.messages import ABORTED, UNFINISHED, Reply
 from halfsync.wire.refusals import Refusal
 
@@ -175,6 +182,11 @@ class Http1Responses:
             return []
         return [span]
 
+    def trailers(self, exchange: Exchange, fields: bytes) -> None:
+        """Only chunks can have them, and only a client that says so gets them (RFC 9110 6.5.1)."""
+        if exchange.body_end is BodyEnd.CHUNKS and wants_trailers(exchange.head.raw):
+            exchange.trailers = fields
+
     def end(self, exchange: Exchange, reason: CloseReason = KEPT) -> None:
         """The body is over; with a `reason` it is not whole, and the client is to see that when it has what
         there is."""
@@ -182,7 +194,8 @@ class Http1Responses:
         assert conn is not None
         assert conn.out is not None
         if exchange.body_end is BodyEnd.CHUNKS and reason is KEPT:
-            conn.out.append(Framing(LAST_CHUNK))
+            last = b"0\r\n%b\r\n" % exchange.trailers if exchange.trailers else LAST_CHUNK
+            conn.out.append(Framing(last))
         conn.out.append(Mark(exchange, reason))
         if exchange.stream is not None and not exchange.stream.is_over:
             drop_body(exchange, exchange.stream)

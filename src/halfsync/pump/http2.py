@@ -110,6 +110,7 @@ class Http2:
         self.linger_timeout = settings.linger_timeout
         self.configure(settings, limits)
         self.hint = streams.hint
+        self.trailers = streams.trailers
         self.begin = streams.begin
         self.add = streams.add
         self.end = streams.end

@@ -31,6 +31,7 @@ from halfsync.pump.output import Output, ShrunkError
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import SENDING, TAKEN
 from halfsync.wire.http2_frames import ErrorCode
+from halfsync.wire.http2_responses import fields_block
 
 AHEAD = 64 * 1024
 """Bytes that may be framed and not taken by the socket, before no stream may frame more."""
@@ -202,7 +203,10 @@ class Http2Output:
         if not stream.state_of.remote_closed and not self._has_waited(stream):
             session.ready.pop(stream, None)
             return
-        wire = session.wire.data(stream.state_of, 0, end=True)
+        if mark.exchange.trailers:
+            wire = session.wire.headers(stream.state_of, fields_block(mark.exchange.trailers), end=True)
+        else:
+            wire = session.wire.data(stream.state_of, 0, end=True)
         self.put(conn, session, wire)
         self._mark(session, stream, len(wire), 0, True)
 
@@ -278,7 +282,7 @@ class Http2Output:
 
 def _ends_with(stream: Stream, exchange: Exchange, out: deque[Queued]) -> bool:
     """Whether the response is complete with what was just taken off its queue, and may say so."""
-    if len(out) != 1 or exchange.body_owed > 0 or not stream.state_of.remote_closed:
+    if len(out) != 1 or exchange.body_owed > 0 or exchange.trailers or not stream.state_of.remote_closed:
         return False
     last = out[0]
     return isinstance(last, Mark) and last.reason is KEPT

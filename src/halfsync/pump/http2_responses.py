@@ -175,6 +175,11 @@ class Http2Responses(StreamCloser):
             return []
         return [data if size == len(data) else data[:size]]
 
+    def trailers(self, exchange: Exchange, fields: bytes) -> None:
+        """Every client can read them; but where there is no body, there is nothing that they could follow."""
+        if exchange.head.method != b"HEAD" and exchange.status not in BODILESS:
+            exchange.trailers = fields
+
     def end(self, exchange: Exchange, reason: CloseReason = KEPT) -> None:
         stream = stream_of(exchange)
         assert stream.out is not None

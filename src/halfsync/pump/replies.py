@@ -388,6 +388,8 @@ class Replies:
         if message.objects:
             protocol.add(exchange, [_sendable(exchange, item, fds) for item in message.objects])
         if message.ending is not UNFINISHED:
+            if type(message) is Part and message.trailers:
+                protocol.trailers(exchange, message.trailers)
             protocol.end(exchange, CloseReason.REPLY_CUT_SHORT if message.ending is ABORTED else KEPT)
         self._run_queue.ready(conn)
 

@@ -90,6 +90,7 @@ class Tunnels:
         self.accept = responses.accept
         self.framed = responses.framed
         self.hint = responses.hint
+        self.trailers = responses.trailers
 
     def grant(self, exchange: Exchange, size: int) -> None:
         """There is no request body."""

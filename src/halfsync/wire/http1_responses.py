@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -40,3 +41,11 @@ def connection_line(keep: bool, minor: int) -> bytes:
 def head_start(status: int, reason: str, fields: bytes, length: int) -> bytes:
     """A head with Content-Length, up to its Date. An application's responses differ little in these."""
     return b"".join((status_line(status, reason), fields, b"Content-Length: %d\r\n" % length))
+
+
+_TRAILERS = re.compile(rb"\r\nte:(?:[^\r\n]*,)?[ \t]*trailers[ \t]*(?:[,;][^\r\n]*)?\r\n", re.IGNORECASE)
+
+
+def wants_trailers(head: bytes) -> bool:
+    """Whether the client takes fields behind a body (`TE: trailers`)."""
+    return _TRAILERS.search(head) is not None

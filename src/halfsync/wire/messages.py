@@ -229,6 +229,7 @@ class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
     objects: list[SimpleObject]
     ending: Ending
     handler_ns: int = 0
+    trailers: bytes = b""  # with DONE: validated field lines to be sent behind the body, each ended by CRLF
 
 
 class Credit(msgspec.Struct, tag=2, array_like=True, gc=False):

@@ -227,6 +227,14 @@ async def do_lease(scope, receive, send, seconds="60", size="5"):
     await respond(send, b"%d " % CALLS["lease"] + bytes(int(size)))
 
 
+async def do_trailers(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "trailers": True})
+    await send({"type": "http.response.body", "body": b"summed", "more_body": True})
+    await send({"type": "http.response.body", "body": b" up"})
+    await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"42")], "more_trailers": True})
+    await send({"type": "http.response.trailers", "headers": [(b"x-end", b"yes")]})
+
+
 async def do_hint(scope, receive, send):
     await send(
         {"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload", b"</b.js>; rel=preload"]}
