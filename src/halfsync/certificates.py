@@ -48,6 +48,9 @@ class Certificates:
 
     sites: tuple[SiteCertificates, ...]
     fd: int = field(compare=False)  # the file in memory
+    tickets: Span | None = field(
+        default=None, compare=False
+    )  # where the tickets' secret is; None: there is none
 
     def at(self, fd: int) -> Certificates:
         """The same, in another process."""

@@ -26,7 +26,7 @@ from tests.certificates import (
     key_of,
     write,
 )
-from tests.e2e.harness import APPS, SOURCES, Client, Server, curl, digest, pattern, serving, until
+from tests.e2e.harness import APPS, SOURCES, Client, Server, curl, digest, kill, pattern, serving, until
 
 HOSTS = ("localhost", "127.0.0.1")
 
@@ -390,24 +390,35 @@ def test_a_bad_new_certificate_is_a_line_in_the_log_and_the_old_one_stays(tmp_pa
         assert shown(server) == before
 
 
-def test_sessions_are_resumed_after_a_reload(tmp_path):
+def resumed(server: Server, context: ssl.SSLContext, session: Any) -> tuple[bool, Any]:
+    """Whether a session is resumed; and one to go on with."""
+    raw = socket.create_connection(("127.0.0.1", server.port), 20)
+    with context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        while sock.recv(65536):
+            pass
+        return bool(sock.session_reused), sock.session
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_sessions_outlive_a_reload_a_new_certificate_and_a_pump(tmp_path, version: str):
     prepare(tmp_path)
     with serving(tmp_path, "environ:app", "--certfile", "server.pem", "--keyfile", "server.key") as server:
         context = client_context()
-
-        def session_of(session: Any) -> tuple[bool, Any]:
-            raw = socket.create_connection(("127.0.0.1", server.port), 20)
-            with context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as sock:
-                sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-                while sock.recv(65536):
-                    pass
-                return bool(sock.session_reused), sock.session
-
-        _, session = session_of(None)
-        assert session_of(session)[0]
+        context.maximum_version = ssl.TLSVersion[version]
+        _, session = resumed(server, context, None)
+        assert resumed(server, context, session)[0]
         server.signal(signal.SIGHUP)
         server.until_logged("environ:app is reloaded")
-        assert session_of(session)[0]
+        assert resumed(server, context, session)[0]
+        before = shown(server)
+        write(tmp_path, issued(*HOSTS, key_type=RSA))
+        server.signal(signal.SIGHUP)
+        until(lambda: shown(server) != before)
+        assert resumed(server, context, session)[0]
+        kill(server.pump)
+        server.until_logged(r"pump \[\d+\] is started", 2)
+        assert resumed(server, context, session)[0]
 
 
 def test_a_stop_cuts_no_response_short(folder: Path):

@@ -12,10 +12,12 @@ import resource
 import socket
 import ssl
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from halfsync import ticket_keys
 from halfsync.certificates import SiteCertificates
 from halfsync.objects import File, Memory
 from halfsync.pump.closes import CloseReason
@@ -24,6 +26,7 @@ from halfsync.pump.handshakes import STEPS
 from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.states import FRESH, HANDSHAKE
 from halfsync.pump.tls import SEND, TLSTransport
+from halfsync.pump.tls_contexts import Contexts
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.certificates import ECDSA, RSA, client_context, issued, issued_to
 from tests.pump.harness import TIMEOUT, Hand, Stage, get, no_descriptor_left
@@ -574,6 +577,44 @@ def test_a_session_is_resumed(stage: Stage, version: str):
 
 
 # --- reading ----------------------------------------------------------------------------------------------
+
+
+def test_the_keys_of_tickets_are_made_again_after_some_time():
+    """In all that has them: so a session of before is resumed by none, and costs a full handshake."""
+    secret = ticket_keys.new_secret(1000.0)
+    sites = certificates(site("", "a"), site("other", "b", cert_reqs="optional"))
+    offset = os.fstat(sites.fd).st_size
+    os.pwrite(sites.fd, secret, offset)
+    sites = replace(sites, tickets=(offset, len(secret)))
+    one, two = Contexts(sites, ("http/1.1",)), Contexts(sites, ("http/1.1",))
+    context = client_context(checks=False)
+    session = session_with(one, context, None)[1]
+    assert session_with(two, context, session)[0]
+    assert not session_with(two, context, session, name="b")[0]
+    two.rotate_ticket_keys(1000.0 + ticket_keys.LIFE - 1)
+    assert session_with(two, context, session)[0]
+    two.rotate_ticket_keys(1000.0 + ticket_keys.LIFE)
+    assert not session_with(two, context, session)[0]
+    session = session_with(two, context, None)[1]
+    assert session_with(Contexts(sites, ("http/1.1",)), context, session)[0]
+
+
+def session_with(
+    contexts: Contexts, client: ssl.SSLContext, session: ssl.SSLSession | None, name: str = "a"
+) -> tuple[bool, ssl.SSLSession | None]:
+    """Of a handshake in memory: whether it is resumed, and the session that the client has then."""
+    chosen = contexts.choose(name)
+    assert chosen is not None
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = chosen[1].wrap_bio(to_server, to_client, server_side=True)
+    end = client.wrap_bio(to_client, to_server, server_hostname=name, session=session)
+    for _ in range(4):
+        for side in (end, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    server.write(b"x")
+    assert end.read(1) == b"x"
+    return bool(end.session_reused), end.session
 
 
 def test_records_that_come_together_are_all_read(stage: Stage):

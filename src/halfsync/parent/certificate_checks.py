@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from halfsync import ticket_keys
 from halfsync.certificates import SiteCertificates, context_of
+from halfsync.logs.error import log
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS
 
@@ -55,6 +57,37 @@ def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Cer
     if not said:
         raise SettingError(f"{site.at('certfile')}: the process that checks it ended without a word.")
     return msgspec.msgpack.decode(said, type=CertificateVerdict)
+
+
+def write_secret(store: int, offset: int) -> bool:
+    """Put a secret for session tickets there, if it can be used (see ticket_keys.py)."""
+    try:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _write_secret(store, offset)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except OSError:
+        return False
+    _, status = os.waitpid(pid, 0)
+    if status:
+        log("debug", "TLS sessions end with a reload: their tickets' keys can't be set here.")
+    return status == 0
+
+
+def _write_secret(store: int, offset: int) -> NoReturn:
+    signal.alarm(int(SECONDS))
+    status = 1
+    try:
+        import time
+
+        if ticket_keys.is_usable():
+            os.pwrite(store, ticket_keys.new_secret(time.time()), offset)
+            status = 0
+    finally:
+        os._exit(status)
 
 
 def _all(reading: int) -> bytes:

@@ -17,6 +17,7 @@ from halfsync.parent import acme_files, certificate_checks
 from halfsync.plan import Listener
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS
+from halfsync.ticket_keys import SECRET
 
 MAX_FILE = 1024 * 1024
 """Bytes. A chain has some 10 KiB, a system's whole list of authorities 250."""
@@ -33,7 +34,17 @@ def read(sites: Sequence[SiteTLS]) -> tuple[Certificates | None, list[str]]:
     except BaseException:
         os.close(store)
         raise
-    return Certificates(tuple(found), store), notes
+    offset = os.fstat(store).st_size
+    tickets = (offset, SECRET.size) if certificate_checks.write_secret(store, offset) else None
+    return Certificates(tuple(found), store, tickets), notes
+
+
+def keep_sessions(before: Certificates | None, after: Certificates) -> None:
+    """Clients that had a session with the certificates before can resume it with those that come now."""
+    if before is None or before.tickets is None or after.tickets is None:
+        return
+    os.lseek(after.fd, after.tickets[0], os.SEEK_SET)
+    os.sendfile(after.fd, before.fd, *before.tickets)
 
 
 def read_for(

@@ -172,6 +172,8 @@ class Reconfiguration:
             return running.certificates
         for note in notes:
             log("warning", note)
+        if found is not None:
+            certificates.keep_sessions(running.certificates, found)
         return found
 
     def _next_access_log(self, running: Plan, settings: Settings) -> AccessLogFile | None:

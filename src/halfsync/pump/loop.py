@@ -524,6 +524,7 @@ class Pump:
         self._guard(partial(self.timeouts.sweep, now), "in the sweep over connections")
         self._guard(self.pools.sweep, "in the sweep over queues and workers")
         self._guard(partial(self.leases.sweep, now), "in the sweep over leases")
+        self._guard(partial(self.handshakes.contexts.rotate_ticket_keys, self.clock.wall), "in ticket keys")
         for stage in self.at_sweep:
             self._guard(stage, "in the sweep")
         self._take_steps()

@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from halfsync.certificates import Certificates, SiteCertificates, context_of
+from halfsync.certificates import Certificates, SiteCertificates, Span, context_of
 from halfsync.hosts import HostTable
 from halfsync.pump.descriptors import Descriptor
+from halfsync.ticket_keys import LIFE, SECRET, keys_of, new_secret, set_keys
 
 if TYPE_CHECKING:
     import ssl
@@ -31,10 +32,18 @@ class Contexts:
             context = context_of(site, [f"/proc/self/fd/{copy.fd}" for copy in copies])
             context.set_alpn_protocols(list(protocols))
             self._contexts.append(context)
+        self._tickets: TicketKeys | None = None
+        if certificates is not None and certificates.tickets is not None:
+            self._tickets = TicketKeys(certificates.fd, certificates.tickets, sites, self._contexts)
         default = next((index for index, site in enumerate(sites) if not site.name), NOBODY)
         self._table = HostTable(((index, site.hosts) for index, site in enumerate(sites)), default)
         self.has_guarded = len(sites) > 1 and any(map(_is_guarded, sites))
         """Whether a client that may speak with one site need not be let in by another."""
+
+    def rotate_ticket_keys(self, now: float) -> None:
+        """If it is time. `now`: seconds since 1970."""
+        if self._tickets is not None and not 0 <= now - self._tickets.made < LIFE:
+            self._tickets.renew(now)
 
     def choose(self, name: str) -> tuple[str, ssl.SSLContext] | None:
         """The name of a site, and its context. `name`: of the host, in lower case; "" if the client named
@@ -47,6 +56,30 @@ class Contexts:
         that site."""
         index = self._table.find(host)
         return index == NOBODY or self._sites[index].name == site or not _is_guarded(self._sites[index])
+
+
+class TicketKeys:
+    """Of all contexts: see ticket_keys.py."""
+
+    def __init__(
+        self, fd: int, span: Span, sites: Sequence[SiteCertificates], contexts: Sequence[ssl.SSLContext]
+    ) -> None:
+        self._file = Descriptor(os.dup(fd))
+        self._offset, size = span
+        self._sites = sites
+        self._contexts = contexts
+        self.made = 0.0
+        self._set(os.pread(fd, size, self._offset))
+
+    def renew(self, now: float) -> None:
+        secret = new_secret(now)
+        os.pwrite(self._file.fd, secret, self._offset)
+        self._set(secret)
+
+    def _set(self, secret: bytes) -> None:
+        self.made, _ = SECRET.unpack(secret)
+        for site, context in zip(self._sites, self._contexts, strict=True):
+            set_keys(context, keys_of(secret, site))
 
 
 def _is_guarded(site: SiteCertificates) -> bool:
