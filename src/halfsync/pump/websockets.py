@@ -30,7 +30,7 @@ from halfsync.objects import File
 from halfsync.pump.checks import UnsendableError
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import MORE, NEVER, Connection, Exchange, Outcome
+from halfsync.pump.connection import MORE, NEVER, WAIT, Connection, Exchange, Outcome
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
@@ -146,8 +146,10 @@ class WebSockets:
             return outcome
         if exchange.state is SENDING:
             outcome = self._output.send(conn)
-        else:
+        elif conn.out:
             outcome = self._output.produce(conn)
+        else:
+            outcome = WAIT
         if ws.pong is not None and exchange.state is PRODUCING and ws.is_open:
             pong, ws.pong = ws.pong, None
             self._put(exchange, control_frame(PONG, pong))
@@ -157,9 +159,9 @@ class WebSockets:
     def _read(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> Outcome | None:
         """Reads, but no more than there is room for, or than a turn's share. None: go on with sending."""
         reader = ws.reader
+        if (ws.spool is not None or not reader.is_read) and not self._take_in(conn, exchange, ws):
+            return None  # what was read in an earlier step
         for _ in range(READS_A_TURN):
-            if not self._take_in(conn, exchange, ws):
-                return None
             if not conn.inbox and not read_more(conn):
                 if conn.ended and not conn.readable:
                     return self._endings.close(conn, ws.close_reason or CloseReason.CLIENT_DISCONNECTED)
@@ -167,19 +169,23 @@ class WebSockets:
             ws.is_pinged = False
             reader.feed(conn.inbox)
             conn.inbox = b""
+            if not self._take_in(conn, exchange, ws):
+                return None
+            if not conn.readable and not conn.ended:
+                return None
         self._run_queue.again(conn)
         return None
 
     def _take_in(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> bool:
         """Acts upon what was read, as far as the application has room for it. Whether more may be read."""
-        next_event = ws.reader.next
+        reader = ws.reader
         for _ in range(EVENTS_A_STEP):
             if ws.spool is not None and not self._keep(conn, exchange, ws, ws.spool):
                 return False
             if ws.outstanding >= MESSAGE_WINDOW and ws.is_open:
                 return False
             try:
-                event = next_event()
+                event = reader.next()
             except FrameError as error:
                 self._fail(exchange, ws, error.code, error.reason)
                 return False
@@ -189,6 +195,8 @@ class WebSockets:
             if opcode <= BINARY:
                 if last and ws.spool is None and len(data) <= MESSAGE_IN_PACKET:
                     self._pass_on(exchange, ws, Message(exchange.task, opcode, data))
+                    if reader.is_read:
+                        return True
                 else:
                     self._collect(exchange, ws, opcode, data, last=last)
             elif opcode == PING:

@@ -90,6 +90,7 @@ class FrameReader:
         "_mask",
         "_size",
         "close_code",
+        "is_read",
     )
 
     def __init__(self, limit: int, inflator: Inflator | None = None) -> None:
@@ -107,6 +108,7 @@ class FrameReader:
         self._final = False  # that frame is the message's last
         self._decoder: codecs.IncrementalDecoder | None = None  # of a text that came in pieces
         self.close_code = CloseCode.NO_CODE.value
+        self.is_read = True  # there is nothing for `next` to look at
 
     @property
     def unread(self) -> int:
@@ -117,6 +119,7 @@ class FrameReader:
         """What came. (If `next` has not given None before, it is put behind what is there.)"""
         self._data = data if self._at == len(self._data) else self._data[self._at :] + data
         self._at = 0
+        self.is_read = False
 
     def next(self) -> Event | None:
         """The next event; None: more has to come. Raises FrameError."""
@@ -126,7 +129,10 @@ class FrameReader:
             start = at + 6
             end = start + data[at + 1] - 0x80
             if start <= end <= start + 125 and end <= len(data) and end - start <= self._limit:
-                self._at = end
+                if end == len(data):
+                    self._data, self._at, self.is_read = b"", 0, True
+                else:
+                    self._at = end
                 payload = unmasked(data[start:end], data[at + 2 : start])
                 if first == 0x81 and not payload.isascii():
                     _check_text(payload)
@@ -134,8 +140,10 @@ class FrameReader:
         if self._inflator is not None and self._inflator.has_more:
             return self._inflate(self._inflator, b"", last=False)
         event = self._read_payload() if self._in_frame else self._read_frame()
-        if event is None and self._at:  # what waits for more is not to keep what was read before
-            self._data, self._at = self._data[self._at :], 0
+        if event is None:
+            self.is_read = True
+            if self._at:  # what waits for more is not to keep what was read before
+                self._data, self._at = self._data[self._at :], 0
         return event
 
     # --- headers -----------------------------------------------------------------------------------
