@@ -216,8 +216,11 @@ class WorkerPools:
             for route, planned in zip(self.routes, plan.routes, strict=True)
             if planned.pool != NO_POOL
         }
+        for pool in self.pools:
+            pool.handler_timeout = 0.0
         for route, pool in self.dispatcher.pools.items():
             route.pool = pool
+            pool.handler_timeout = max(pool.handler_timeout, route.limits.handler_timeout)
 
     def _backend(self, planned: RoutePlan) -> Backend:
         if planned.shows:
@@ -332,7 +335,7 @@ class WorkerPools:
                 continue
             limit = owner.route.limits.handler_timeout
             begun_before = now_ns - int(limit * 1e9)
-            is_blocked = not worker.is_loop or worker.turned_ns < begun_before
+            is_blocked = not worker.is_loop or worker.turned_ns <= begun_before
             if not limit or begun > begun_before:
                 continue
             if owner.conn is not None and owner.state is not WORKING:
@@ -353,9 +356,23 @@ class WorkerPools:
                 "error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {owner.request_line}"
             )
             self.tasks.refuse(owner, Refusal(504, "The handler passed its deadline.", close=False))
-            if is_blocked and not worker.retiring:
-                worker.retiring = True
-                self._report_hung(worker)
+            if is_blocked and not worker.is_loop:
+                self._replace(worker)
+        if worker.is_loop and _is_blocked(worker, now_ns):
+            self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        if not worker.retiring:
+            worker.retiring = True
+            self._report_hung(worker)
+
+
+def _is_blocked(worker: Worker, now_ns: int) -> bool:
+    """Whether the event loop has not turned for longer than any handler may take, though it has a task."""
+    limit = worker.pool.handler_timeout
+    if not limit or worker.turned_ns > now_ns - int(limit * 1e9):
+        return False
+    return any(map(worker.begun, worker.owners))
 
 
 def _routes_of(plan: Plan, pool: int) -> int:

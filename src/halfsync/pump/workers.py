@@ -221,6 +221,7 @@ class Pool:
         self.times = [0] * TIMES  # how many took how long in the handler: see counts.py
         self.total_ns = 0  # in all
         self.refused: Counter[str] = Counter()  # requests that got a 503, by setting
+        self.handler_timeout = 0.0  # the longest of its routes
         self.has_loops = False  # its workers have an event loop, and so take all that comes, in batches
 
     def is_shared_by(self, routes: int) -> None:
