@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.e2e.harness import APPS, pattern, request, serving
 
@@ -36,6 +38,24 @@ def test_a_stream_is_whole(site, name):
 @pytest.mark.parametrize("name", ["fastapi", "starlette", "django"])
 def test_a_file_is_sent(site, name):
     assert site.get(f"/{name}/file").body == FILE.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["fastapi", "starlette", "quart", "litestar"])
+def test_a_websocket_echoes(site, name):
+    with connect(f"ws://127.0.0.1:{site.port}/{name}/socket", compression=None) as client:
+        for message in ("hello", "", "x" * 100_000):
+            client.send(message)
+            assert client.recv(timeout=60) == message
+
+
+@pytest.mark.parametrize("name", ["fastapi", "starlette", "quart", "litestar"])
+def test_a_websocket_that_is_not_there_is_rejected(site, name):
+    with (
+        pytest.raises(InvalidStatus) as caught,
+        connect(f"ws://127.0.0.1:{site.port}/{name}/nothing", compression=None),
+    ):
+        pass
+    assert caught.value.response.status_code in (403, 404)
 
 
 @pytest.mark.parametrize("name", NAMES)

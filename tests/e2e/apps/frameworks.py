@@ -1,4 +1,4 @@
-"""One small application for each ASGI framework, with the same paths: /, /echo, /stream, /file."""
+"""One small application for each ASGI framework, with the same paths: /, /echo, /stream, /file, /socket."""
 
 # No `from __future__ import annotations`: frameworks look at what is annotated, and find no names of a
 # function's.
@@ -19,10 +19,10 @@ async def pieces() -> AsyncIterator[bytes]:
         yield piece
 
 
-def fastapi() -> Any:
+def fastapi() -> Any:  # noqa: C901 (each path is a function)
     from contextlib import asynccontextmanager
 
-    from fastapi import BackgroundTasks, FastAPI, Request, UploadFile
+    from fastapi import BackgroundTasks, FastAPI, Request, UploadFile, WebSocket
     from fastapi.responses import FileResponse, StreamingResponse
 
     @asynccontextmanager
@@ -72,6 +72,12 @@ def fastapi() -> Any:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await websocket.send_text(text)
+
     return app
 
 
@@ -79,7 +85,8 @@ def starlette() -> Any:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
-    from starlette.routing import Mount, Route
+    from starlette.routing import Mount, Route, WebSocketRoute
+    from starlette.websockets import WebSocket
 
     async def root(request: Request) -> Response:
         return PlainTextResponse(str(request.url_for("file").path))
@@ -93,6 +100,11 @@ def starlette() -> Any:
     async def file(request: Request) -> Response:
         return FileResponse(FILE)
 
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await websocket.send_text(text)
+
     inner = Starlette(routes=[Route("/", root), Route("/file", file, name="file")])
     return Starlette(
         routes=[
@@ -101,12 +113,13 @@ def starlette() -> Any:
             Route("/stream", stream),
             Route("/file", file, name="file"),
             Mount("/mounted", inner),
+            WebSocketRoute("/socket", socket),
         ]
     )
 
 
 def quart() -> Any:
-    from quart import Quart, Response, request
+    from quart import Quart, Response, request, websocket
 
     app = Quart(__name__)
 
@@ -122,11 +135,16 @@ def quart() -> Any:
     async def stream() -> Response:
         return Response(pieces())
 
+    @app.websocket("/socket")
+    async def socket() -> None:
+        while True:
+            await websocket.send(await websocket.receive())
+
     return app
 
 
 def litestar() -> Any:
-    from litestar import Litestar, Request, get, post
+    from litestar import Litestar, Request, WebSocket, get, post, websocket
     from litestar.response import Stream
 
     @get("/")
@@ -141,7 +159,13 @@ def litestar() -> Any:
     async def stream() -> Stream:
         return Stream(pieces())
 
-    return Litestar([root, echo, stream])
+    @websocket("/socket")
+    async def socket(socket: WebSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        async for text in socket.iter_data():
+            await socket.send_text(text)
+
+    return Litestar([root, echo, stream, socket])
 
 
 def django() -> Any:
