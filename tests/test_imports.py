@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "at_reload": {"settings.table"},
     "rereading": {"at_reload", "habits", "header_rules", "layout", "seen_files", "settings"},
     "channel": {"wire", "primitives", "temporary_files"},
-    "logs": {"logs", "forwarded", "wire", "request", "pump.closes", "primitives"},
+    "logs": {"logs", "forwarded", "hosts", "wire", "request", "pump.closes", "primitives"},
     "pump": {
         "memory",
         "pump", "wire", "objects", "plan", "plan_codec", "channel", "logs", "settings.table", "prctl",
@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings.table", "request",
         "response", "prctl", "temporary_files", "primitives", "folders", "stamps", "forwarded",
-        "header_rules", "error_pages",
+        "header_rules", "hosts", "error_pages",
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {

@@ -148,6 +148,7 @@ LETTERS = {
     "%{queue}x": r"[1-9]\d*",
     "%{handler}x": r"[1-9]\d{6}",
     "%{total}x": r"[1-9]\d{6}",
+    "%{site}x": "-",
     "%{ending}x": "kept",
 }
 

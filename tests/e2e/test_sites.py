@@ -22,6 +22,8 @@ def app(environ, start_response):
 
 SITE = """
 bind = ["127.0.0.1:{port}"]
+access_logfile = "access.log"
+access_logformat = "%h %{{site}}x %{{c}}a %U"
 [routes]
 "/" = "shop:app"
 "/static" = "./static"
@@ -105,6 +107,28 @@ def ask(port: int, host: str, target: str, method: str = "GET") -> tuple[int, st
 def test_who_answers(site, host, target, status, body):
     for _ in range(3):
         assert ask(site.port, host, target)[:2] == (status, body)
+
+
+def test_the_access_log_has_the_names_of_sites(site):
+    """Whether a worker responds, a lease, or the pump itself; and of a host that is somebody's elsewhere."""
+    asked = [
+        (site.port, "any", "/log-1", "-"),
+        (site.port, "me.blog.example:81", "/log-2", "blog.example"),
+        (site.port, "me.blog.example:81", "/log-2", "blog.example"),
+        (site.port, "www.example", "/log-3", "www.example"),
+        (site.port, "internal", "/static/page", "-"),
+        (site.port, "internal", "/static/page", "-"),
+        (site.own, "any", "/log-4", "internal"),
+        (site.own, "blog.example", "/log-5", "internal"),
+        (site.port, "a b", "/log-6", "-"),
+    ]
+    for port, host, target, _ in asked:
+        ask(port, host, target)
+    log = site.folder / "access.log"
+    site.until(lambda: "/log-6" in log.read_text())
+    lines = log.read_text().splitlines()
+    for _, _, target, name in asked:
+        assert f"127.0.0.1 {name} 127.0.0.1 {target}" in lines
 
 
 def test_a_redirect_as_curl_sees_it(site):

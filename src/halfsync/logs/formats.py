@@ -22,6 +22,7 @@ and with our own, in microseconds ("-" if no handler was asked):
     %{queue}x    from the whole request to the handler's begin
     %{handler}x  in the handler
     %{total}x    as %D
+    %{site}x     the name of the site, or "-" for the default one
     %{ending}x   how it ended: the close reason's name in lower case, such as kept, client_disconnected
 
 `json` gives an object a line, with the keys time, client, user, method, target, protocol, status,
@@ -59,6 +60,7 @@ from halfsync.logs.letters import (
     named_host,
     user_of,
 )
+from halfsync.logs.sites import SiteNames
 from halfsync.wire.messages import LogRecord
 
 Render = Callable[[list[LogRecord]], bytes]
@@ -80,16 +82,19 @@ def items_in(access_logformat: str) -> list[Item]:
     return atoms.items_of(source) if atoms.is_gunicorns(source) else letters.items_of(source)
 
 
-def compile_format(access_logformat: str, trust: Trust | None = None) -> Render:
+def compile_format(
+    access_logformat: str, trust: Trust | None = None, sites: SiteNames | None = None
+) -> Render:
     """The function that renders records in this format. Raises ValueError with a sentence that says
-    what is wrong with it. `trust`: which proxies' word on their client is believed; None: no one's."""
+    what is wrong with it. `trust`: which proxies' word on their client is believed; None: no one's. `sites`:
+    None: there is the default one alone."""
     by_proxy = trust is not None and not {FOR, FORWARDED}.isdisjoint(trust.fields)
     if access_logformat == "json":
         return _JSON(trust if by_proxy else None).render
     items = items_in(access_logformat)
     if by_proxy:
         items = [CLIENT_BY_PROXY if item.is_client else item for item in items]
-    return _Compiled(items, trust).render
+    return _Compiled(items, trust, sites).render
 
 
 def needs_times(access_logformat: str) -> bool:
@@ -107,14 +112,21 @@ def needs_cookie(access_logformat: str) -> bool:
     return any(item.cookie for item in items)
 
 
+def needs_site(access_logformat: str) -> bool:
+    """Whether it has the names of sites."""
+    items = [] if access_logformat == "json" else items_in(access_logformat)
+    return any(item.is_site for item in items)
+
+
 # --- rendering ------------------------------------------------------------------------------------
 
 
 class _Compiled:
     """A format as a function. Used by one thread at a time."""
 
-    def __init__(self, items: list[Item], trust: Trust | None) -> None:
+    def __init__(self, items: list[Item], trust: Trust | None, sites: SiteNames | None) -> None:
         self._trust = trust
+        self._sites = sites or SiteNames([], [])
         self._of_line = [item.of_line for item in items if item.of_line is not None]
         self._of_fields = [item.of_fields for item in items if item.of_fields is not None]
         self._heads: dict[bytes, tuple[str, ...]] = {}
@@ -144,6 +156,9 @@ class _Compiled:
         if any(item.expression == "stamp" for item in items):
             source += "        if r.when // 1 != second:\n"
             source += "            second = r.when // 1\n            stamp = clock(second)\n"
+        if any(item.is_site for item in items):
+            source += "        peer, _, listener = r.client.partition(' ')\n"
+            values = values.replace("r.client", "peer")
         if names:
             source += f"        {names} = find(r.head) or parts(r.head)\n"
         source += f"        lines.append({template!r} % ({values}))\n"
@@ -157,6 +172,7 @@ class _Compiled:
             "getpid": os.getpid,
             "localtime": time.localtime,
             "parts": self._parts,
+            "site": self._sites.name,
             "strftime": time.strftime,
         }
         exec(source, scope)

@@ -96,6 +96,7 @@ class Item:
     of_fields: Callable[[Fields], str] | None = None
     expression: str = ""
     cookie: bool = False
+    is_site: bool = False
     is_client: bool = False
 
 
@@ -199,6 +200,9 @@ OWN = {
     "handler": Item(expression="r.handler_us if r.handler_us >= 0 else '-'"),
     "total": Item(expression="r.total_us"),
     "ending": Item(expression="ending(r.ending)"),
+    "site": Item(
+        of_fields=lambda fields: named_host(fields) or "", expression="site(listener, {f})", is_site=True
+    ),
 }
 
 

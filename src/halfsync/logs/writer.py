@@ -22,6 +22,7 @@ from collections.abc import Callable
 from halfsync.forwarded import Trust
 from halfsync.logs.error import log
 from halfsync.logs.formats import compile_format
+from halfsync.logs.sites import SiteNames
 from halfsync.wire.messages import LogRecord
 
 Batch = tuple[list[LogRecord], Callable[[], None]]
@@ -31,8 +32,14 @@ class AccessLogWriter:
     """`descriptor` is this object's to close; None: there is no access log.
     Raises ValueError if the format is not one."""
 
-    def __init__(self, access_logformat: str, descriptor: int | None, trust: Trust | None = None) -> None:
-        self._render = compile_format(access_logformat, trust)
+    def __init__(
+        self,
+        access_logformat: str,
+        descriptor: int | None,
+        trust: Trust | None = None,
+        sites: SiteNames | None = None,
+    ) -> None:
+        self._render = compile_format(access_logformat, trust, sites)
         self._descriptor = descriptor
         self._next: int | None = None  # to be used from the next batch on
         self._batches: deque[Batch] = deque()

@@ -11,6 +11,7 @@ import resource
 import socket
 from collections.abc import Callable
 
+from halfsync.logs.formats import needs_site
 from halfsync.plan import Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
@@ -117,6 +118,7 @@ class Acceptor:
 
     def _take_settings(self, plan: Plan) -> None:
         self._head_timeout = self._room.head_timeout = plan.settings.head_timeout
+        self._logs_sites = needs_site(plan.settings.access_logformat)
         self._handshake_timeout = plan.settings.handshake_timeout
         self._secure = {index for index, one in enumerate(plan.listeners) if one.scheme == "https"}
         self._proxied = {index for index, one in enumerate(plan.listeners) if one.is_proxied}
@@ -187,6 +189,8 @@ class Acceptor:
         """A new client. If its request is there already, the next turn tells."""
         client, port = address[:2] if isinstance(address, tuple) else ("", 0)
         origin = Origin(client, port, index)
+        if self._logs_sites:
+            origin.log_site(True)
         now = self._clock.now
         # What is left over by a read must be told, by the kernel or by the transport.
         known = self._leases.known_of(index) if transport.tells_of_more else KnownHeads(read_at_once=False)

@@ -112,7 +112,7 @@ class Endings:
         self._access.records.append(
             (
                 conn.when,
-                conn.origin.client,
+                conn.origin.logged,
                 raw,
                 exchange.status,
                 conn.body_bytes - exchange.body_before if exchange.status else 0,

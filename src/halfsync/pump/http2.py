@@ -320,7 +320,7 @@ class Http2:
         endings = self._endings
         return (
             conn.when,
-            conn.origin.client,
+            conn.origin.logged,
             event.head.raw if endings.log_cookies else logged,
             leased.status,
             body,

@@ -360,7 +360,7 @@ class Pump:
                         records.append(
                             (
                                 clock.wall,
-                                conn.origin.client,
+                                conn.origin.logged,
                                 data if log_cookies else logged,
                                 leased.status,
                                 leased.body_bytes,

@@ -17,7 +17,7 @@ import socket
 
 from halfsync import plan_codec
 from halfsync.logs import error
-from halfsync.logs.formats import needs_cookie, needs_times
+from halfsync.logs.formats import needs_cookie, needs_site, needs_times
 from halfsync.plan import Plan
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
@@ -113,7 +113,9 @@ class PlanChange:
         pump.own_responses.configure(plan)
         pump.acceptor.configure(plan)
         pump.handshakes.removed = {index for index, one in enumerate(plan.listeners) if one.is_removed}
+        logs_sites = needs_site(settings.access_logformat)
         for conn in list(pump.connections.values()):
+            conn.origin.log_site(logs_sites)
             if conn.origin.listener in pump.acceptor.redirected and conn.protocol is pump.http1:
                 conn.protocol = pump.redirecting_http1
                 conn.known = KnownHeads(read_at_once=False)

@@ -247,7 +247,7 @@ class Replies:
                 records.append(
                     (
                         conn.when,
-                        conn.origin.client,
+                        conn.origin.logged,
                         exchange.raw if log_cookies else exchange.logged or exchange.raw,
                         status,
                         length,

@@ -164,7 +164,7 @@ class LogRecord(msgspec.Struct, array_like=True, gc=False):
     """What was sent, known only after it was sent."""
 
     when: float  # seconds since 1970, when the first byte of the head was read
-    client: str
+    client: str  # with a space and the listener's index behind it, if the log has the names of sites
     head: bytes  # the request head as received (or its start, when it was never whole)
     status: int  # 0: no response was started
     body_bytes: int  # of the body, without framing

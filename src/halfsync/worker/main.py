@@ -29,7 +29,9 @@ from halfsync.forwarded import Trust
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.header_rules import HeaderRules
+from halfsync.hosts import HostTable
 from halfsync.logs.error import failure, log, reopen
+from halfsync.logs.sites import SiteNames
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.primitives import os, select, socket, time
@@ -115,7 +117,7 @@ def work(
 
         return event_loop.work(plan, pool, orders, application)
     writer = (
-        AccessLogWriter(plan.settings.access_logformat, log_fd, trust_of(plan.settings))
+        AccessLogWriter(plan.settings.access_logformat, log_fd, trust_of(plan.settings), site_names_of(plan))
         if pool == BUILT_IN
         else None
     )
@@ -354,6 +356,14 @@ class WatchThread:
 
 def trust_of(settings: Settings) -> Trust:
     return Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
+
+
+def site_names_of(plan: Plan) -> SiteNames:
+    tables = [
+        HostTable(((site, plan.sites[site].hosts) for site in listener.sites), listener.sites[0])
+        for listener in plan.listeners
+    ]
+    return SiteNames(tables, [site.name for site in plan.sites])
 
 
 def header_rules_of(plan: Plan) -> list[HeaderRules | None]:
