@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from bench import apps, compare, handshakes, load, report, servers
+from bench import apps, asgi_cases, compare, handshakes, load, report, servers
 from bench.compare import Pace, own_folder
 from bench.handshakes import make_public, over_tls
 from bench.idle import idle_connections
@@ -159,6 +159,9 @@ CASES: dict[str, Case] = {
     "wsgi-quiet": application_without_log,
     "flask": flask_page,
     "django": django_page,
+    "asgi": asgi_cases.hello,
+    "fastapi": asgi_cases.fastapi,
+    "asgi-chunks": asgi_cases.chunks,
     "burn": file_while_burning,
     "idle": idle_memory,
     "tls": tls_small,

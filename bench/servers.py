@@ -183,6 +183,7 @@ HOW_TO_INSTALL = {
     "nginx": "apt-get install nginx-light",
     "gunicorn": "pip install gunicorn",
     "granian": "pip install granian",
+    "uvicorn": "pip install 'uvicorn[standard]'",
     "waitress": "pip install waitress",
 }
 
@@ -259,10 +260,20 @@ def gunicorn(folder: Path, app: str) -> Server:
     return Server("gunicorn", port, command, folder)
 
 
-def granian(folder: Path, app: str, blocking_threads: int | None, *, log: bool = True) -> Server:
+def uvicorn(folder: Path, app: str) -> Server:
+    """With httptools and uvloop, if they are installed."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--lifespan", "off", app]
+    return Server("uvicorn", port, command, folder)
+
+
+def granian(
+    folder: Path, app: str, blocking_threads: int | None, *, log: bool = True, interface: str = "wsgi"
+) -> Server:
     """`blocking_threads` None leaves the number to granian."""
     port = free_port()
-    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "granian", "--interface", interface, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     if log:
         command.append("--access-log")

@@ -1,0 +1,52 @@
+"""The ASGI applications that are measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HELLO = b"Hello, world\n"
+CHUNK = bytes(16 * 1024)
+CHUNKS = 64
+JSON = b'{"id":7,"name":"thing","tags":["a","b"]}'
+
+_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/plain"), (b"content-length", b"13")],
+}
+_STREAM = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """Thirteen bytes, at once."""
+    if scope["type"] == "http":
+        await send(_START)
+        await send({"type": "http.response.body", "body": HELLO})
+
+
+async def chunks(scope: Any, receive: Any, send: Any) -> None:
+    """1 MiB in 64 pieces."""
+    if scope["type"] == "http":
+        await send(_STREAM)
+        for _ in range(CHUNKS):
+            await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+def fastapi_app() -> Any:
+    """One endpoint with a parameter and a model."""
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.get("/")
+    async def thing(id: int = 7) -> dict[str, Any]:  # noqa: A002
+        return {"id": id, "name": "thing", "tags": ["a", "b"]}
+
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name == "api":
+        return fastapi_app()
+    raise AttributeError(name)
