@@ -99,11 +99,30 @@ def work_out(
         )
         routes += _routes(site.routes, of_site, planned, files, pools, len(plans), found)
         plans.append(planned)
+    if settings.health_bind:
+        routes += _health_routes(len(plans))
+        plans.append(SitePlan("health", bind=tuple(map(in_clear, settings.health_bind)), is_health=True))
     if mistakes is None:
         found.raise_all()
     usual = Limits.of(settings)
     routes = [replace(route, limits=None) if route.limits == usual else route for route in routes]
     return Layout(tuple(routes), tuple(pools), tuple(plans))
+
+
+HEALTH = {"/-/healthy": "healthy", "/-/ready": "ready"}
+
+
+def _health_routes(site: int) -> list[RoutePlan]:
+    return [
+        RoutePlan(prefix, f"health check ({shows})", Kind.STATUS, NO_POOL, site=site, shows=shows)
+        for prefix, shows in HEALTH.items()
+    ]
+
+
+def in_clear(address: str) -> str:
+    """An address of `health_bind`, as `bind` has it: without TLS, since those who probe have no name to
+    check a certificate by."""
+    return address if "://" in address or address.startswith("unix:") else f"http://{address}"
 
 
 def _of_tls(settings: Settings) -> list[HeaderRule]:

@@ -105,6 +105,7 @@ class SitePlan:
     bind: tuple[str, ...] = ()  # addresses where it alone is served; (): where the default one is
     headers: tuple[HeaderRule, ...] = ()  # of what is refused before its route is known
     error_pages: tuple[ErrorPage, ...] = ()  # the same
+    is_health: bool = False  # the one at `health_bind`
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,10 @@ class Plan:
     certificates: Certificates | None = None  # None: nobody listens for https
     acme: AcmePlan | None = None  # the pump is not sent it
 
+    def is_for_health(self, listener: int) -> bool:
+        """Whether health checks alone are responded to there."""
+        return self.sites[self.listeners[listener].sites[0]].is_health
+
     @property
     def addresses(self) -> list[str]:
         """Where it is served: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
@@ -187,6 +192,10 @@ class Plan:
 
     @property
     def in_words(self) -> str:
-        of_sites = ((self.sites[route.site].name, route) for route in self.routes)
+        of_sites = (
+            (self.sites[route.site].name, route)
+            for route in self.routes
+            if not self.sites[route.site].is_health
+        )
         what = ", ".join(f"{name}{route.prefix or '/'} = {route.target}" for name, route in of_sites)
         return f"halfsync {__version__} serves {what} at {', '.join(self.addresses)}"

@@ -20,17 +20,20 @@ def url_of(address: str) -> str:
 
 def table_of(plan: Plan) -> list[str]:
     """Lines. With one site: its routes, and where it is served. With several: each under its hosts."""
-    if len(plan.sites) == 1:
-        return [*_routes(plan, DEFAULT_SITE), "at", *(f"  {one}" for one in addresses_of(plan, DEFAULT_SITE))]
+    health = [index for index, site in enumerate(plan.sites) if site.is_health]
+    checks = [f"health checks at {', '.join(addresses_of(plan, index))}" for index in health]
+    if len(plan.sites) - len(health) == 1:
+        addresses = [f"  {one}" for one in addresses_of(plan, DEFAULT_SITE)]
+        return [*_routes(plan, DEFAULT_SITE), "at", *addresses, *checks]
     lines: list[str] = []
     for index, site in enumerate(plan.sites):
         routes = _routes(plan, index)
-        if routes:
+        if routes and not site.is_health:
             lines += [
                 f"  {_hosts(site)} at {', '.join(addresses_of(plan, index))}",
                 *(f"  {one}" for one in routes),
             ]
-    return lines
+    return lines + checks
 
 
 def _hosts(site: SitePlan) -> str:

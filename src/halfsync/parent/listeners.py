@@ -127,7 +127,14 @@ ALL = "*"
 
 def check(settings: Settings, addresses: Sequence[str]) -> None:
     """Settings that are wrong for these addresses of `bind`. Raises SettingError."""
-    _check_tls(settings, addresses)
+    health = {parse(one) for one in settings.health_bind}
+    served = [one for one in addresses if parse(one) not in health]
+    if len(addresses) - len(served) > len(health) or not health.isdisjoint(map(parse, settings.bind)):
+        named = ", ".join(settings.health_bind)
+        raise SettingError(
+            f"health_bind: {named} is in bind too; health checks have an address of their own."
+        )
+    _check_tls(settings, served)
     for one in settings.proxy_protocol:
         if one != ALL and parse(one) not in map(parse, addresses):
             there = ", ".join(addresses)
@@ -159,7 +166,7 @@ def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistake
     SettingError if an address is none."""
     for site in sites:
         own = [one for one in site.bind if not isinstance(parse(one), str)]
-        if not settings.redirect_http or not own or len(own) < len(site.bind):
+        if not settings.redirect_http or not own or len(own) < len(site.bind) or site.is_health:
             continue
         if all(scheme_of(address, settings) == "http" for address in own):
             mistakes.note(

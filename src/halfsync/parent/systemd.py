@@ -46,6 +46,8 @@ def inherited(environment: MutableMapping[str, str], settings: Settings) -> tupl
         return ()
     names += [""] * (int(count) - len(names))
     found = tuple(_of_scheme(_listener(FIRST + index), names[index], settings) for index in range(int(count)))
+    if settings.health_bind:
+        log("warning", "health_bind has no effect: the sockets are the service manager's.")
     addresses = ", ".join(listener.address for listener in found)
     log("info", f"LISTEN_FDS: serving at the sockets that were inherited, {addresses}, and not at `bind`.")
     return found

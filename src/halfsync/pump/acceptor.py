@@ -122,7 +122,11 @@ class Acceptor:
         self._handshake_timeout = plan.settings.handshake_timeout
         self._secure = {index for index, one in enumerate(plan.listeners) if one.scheme == "https"}
         self._proxied = {index for index, one in enumerate(plan.listeners) if one.is_proxied}
-        in_clear = {index for index, one in enumerate(plan.listeners) if one.scheme == "http" and one.port}
+        in_clear = {
+            index
+            for index, one in enumerate(plan.listeners)
+            if one.scheme == "http" and one.port and not plan.is_for_health(index)
+        }
         self.redirected = in_clear if plan.settings.redirect_http else set()
         ports = [one.port for one in plan.listeners if one.scheme == "https" and not one.is_removed]
         self._redirecting.port = ports[0] if ports else 443

@@ -47,6 +47,8 @@ class StatusPages:
         """See Pages."""
         if exchange.head.method not in (b"GET", b"HEAD"):
             raise Refusal(405, "This is only to be read.", close=exchange.head.body_size != 0)
+        if kind != "status" and _below(exchange) != b"":
+            raise Refusal(404, "Nothing is served under this path.", close=False)
         if kind == "healthy":
             return 200, TEXT, b"healthy\n"
         if kind == "ready":
@@ -55,9 +57,7 @@ class StatusPages:
         return self._status(exchange)
 
     def _status(self, exchange: Exchange) -> tuple[int, bytes, bytes]:
-        path, query = target_parts(exchange.head.target)
-        assert exchange.route is not None
-        form = below_prefix(path, exchange.route.prefix).strip(b"/") or query[1:].partition(b"&")[0]
+        form = _below(exchange) or target_parts(exchange.head.target)[1][1:].partition(b"&")[0]
         if form == b"metrics":
             return 200, METRICS, metrics(self.found()).encode()
         if form == b"json":
@@ -110,6 +110,12 @@ class StatusPages:
             "memory": resident(worker.pid),
             "tasks": overview.tasks_of(self._pump, worker),
         }
+
+
+def _below(exchange: Exchange) -> bytes:
+    """The path behind that of the route, without slashes at its ends."""
+    assert exchange.route is not None
+    return below_prefix(target_parts(exchange.head.target)[0], exchange.route.prefix).strip(b"/")
 
 
 def _letters(worker: Worker) -> str:

@@ -69,6 +69,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metavar="ADDRESS",
         ),
     ] = msgspec.field(default_factory=lambda: ["127.0.0.1:8000"])
+    health_bind: Annotated[
+        list[str],
+        about(
+            "Serving",
+            "Where to listen for health checks, as in `bind`, and nothing else is served there: /-/healthy "
+            "says whether the server responds, /-/ready whether all applications have workers.",
+            metavar="ADDRESS",
+        ),
+    ] = []
     backlog: Annotated[
         int,
         about(
