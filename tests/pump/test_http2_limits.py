@@ -460,6 +460,17 @@ def test_a_malformed_request_costs_itself(stage: Stage, capfd: pytest.CaptureFix
     assert stage.pump.connections
 
 
+def test_a_malformed_request_is_in_the_access_log(stage: Stage):
+    """As far as it is a request line, and of one line; with the reason, and without a status."""
+    stage.hand(answers=True)
+    client = RawHttp2(stage, headers(1, request((b"X-Upper", b"1"), path=b"/b\r\nad x")), headers(3))
+    client.until_said("RST 1 PROTOCOL_ERROR")
+    stage.until(lambda: len(stage.pump.access.records) == 2)
+    first, second = stage.pump.access.records
+    assert (first[2:4], first[9:]) == ((b"GET /b??ad?x HTTP/2.0\r\n", 0), (CloseReason.HTTP2_ERROR, 0))
+    assert (second[2:4], second[9:]) == ((b"GET / HTTP/2.0\r\nHost: example.com\r\n\r\n", 200), (0, 1))
+
+
 def test_ten_thousand_connections_reset_all_at_once(stage: Stage):
     """Ten thousand streams, in a hundred connections."""
     hand = stage.hand(threads=4)

@@ -387,6 +387,8 @@ class Http2:
     def _stream_ended(self, conn: Connection, session: Session, event: StreamEnded) -> None:
         if event.why:
             self._faults.stream(conn, event.why, self._clock.now)
+        if event.raw and self._access.enabled:
+            self._log_malformed(conn, event.raw)
         stream = None if event.stream is None else event.stream.owner
         if not isinstance(stream, Stream):
             return
@@ -395,6 +397,12 @@ class Http2:
             exchange.place = StreamPlace(session.wire)
         reason = CloseReason.HTTP2_ERROR if event.why else CloseReason.STREAM_RESET
         self._endings.close(stream, reason)
+
+    def _log_malformed(self, conn: Connection, raw: bytes) -> None:
+        """It has no response; so it is with HTTP/1.1 when a client leaves amid its headers."""
+        record = (conn.when, conn.origin.client, raw, 0, 0, 0, -1, -1, 0, int(CloseReason.HTTP2_ERROR))
+        self._access.records.append((*record, conn.request_count))
+        conn.request_count += 1
 
     def _failed(self, conn: Connection, session: Session, event: ConnectionFailed) -> None:
         session.closing = Closing.FAILED

@@ -26,6 +26,8 @@ refills with time; `receive` is told the time.
 
 from __future__ import annotations
 
+import re
+
 from halfsync.wire import http2_frames as frames
 from halfsync.wire.hpack import Decoder, Field, HpackError
 from halfsync.wire.http1 import RequestHead
@@ -178,7 +180,7 @@ class Http2Connection(Http2State):
             self.out.append(frames.rst_stream(error.stream_id, error.code))
         else:
             self.reset(stream, error.code)
-        events.append(StreamEnded(stream, str(error)))
+        events.append(StreamEnded(stream, str(error), error.raw))
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         size = len(payload)
@@ -290,7 +292,8 @@ class Http2Connection(Http2State):
         try:
             head = self._requests.head_of(fields, ended=ended)
         except Malformed as malformed:
-            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
+            raw = _unread_head(fields).raw
+            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, str(malformed), raw) from None
         except Refusal as refusal:
             return _unread_head(fields), refusal
         if ended and not self._decoder.inserted and len(block) <= MAX_KEPT_BLOCK:
@@ -339,10 +342,13 @@ def _unpadded(payload: bytes) -> bytes:
 
 def _unread_head(fields: list[Field] | None = None) -> RequestHead:
     """What is shown of a request that is refused: its request line, as far as it is one."""
-    named = {name: value for name, value, _ in fields or () if name in (b":method", b":path")}
+    named = {name: _LINE_ENDS.sub(b"?", value) for name, value, _ in fields or () if name in _SHOWN}
     shown = b"%b %b HTTP/2.0\r\n" % (named.get(b":method", b"-")[:32], named.get(b":path", b"-")[:512])
     return RequestHead(shown, b"", b"", NOT_HTTP1)
 
+
+_SHOWN = (b":method", b":path")
+_LINE_ENDS = re.compile(rb"[\r\n\0 ]")
 
 _HANDLERS = {
     frames.DATA: Http2Connection._on_data,

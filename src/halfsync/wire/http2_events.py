@@ -33,13 +33,14 @@ class DataReceived:
 
 class StreamEnded:
     """The stream is no more: the client has reset it, or broken the protocol on it (then `why` says how).
-    None: it did so with its very first frame."""
+    None: it did so with its very first frame; `raw` is what is shown of that request."""
 
-    __slots__ = ("stream", "why")
+    __slots__ = ("raw", "stream", "why")
 
-    def __init__(self, stream: StreamState | None, why: str = "") -> None:
+    def __init__(self, stream: StreamState | None, why: str = "", raw: bytes = b"") -> None:
         self.stream = stream
         self.why = why
+        self.raw = raw
 
 
 class WindowsOpened:

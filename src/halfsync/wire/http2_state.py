@@ -56,10 +56,12 @@ class ConnectionFault(Exception):
 
 
 class StreamFault(Exception):
-    """A mistake of the client's that costs a stream (RFC 9113 5.4.2)."""
+    """A mistake of the client's that costs a stream (RFC 9113 5.4.2). `raw`: what is shown of a request that
+    was malformed."""
 
-    def __init__(self, stream_id: int, code: ErrorCode, why: str) -> None:
+    def __init__(self, stream_id: int, code: ErrorCode, why: str, raw: bytes = b"") -> None:
         super().__init__(why)
+        self.raw = raw
         self.stream_id = stream_id
         self.code = code
 
