@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from bench import apps, asgi_cases, compare, handshakes, load, report, servers
+from bench import apps, asgi_cases, compare, handshakes, http2, load, report, servers
 from bench.compare import Pace, own_folder
 from bench.handshakes import make_public, over_tls
 from bench.idle import idle_connections
@@ -170,6 +170,7 @@ CASES: dict[str, Case] = {
     "handshakes": full_handshakes,
     "resumed": resumed_handshakes,
     "tls-idle": idle_tls_memory,
+    **http2.CASES,
 }
 
 

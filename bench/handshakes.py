@@ -17,7 +17,7 @@ from bench.compare import Pace, own_folder
 from bench.idle import holder
 
 
-def over_tls(place: Path) -> list[servers.Server]:
+def over_tls(place: Path, *, http2: bool = False) -> list[servers.Server]:
     """Servers of the folder `public` in `place`, with the same key."""
     certificate = place / "certificate.pem"
     subprocess.run(
@@ -34,9 +34,9 @@ def over_tls(place: Path) -> list[servers.Server]:
     certificate.chmod(0o644)
     public = place / "public"
     options = ("--certfile", str(certificate))
-    found = [servers.halfsync(own_folder(place, "halfsync"), str(public), options=options)]
+    found = [servers.halfsync(own_folder(place, "halfsync"), str(public), options=options, http2=http2)]
     if compare.say_missing(["nginx"]):
-        found.append(servers.nginx(own_folder(place, "nginx"), public, certificate))
+        found.append(servers.nginx(own_folder(place, "nginx"), public, certificate, http2=http2))
     return found
 
 

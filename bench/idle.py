@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import socket
 import time
+from collections.abc import Callable
 
 from bench import processes, report
 from bench.compare import running
@@ -24,9 +25,15 @@ IP_BIND_ADDRESS_NO_PORT = 24
 
 
 def idle_connections(
-    servers: list[Server], path: str, body: bytes, wanted: int = WANTED, target: float = TARGET
+    servers: list[Server],
+    path: str,
+    body: bytes,
+    wanted: int = WANTED,
+    target: float = TARGET,
+    ask: Callable[[Server, str], bytes] | None = None,
 ) -> None:
-    """Fill each server in turn and print what a connection cost. `target` in KiB."""
+    """Fill each server in turn and print what a connection cost. `target` in KiB. `ask` gives the bytes that
+    a connection begins with, and after which it gets `body`."""
     count = min(wanted, _allowed())
     if count < wanted:
         print(f"  only {count:,} connections: the hard limit of open files (ulimit -Hn) allows no more")
@@ -34,7 +41,7 @@ def idle_connections(
     verdict = "  NOT MET  halfsync did not start"
     with running(servers, path, body) as up:
         for server in up:
-            each, held = _fill(server, path, body, count)
+            each, held = _fill(server, (ask or _request)(server, path), body, count)
             rows.append([server.name, f"{held:,}", f"{each / 1024:.2f} KiB"])
             if server.name == "halfsync":
                 verdict = report.verdict("one connection", each / 1024, target, " KiB", at_least=False)
@@ -62,10 +69,13 @@ def _allowed() -> int:
     return limit - WARM - SPARE
 
 
-def _fill(server: Server, path: str, body: bytes, count: int) -> tuple[float, int]:
+def _request(server: Server, path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
+
+
+def _fill(server: Server, request: bytes, body: bytes, count: int) -> tuple[float, int]:
     """Bytes for each connection, and how many connections the server truly held at the end."""
     pid = holder(server)
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
     held: list[socket.socket] = []
     try:
         held += [_open(server, request, body, number) for number in range(WARM)]
@@ -89,10 +99,13 @@ def _open(server: Server, request: bytes, body: bytes, number: int) -> socket.so
     connection.bind((f"127.0.0.{2 + number % 8}", 0))
     connection.connect(("127.0.0.1", port))
     if server.scheme == "https":
-        connection = unverified().wrap_socket(connection)
+        context = unverified()
+        if server.http2:
+            context.set_alpn_protocols(["h2"])
+        connection = context.wrap_socket(connection)
     connection.sendall(request)
     answer = bytearray()
-    while not answer.endswith(body):
+    while body not in answer:
         data = connection.recv(65536)
         if not data:
             raise ConnectionError(f"the server closed connection {number:,} without the whole answer")

@@ -49,6 +49,8 @@ class Server:
     """The cores it may use; empty: all."""
     process: subprocess.Popen[bytes] | None = None
     scheme: str = "http"
+    http2: bool = False
+    """It is loaded by HTTP/2, and may know nothing else."""
 
     @property
     def pid(self) -> int:
@@ -112,8 +114,7 @@ class Server:
         trouble = "no answer"
         while time.monotonic() < end and self.process.poll() is None:
             try:
-                with urlopen(self.url(path), timeout=10, context=unverified()) as answer:
-                    body = answer.read()
+                body = self._read(path)
                 if body == expect:
                     return
                 trouble = f"{path} gave {len(body)} bytes that are not the ones expected"
@@ -124,6 +125,14 @@ class Server:
         if status is not None:
             trouble = f"it ended with status {status}"
         raise CannotStart(f"{self.name} does not start: {trouble}\n{self._last_output()}")
+
+    def _read(self, path: str) -> bytes:
+        if self.http2:
+            argv = ["curl", "--silent", "--insecure", "--http2-prior-knowledge", self.url(path)]
+            return subprocess.run(argv, capture_output=True, timeout=10, check=False).stdout
+        with urlopen(self.url(path), timeout=10, context=unverified()) as answer:
+            body: bytes = answer.read()
+            return body
 
     def _last_output(self) -> str:
         text = (self.folder / "output.log").read_text(errors="replace")
@@ -207,7 +216,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen 127.0.0.1:{port} backlog=2048{tls};
+        listen 127.0.0.1:{port} backlog=2048{http2}{tls};
         root {public};
     }}
 }}
@@ -222,7 +231,7 @@ NGINX_TLS = """ ssl;
         ssl_session_tickets on"""
 
 
-def nginx(folder: Path, public: Path, certificate: Path | None = None) -> Server:
+def nginx(folder: Path, public: Path, certificate: Path | None = None, *, http2: bool = False) -> Server:
     """One worker process; serves the folder `public`. `certificate`: with its key, for TLS with the same
     ciphers as ours."""
     path = nginx_path()
@@ -231,15 +240,23 @@ def nginx(folder: Path, public: Path, certificate: Path | None = None) -> Server
     tls = ""
     if certificate is not None:
         tls = NGINX_TLS.format(certificate=certificate, ciphers=INTERMEDIATE)
-    text = NGINX.format(folder=folder, port=port, public=public, tls=tls)
+    spoken = " http2" if http2 else ""
+    text = NGINX.format(folder=folder, port=port, public=public, tls=tls, http2=spoken)
     (folder / "nginx.conf").write_text(text)
     command = [path, "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
     scheme = "http" if certificate is None else "https"
-    return Server("nginx", port, command, folder, ["nginx.conf:", *text.splitlines()], scheme=scheme)
+    return Server(
+        "nginx", port, command, folder, ["nginx.conf:", *text.splitlines()], scheme=scheme, http2=http2
+    )
 
 
 def halfsync(
-    folder: Path, *targets: str, threads: int = 8, log: bool = True, options: tuple[str, ...] = ()
+    folder: Path,
+    *targets: str,
+    threads: int = 8,
+    log: bool = True,
+    options: tuple[str, ...] = (),
+    http2: bool = False,
 ) -> Server:
     """One worker process of `threads` threads for each application among `targets`."""
     port = free_port()
@@ -249,7 +266,7 @@ def halfsync(
         command += ["--access-logfile", str(folder / "access.log")]
     command += [*options, *targets]
     scheme = "https" if "--certfile" in options else "http"
-    return Server("halfsync", port, command, folder, scheme=scheme)
+    return Server("halfsync", port, command, folder, scheme=scheme, http2=http2)
 
 
 def gunicorn(folder: Path, app: str) -> Server:
@@ -269,7 +286,13 @@ def uvicorn(folder: Path, app: str) -> Server:
 
 
 def granian(
-    folder: Path, app: str, blocking_threads: int | None, *, log: bool = True, interface: str = "wsgi"
+    folder: Path,
+    app: str,
+    blocking_threads: int | None,
+    *,
+    log: bool = True,
+    interface: str = "wsgi",
+    http2: bool = False,
 ) -> Server:
     """`blocking_threads` None leaves the number to granian."""
     port = free_port()
@@ -279,8 +302,10 @@ def granian(
         command.append("--access-log")
     if blocking_threads is not None:
         command += ["--blocking-threads", str(blocking_threads)]
+    if http2:
+        command += ["--http", "2"]
     name = "granian" if blocking_threads is None else f"granian-{blocking_threads}"
-    return Server(name, port, [*command, app], folder)
+    return Server(name, port, [*command, app], folder, http2=http2)
 
 
 def waitress(folder: Path, app: str) -> Server:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import compare, load, processes, report, servers, trace
+from bench import compare, http2, load, processes, report, servers, trace
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,3 +164,20 @@ def test_only_listed_tools_are_needed():
     packages = (ROOT / ".ci/debian-packages").read_text()
     assert all(tool in packages for tool in ("wrk", "nginx-light", "strace"))
     assert shutil.which("taskset"), "util-linux, on every Debian"
+
+
+H2LOAD = """\
+starting benchmark...
+Warm-up phase is over for all threads.
+Main benchmark duration is started for thread #0.
+
+finished in 2.00s, 1234.50 req/s, 7.32MB/s
+requests: 2469 total, 2471 started, 2469 done, 2460 succeeded, 4 failed, 5 errored, 0 timeout
+status codes: 2440 2xx, 10 3xx, 7 4xx, 3 5xx
+"""
+
+
+def test_the_figures_of_h2load_are_read():
+    assert http2.read(H2LOAD) == (2460, 1234.5, 19)
+    with pytest.raises(load.CannotLoad, match="no figures"):
+        http2.read("protocol error")
