@@ -155,6 +155,8 @@ def _routes(
                 error_pages=nearest_pages(of_site.error_pages, files.load(target.error_pages)),
                 allow=_allowed(target, of_route),
                 deny=tuple(of_route.deny),
+                client_rate=of_route.client_rate,
+                client_burst=of_route.client_burst,
             )
             wheres[prefix] = target.where
     found = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))

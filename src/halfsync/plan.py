@@ -92,6 +92,8 @@ class RoutePlan:
     error_pages: tuple[ErrorPage, ...] = ()
     allow: tuple[str, ...] = ()  # networks whose requests are served; (): all
     deny: tuple[str, ...] = ()  # networks whose requests are not, in any case
+    client_rate: float = 0.0  # requests a second of one client; 0: any number
+    client_burst: int = 0  # how many of them may come at once; 0: those of a second
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,6 +247,6 @@ def _open_sockets(plan: Plan) -> dict[int, socket.socket]:
 def most_connections(limit: int, plan: Plan) -> int:
     """How many clients there may be at once if there may be `limit` descriptors. Each worker needs
     three, each twice while a reload replaces it; and responses, spooled bodies and leases need some."""
-    fixed = OWN + len(plan.listeners) + 6 * sum(pool.processes for pool in plan.pools)
+    fixed = OWN + len(plan.listeners) + 6 * sum(pool.most_processes for pool in plan.pools)
     left = limit - fixed
     return max(FEWEST, left - min(left // 3, FOR_RESPONSES))

@@ -1,4 +1,4 @@
-"""Routes that are not for everybody: `allow` and `deny`.
+"""Routes that are not for everybody, or not as often as they like: `allow` and `deny`, and `client_rate`.
 
 Whose request it is, is what a handler is told: the peer, or whom a trusted proxy names (see forwarded.py). A
 peer without an address, on a unix socket, is in no network.
@@ -13,6 +13,7 @@ from functools import lru_cache
 from halfsync.forwarded import Trust, named_clients
 from halfsync.logs.error import log
 from halfsync.plan import RoutePlan
+from halfsync.pump.client_rates import ClientRate
 from halfsync.pump.connection import Exchange
 from halfsync.wire.refusals import Refusal
 
@@ -22,27 +23,18 @@ QUIET = 1.0
 _FORWARDED = re.compile(rb"\r\n(x-forwarded-for|forwarded):[ \t]*([^\r]*)", re.IGNORECASE)
 
 
-class Access:
-    """Of one route."""
+class Allowed:
+    """`allow` and `deny` of one route."""
 
-    def __init__(self, planned: RoutePlan, trust: Trust) -> None:
+    def __init__(self, planned: RoutePlan) -> None:
         self._allow = [ipaddress.ip_network(text, strict=False) for text in planned.allow]
         self._deny = [ipaddress.ip_network(text, strict=False) for text in planned.deny]
-        self._trust = trust
         self._objection = lru_cache(4096)(self._look)
         self._quiet_until = 0.0
         self._omitted = 0
 
-    def check(self, exchange: Exchange, now: float) -> None:
+    def check(self, exchange: Exchange, client: str, now: float) -> None:
         """Raises Refusal. `now` is monotonic."""
-        assert exchange.conn is not None
-        client = exchange.conn.origin.client
-        if found := _FORWARDED.findall(exchange.raw):
-            fields: dict[str, str] = {}
-            for name, value in found:
-                key, text = name.decode().lower(), value.decode("latin-1")
-                fields[key] = f"{fields[key]}, {text}" if key in fields else text
-            client = self._trust.client(client, named_clients(fields))
         setting = self._objection(client)
         if not setting:
             return
@@ -69,6 +61,36 @@ class Access:
         return ""
 
 
+class Access:
+    """All that a route asks of its clients. See AccessCheck."""
+
+    def __init__(self, trust: Trust, checks: list[Allowed | ClientRate]) -> None:
+        self._trust = trust
+        self._checks = checks
+
+    def check(self, exchange: Exchange, now: float) -> None:
+        client = self._client_of(exchange)
+        for one in self._checks:
+            one.check(exchange, client, now)
+
+    def _client_of(self, exchange: Exchange) -> str:
+        """Its address, or that of the client that a trusted proxy names."""
+        assert exchange.conn is not None
+        client = exchange.conn.origin.client
+        if found := _FORWARDED.findall(exchange.raw):
+            fields: dict[str, str] = {}
+            for name, value in found:
+                key, text = name.decode().lower(), value.decode("latin-1")
+                fields[key] = f"{fields[key]}, {text}" if key in fields else text
+            client = self._trust.client(client, named_clients(fields))
+        return client
+
+
 def access_of(planned: RoutePlan, trust: Trust) -> Access | None:
     """None: the route is for everybody."""
-    return Access(planned, trust) if planned.allow or planned.deny else None
+    checks: list[Allowed | ClientRate] = []
+    if planned.allow or planned.deny:
+        checks.append(Allowed(planned))
+    if planned.client_rate:
+        checks.append(ClientRate(planned.client_rate, planned.client_burst))
+    return Access(trust, checks) if checks else None

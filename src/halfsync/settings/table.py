@@ -607,6 +607,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = []
 
+    client_rate: Annotated[
+        float,
+        about(
+            "Access",
+            "Requests that one client may send to a route in a second, on average; more get a 429 with "
+            "Retry-After. A client is an address, or an IPv6 network of 64 bits. Where a proxy is believed "
+            "(`forwarded_allow_ips`), the client that it names counts. Such responses are not leased. 0: any "
+            "number.",
+            unit="requests",
+            least=0,
+            most=1_000_000,
+            of_routes="all",
+        ),
+    ] = 0.0
+    client_burst: Annotated[
+        int,
+        about(
+            "Access",
+            "Requests of one client that may come at once where there is a `client_rate`. 0: as many as in a "
+            "second, and one at least.",
+            unit="requests",
+            least=0,
+            most=1_000_000,
+            of_routes="all",
+        ),
+    ] = 0
+
     handshake_timeout: Annotated[
         float,
         about("Time limits", "A TLS handshake must be complete within this time.", unit="seconds", least=0.1),

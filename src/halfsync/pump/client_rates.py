@@ -1,0 +1,96 @@
+"""How many requests a client may send: `client_rate` and `client_burst`, for each route.
+
+A token bucket for each client, kept as one number: the moment at which the bucket will be full again (the
+generic cell rate algorithm). A request moves it by 1 / rate; if it is further away than a whole bucket takes,
+the request is refused, and moves nothing.
+
+A client is an address; of IPv6 a network of 64 bits, which is what one subscriber gets. Peers on a unix
+socket that name nobody are no clients: they are proxies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from functools import lru_cache
+
+from halfsync.logs.error import log
+from halfsync.pump.connection import Exchange
+from halfsync.wire.refusals import Refusal
+
+MOST = 65_536
+"""Clients of a route that are known at once, at 150 bytes each. Those whose buckets are full are forgotten
+first; if there are too many others, all are."""
+QUIET = 1.0
+"""Seconds between two lines of the log for one route."""
+ROUNDING = 1e-6
+"""Seconds by which sums of fractions may be off."""
+TOO_MANY = 429
+
+
+class ClientRate:
+    """Of one route. Times are monotonic seconds."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """`rate` in requests a second; `burst` is how many may come at once, 0: those of a second."""
+        self._rate = rate
+        self._step = 1 / rate
+        self._tolerance = (max(1, burst or math.ceil(rate)) - 1) / rate
+        self._full_at: dict[bytes, float] = {}
+        self._quiet_until = 0.0
+        self._omitted = 0
+
+    def check(self, exchange: Exchange, client: str, now: float) -> None:
+        """Raises Refusal."""
+        key = key_of(client)
+        if key is None:
+            return
+        full_at = max(self._full_at.get(key, 0.0), now)
+        wait = full_at - self._tolerance - now
+        if wait <= ROUNDING:
+            if len(self._full_at) >= MOST and key not in self._full_at:
+                self._forget(now)
+            self._full_at[key] = full_at + self._step
+            return
+        self._tell(exchange, client, now)
+        seconds = math.ceil(wait)
+        raise Refusal(
+            TOO_MANY,
+            f"These are too many requests. Please try again in {seconds} s.",
+            close=exchange.head.body_size != 0,
+            retry_after=seconds,
+        )
+
+    def _forget(self, now: float) -> None:
+        self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}
+        if len(self._full_at) >= MOST * 3 // 4:
+            log(
+                "warning", f"client_rate: more than {MOST} clients at once; what they have sent is forgotten."
+            )
+            self._full_at.clear()
+
+    def _tell(self, exchange: Exchange, client: str, now: float) -> None:
+        if now < self._quiet_until:
+            self._omitted += 1
+            return
+        more = f" ({self._omitted} more were refused since the last such line.)" if self._omitted else ""
+        log(
+            "info",
+            f"429 to {client} for {exchange.named}: more than {self._rate:g} requests a second "
+            f"(client_rate).{more}",
+        )
+        self._quiet_until, self._omitted = now + QUIET, 0
+
+
+@lru_cache(4096)
+def key_of(client: str) -> bytes | None:
+    """What stands for a client: its address, or of IPv6 its network; None if it has none."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.packed
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped.packed
+    return address.packed[:8]
