@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -157,6 +158,15 @@ def test_a_status_without_a_body_has_none(site, status):
 def test_a_large_body_is_whole(site, size, said):
     answer = site.get(f"/large?size={size}{said}")
     assert (len(answer.body), answer["Content-Length"], answer.whole) == (size, str(size), True)
+
+
+def test_large_bodies_to_many_at_once_are_whole(site):
+    """More than the channel to the pump has room for."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(site.client()) for _ in range(8)]
+        for client in clients:
+            client.send(request("/large?size=2000000"))
+        assert [len(client.answer().body) for client in clients] == [2_000_000] * 8
 
 
 def number_in(file: Path) -> int:

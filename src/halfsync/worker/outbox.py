@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe, Tunnel
-from halfsync.primitives import os, socket, threading, time
+from halfsync.primitives import os, select, socket, threading, time
 from halfsync.response import Head
 from halfsync.wire.messages import (
     DONE,
@@ -162,12 +162,20 @@ class Outbox:
             except OSError as error:
                 if error.errno in _SHORT_OF:
                     time.sleep(0.001)
+                elif error.errno == errno.EAGAIN:  # an event loop has made it non-blocking (uvloop does)
+                    self._wait()
                 elif error.errno == errno.EMSGSIZE:
                     return False
                 else:  # the pump died; its connections are gone with it
                     end_if_lost(self._tasks, error)
                     self.gone = True
         return True
+
+    def _wait(self) -> None:
+        """Until there is room for a packet, or the pump is gone."""
+        poller = select.poll()
+        poller.register(self._tasks, select.POLLOUT)
+        poller.poll()
 
 
 def end_if_lost(channel: socket.socket, error: OSError) -> None:
