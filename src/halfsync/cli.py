@@ -19,6 +19,7 @@ from halfsync.habits.sources import gathered
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.habits.variables import about_script_name
 from halfsync.layout import Layout, target_of, work_out
+from halfsync.parent.limits import START_AGAIN
 from halfsync.plan import Plan, SitePlan
 from halfsync.rereading import Rereading
 from halfsync.routes_table import table_of
@@ -140,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit. What is wrong is told on standard error, each in one sentence,
     and the status is 2."""
     open_standard_streams()
+    folder, name = current_folder(), os.environ.get("PWD")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         status = (
@@ -159,7 +161,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = 130
     except BrokenPipeError:  # of --help | head
         os._exit(1)
+    if status == START_AGAIN:
+        start_again(folder, name)
     sys.exit(status)
+
+
+def start_again(folder: str, name: str | None) -> NoReturn:
+    """The same command in the same folder, and in the same process."""
+    os.chdir(folder)
+    os.environ.pop("PWD", None)
+    if name is not None:
+        os.environ["PWD"] = name
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def open_standard_streams() -> None:

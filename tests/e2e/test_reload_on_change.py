@@ -239,18 +239,36 @@ def test_a_file_and_a_folder_that_are_included_are_watched(tmp_path):
         assert "words.txt" not in server.log()
 
 
-def test_a_target_that_is_mended_in_the_settings_file_is_reported_to_need_a_start(tmp_path):
-    edit(tmp_path / "app.py", GOOD.format(word="one"))
-    edit(tmp_path / "halfsync.toml", "[routes]\n'/' = 'app:ap'\n")
-    server = Server(tmp_path, ("--reload", "-b", "127.0.0.1:0", "-c", "halfsync.toml"), {})
+@pytest.mark.parametrize(
+    "wrong",
+    ["[routes]\n'/' = 'app:ap'\n", "[routes]\n'/' = 'app:app'\n'/x' = 'none:app'\n", "pythonpath = ['none']\n"],
+    ids=["no such name", "no such module", "no such path"],
+)
+def test_a_settings_file_that_is_mended_starts_the_server_again(tmp_path, wrong):
+    """At the first start, what is wrong may stand in the settings file: then that is read again."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "code").mkdir()
+    edit(tmp_path / "code/app.py", GOOD.format(word="one"))
+    path = "pythonpath = ['../code']\n"
+    right = f"chdir = 'home'\n{path}[routes]\n'/' = 'app:app'\n"
+    if wrong.startswith("pythonpath"):
+        text = right.replace(path, wrong)
+    else:
+        text = f"chdir = 'home'\n{path}{wrong}"
+    edit(tmp_path / "halfsync.toml", text)
+    arguments = ("--reload", "-b", "127.0.0.1:0", "-c", "halfsync.toml", "--pid", str(tmp_path / "pid"))
+    server = Server(tmp_path, arguments, {})
     try:
-        server.until_logged("has no 'ap'.*Waiting for a change")
-        edit(tmp_path / "halfsync.toml", "[routes]\n'/' = 'app:app'\n")
-        server.until_logged("halfsync.toml changed: trying again")
-        server.until_logged("WARNING What is being started .* stop with Ctrl-C and start again")
-        edit(tmp_path / "app.py", GOOD.format(word="one") + "\nap = app\n")
+        server.until_logged("Waiting for a change")
+        edit(tmp_path / "halfsync.toml", "no TOML")
+        server.until_logged("(?s)halfsync.toml changed: .* is not TOML.* Waiting for another change")
+        assert server.process.poll() is None
+        edit(tmp_path / "halfsync.toml", right)
+        server.until_logged("halfsync.toml changed: starting again with it")
         server.wait_until_it_serves()
-        server.until_logged("The new configuration is in effect: .* serves / = app:app ")
         assert says(server, b"one")
+        assert (tmp_path / "pid").read_text().strip() == str(server.process.pid)
+        edit(tmp_path / "code/app.py", GOOD.format(word="two"))
+        server.until(lambda: says(server, b"two"))
     finally:
         server.stop()

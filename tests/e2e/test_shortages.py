@@ -359,6 +359,11 @@ def test_too_few_descriptors_for_a_start(folder: Path, workers: int):
         for _ in range(10):
             assert server.get("/hello").body == b"hello\n"
         server.until(lambda: len(server.workers("story:app")) == workers)
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(server.client(seconds=AT_ONCE)) for _ in range(acceptor.FEWEST)]
+            for _ in range(3):
+                for client in clients:
+                    assert client.ask("/hello").body == b"hello\n", "each has its descriptor, and keeps it"
 
 
 def test_the_least_of_descriptors_is_the_pumps():

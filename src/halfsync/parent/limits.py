@@ -38,6 +38,9 @@ STUCK = 30.0
 EXIT_WRONG = 2
 """Exit status when what was to be served can't be."""
 
+START_AGAIN = -1
+"""In place of an exit status: with `reload`, the configuration that could not be started has changed."""
+
 
 class Phase(Enum):
     STARTING = "starting"

@@ -20,7 +20,9 @@ from halfsync.temporary_files import temporary_file
 
 PROC = "/proc/self/fd"
 PUMPS_OWN = 16
-"""Descriptors, beside its listening sockets, two for each worker, and its clients (see pump/acceptor.py)."""
+"""Descriptors, beside its listening sockets, PER_WORKER, and its clients (see pump/acceptor.py)."""
+PER_WORKER = 3
+"""Two channels and the scoreboard, whose descriptor Python's mmap keeps."""
 FEWEST_CLIENTS = 4
 IN_MEMORY = ("tmpfs", "ramfs")
 """File systems whose files are not on a disk."""
@@ -47,7 +49,7 @@ def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:
     """The pump has the most: raised to the hard limit, it must have room for the channels of all workers and
     a few clients. Raises SettingError."""
     workers = sum(pool.most_processes for pool in pools)
-    least = PUMPS_OWN + len(settings.bind) + 2 * workers + FEWEST_CLIENTS
+    least = PUMPS_OWN + len(settings.bind) + PER_WORKER * workers + FEWEST_CLIENTS
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if limit != resource.RLIM_INFINITY and limit < least:
         raise SettingError(

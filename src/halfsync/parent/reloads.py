@@ -6,7 +6,7 @@ import time
 
 from halfsync.logs.error import log
 from halfsync.parent.children import NEVER, Child, Role
-from halfsync.parent.limits import JOIN_AGAIN, LAST_WORD, LONGEST_WAIT, Phase
+from halfsync.parent.limits import JOIN_AGAIN, LAST_WORD, LONGEST_WAIT, START_AGAIN, Phase
 from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.progress import ReloadReport
 from halfsync.parent.reconfigure import Reconfiguration
@@ -40,13 +40,35 @@ class Reloads:
 
     def on_change(self, files: str, is_configuration: bool) -> None:
         """With `reload`: these files have changed."""
+        is_first_start = is_configuration and self._tree.phase is Phase.STARTING
+        if is_first_start and any(pool.backoff.is_stopped for pool in self._tree.pools):
+            if self._starts_again(files):
+                return
+            is_first_start = False
         self.request(f"{files} changed")
-        if is_configuration and self._tree.phase is Phase.STARTING:
+        if is_first_start:
             log(
                 "warning",
                 "What is being started is what the configuration named at first; the change takes effect "
                 "when that is done. If it can't start, stop with Ctrl-C and start again.",
             )
+
+    def _starts_again(self, files: str) -> bool:
+        """Nothing is served yet, and what was to be served can't be: end, to be started again with the new
+        configuration. False: it is the same one. One that is wrong is told, and waited out."""
+        try:
+            plan = self._reconfiguration.next_plan(self._tree.plan)
+        except (SettingError, OSError) as wrong:
+            log("error", f"{files} changed: {wrong} Waiting for another change.")
+            return True
+        if plan is self._tree.plan:
+            return False
+        self._reconfiguration.dropped(self._tree.plan, plan)
+        log("info", f"{files} changed: starting again with it.")
+        self._tree.exit_status = START_AGAIN
+        self._tree.begin_exit(time.monotonic())
+        self._tree.kill_all()
+        return True
 
     @property
     def is_over(self) -> bool:
