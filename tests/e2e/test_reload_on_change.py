@@ -241,7 +241,11 @@ def test_a_file_and_a_folder_that_are_included_are_watched(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    ["[routes]\n'/' = 'app:ap'\n", "[routes]\n'/' = 'app:app'\n'/x' = 'none:app'\n", "pythonpath = ['none']\n"],
+    [
+        "[routes]\n'/' = 'app:ap'\n",
+        "[routes]\n'/' = 'app:app'\n'/x' = 'none:app'\n",
+        "pythonpath = ['none']\n",
+    ],
     ids=["no such name", "no such module", "no such path"],
 )
 def test_a_settings_file_that_is_mended_starts_the_server_again(tmp_path, wrong):

@@ -35,8 +35,9 @@ def serve(
     configuration: tuple[SeenFile, ...] = (),
     tls: Sequence[SiteTLS] = (),
 ) -> int:
-    """Bind, fork, and serve until told to stop. Gives the exit status, or START_AGAIN. `read_again`: see Reconfiguration.
-    `configuration`: the files that the settings were read from.
+    """Bind, fork, and serve until told to stop. Gives the exit status, or START_AGAIN.
+
+    `read_again`: see Reconfiguration. `configuration`: the files that the settings were read from.
 
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
     was started and nothing is left behind.
