@@ -37,6 +37,8 @@ FOR_RESPONSES = 1024
 """Descriptors that are kept from connections, at most; a third of what there is, if that is less."""
 FEWEST = 4
 """Connections, however low the limit is."""
+LIMITED_TIMEOUT = 2.0
+"""Seconds for a request to come on a connection on which it is only to be refused."""
 PAUSE = 0.02
 """Seconds without accepting, when nobody idles; then whoever came in the meantime may have left."""
 
@@ -61,6 +63,7 @@ class Acceptor:
         handshakes: WireProtocol,
         proxy_headers: ProxyHeaders,
         redirecting: RedirectingHttp1,
+        limited: WireProtocol,
         leases: Leases,
         run_queue: RunQueue,
     ) -> None:
@@ -70,6 +73,7 @@ class Acceptor:
         self._room = room
         self._protocol = protocol
         self._redirecting = redirecting
+        self._limited = limited
         self._handshakes = handshakes  # the protocol of listeners for https, until a handshake is done
         self._proxy_headers = proxy_headers
         proxy_headers.go_on = self._go_on
@@ -117,11 +121,13 @@ class Acceptor:
             self.start()
 
     def _take_settings(self, plan: Plan) -> None:
+        self._endings.clients.configure(plan.settings)
         self._head_timeout = self._room.head_timeout = plan.settings.head_timeout
         self._logs_sites = needs_site(plan.settings.access_logformat)
         self._handshake_timeout = plan.settings.handshake_timeout
         self._secure = {index for index, one in enumerate(plan.listeners) if one.scheme == "https"}
         self._proxied = {index for index, one in enumerate(plan.listeners) if one.is_proxied}
+        self._uncounted = {i for i in range(len(plan.listeners)) if plan.is_for_health(i)} | self._proxied
         in_clear = {
             index
             for index, one in enumerate(plan.listeners)
@@ -210,8 +216,20 @@ class Acceptor:
             conn = Connection(transport, self._redirecting, origin, known, now + self._head_timeout)
         else:
             conn = Connection(transport, self._protocol, origin, known, now + self._head_timeout)
+        clients = self._endings.clients
+        counts = clients.most and index not in self._uncounted
+        if counts and not clients.has_room(client, now):
+            if index in self._secure:  # a handshake is what it is not worth
+                transport.close()
+                return
+            known = KnownHeads(read_at_once=False)
+            limit = min(self._head_timeout, LIMITED_TIMEOUT)
+            conn = Connection(transport, self._limited, origin, known, now + limit)
+            counts = False
         self._poller.watch_client(conn.fd)
         self._endings.connections[conn.fd] = conn
+        if counts:
+            clients.came(origin)
 
     def _go_on(self, conn: Connection) -> None:
         """Its PROXY header is read, and what follows is not."""

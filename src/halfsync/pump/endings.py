@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from halfsync.pump.access import AccessLog
+from halfsync.pump.client_connections import ClientConnections
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, Outcome
 from halfsync.pump.counts import Counts
@@ -25,6 +26,7 @@ class Endings:
         self.log_times = log_times
         self.log_cookies = log_cookies
         self.counts = Counts()
+        self.clients = ClientConnections()
         self.connections: dict[int, Connection] = {}
         self.streams: dict[Connection, None] = {}  # of HTTP/2, on all of them
 
@@ -43,13 +45,19 @@ class Endings:
                 if isinstance(item, PipeEnd):
                     self._poller.forget(item.file.fd)
             conn.out = None
-        if self.connections.pop(conn.fd, None) is not None:
-            self.counts.connections_closed += 1
+        self.forget(conn)
         if conn.session is not None:
             self._close_streams(conn.session, reason)
             conn.session = None
         conn.transport.close()
         return GONE
+
+    def forget(self, conn: Connection) -> None:
+        """It is none of those that are open any more."""
+        if self.connections.pop(conn.fd, None) is not None:
+            self.counts.connections_closed += 1
+            if conn.origin.counted_as is not None:
+                self.clients.left(conn.origin)
 
     @staticmethod
     def _finish(conn: Connection) -> None:

@@ -15,6 +15,9 @@ from halfsync.pump.tls import TLSTransport
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.refusals import OfServer, Redirection, Refusal
 
+RETRY_AFTER = 5
+"""Seconds until a client that has too many connections should try again."""
+
 
 class ClosingHttp1(Http1):
     """On connections whose listening socket is no more: each is closed after its next response."""
@@ -38,6 +41,17 @@ class ClearHttp1(Http1):
         conn.exchange = exchange = Exchange(conn, head, head.raw)
         place = head.host.decode("latin-1") or "..."
         self.refuse(exchange, OfServer(400, f"This port is for https: ask for https://{place}/ instead."))
+        return MORE
+
+
+class LimitedHttp1(Http1):
+    """On connections that are too many for one client (`client_connections`)."""
+
+    def _begin_exchange(self, conn: Connection, head: RequestHead, _seen: SeenHead | None) -> Outcome:
+        conn.move(EXCHANGE_BEGAN)
+        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        sentence = "There are too many connections from your address. Please close some."
+        self.refuse(exchange, OfServer(429, sentence, retry_after=RETRY_AFTER))
         return MORE
 
 

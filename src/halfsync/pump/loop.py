@@ -46,6 +46,7 @@ from halfsync.pump.http1_special import (
     ClosingGuardedHttp1,
     ClosingHttp1,
     GuardedHttp1,
+    LimitedHttp1,
     RedirectingHttp1,
 )
 from halfsync.pump.http2 import Http2
@@ -212,6 +213,7 @@ class Pump:
         self.clear_http1 = ClearHttp1(*parts)
         self.guarded_http1 = GuardedHttp1(*parts)
         self.closing_guarded_http1 = ClosingGuardedHttp1(*parts)
+        self.limited_http1 = LimitedHttp1(*parts)
         self.redirecting_http1 = RedirectingHttp1(*parts)
         self.redirecting_http1.challenges = self.challenges
         self.http2 = Http2(
@@ -268,6 +270,7 @@ class Pump:
             self.handshakes,
             self.proxy_headers,
             self.redirecting_http1,
+            self.limited_http1,
             self.leases,
             self.run_queue,
         )
@@ -506,7 +509,7 @@ class Pump:
             self.endings.reset(conn, CloseReason.INTERNAL_ERROR)
         except Exception:  # noqa: BLE001 (as above)
             self.errors.report(f"closing a connection:\n{traceback.format_exc()}")
-            self.connections.pop(conn.fd, None)
+            self.endings.forget(conn)
             conn.transport.close()
 
     def _lease_taken_in_part(self, conn: Connection, raw: bytes, sent: int, leased: Leased) -> None:

@@ -102,6 +102,7 @@ class PlanChange:
             pump.guarded_http1,
             pump.closing_guarded_http1,
             pump.redirecting_http1,
+            pump.limited_http1,
         ):
             protocol.configure(settings)
         pump.http2.configure(settings, pump.head_limits)

@@ -607,6 +607,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = []
 
+    client_connections: Annotated[
+        int,
+        about(
+            "Access",
+            "Connections that one client may have at once; on more it gets a 429, and over TLS they are "
+            "closed. Trusted proxies (`forwarded_allow_ips`) and peers on unix sockets may have any number. "
+            "0: any.",
+            unit="connections",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 0
     client_rate: Annotated[
         float,
         about(

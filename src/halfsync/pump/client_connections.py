@@ -1,0 +1,61 @@
+"""How many connections one client may have at once: `client_connections`.
+
+What a client is, client_rates.py says. Trusted proxies (`forwarded_allow_ips`) are none, since their
+connections are many clients'; nor is whoever has no address. At addresses with `proxy_protocol`, and for
+health checks, nobody is counted.
+"""
+
+from __future__ import annotations
+
+from halfsync.forwarded import Trust
+from halfsync.logs.error import log
+from halfsync.pump.client_rates import key_of
+from halfsync.pump.origin import Origin
+from halfsync.settings.table import Settings
+
+QUIET = 1.0
+"""Seconds between two lines of the log."""
+
+
+class ClientConnections:
+    """`most` is 0 if there is no limit; then nothing is counted."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._counts: dict[bytes, int] = {}
+        self._trust = Trust((), ())
+        self._quiet_until = 0.0
+        self._omitted = 0
+
+    def configure(self, settings: Settings) -> None:
+        self.most = settings.client_connections
+        self._trust = Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
+
+    def has_room(self, client: str, now: float) -> bool:
+        """Whether this client may have one more. If not, the log is told; `now` is monotonic."""
+        key = self._key_of(client)
+        if key is None or self._counts.get(key, 0) < self.most:
+            return True
+        if now < self._quiet_until:
+            self._omitted += 1
+            return False
+        more = f" ({self._omitted} more were refused since the last such line.)" if self._omitted else ""
+        log("info", f"429 to {client}: it has {self.most} connections already (client_connections).{more}")
+        self._quiet_until, self._omitted = now + QUIET, 0
+        return False
+
+    def came(self, origin: Origin) -> None:
+        """A connection is there, and counts until `left`."""
+        key = self._key_of(origin.client)
+        if key is not None:
+            origin.counted_as = key
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def left(self, origin: Origin) -> None:
+        """That connection is closed."""
+        key, origin.counted_as = origin.counted_as, None
+        if key is not None and (count := self._counts.pop(key, 0)) > 1:
+            self._counts[key] = count - 1
+
+    def _key_of(self, client: str) -> bytes | None:
+        return None if self._trust.trusts(client) else key_of(client)
