@@ -11,13 +11,15 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                                 (read by the watch thread, whatever the handlers do; or by the event loop)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
-               parent -> child  Describe                        (pump)
+               parent -> child  Describe | Challenges           (pump)
+               parent -> child  ChallengesShown | TryAgain      (acme)
                parent -> child  Spawn                           (template)
                parent -> child  ErrorLogFile                    (each of them)
     reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
-               child -> parent  Configured | Spare | Described  (pump)
+               child -> parent  Configured | Spare | Described | ChallengesShown (pump)
                child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
                child -> parent  Ready | Failed | Changed        (watcher)
+               child -> parent  Ready | Challenges | Changed    (acme)
 
 Beside the channels, one `scoreboard` of shared memory for each worker (see `SCOREBOARD_SLOTS`).
 
