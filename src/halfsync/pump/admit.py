@@ -15,6 +15,7 @@ from halfsync.pump.leases import Leases
 from halfsync.pump.routes import Sites
 from halfsync.pump.websockets import WebSockets
 from halfsync.wire.http1 import RequestHead
+from halfsync.wire.http2_requests import NOT_HTTP1
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
 from halfsync.wire.websocket_handshake import asks_for_websocket
@@ -57,8 +58,11 @@ class Admission:
                 return
         self.find_route(exchange)
         assert exchange.route is not None
-        if exchange.route.backend.takes_websockets and asks_for_websocket(head):
-            self._websockets.offer(exchange)
+        if exchange.route.backend.takes_websockets:
+            if asks_for_websocket(head):
+                self._websockets.offer(exchange)
+        elif head.upgrades and head.minor == NOT_HTTP1:
+            raise Refusal(501, "No WebSockets are served under this path.", close=False)
         if head.body_size == 0:
             self.submit(exchange)
 

@@ -42,6 +42,7 @@ from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import FRESH, LINGERING, MULTIPLEXED, QUEUED, SENDING, ConnectionEvent
 from halfsync.pump.tls import TLSTransport
+from halfsync.pump.websockets import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import HeadLimits
 from halfsync.wire.http2 import Http2Connection
@@ -87,6 +88,7 @@ class Http2:
         changing: ChangingFiles,
         leases: Leases,
         admission: Admission,
+        websockets: WebSockets,
         helpers: Helpers,
         http1: Http1,
         own: OwnResponses,
@@ -103,6 +105,7 @@ class Http2:
             settings, clock, run_queue, endings, errors, admission, helpers, http1, frames, spool_folder
         )
         streams.uploads = self.uploads
+        streams.websockets = websockets
         self._admission = admission
         self._faults = FaultLog()
         self._requests = Requests(limits)
@@ -235,6 +238,8 @@ class Http2:
             conn.deadline = min(conn.deadline, session.block_since + self._settings.head_timeout)
         else:
             session.block_since = 0.0
+        if session.closing is Closing.ANNOUNCED:
+            conn.deadline = min(conn.deadline, session.announced_until)
         if more:
             self._run_queue.again(conn)
         return WAIT

@@ -35,6 +35,8 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
 from halfsync.pump.streamed_bodies import BodyStreams
+from halfsync.pump.websocket import WebSocket
+from halfsync.pump.websockets import WebSockets
 from halfsync.wire.http1_responses import BODILESS
 from halfsync.wire.http2_responses import date_block, hints_block, response_block
 from halfsync.wire.messages import Reply
@@ -50,6 +52,9 @@ class RequestBodies(Protocol):
     def step(self, conn: Connection) -> Outcome:
         """That of RECEIVING."""
 
+    def take_parts(self, stream: Stream) -> None:
+        """What has come goes into the stream's inbox."""
+
     def drop_parts(self, stream: Stream) -> None:
         """What has come of a body is of no use any more."""
 
@@ -61,6 +66,7 @@ class Http2Responses(StreamCloser):
     """The protocol of streams: see WireProtocol."""
 
     uploads: RequestBodies
+    websockets: WebSockets
 
     def __init__(
         self,
@@ -85,6 +91,9 @@ class Http2Responses(StreamCloser):
         exchange = conn.exchange
         if exchange is None:
             return WAIT
+        ws = exchange.websocket
+        if ws is not None and ws.has_begun:
+            return self._serve_websocket(conn, exchange, ws)
         if exchange.stream is not None:
             outcome = self.uploads.streamed.read(conn, exchange, exchange.stream)
             if outcome is not None:
@@ -97,6 +106,20 @@ class Http2Responses(StreamCloser):
             return self.uploads.step(conn)
         elif state is PRODUCING:
             return self._output.produce(conn)
+        return WAIT
+
+    def _serve_websocket(self, stream: Stream, exchange: Exchange, ws: WebSocket) -> Outcome:
+        outcome = self.websockets.read(stream, exchange, ws)
+        while outcome is None and stream.parts and ws.reader.is_read and ws.is_read(False):
+            self.uploads.take_parts(stream)
+            outcome = self.websockets.read(stream, exchange, ws)
+        if outcome is not None:
+            return outcome
+        if exchange.state is SENDING:
+            if (session := stream.carrier.session) is not None:
+                self._is_ready(stream, session)
+        elif stream.out or self.websockets.answer_latest_ping(exchange, ws):
+            return self._output.produce(stream)
         return WAIT
 
     def _is_ready(self, stream: Stream, session: object) -> None:

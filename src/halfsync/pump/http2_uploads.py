@@ -93,6 +93,12 @@ class Uploads:
         exchange = None if stream is None else stream.exchange
         if stream is None or exchange is None:
             pass
+        elif exchange.websocket is not None and exchange.websocket.is_read(exchange.state < SENDING):
+            if data:
+                stream.parts.append(data)
+            stream.ended = stream.ended or state.remote_closed
+            self._run_queue.ready(stream)
+            return
         elif exchange.stream is not None and not exchange.stream.is_over:
             self.streamed.came(stream, exchange, exchange.stream, data)
             return
@@ -151,6 +157,13 @@ class Uploads:
         spool.write(data)
         stream.parts = []
         self._consumed(stream, len(data))
+
+    def take_parts(self, stream: Stream) -> None:
+        """Into the inbox: the client may send as many bytes again."""
+        stream.inbox += b"".join(stream.parts)
+        size = sum(map(len, stream.parts))
+        stream.parts = []
+        self._consumed(stream, size)
 
     def drop_parts(self, stream: Stream) -> None:
         """It is answered: they are of no use."""

@@ -228,6 +228,7 @@ class Pump:
             self.changing,
             self.leases,
             self.admission,
+            self.websockets,
             self.helpers,
             self.http1,
             self.own_responses,

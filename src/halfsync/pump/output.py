@@ -92,6 +92,8 @@ class Output:
             exchange.route.backend.taken(exchange)
         if exchange.websocket is not None and exchange.websocket.has_begun:
             conn.deadline = exchange.websocket.deadline
+            if exchange.websocket.pong is not None:
+                self._run_queue.ready(conn)
             return WAIT
         limit = exchange.route.limits.stream_timeout if exchange.route is not None else 0
         conn.deadline = self._clock.now + limit if limit else NEVER

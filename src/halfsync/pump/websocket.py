@@ -61,6 +61,12 @@ class WebSocket:
         """Messages go both ways."""
         return self.state is WebSocketState.OPEN
 
+    def is_read(self, is_awaited: bool) -> bool:
+        """Whether what the client sends counts. `is_awaited`: there is no response yet."""
+        if self.state is WebSocketState.OFFERED:
+            return is_awaited
+        return self.state in (WebSocketState.OPEN, WebSocketState.CLOSING)
+
     @property
     def has_begun(self) -> bool:
         """It was accepted."""

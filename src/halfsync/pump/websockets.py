@@ -141,7 +141,7 @@ class WebSockets:
 
     def step(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> Outcome:
         """The step of one that has begun (SENDING, PRODUCING)."""
-        outcome = self._read(conn, exchange, ws) if ws.state in READS else None
+        outcome = self.read(conn, exchange, ws)
         if outcome is not None:
             return outcome
         if exchange.state is SENDING:
@@ -150,14 +150,20 @@ class WebSockets:
             outcome = self._output.produce(conn)
         else:
             outcome = WAIT
-        if ws.pong is not None and exchange.state is PRODUCING and ws.is_open:
-            pong, ws.pong = ws.pong, None
-            self._put(exchange, control_frame(PONG, pong))
-            return MORE
-        return outcome
+        return MORE if self.answer_latest_ping(exchange, ws) else outcome
 
-    def _read(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> Outcome | None:
+    def answer_latest_ping(self, exchange: Exchange, ws: WebSocket) -> bool:
+        """If that had to wait for room on the queue, and there is some now."""
+        if ws.pong is None or exchange.state is not PRODUCING or not ws.is_open:
+            return False
+        pong, ws.pong = ws.pong, None
+        self._put(exchange, control_frame(PONG, pong))
+        return True
+
+    def read(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> Outcome | None:
         """Reads, but no more than there is room for, or than a turn's share. None: go on with sending."""
+        if ws.state not in READS:
+            return None
         reader = ws.reader
         if (ws.spool is not None or not reader.is_read) and not self._take_in(conn, exchange, ws):
             return None  # what was read in an earlier step

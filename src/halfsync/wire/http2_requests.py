@@ -31,12 +31,13 @@ NOT_HTTP1 = 2
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _EDGE = b" \t"
 
-_PLAIN, _METHOD, _SCHEME, _AUTHORITY, _PATH, _COOKIE, _HOST, _LENGTH, _TE, _FORBIDDEN = range(10)
+_PLAIN, _METHOD, _SCHEME, _AUTHORITY, _PATH, _PROTOCOL, _COOKIE, _HOST, _LENGTH, _TE, _FORBIDDEN = range(11)
 _KINDS: dict[bytes, int] = {
     b":method": _METHOD,
     b":scheme": _SCHEME,
     b":authority": _AUTHORITY,
     b":path": _PATH,
+    b":protocol": _PROTOCOL,  # RFC 8441
     b"cookie": _COOKIE,
     b"host": _HOST,
     b"content-length": _LENGTH,
@@ -48,7 +49,7 @@ _KINDS: dict[bytes, int] = {
     b"transfer-encoding": _FORBIDDEN,
     b"upgrade": _FORBIDDEN,
 }
-_LAST_PSEUDO = _PATH
+_LAST_PSEUDO = _PROTOCOL
 _SPECIAL = len(_KINDS)
 
 
@@ -74,10 +75,12 @@ class Requests:
 
     def head_of(self, fields: list[Field], *, ended: bool) -> RequestHead:
         """`ended`: no body follows. Raises Malformed, and Refusal for what is answered with a response."""
-        lines, length = _lines_of(fields)
+        lines, length, is_websocket = _lines_of(fields)
         raw = b"\r\n".join(lines)
         if raw.count(b"\n") != len(lines) - 1 or raw.count(b"\r") != len(lines) - 1 or b"\0" in raw:
             raise Malformed("a line end or NUL in a field")
+        if is_websocket and (ended or length >= 0):
+            raise Malformed("a WebSocket that is over before it has begun, or has a length")
         if ended:
             if length > 0:
                 raise Malformed("content-length says that there is a body, and there is none")
@@ -93,6 +96,8 @@ class Requests:
                 if len(self._heads) >= MAX_HEADS:
                     self._heads.clear()
                 self._heads[raw] = head
+        elif is_websocket:
+            head.upgrades = True
         else:
             head.body_size = CHUNKED if length < 0 else length
         return head
@@ -120,8 +125,8 @@ def check_trailers(fields: list[Field]) -> None:
             raise Malformed("a line end or NUL in a trailer")
 
 
-def _lines_of(fields: list[Field]) -> tuple[list[bytes], int]:  # noqa: C901 (one loop over what is hot)
-    """The lines of a head; and its content-length, or -1."""
+def _lines_of(fields: list[Field]) -> tuple[list[bytes], int, bool]:  # noqa: C901 (one loop over what is hot)
+    """The lines of a head; its content-length, or -1; and whether it asks for a WebSocket."""
     kinds = _KINDS
     pseudo: dict[int, bytes] = {}
     lines = [b"", b""]
@@ -155,10 +160,23 @@ def _lines_of(fields: list[Field]) -> tuple[list[bytes], int]:  # noqa: C901 (on
             lines.append(b"te: trailers")
         else:
             raise Malformed(f"{name.decode()} is not for HTTP/2")
+    is_websocket = _PROTOCOL in pseudo
+    if is_websocket:
+        _check_protocol(pseudo)
     _begin(lines, pseudo, host)
     if cookie is not None:
         lines.append(b"Cookie: " + cookie)
-    return lines, length
+    return lines, length, is_websocket
+
+
+def _check_protocol(pseudo: dict[int, bytes]) -> None:
+    """RFC 8441 4 and 5: of an extended CONNECT, which is written as the GET that it would be with HTTP/1.1.
+    Raises Malformed, Refusal."""
+    if pseudo.get(_METHOD) != b"CONNECT":
+        raise Malformed(":protocol is for CONNECT")
+    if pseudo[_PROTOCOL].lower() != b"websocket":
+        raise Refusal(501, "The only protocol known here for CONNECT is websocket.")
+    pseudo[_METHOD] = b"GET"
 
 
 def _begin(lines: list[bytes], pseudo: dict[int, bytes], host: bytes | None) -> None:

@@ -139,6 +139,7 @@ class Http2State:
         values = {
             Setting.MAX_CONCURRENT_STREAMS: limits.streams,
             Setting.MAX_HEADER_LIST_SIZE: max_head,
+            Setting.ENABLE_CONNECT_PROTOCOL: 1,
             Setting.NO_RFC7540_PRIORITIES: 1,
         }
         self.out = [frames.settings(values), frames.window_update(0, RECEIVE_WINDOW - WINDOW)]

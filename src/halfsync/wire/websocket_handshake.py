@@ -8,6 +8,7 @@ import hashlib
 import re
 
 from halfsync.wire.http1 import RequestHead
+from halfsync.wire.http2_requests import NOT_HTTP1
 from halfsync.wire.refusals import Refusal
 from halfsync.wire.websocket_deflate import Extension, Parameters
 
@@ -47,8 +48,10 @@ class UpgradeRefusal(Refusal):
 
 
 def asks_for_websocket(head: RequestHead) -> bool:
-    """Whether a request wants to upgrade to WebSocket, in whatever form. HTTP/1.0 has no upgrade (RFC 9110
-    7.8)."""
+    """Whether a request wants to upgrade to WebSocket, in whatever form (with HTTP/2, by RFC 8441). HTTP/1.0
+    has no upgrade (RFC 9110 7.8)."""
+    if head.minor == NOT_HTTP1:
+        return head.upgrades
     if not head.minor or b"websocket" not in (lowered := head.raw.lower()):
         return False
     return any(b"websocket" in tokens_of(value) for value in values_of(lowered, b"upgrade"))
@@ -56,6 +59,8 @@ def asks_for_websocket(head: RequestHead) -> bool:
 
 def check_handshake(head: RequestHead) -> Offer:
     """Of a request that asks for it. Raises Refusal."""
+    if head.minor == NOT_HTTP1:
+        return check_offer(head)
     raw = head.raw
     if head.method != b"GET":
         raise _refused("is a GET", head)

@@ -162,7 +162,7 @@ def litestar() -> Any:
     @websocket("/socket")
     async def socket(socket: WebSocket[Any, Any, Any]) -> None:
         await socket.accept()
-        async for text in socket.iter_data():
+        async for text in socket.iter_data("text"):
             await socket.send_text(text)
 
     return Litestar([root, echo, stream, socket])

@@ -1,0 +1,217 @@
+"""WebSockets over HTTP/2 (RFC 8441): the same on a stream, beside others."""
+
+from __future__ import annotations
+
+import pytest
+
+from halfsync.pump.closes import CloseReason
+from halfsync.wire.messages import (
+    Accept,
+    ClientDisconnected,
+    Close,
+    Message,
+    WebSocketTask,
+)
+from halfsync.wire.websocket import BINARY, TEXT
+from tests.pump.harness import Hand, Stage
+from tests.pump.http2_client import Http2Client, Response
+from tests.pump.websocket_pair import stage
+from tests.wire.websocket_frames import close as close_frame
+from tests.wire.websocket_frames import frame
+
+VERSION = [(b"sec-websocket-version", b"13")]
+
+
+class Pair:
+    """An open WebSocket on a stream."""
+
+    def __init__(self, one: Stage, hand: Hand | None = None, client: Http2Client | None = None) -> None:
+        self.stage = one
+        self.hand = hand or one.hand()
+        self.client = client or Http2Client(one)
+        self.number = begin(self.client)
+        self.task = self.hand.take()
+        assert type(self.task) is WebSocketTask
+        self.hand.send([Accept(self.task.number, b"X-Who: me\r\n")])
+        one.until(lambda: self.client.read() >= 0 and self.client.responses[self.number].status)
+
+    def say(self, data: bytes) -> None:
+        self.client.upload(self.number, data, end=False)
+
+    def got(self, size: int) -> bytes:
+        """So many bytes of what the server sends."""
+        response = self.client.responses[self.number]
+        self.stage.until(lambda: self.client.read() >= 0 and (len(response.body) >= size or response.over))
+        found, response.body = response.body[:size], response.body[size:]
+        return found
+
+    def heard(self) -> list[object]:
+        return [one for one in self.hand.heard() if isinstance(one, Message | Close | ClientDisconnected)]
+
+    def tell(self, kind: int, data: bytes) -> None:
+        self.hand.send([Message(self.task.number, kind, data)])
+
+    def wait_for_end(self) -> None:
+        """The client ends its side too, as it would close a connection."""
+        self.client.engine.end_stream(self.number)
+        self.client.flush()
+        response = self.client.responses[self.number]
+        self.stage.until(lambda: self.client.read() >= 0 and response.over)
+
+
+def finished(one: Stage, client: Http2Client, number: int) -> Response:
+    """A response that is over before its request: the client is given a moment to end that."""
+    one.until(lambda: client.read() >= 0 and client.responses[number].status)
+    one.later(5)
+    client.read()
+    assert client.responses[number].over
+    return client.responses[number]
+
+
+def begin(client: Http2Client, protocol: bytes = b"websocket", path: str = "/chat") -> int:
+    fields = [(b":protocol", protocol), *VERSION]
+    return client.start(path, "CONNECT", fields=fields, end=False)
+
+
+def test_messages_go_both_ways():
+    with stage() as one:
+        pair = Pair(one)
+        response = pair.client.responses[pair.number]
+        assert (response.status, response.fields["x-who"]) == (200, "me")
+        assert "sec-websocket-accept" not in response.fields
+        assert pair.task.head.startswith(b"GET /chat HTTP/2.0\r\n")
+        data = frame(TEXT, b"hello") + frame(BINARY, b"x" * 1000)
+        for piece in (data[:3], data[3:20], data[20:]):
+            pair.say(piece)
+        number = pair.task.number
+        assert pair.heard() == [Message(number, TEXT, b"hello"), Message(number, BINARY, b"x" * 1000)]
+        pair.tell(TEXT, b"one")
+        pair.tell(TEXT, b"two")
+        assert pair.got(10) == b"\x81\x03one\x81\x03two"
+
+
+def test_the_client_announces_nothing_and_is_told():
+    """SETTINGS_ENABLE_CONNECT_PROTOCOL."""
+    with stage() as one:
+        client = Http2Client(one)
+        client.settle()
+        assert client.engine.remote_settings[8] == 1
+
+
+def test_the_client_closes():
+    with stage(access_logfile="-") as one:
+        pair = Pair(one)
+        pair.say(close_frame(1000, b"why"))
+        assert pair.heard() == [Close(pair.task.number, 1000, b"why")]
+        assert pair.got(4) == b"\x88\x02\x03\xe8"
+        pair.wait_for_end()
+        assert pair.client.responses[pair.number].reset in (None, 0)
+        one.until(lambda: one.pump.access.records)
+        assert one.reasons() == [CloseReason.WEBSOCKET_CLOSED]
+        assert one.pump.connections, "the connection goes on"
+
+
+def test_the_application_closes():
+    with stage() as one:
+        pair = Pair(one)
+        pair.hand.send([Close(pair.task.number, 4000, b"")])
+        assert pair.got(4) == b"\x88\x02\x0f\xa0"
+        pair.say(close_frame(4000))
+        pair.wait_for_end()
+
+
+def test_a_client_that_does_not_end_the_stream():
+    with stage() as one:
+        pair = Pair(one)
+        pair.say(close_frame(1000))
+        assert pair.got(4) == b"\x88\x02\x03\xe8"
+        one.later(5)
+        pair.client.read()
+        assert pair.client.responses[pair.number].over
+        assert not one.pump.endings.streams
+
+
+def test_a_client_that_resets_the_stream():
+    with stage() as one:
+        pair = Pair(one)
+        pair.client.engine.reset_stream(pair.number, 8)
+        pair.client.flush()
+        assert pair.heard() == [ClientDisconnected(pair.task.number)]
+
+
+def test_a_client_that_ends_the_stream_without_a_close():
+    with stage() as one:
+        pair = Pair(one)
+        pair.client.upload(pair.number, frame(TEXT, b"last"))
+        number = pair.task.number
+        assert pair.heard() == [Message(number, TEXT, b"last"), ClientDisconnected(number)]
+
+
+def test_many_on_one_connection():
+    with stage() as one:
+        first = Pair(one)
+        pairs = [first, *(Pair(one, first.hand, first.client) for _ in range(4))]
+        for n, pair in enumerate(pairs):
+            pair.say(frame(TEXT, b"%d" % n))
+        found = {one.number: one.data for one in first.heard() if isinstance(one, Message)}
+        assert found == {pair.task.number: b"%d" % n for n, pair in enumerate(pairs)}
+
+
+def test_an_application_that_does_not_take_stops_the_stream():
+    """By its window; and it is opened when the application takes."""
+    with stage() as one:
+        pair = Pair(one)
+        sent = 0
+        engine = pair.client.engine
+        while True:
+            pair.client.read()
+            if engine.local_flow_control_window(pair.number) < 8192:
+                break
+            engine.send_data(pair.number, frame(BINARY, bytes(8000)))
+            pair.client.flush()
+            sent += 1
+            assert sent < 1000
+        assert len(pair.heard()) < sent
+        ws = next(iter(one.pump.endings.streams)).exchange.websocket  # type: ignore[union-attr]
+        assert ws is not None
+        one.pump.websockets.grant(next(iter(one.pump.endings.streams)).exchange, ws.outstanding)  # type: ignore[arg-type]
+        one.until(lambda: pair.client.read() >= 0 and engine.local_flow_control_window(pair.number) >= 8192)
+
+
+def test_a_stop():
+    with stage() as one:
+        pair = Pair(one)
+        one.pump.drain(30)
+        assert pair.heard() == [Close(pair.task.number, 1001, b"")]
+        one.settle()
+        pair.client.client.receive()
+        assert b"\x88\x02\x03\xe9" in pair.client.client.inbox
+        one.later(10)
+        assert not one.pump.connections
+
+
+def test_a_rejection():
+    with stage() as one:
+        hand, client = one.hand(), Http2Client(one)
+        number = begin(client)
+        hand.reply(hand.take(), b"no", status=403)
+        response = finished(one, client, number)
+        assert (response.status, response.body) == (403, b"no")
+
+
+@pytest.mark.parametrize(("with_loops", "protocol"), [(False, b"websocket"), (True, b"connect-udp")])
+def test_where_there_are_none(with_loops: bool, protocol: bytes):
+    """An application that knows nothing of them is not asked: a 200 would say that there is one."""
+    with stage() if with_loops else Stage() as one:
+        one.hand()
+        client = Http2Client(one)
+        number = begin(client, protocol)
+        assert finished(one, client, number).status == 501
+
+
+def test_a_version_that_is_none():
+    with stage() as one:
+        one.hand()
+        client = Http2Client(one)
+        number = client.start("/", "CONNECT", fields=[(b":protocol", b"websocket")], end=False)
+        assert finished(one, client, number).status == 426
