@@ -529,8 +529,23 @@ MESSAGES = [
     ),
     case("8.5: CONNECT with a path", headers(1, request(method=b"CONNECT"), EH), said="RST 1 PROTOCOL_ERROR"),
     case(
-        "RFC 8441: :protocol, which was not offered",
+        "RFC 8441: a WebSocket",
         headers(1, request((b":protocol", b"websocket"), method=b"CONNECT"), EH),
+        said="request 1",
+    ),
+    case(
+        "RFC 8441: another protocol",
+        headers(1, request((b":protocol", b"connect-udp"), method=b"CONNECT"), EH),
+        said="refused 1 501",
+    ),
+    case(
+        "RFC 8441: :protocol with another method",
+        headers(1, request((b":protocol", b"websocket")), EH),
+        said="RST 1 PROTOCOL_ERROR",
+    ),
+    case(
+        "RFC 8441: a WebSocket that is over before it has begun",
+        headers(1, request((b":protocol", b"websocket"), method=b"CONNECT"), EH | ES),
         said="RST 1 PROTOCOL_ERROR",
     ),
     case(
