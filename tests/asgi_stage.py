@@ -44,6 +44,9 @@ class Stage:
     def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
         self.sent.append(Reply(number, head.status, head.reason, head.fields, len(body), body))
 
+    def soon(self, response: Any) -> None:
+        asyncio.get_running_loop().call_soon(response.send_kept)
+
     def wait(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 

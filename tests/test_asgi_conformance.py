@@ -254,6 +254,7 @@ def test_a_body_in_pieces_has_none_and_each_leaves_by_itself():
         await start(send)
         for data in (b"a", b"b"):
             await body(send, data, more=True)
+            await settled()
         await send({"type": "http.response.body"})
 
     first, second, last = respond(app).sent
@@ -261,6 +262,17 @@ def test_a_body_in_pieces_has_none_and_each_leaves_by_itself():
     assert (second.objects, second.ending) == ([Memory(b"b")], UNFINISHED)
     assert (last.objects, last.ending) == ([], DONE)
     assert first.handler_ns == second.handler_ns == 0 < last.handler_ns
+
+
+def test_pieces_of_one_turn_leave_together_and_in_order():
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await start(send)
+        for number in range(10):
+            await body(send, b"%d" % number, more=True)
+        await body(send, b"end")
+
+    first, last = respond(app).sent
+    assert (first.body, last.objects, last.ending) == (b"0", [Memory(b"123456789end")], DONE)
 
 
 def test_connection_close_closes_and_other_words_of_it_are_left_out():

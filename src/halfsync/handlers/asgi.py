@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from halfsync.error_pages import ErrorPages
 from halfsync.forwarded import Trust
 from halfsync.handlers.asgi_bodies import ArrivingBody, Body, KeptBody
-from halfsync.handlers.asgi_http import Application, HTTPInvocation, Line
+from halfsync.handlers.asgi_http import HTTPInvocation
+from halfsync.handlers.asgi_response import Application, Line
 from halfsync.handlers.asgi_scope import Scopes
 from halfsync.handlers.asgi_websocket import LineOfWebSocket, WebSocketInvocation
 from halfsync.header_rules import HeaderRules

@@ -14,46 +14,42 @@ sent, and else a connection that is visibly cut.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from halfsync.error_pages import ErrorPages
 from halfsync.handlers.asgi_bodies import ArrivingBody, Body
 from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError, stems_from_leaving
-from halfsync.handlers.asgi_files import OpenFile, opened_path, shared_file
+from halfsync.handlers.asgi_files import OpenFile, opened_path
 from halfsync.handlers.asgi_heads import checked_field, checked_trailer, head_of
+from halfsync.handlers.asgi_response import (
+    BODY,
+    HELD,
+    OVER,
+    START,
+    TRAILERS,
+    Application,
+    Line,
+    Message,
+    OutgoingResponse,
+    warn_of_lease,
+)
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
-from halfsync.objects import File, Memory, SimpleObject
-from halfsync.primitives import os, time
+from halfsync.objects import File
+from halfsync.primitives import os
 from halfsync.request import request_named
-from halfsync.response import INTERNAL_ERROR, MAX_FIELDS, SMALL, Head
+from halfsync.response import INTERNAL_ERROR, MAX_FIELDS, SMALL
 from halfsync.wire.messages import (
     ABORTED,
     DONE,
-    RESPONSE_WINDOW,
-    UNFINISHED,
     EarlyHints,
-    Ending,
     Lease,
     Part,
     Piece,
-    Reply,
     Task,
-    cost_of,
 )
-
-Message = dict[str, Any]
-Application = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
-
-MAX_PIECE = 128 * 1024
-"""Bytes of a Memory object: with its message it must fit a packet."""
-
-START, HELD, BODY, TRAILERS, OVER = range(5)
-"""What `send` expects: the start; the first event of the body; more of it; trailers; nothing."""
 
 _EXPECTED = (
     "'http.response.start' is to come first",
@@ -64,72 +60,20 @@ _EXPECTED = (
 )
 
 
-class Invocation(Protocol):
-    """One call of an application, for a request or a WebSocket."""
-
-    number: int
-    running: Any
-
-    async def run(self) -> None: ...
-
-    def deliver(self, piece: Piece) -> None: ...
-
-    def taken(self, size: int) -> None: ...
-
-    def disconnected(self) -> None: ...
-
-    def cancel(self) -> None: ...
-
-    @property
-    def named(self) -> str: ...
-
-
-class Line(Protocol):
-    """What an invocation has of the worker: the way to the pump, and to wait."""
-
-    def put(self, message: Reply | Part | EarlyHints, size: int) -> None:
-        """Send it soon. The descriptors of its objects are closed then."""
-
-    def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
-        """Send the whole of a small response."""
-
-    def wait(self) -> Any:
-        """A future, which somebody is to resolve."""
-
-    def ended(self, invocation: Invocation) -> None:
-        """Its application has returned, or raised."""
-
-    def end_if_child(self) -> None:
-        """As in Replier."""
-
-
-class HTTPInvocation:
+class HTTPInvocation(OutgoingResponse):
     """One call of the application."""
 
     __slots__ = (
         "_application",
-        "_began",
         "_body",
         "_broken",
         "_by_deadline",
-        "_gone",
-        "_head",
-        "_is_head",
-        "_lease",
-        "_left",
-        "_line",
         "_pages",
-        "_phase",
         "_plain",
         "_request_ended",
-        "_rules",
         "_scope",
         "_shaping",
         "_task",
-        "_trailers",
-        "_unacknowledged",
-        "_waiters",
-        "number",
         "running",
     )
 
@@ -146,30 +90,18 @@ class HTTPInvocation:
     ) -> None:
         """`rules`: the route's, for its responses; `pages`: for those of our own. `shaping`: fields on which
         every lease depends."""
-        self.number = task.number
+        super().__init__(task.number, began, line, rules, is_head=scope["method"] == "HEAD")
         self.running: Any = None  # the asyncio.Task
         self._application = application
         self._scope = scope
         self._task = task
         self._body: Body | None = None  # if it is not in the task
-        self._began = began
-        self._line = line
-        self._rules = rules
         self._pages = pages
         self._shaping = shaping
-        self._is_head = scope["method"] == "HEAD"
-        self._phase = START
-        self._head: Head = INTERNAL_ERROR[0]
         self._plain = False  # it may be sent as one small message
-        self._left = -1  # bytes of the body that the content-length has left; -1: it does not say
-        self._lease: Lease | None = None
-        self._trailers: bytes | None = None  # what has come of them, if some follow the body
-        self._unacknowledged = 0
         self._request_ended = False
-        self._gone = False  # the client has left; or it has another response
         self._by_deadline = False
         self._broken = False
-        self._waiters: list[Any] = []
 
     def take_body(self, body: Body) -> None:
         """The body is here, and not in the task."""
@@ -223,18 +155,6 @@ class HTTPInvocation:
         self._by_deadline = True
         self.disconnected()
         self.running.cancel()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait(self) -> None:
-        """Until something happens."""
-        waiter = self._line.wait()
-        self._waiters.append(waiter)
-        await waiter
 
     # --- receive -----------------------------------------------------------------------------------
 
@@ -317,77 +237,6 @@ class HTTPInvocation:
         else:
             raise BrokenRule(f"it sent {kind!r:.60}, but {_EXPECTED[phase]}")
 
-    # --- bodies ------------------------------------------------------------------------------------
-
-    async def _send_piece(self, piece: bytes, *, last: bool) -> None:
-        if self._is_head or self._head.bodiless:
-            self._send_bodiless(len(piece), last=last)
-            return
-        self._check_length(len(piece), last=last)
-        if self._phase == HELD:
-            piece = self._begin(piece, last=last)
-            if self._phase == OVER:
-                return
-        for start in range(0, len(piece), MAX_PIECE):
-            await self._room()
-            data = piece if len(piece) <= MAX_PIECE else piece[start : start + MAX_PIECE]
-            ends = last and start + MAX_PIECE >= len(piece)
-            self._part([Memory(data)], self._ending(last=ends))
-        if last and not piece:
-            self._part([], self._ending(last=True))
-        if last:
-            self._body_ended()
-
-    def _send_bodiless(self, size: int, *, last: bool) -> None:
-        """A body that is not sent: HEAD, or a status that has none."""
-        if not last:
-            return
-        length = self._head.length
-        if length < 0 and self._is_head and not self._head.bodiless:
-            length = size
-        self._reply(length, b"", [], DONE)
-        self._phase = OVER
-        self._wake()
-
-    def _check_length(self, size: int, *, last: bool) -> None:
-        """Raises BrokenRule."""
-        if self._left < 0:
-            return
-        length = self._head.length
-        if size > self._left:
-            raise BrokenRule(f"the body is longer than the content-length of {length}")
-        if last and size < self._left:
-            given = length - self._left + size
-            raise BrokenRule(f"the body ends after {given} of the {length} bytes of its content-length")
-        self._left -= size
-
-    def _begin(self, piece: bytes, *, last: bool) -> bytes:
-        """Send the head, with the first bytes of the body; gives the others."""
-        length = self._head.length
-        if last and length < 0:
-            length = len(piece)
-        whole = last and self._trailers is None
-        if whole and len(piece) > SMALL and self._lease is not None:
-            # A response that is leased has to be whole in one message.
-            self._reply(length, b"", [File(shared_file(piece), 0, len(piece))], DONE)
-        elif whole and len(piece) <= SMALL:
-            self._reply(length, piece, [], DONE)
-        else:
-            self._refuse_lease()
-            self._reply(length, piece[:SMALL], [], UNFINISHED)
-            self._phase = BODY
-            return piece[SMALL:]
-        self._phase = OVER
-        self._wake()
-        return b""
-
-    def _ending(self, *, last: bool) -> Ending:
-        return DONE if last and self._trailers is None else UNFINISHED
-
-    def _body_ended(self) -> None:
-        self._phase = OVER if self._trailers is None else TRAILERS
-        self._wake()
-
     def _send_path(self, message: Message) -> None:
         descriptor, size, stamp, is_at_rest = opened_path(message.get("path"))
         if self._is_head or self._head.bodiless:
@@ -425,42 +274,6 @@ class HTTPInvocation:
         if last:
             self._body_ended()
 
-    async def _room(self) -> None:
-        """Wait while the client has to take so much yet. Raises ClientLeftError."""
-        while self._unacknowledged >= RESPONSE_WINDOW and not self._gone:
-            await self.wait()
-        if self._gone:
-            raise ClientLeftError
-
-    # --- messages to the pump ----------------------------------------------------------------------
-
-    def _reply(self, length: int, body: bytes, objects: list[SimpleObject], ending: Ending) -> None:
-        head = self._head
-        self._unacknowledged += sum(map(cost_of, objects))
-        reply = Reply(
-            self.number,
-            head.status,
-            head.reason,
-            head.fields if self._rules is None else self._rules.apply(head.fields),
-            length,
-            body,
-            objects,
-            ending,
-            head.dated,
-            head.close,
-            self._lease if ending is DONE else None,
-            self._handler_ns(ending),
-        )
-        self._line.put(reply, len(body))
-
-    def _part(self, objects: list[SimpleObject], ending: Ending) -> None:
-        cost = sum(map(cost_of, objects))
-        self._unacknowledged += cost
-        self._line.put(Part(self.number, objects, ending, self._handler_ns(ending)), cost)
-
-    def _handler_ns(self, ending: Ending) -> int:
-        return time.monotonic_ns() - self._began if ending is not UNFINISHED else 0
-
     # --- extensions --------------------------------------------------------------------------------
 
     def _hint(self, message: Message) -> None:
@@ -494,11 +307,6 @@ class HTTPInvocation:
         elif seconds > 0 and self._scope["method"] in ("GET", "HEAD"):
             self._lease = Lease(float(seconds), (*names, *self._shaping), bool(message.get("public", False)))
             self._plain = False
-
-    def _refuse_lease(self, why: str = "its body comes in pieces") -> None:
-        if self._lease is not None:
-            warn_of_lease(why)
-            self._lease = None
 
     # --- when it goes wrong ------------------------------------------------------------------------
 
@@ -553,8 +361,3 @@ def _as_bytes(piece: Any) -> bytes:
     if isinstance(piece, (bytes, bytearray, memoryview)):
         return bytes(piece)
     raise BrokenRule(f"the 'body' of 'http.response.body' must be bytes, not {type(piece).__name__}")
-
-
-@lru_cache(maxsize=8)  # once for each
-def warn_of_lease(why: str) -> None:
-    log("warning", f"The application asked for a lease where none can be given: {why}. (Said once.)")

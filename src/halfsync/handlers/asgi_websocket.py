@@ -23,8 +23,9 @@ from halfsync.error_pages import ErrorPages
 from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError, stems_from_leaving
 from halfsync.handlers.asgi_files import shared_file
 from halfsync.handlers.asgi_heads import checked_field, warn_of_dropped
-from halfsync.handlers.asgi_http import Application, HTTPInvocation, Line
-from halfsync.handlers.asgi_http import Message as Event
+from halfsync.handlers.asgi_http import HTTPInvocation
+from halfsync.handlers.asgi_response import Application, Line
+from halfsync.handlers.asgi_response import Message as Event
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.objects import File

@@ -20,7 +20,7 @@ from halfsync import channel
 from halfsync.error_pages import ErrorPages
 from halfsync.forwarded import Trust
 from halfsync.handlers.asgi import ASGIHandler
-from halfsync.handlers.asgi_http import Application
+from halfsync.handlers.asgi_response import Application
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.plan import Limits, Plan

@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from typing import Any
 
-from halfsync.handlers.asgi_http import Application
+from halfsync.handlers.asgi_response import Application
 from halfsync.logs.error import failure, log
 from halfsync.worker.forks import end_if_child
 from halfsync.worker.importing import MAX_TRACEBACK

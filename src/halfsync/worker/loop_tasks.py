@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from halfsync.handlers.asgi import ASGIHandler
-from halfsync.handlers.asgi_http import Invocation
+from halfsync.handlers.asgi_response import Invocation, OutgoingResponse
 from halfsync.handlers.asgi_websocket import WebSocketInvocation
 from halfsync.logs.error import failure, log
 from halfsync.objects import File
@@ -93,6 +93,7 @@ class LoopTasks:
         self._watched = bytearray(MAX_PACKET)
         self._outbox = Outbox(tasks)
         self._flushes = False  # soon
+        self._due: list[OutgoingResponse] = []  # have something to send then
         self._beats = False
         self.invocations: dict[int, Invocation] = {}
         self.is_open = False
@@ -278,7 +279,16 @@ class LoopTasks:
     def end_if_child(self) -> None:
         forks.end_if_child()
 
+    def soon(self, response: OutgoingResponse) -> None:
+        self._due.append(response)
+        if not self._flushes:
+            self._flushes = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        due, self._due = self._due, []
+        for response in due:
+            response.send_kept()
         self._flushes = False
         self._outbox.flush()
 
