@@ -41,7 +41,7 @@ START, HELD, BODY, TRAILERS, OVER = range(5)
 """What `send` expects: the start; the first event of the body; more of it; trailers; nothing."""
 
 
-class Invocation(Protocol):
+class ASGIInvocation(Protocol):
     """One call of an application, for a request or a WebSocket."""
 
     number: int
@@ -76,7 +76,7 @@ class Line(Protocol):
     def wait(self) -> Any:
         """A future, which somebody is to resolve."""
 
-    def ended(self, invocation: Invocation) -> None:
+    def ended(self, invocation: ASGIInvocation) -> None:
         """Its application has returned, or raised."""
 
     def end_if_child(self) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from halfsync.handlers.asgi import ASGIHandler
-from halfsync.handlers.asgi_response import Invocation, OutgoingResponse
+from halfsync.handlers.asgi_response import ASGIInvocation, OutgoingResponse
 from halfsync.handlers.asgi_websocket import WebSocketInvocation
 from halfsync.logs.error import failure, log
 from halfsync.objects import File
@@ -95,7 +95,7 @@ class LoopTasks:
         self._flushes = False  # soon
         self._due: list[OutgoingResponse] = []  # have something to send then
         self._beats = False
-        self.invocations: dict[int, Invocation] = {}
+        self.invocations: dict[int, ASGIInvocation] = {}
         self.is_open = False
 
     def open(self) -> None:
@@ -176,7 +176,7 @@ class LoopTasks:
             return
         handler = self._handlers[task.route]
         assert handler is not None
-        invocation: Invocation
+        invocation: ASGIInvocation
         if type(task) is WebSocketTask:
             invocation = handler.websocket(task, now, self)
         else:
@@ -241,13 +241,13 @@ class LoopTasks:
             elif isinstance(message, Cancel):
                 self._cancel(invocation)
 
-    def _cancel(self, invocation: Invocation) -> None:
+    def _cancel(self, invocation: ASGIInvocation) -> None:
         stack = _stack(invocation.running)
         log("warning", f"{invocation.named} passed its deadline and is cancelled; it waits here:\n{stack}")
         invocation.cancel()
         self._loop.call_later(SWALLOWED, self._complain, invocation)
 
-    def _complain(self, invocation: Invocation) -> None:
+    def _complain(self, invocation: ASGIInvocation) -> None:
         if invocation.number in self.invocations:
             log("warning", f"{invocation.named} was cancelled {SWALLOWED:g} s ago and goes on.")
 
@@ -271,7 +271,7 @@ class LoopTasks:
     def wait(self) -> asyncio.Future[None]:
         return self._loop.create_future()
 
-    def ended(self, invocation: Invocation) -> None:
+    def ended(self, invocation: ASGIInvocation) -> None:
         self.invocations.pop(invocation.number, None)
         if self._one_more is not None:
             self._one_more()
