@@ -33,6 +33,17 @@ async def chunks(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body"})
 
 
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """What a WebSocket's client says."""
+    if scope["type"] != "websocket":
+        await hello(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
 def fastapi_app() -> Any:
     """One endpoint with a parameter and a model."""
     from fastapi import FastAPI

@@ -542,11 +542,11 @@ def test_without_pings_or_without_their_timeout(settings: dict[str, float]):
 
 
 def test_a_client_that_takes_nothing():
-    with stage(access_logfile="-", send_timeout=10) as one:
+    with stage(access_logfile="-", send_timeout=10, min_rate=0) as one:
         pair = Pair(one, rcvbuf=4096)
         while not pair.conn.out:
             pair.tell(bytes(60_000))
-        one.later(12)
+        one.later(25)
         assert ClientDisconnected(pair.task.number) in pair.heard()
         ended(one, CloseReason.SEND_TIMEOUT)
 
