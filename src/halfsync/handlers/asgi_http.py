@@ -278,7 +278,7 @@ class HTTPInvocation(OutgoingResponse):
 
     def _hint(self, message: Message) -> None:
         links = message.get("links", ())
-        fields = [checked_field((b"Link", bytes(link))) for link in links]
+        fields = [checked_field((b"Link", link)) for link in links]
         lines = b"".join(b"%b: %b\r\n" % field for field in fields)
         if lines:
             self._line.put(EarlyHints(self.number, lines), 0)

@@ -76,7 +76,8 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
         for number, owner in worker.owners.items()
         if (since := worker.begun(number))
     ]
-    busy = f"{len(begun)} of {threads} threads are busy" if threads else "there is no worker"
+    what = "requests are handled" if pool.has_loops else "threads are busy"
+    busy = f"{len(begun)} of {threads} {what}" if threads else "there is no worker"
     parts = [f"{pool.name}: {busy}"]
     if waiting:
         seconds = (now_ns - min(waiting)) / 1e9
@@ -84,7 +85,8 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
         parts.append(f"{requests}, the longest for {seconds:.1f} s")
     for setting, number in refused.items():
         parts.append(f"{_count(number, 'request', 'requests')} got a 503 ({setting})")
-    return f"{'; '.join(parts)}.{_longest(begun, now_ns)} More threads or workers may help."
+    more = "A larger limit_concurrency, or more workers," if pool.has_loops else "More threads or workers"
+    return f"{'; '.join(parts)}.{_longest(begun, now_ns)} {more} may help."
 
 
 def _longest(begun: list[tuple[int, object]], now_ns: int) -> str:

@@ -726,7 +726,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         about(
             "Time limits",
             "A handler may take no longer than this to start its response; then the request gets a 504, "
-            "the stack is logged, and the worker replaced. A stream that has begun may go on. 0: no limit.",
+            "the stack is logged, and the worker replaced. A stream that has begun may go on. 0: no limit. "
+            "Of an ASGI application, the task is cancelled; its worker is replaced if the event loop is "
+            "blocked.",
             unit="seconds",
             least=0,
             of_routes="all",
