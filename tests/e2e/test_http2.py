@@ -190,6 +190,25 @@ def test_a_stop_under_load_loses_no_request(tmp_path):
     assert "were still in flight" not in server.log()
 
 
+def test_reloads_under_load_lose_no_request(tmp_path):
+    """Four connections of ten streams, and HUP three times meanwhile."""
+    found = shutil.which("h2load")
+    if found is None:
+        pytest.skip("there is no h2load")
+    with serving(tmp_path, "story:app", "-w", "2") as server:
+        command = [found, "-D4", "-c4", "-m10", f"{server.url}/hello"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for _ in range(3):
+                old = server.workers("story:app")
+                server.signal(signal.SIGHUP)
+                server.until_gone(old)
+            said = process.communicate(timeout=LONG)[0]
+    assert re.search(r" done, (\d+) succeeded, 0 failed, 0 errored, 0 timeout", said), said
+    status = re.search(r"status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx", said)
+    assert status, said
+    assert int(status[1]) > 0
+
+
 def test_a_reload_closes_no_connection(tmp_path):
     """Connections belong to the pump; the next request is the new code's."""
     app = tmp_path / "word.py"
