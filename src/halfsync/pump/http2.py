@@ -57,7 +57,7 @@ from halfsync.wire.http2_events import (
     StreamEnded,
     WindowsOpened,
 )
-from halfsync.wire.http2_frames import PREFACE_HEAD, ErrorCode
+from halfsync.wire.http2_frames import FRAME_SIZE, PREFACE_HEAD, ErrorCode
 from halfsync.wire.http2_requests import Requests
 from halfsync.wire.http2_state import Http2Limits, StreamState
 from halfsync.wire.refusals import Refusal
@@ -206,11 +206,10 @@ class Http2:
                     self._receive(conn, session, data)
             elif data is not None:
                 return self._client_left(conn, session)
-        self._frames.put_controls(conn, session)
-        more |= self._frames.send(conn, session)
-        if session.wire.out:  # to send has ended streams
-            self._frames.put_controls(conn, session)
-            more |= self._frames.send(conn, session)
+        for _ in range(2):  # to send may have ended streams
+            if session.wire.out or session.ready or conn.out:
+                self._frames.put_controls(conn, session)
+                more |= self._frames.send(conn, session)
         more = more or (conn.readable and not conn.out)  # what was not read for what was not sent
         return self._after(conn, session, more)
 
@@ -260,14 +259,18 @@ class Http2:
         clock = self._clock
         conn.when, conn.first_byte = clock.wall, clock.now
         guarded = self.handshakes.contexts.has_guarded and isinstance(conn.transport, TLSTransport)
-        for event in session.wire.receive(data, clock.now):
+        events = session.wire.receive(data, clock.now)
+        alone = len(events) == 1 and not (conn.out or session.ready or session.wire.out)
+        for event in events:
             if type(event) is RequestReceived:
                 if guarded and event.refusal is None:
                     event.refusal = self._guard(conn, event.head.host)
                 stream = event.stream
                 if stream.id not in session.wire.streams:
                     continue  # it was reset by what came behind it, and is not begun at all
-                if event.refusal is not None or not self._repeat_at_once(conn, session, stream, event):
+                if event.refusal is not None or not self._repeat_at_once(
+                    conn, session, stream, event, alone=alone
+                ):
                     self._begin(conn, session, stream, event)
             elif type(event) is DataReceived:
                 self._data(session, event)
@@ -283,10 +286,16 @@ class Http2:
         return Refusal(421, "This host has to be asked on a connection of its own, made with its name (SNI).")
 
     def _repeat_at_once(
-        self, conn: Connection, session: Session, stream: StreamState, event: RequestReceived
+        self,
+        conn: Connection,
+        session: Session,
+        stream: StreamState,
+        event: RequestReceived,
+        *,
+        alone: bool,
     ) -> bool:
         """The hot path: a lease answers, and there is room for all of it. False: it is for the general
-        road."""
+        road. `alone`: there is nothing else to send, so it is sent at once."""
         found = conn.known.http2.get(event.head)
         if found is None:
             return False
@@ -295,22 +304,29 @@ class Http2:
         wire = session.wire
         body = b"" if leased.head_only else leased.body
         size = len(body)
-        if now >= leased.renew_at or size > wire.room(stream):
+        if now >= leased.renew_at or size > wire.room(stream) or not stream.remote_closed:
             return False
         if session.framed - conn.wire_bytes >= AHEAD and not self._frames.flush(conn, session):
             return False  # the client does not read so fast
         block = leased.block if now < leased.block_until else leased_block(leased, self._clock)
+        if len(block) > FRAME_SIZE:
+            return False
+        number = stream.id.to_bytes(4, "big")
         if size:
-            sent = b"".join((wire.headers(stream, block, end=False), wire.data(stream, size, end=True), body))
+            sent = b"".join((leased.block_start, number, block, leased.data_start, number, body))
         else:
-            sent = wire.headers(stream, block, end=True)
-        out = conn.out
-        assert out is not None
-        out.append(sent)
+            sent = leased.block_start + number + block
+        wire.responded(stream, size)
         session.framed += len(sent)
-        if self._access.enabled:
-            record = self._record(conn, event, leased, logged, size, len(sent))
-            session.marks.append(TakenMark(session.framed, None, 0, 0, False, record))
+        record = self._record(conn, event, leased, logged, size, len(sent)) if self._access.enabled else None
+        taken = self._send_at_once(conn, sent) if alone else 0
+        if taken != len(sent):
+            assert conn.out is not None
+            conn.out.append(memoryview(sent)[taken:] if taken else sent)
+            if record is not None:
+                session.marks.append(TakenMark(session.framed, None, 0, 0, False, record))
+        elif record is not None:
+            self._access.records.append(record)
         conn.request_count += 1
         counts = self._endings.counts
         counts.lease_hits += 1
@@ -318,6 +334,16 @@ class Http2:
         if not session.streams:
             conn.deadline = now + self._settings.keep_alive
         return True
+
+    @staticmethod
+    def _send_at_once(conn: Connection, wire: bytes) -> int:
+        """Of a connection whose queue is empty. How much the transport took."""
+        try:
+            sent = conn.transport.send(wire)
+        except OSError:
+            return 0  # to be found out again, and dealt with, where all sends are
+        conn.wire_bytes += sent
+        return sent
 
     def _record(
         self, conn: Connection, event: RequestReceived, leased: Leased, logged: bytes, body: int, wire: int

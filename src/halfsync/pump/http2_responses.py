@@ -38,6 +38,7 @@ from halfsync.pump.streamed_bodies import BodyStreams
 from halfsync.pump.websocket import WebSocket
 from halfsync.pump.websockets import WebSockets
 from halfsync.wire.http1_responses import BODILESS
+from halfsync.wire.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame_start
 from halfsync.wire.http2_responses import date_block, hints_block, response_block
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
@@ -295,4 +296,9 @@ def leased_block(leased: Leased, clock: Clock) -> bytes:
         block = response_block(leased.status, leased.fields, length)
         leased.block = block if leased.dated else block + date_block(clock.date_line)
         leased.block_until = clock.next_second
+        size = 0 if leased.head_only else len(leased.body)
+        leased.block_start = frame_start(
+            len(leased.block), HEADERS, END_HEADERS if size else END_HEADERS | END_STREAM
+        )
+        leased.data_start = frame_start(size, DATA, END_STREAM)
     return leased.block

@@ -25,10 +25,12 @@ class Leased:
     __slots__ = (
         "_cost_of_file",
         "block",
+        "block_start",
         "block_until",
         "body",
         "body_bytes",
         "count",
+        "data_start",
         "dated",
         "expires",
         "fields",
@@ -79,6 +81,7 @@ class Leased:
         self.until = 0.0  # `wire` may be sent as it is before this time
         self.block = b""  # the head as HTTP/2 has it
         self.block_until = 0.0  # it is out of date from this time on
+        self.block_start = self.data_start = b""  # of the frames around: length, kind and flags
 
     @property
     def cost(self) -> int:

@@ -65,6 +65,11 @@ def frame_header(length: int, kind: int, flags: int, stream_id: int) -> bytes:
     return (length << 48 | kind << 40 | flags << 32 | stream_id).to_bytes(FRAME_HEADER, "big")
 
 
+def frame_start(length: int, kind: int, flags: int) -> bytes:
+    """The header without its last four bytes, which are the stream's number."""
+    return frame_header(length, kind, flags, 0)[:5]
+
+
 def settings(values: dict[Setting, int]) -> bytes:
     payload = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in values.items())
     return frame(SETTINGS, 0, 0, payload)

@@ -204,12 +204,20 @@ class Http2State:
         """The header of a DATA frame of `size` bytes, which are to follow it."""
         self.window -= size
         stream.window -= size
-        if self.updates < 10_000:
+        if self.updates < MOST_UPDATES:
             self.updates += UPDATES_A_FRAME
         wire = frames.frame_header(size, frames.DATA, END_STREAM if end else 0, stream.id)
         if end:
             self._end_local(stream)
         return wire
+
+    def responded(self, stream: StreamState, size: int) -> None:
+        """A whole response with a body of `size` bytes was framed for a request that is whole."""
+        self.window -= size
+        if size and self.updates < MOST_UPDATES:
+            self.updates += UPDATES_A_FRAME
+        stream.local_closed = True
+        self.drop(stream)
 
     def _end_local(self, stream: StreamState) -> None:
         stream.local_closed = True
