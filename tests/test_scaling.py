@@ -153,7 +153,7 @@ class Load:
         for _ in range(times):
             self.now += 0.5
             threads = self.size * self.threads
-            self.scaling.note(max(0, threads - busy), max(0, busy - threads))
+            self.scaling.note(max(0, threads - busy), max(0, busy - threads), self.threads)
             self.size = self.scaling.size(self.size, 0, self.now)
             self.sizes.append(self.size)
 
@@ -192,7 +192,7 @@ def test_workers_that_are_being_started_count():
     size, now = 1, 0.0
     for _ in range(40):
         now += 0.5
-        scaling.note(0, 6)
+        scaling.note(0, 6, 2)
         size = scaling.size(size, size - 1, now)
     assert size == 5  # 4 more: threads for 6 that wait, and 2 to spare
 
@@ -223,11 +223,23 @@ def test_at_its_most_it_says_so_once(capfd):
     assert capfd.readouterr().err.count("there are max_workers (3) already") == 1
 
 
+def test_workers_with_event_loops_have_as_many_places_as_the_pump_says():
+    """The plan's threads are not theirs. Two that are half busy are not one too many."""
+    load = Load(ScalePlan(1, 4, 2, 18), 1000, 1)
+    load.scaling._threads = 8
+    load.report(1500, 4)
+    assert load.size == 2
+    load.report(1500, 40)
+    assert load.size == 2
+    load.report(900, 20)
+    assert load.size == 1
+
+
 def test_without_a_report_nothing_changes():
     scaling = Scaling("app:app", ScalePlan(1, 9, 2, 4), 1)
     assert [scaling.size(5, 0, float(now)) for now in range(3)] == [5, 5, 5]
-    scaling.note(0, 9)
-    scaling.note(0, 9)
+    scaling.note(0, 9, 1)
+    scaling.note(0, 9, 1)
     assert scaling.size(5, 0, 10.0) == 6
     assert scaling.size(6, 0, 20.0) == 6
 

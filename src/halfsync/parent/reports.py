@@ -107,9 +107,9 @@ class Reports:
 
     def _note_spare(self, report: messages.Spare) -> None:
         pools = self._tree.pools
-        for index, idle, waiting in report.pools:
+        for index, idle, waiting, threads in report.pools:
             if 0 <= index < len(pools) and (scaling := pools[index].scaling) is not None:
-                scaling.note(idle, waiting)
+                scaling.note(idle, waiting, threads)
 
     def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
         for child in self._tree.children():

@@ -1,6 +1,7 @@
 """How many worker processes a pool should have, by the threads that are idle in it.
 
-The pump tells twice a second how many are idle, and how many requests wait for one. What is *spare* are the
+The pump tells twice a second how many are idle, and how many requests wait for one. (Of workers with an event
+loop it is the tasks that they could take.) What is *spare* are the
 idle threads, and those of workers that are being started, less the requests that wait.
 
  - With less than `min_spare` the pool grows: by one process, a second later by two, then 4, 8, 16 and 32 a
@@ -44,8 +45,10 @@ class Scaling:
         self._surplus_since: float | None = None
         self._told_of_most = False
 
-    def note(self, idle: int, waiting: int) -> None:
-        """The pump's report: threads that are idle, and requests that wait for one."""
+    def note(self, idle: int, waiting: int, threads: int) -> None:
+        """The pump's report: threads that are idle, requests that wait for one, and how many threads a worker
+        has (0: there is none)."""
+        self._threads = threads or self._threads
         self._before, self._last = self._last, idle - waiting
         self._idle, self._waiting = idle, waiting
         self._fresh = True
@@ -97,7 +100,8 @@ class Scaling:
         return size + more
 
     def _smaller(self, size: int, spare: int, coming: int, now: float) -> int:
-        enough = spare > self.planned.max_spare and spare - self._threads >= self.planned.min_spare
+        planned = self.planned
+        enough = spare > planned.max_spare and spare - self._threads >= planned.min_spare
         if not enough or coming or size <= self.least:
             self._surplus_since = None
             return size

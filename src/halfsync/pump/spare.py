@@ -19,9 +19,9 @@ def spare_of(plan: Plan, pools: Sequence[Pool]) -> Spare | None:
     return Spare([_look(index, pools[index]) for index in scaled]) if scaled else None
 
 
-def _look(index: int, pool: Pool) -> tuple[int, int, int]:
-    """A worker that is to be replaced, or begins nothing, has no idle threads. What was handed to a worker
-    beyond its threads waits there."""
+def _look(index: int, pool: Pool) -> tuple[int, int, int, int]:
+    """As Spare has it. A worker that is to be replaced, or begins nothing, has no idle threads. What was
+    handed to a worker beyond its threads waits there."""
     idle = waiting = 0
     for worker in pool.workers:
         free = worker.threads - worker.outstanding
@@ -29,4 +29,5 @@ def _look(index: int, pool: Pool) -> tuple[int, int, int]:
             waiting -= free
         elif not (worker.retiring or worker.stalled or worker.full):
             idle += free
-    return index, idle, waiting + pool.waiting
+    threads = max((worker.threads for worker in pool.workers), default=0)
+    return index, idle, waiting + pool.waiting, threads

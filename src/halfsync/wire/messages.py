@@ -492,7 +492,9 @@ class Described(msgspec.Struct, tag="described"):
 class Spare(msgspec.Struct, tag="spare"):
     """From the pump, twice a second: how busy the pools are whose number of workers changes with the load."""
 
-    pools: list[tuple[int, int, int]]  # index into Plan.pools, idle threads, requests that wait for one
+    pools: list[tuple[int, int, int, int]]
+    """Index into Plan.pools, idle threads, requests that wait for one, threads of one worker. Where workers
+    have event loops, it is tasks in place of threads: see Join."""
 
 
 class Changed(msgspec.Struct, tag="changed"):
