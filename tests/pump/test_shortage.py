@@ -55,10 +55,13 @@ def failing(hand: Hand, error: int, times: int = 1 << 30) -> Sending:
 
 
 @pytest.mark.parametrize("error", [errno.ETOOMANYREFS, errno.ENOMEM, errno.ENOBUFS])
-def test_a_shortage_is_tried_again_after_a_while_and_not_in_every_turn(error: int):
+def test_a_shortage_is_tried_again_after_a_while_and_not_in_every_turn(
+    error: int, capfd: pytest.CaptureFixture[str]
+):
     with Stage() as stage:
         hand = stage.hand()
         sending = failing(hand, error, times=3)
+        assert hand.worker is not None
         client = stage.client()
         client.send(get())
         stage.settle()  # it spins if this never comes to rest
@@ -69,6 +72,11 @@ def test_a_shortage_is_tried_again_after_a_while_and_not_in_every_turn(error: in
             assert sending.tries == tries
         hand.reply(hand.take(), b"at last")
         assert client.answer().body == b"at last"
+        (said,) = [line for line in capfd.readouterr().err.splitlines() if "can't be handed" in line]
+        assert (
+            f"requests can't be handed to worker {hand.worker.pid} of {hand.worker.pool.name} now: " in said
+        )
+        assert ("descriptors" if error == errno.ETOOMANYREFS else "memory") in said
 
 
 def test_a_shortage_that_stays_ends_with_queue_timeout():

@@ -49,6 +49,8 @@ NUDGE_AFTER = 0.004
 
 SHORTAGE = 0.01
 """Seconds until the next try, when the kernel was short of something."""
+SAY_SHORT_EVERY = 60.0
+"""Seconds between two lines about it."""
 
 LOG_BATCH = object()
 """What owns a LogTask; a request is owned by its Exchange."""
@@ -313,6 +315,7 @@ class Tasks:
         self.reroute: Callable[[Exchange], None]  # set by whoever knows the routes: see reconfigure.py
         self.look_at = NEVER  # monotonic: the next look at scoreboards (see stalls.py)
         self.newest_ns = 0
+        self._say_short_at = 0.0
 
     def next_ns(self) -> int:
         """The time, for a request that is queued now. Each has one of its own, which so is its place in the
@@ -349,8 +352,26 @@ class Tasks:
             worker.full = True
             worker.short_until = self._clock.now + SHORTAGE
             self.look_within(SHORTAGE)
+            self._say_short(worker, sent)
         elif sent is Sent.GONE:
             worker.full = True  # its next event tells the rest
+
+    def _say_short(self, worker: Worker, sent: Sent) -> None:
+        """Not at each of a hundred tries a second."""
+        now = self._clock.now
+        if now < self._say_short_at:
+            return
+        self._say_short_at = now + SAY_SHORT_EVERY
+        of = (
+            "memory"
+            if sent is Sent.SHORT
+            else "descriptors: this user's processes have too many on their way"
+        )
+        log(
+            "warning",
+            f"requests can't be handed to worker {worker.pid} of {worker.pool.name} now: the system is "
+            f"short of {of}. It is tried again every {SHORTAGE * 1000:.0f} ms.",
+        )
 
     def writable(self, worker: Worker) -> None:
         """Its socket takes packets again."""
