@@ -23,9 +23,20 @@ def app(environ, start):
     return [b"fine"]
 """
 
+LOOP = """
+import asyncio
+from pathlib import Path
+async def app(scope, receive, send):
+    while scope["type"] == "http" and "slow" in scope["path"] and not Path("go").exists():
+        await asyncio.sleep(0.02)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"fine"})
+"""
+
 SETTINGS = """
 [routes]
 "/" = { app = "app:app", workers = 2, threads = 3 }
+"/loop" = "loop:app"
 "/public" = { folder = "public", lease = 3600 }
 "/status" = { status_page = true }
 "/hidden" = { status_page = true, allow = ["192.0.2.0/24"] }
@@ -36,6 +47,7 @@ SETTINGS = """
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("status")
     (folder / "app.py").write_text(APPLICATION)
+    (folder / "loop.py").write_text(LOOP)
     (folder / "halfsync.toml").write_text(SETTINGS)
     (folder / "public").mkdir()
     (folder / "public/a.txt").write_text("a" * 1000)
@@ -141,9 +153,28 @@ def test_the_page_is_whole_and_needs_nothing_else(server):
 def test_as_mod_status_has_it(server):
     lines = dict(line.split(": ", 1) for line in server.get("/status?auto").body.decode().splitlines())
     assert int(lines["Total Accesses"]) > 0
-    assert int(lines["IdleWorkers"]) == 2 * 3 + 4
+    assert int(lines["IdleWorkers"]) == 2 * 3 + 4 + 1
     assert lines["BusyWorkers"] == "0"
-    assert lines["Scoreboard"] == "_" * 10
+    assert lines["Scoreboard"] == "_" * 11
+
+
+def test_tasks_of_an_event_loop(server):
+    go: Path = server.errors.parent / "go"
+    clients = [server.client() for _ in range(3)]
+    for client in clients:
+        client.send(request("/loop/slow"))
+
+    def letters() -> str:
+        [worker] = [one for one in found(server)["workers"] if one["pool"] == "loop:app"]
+        return str(worker["letters"])
+
+    server.until(lambda: letters() == "WWW_")
+    go.touch()
+    for client in clients:
+        assert client.answer().status == 200
+        client.close()
+    server.until(lambda: letters() == "_")
+    go.unlink()
 
 
 def test_as_prometheus_reads_it(server):

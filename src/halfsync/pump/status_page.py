@@ -31,6 +31,9 @@ TEXT = b"Content-Type: text/plain; charset=utf-8\r\n"
 JSON = b"Content-Type: application/json\r\n"
 METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
 
+MOST_LETTERS = 128
+"""Of a worker; more threads than that there are not."""
+
 
 class StatusPages:
     def __init__(self, pump: Pump) -> None:
@@ -120,10 +123,13 @@ def _below(exchange: Exchange) -> bytes:
 
 def _letters(worker: Worker) -> str:
     """One for each thread, nearly as mod_status has them: W works; _ waits for a request; G works, and its
-    worker is to be replaced; "." is idle there; ! is idle in a worker that begins nothing."""
+    worker is to be replaced; "." is idle there; ! is idle in a worker that begins nothing. A worker with an
+    event loop takes a thousand tasks: one letter for each that it has, and one for the places left."""
     busy = min(worker.threads, sum(worker.begun(number) > 0 for number in worker.owners))
     idle = "." if worker.retiring else "!" if worker.stalled else "_"
-    return ("G" if worker.retiring else "W") * busy + idle * (worker.threads - busy)
+    left = min(worker.threads - busy, 1) if worker.is_loop else worker.threads - busy
+    busy = min(busy, MOST_LETTERS)
+    return ("G" if worker.retiring else "W") * busy + idle * left
 
 
 def _auto(found: dict[str, Any]) -> str:
