@@ -25,7 +25,9 @@ from halfsync.parent.pidfile import PidFile
 from halfsync.parent.reaping import UnknownChildren
 from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
+from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
+from halfsync.parent.watchdog import Watchdog
 from halfsync.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
@@ -573,3 +575,64 @@ def test_a_reader_that_has_stopped_does_not_stop_us():
     dropped = 36 - before.count(b"\n")
     assert dropped > 0
     assert f"(and {dropped} earlier records that found no room) end\n".encode() in after
+
+
+# --- the watchdog
+
+
+def watchdog_of(**environment: str) -> tuple[Watchdog, list[str]]:
+    told: list[str] = []
+
+    class Listening(Notifier):
+        def alive(self) -> None:
+            told.append("alive")
+
+    found = Watchdog(environment, Listening())
+    assert not environment
+    return found, told
+
+
+def test_the_watchdog_is_told_while_the_pump_responds(capfd):
+    watchdog, told = watchdog_of(WATCHDOG_USEC="8000000", WATCHDOG_PID=str(os.getpid()))
+    ours, theirs = channel.pair()
+    pump = Child(1, Role.PUMP, "pump", -1, 0, ours, 0.0)
+    watchdog.look(None, 100.0)  # it is being started
+    watchdog.look(pump, 101.0)  # not due
+    watchdog.look(pump, 102.0)  # it accepts nobody yet
+    assert told == ["alive"] * 2
+    pump.opened = True
+    watchdog.look(pump, 104.0)
+    assert len(told) == 3
+    pump.flush(104.0)
+    packet = channel.receive(theirs)
+    assert packet is not None
+    assert isinstance(messages.decode_order(packet[0]), messages.Ping)
+    watchdog.look(pump, 106.0)  # it has not responded
+    watchdog.look(pump, 108.0)
+    assert len(told) == 3
+    assert capfd.readouterr().err.count("does not respond") == 1
+    pump.has_responded = True
+    watchdog.look(pump, 110.0)
+    assert len(told) == 4
+    assert watchdog.due == 112.0
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"},
+        {"WATCHDOG_USEC": "x"},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "-1"},
+    ],
+)
+def test_no_watchdog_is_told_if_none_asks_this_process(environment, capfd):
+    watchdog, told = watchdog_of(**environment)
+    watchdog.look(None, 1e9)
+    assert told == []
+    assert ("must be a number of microseconds" in capfd.readouterr().err) is (
+        "WATCHDOG_PID" not in environment and bool(environment)
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import LONG, Client, Server, serving, until
+from tests.e2e.harness import LONG, Client, Server, frozen, serving, until
 from tests.e2e.test_missing import refused
 
 LAUNCHER = """
@@ -218,3 +218,17 @@ def test_a_service_manager_that_does_not_read_harms_nothing(tmp_path, manager):
         with serving(tmp_path, "story:app", environment={"NOTIFY_SOCKET": manager.address}) as server:
             assert server.get("/hello").status == 200
             until(lambda: "NOTIFY_SOCKET: the service manager can't be told" in server.log())
+
+
+def test_the_watchdog_is_told_while_all_is_well(tmp_path, manager):
+    environment = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
+    (tmp_path / "public").mkdir()
+    with serving(tmp_path, "./public", environment=environment) as server:
+        seen = 0
+        while seen < 5:
+            seen += manager.next().get("WATCHDOG") == "1"
+        with frozen(server.pump):
+            server.until_logged("pump .* does not respond")
+            while not manager.says_nothing():
+                manager.next()
+        assert manager.next() == {"WATCHDOG": "1"}

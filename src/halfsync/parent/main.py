@@ -20,6 +20,7 @@ from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
 from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
+from halfsync.parent.watchdog import Watchdog
 from halfsync.plan import Plan
 from halfsync.routes_table import table_of
 from halfsync.seen_files import SeenFile
@@ -52,6 +53,7 @@ def serve(
         undo.callback(signals.close)
         identity = privileges.identity(settings)
         notifier = systemd.Notifier(os.environ)
+        watchdog = Watchdog(os.environ, notifier)
         settings = machine.prepared(settings, layout.routes, identity)
         pid_file = PidFile(settings.pid, identity) if settings.pid else None
         if pid_file is not None:
@@ -100,6 +102,7 @@ def serve(
             signals=signals,
             control_socket=control_socket,
             notifier=notifier,
+            watchdog=watchdog,
         )
         status = supervisor.run()
         if status == 0:

@@ -54,8 +54,9 @@ class Reports:
             self._is_ready(child, report.pid)
         elif isinstance(report, messages.Failed):
             child.failure = report
-        elif isinstance(report, messages.Drained):
-            child.drained = True
+        elif isinstance(report, messages.Drained | messages.Pong):
+            child.drained = child.drained or isinstance(report, messages.Drained)
+            child.has_responded = True
         elif isinstance(report, messages.Lost):
             self._kill_lost(child, report.worker)
         elif isinstance(report, messages.Cut):

@@ -52,6 +52,7 @@ from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import ChildState
 from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
+from halfsync.parent.watchdog import Watchdog
 from halfsync.plan import BUILT_IN, Listener, Plan
 from halfsync.wire import messages
 
@@ -73,6 +74,7 @@ class Supervisor:
         signals: Signals | None = None,
         control_socket: ControlSocket | None = None,
         notifier: Notifier | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
 
@@ -92,6 +94,7 @@ class Supervisor:
         self._stop_listening = stop_listening
         self._signals = signals or Signals()
         self._notifier = notifier or Notifier()
+        self._watchdog = watchdog or Watchdog({}, self._notifier)
         self._at_once = False  # a stop that does not wait for requests
         unknown = UnknownChildren()
         access_log = self._reconfiguration.access_log
@@ -134,6 +137,7 @@ class Supervisor:
             self._deaths.enforce_limits(now)
             self._staffing.staff(now)
             self._advance(now)
+            self._watchdog.look(self._tree.pump, now)
             self._flush(now)
             self._reloads.log_switched()
             if self._control is not None:
@@ -170,7 +174,7 @@ class Supervisor:
         if self._staffing.is_behind:
             return 0.0
         children = self._tree.children()
-        due = [min(child.limit, child.ready_by) for child in children]
+        due = [self._watchdog.due, *(min(child.limit, child.ready_by) for child in children)]
         due += [pool.backoff.until for pool in self._tree.all_pools if pool.backoff.until > now]
         due += [child.join_after for child in children if child.join_after > now]
         if any(child.has_unsent for child in children) or self._staffing.lacks(now):

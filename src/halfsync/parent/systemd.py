@@ -127,6 +127,10 @@ class Notifier:
         self._is_stopping = True
         self._send("STOPPING=1\nSTATUS=Stopping")
 
+    def alive(self) -> None:
+        """To its watchdog."""
+        self._send("WATCHDOG=1")
+
     def _send(self, text: str) -> None:
         """Never waits, and never raises: a service manager that does not read must not stop us."""
         if not self._address:

@@ -35,6 +35,8 @@ from halfsync.wire.messages import (
     Join,
     Lost,
     Open,
+    Ping,
+    Pong,
     Ready,
     Retire,
     Spare,
@@ -62,7 +64,16 @@ class Orders:
 
     def report(
         self,
-        message: Ready | Drained | Hung | Lost | Cut | Configured | Spare | Described | ChallengesShown,
+        message: Ready
+        | Drained
+        | Hung
+        | Lost
+        | Cut
+        | Configured
+        | Spare
+        | Described
+        | Pong
+        | ChallengesShown,
     ) -> None:
         channel.send(self.sock, encode(message))
 
@@ -137,6 +148,8 @@ def _take_other(pump: Pump, orders: Orders, order: object, owned: list[Descripto
     """What changes nothing about who serves what."""
     if isinstance(order, Describe):
         _describe(pump, orders, order, owned)
+    elif isinstance(order, Ping):
+        orders.report(Pong())
     elif isinstance(order, Challenges):
         pump.challenges.show(order)
         orders.report(ChallengesShown(order.number))

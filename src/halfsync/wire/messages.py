@@ -11,12 +11,12 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                                 (read by the watch thread, whatever the handlers do; or by the event loop)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
-               parent -> child  Describe | Challenges           (pump)
+               parent -> child  Describe | Challenges | Ping    (pump)
                parent -> child  ChallengesShown | TryAgain      (acme)
                parent -> child  Spawn                           (template)
                parent -> child  ErrorLogFile                    (each of them)
     reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
-               child -> parent  Configured | Spare | Described | ChallengesShown (pump)
+               child -> parent  Configured | Spare | Described | ChallengesShown | Pong (pump)
                child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
                child -> parent  Ready | Failed | Changed        (watcher)
                child -> parent  Ready | Challenges | Changed    (acme)
@@ -427,6 +427,10 @@ class Describe(msgspec.Struct, tag="describe"):
     what: str  # see pump/overview.py
 
 
+class Ping(msgspec.Struct, tag="ping"):
+    """To the pump, which confirms it with Pong: does its loop turn?"""
+
+
 class Spawn(msgspec.Struct, tag="spawn"):
     """To a template: fork a worker. Descriptor: the worker's end of its `orders` channel."""
 
@@ -489,6 +493,10 @@ class Described(msgspec.Struct, tag="described"):
     number: int  # of Describe
 
 
+class Pong(msgspec.Struct, tag="pong"):
+    """From the pump."""
+
+
 class Spare(msgspec.Struct, tag="spare"):
     """From the pump, twice a second: how busy the pools are whose number of workers changes with the load."""
 
@@ -549,6 +557,7 @@ Order = (
     | Configure
     | SwitchOver
     | Describe
+    | Ping
     | Challenges
     | ChallengesShown
     | TryAgain
@@ -563,6 +572,7 @@ Report = (
     | Configured
     | Spare
     | Described
+    | Pong
     | MaxRequests
     | Changed
     | Challenges
