@@ -424,14 +424,18 @@ def test_a_client_that_vanishes(how: str):
         assert not pair.hand.worker.owners  # type: ignore[union-attr]
 
 
-def test_a_client_that_vanishes_before_it_is_accepted():
+def test_a_client_that_vanishes_before_it_is_accepted(capfd: pytest.CaptureFixture[str]):
+    """What the worker says before it knows is dropped without a word."""
     with stage() as one:
         pair = Pair(one, accept=False)
         pair.client.leave()
         assert pair.heard() == [ClientDisconnected(pair.task.number)]
         pair.hand.send([Accept(pair.task.number, b"")])
+        pair.tell("hello")
+        pair.close_by_application()
         pair.returns()
         assert not pair.hand.worker.owners  # type: ignore[union-attr]
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ class WebSocket:
         "close_reason",
         "deadline",
         "deflator",
+        "has_begun",
         "is_collected",
         "is_pinged",
         "is_told",
@@ -35,6 +36,7 @@ class WebSocket:
 
     def __init__(self, offer: Offer, limit: int) -> None:
         self.state = WebSocketState.OFFERED
+        self.has_begun = False  # it was accepted
         self.offer: Offer | None = offer  # None: it was accepted
         self.reader = FrameReader(limit)
         self.deflator: Deflator | None = None  # if permessage-deflate was negotiated
@@ -55,6 +57,8 @@ class WebSocket:
         if state is None:
             raise AssertionError(f"no {event.name} in {self.state.name}")
         self.state = state
+        if event is WebSocketEvent.ACCEPTED:
+            self.has_begun = True
 
     @property
     def is_open(self) -> bool:
@@ -66,8 +70,3 @@ class WebSocket:
         if self.state is WebSocketState.OFFERED:
             return is_awaited
         return self.state in (WebSocketState.OPEN, WebSocketState.CLOSING)
-
-    @property
-    def has_begun(self) -> bool:
-        """It was accepted."""
-        return self.state is not WebSocketState.OFFERED

@@ -46,6 +46,7 @@ from halfsync.wire.messages import (
     ABORTED,
     MESSAGE_IN_PACKET,
     MESSAGE_WINDOW,
+    PIECE_COST,
     RESPONSE_WINDOW,
     UNFINISHED,
     Accept,
@@ -116,7 +117,8 @@ class WebSockets:
     def accept(self, exchange: Exchange, message: Accept) -> None:
         """The application wants it. Raises UnsendableError."""
         ws, conn = exchange.websocket, exchange.conn
-        assert conn is not None
+        if conn is None:
+            return  # its client has vanished, which the worker did not know yet
         if ws is None or ws.offer is None or exchange.state is not WORKING:
             raise UnsendableError("it accepts what does not ask for a WebSocket")
         fields = message.fields
@@ -219,7 +221,7 @@ class WebSockets:
         if not ws.is_open:
             return  # we have closed it; what the client had sent before it knew is dropped
         assert exchange.route is not None
-        ws.outstanding += message_cost(message)
+        ws.outstanding += len(message.data) + PIECE_COST if not message.objects else message_cost(message)
         exchange.route.backend.pass_message(exchange, message, file)
 
     def _collect(self, exchange: Exchange, ws: WebSocket, kind: int, data: bytes, *, last: bool) -> None:
@@ -367,11 +369,13 @@ class WebSockets:
     def send(self, exchange: Exchange, message: Message, fds: list[Descriptor]) -> None:
         """`fds`: the descriptors of the packet in which it came. Raises UnsendableError."""
         ws, conn = exchange.websocket, exchange.conn
+        if conn is None:
+            return
         if ws is None or not ws.has_begun:
             raise UnsendableError("it sends a message before it has accepted")
-        if conn is None or not ws.is_open:
+        if not ws.is_open:
             return  # it was closed, which the worker did not know yet
-        exchange.window += message_cost(message)
+        exchange.window += len(message.data) + PIECE_COST if not message.objects else message_cost(message)
         if exchange.window > RESPONSE_WINDOW + MEMORY_SLACK:
             raise UnsendableError(f"it is more than the client has taken and {RESPONSE_WINDOW} bytes")
         data = message.data
