@@ -19,5 +19,5 @@ counted by the application, so that a request that ran twice is found, too. Each
 Faults that harm no request (a reload, a slow client) are marked `harmless`: there an error or an abort is
 WRONG, too. WRONG and HUNG must be zero; the exit status says whether they are.
 
-To add a fault, write a function in table.py (or crowds.py) under the decorator `fault`.
+To add a fault, write a function in table.py (or crowds.py, http2_crowds.py) under the decorator `fault`.
 """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from faults import crowds
+from faults import crowds, http2_crowds
 from faults.run import Verdict, run
 from faults.server import CannotStart
 from faults.table import TABLE
 
 assert crowds  # its faults are in TABLE, too
+assert http2_crowds
 
 SHOWN = 5
 """Sentences for each fault about what is wrong."""

@@ -20,7 +20,7 @@ STEP = 0.02
 Work = Callable[[Callable[[], bool]], None]
 
 
-def _connect(port: int, receive_buffer: int = 0) -> socket.socket:
+def connect(port: int, receive_buffer: int = 0) -> socket.socket:
     sock = socket.socket()
     sock.settimeout(1.0)  # so that a client of whom nothing is read notices when its fault is over
     if receive_buffer:
@@ -30,7 +30,7 @@ def _connect(port: int, receive_buffer: int = 0) -> socket.socket:
     return sock
 
 
-def _crowd(scene: Scene, work: Work, count: int = CROWD) -> None:
+def crowd(scene: Scene, work: Work, count: int = CROWD) -> None:
     with Aside([work] * count):
         scene.lasts(scene.seconds)
 
@@ -39,7 +39,7 @@ def _drip(port: int, start: bytes, piece: bytes) -> Work:
     """`start` at once, then `piece` again and again, until the server has enough."""
 
     def work(goes_on: Callable[[], bool]) -> None:
-        with _connect(port) as sock:
+        with connect(port) as sock:
             sock.sendall(start)
             while goes_on():
                 sock.sendall(piece)
@@ -55,21 +55,21 @@ def drip_heads(port: int) -> Work:
 @fault(harmless=True)
 def slow_heads(scene: Scene) -> None:
     """Forty clients whose heads come byte by byte and never end."""
-    _crowd(scene, drip_heads(scene.server.port))
+    crowd(scene, drip_heads(scene.server.port))
 
 
 @fault(harmless=True)
 def long_slow_heads(scene: Scene) -> None:
     """Forty clients whose heads of many fields come byte by byte behind the first 50 KB."""
     lines = b"".join(b"X-%04d: %s\r\n" % (number, b"v" * 580) for number in range(85))
-    _crowd(scene, _drip(scene.server.port, b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"Y: ", b"y"))
+    crowd(scene, _drip(scene.server.port, b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"Y: ", b"y"))
 
 
 @fault(harmless=True)
 def slow_uploads(scene: Scene) -> None:
     """Forty clients whose bodies come byte by byte."""
     head = b"POST /post?n=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
-    _crowd(scene, _drip(scene.server.port, head, b"x"))
+    crowd(scene, _drip(scene.server.port, head, b"x"))
 
 
 @fault(quick=True, harmless=True)
@@ -78,12 +78,12 @@ def tiny_chunks(scene: Scene) -> None:
     head = b"POST /never?n=1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     def work(goes_on: Callable[[], bool]) -> None:
-        with _connect(scene.server.port) as sock:
+        with connect(scene.server.port) as sock:
             sock.sendall(head)
             while goes_on():
                 sock.sendall(b"1\r\nx\r\n" * 10_000)
 
-    _crowd(scene, work, 2)
+    crowd(scene, work, 2)
 
 
 @fault(harmless=True)
@@ -92,13 +92,13 @@ def slow_readers(scene: Scene) -> None:
     number = "files/large-1"
 
     def work(goes_on: Callable[[], bool]) -> None:
-        with _connect(scene.server.port, 4096) as sock:
+        with connect(scene.server.port, 4096) as sock:
             for target in (number, f"get?n=1&size={LARGE}", f"stream?n=1&size={LARGE}"):
                 sock.sendall(f"GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             while goes_on() and sock.recv(1):
                 time.sleep(STEP)
 
-    _crowd(scene, work)
+    crowd(scene, work)
 
 
 @fault(quick=True, harmless=True)
@@ -107,13 +107,13 @@ def leaving_clients(scene: Scene) -> None:
 
     def work(_goes_on: Callable[[], bool]) -> None:
         chance = random.Random()
-        with _connect(scene.server.port) as sock:
+        with connect(scene.server.port) as sock:
             target = chance.choice(["files/large-2", "stream?n=1&size=50000", "get?n=1&size=20000"])
             sock.sendall(f"GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n".encode() * chance.randrange(1, 4))
             time.sleep(chance.random() * STEP)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
-    _crowd(scene, work, 20)
+    crowd(scene, work, 20)
 
 
 @fault(quick=True, harmless=True)
@@ -130,8 +130,8 @@ def noise(scene: Scene) -> None:
 
     def work(_goes_on: Callable[[], bool]) -> None:
         chance = random.Random()
-        with _connect(scene.server.port) as sock:
+        with connect(scene.server.port) as sock:
             sock.sendall(chance.choice(starts) + chance.randbytes(chance.randrange(2000)))
             time.sleep(STEP)
 
-    _crowd(scene, work, 20)
+    crowd(scene, work, 20)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import crowds
+from faults import crowds, http2_crowds
 from faults.__main__ import describe
 from faults.content import content
 from faults.judge import Judge
@@ -29,6 +29,7 @@ LONG = 60.0
 CLIENTS = 6
 
 assert crowds  # its faults are in TABLE, too
+assert http2_crowds
 
 QUICK = [name for name, fault in TABLE.items() if fault.quick]
 
