@@ -10,7 +10,7 @@ import pytest
 
 from halfsync.plan import Kind, Limits, RoutePlan
 from halfsync.pump.connection import Exchange, Route
-from halfsync.pump.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of
+from halfsync.pump.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of, kind_of
 from halfsync.pump.queues import FairQueue, Queue
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import RequestHead
@@ -186,6 +186,25 @@ def test_slow_paths_that_are_requested_once_each_are_known_by_their_kind(form: s
             hand.reply(task, handler_ns=MS if seen[-1] in ("/1", "/2") else 300 * MS)
             stage.settle()
         assert seen == [slow[0], slow[1], "/1", slow[2], "/2", slow[3]]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"/export/17", b"/export/*"),
+        (b"/export/all", b"/export/*"),
+        (b"/export/17/all", b"/export/*/all"),
+        (b"/a1/b2/c", b"/*/*/c"),
+        (b"/", b"/*"),
+        (b"*", b"*"),
+        (b"/a/", b"/a/*"),
+        (b"/1/", b"/*/"),
+        (b"/" + b"x" * 60_000, b"/*"),  # in no time: see costs.py
+        (b"/" + b"x" * 60_000 + b"/1" * 1000, b"/" + b"x" * 60_000 + b"/*" * 1000),
+    ],
+)
+def test_kinds(path: bytes, kind: bytes):
+    assert kind_of(path) == kind
 
 
 def test_a_quick_path_of_a_slow_kind_is_taken_for_slow_once():
