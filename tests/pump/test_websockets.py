@@ -593,6 +593,16 @@ def test_a_reload():
         one.until(lambda: pair.hand.worker is None)
 
 
+def test_one_that_is_accepted_by_a_worker_that_is_to_leave():
+    with stage() as one:
+        pair = Pair(one, accept=False)
+        one.pump.pools.retire(pair.hand.number)
+        assert pair.heard() == []
+        pair.accept()
+        assert pair.heard() == [Close(pair.task.number, 1012, b"")]
+        assert pair.wait_for_end() == (1012, "")
+
+
 def test_a_stop():
     with stage(access_logfile="-") as one:
         pair = Pair(one)

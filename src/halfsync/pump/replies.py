@@ -280,8 +280,7 @@ class Replies:
                 elif isinstance(message, EarlyHints):
                     _hint(owner, message.fields)
                 elif isinstance(message, Accept):
-                    owner.begun_ns = worker.begun(number)
-                    self._websockets.accept(owner, message)
+                    self._accept(worker, message, owner)
                 elif isinstance(message, Close):
                     self._websockets.close(owner, message.code, message.reason, by_worker=True)
                 elif message.ending is NOT_BEGUN:
@@ -311,6 +310,13 @@ class Replies:
         if worker.pool.queue or worker.pool.retries:
             self._tasks.due.add(worker.pool)
         self._tasks.close_if_done(worker)
+
+    def _accept(self, worker: Worker, message: Accept, exchange: Exchange) -> None:
+        """A request for a WebSocket."""
+        exchange.begun_ns = worker.begun(message.number)
+        self._websockets.accept(exchange, message)
+        if worker.retiring:
+            self._websockets.worker_ends(exchange)
 
     def _grant(self, exchange: Exchange, size: int) -> None:
         """The handler takes so much more of a streamed body, or of a WebSocket's messages."""
