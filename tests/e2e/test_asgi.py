@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.e2e.harness import MIB, Answer, Server, curl, pattern, request, resident, serving
+from tests.e2e.harness import LONG, MIB, Answer, Server, curl, pattern, request, resident, serving
 
 
 @pytest.fixture(scope="module")
@@ -407,3 +408,26 @@ def test_an_application_that_exits_costs_its_request_alone(site):
     site.tracebacks += 1
     assert site.get("/").status == 200
     assert len(site.workers("asgis:app")) == 1
+
+
+def test_a_child_that_the_application_forks_does_not_respond(site):
+    """It ends where it comes back into the server; the worker goes on."""
+    for _ in range(2):
+        assert site.get("/fork").body == b"parent"
+    site.until_logged("only the worker itself responds", 2)
+    assert site.get("/").status == 200
+
+
+# --- HTTP/2 ----------------------------------------------------------------------------------------
+
+
+def test_over_http_2_bodies_stream_both_ways(site):
+    with httpx.Client(http1=False, http2=True, base_url=site.url, timeout=LONG) as client:
+        assert client.get("/scope").json()["http_version"] == "2"
+        assert len(client.get("/large?size=1000000").content) == 1_000_000
+        assert client.get("/dribble?pieces=20000").content == b"x" * 20_000
+        assert client.post("/count", content=bytes(1_000_000)).text.split()[0] == "1000000"
+        file = site.folder / "left-http2"
+        with client.stream("GET", f"/endless?file={file}") as response:
+            assert response.status_code == 200
+    site.until(lambda: file.exists() and file.read_text().endswith("ClientLeftError"))

@@ -257,6 +257,11 @@ async def do_file(scope, receive, send, path, **spans):
         await body(send, b">")
 
 
+async def do_fork(scope, receive, send):
+    pid = os.fork()
+    await respond(send, b"parent" if pid else b"child")
+
+
 async def do_twice(scope, receive, send):
     """Two at once in one request."""
     both = await asyncio.gather(asyncio.sleep(0.01, b"1"), asyncio.sleep(0.01, b"2"))
