@@ -17,6 +17,8 @@ daemon = False
 raw_env = ["SHOP=open,all day"]
 pidfile = None
 umask = 0o27
+control_socket = "control"
+control_socket_mode = 0o660
 user = None
 group = None
 tmp_upload_dir = None

@@ -41,6 +41,8 @@ def test_what_has_a_counterpart_counts(folder):
         "keep_alive": 2,
         "env": ["SHOP=open,all day"],
         "umask": "0o27",
+        "control_socket": "control",
+        "control_socket_mode": "0o660",
         "access_logfile": "-",
         "error_logfile": "-",
     }

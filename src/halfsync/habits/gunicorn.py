@@ -109,7 +109,7 @@ def _says_something(row: Foreign, value: Any) -> bool:
 def _text(row: Foreign, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if row.setting == "umask" and isinstance(value, int):
+    if row.setting in ("umask", "control_socket_mode") and isinstance(value, int):
         return oct(value)
     return str(value)
 
