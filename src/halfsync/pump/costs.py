@@ -66,6 +66,7 @@ class Costs:
     def __init__(self) -> None:
         self._paths: dict[bytes, _Known] = {}
         self._kinds: dict[bytes, _Known] = {}
+        self._has_slow_kinds = False  # if not, no path's kind is worth a look, which costs 1 µs
 
     def __bool__(self) -> bool:
         """Whether any path is known."""
@@ -83,7 +84,9 @@ class Costs:
         if not exchange.took_long:
             exchange.took_long = True
             if not known.long:
-                self._of_kind(path).long += 1
+                kind = self._of_kind(path)
+                kind.long += 1
+                self._has_slow_kinds = self._has_slow_kinds or kind.long >= ALIKE
             known.long += 1
         known.took(cost, now)
         self._of_kind(path).took(cost, now)
@@ -95,7 +98,7 @@ class Costs:
         path = _path(exchange)
         known = self._paths.get(path)
         if known is None:
-            known = self._kinds.get(kind_of(path))
+            known = self._kinds.get(kind_of(path)) if self._has_slow_kinds else None
             if known is None or known.long < ALIKE:
                 return 0
         return known.cost if known.is_slow else 0
@@ -107,7 +110,7 @@ class Costs:
         path = _path(exchange)
         known = self._paths.get(path)
         if known is None:
-            kind = self._kinds.get(kind_of(path))
+            kind = self._kinds.get(kind_of(path)) if self._has_slow_kinds else None
             if kind is None:
                 return
             kind.count()
@@ -119,6 +122,7 @@ class Costs:
         for table in (self._paths, self._kinds):
             for path in [path for path, known in table.items() if known.until <= now]:
                 del table[path]
+        self._has_slow_kinds = any(kind.long >= ALIKE for kind in self._kinds.values())
 
     def _of_kind(self, path: bytes) -> _Known:
         kind = kind_of(path)
