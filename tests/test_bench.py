@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench import compare, http2, load, processes, report, servers, trace
+from tests.e2e.harness import until
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +79,8 @@ def test_a_verdict_says_whether_the_target_is_met(figure, at_least, word):
 def test_a_process_is_found_by_its_name():
     child = subprocess.Popen(["sleep", "60"])
     try:
+        # Popen may return a moment before the kernel gives the process its new name.
+        until(lambda: processes.command_name(child.pid) == "sleep")
         assert processes.find_child(os.getpid(), "sleep") == child.pid
         assert processes.resident_bytes(child.pid) > 0
         with pytest.raises(LookupError, match="no process named 'nothing'"):
