@@ -71,7 +71,8 @@ from halfsync.wire.websocket_deflate import Deflator, Inflator, agree
 from halfsync.wire.websocket_handshake import check_handshake
 
 EVENTS_A_STEP = 256
-"""Frames of one client that are acted upon before others are served: some 2 ms."""
+"""Frames of one client that are acted upon before others are served: some 2 ms. Each KiB of them counts as
+one more, for what is inflated may be much."""
 QUEUED_PONGS = 64
 """With more than this on the queue, Pings are answered later, and then only the latest (section 5.5.3)."""
 DEFLATED_AT_ONCE = 1024 * 1024
@@ -187,7 +188,8 @@ class WebSockets:
     def _take_in(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> bool:
         """Acts upon what was read, as far as the application has room for it. Whether more may be read."""
         reader = ws.reader
-        for _ in range(EVENTS_A_STEP):
+        share = EVENTS_A_STEP
+        while share > 0:
             if ws.spool is not None and not self._keep(conn, exchange, ws, ws.spool):
                 return False
             if ws.outstanding >= MESSAGE_WINDOW and ws.is_open:
@@ -200,6 +202,7 @@ class WebSockets:
             if event is None:
                 return True
             opcode, data, last = event
+            share -= 1 + (len(data) >> 10)
             if opcode <= BINARY:
                 if last and ws.spool is None and len(data) <= MESSAGE_IN_PACKET:
                     self._pass_on(exchange, ws, Message(exchange.task, opcode, data))
