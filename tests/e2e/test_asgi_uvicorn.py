@@ -53,6 +53,7 @@ def both(tmp_path_factory):
         uvicorn = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
         try:
             found = until(lambda: re.search(r"running on http://127.0.0.1:(\d+)", log.read_text()))
+            assert found
             yield server.port, int(found[1])
         finally:
             uvicorn.terminate()
