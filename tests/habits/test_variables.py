@@ -79,8 +79,29 @@ def test_what_is_wrong_is_one_sentence_with_the_variables_name(folder, environme
 
 
 def test_what_has_no_effect_says_so(folder):
-    found = halfsync(folder, "shop:app", "--check-config", UVICORN_LOOP="uvloop")
-    assert found.stdout.startswith("Environment variable UVICORN_LOOP has no effect: ")
+    found = halfsync(folder, "shop:app", "--check-config", UVICORN_HTTP="h11")
+    assert found.stdout.startswith("Environment variable UVICORN_HTTP has no effect: ")
+
+
+def test_those_of_asgi_and_websocket_mean_ours(folder):
+    found = halfsync(
+        folder,
+        "shop:app",
+        "--print-config",
+        UVICORN_LOOP="asyncio",
+        UVICORN_LIFESPAN="off",
+        UVICORN_LIMIT_CONCURRENCY="70",
+        UVICORN_WS_MAX_SIZE="1000",
+        UVICORN_WS_PING_INTERVAL="5",
+        UVICORN_WS_PING_TIMEOUT="6",
+        UVICORN_WS_PER_MESSAGE_DEFLATE="true",
+    )
+    said = tomllib.loads(found.stdout)
+    names = ("loop", "lifespan", "limit_concurrency", "ws_max_size", "ws_ping_interval", "ws_ping_timeout")
+    assert [said[name] for name in names] == ["asyncio", "off", 70, 1000, 5, 6]
+    assert said["ws_per_message_deflate"] is True
+    found = halfsync(folder, "shop:app", "--print-config", UVICORN_WS_PER_MESSAGE_DEFLATE="false")
+    assert tomllib.loads(found.stdout)["ws_per_message_deflate"] is False
 
 
 @pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="uvicorn is not installed")

@@ -19,7 +19,9 @@ APP = "UVICORN_APP"
 
 _SHARED = (
     *("--reload", "--reload-dir", "--reload-include", "--reload-exclude", "--workers", "--log-config"),
-    *("--log-level", "--forwarded-allow-ips", "--root-path", "--backlog", "--ssl-version"),
+    *("--log-level", "--forwarded-allow-ips", "--root-path", "--backlog", "--ssl-version", "--ssl-ciphers"),
+    *("--interface", "--loop", "--lifespan", "--limit-concurrency", "--ws-max-size", "--ws-ping-interval"),
+    *("--ws-ping-timeout", "--ws-per-message-deflate"),
 )
 """Options of uvicorn that are ours or gunicorn's, too."""
 
@@ -31,7 +33,8 @@ _PLURAL = {
 }
 """Of options that may be given several times; the variables hold several values."""
 
-_SWITCHES = {"--reload", *(flag for row in TABLE if row.is_switch for flag in row.flags)}
+_OWN_SWITCHES = {"--reload", "--ws-per-message-deflate"}
+_SWITCHES = {*_OWN_SWITCHES, *(flag for row in TABLE if row.is_switch for flag in row.flags)}
 _FLAGS = {*_SHARED, *(flag for row in TABLE if row.server == UVICORN for flag in row.flags)}
 _ON = ("1", "true", "t", "yes", "y", "on")
 
@@ -88,7 +91,7 @@ def _words(variable: str, text: str) -> list[str]:
         off = "--no-" + flag[2:]
         if text.strip().lower() in _ON:
             return [flag]
-        return [off] if off in _FLAGS or off == "--no-reload" else []
+        return [off] if off in _FLAGS or flag in _OWN_SWITCHES else []
     if variable.removeprefix(PREFIX).lower() not in _PLURAL:
         return [f"{flag}={text}"]
     values = text.split(os.pathsep) if flag == "--reload-dir" else text.split()
