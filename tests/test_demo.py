@@ -22,6 +22,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 from flask.testing import FlaskClient
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from guestbook import create_app, prepare
 from tests.ports import free_port
@@ -233,3 +235,21 @@ def test_a_leased_page_is_not_made_again(site):
     begun = time.monotonic()
     pages = {re.sub(r"\s", "", answer(f"{site}/leased").body.decode()) for _ in range(20)}
     assert len(pages) <= 2 + (time.monotonic() - begun) / 5  # two, if the lease ended in between
+
+
+def test_the_live_page_has_a_clock_and_a_room(site):
+    page = answer(f"{site}/live")
+    assert b"/live/clock" in page.body
+    assert answer(f"{site}/live/nothing").status == 404
+    with urlopen(f"{site}/live/clock", timeout=60) as clock:
+        assert re.fullmatch(rb"data: [0-9:]{8} in process [0-9]+, 0 in the room\n", clock.readline())
+    where = site.replace("http", "ws") + "/live/talk"
+    with connect(where) as ann, connect(where) as ben:
+        ben.send("")  # nothing is said
+        ann.send("<b>hello</b>")
+        assert ann.recv(60) == ben.recv(60) == "<b>hello</b>"
+    with connect(where) as cat:  # the others have left, and that harms nobody
+        cat.send("x" * 1000)
+        assert cat.recv(60) == "x" * 300
+    with pytest.raises(InvalidStatus):
+        connect(site.replace("http", "ws") + "/live/nothing")

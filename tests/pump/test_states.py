@@ -440,6 +440,7 @@ NEED_A_WHOLE_READ = {
     named(S.FRESH, E.EXCHANGE_BEGAN),
     named(S.IDLE, E.EXCHANGE_BEGAN),
     named(S.BUSY, E.ENDED_PIPELINED),
+    named(S.FRESH, E.PREFACE),
     named(B.AWAITED, W.LAST),
 }
 
