@@ -131,6 +131,7 @@ def test_no_more_is_passed_on_than_there_is_credit_for():
                 pass
             stage.settle()
         hand.collect(task)
+        assert isinstance(task, StreamedTask)
         passed_on = len(task.first) + BODY_WINDOW
         assert hand.bodies[task.number] == DATA[:passed_on]
         hand.ask(task, 70_000)
