@@ -52,7 +52,7 @@ class Pump:
 
 def task(first: bytes = b"", number: int = 7) -> StreamedTask:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n"
-    return StreamedTask(number, 0, head, None, 99, "192.0.2.1", 4711, 0, 1, first)
+    return StreamedTask(number, 0, head, None, 99, "192.0.2.1", 4711, 0, 1, first=first)
 
 
 def nothing(*_: Any) -> None:
@@ -175,7 +175,7 @@ def streamed(stage: Stage, size: int, first: bytes = b"") -> StreamedTask:
     framing = f"Content-Length: {size}" if size >= 0 else "Transfer-Encoding: chunked"
     plain = stage.task(f"POST / HTTP/1.1\nHost: a\n{framing}")
     found = StreamedTask(
-        plain.number, 0, plain.head, None, size, plain.client, 4711, 0, plain.queued_ns, first
+        plain.number, 0, plain.head, None, size, plain.client, 4711, 0, plain.queued_ns, first=first
     )
     stage.send(found)
     return found
@@ -227,7 +227,7 @@ def test_tasks_of_both_kinds_in_one_packet(tmp_path):
         file.write(b"spooled")
         file.flush()
         one = stage.task("POST / HTTP/1.1\nHost: a\nContent-Length: 3")
-        streams = StreamedTask(one.number, 0, one.head, None, 3, "", 0, 0, 1, b"ab")
+        streams = StreamedTask(one.number, 0, one.head, None, 3, "", 0, 0, 1, first=b"ab")
         spooled = stage.task("POST / HTTP/1.1\nHost: a\nContent-Length: 7", b"spooled", spooled=True)
         stage.send(spooled, streams, descriptors=[file.fileno()])
         assert stage.wait(spooled.number).body == b"spooled"
