@@ -26,7 +26,11 @@ def app(environ, start_response):
 def create_app(kind="development"):
     return app
 
-async def asgi(scope, receive, send): ...
+async def asgi(scope, receive, send):
+    kind = ""
+    while kind != "lifespan.shutdown":
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
 """
 
 
