@@ -203,6 +203,7 @@ def test_only_known_packages_are_needed():
         extra = {
             "watcher.main": {"watchfiles"},
             "worker.event_loop": {"uvloop"},
+            "wire.websocket": {"websockets"},
             "issuing.authority": acme,
             "issuing.files": acme,
         }.get(name, set())

@@ -18,6 +18,7 @@ for each of the four bytes takes 2 and 12.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
 from enum import IntEnum
 
 from halfsync.wire.websocket_deflate import Inflator
@@ -330,13 +331,23 @@ def _bad_text() -> FrameError:
     return FrameError(CloseCode.INVALID_DATA, "a text is not UTF-8")
 
 
-def unmasked(data: bytes, mask: bytes) -> bytes:
+def unmasked_in_python(data: bytes, mask: bytes) -> bytes:
     """Section 5.3; `mask` has 4 bytes. (To mask is the same.)"""
     size = len(data)
     if size <= UNMASK_AT_ONCE:
         wide = (mask * ((size + 3) >> 2))[:size]
         return (int.from_bytes(data, "little") ^ int.from_bytes(wide, "little")).to_bytes(size, "little")
-    return b"".join([unmasked(data[at : at + UNMASK_AT_ONCE], mask) for at in range(0, size, UNMASK_AT_ONCE)])
+    parts = range(0, size, UNMASK_AT_ONCE)
+    return b"".join([unmasked_in_python(data[at : at + UNMASK_AT_ONCE], mask) for at in parts])
+
+
+unmasked: Callable[[bytes, bytes], bytes] = unmasked_in_python
+try:
+    from websockets.speedups import apply_mask
+except ImportError:
+    pass
+else:  # in C: 4 KiB take 0.5 µs in place of 18
+    unmasked = apply_mask
 
 
 def may_be_sent(code: int) -> bool:
