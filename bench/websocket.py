@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-from bench import asgi_apps, compare, servers
-from bench.compare import Pace, Rates, own_folder
+from bench import asgi_apps, asgi_cases, compare, servers
+from bench.compare import Pace, Rates
 from bench.load import CannotLoad, Outcome
 
 CONNECTIONS = 64
@@ -27,19 +27,7 @@ def medium(pace: Pace) -> None:
 def _compare(pace: Pace, size: int, targets: dict[str, float]) -> None:
     app = "bench.asgi_apps:echo"
     with compare.workplace() as place:
-        chosen = [servers.halfsync(own_folder(place, "halfsync"), app, options=("--loop", "asyncio"))]
-        if servers.version("uvloop") is not None:
-            fast = servers.halfsync(own_folder(place, "uvloop"), app, options=("--loop", "uvloop"))
-            fast.name = "halfsync-uvloop"
-            chosen.append(fast)
-        for name in compare.say_missing(["uvicorn", "granian"]):
-            if name == "uvicorn":
-                chosen.append(servers.uvicorn(own_folder(place, name), app))
-            else:
-                chosen.append(servers.granian(own_folder(place, name), app, None, interface="asgi"))
-        for server in chosen:
-            server.cores = pace.servers_core
-        with compare.running(chosen, "/", asgi_apps.HELLO) as up:
+        with compare.running(asgi_cases.chosen_servers(place, pace, app), "/", asgi_apps.HELLO) as up:
             rates = _measure(up, pace, size)
         compare.show(rates, targets)
 

@@ -51,7 +51,7 @@ TLS_VERSION = "TLS 1.2 and 1.3 are spoken; minimum_version says which is the old
 LOGGING = "halfsync writes its own log; an application's logging is set up in the application."
 STRICT = "requests are always checked strictly."
 SYSLOG = "halfsync logs to standard error or to a file; under systemd that goes to the journal."
-STATSD = "halfsync sends no statistics; the access log has the times (%D, %{queue}x, %{handler}x)."
+STATSD = "halfsync sends no statistics; Prometheus can fetch them from a route with status_page."
 PREFIX = "mount the application under the path instead: /path=module:app."
 DIRTY = "there are no such workers; give slow work a pool of its own by a route with workers and threads."
 

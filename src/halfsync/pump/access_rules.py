@@ -11,14 +11,11 @@ import re
 from functools import lru_cache
 
 from halfsync.forwarded import Trust, named_clients
-from halfsync.logs.error import log
 from halfsync.plan import RoutePlan
 from halfsync.pump.client_rates import ClientRate
 from halfsync.pump.connection import Exchange
+from halfsync.pump.quiet_log import QuietLog
 from halfsync.wire.refusals import Refusal
-
-QUIET = 1.0
-"""Seconds between two lines for one route: anybody can ask, and the log is to stay readable."""
 
 _FORWARDED = re.compile(rb"\r\n(x-forwarded-for|forwarded):[ \t]*([^\r]*)", re.IGNORECASE)
 
@@ -30,20 +27,14 @@ class Allowed:
         self._allow = [ipaddress.ip_network(text, strict=False) for text in planned.allow]
         self._deny = [ipaddress.ip_network(text, strict=False) for text in planned.deny]
         self._objection = lru_cache(4096)(self._look)
-        self._quiet_until = 0.0
-        self._omitted = 0
+        self._log = QuietLog("were refused ")
 
     def check(self, exchange: Exchange, client: str, now: float) -> None:
         """Raises Refusal. `now` is monotonic."""
         setting = self._objection(client)
         if not setting:
             return
-        if now < self._quiet_until:
-            self._omitted += 1
-        else:
-            more = f" ({self._omitted} more were refused since the last such line.)" if self._omitted else ""
-            log("info", f"403 to {client or 'a unix socket'} for {exchange.named}: {setting}.{more}")
-            self._quiet_until, self._omitted = now + QUIET, 0
+        self._log.say("info", f"403 to {client or 'a unix socket'} for {exchange.named}: {setting}.", now)
         raise Refusal(403, "This is not for you.", close=exchange.head.body_size != 0)
 
     def _look(self, client: str) -> str:

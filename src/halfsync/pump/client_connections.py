@@ -8,13 +8,10 @@ health checks, nobody is counted.
 from __future__ import annotations
 
 from halfsync.forwarded import Trust
-from halfsync.logs.error import log
 from halfsync.pump.client_rates import key_of
 from halfsync.pump.origin import Origin
+from halfsync.pump.quiet_log import QuietLog
 from halfsync.settings.table import Settings
-
-QUIET = 1.0
-"""Seconds between two lines of the log."""
 
 
 class ClientConnections:
@@ -24,8 +21,7 @@ class ClientConnections:
         self.most = 0
         self._counts: dict[bytes, int] = {}
         self._trust = Trust((), ())
-        self._quiet_until = 0.0
-        self._omitted = 0
+        self._log = QuietLog("were refused ")
 
     def configure(self, settings: Settings) -> None:
         self.most = settings.client_connections
@@ -36,12 +32,8 @@ class ClientConnections:
         key = self._key_of(client)
         if key is None or self._counts.get(key, 0) < self.most:
             return True
-        if now < self._quiet_until:
-            self._omitted += 1
-            return False
-        more = f" ({self._omitted} more were refused since the last such line.)" if self._omitted else ""
-        log("info", f"429 to {client}: it has {self.most} connections already (client_connections).{more}")
-        self._quiet_until, self._omitted = now + QUIET, 0
+        sentence = f"429 to {client}: it has {self.most} connections already (client_connections)."
+        self._log.say("info", sentence, now)
         return False
 
     def came(self, origin: Origin) -> None:

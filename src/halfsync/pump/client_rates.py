@@ -16,13 +16,12 @@ from functools import lru_cache
 
 from halfsync.logs.error import log
 from halfsync.pump.connection import Exchange
+from halfsync.pump.quiet_log import QuietLog
 from halfsync.wire.refusals import Refusal
 
 MOST = 65_536
 """Clients of a route that are known at once, at 150 bytes each. Those whose buckets are full are forgotten
 first; if there are too many others, all are."""
-QUIET = 1.0
-"""Seconds between two lines of the log for one route."""
 ROUNDING = 1e-6
 """Seconds by which sums of fractions may be off."""
 TOO_MANY = 429
@@ -37,8 +36,7 @@ class ClientRate:
         self._step = 1 / rate
         self._tolerance = (max(1, burst or math.ceil(rate)) - 1) / rate
         self._full_at: dict[bytes, float] = {}
-        self._quiet_until = 0.0
-        self._omitted = 0
+        self._log = QuietLog("were refused ")
 
     def check(self, exchange: Exchange, client: str, now: float) -> None:
         """Raises Refusal."""
@@ -52,7 +50,10 @@ class ClientRate:
                 self._forget(now)
             self._full_at[key] = full_at + self._step
             return
-        self._tell(exchange, client, now)
+        sentence = (
+            f"429 to {client} for {exchange.named}: more than {self._rate:g} requests a second (client_rate)."
+        )
+        self._log.say("info", sentence, now)
         seconds = math.ceil(wait)
         raise Refusal(
             TOO_MANY,
@@ -68,18 +69,6 @@ class ClientRate:
                 "warning", f"client_rate: more than {MOST} clients at once; what they have sent is forgotten."
             )
             self._full_at.clear()
-
-    def _tell(self, exchange: Exchange, client: str, now: float) -> None:
-        if now < self._quiet_until:
-            self._omitted += 1
-            return
-        more = f" ({self._omitted} more were refused since the last such line.)" if self._omitted else ""
-        log(
-            "info",
-            f"429 to {client} for {exchange.named}: more than {self._rate:g} requests a second "
-            f"(client_rate).{more}",
-        )
-        self._quiet_until, self._omitted = now + QUIET, 0
 
 
 @lru_cache(4096)

@@ -55,6 +55,8 @@ TaskColumns = (
     | tuple[int, int, int, bytes, None, int, str, int, int, int, bytes, bytes]
 )
 """A Task's tag and columns, in order: on the wire they are the same, and a tuple costs a third to make."""
+WEBSOCKET = 10
+"""WebSocketTask's tag."""
 TASK_OVERHEAD = 128
 """Bytes of a task beside its head and body, at most."""
 
@@ -331,7 +333,7 @@ def _columns_with_body(exchange: Exchange, number: int, spool: Spool | BodyStrea
     assert exchange.route is not None
     origin = exchange.conn.origin
     if isinstance(spool, WebSocket):
-        return _columns_of_websocket(exchange, number)
+        return _columns_over_tls(exchange, number, b"", 0, origin, WEBSOCKET)
     if not spool.is_whole:
         return _columns_of_streamed(exchange, number)
     body = spool.memory() if spool.file is None else None
@@ -339,37 +341,17 @@ def _columns_with_body(exchange: Exchange, number: int, spool: Spool | BodyStrea
 
 
 def _columns_over_tls(
-    exchange: Exchange, number: int, body: bytes | None, size: int, origin: Origin
+    exchange: Exchange, number: int, body: bytes | None, size: int, origin: Origin, tag: int = 0
 ) -> TaskColumns:
-    """Also of one in clear: then the last one is empty."""
+    """Also of one in clear: then the last one is empty. `tag`: that of Task or of WebSocketTask."""
     assert exchange.route is not None
     return (
-        0,
+        tag,
         number,
         exchange.route.index,
         exchange.raw,
         body,
         size,
-        origin.client,
-        origin.client_port,
-        origin.listener,
-        exchange.queued_ns,
-        origin.tls,
-    )
-
-
-def _columns_of_websocket(exchange: Exchange, number: int) -> TaskColumns:
-    """A WebSocketTask."""
-    assert exchange.conn is not None
-    assert exchange.route is not None
-    origin = exchange.conn.origin
-    return (
-        10,
-        number,
-        exchange.route.index,
-        exchange.raw,
-        b"",
-        0,
         origin.client,
         origin.client_port,
         origin.listener,

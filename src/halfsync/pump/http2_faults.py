@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from halfsync.logs.error import log
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
+from halfsync.pump.quiet_log import QuietLog
 from halfsync.wire.http2_events import ConnectionFailed
 from halfsync.wire.http2_state import Limit
-
-QUIET = 1.0
-"""Seconds between two lines: anybody can break the protocol, and the log is to stay readable."""
 
 _REASONS = {
     Limit.NONE: CloseReason.HTTP2_ERROR,
@@ -25,27 +22,18 @@ def reason_of(limit: Limit) -> CloseReason:
 
 class FaultLog:
     def __init__(self) -> None:
-        self._quiet_until = 0.0  # monotonic
-        self._omitted = 0
+        self._log = QuietLog()
 
     def connection(self, conn: Connection, failed: ConnectionFailed, now: float) -> None:
         """A connection is closed for it."""
         setting = f" ({failed.limit.value})" if failed.limit.value else ""
         level = "warning" if setting else "info"
-        self._log(
+        self._log.say(
             level,
-            f"HTTP/2 connection of {conn.origin} closed ({failed.code.name}): {failed.why}{setting}",
+            f"HTTP/2 connection of {conn.origin} closed ({failed.code.name}): {failed.why}{setting}.",
             now,
         )
 
     def stream(self, conn: Connection, why: str, now: float) -> None:
         """A stream is reset for it."""
-        self._log("info", f"HTTP/2 request of {conn.origin} refused: {why}", now)
-
-    def _log(self, level: str, sentence: str, now: float) -> None:
-        if now < self._quiet_until:
-            self._omitted += 1
-            return
-        more = f" ({self._omitted} more since the last such line.)" if self._omitted else ""
-        log(level, f"{sentence}.{more}")
-        self._quiet_until, self._omitted = now + QUIET, 0
+        self._log.say("info", f"HTTP/2 request of {conn.origin} refused: {why}.", now)

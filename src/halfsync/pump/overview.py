@@ -6,7 +6,7 @@ It is put together when somebody asks, so it costs nothing until then.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -16,7 +16,8 @@ from halfsync.pump.loop import Pump
 from halfsync.pump.workers import LOG_BATCH, Pool, Worker
 
 MOST = 2000
-"""Connections or leases that are listed: to list one takes some 3 µs, in which nobody is served."""
+"""Connections or leases that are listed, and tasks of a worker, of which one with an event loop may have
+10,000: to list one takes some 3 µs, in which nobody is served."""
 
 
 def describe(pump: Pump, what: str) -> bytes:
@@ -58,6 +59,12 @@ def connections(pump: Pump) -> dict[str, Any]:
 
 def leases(pump: Pump) -> dict[str, Any]:
     now = pump.clock.now
+    living = [
+        (key, leased)
+        for key, variants in pump.leases.table.items()
+        for leased in variants.by_values.values()
+        if leased.expires > now
+    ]
     found = [
         {
             "address": pump.plan.listeners[key[0]].address,
@@ -69,11 +76,9 @@ def leases(pump: Pump) -> dict[str, Any]:
             "seconds": round(leased.expires - now, 3),
             "is_file": leased.file is not None,
         }
-        for key, variants in pump.leases.table.items()
-        for leased in variants.by_values.values()
-        if leased.expires > now
+        for key, leased in living[:MOST]
     ]
-    return {"total": len(found), "bytes": pump.leases.held, "leases": found[:MOST]}
+    return {"total": len(living), "bytes": pump.leases.held, "leases": found}
 
 
 def _exchanging(pump: Pump) -> chain[Connection]:
@@ -112,9 +117,9 @@ def _pool(pool: Pool) -> dict[str, Any]:
 
 
 def tasks_of(pump: Pump, worker: Worker) -> list[dict[str, Any]]:
-    """What it has: in the order in which it was handed over."""
+    """What it has, the oldest first: what was handed over before the others."""
     found = []
-    for number, owner in list(worker.owners.items()):
+    for number, owner in islice(worker.owners.items(), MOST):
         begun = worker.begun(number)
         task: dict[str, Any] = {"seconds": round((pump.clock.now_ns - begun) / 1e9, 3) if begun else None}
         if isinstance(owner, Exchange):

@@ -16,19 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halfsync.forwarded import Trust
-from halfsync.logs.error import log
 from halfsync.pump.before_http import BeforeHttp
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import NEVER, WAIT, Connection, Outcome, WireProtocol
+from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
 from halfsync.pump.endings import Endings
 from halfsync.pump.origin import Origin
+from halfsync.pump.quiet_log import QuietLog
 from halfsync.pump.transport import PlainTransport
 from halfsync.settings.table import Settings
 from halfsync.wire.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
-
-QUIET = 1.0
-"""Seconds between two lines about connections that are closed: anybody may connect."""
 
 
 class ProxyHeaders(BeforeHttp):
@@ -39,8 +36,7 @@ class ProxyHeaders(BeforeHttp):
         self._clock = clock
         self._endings = endings
         self.go_on: Callable[[Connection], None]  # as with any connection that was accepted: see acceptor.py
-        self._quiet_until = -NEVER
-        self._omitted = 0
+        self._log = QuietLog()
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -72,11 +68,6 @@ class ProxyHeaders(BeforeHttp):
         return WAIT
 
     def _refuse(self, conn: Connection, why: str) -> Outcome:
-        now = self._clock.now
-        if now < self._quiet_until:
-            self._omitted += 1
-        else:
-            more = f" ({self._omitted} more since the last such line.)" if self._omitted else ""
-            log("warning", f"closed a connection from {conn.origin}: {why} (proxy_protocol).{more}")
-            self._quiet_until, self._omitted = now + QUIET, 0
+        sentence = f"closed a connection from {conn.origin}: {why} (proxy_protocol)."
+        self._log.say("warning", sentence, self._clock.now)
         return self._endings.close(conn, CloseReason.BAD_PROXY_HEADER)

@@ -5,28 +5,19 @@ The client seldom knows the setting's name, and whoever does seldom sees the res
 
 from __future__ import annotations
 
-from halfsync.logs.error import log
 from halfsync.pump.connection import Exchange
+from halfsync.pump.quiet_log import QuietLog
 from halfsync.wire.refusals import Refusal
-
-QUIET = 1.0
-"""Seconds between two lines: anybody can send large bodies, and the log is to stay readable."""
 
 
 class RefusedBodies:
     def __init__(self) -> None:
-        self._quiet_until = 0.0  # monotonic
-        self._omitted = 0
+        self._log = QuietLog("were refused ")
 
     def refusal(self, exchange: Exchange, client: str, now: float) -> Refusal:
         """The refusal of this exchange's body."""
         assert exchange.route is not None
         limit = exchange.route.limits.limit_request_body
         sentence = f"The body is larger than {limit} bytes (limit_request_body)."
-        if now < self._quiet_until:
-            self._omitted += 1
-        else:
-            more = f" ({self._omitted} more were refused since the last such line.)" if self._omitted else ""
-            log("warning", f"413 to {client} for {exchange.named}: {sentence}{more}")
-            self._quiet_until, self._omitted = now + QUIET, 0
+        self._log.say("warning", f"413 to {client} for {exchange.named}: {sentence}", now)
         return Refusal(413, sentence)

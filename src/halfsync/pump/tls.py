@@ -53,8 +53,8 @@ OVERHEAD = 32
 MAX_WITHOUT_DATA = 20 * 1024
 """Bytes that may come before there is any data, or with what there is. A record has 16 KiB, and is of no use
 before it is whole. A KeyUpdate has 27 bytes, and costs 28 µs: OpenSSL would take any number of them."""
-FORGIVEN = 1024
-"""Bytes of that a second."""
+WITHOUT_DATA_A_SECOND = 1024
+"""Bytes of that which may come for ever."""
 
 
 class TLSError(OSError):
@@ -196,7 +196,7 @@ class TLSTransport:
         if self.tls.version() != "TLSv1.3":
             return  # it has no KeyUpdate, and some of its cipher suites add more to a record
         now = time.monotonic()
-        self._surplus = max(0.0, self._surplus - FORGIVEN * (now - self._surplus_at)) + size
+        self._surplus = max(0.0, self._surplus - WITHOUT_DATA_A_SECOND * (now - self._surplus_at)) + size
         self._surplus_at = now
         if self._surplus > MAX_WITHOUT_DATA:
             self._fail_for_nothing()
