@@ -15,7 +15,7 @@ PAGE = Path(__file__).with_name("settings.md")
 HEAD = """\
 # Settings
 
-<!-- written by docs/make_settings_page.py (make docs) from src/halfsync/settings/table.py; do not edit -->
+<!-- written by docs/make_settings_page.py (make docs) from src/halfsync/settings/table/; do not edit -->
 
 Each setting can be given in four places; the later ones win:
 

@@ -1,0 +1,44 @@
+"""What is logged, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from halfsync.settings.table.about import Level, about
+from halfsync.settings.table.processes import Processes
+
+
+class Logging(Processes, frozen=True, kw_only=True):
+    log_level: Annotated[
+        Level, about("Logging", "The least severe messages to write to standard error.", metavar="LEVEL")
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"],
+        about(
+            "Logging",
+            "How the error log is written: as text, whose levels have colours on a terminal (unless NO_COLOR "
+            "is set), or as one JSON object a line. What applications write is left as it is.",
+            metavar="FORMAT",
+        ),
+    ] = "text"
+    error_logfile: Annotated[
+        str | None,
+        about(
+            "Logging",
+            "Write the error log to this file in place of standard error; what applications write to "
+            "standard error goes there too. - is standard error.",
+            metavar="FILE",
+        ),
+    ] = None
+    access_logfile: Annotated[
+        str | None,
+        about("Logging", "Write a line for each request to this file; - is standard output.", metavar="FILE"),
+    ] = None
+    access_logformat: Annotated[
+        str,
+        about(
+            "Logging",
+            "Format of the access log: common, combined, json, or a format string with Apache's letters.",
+            metavar="FORMAT",
+        ),
+    ] = "combined"
