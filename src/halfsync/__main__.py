@@ -8,6 +8,6 @@ import sys
 if not sys.flags.safe_path:
     del sys.path[0]
 
-from halfsync.cli import main
+from halfsync.start import main
 
 main()

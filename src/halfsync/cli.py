@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from halfsync import __version__
+from halfsync import __version__, early_signals
 from halfsync.folders import current_folder
 from halfsync.forwarded import Trust
 from halfsync.habits import convert
@@ -312,6 +312,7 @@ def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
     from halfsync.parent.config_check import check_applications
     from halfsync.parent.main import entry_points
 
+    early_signals.let_in()  # applications are imported now
     settings = loaded.settings
     keep_descriptor()
     check_certificates(loaded, layout, tls)

@@ -75,6 +75,38 @@ def test_a_hangup_during_the_start_brings_the_newest_code_to_all(tmp_path):
         server.kill()
 
 
+def test_signals_before_there_is_a_handler_are_held_back(tmp_path):
+    """From the first line of ours on; here the settings file takes its time."""
+    (tmp_path / "gunicorn.conf.py").write_text(
+        "import pathlib, time\n"
+        "pathlib.Path('here').touch()\n"
+        "while not pathlib.Path('go').exists():\n"
+        "    time.sleep(0.01)\n"
+    )
+    server = Server(tmp_path, ("-c", "gunicorn.conf.py", "-b", "127.0.0.1:0", "story:app"), {})
+    try:
+        server.until((tmp_path / "here").exists)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+            server.signal(number)
+        (tmp_path / "go").touch()
+        server.wait_until_it_serves()
+        server.until_logged("SIGHUP while starting")
+        assert server.get("/hello").status == 200
+        server.stop()
+    finally:
+        server.kill()
+
+
+def test_check_config_holds_no_signal_back_from_applications(tmp_path):
+    (tmp_path / "held.py").write_text(
+        "import signal\n"
+        "print('held:', sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))\n"
+        "def app(environ, start): ...\n"
+    )
+    found = halfsync(tmp_path, "--check-config", "held:app")
+    assert "held: []" in found.stdout, found
+
+
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 def test_signals_that_mean_nothing_end_no_process(tmp_path, preload):
     with serving(tmp_path, "story:app", *preload) as server, server.client() as client:

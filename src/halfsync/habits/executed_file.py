@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -24,6 +25,7 @@ def file_of(path: str) -> str:
 
 
 def main(writing: int, path: str, names: list[str]) -> NoReturn:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server holds some back while it starts
     try:
         answer: dict[str, Any] = {"values": _namespace(path, names)}
     except OSError as error:

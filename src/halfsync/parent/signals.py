@@ -12,6 +12,8 @@ import signal
 import socket
 from types import FrameType
 
+from halfsync import early_signals
+
 HANDLED = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -65,6 +67,7 @@ class Signals:
         self._ring.setblocking(False)
         self._former = {number: signal.signal(number, self._note) for number in (*HANDLED, *MEANINGLESS)}
         self._former_wakeup = signal.set_wakeup_fd(self._ring.fileno(), warn_on_full_buffer=False)
+        early_signals.let_in()
 
     def take(self) -> list[int]:
         """The signals noted since the last call, in order."""
