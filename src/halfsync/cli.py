@@ -331,7 +331,7 @@ def check_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -
     """Whatever is doubtful in them is printed."""
     from halfsync.parent import acme_files, certificates, listeners
 
-    listeners.check(loaded.settings, layout.addresses(loaded.settings))
+    listeners.check(loaded.settings, layout.addresses(loaded.settings), layout.only_with_tls)
     acme_files.check_packages(tls)
     found, notes = certificates.read([one for one in tls if not one.acme or os.path.exists(one.certfile[0])])
     certificates.close(found)

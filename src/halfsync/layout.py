@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -38,6 +39,7 @@ from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import FOR_FILES, Does, Target
+from halfsync.settings.tls_headers import NAMES as TLS_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Layout:
     routes: tuple[RoutePlan, ...]
     pools: tuple[PoolPlan, ...]
     sites: tuple[SitePlan, ...]
+    only_with_tls: tuple[str, ...] = ()  # settings that are wrong where there is an address without it
 
     def addresses(self, settings: Settings) -> list[str]:
         """Where to listen: at `bind`, and where sites have addresses of their own."""
@@ -82,22 +85,22 @@ def work_out(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
     _check_hosts(sites, found)
-    headers = nearest(_of_tls(settings), headers)
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
     files = PageFiles(found)
     of_all = files.load(error_pages)
-    plans = [SitePlan(headers=tuple(headers), error_pages=tuple(of_all))]
-    routes = _routes(targets, settings, plans[0], files, pools, DEFAULT_SITE, found)
+    plans = [SitePlan(headers=nearest(_of_tls(settings), headers), error_pages=tuple(of_all))]
+    routes = _routes(targets, settings, plans[0], headers, files, pools, DEFAULT_SITE, found)
     for site in sites:
         of_site = msgspec.structs.replace(settings, **site.own)
         planned = SitePlan(
             site.name,
             site.hosts,
             site.bind,
-            nearest(headers, site.headers),
+            nearest(_of_tls(of_site), headers, site.headers),
             nearest_pages(of_all, files.load(site.error_pages)),
         )
-        routes += _routes(site.routes, of_site, planned, files, pools, len(plans), found)
+        of_its_routes = nearest(headers, site.headers)
+        routes += _routes(site.routes, of_site, planned, of_its_routes, files, pools, len(plans), found)
         plans.append(planned)
     if settings.health_bind:
         routes += _health_routes(len(plans))
@@ -106,7 +109,7 @@ def work_out(
         found.raise_all()
     usual = Limits.of(settings)
     routes = [replace(route, limits=None) if route.limits == usual else route for route in routes]
-    return Layout(tuple(routes), tuple(pools), tuple(plans))
+    return Layout(tuple(routes), tuple(pools), tuple(plans), _only_with_tls(settings, targets, sites))
 
 
 HEALTH = {"/-/healthy": "healthy", "/-/ready": "ready"}
@@ -126,20 +129,33 @@ def in_clear(address: str) -> str:
 
 
 def _of_tls(settings: Settings) -> list[HeaderRule]:
-    texts = {"Strict-Transport-Security": settings.hsts, "Alt-Svc": settings.alt_svc}
-    return [HeaderRule(name, (text,)) for name, text in texts.items() if text]
+    texts = {header: getattr(settings, name) for name, header in TLS_HEADERS.items()}
+    return [HeaderRule(header, (text,)) for header, text in texts.items() if text]
+
+
+def _only_with_tls(
+    settings: Settings, targets: Sequence[Target], sites: Sequence[SiteEntry]
+) -> tuple[str, ...]:
+    """The settings that make header fields of TLS, each as a sentence about it begins."""
+    routes = [*targets, *(route for site in sites for route in site.routes)]
+    own: list[tuple[str, Mapping[str, Any]]] = [("", msgspec.structs.asdict(settings))]
+    own += [(f"{site.where}: ", site.own) for site in sites]
+    own += [(f"{route.where}: ", route.own) for route in routes]
+    return tuple(where + name for where, values in own for name in TLS_HEADERS if values.get(name))
 
 
 def _routes(
     targets: Sequence[Target],
     settings: Settings,
     of_site: SitePlan,
+    headers: Sequence[HeaderRule],
     files: PageFiles,
     pools: list[PoolPlan],
     site: int,
     mistakes: Mistakes,
 ) -> list[RoutePlan]:
-    """Of one site, whose `settings` these are, and whose index is `site`: the longest prefix first."""
+    """Of one site, whose `settings` these are, and whose index is `site`: the longest prefix first.
+    `headers` are its rules for them, without what its settings add."""
     routes: dict[str, RoutePlan] = {}
     wheres: dict[str, str] = {}
     for target in targets:
@@ -151,7 +167,7 @@ def _routes(
                 route,
                 site=site,
                 limits=Limits.of(of_route),
-                headers=nearest(of_site.headers, target.headers),
+                headers=nearest(_of_tls(of_route), headers, target.headers),
                 error_pages=nearest_pages(of_site.error_pages, files.load(target.error_pages)),
                 allow=_allowed(target, of_route),
                 deny=tuple(of_route.deny),

@@ -125,8 +125,9 @@ ALL = "*"
 """In proxy_protocol: every address."""
 
 
-def check(settings: Settings, addresses: Sequence[str]) -> None:
-    """Settings that are wrong for these addresses of `bind`. Raises SettingError."""
+def check(settings: Settings, addresses: Sequence[str], only_with_tls: Sequence[str]) -> None:
+    """Settings that are wrong for these addresses of `bind`; `only_with_tls` are if one is without it. Raises
+    SettingError."""
     health = {parse(one) for one in settings.health_bind}
     served = [one for one in addresses if parse(one) not in health]
     if len(addresses) - len(served) > len(health) or not health.isdisjoint(map(parse, settings.bind)):
@@ -134,7 +135,7 @@ def check(settings: Settings, addresses: Sequence[str]) -> None:
         raise SettingError(
             f"health_bind: {named} is in bind too; health checks have an address of their own."
         )
-    _check_tls(settings, served)
+    _check_tls(settings, served, only_with_tls)
     for one in settings.proxy_protocol:
         if one != ALL and parse(one) not in map(parse, addresses):
             there = ", ".join(addresses)
@@ -148,17 +149,16 @@ def check(settings: Settings, addresses: Sequence[str]) -> None:
         )
 
 
-def _check_tls(settings: Settings, addresses: Sequence[str]) -> None:
+def _check_tls(settings: Settings, addresses: Sequence[str], only_with_tls: Sequence[str]) -> None:
     tcp = [address for address in addresses if not isinstance(parse(address), str)]
     schemes = {scheme_of(address, settings) for address in tcp}
     if settings.redirect_http and "https" not in schemes:
         raise SettingError("redirect_http: there is no https:// address in bind to redirect to.")
-    for name in ("hsts", "alt_svc"):
-        if getattr(settings, name) and "http" in schemes and not settings.redirect_http:
-            raise SettingError(
-                f"{name}: it must not be sent without TLS, and bind has addresses for http: turn "
-                "redirect_http on."
-            )
+    if only_with_tls and "http" in schemes and not settings.redirect_http:
+        raise SettingError(
+            f"{only_with_tls[0]}: it must not be sent without TLS, and bind has addresses for http: turn "
+            "redirect_http on."
+        )
 
 
 def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:

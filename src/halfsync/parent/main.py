@@ -59,7 +59,7 @@ def serve(
         if pid_file is not None:
             undo.callback(pid_file.remove)
         addresses = layout.addresses(settings)
-        listeners.check(settings, addresses)
+        listeners.check(settings, addresses, layout.only_with_tls)
         bound = systemd.inherited(os.environ, settings) or listeners.bind(settings, identity, addresses)
         undo.callback(listeners.close, bound)
         error_log = None

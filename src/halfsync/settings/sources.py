@@ -7,7 +7,6 @@ the file and nothing else: no import, no socket.
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from halfsync.settings.rows import BY_NAME, PREFIX, ROWS, Row
 from halfsync.settings.sites import SiteEntry, toml_sites
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target, check_files_texts, check_networks, did_you_mean, toml_targets
+from halfsync.settings.tls_headers import check_tls_headers
 from halfsync.settings.toml_lines import key_lines
 from halfsync.settings.values import checked, from_text, from_toml, octal
 
@@ -217,20 +217,13 @@ def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
     raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, *TABLES])}")
 
 
-_ALTERNATIVE = r'[!#$%&*+.^_`|~0-9A-Za-z-]+="[!#-\[\]-~]*:[0-9]{1,5}"(?: ?; ?(?:ma=[0-9]+|persist=1))*'
-_ALT_SVC = re.compile(rf"(?:clear|{_ALTERNATIVE}(?: ?, ?{_ALTERNATIVE})*)?")
-"""RFC 7838 3."""
-_HSTS = re.compile(r"(?:max-age=[0-9]+(?:; ?(?:includeSubDomains|preload))*)?")
-
-
 def _check_together(settings: Settings, mistakes: Mistakes) -> None:
     """Settings that are wrong by more than their type, or not right with each other."""
     for check in (
         _check_files,
         _check_access,
         _check_bind,
-        _check_hsts,
-        _check_alt_svc,
+        _check_tls_headers,
         _check_octals,
         _check_env,
         _check_heads,
@@ -252,16 +245,8 @@ def _check_bind(settings: Settings) -> None:
         raise SettingError("bind is empty: there is nowhere to listen.")
 
 
-def _check_hsts(settings: Settings) -> None:
-    if not _HSTS.fullmatch(settings.hsts):
-        known = "'max-age=63072000' or 'max-age=63072000; includeSubDomains'"
-        raise SettingError(f"hsts must be like {known}, not {settings.hsts!r}.")
-
-
-def _check_alt_svc(settings: Settings) -> None:
-    if not _ALT_SVC.fullmatch(settings.alt_svc):
-        known = """'h3=":443"' or 'h3=":443"; ma=86400, h2="other.example:443"', or 'clear'"""
-        raise SettingError(f"alt_svc must be like {known}, not {settings.alt_svc!r}.")
+def _check_tls_headers(settings: Settings) -> None:
+    check_tls_headers("", settings.hsts, settings.alt_svc)
 
 
 def _check_octals(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
 from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME, ROWS
+from halfsync.settings.tls_headers import check_tls_headers
 from halfsync.settings.values import from_toml
 
 
@@ -117,6 +118,7 @@ def own_settings(table: Mapping[str, Any], where: Place) -> dict[str, Any]:
                 own[name] = from_toml(BY_NAME[name], table[name], f"{where.at(name)}: {name}")
     check_files_texts(f"{where}: ", own.get("cache_control", ""), own.get("fallback", ""))
     check_networks(f"{where}: ", own.get("allow", ()), own.get("deny", ()))
+    check_tls_headers(f"{where}: ", own.get("hsts", ""), own.get("alt_svc", ""))
     return own
 
 

@@ -113,6 +113,7 @@ class Tls(Serving, frozen=True, kw_only=True):
             "Alt-Svc of all responses over TLS, such as 'h3=\":443\"; ma=86400': where else clients find "
             "the same, here at something in front that speaks HTTP/3.",
             metavar="TEXT",
+            of_routes="all",
         ),
     ] = ""
     hsts: Annotated[
@@ -122,5 +123,6 @@ class Tls(Serving, frozen=True, kw_only=True):
             "Strict-Transport-Security of all responses over TLS, such as 'max-age=63072000; "
             "includeSubDomains': browsers then use nothing but https for so many seconds.",
             metavar="TEXT",
+            of_routes="all",
         ),
     ] = ""

@@ -1,0 +1,104 @@
+"""Header fields for responses over TLS alone: each site and route may have its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from halfsync.layout import Layout, work_out
+from halfsync.parent import listeners
+from halfsync.settings.errors import SettingError
+from halfsync.settings.sources import Loaded, load
+
+TOML = """
+hsts = "max-age=10"
+[headers]
+set = { "X-Top" = "yes" }
+[routes]
+"/" = { respond = "top" }
+"/own" = { respond = "own", hsts = "max-age=20", alt_svc = 'h3=":443"' }
+[routes."/said"]
+respond = "said"
+hsts = "max-age=21"
+headers = { set = { "Strict-Transport-Security" = "max-age=22" } }
+[sites."quiet.example"]
+hsts = ""
+[sites."quiet.example".routes]
+"/" = { respond = "quiet" }
+[sites."long.example"]
+hsts = "max-age=30; preload"
+[sites."long.example".routes]
+"/" = { respond = "long" }
+"/short" = { respond = "short", hsts = "max-age=31" }
+"""
+
+
+def loaded(folder: Path, text: str) -> Loaded:
+    file = folder / "halfsync.toml"
+    file.write_text(text)
+    return load({}, {}, str(file))
+
+
+def laid_out(found: Loaded) -> Layout:
+    return work_out(found.settings, found.targets, found.sites, found.headers, found.error_pages)
+
+
+def test_the_nearest_counts(tmp_path):
+    layout = laid_out(loaded(tmp_path, TOML))
+
+    def fields(rules):
+        return {rule.name: rule.values for rule in rules}
+
+    said = {(route.site, route.prefix): fields(route.headers) for route in layout.routes}
+    hsts = {key: value.get("Strict-Transport-Security") for key, value in said.items()}
+    assert hsts == {
+        (0, ""): ("max-age=10",),
+        (0, "/own"): ("max-age=20",),
+        (0, "/said"): ("max-age=22",),
+        (1, ""): None,
+        (2, ""): ("max-age=30; preload",),
+        (2, "/short"): ("max-age=31",),
+    }
+    assert all(value["X-Top"] == ("yes",) for value in said.values())
+    assert [key for key, value in said.items() if "Alt-Svc" in value] == [(0, "/own")]
+    of_sites = [fields(site.headers).get("Strict-Transport-Security") for site in layout.sites]
+    assert of_sites == [("max-age=10",), None, ("max-age=30; preload",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ('hsts = "max-age=1"\n[routes]\n"/" = { respond = "" }', "hsts: it must not be sent without TLS"),
+        (
+            '[routes]\n"/" = { respond = "", hsts = "max-age=1" }',
+            "{folder}/halfsync.toml:2: routes.'/': hsts: it must not be sent without TLS",
+        ),
+        (
+            '[sites.a]\nalt_svc = "clear"\n[sites.a.routes]\n"/" = { respond = "" }',
+            '{folder}/halfsync.toml:1: sites."a": alt_svc: it must not be sent without TLS',
+        ),
+        (
+            '[sites.a.routes]\n"/" = { respond = "", hsts = "max-age=1" }',
+            "{folder}/halfsync.toml:2: sites.\"a\".routes.'/': hsts: it must not be sent without TLS",
+        ),
+    ],
+)
+def test_they_are_wrong_where_it_can_be_had_without_tls(tmp_path, text, start):
+    found = loaded(tmp_path, text)
+    layout = laid_out(found)
+    with pytest.raises(SettingError) as told:
+        listeners.check(
+            found.settings, ["http://127.0.0.1:80", "https://127.0.0.1:443"], layout.only_with_tls
+        )
+    assert str(told.value).startswith(start.replace("{folder}", str(tmp_path)))
+    listeners.check(found.settings, ["https://:443", "unix:/run/x"], layout.only_with_tls)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hsts", "forever"), ("hsts", "max-age=1\\r\\nX: y"), ("alt_svc", "h3")]
+)
+def test_a_wrong_value_in_a_route_is_told_with_its_place(tmp_path, key, value):
+    text = f'[routes]\n"/" = {{ respond = "", {key} = "{value}" }}'
+    with pytest.raises(SettingError, match=rf"halfsync\.toml:2: routes\.'/': {key} must be like '"):
+        loaded(tmp_path, text)
