@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from halfsync.header_rules import HeaderRule
 from halfsync.layout import Layout, work_out
 from halfsync.parent import listeners
 from halfsync.settings.errors import SettingError
@@ -47,7 +49,7 @@ def laid_out(found: Loaded) -> Layout:
 def test_the_nearest_counts(tmp_path):
     layout = laid_out(loaded(tmp_path, TOML))
 
-    def fields(rules):
+    def fields(rules: Sequence[HeaderRule]) -> dict[str, tuple[str, ...]]:
         return {rule.name: rule.values for rule in rules}
 
     said = {(route.site, route.prefix): fields(route.headers) for route in layout.routes}
