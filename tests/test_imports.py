@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "seen_files": set(),
     "cores": set(),
     "memory": set(),
+    "scoreboard": set(),
     "hosts": set(),
     "routes_table": {"plan"},
     "header_rules": set(),
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "channel": {"wire", "primitives", "temporary_files"},
     "logs": {"logs", "forwarded", "hosts", "wire", "request", "pump.closes", "primitives"},
     "pump": {
-        "memory",
+        "memory", "scoreboard",
         "pump", "wire", "objects", "plan", "plan_codec", "channel", "logs", "settings.table", "prctl",
         "temporary_files", "stamps", "hosts", "header_rules", "forwarded", "certificates",
         "error_pages", "ticket_keys", "tls_facts",
@@ -65,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {
+        "scoreboard",
         "early_signals", "memory",
         "parent", "wire", "layout", "plan", "plan_codec", "channel", "logs", "settings", "prctl",
         "temporary_files", "folders", "seen_files", "routes_table", "certificates",

@@ -319,7 +319,9 @@ def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
     settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
     for name in ("access_logfile", "error_logfile", "pid"):
         check_writable(name, getattr(settings, name))
-    failure = check_applications(Plan(settings, layout.routes, layout.pools, ()), entry_points())
+    failure = check_applications(
+        Plan(settings, layout.routes, layout.pools, ()), entry_points(machine.scoreboard())
+    )
     if failure is not None:
         tell(failure.traceback + f"halfsync: {failure.sentence}")
         return WRONG

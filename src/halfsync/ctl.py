@@ -88,6 +88,15 @@ def workers(context: click.Context) -> int:
     return _say(context, ControlRequest("workers"))
 
 
+@command.command(
+    help="The rows of the scoreboard in shared memory: all processes, also those that ended lately, and what "
+    "workers have been running for a while. No process is asked, so it works whatever they do."
+)
+@click.pass_context
+def scoreboard(context: click.Context) -> int:
+    return _say(context, ControlRequest("scoreboard"))
+
+
 @command.command(help="Connections, and the requests on them.")
 @click.pass_context
 def connections(context: click.Context) -> int:

@@ -56,6 +56,20 @@ def _workers(said: Said) -> Iterator[str]:
     yield from table(("PID", "ROLE", "POOL", "GENERATION", "STATE", "AGE", "MEMORY", "RUNS"), rows)
 
 
+def _scoreboard(said: Said) -> Iterator[str]:
+    rows: list[Sequence[object]] = []
+    for one in said["processes"]:
+        state = one.get("ending", one["state"])
+        row = (one["pid"] or "-", one["role"], one.get("pool", ""), one.get("generation", ""), state)
+        served = (one["requests"], size(one["bytes"])) if "requests" in one else ("", "")
+        rows.append((*row, duration(one["seconds"]), size(one["memory"]), *served, ""))
+        for task in one.get("tasks", ()):
+            runs = f"{task['request']} at {task['host']} of {task['client']} for {task['seconds']:.1f} s"
+            rows.append(("",) * 9 + (runs,))
+    heads = ("PID", "ROLE", "POOL", "GENERATION", "STATE", "FOR", "MEMORY", "REQUESTS", "BODIES", "RUNS")
+    yield from table(heads, rows)
+
+
 def _connections(said: Said) -> Iterator[str]:
     found = said["connections"]
     rows = [
@@ -98,6 +112,7 @@ def _stopping(said: Said) -> Iterator[str]:
 TEXTS: dict[str, Callable[[Said], Iterable[str]]] = {
     "status": _status,
     "workers": _workers,
+    "scoreboard": _scoreboard,
     "connections": _connections,
     "leases": _leases,
     "reload": lambda _: ["Reloaded."],

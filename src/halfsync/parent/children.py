@@ -68,6 +68,9 @@ class Child:
     worn: str = ""  # why it is to be replaced, in words, as soon as another one is there
     luck: float = field(default_factory=_luck)  # from 0 to 1, at random: how much later that is
     at_fault: bool = False  # it was killed for what it did
+    row: int = -1  # on the scoreboard; -1: it has none
+    task_rows: tuple[int, int] = (0, 0)  # there: the first one, and how many
+    ending: str = ""  # how it ended, in words
     _unsent: deque[tuple[bytes, tuple[int, ...]]] = field(default_factory=deque)
     stuck_since: float = NEVER
 

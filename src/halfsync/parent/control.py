@@ -15,10 +15,11 @@ import msgspec
 from halfsync.logs.error import log
 from halfsync.parent.control_socket import ControlClient, ControlSocket
 from halfsync.parent.limits import Phase
-from halfsync.parent.overview import status_of, workers_of
+from halfsync.parent.overview import rows_of, status_of, workers_of
 from halfsync.parent.reloads import Reloads
 from halfsync.parent.shortages import in_words
 from halfsync.parent.tree import Tree
+from halfsync.scoreboard import Scoreboard
 from halfsync.wire import messages
 from halfsync.wire.control import ControlRequest, decode_request, done, failed
 
@@ -42,7 +43,14 @@ class Operations(Protocol):
 
 
 class Control:
-    def __init__(self, sock: ControlSocket, tree: Tree, reloads: Reloads, operations: Operations) -> None:
+    def __init__(
+        self,
+        sock: ControlSocket,
+        tree: Tree,
+        reloads: Reloads,
+        scoreboard: Scoreboard,
+        operations: Operations,
+    ) -> None:
         self.socket = sock
         self._tree = tree
         self._reloads = reloads
@@ -54,6 +62,7 @@ class Control:
         self._commands: dict[str, Callable[[ControlRequest, float], Said | Look]] = {
             "status": lambda _, now: self._asked("status", now, status_of(self._tree, now)),
             "workers": lambda _, now: self._asked("workers", now, workers_of(self._tree, now)),
+            "scoreboard": lambda _, now: done(processes=rows_of(scoreboard, now)),
             "connections": lambda _, now: self._asked("connections", now, {}),
             "leases": lambda _, now: self._asked("leases", now, {}),
             "reload": self._reload,

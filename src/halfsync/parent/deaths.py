@@ -76,7 +76,7 @@ class Deaths:
         child.on(ChildEvent.ENDED)
         child.close_channel()
         tree.pool_of(child).children.remove(child)
-        ending = "ended" if status is None else processes.how_it_ended(status)
+        child.ending = ending = "ended" if status is None else processes.how_it_ended(status)
         if child.role is Role.PUMP:
             self._pump_ended(child, before, ending, now)
             return

@@ -51,6 +51,7 @@ def join(pump: Child, worker: Child) -> None:
     worker.order(Attach(), workers)
     is_loop = worker.concurrency > 0
     threads = worker.concurrency if is_loop else worker.threads
-    pump.order(Join(worker.id, worker.pid, worker.pool, threads, is_loop), pumps)
+    first, rows = worker.task_rows
+    pump.order(Join(worker.id, worker.pid, worker.pool, threads, is_loop, worker.row, first, rows), pumps)
     worker.pump = pump.id
     worker.on(ChildEvent.JOINED)

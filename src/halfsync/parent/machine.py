@@ -14,6 +14,7 @@ from halfsync.logs.error import log
 from halfsync.parent import joins, trust
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Kind, PoolPlan, RoutePlan
+from halfsync.scoreboard import Scoreboard
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.temporary_files import temporary_file
@@ -77,6 +78,16 @@ def _check_shared_memory() -> None:
         ) from None
     for descriptor in (*pumps, *workers):
         os.close(descriptor)
+
+
+def scoreboard() -> Scoreboard:
+    """Raises SettingError."""
+    try:
+        return Scoreboard()
+    except OSError as error:
+        raise SettingError(
+            f"Memory that processes share can't be made: {error.strerror} (ulimit -v?)."
+        ) from None
 
 
 def _spool_folder(given: str | None) -> str:

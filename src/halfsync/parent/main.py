@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
+from typing import ParamSpec
 
 from halfsync import __version__, prctl
 from halfsync.folders import current_folder
@@ -23,10 +25,13 @@ from halfsync.parent.supervisor import Supervisor
 from halfsync.parent.watchdog import Watchdog
 from halfsync.plan import Plan
 from halfsync.routes_table import table_of
+from halfsync.scoreboard import Scoreboard
 from halfsync.seen_files import SeenFile
 from halfsync.settings.site_tls import SiteTLS, acme_of
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal
+
+Arguments = ParamSpec("Arguments")
 
 
 def serve(
@@ -86,7 +91,8 @@ def serve(
             mode = octal("control_socket_mode", settings.control_socket_mode)
             control_socket = ControlSocket(settings.control_socket, mode, identity)
             undo.callback(control_socket.close)
-        children = entry_points()
+        scoreboard = machine.scoreboard()
+        children = entry_points(scoreboard)
         # What exists now is never collected: so the collector touches no page that children share.
         gc.collect()
         gc.freeze()
@@ -103,6 +109,7 @@ def serve(
             control_socket=control_socket,
             notifier=notifier,
             watchdog=watchdog,
+            scoreboard=scoreboard,
         )
         status = supervisor.run()
         if status == 0:
@@ -110,16 +117,29 @@ def serve(
     return status
 
 
-def entry_points() -> EntryPoints:
+def entry_points(scoreboard: Scoreboard) -> EntryPoints:
     """The children's code, imported before the first fork: it is in memory once, and no child can
-    fail to find it, whatever happens to the files."""
+    fail to find it, whatever happens to the files. The pump alone keeps the scoreboard."""
     from halfsync.issuing import main as issuing
     from halfsync.pump import main as pump
     from halfsync.watcher import main as watcher
     from halfsync.worker import main as worker
     from halfsync.worker import template
 
-    return EntryPoints(pump.run, worker.run, template.run, watcher.run, issuing.run)
+    def without(run: Callable[Arguments, int]) -> Callable[Arguments, int]:
+        def run_without(*arguments: Arguments.args, **named: Arguments.kwargs) -> int:
+            scoreboard.close()
+            return run(*arguments, **named)
+
+        return run_without
+
+    return EntryPoints(
+        partial(pump.run, scoreboard=scoreboard),
+        without(worker.run),
+        without(template.run),
+        without(watcher.run),
+        without(issuing.run),
+    )
 
 
 def announce(plan: Plan, notifier: systemd.Notifier) -> None:

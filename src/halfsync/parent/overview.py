@@ -12,6 +12,7 @@ from halfsync.parent.children import UNKNOWN, Child, Role
 from halfsync.parent.pools import WorkerPool
 from halfsync.parent.states import ChildState
 from halfsync.parent.tree import Tree
+from halfsync.scoreboard import PROCESSES, ProcessRow, Scoreboard
 
 _STARTED = time.monotonic()
 
@@ -33,6 +34,52 @@ def workers_of(tree: Tree, now: float) -> dict[str, Any]:
     """All processes, the parent too."""
     own = {"role": "parent", "pid": os.getpid(), "state": tree.phase.value, "memory": resident(os.getpid())}
     return {"processes": [own, *(_process(tree, child, now) for child in tree.children())]}
+
+
+def rows_of(scoreboard: Scoreboard, now: float) -> list[dict[str, Any]]:
+    """The scoreboard's rows, those of processes that have ended lately behind the others. No process is asked
+    for it."""
+    found = [_row(scoreboard, index, now) for index in range(PROCESSES)]
+    return sorted(filter(None, found), key=lambda row: (bool(row.get("ending")), row["seconds"]))
+
+
+def _row(scoreboard: Scoreboard, index: int, now: float) -> dict[str, Any]:
+    process = scoreboard.process(index)
+    if process is None:
+        return {}
+    said: dict[str, Any] = {
+        "role": process.role,
+        "pid": process.pid or None,
+        "state": process.state,
+        "seconds": round(now - process.since, 3),
+        "age": round(now - process.started, 3),
+        "memory": process.memory,
+    }
+    if process.pool:
+        said |= {"pool": process.pool, "generation": process.generation}
+    if process.role == Role.WORKER.value:
+        requests, sent = scoreboard.served(index)
+        said |= {"threads": process.threads, "requests": requests, "bytes": sent}
+    if process.ending:
+        said["ending"] = process.ending
+    elif tasks := _tasks(scoreboard, process, now):
+        said["tasks"] = tasks
+    return said
+
+
+def _tasks(scoreboard: Scoreboard, process: ProcessRow, now: float) -> list[dict[str, Any]]:
+    """The oldest first."""
+    rows = range(process.first_task, process.first_task + process.task_rows)
+    tasks = [task for row in rows if (task := scoreboard.task(row)) is not None]
+    return [
+        {
+            "seconds": round(now - task.began_ns / 1e9, 3),
+            "request": task.request,
+            "host": task.host,
+            "client": task.client,
+        }
+        for task in sorted(tasks, key=lambda task: task.began_ns)
+    ]
 
 
 def _pool(pool: WorkerPool) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from halfsync.parent.deaths import Deaths
 from halfsync.parent.limits import LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
 from halfsync.parent.logfiles import ErrorLog
 from halfsync.parent.privileges import Identity
+from halfsync.parent.process_rows import ProcessRows
 from halfsync.parent.progress import StartReport
 from halfsync.parent.reaping import UnknownChildren
 from halfsync.parent.reconfigure import Reconfiguration
@@ -54,6 +55,7 @@ from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
 from halfsync.parent.watchdog import Watchdog
 from halfsync.plan import BUILT_IN, Listener, Plan
+from halfsync.scoreboard import Scoreboard
 from halfsync.wire import messages
 
 
@@ -75,6 +77,7 @@ class Supervisor:
         control_socket: ControlSocket | None = None,
         notifier: Notifier | None = None,
         watchdog: Watchdog | None = None,
+        scoreboard: Scoreboard | None = None,
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
 
@@ -96,13 +99,16 @@ class Supervisor:
         self._notifier = notifier or Notifier()
         self._watchdog = watchdog or Watchdog({}, self._notifier)
         self._at_once = False  # a stop that does not wait for requests
+        self._rows = ProcessRows(scoreboard or Scoreboard(), time.monotonic())
         unknown = UnknownChildren()
         access_log = self._reconfiguration.access_log
         spawner = Spawner(entry_points, access_log, identity, folder, self._forget_in_child)
         self._staffing = Staffing(self._tree, spawner, unknown)
         self._reloads = Reloads(self._tree, self._staffing, self._reconfiguration, self._notifier)
         self._control = (
-            None if control_socket is None else Control(control_socket, self._tree, self._reloads, self)
+            None
+            if control_socket is None
+            else Control(control_socket, self._tree, self._reloads, self._rows.scoreboard, self)
         )
         described = (lambda _: None) if self._control is None else self._control.described
         self._reports = Reports(self._tree, unknown, self._reloads.on_change, described)
@@ -135,10 +141,12 @@ class Supervisor:
             self._deaths.forget_unknown(now)
             self._deaths.reap(now)
             self._deaths.enforce_limits(now)
+            self._rows.look(self._tree, now)  # before a worker joins: the pump is told of its row then
             self._staffing.staff(now)
             self._advance(now)
             self._watchdog.look(self._tree.pump, now)
             self._flush(now)
+            self._rows.look(self._tree, now)
             self._reloads.log_switched()
             if self._control is not None:
                 self._control.respond(now)

@@ -15,6 +15,7 @@ from halfsync.logs.formats import needs_site
 from halfsync.plan import Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
+from halfsync.pump.counts import CONNECTIONS_ACCEPTED
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1_special import RedirectingHttp1
 from halfsync.pump.known_heads import KnownHeads
@@ -228,6 +229,7 @@ class Acceptor:
             counts = False
         self._poller.watch_client(conn.fd)
         self._endings.connections[conn.fd] = conn
+        self._endings.counts.words[CONNECTIONS_ACCEPTED] += 1
         if counts:
             clients.came(origin)
 

@@ -93,7 +93,7 @@ class Dispatcher:
         assert conn is not None
         if pool.waiting >= self.queue_limit:
             self._saturation.refused(pool, "queue_limit")
-            conn.protocol.refuse(exchange, overloaded())
+            conn.protocol.refuse(exchange, overloaded("queue_limit"))
             return
         exchange.queued_ns = self._tasks.next_ns()
         exchange.move(WHOLE)
@@ -306,7 +306,7 @@ class Dispatcher:
                 "error", f"{exchange.request_line} is too large to be handed to a worker (net.core.wmem_max?)"
             )
             sentence = "The request can't be handed to the application."
-            self._tasks.refuse(exchange, Refusal(500, sentence, close=False))
+            self._tasks.refuse(exchange, Refusal(500, sentence, close=False, reason="no_response"))
 
     def _refuse_with_files(self, pool: Pool, taken: list[Exchange]) -> None:
         """Their bodies' descriptors can't be handed to anybody. If that has been so for a moment, they must
@@ -324,7 +324,9 @@ class Dispatcher:
                 "user's processes have more on their way than one may have open (ulimit -n, LimitNOFILE).",
             )
             sentence = "The server is short of file descriptors. Please try again soon."
-            self._tasks.refuse(exchange, Refusal(503, sentence, close=False, retry_after=5))
+            self._tasks.refuse(
+                exchange, Refusal(503, sentence, close=False, retry_after=5, reason="descriptors")
+            )
 
 
 def _columns_with_body(exchange: Exchange, number: int, spool: Spool | BodyStream | WebSocket) -> TaskColumns:

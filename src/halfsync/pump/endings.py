@@ -8,7 +8,7 @@ from halfsync.pump.access import AccessLog
 from halfsync.pump.client_connections import ClientConnections
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, Outcome
-from halfsync.pump.counts import Counts
+from halfsync.pump.counts import BYTES_SENT, CONNECTIONS_CLOSED, STATUS, Counts
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd
@@ -19,13 +19,15 @@ class Endings:
     """`connections` are all that are open, by descriptor: the loop's to look up, and ours to take out;
     `streams` are those on them that have an exchange."""
 
-    def __init__(self, poller: Poller, access: AccessLog, *, log_times: bool, log_cookies: bool) -> None:
+    def __init__(
+        self, poller: Poller, access: AccessLog, counts: Counts, *, log_times: bool, log_cookies: bool
+    ) -> None:
         """`log_times`, `log_cookies`: whether the access log has durations, and the requests' cookies."""
         self._poller = poller
         self._access = access
         self.log_times = log_times
         self.log_cookies = log_cookies
-        self.counts = Counts()
+        self.counts = counts
         self.clients = ClientConnections()
         self.connections: dict[int, Connection] = {}
         self.streams: dict[Connection, None] = {}  # of HTTP/2, on all of them
@@ -55,7 +57,7 @@ class Endings:
     def forget(self, conn: Connection) -> None:
         """It is none of those that are open any more."""
         if self.connections.pop(conn.fd, None) is not None:
-            self.counts.connections_closed += 1
+            self.counts.words[CONNECTIONS_CLOSED] += 1
             if conn.origin.counted_as is not None:
                 self.clients.left(conn.origin)
 
@@ -101,9 +103,10 @@ class Endings:
         conn = exchange.conn
         if conn is None:
             return
-        self.counts.statuses[exchange.status] += 1
+        words = self.counts.words
+        words[STATUS + exchange.status] += 1
         if exchange.status:
-            self.counts.bytes_sent += conn.wire_bytes - exchange.wire_before
+            words[BYTES_SENT] += conn.wire_bytes - exchange.wire_before
         if not self._access.enabled:
             return
         raw = exchange.raw

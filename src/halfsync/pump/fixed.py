@@ -43,7 +43,9 @@ class FixedBackend:
         fixed = self._fixed
         if fixed.is_error:
             sentence = SENTENCES.get(fixed.status) or f"{HTTPStatus(fixed.status).description}."
-            conn.protocol.refuse(exchange, Refusal(fixed.status, sentence, close=False))
+            refusal = Refusal(fixed.status, sentence, close=False)
+            refusal.is_counted = False  # it is what the route is for
+            conn.protocol.refuse(exchange, refusal)
             return
         fields, body = self._fields, fixed.body
         if fixed.location:

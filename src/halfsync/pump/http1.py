@@ -253,7 +253,12 @@ class Http1:
             f"{exchange.request_line} is refused: {space.used} bytes of request bodies are kept aside "
             f"already, and spool_limit is {space.limit}"
         )
-        raise Refusal(503, "There is no room for this body now. Please try again soon.", retry_after=5)
+        raise Refusal(
+            503,
+            "There is no room for this body now. Please try again soon.",
+            retry_after=5,
+            reason="spool_limit",
+        )
 
     def _read_body(self, conn: Connection) -> Outcome:
         """The step of RECEIVING: takes in what has come, but no more than a turn's share."""
@@ -323,7 +328,7 @@ class Http1:
     def expire_head(self, conn: Connection) -> None:
         """The head has not come in time."""
         exchange = self.exchange_of(conn, conn.inbox)
-        self.refuse(exchange, Refusal(408, "The head did not come in time."))
+        self.refuse(exchange, Refusal(408, "The head did not come in time.", reason="head_timeout"))
         exchange.reason = CloseReason.HEAD_TIMEOUT
         self._run_queue.ready(conn)
 

@@ -214,6 +214,8 @@ class Http1Responses:
             conn.readable = conn.readable or bool(conn.inbox)  # there is something unread: linger
             conn.inbox = b""
             conn.scanned = 0
+        if refusal.is_counted:
+            self._endings.counts.refused(refusal.status, refusal.reason)
         fields, body = self._own.of(exchange, refusal)
         close = refusal.close or not exchange.head.method
         self.begin(exchange, Reply(0, refusal.status, "", fields, len(body), close=close))

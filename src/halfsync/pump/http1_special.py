@@ -40,7 +40,8 @@ class ClearHttp1(Http1):
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = Exchange(conn, head, head.raw)
         place = head.host.decode("latin-1") or "..."
-        self.refuse(exchange, OfServer(400, f"This port is for https: ask for https://{place}/ instead."))
+        sentence = f"This port is for https: ask for https://{place}/ instead."
+        self.refuse(exchange, OfServer(400, sentence, reason="https_only"))
         return MORE
 
 
@@ -51,7 +52,7 @@ class LimitedHttp1(Http1):
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = Exchange(conn, head, head.raw)
         sentence = "There are too many connections from your address. Please close some."
-        self.refuse(exchange, OfServer(429, sentence, retry_after=RETRY_AFTER))
+        self.refuse(exchange, OfServer(429, sentence, retry_after=RETRY_AFTER, reason="client_connections"))
         return MORE
 
 

@@ -25,6 +25,7 @@ from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Exchange, Outcome, Record
+from halfsync.pump.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.endings import Endings
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
@@ -328,9 +329,9 @@ class Http2:
         elif record is not None:
             self._access.records.append(record)
         conn.request_count += 1
-        counts = self._endings.counts
-        counts.lease_hits += 1
-        counts.bytes_sent += len(sent)
+        words = self._endings.counts.words
+        words[LEASE_HITS] += 1
+        words[BYTES_SENT] += len(sent)
         if not session.streams:
             conn.deadline = now + self._settings.keep_alive
         return True

@@ -36,6 +36,7 @@ from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange, WireProtocol
+from halfsync.pump.counts import BYTES_SENT, LEASE_HITS, Counts
 from halfsync.pump.endings import Endings
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
@@ -85,6 +86,7 @@ from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets
 from halfsync.pump.worker_pools import WorkerPools
 from halfsync.pump.workers import Worker
+from halfsync.scoreboard import Scoreboard
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import parse_head
 
@@ -120,7 +122,9 @@ class Pump:
         log_needs: tuple[bool, bool],
         report_hung: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
+        scoreboard: Scoreboard | None = None,
     ) -> None:
+        """`scoreboard`: None: one of its own."""
         settings = plan.settings
         self.plan = plan
         self.settings = settings
@@ -131,7 +135,14 @@ class Pump:
         self.run_queue = RunQueue()
         self.access = AccessLog(settings.access_logfile is not None)
         log_times, log_cookies = log_needs
-        self.endings = Endings(self.poller, self.access, log_times=log_times, log_cookies=log_cookies)
+        self.scoreboard = scoreboard or Scoreboard()
+        self.endings = Endings(
+            self.poller,
+            self.access,
+            Counts(self.scoreboard.counts),
+            log_times=log_times,
+            log_cookies=log_cookies,
+        )
         self.connections = self.endings.connections
         self.head_limits = limits_of(settings)
         cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
@@ -186,6 +197,7 @@ class Pump:
             self.responses,
             self.tunnels,
             self.websockets,
+            self.scoreboard,
             report_hung,
             report_lost,
         )
@@ -388,8 +400,9 @@ class Pump:
             except Exception:  # noqa: BLE001 (the events behind this one would be lost: they are told once)
                 self._event_failed(fd)
         if hits:
-            self.endings.counts.lease_hits += hits
-            self.endings.counts.bytes_sent += hit_bytes
+            words = self.endings.counts.words
+            words[LEASE_HITS] += hits
+            words[BYTES_SENT] += hit_bytes
         if self.run_queue.due:
             self._take_steps()
         if self.acceptor.due:

@@ -18,6 +18,7 @@ from halfsync.pump.loop import Pump
 from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.spare import spare_of
 from halfsync.pump.status_page import StatusPages
+from halfsync.scoreboard import Scoreboard
 from halfsync.wire.messages import (
     NO_WORKER,
     Challenges,
@@ -78,7 +79,7 @@ class Orders:
         channel.send(self.sock, encode(message))
 
 
-def run(plan: Plan, orders_socket: socket.socket) -> int:
+def run(plan: Plan, orders_socket: socket.socket, scoreboard: Scoreboard) -> int:
     """The pump's whole life; returns its exit status."""
     orders = Orders(orders_socket)
     settings = plan.settings
@@ -88,6 +89,7 @@ def run(plan: Plan, orders_socket: socket.socket) -> int:
         log_needs=(needs_times(settings.access_logformat), needs_cookie(settings.access_logformat)),
         report_hung=lambda worker: orders.report(Hung(worker.id)),
         report_lost=lambda worker: orders.report(Lost(worker.id)),
+        scoreboard=scoreboard,
     )
     reconfiguration = PlanChange(pump)
     pump.poller.watch(orders.sock.fileno(), lambda _mask: _take_order(pump, orders, reconfiguration))

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from halfsync.pump.connection import Connection, Exchange
+from halfsync.pump.counts import TOTAL_NS
 from halfsync.pump.loop import Pump
 from halfsync.pump.workers import LOG_BATCH, Pool, Worker
 
@@ -111,8 +112,8 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "waiting": pool.waiting,
         "threads": sum(worker.threads for worker in living),
         "busy": sum(min(worker.threads, worker.outstanding) for worker in living),
-        "mean_handler_seconds": round(pool.mean_ns / 1e9, 6) if pool.total_ns else 0.0,
-        "refused": pool.refused,
+        "mean_handler_seconds": round(pool.mean_ns / 1e9, 6) if pool.counts.words[TOTAL_NS] else 0.0,
+        "refused": pool.counts.refused,
     }
 
 

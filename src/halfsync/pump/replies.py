@@ -20,6 +20,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Object
 from halfsync.pump.costs import LONG_NS
+from halfsync.pump.counts import BYTES_SENT, STATUS, TOTAL_NS, WORD
 from halfsync.pump.deaths import WorkerDeaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
@@ -174,9 +175,11 @@ class Replies:
         owners = worker.owners
         free_slot = worker.free.append
         pool = worker.pool
-        times = pool.times
-        counts = self._endings.counts
+        pool_words = pool.counts.words
+        words = self._endings.counts.words
         alike = sent_bytes = total_ns = 0  # how many had the status that was the last one
+        as_long = bits = 0  # how many handlers' times were of the class that was the last one
+        before = len(owners)
         fields, length, status, reason, start = None, 0, 0, "", b""  # of the head that was made last
         others: list[FromWorker] = []
         for reply in messages:
@@ -214,7 +217,7 @@ class Replies:
                     others.append(reply)
                     continue
                 if alike:
-                    counts.statuses[status] += alike
+                    words[STATUS + status] += alike
                     alike = 0
                 start = head_start(reply.status, reply.reason, reply.fields, reply.length) + date_end
                 fields, length, status, reason = reply.fields, reply.length, reply.status, reply.reason
@@ -225,7 +228,13 @@ class Replies:
                 sent = 0  # to be found out again, and dealt with, where all sends are
             handler_ns = reply.handler_ns
             pool.mean_ns += (handler_ns - pool.mean_ns) / MEAN_OF
-            times[handler_ns.bit_length()] += 1
+            if handler_ns.bit_length() == bits:
+                as_long += 1
+            else:
+                if as_long:
+                    pool_words[bits] += as_long
+                as_long = 1
+                bits = handler_ns.bit_length()
             total_ns += handler_ns
             slot = number % MOST_SLOTS
             begun_ns = worker.scoreboard[slot] if log_times or sent != len(wire) else 0
@@ -261,9 +270,13 @@ class Replies:
                 )
             conn.request_count += 1
         if alike:
-            counts.statuses[status] += alike
-        counts.bytes_sent += sent_bytes
-        pool.total_ns += total_ns
+            words[STATUS + status] += alike
+        if as_long:
+            words[BYTES_SENT] += sent_bytes
+            pool_words[bits] += as_long
+            pool_words[TOTAL_NS] = (pool_words[TOTAL_NS] + total_ns) & WORD
+            worker.request_count += before - len(owners)
+            worker.response_bytes += sent_bytes
         return others
 
     def _take(self, worker: Worker, message: FromWorker, fds: list[Descriptor], cut: bool) -> None:
@@ -290,6 +303,7 @@ class Replies:
             except Exception as error:  # noqa: BLE001
                 self._spoilt(worker, message, owner, error)
         if message.ending is not UNFINISHED:
+            worker.request_count += isinstance(owner, Exchange) and message.ending is not NOT_BEGUN
             worker.give_number(number)
             if owner is LOG_BATCH:
                 self._access.written()
@@ -340,6 +354,7 @@ class Replies:
             self._websockets.handler_ended(exchange, message)
             return
         if message.objects:
+            worker.response_bytes += sum(item.length or 0 for item in message.objects)
             waiting = len(conn.out) if conn.out is not None else 0
             if worker.is_loop:
                 count_window(exchange, message.objects)
@@ -355,15 +370,18 @@ class Replies:
             # ABORTED with no head: the worker could not even say why.
             if not ended:
                 self._tasks.drop(worker, message.number)
-            self._tasks.refuse(exchange, Refusal(502, "The worker gave no response.", close=False))
+            self._tasks.refuse(
+                exchange, Refusal(502, "The worker gave no response.", close=False, reason="no_response")
+            )
         else:
             self._add(conn, exchange, message, fds)
 
     def _count_time(self, worker: Worker, message: Reply | Part, exchange: Exchange) -> None:
         pool = worker.pool
         pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
-        pool.times[message.handler_ns.bit_length()] += 1
-        pool.total_ns += message.handler_ns
+        words = pool.counts.words
+        words[message.handler_ns.bit_length()] += 1
+        words[TOTAL_NS] = (words[TOTAL_NS] + message.handler_ns) & WORD
         if message.handler_ns >= LONG_NS and not worker.is_loop:
             pool.took(exchange, message.handler_ns, self._clock.now)
         exchange.begun_ns = worker.begun(message.number)
@@ -418,9 +436,13 @@ class Replies:
             conn.protocol.abort(exchange, CloseReason.INTERNAL_ERROR)
         elif isinstance(error, UnsendableError) and error.status == SHORT_OF_DESCRIPTORS:
             sentence = "The server is short of file descriptors."
-            self._tasks.refuse(exchange, Refusal(503, sentence, close=False, retry_after=5))
+            self._tasks.refuse(
+                exchange, Refusal(503, sentence, close=False, retry_after=5, reason="descriptors")
+            )
         else:
-            self._tasks.refuse(exchange, Refusal(500, "The response can't be sent.", close=False))
+            self._tasks.refuse(
+                exchange, Refusal(500, "The response can't be sent.", close=False, reason="no_response")
+            )
 
     def _grant_lease(
         self, worker: Worker, conn: Connection, exchange: Exchange, reply: Reply, fds: list[Descriptor]

@@ -38,7 +38,7 @@ class Saturation:
     def refused(self, pool: Pool, setting: str) -> None:
         """One of its requests got a 503, because of this setting."""
         self._told.setdefault(pool, _Told()).refused[setting] += 1
-        pool.refused[setting] += 1
+        pool.counts.refuse(setting)
 
     def sweep(self, pool: Pool) -> None:
         """Warn if there is reason to, and it was not done lately."""

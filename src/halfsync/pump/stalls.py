@@ -142,7 +142,7 @@ class Stalls:
         exchange.holder = None
         if exchange.state is WORKING:
             self._saturation.refused(worker.pool, "queue_timeout")
-            self._tasks.refuse(exchange, overloaded())
+            self._tasks.refuse(exchange, overloaded("queue_timeout"))
 
     # --- what waits behind others ----------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from halfsync import __version__
 from halfsync.memory import resident
 from halfsync.pump import overview
 from halfsync.pump.connection import Exchange
-from halfsync.pump.counts import History
+from halfsync.pump.counts import BYTES_SENT, CONNECTIONS_ACCEPTED, LEASE_HITS, TOTAL_NS, History
 from halfsync.pump.loop import Pump
 from halfsync.pump.routes import below_prefix, target_parts
 from halfsync.pump.status_html import page
@@ -38,13 +38,13 @@ MOST_LETTERS = 128
 class StatusPages:
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
-        self._history = History()
-        self._started = pump.clock.now
+        self._history = History(pump.scoreboard.history)
+        self._started = pump.scoreboard.header[0] / 1e9 or pump.clock.now
         pump.at_sweep.append(self._sweep)
 
     def _sweep(self) -> None:
         pump = self._pump
-        self._history.sweep(pump.endings.counts, [pool.times for pool in pump.pools.pools], pump.clock.now)
+        self._history.sweep(pump.endings.counts, [pool.counts for pool in pump.pools.pools], pump.clock.now)
 
     def respond(self, kind: str, exchange: Exchange) -> tuple[int, bytes, bytes]:
         """See Pages."""
@@ -91,15 +91,16 @@ class StatusPages:
             "pid": os.getpid(),
             "uptime": round(pump.clock.now - self._started, 3),
             "requests": counts.requests,
-            "lease_hits": counts.lease_hits,
-            "responses": {str(status): count for status, count in sorted(counts.statuses.items())},
-            "bytes_sent": counts.bytes_sent,
-            "connections_accepted": counts.connections_closed + len(pump.connections),
+            "lease_hits": counts.words[LEASE_HITS],
+            "responses": {str(status): count for status, count in counts.statuses.items()},
+            "refused": counts.refusals,
+            "bytes_sent": counts.words[BYTES_SENT],
+            "connections_accepted": counts.words[CONNECTIONS_ACCEPTED],
             "memory": resident(os.getpid()),
             **overview.status(pump),
             "workers": [self._worker(worker) for worker in pump.pools.workers.values()],
             "handlers": [
-                {"pool": pool.name, "times": list(pool.times), "seconds": pool.total_ns / 1e9}
+                {"pool": pool.name, "times": pool.counts.times, "seconds": pool.counts.words[TOTAL_NS] / 1e9}
                 for pool in pump.pools.pools
             ],
         }

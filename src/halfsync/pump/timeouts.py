@@ -46,6 +46,8 @@ from halfsync.pump.websockets import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.refusals import Refusal
 
+_REASONS = {CloseReason.BODY_TIMEOUT: "body_timeout", CloseReason.BODY_TOO_SLOW: "min_rate"}
+
 SWEEP = 0.5
 """Seconds between two sweeps: how late a limit may be."""
 
@@ -168,13 +170,13 @@ class Timeouts:
     def _refuse_streamed(self, exchange: Exchange, reason: CloseReason, sentence: str) -> None:
         conn = exchange.conn
         assert conn is not None
-        self._http1.streamed.refuse(exchange, Refusal(408, sentence), reason)
+        self._http1.streamed.refuse(exchange, Refusal(408, sentence, reason=_REASONS[reason]), reason)
         self._run_queue.ready(conn)
 
     def _refuse(self, exchange: Exchange, reason: CloseReason, sentence: str) -> None:
         conn = exchange.conn
         assert conn is not None
-        conn.protocol.refuse(exchange, Refusal(408, sentence))
+        conn.protocol.refuse(exchange, Refusal(408, sentence, reason=_REASONS[reason]))
         exchange.reason = reason
         self._run_queue.ready(conn)
 

@@ -17,6 +17,7 @@ from halfsync.pump.access import AccessLog
 from halfsync.pump.access_rules import access_of
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Backend, Exchange, Route
+from halfsync.pump.counts import PoolCounts
 from halfsync.pump.deaths import WorkerDeaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.dispatch import Dispatcher
@@ -35,9 +36,11 @@ from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls, is_late
 from halfsync.pump.states import QUEUED, WORKING
 from halfsync.pump.status_backend import Shown, StatusBackend
+from halfsync.pump.task_rows import describe_tasks, forget_tasks
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
+from halfsync.scoreboard import Scoreboard
 from halfsync.wire.messages import (
     Cancel,
     ClientDisconnected,
@@ -138,6 +141,7 @@ class WorkerPools:
         responses: Http1Responses,
         tunnels: Tunnels,
         websockets: WebSockets,
+        scoreboard: Scoreboard,
         report_hung: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
     ) -> None:
@@ -150,7 +154,11 @@ class WorkerPools:
         self._report_hung = report_hung
         self.shown = Shown()
         self.tasks = Tasks(clock, poller, run_queue)
-        self.pools = [Pool(pool.name, _routes_of(plan, index)) for index, pool in enumerate(plan.pools)]
+        self._scoreboard = scoreboard
+        self.pools = [
+            Pool(pool.name, _routes_of(plan, index), PoolCounts(scoreboard.pool(index)))
+            for index, pool in enumerate(plan.pools)
+        ]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation)
         self._websockets = websockets
@@ -190,7 +198,7 @@ class WorkerPools:
         waiting = [one for pool in self.pools for one in pool.take_all()]
         for index, planned in enumerate(plan.pools):
             if index == len(self.pools):
-                self.pools.append(Pool(planned.name))
+                self.pools.append(Pool(planned.name, 1, PoolCounts(self._scoreboard.pool(index))))
             pool = self.pools[index]
             pool.name = planned.name  # one that never came into effect may have left its place
             pool.is_shared_by(_routes_of(plan, index))
@@ -249,8 +257,9 @@ class WorkerPools:
 
     def join(self, join: Join, fds: list[Descriptor]) -> None:
         """A worker is ready. Raises OSError."""
-        worker = Worker(join, self.pools[join.pool], fds)
+        worker = Worker(join, self.pools[join.pool], fds, self._scoreboard.served(join.row))
         self.workers[worker.id] = worker
+        forget_tasks(self._scoreboard, worker)
         worker.pool.workers.append(worker)
         if worker.pool.has_loops != worker.is_loop:
             worker.pool.has_loops = worker.is_loop
@@ -307,6 +316,7 @@ class WorkerPools:
                 self.tasks.due.add(pool)
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
+            describe_tasks(self._scoreboard, worker)
             if self._may_hang:
                 self._find_hung(worker, now_ns)
         self.deaths.sweep(self._clock.now)
@@ -326,7 +336,7 @@ class WorkerPools:
 
     def _refuse_waiting(self, pool: Pool, exchange: Exchange) -> None:
         self._saturation.refused(pool, "queue_timeout")
-        self.tasks.refuse(exchange, overloaded())
+        self.tasks.refuse(exchange, overloaded("queue_timeout"))
 
     def _find_hung(self, worker: Worker, now_ns: int) -> None:
         for number, owner in list(worker.owners.items()):

@@ -9,7 +9,7 @@ import mmap
 import os
 import select
 import socket
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 
@@ -18,7 +18,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Exchange
 from halfsync.pump.costs import Costs
-from halfsync.pump.counts import TIMES
+from halfsync.pump.counts import PoolCounts
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.poller import Poller
 from halfsync.pump.queues import FairQueue, Queue
@@ -86,8 +86,9 @@ socket itself has room then, so that to wait for EPOLLOUT would be to spin."""
 class Worker:
     """The pump's side of one worker process."""
 
-    def __init__(self, join: Join, pool: Pool, fds: list[Descriptor]) -> None:
-        """`fds`: the pump's ends of `tasks` and `watch`, and the scoreboard. Raises OSError."""
+    def __init__(self, join: Join, pool: Pool, fds: list[Descriptor], served: memoryview) -> None:
+        """`fds`: the pump's ends of `tasks` and `watch`, and the scoreboard; `served`: Scoreboard.served.
+        Raises OSError."""
         tasks, watch, scoreboard = fds
         self.id = join.worker
         self.pid = join.pid
@@ -118,6 +119,11 @@ class Worker:
         self.withdrawing: list[int] = []  # tasks that were asked back at the last look
         self.status: int | None = None  # how its process ended, as the parent tells it; -1: nobody knows
         self.at_fault = False  # what it sent was no message
+        # What it has served, written from the sweep; and its task rows: see task_rows.py.
+        self.request_count, self.response_bytes = served
+        self.served = served
+        self.rows = range(join.first_task, join.first_task + join.task_rows)
+        self.described: dict[int, int] = {}  # rows of tasks, by number
 
     @property
     def outstanding(self) -> int:
@@ -211,7 +217,7 @@ class Worker:
 class Pool:
     """Requests that wait for the workers of one pool."""
 
-    def __init__(self, name: str, routes: int = 1) -> None:
+    def __init__(self, name: str, routes: int, counts: PoolCounts) -> None:
         """`routes`: how many lead to it."""
         self.name = name
         self.costs = Costs()
@@ -220,9 +226,7 @@ class Pool:
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
         self.workers: list[Worker] = []  # the one that was idle most recently is the last
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
-        self.times = [0] * TIMES  # how many took how long in the handler: see counts.py
-        self.total_ns = 0  # in all
-        self.refused: Counter[str] = Counter()  # requests that got a 503, by setting
+        self.counts = counts
         self.handler_timeout = 0.0  # the longest of its routes
         self.has_loops = False  # its workers have an event loop, and so take all that comes, in batches
 
@@ -436,5 +440,7 @@ class Tasks:
         return True
 
 
-def overloaded() -> Refusal:
-    return Refusal(503, "All workers are busy. Please try again soon.", close=False, retry_after=5)
+def overloaded(setting: str) -> Refusal:
+    """`setting`: why."""
+    sentence = "All workers are busy. Please try again soon."
+    return Refusal(503, sentence, close=False, retry_after=5, reason=setting)

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-Command = Literal["status", "workers", "reload", "reopen", "stop", "scale", "connections", "leases"]
+Command = Literal[
+    "status", "workers", "scoreboard", "reload", "reopen", "stop", "scale", "connections", "leases"
+]
 
 MAX_LINE = 64 * 1024
 """Bytes of a request."""

@@ -21,7 +21,8 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                child -> parent  Ready | Failed | Changed        (watcher)
                child -> parent  Ready | Challenges | Changed    (acme)
 
-Beside the channels, one `scoreboard` of shared memory for each worker (see `SCOREBOARD_SLOTS`).
+Beside the channels, one `scoreboard` of shared memory for each worker (see `SCOREBOARD_SLOTS`), and that of
+the server (see scoreboard.py).
 
 A task has a number, which no other task of the same pump ever has: `number % MOST_SLOTS` is its slot
 on the scoreboard, and messages name it by the number. So whatever comes late, or twice, or from a process
@@ -389,6 +390,9 @@ class Join(msgspec.Struct, tag="join"):
     pool: int  # index into Plan.pools
     threads: int  # how many tasks it takes at a time
     is_loop: bool = False  # it has an event loop, and no threads
+    row: int = -1  # of the server's scoreboard; -1: it has none
+    first_task: int = 0  # its task rows there
+    task_rows: int = 0
 
 
 class Open(msgspec.Struct, tag="open"):

@@ -20,14 +20,24 @@ class Refusal(Exception):
     is_of_site = True
     """Whether a site's error pages and rules for headers count for it."""
 
+    is_counted = True
+
     def __init__(
-        self, status: int, sentence: str, *, close: bool = True, retry_after: int | None = None
+        self,
+        status: int,
+        sentence: str,
+        *,
+        close: bool = True,
+        retry_after: int | None = None,
+        reason: str = "",
     ) -> None:
+        """`reason`: as what it is counted (see pump/counts.py); "": as its status says."""
         super().__init__(f"{status} {HTTPStatus(status).phrase}: {sentence}")
         self.status = status
         self.sentence = sentence
         self.close = close
         self.retry_after = retry_after
+        self.reason = reason
 
     def fields(self) -> bytes:
         """Field lines, each ended by CRLF, without those that framing adds."""
@@ -48,6 +58,8 @@ class OfServer(Refusal):
 
 class Redirection(OfServer):
     """What was asked for is at `location`."""
+
+    is_counted = False
 
     def __init__(self, status: int, location: str, *, close: bool) -> None:
         super().__init__(status, f"This is at {location}", close=close)
