@@ -24,14 +24,19 @@ def unordered(text: str) -> dict[str, set[str]]:
 
 
 def test_the_stored_lists_are_those_of_a_fresh_walk():
-    """A busy machine may add steps, such as a look at a handler that has been slow: then they are walked once
-    more. It can't take any away."""
+    """A busy machine may add steps, such as a look at a handler that has been slow, or have two events in one
+    turn, which saves some. So where a walk differs, there are two more, and what they all enter has to be
+    stored, and what is stored has to be entered by one of them."""
     stored = unordered(RESULT.read_text("utf-8"))
-    for _ in range(3):
-        fresh = unordered(listing(walk()))
-        if fresh == stored:
-            break
-    assert stored == fresh, "make walk docs, and commit"
+    fresh = [unordered(listing(walk()))]
+    if fresh[0] != stored:
+        fresh += [unordered(listing(walk())) for _ in range(2)]
+    where = {place for one in fresh for place in one} | stored.keys()
+    for place in where:
+        walks = [one.get(place, set()) for one in fresh]
+        assert set.intersection(*walks) <= stored.get(place, set()) <= set.union(*walks), (
+            f"{place}: make walk docs, and commit"
+        )
 
 
 def test_a_small_wsgi_request_is_followed_through_few_files():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -335,10 +336,12 @@ def test_a_bad_request_is_answered_closed_and_nothing_behind_it_is_acted_on(site
 
 
 def test_a_client_that_sends_on_still_reads_its_413(site):
-    """It writes megabytes before it reads: a reset would have destroyed the response by then."""
+    """It writes megabytes before it reads: a reset would have destroyed the response by then. (Single bytes
+    take the server so long that it could not see the end of as many within its time for that.)"""
+    size = 300_000 if os.environ.get("HALFSYNC_TEST_TRANSPORT") == "bytes" else 10_000_000
     with site.client() as client:
         client.send(refused(POST, HOST, "Content-Length: 30000000"))
-        for _ in range(100):
+        for _ in range(size // 100_000):
             client.send(b"x" * 100_000)
         answer = client.answer()
         assert answer.status == 413
