@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from halfsync.primitives import os
+from halfsync.request_ids import said
 
 
 def lines_of(head: bytes) -> list[str]:
@@ -29,7 +30,7 @@ def request_named(head: bytes, client: str) -> str:
     """For the error log: the request line, without the query, which may hold secrets."""
     method, _, rest = lines_of(head)[0].partition(" ")
     target = rest.rpartition(" ")[0].partition("?")[0]
-    return f"{method} {target} from {client or 'a local client'}"
+    return f"{method} {target} from {client or 'a local client'}{said(head)}"
 
 
 def fields_of(lines: Iterable[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from halfsync import tls_facts
 from halfsync.forwarded import FIELDS, Trust
 from halfsync.plan import Listener, RoutePlan
 from halfsync.request import authority_of, decoded, path_and_query
+from halfsync.request_ids import without_id
 from halfsync.wire.messages import Task
 
 Scope = dict[str, Any]
@@ -58,18 +59,26 @@ class Scopes:
     def of(self, task: Task) -> Scope:
         """The scope of a request. `scope["extensions"]` has "halfsync.lease" if a lease may be asked for."""
         seen = self._seen[task.listener]
-        found = seen.get(task.head)
+        head, request_id = task.head, ""
+        found = seen.get(head)
+        if found is None:
+            head, request_id = without_id(head)
+            found = seen.get(head) if request_id else None
         if found is None:
             found = self._read(task)
             if self._trust is not None and any(name in _FORWARDED for name, _ in found["headers"]):
                 return self._completed(self._believe(found, task), task, found["extensions"])
-            if len(task.head) <= MAX_SEEN_HEAD and b"\r\ncookie" not in task.head.lower():
+            if request_id:
+                del found["headers"][-1]
+            if len(head) <= MAX_SEEN_HEAD and b"\r\ncookie" not in head.lower():
                 if len(seen) >= MAX_SEEN:
                     seen.clear()
-                seen[task.head] = found
+                seen[head] = found
         scope = found.copy()
         scope["asgi"] = ASGI.copy()
         scope["headers"] = found["headers"].copy()
+        if request_id:
+            scope["headers"].append((b"x-request-id", request_id.encode("latin-1")))
         scope["client"] = (task.client, task.client_port) if task.client else None
         scope["state"] = self._state.copy()
         scope["extensions"] = found["extensions"].copy()

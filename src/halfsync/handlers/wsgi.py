@@ -19,6 +19,7 @@ from halfsync.handlers.wsgi_response import OVER, Invocation
 from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import RequestBody
+from halfsync.request_ids import said
 from halfsync.response import INTERNAL_ERROR, SMALL, ClientDisconnectedError, Replier, Responder
 from halfsync.wire.messages import Task
 
@@ -121,7 +122,7 @@ def _fail(task: Task, replier: Replier) -> None:
     replier.end_if_child()
     line = str(task.head.partition(b"\r\n")[0], "latin-1").rpartition(" ")[0].partition("?")[0]
     when = "after" if replier.ended else "while sending" if replier.begun else "before"
-    log("error", f"Exception {when} the response to {line}:\n{failure(skip=1)}")
+    log("error", f"Exception {when} the response to {line}{said(task.head)}:\n{failure(skip=1)}")
     if replier.begun:
         _abort(replier)
     else:

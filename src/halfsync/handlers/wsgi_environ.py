@@ -19,6 +19,7 @@ from halfsync.handlers.wsgi_response import Invocation
 from halfsync.handlers.wsgi_tunnel import TunnelMaker, may_switch
 from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import RequestBody, authority_of, decoded, path_and_query, without_cookie
+from halfsync.request_ids import without_id
 from halfsync.tls_facts import variables
 from halfsync.wire.messages import Task
 
@@ -81,16 +82,19 @@ class Environs:
     def of(self, task: Task, spool: RequestBody | None, invocation: Invocation) -> Environ:
         """The environ of a request, whose body is in `spool` or in the task."""
         seen = self._seen[task.listener]
-        head, cookie = task.head, None
+        head, cookie, request_id = task.head, None, ""
         found = seen.get(head)
         if found is None:
+            head, request_id = without_id(head)
             head, cookie = without_cookie(head)
-            if cookie is not None:
+            if cookie is not None or request_id:
                 found = seen.get(head)
         if found is not None and not task.body_size:
             environ = found.copy()
             if cookie is not None:
                 environ["HTTP_COOKIE"] = cookie
+            if request_id:
+                environ["HTTP_X_REQUEST_ID"] = request_id
             environ["REMOTE_ADDR"] = task.client
             environ["REMOTE_PORT"] = PORTS[task.client_port]
             environ["halfsync.lease"] = invocation.ask_lease

@@ -12,6 +12,7 @@ Formats are `common`, `combined`, `json`, or a string with Apache's letters (mod
     %D %T      time in all, in microseconds; in seconds.   %{ms}T %{us}T %{s}T: in that unit
     %{Name}i   a field of the request              %v %V      the host that the client named
     %p         the port that the client named, or 80      %P  process id of the log's writer
+    %L         the request's id (%{UNIQUE_ID}e also means it), or "-"
     %k         requests before on this connection  %X         X aborted, + kept, - closed
     %%         a percent sign
 
@@ -26,7 +27,8 @@ and with our own, in microseconds ("-" if no handler was asked):
     %{ending}x   how it ended: the close reason's name in lower case, such as kept, client_disconnected
 
 `json` gives an object a line, with the keys time, client, user, method, target, protocol, status,
-body_bytes, wire_bytes, referer, user_agent, host, queue_us, handler_us, total_us, ending, request_count.
+body_bytes, wire_bytes, referer, user_agent, host, queue_us, handler_us, total_us, ending, request_count,
+request_id.
 
 How it is made fast: the items fall into three kinds. What depends on nothing is text in a template.
 What depends on the request's head only is rendered together, and remembered by the head, or at least
@@ -58,6 +60,7 @@ from halfsync.logs.letters import (
     ending,
     fields_in,
     named_host,
+    request_id_of,
     user_of,
 )
 from halfsync.logs.sites import SiteNames
@@ -251,6 +254,7 @@ class _Line(msgspec.Struct):
     total_us: int
     ending: str
     request_count: int
+    request_id: str | None
 
 
 _CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
@@ -299,4 +303,5 @@ def _line(r: LogRecord, trust: Trust | None) -> _Line:
         r.total_us,
         ending(r.ending),
         r.request_count,
+        request_id_of(fields),
     )

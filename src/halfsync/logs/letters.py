@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from halfsync import request_ids
 from halfsync.forwarded import named_clients
 from halfsync.pump.closes import CloseReason
 from halfsync.request import authority_of, fields_of, path_and_query
@@ -68,6 +69,11 @@ def host_of(fields: Fields) -> str:
 
 def port_of(fields: Fields) -> str:
     return _host_and_port(fields)[1] or "80"
+
+
+def request_id_of(fields: Fields) -> str | None:
+    """None, if requests have no ids here (`request_id`)."""
+    return fields.get(request_ids.FIELD) if request_ids.are_enabled() else None
 
 
 def named_host(fields: Fields) -> str | None:
@@ -143,6 +149,8 @@ def _item(directive: str, letter: str, name: str | None) -> Item:
         return Item(expression=UNITS[name])
     elif letter == "x" and name in OWN:
         return OWN[name]
+    elif letter == "e" and name == "UNIQUE_ID":  # mod_unique_id
+        return SIMPLE["L"]
     raise ValueError(f"The log format has {directive!r}, which is not known.")
 
 
@@ -190,6 +198,7 @@ SIMPLE = {
     "v": Item(of_fields=lambda fields: escape(host_of(fields))),
     "V": Item(of_fields=lambda fields: escape(host_of(fields))),
     "p": Item(of_fields=lambda fields: escape(port_of(fields))),
+    "L": Item(of_fields=lambda fields: escape(request_id_of(fields) or "-")),
     "P": Item(expression="getpid()"),
     "k": Item(expression="r.request_count"),
     "X": Item(expression="connection(r.ending)"),

@@ -12,6 +12,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
+from halfsync.pump.request_ids import RequestIds
 from halfsync.pump.routes import Sites
 from halfsync.pump.websockets import WebSockets
 from halfsync.wire.http1 import RequestHead
@@ -40,10 +41,13 @@ class Admission:
         self._leases = leases
         self._sites = sites
         self._websockets = websockets
+        self.request_ids: RequestIds | None = None
 
     def admit(self, exchange: Exchange) -> None:
         """Respond by ourselves, or find the route and, if the request has no body, submit it. Raises
         Refusal."""
+        if self.request_ids is not None:
+            self.request_ids.name(exchange)
         head = exchange.head
         conn = exchange.conn
         assert conn is not None
@@ -94,7 +98,7 @@ class Admission:
             return False
         if leased.stamp is not None and not self._changing.may_repeat(leased):
             return False
-        if head.keep_alive and head.minor == 1:
+        if head.keep_alive and head.minor == 1 and not exchange.id_line:
             if leased.until <= now:
                 leased.refresh(self._clock)
             self._leases.remember(head.raw, conn.origin.listener, leased)

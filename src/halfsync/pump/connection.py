@@ -191,6 +191,7 @@ class Exchange:
     handler_ns = -1
     # the response
     status = 0
+    id_line = b""  # of its id, if it has one: a field line (see request_ids.py)
     body_end = BodyEnd.LENGTH
     memory = 0  # bytes of its body that came in memory
     window = 0  # of RESPONSE_WINDOW, if a worker with an event loop responds: what the client has to take yet
@@ -238,18 +239,28 @@ class Exchange:
             return False  # what it has sent before is yet to be read
         return self.route.backend.is_told(self)
 
+    def own_fields(self, fields: bytes) -> bytes:
+        """Field lines that its response has beside `fields`: its id, unless they have one."""
+        return b"" if not self.id_line or b"x-request-id:" in fields.lower() else self.id_line
+
+    @property
+    def _said(self) -> str:
+        """Its id, for the error log."""
+        return f" (request {self.id_line[14:-2].decode('latin-1')})" if self.id_line else ""
+
     @property
     def named(self) -> str:
         """Method and path, for the error log; a query may have secrets in it."""
         path = self.head.target.partition(b"?")[0].decode("latin-1")
-        return f"{self.head.method.decode('latin-1')} {path[:200]!r}"
+        return f"{self.head.method.decode('latin-1')} {path[:200]!r}{self._said}"
 
     @property
     def request_line(self) -> str:
         """Method and target, for the error log."""
         if not self.head.method:
             return "?"
-        return f"{self.head.method.decode('latin-1')} {self.head.target.decode('latin-1')[:200]!r}"
+        target = self.head.target.decode("latin-1")[:200]
+        return f"{self.head.method.decode('latin-1')} {target!r}{self._said}"
 
 
 class Multiplexing(Protocol):

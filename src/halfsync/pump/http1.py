@@ -13,7 +13,7 @@ from functools import partial
 from halfsync.pump.admit import Admission
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import GONE, MORE, WAIT, Connection, Exchange, Outcome
+from halfsync.pump.connection import GONE, MORE, WAIT, Connection, Exchange, Outcome, Route
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1_responses import Http1Responses
@@ -201,8 +201,8 @@ class Http1:
         try:
             self._admission.admit(exchange)
             route = exchange.route
-            # Where a route is not for everybody, each request has to be admitted.
-            if seen is not None and route is not None and route.access is None and not head.upgrades:
+            # Where a route is not for everybody, or requests have ids, each has to be admitted.
+            if seen is not None and route is not None and _is_for_all(exchange, route):
                 seen.admitted(conn, route)
             if head.body_size:
                 return self._expect_body(conn, exchange, head)
@@ -331,6 +331,11 @@ class Http1:
         self.refuse(exchange, Refusal(408, "The head did not come in time.", reason="head_timeout"))
         exchange.reason = CloseReason.HEAD_TIMEOUT
         self._run_queue.ready(conn)
+
+
+def _is_for_all(exchange: Exchange, route: Route) -> bool:
+    """Whether the next request with the same head may go there at once."""
+    return route.access is None and not exchange.head.upgrades and not exchange.id_line
 
 
 def _is_whole(exchange: Exchange) -> bool:

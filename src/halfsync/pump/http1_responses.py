@@ -104,6 +104,7 @@ class Http1Responses:
         lines = (
             line,
             reply.fields,
+            exchange.own_fields(reply.fields),
             length_line,
             b"" if reply.dated else self._clock.date_line,
             connection_line(keep, minor),
@@ -233,7 +234,8 @@ class Http1Responses:
         exchange.move(RESPONSE)
         exchange.status = leased.status
         date_line = b"" if leased.dated else self._clock.date_line
-        self._start_output(conn, exchange, leased.head(date_line, connection_line(keep, head.minor)))
+        lines = connection_line(keep, head.minor) + exchange.own_fields(leased.fields)
+        self._start_output(conn, exchange, leased.head(date_line, lines))
         if not leased.head_only:
             self.add(exchange, leased.objects())
         self.end(exchange)
@@ -245,7 +247,9 @@ class Http1Responses:
         exchange.move(RESPONSE)
         exchange.status = 101
         exchange.body_owed = -1
-        lines = (status_line(101, ""), b"Sec-WebSocket-Accept: ", accept, b"\r\n", UPGRADE, fields, b"\r\n")
+        own = exchange.own_fields(fields)
+        start = status_line(101, "")
+        lines = (start, b"Sec-WebSocket-Accept: ", accept, b"\r\n", UPGRADE, fields, own, b"\r\n")
         self._start_output(conn, exchange, b"".join(lines))
 
     def respond_small(self, exchange: Exchange, reply: Reply) -> bool:

@@ -39,7 +39,7 @@ from halfsync.pump.websocket import WebSocket
 from halfsync.pump.websockets import WebSockets
 from halfsync.wire.http1_responses import BODILESS
 from halfsync.wire.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame_start
-from halfsync.wire.http2_responses import date_block, hints_block, response_block
+from halfsync.wire.http2_responses import date_block, fields_block, hints_block, response_block
 from halfsync.wire.messages import Reply
 from halfsync.wire.refusals import Refusal
 
@@ -157,6 +157,7 @@ class Http2Responses(StreamCloser):
         block = response_block(status, reply.fields, length)
         if not reply.dated:
             block += date_block(self._clock.date_line)
+        block += _own_block(exchange, reply.fields)
         exchange.move(RESPONSE)  # not before: what can't be framed can be answered otherwise still
         exchange.status = status
         exchange.body_owed = 0 if to_head or status in BODILESS else length
@@ -230,12 +231,14 @@ class Http2Responses(StreamCloser):
     def repeat(self, exchange: Exchange, leased: Leased) -> None:
         stream = stream_of(exchange)
         head = exchange.head
-        if leased.renew_at > self._clock.now and (leased.file is None or leased.head_only):
+        in_memory = leased.file is None or leased.head_only
+        if leased.renew_at > self._clock.now and in_memory and not exchange.id_line:
             logged = cut_cookie(head.raw) or head.raw
             self._leases.remember_http2(head, stream.origin.listener, leased, logged)
         exchange.move(RESPONSE)
         exchange.status = leased.status
-        self._start_output(stream, exchange, leased_block(leased, self._clock))
+        block = leased_block(leased, self._clock) + _own_block(exchange, leased.fields)
+        self._start_output(stream, exchange, block)
         if leased.head_only:
             exchange.body_owed = 0
         else:
@@ -270,6 +273,8 @@ class Http2Responses(StreamCloser):
         ):
             return False
         block = response_block(reply.status, reply.fields, size) + date_block(self._clock.date_line)
+        if exchange.id_line:
+            block += _own_block(exchange, reply.fields)
         exchange.move(RESPONSE)
         exchange.status = reply.status
         exchange.wire_before = exchange.body_before = 0
@@ -289,6 +294,10 @@ class Http2Responses(StreamCloser):
     def exchange_ended(self, conn: Connection, exchange: Exchange) -> Outcome:
         """Not called: Http2Output knows when a response was taken."""
         raise NotImplementedError
+
+
+def _own_block(exchange: Exchange, fields: bytes) -> bytes:
+    return fields_block(exchange.own_fields(fields)) if exchange.id_line else b""
 
 
 def leased_block(leased: Leased, clock: Clock) -> bytes:

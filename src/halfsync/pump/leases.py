@@ -88,7 +88,7 @@ class Leases:
         if len(raw) > MAX_KNOWN_HEAD:
             return
         if sum(map(len, self.known)) >= MAX_KNOWN:
-            self._forget_heads()
+            self.forget_heads()
         uncookied = cut_cookie(raw) if leased.ignores_cookie and self.cut_cookies else b""
         known = self.known_of(listener)  # of a transport that is never on the hot path it may be the first
         if uncookied:
@@ -101,10 +101,10 @@ class Leases:
         if len(head.raw) > MAX_KNOWN_HEAD:
             return
         if sum(map(len, self.known)) >= MAX_KNOWN:
-            self._forget_heads()
+            self.forget_heads()
         self.known[listener].http2[head] = (leased, logged)
 
-    def _forget_heads(self) -> None:
+    def forget_heads(self) -> None:
         for known in self.known:
             known.clear()
 
@@ -164,7 +164,7 @@ class Leases:
         while self.held > self.memory and self.table:
             _, oldest = self.table.popitem(last=False)
             self.held -= oldest.bytes_held
-            self._forget_heads()  # they may hold what has just been let go
+            self.forget_heads()  # they may hold what has just been let go
 
     def _refuse(self, application: str, why: str) -> None:
         """Say it, once of each kind."""

@@ -61,6 +61,7 @@ from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
 from halfsync.pump.proxied import ProxyHeaders
 from halfsync.pump.reading import RECV_SIZE
+from halfsync.pump.request_ids import request_ids_of
 from halfsync.pump.room import Room
 from halfsync.pump.routes import Sites
 from halfsync.pump.run_queue import RunQueue
@@ -206,6 +207,7 @@ class Pump:
         self.admission = Admission(
             self.clock, self.leases, self.changing, self.sites, self.challenges, self.websockets
         )
+        self.admission.request_ids = request_ids_of(settings)
         parts = (
             settings,
             self.clock,

@@ -25,6 +25,7 @@ from halfsync.pump.http1 import limits_of
 from halfsync.pump.http1_special import last_of
 from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
 from halfsync.pump.loop import Pump
+from halfsync.pump.request_ids import request_ids_of
 from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.wire.messages import Configure
@@ -87,6 +88,8 @@ class PlanChange:
         pump.head_limits = limits_of(settings)
         pump.leases.memory = pump.changing.memory = settings.lease_memory
         pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
+        pump.leases.forget_heads()
+        pump.admission.request_ids = request_ids_of(settings)
         pump.timeouts.configure(settings)
         pump.handshakes.head_timeout = settings.head_timeout
         pump.proxy_headers.configure(settings)

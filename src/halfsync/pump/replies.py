@@ -456,6 +456,8 @@ class Replies:
             return
         if exchange.route is None or exchange.route.access is not None:
             return  # it is not for everybody
+        if exchange.id_line and b"x-request-id:" in reply.fields.lower():
+            return  # its id is not the next one's
         span = reply.objects[0] if reply.objects else None
         if len(reply.objects) > 1 or not (span is None or isinstance(span, File)):
             return

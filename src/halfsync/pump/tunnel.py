@@ -106,7 +106,8 @@ class Tunnels:
         exchange.body_owed = 0
         ends.stopping = self.draining
         conn.protocol = self
-        conn.out = deque((Framing(status_line(101, "") + reply.fields + b"\r\n"), Mark(exchange)))
+        head = status_line(101, "") + reply.fields + exchange.own_fields(reply.fields) + b"\r\n"
+        conn.out = deque((Framing(head), Mark(exchange)))
         self._output.time_sending(conn, exchange)
         self._run_queue.ready(conn)
 

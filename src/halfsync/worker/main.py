@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from halfsync import channel
+from halfsync import channel, request_ids
 from halfsync.error_pages import ErrorPages
 from halfsync.forwarded import Trust
 from halfsync.handlers.files import FilesHandler
@@ -111,6 +111,7 @@ def work(
     limits: ResponseLimits,
 ) -> int:
     """The life of a worker whose application is imported."""
+    request_ids.enable(plan.settings.request_id != "off")
     forks.close_in_child(orders)
     if application is not None and is_asgi(application, plan.pools[pool].interface):
         from halfsync.worker import event_loop

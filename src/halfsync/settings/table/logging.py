@@ -42,3 +42,15 @@ class Logging(Processes, frozen=True, kw_only=True):
             metavar="FORMAT",
         ),
     ] = "combined"
+    request_id: Annotated[
+        Literal["off", "proxy", "client", "own"],
+        about(
+            "Logging",
+            "Give each request an id, which stands in its header X-Request-ID, in that of its response, and "
+            "in both logs. proxy: the one that a proxy in `forwarded_allow_ips` has sent, a new one if there "
+            "is none. client: the same, whoever has sent it. own: always a new one. off: the header is "
+            "passed on as any other. It costs processor time: with ids no two requests are alike, so none "
+            "takes the fast path.",
+            metavar="MODE",
+        ),
+    ] = "off"
