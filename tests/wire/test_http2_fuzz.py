@@ -166,10 +166,10 @@ def check(server: Http2Connection) -> None:
     assert server.window <= MAX_WINDOW
     assert all(stream.window <= MAX_WINDOW for stream in server.streams.values())
     assert len(server.streams) <= server.limits.streams
-    assert len(server._buffer) <= 9 + 16_384
+    assert len(server.buffer) <= 9 + 16_384
     assert len(server._reset) <= MAX_RESET
     assert len(server.skipped) <= MAX_SKIPPED
-    assert len(server._blocks) <= MAX_BLOCKS
+    assert len(server.blocks) <= MAX_BLOCKS
 
 
 def whole(wire: bytes) -> list[bytes]:

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 `wire/http2.py` knows the protocol and does no I/O; here is what its events mean to the pump. A request that a
-lease answers is answered in the same step, two frames behind each other, with no stream or exchange made for
-it. Any other one gets a `Stream` and an `Exchange`, and then goes the way of all requests (http2_streams.py).
+lease answers is answered at once (http2_leased.py). Any other one gets a `Stream` and an `Exchange`, and then
+goes the way of all requests (http2_streams.py).
 
 A step reads once, acts upon all that came, and sends once: responses of many streams go in one system call.
 
@@ -16,7 +16,6 @@ the last response is taken, our way is shut, as with HTTP/1.1 (LINGERING).
 
 from __future__ import annotations
 
-import time
 from collections import deque
 
 from halfsync.pump.access import AccessLog
@@ -24,19 +23,18 @@ from halfsync.pump.admit import Admission
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Exchange, Outcome, Record
-from halfsync.pump.counts import BYTES_SENT, LEASE_HITS
+from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Exchange, Outcome
 from halfsync.pump.endings import Endings
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1
 from halfsync.pump.http2_faults import FaultLog, reason_of
-from halfsync.pump.http2_output import AHEAD, Http2Output
-from halfsync.pump.http2_responses import Http2Responses, leased_block
-from halfsync.pump.http2_streams import Closing, Session, Stream, StreamPlace, TakenMark, set_priority
+from halfsync.pump.http2_leased import Http2Leased
+from halfsync.pump.http2_output import Http2Output
+from halfsync.pump.http2_responses import Http2Responses
+from halfsync.pump.http2_streams import Closing, Session, Stream, StreamPlace, set_priority
 from halfsync.pump.http2_uploads import Uploads
 from halfsync.pump.internal_errors import InternalErrors
-from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.output import RECHECK, Output, ShrunkError
 from halfsync.pump.own_responses import OwnResponses
@@ -58,7 +56,7 @@ from halfsync.wire.http2_events import (
     StreamEnded,
     WindowsOpened,
 )
-from halfsync.wire.http2_frames import FRAME_SIZE, PREFACE_HEAD, ErrorCode
+from halfsync.wire.http2_frames import PREFACE_HEAD, ErrorCode
 from halfsync.wire.http2_requests import Requests
 from halfsync.wire.http2_state import Http2Limits, StreamState
 from halfsync.wire.refusals import Refusal
@@ -101,6 +99,7 @@ class Http2:
         self._access = access
         self._output = output
         self._frames = frames = Http2Output(clock, endings, errors, access, output, changing)
+        self.leased = Http2Leased(clock, run_queue, endings, access, frames)
         self._streams = streams = Http2Responses(clock, run_queue, endings, output, leases, own)
         self.uploads = Uploads(
             settings, clock, run_queue, endings, errors, admission, helpers, http1, frames, spool_folder
@@ -129,6 +128,7 @@ class Http2:
 
     def configure(self, settings: Settings, limits: HeadLimits) -> None:
         self._settings = settings
+        self.leased.keep_alive = settings.keep_alive
         self._limits = Http2Limits(
             settings.http2_max_concurrent_streams, settings.http2_max_resets, settings.http2_max_idle_frames
         )
@@ -232,7 +232,7 @@ class Http2:
                 conn.deadline = NEVER
             elif conn.deadline == NEVER:
                 self._begin_to_idle(conn)
-        if session.wire.expects_headers:
+        if session.wire.block is not None:
             if not session.block_since:
                 session.block_since = now
             conn.deadline = min(conn.deadline, session.block_since + self._settings.head_timeout)
@@ -269,8 +269,8 @@ class Http2:
                 stream = event.stream
                 if stream.id not in session.wire.streams:
                     continue  # it was reset by what came behind it, and is not begun at all
-                if event.refusal is not None or not self._repeat_at_once(
-                    conn, session, stream, event, alone=alone
+                if event.refusal is not None or not self.leased.repeat(
+                    conn, session, stream, event.head, alone=alone
                 ):
                     self._begin(conn, session, stream, event)
             elif type(event) is DataReceived:
@@ -285,84 +285,6 @@ class Http2:
         if self.handshakes.contexts.admits(site, host):
             return None
         return Refusal(421, "This host has to be asked on a connection of its own, made with its name (SNI).")
-
-    def _repeat_at_once(
-        self,
-        conn: Connection,
-        session: Session,
-        stream: StreamState,
-        event: RequestReceived,
-        *,
-        alone: bool,
-    ) -> bool:
-        """The hot path: a lease answers, and there is room for all of it. False: it is for the general
-        road. `alone`: there is nothing else to send, so it is sent at once."""
-        found = conn.known.http2.get(event.head)
-        if found is None:
-            return False
-        leased, logged = found
-        now = self._clock.now
-        wire = session.wire
-        body = b"" if leased.head_only else leased.body
-        size = len(body)
-        if now >= leased.renew_at or size > wire.room(stream) or not stream.remote_closed:
-            return False
-        if session.framed - conn.wire_bytes >= AHEAD and not self._frames.flush(conn, session):
-            return False  # the client does not read so fast
-        block = leased.block if now < leased.block_until else leased_block(leased, self._clock)
-        if len(block) > FRAME_SIZE:
-            return False
-        number = stream.id.to_bytes(4, "big")
-        if size:
-            sent = b"".join((leased.block_start, number, block, leased.data_start, number, body))
-        else:
-            sent = leased.block_start + number + block
-        wire.responded(stream, size)
-        session.framed += len(sent)
-        record = self._record(conn, event, leased, logged, size, len(sent)) if self._access.enabled else None
-        taken = self._send_at_once(conn, sent) if alone else 0
-        if taken != len(sent):
-            assert conn.out is not None
-            conn.out.append(memoryview(sent)[taken:] if taken else sent)
-            if record is not None:
-                session.marks.append(TakenMark(session.framed, None, 0, 0, False, record))
-        elif record is not None:
-            self._access.records.append(record)
-        conn.request_count += 1
-        words = self._endings.counts.words
-        words[LEASE_HITS] += 1
-        words[BYTES_SENT] += len(sent)
-        if not session.streams:
-            conn.deadline = now + self._settings.keep_alive
-        return True
-
-    @staticmethod
-    def _send_at_once(conn: Connection, wire: bytes) -> int:
-        """Of a connection whose queue is empty. How much the transport took."""
-        try:
-            sent = conn.transport.send(wire)
-        except OSError:
-            return 0  # to be found out again, and dealt with, where all sends are
-        conn.wire_bytes += sent
-        return sent
-
-    def _record(
-        self, conn: Connection, event: RequestReceived, leased: Leased, logged: bytes, body: int, wire: int
-    ) -> Record:
-        endings = self._endings
-        return (
-            conn.when,
-            conn.origin.logged,
-            event.head.raw if endings.log_cookies else logged,
-            leased.status,
-            body,
-            wire,
-            -1,
-            -1,
-            int((time.monotonic() - conn.first_byte) * 1e6) if endings.log_times else 0,
-            0,
-            conn.request_count,
-        )
 
     def _begin(self, conn: Connection, session: Session, state: StreamState, event: RequestReceived) -> None:
         """A stream, and an exchange on it."""

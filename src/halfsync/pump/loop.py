@@ -262,7 +262,7 @@ class Pump:
             self.challenges,
             settings.head_timeout,
         )
-        for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2):
+        for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2, self.http2.leased):
             guarding.handshakes = self.handshakes
         self.proxy_headers = ProxyHeaders(self.clock, self.endings, self.http1, settings)
         self.timeouts = Timeouts(
@@ -332,6 +332,7 @@ class Pump:
         seen_uncookied = self.http1.seen.uncookied
         harmless = self.http1.seen.harmless
         take_in = self.pools.dispatcher.take_in
+        serve_http2 = self.http2.leased.serve
         events = self.poller.poll(self._poll_timeout(), EVENTS_A_TURN)
         if self.run_queue.later:
             self.run_queue.begin_turn()
@@ -345,7 +346,8 @@ class Pump:
                     self._call_source(fd, mask)
                     continue
                 if mask != _READY or conn.state is not IDLE or self.draining:
-                    self._wake(conn, mask)
+                    if mask != _READY or conn.state is not MULTIPLEXED or not serve_http2(conn):
+                        self._wake(conn, mask)
                     continue
                 # The hot path. `mask` says that there is something to read and nothing else.
                 try:

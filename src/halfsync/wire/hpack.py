@@ -32,6 +32,8 @@ not be told; 100 connections of browsers take 400 KB."""
 MAX_REMEMBERED = 1024
 MAX_REMEMBERED_CODE = 256
 """Huffman codes, and bytes of each, whose meaning is remembered."""
+PATH = 4
+"""The index that encoders use for the name :path."""
 HOPELESS = 4
 """A block that passes its limits by so many times is no honest one: decoding stops."""
 
@@ -42,15 +44,16 @@ class Decoder:
     """Of one connection: holds its dynamic table.
 
     `inserted`: whether the last block changed the table. If it did not, the same bytes mean the same
-    fields until one does."""
+    fields until one does. `path_at`: where in it a literal is the value of :path; 0 if none is."""
 
-    __slots__ = ("_capacity", "_size", "_table", "inserted")
+    __slots__ = ("_capacity", "_size", "_table", "inserted", "path_at")
 
     def __init__(self) -> None:
         self._table: list[Field] = []  # the newest is the last
         self._size = 0
         self._capacity = TABLE_SIZE
         self.inserted = False
+        self.path_at = 0
 
     def decode(self, block: bytes, max_size: int, max_fields: int) -> list[Field] | None:  # noqa: C901 (hot)
         """The fields of a whole header block; None if they are more than `max_fields`, or take more than
@@ -62,6 +65,7 @@ class Decoder:
         size = at = count = 0
         end = len(block)
         self.inserted = False
+        self.path_at = 0
         try:
             while at < end:
                 byte = block[at]
@@ -93,6 +97,8 @@ class Decoder:
                         name = table[61 - index][0]
                     elif index:
                         name = static[index - 1][0]
+                        if index == PATH:
+                            self.path_at = at
                     else:
                         name, at = _string(block, at)
                     # As _string, for the common case: it is short, and not behind the block's end.

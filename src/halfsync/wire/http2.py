@@ -18,6 +18,11 @@ What still comes for streams that *we* reset is dropped (its windows are given b
 closed it is an error. The client's errors are of two kinds (section 5.4): one costs a stream, the other the
 connection. `StreamFault` and `ConnectionFault` are raised where they are found, and handled in `receive`.
 
+A client's header blocks are much alike. As long as none of them changes the dynamic table, the same bytes
+mean the same; so what blocks meant is remembered (`known`), by all of their bytes, and by those around the
+path, which clients send as a literal that enters no table. What a path's code meant is remembered for all
+connections together.
+
 Against floods there are two buckets. *Resets*: those that the client sends, and those that its errors make us
 send. *Idle frames*: all that moves no request and no body: SETTINGS, PING, PRIORITY, empty DATA, frames for
 closed streams, WINDOW_UPDATEs beyond what is sent, streams over the limit. Each takes so many at once and
@@ -61,21 +66,25 @@ MAX_CONTINUATIONS = 8
 MAX_BLOCKS = 32
 MAX_KEPT_BLOCK = 256
 """Header blocks, and bytes of each, that a connection remembers: 10 KB at most."""
+MAX_GROUPS = 32
+"""Kinds of header blocks that a connection remembers which are the same but for their path."""
 
 
 class Http2Connection(Http2State):
     """See the top of this file."""
 
     __slots__ = (
-        "_block",
         "_block_stream",
-        "_blocks",
-        "_buffer",
         "_continuations",
         "_decoder",
         "_flags",
+        "_groups",
         "_preface_left",
         "_requests",
+        "_start",
+        "block",
+        "blocks",
+        "buffer",
         "failed",
         "is_settled",
     )
@@ -84,20 +93,17 @@ class Http2Connection(Http2State):
         super().__init__(limits, requests.limits.head)
         self._requests = requests
         self._decoder = Decoder()
-        self._blocks: dict[bytes, RequestHead] = {}
-        self._buffer = b""
+        self.blocks: dict[bytes, RequestHead] = {}  # what header blocks mean, if no body follows
+        self._start = b""  # of blocks that are known except for their path, up to that
+        self._groups: dict[bytes, dict[bytes, RequestHead]] = {}  # by what follows it: see Requests.remember
+        self.buffer = b""  # of a frame that is not whole
         self._preface_left = PREFACE
         self.is_settled = False  # the client's preface is complete, SETTINGS and all
-        self._block: bytes | None = None  # what has come of a header block that is not whole
+        self.block: bytes | None = None  # what has come of a header block that is not whole
         self._block_stream = 0
         self._flags = 0  # of the HEADERS frame that began it
         self._continuations = 0
         self.failed = False
-
-    @property
-    def expects_headers(self) -> bool:
-        """A header block has begun and is not whole."""
-        return self._block is not None
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """What `data`, the next bytes from the client, means; `now` in seconds."""
@@ -105,8 +111,8 @@ class Http2Connection(Http2State):
         if self.failed:
             return events
         self.now = now
-        if self._buffer:
-            data = self._buffer + data
+        if self.buffer:
+            data = self.buffer + data
         at = 0
         try:
             if self._preface_left:
@@ -115,7 +121,7 @@ class Http2Connection(Http2State):
         except ConnectionFault as error:
             self._fail(error, events)
             return events
-        self._buffer = data[at:] if at else data
+        self.buffer = data[at:] if at else data
         return events
 
     def _check_preface(self, data: bytes) -> int:
@@ -142,7 +148,7 @@ class Http2Connection(Http2State):
                 break
             kind = header >> 40 & 0xFF
             stream_id = header & 0x7FFFFFFF
-            if self._block is not None and kind != frames.CONTINUATION:
+            if self.block is not None and kind != frames.CONTINUATION:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame amid a header block")
             if not self.is_settled:
                 self._expect_settings(kind, header)
@@ -166,8 +172,8 @@ class Http2Connection(Http2State):
     def _fail(self, error: ConnectionFault, events: list[Event]) -> None:
         why = str(error)
         self.failed = True
-        self._buffer = b""
-        self._block = None
+        self.buffer = b""
+        self.block = None
         self.out.append(frames.goaway(self.last_stream, error.code, why))
         events.append(ConnectionFailed(error.code, why, error.limit))
 
@@ -232,23 +238,23 @@ class Http2Connection(Http2State):
             self._headers(flags, stream_id, payload, events)
         else:
             self._check_block(payload)
-            self._block, self._block_stream, self._flags = payload, stream_id, flags
+            self.block, self._block_stream, self._flags = payload, stream_id, flags
             self._continuations = 0
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        if self._block is None or stream_id != self._block_stream:
+        if self.block is None or stream_id != self._block_stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without its HEADERS")
         self._continuations += 1
         if self._continuations > MAX_CONTINUATIONS or (not payload and not flags & END_HEADERS):
             why = "a header block in too many frames" if payload else "an empty CONTINUATION"
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, why, Limit.HEADERS)
-        block = self._block + payload
+        block = self.block + payload
         self._check_block(block)
         if flags & END_HEADERS:
-            self._block = None
+            self.block = None
             self._headers(self._flags, stream_id, block, events)
         else:
-            self._block = block
+            self.block = block
 
     def _check_block(self, block: bytes) -> None:
         """Before anything is decoded."""
@@ -275,7 +281,7 @@ class Http2Connection(Http2State):
             self.out.append(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
             return
         ended = bool(flags & END_STREAM)
-        head = self._blocks.get(block) if ended else None
+        head = self.known(block) if ended else None
         refusal = None
         if head is None:
             head, refusal = self._read_head(block, stream_id, ended)
@@ -297,10 +303,33 @@ class Http2Connection(Http2State):
         except Refusal as refusal:
             return _unread_head(fields), refusal
         if ended and not self._decoder.inserted and len(block) <= MAX_KEPT_BLOCK:
-            if len(self._blocks) >= MAX_BLOCKS:
-                self._blocks.clear()
-            self._blocks[block] = head
+            self._remember(block, head)
         return head, None
+
+    def known(self, block: bytes) -> RequestHead | None:
+        """The head that a block means which no body follows, if a block like it came before."""
+        head = self.blocks.get(block)
+        start = self._start
+        if head is not None or not start or not block.startswith(start):
+            return head
+        at = len(start)
+        end = at + 1 + (block[at] & 0x7F) if at < len(block) else at
+        group = self._groups.get(block[end:])
+        return None if group is None else group.get(block[at:end])
+
+    def _remember(self, block: bytes, head: RequestHead) -> None:
+        if len(self.blocks) >= MAX_BLOCKS:
+            self.blocks.clear()
+        self.blocks[block] = head
+        at = self._decoder.path_at
+        size = block[at] & 0x7F
+        if not at or size == 0x7F:  # its path is in a table, or long
+            return
+        end = at + 1 + size
+        if self._start != block[:at] or len(self._groups) >= MAX_GROUPS:
+            self._start = block[:at]
+            self._groups = {}
+        self._groups[block[end:]] = self._requests.remember(head, block[at:end])
 
     def _decode(self, block: bytes) -> list[Field] | None:
         limits = self._requests.limits
@@ -308,8 +337,10 @@ class Http2Connection(Http2State):
             fields = self._decoder.decode(block, limits.head, self._requests.max_fields)
         except HpackError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        if self._decoder.inserted and self._blocks:
-            self._blocks.clear()
+        if self._decoder.inserted and self.blocks:
+            self.blocks.clear()
+            self._start = b""
+            self._groups = {}
         return fields
 
     def _further_headers(self, flags: int, stream_id: int, block: bytes, events: list[Event]) -> None:

@@ -20,9 +20,11 @@ from halfsync.wire.hpack import Field
 from halfsync.wire.http1 import CHUNKED, HeadLimits, RequestHead, parse_head
 from halfsync.wire.refusals import Refusal
 
-MAX_HEADS = 1024
+MAX_HELD = 4 * 1024 * 1024
 MAX_KEPT_HEAD = 2048
-"""Heads, and bytes of each, that are remembered: 2 MiB at most."""
+"""Bytes of all heads that are remembered, and of each."""
+OVERHEAD = 512
+"""Bytes that a head takes beside its lines: objects, and places in dictionaries."""
 MAX_NAMES = 1024
 MAX_KEPT_NAME = 64
 NOT_HTTP1 = 2
@@ -61,11 +63,13 @@ class Requests:
     """What is remembered, for the connections that share it."""
 
     def __init__(self, limits: HeadLimits) -> None:
+        self._heads: dict[bytes, RequestHead] = {}
+        self._groups: dict[bytes, dict[bytes, RequestHead]] = {}
         self.configure(limits)
 
     def configure(self, limits: HeadLimits) -> None:
         self.limits = limits
-        self._heads: dict[bytes, RequestHead] = {}
+        self._forget()
 
     @property
     def max_fields(self) -> int:
@@ -93,14 +97,38 @@ class Requests:
         head = _checked(raw + b"\r\n\r\n", self.limits)
         if ended:
             if len(raw) <= MAX_KEPT_HEAD:
-                if len(self._heads) >= MAX_HEADS:
-                    self._heads.clear()
+                self._hold(len(raw))
                 self._heads[raw] = head
         elif is_websocket:
             head.upgrades = True
         else:
             head.body_size = CHUNKED if length < 0 else length
         return head
+
+    def remember(self, head: RequestHead, code: bytes) -> dict[bytes, RequestHead]:
+        """That `code`, the value of :path in a header block, gave this head. What is returned are all such
+        codes of heads that are the same but for their path; it is not to be changed."""
+        start = len(head.method) + 1
+        lines = head.raw[:start] + head.raw[start + len(head.target) :]
+        if len(lines) > MAX_KEPT_HEAD:
+            return {}
+        self._hold(len(lines) + len(code))
+        group = self._groups.setdefault(lines, {})
+        group[code] = head
+        return group
+
+    def _hold(self, size: int) -> None:
+        """Make room for so many bytes more."""
+        if self.held + size + OVERHEAD > MAX_HELD:
+            self._forget()
+        self.held += size + OVERHEAD
+
+    def _forget(self) -> None:
+        self._heads.clear()
+        for group in self._groups.values():
+            group.clear()  # connections refer to it still
+        self._groups.clear()
+        self.held = 0  # bytes
 
 
 def _checked(raw: bytes, limits: HeadLimits) -> RequestHead:
