@@ -8,7 +8,6 @@ As gunicorn has it, its own file and variable are stronger than PORT and WEB_CON
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -101,8 +100,12 @@ def _gathered(
 
 def _in_variable(environment: Mapping[str, str], parse: Callable[[list[str]], Parsed]) -> Parsed:
     text = environment.get(VARIABLE, "")
+    if not text.strip():
+        return {}
+    import shlex
+
     try:
-        return parse(shlex.split(text)) if text.strip() else {}
+        return parse(shlex.split(text))
     except click.UsageError as wrong:
         raise SettingError(f"Environment variable {VARIABLE}: {wrong.format_message()}") from None
     except ValueError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import formatdate, parsedate
 from enum import Enum
+
+from halfsync.wire.dates import http_date, seconds_of
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -21,7 +21,7 @@ class Validators:
 
     @property
     def last_modified(self) -> str:
-        return formatdate(self.modified, usegmt=True)
+        return http_date(self.modified)
 
 
 class Verdict(Enum):
@@ -106,12 +106,4 @@ def _may_be_partial(if_range: str | None, validators: Validators) -> bool:
 
 def seconds(date: str | None) -> int | None:
     """An HTTP date as seconds since 1970; None if there is none or it is none."""
-    if date is None:
-        return None
-    parsed = parsedate(date)
-    if parsed is None:
-        return None
-    try:
-        return int(datetime(*parsed[:6], tzinfo=UTC).timestamp())
-    except (ValueError, OverflowError):
-        return None
+    return None if date is None else seconds_of(date)

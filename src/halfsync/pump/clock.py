@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
+
+from halfsync.wire.dates import http_date
 
 
 class Clock:
@@ -24,6 +25,6 @@ class Clock:
         if now < self.next_second:
             return False
         self.next_second = now + 1.0 - wall % 1.0
-        self.date_line = b"Date: " + formatdate(wall, usegmt=True).encode() + b"\r\n"
+        self.date_line = b"Date: " + http_date(wall).encode() + b"\r\n"
         self.date_end = self.date_line + b"\r\n"  # the last line of most heads
         return True

@@ -6,7 +6,6 @@ the file and nothing else: no import, no socket.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,6 +162,8 @@ def _variables(
 def _check_misspelt(variable: str) -> None:
     """A name that is nearly a setting's is refused. Others pass: Kubernetes sets HALFSYNC_PORT and
     HALFSYNC_SERVICE_HOST where a service has our name."""
+    import difflib
+
     name = variable.removeprefix(PREFIX).lower()
     if close := difflib.get_close_matches(name, list(BY_NAME), n=1, cutoff=0.75):
         raise SettingError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -240,5 +239,7 @@ def check_networks(where: str, allow: Sequence[str], deny: Sequence[str]) -> Non
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about a name that is not known."""
+    import difflib  # not at the start: no name is wrong as a rule
+
     close = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
     return f"; did you mean {close[0]}?" if close else "."

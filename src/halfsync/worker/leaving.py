@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +30,7 @@ def leave() -> None:
     steps: list[Callable[[], None]] = [
         threading._shutdown,  # type: ignore[attr-defined]
         _run_exit_functions,
-        logging.shutdown,
+        _shut_down_logging,
         lambda: _flush(sys.stdout),
         lambda: _flush(sys.stderr),
     ]
@@ -40,6 +39,12 @@ def leave() -> None:
             step()
         except BaseException:  # noqa: BLE001 - one that fails must not keep the others from their turn
             log("error", f"At the worker's end:\n{failure()}")
+
+
+def _shut_down_logging() -> None:
+    """Where an application has not imported it there is nothing to do, and it takes 10 ms to import."""
+    if (logging := sys.modules.get("logging")) is not None:
+        logging.shutdown()
 
 
 _run_exit_functions = atexit._run_exitfuncs

@@ -4,6 +4,9 @@
 is built on the one before, because a msgspec structure has a single base. The command line's options and
 help, the TOML keys, the environment variables, `--print-config` and docs/settings.md all grow from its
 fields; nothing repeats a name or a default.
+
+The modules do without `from __future__ import annotations`: what is a type here would be a text then, and be
+compiled twice at each start, by those who read the fields (rows.py, msgspec).
 """
 
 from __future__ import annotations

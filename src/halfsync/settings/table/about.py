@@ -1,7 +1,5 @@
 """What every setting says of itself beside its name, type and default."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Meta

@@ -1,7 +1,5 @@
 """Who is let in, and how often."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from halfsync.settings.table.about import about

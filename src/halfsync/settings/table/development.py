@@ -1,7 +1,5 @@
 """For those who write an application."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from halfsync.settings.table.about import about

@@ -1,7 +1,5 @@
 """Files, and responses that are used again for a while."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from halfsync.settings.table.about import KIB, MIB, about

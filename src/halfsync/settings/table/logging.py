@@ -1,7 +1,5 @@
 """What is logged, and where."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from halfsync.settings.table.about import Level, about

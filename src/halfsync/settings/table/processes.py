@@ -1,7 +1,5 @@
 """Processes, threads and their users."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta

@@ -1,7 +1,5 @@
 """What concerns one protocol alone."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from halfsync.settings.table.about import MIB, about

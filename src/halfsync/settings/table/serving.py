@@ -1,7 +1,5 @@
 """Where is served, and what."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """How much something may hold."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from halfsync.settings.table.about import GIB, KIB, MIB, about

@@ -1,7 +1,5 @@
 """How long something may take."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from halfsync.settings.table.about import about

@@ -1,7 +1,5 @@
 """TLS, certificates, and what goes with https."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from halfsync.settings.table.about import about

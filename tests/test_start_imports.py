@@ -1,0 +1,55 @@
+"""A start is quick because of what is not imported. Nearly all of its processor time goes into imports, which
+the parent does once and before the first fork, so that its children share them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+BEGIN = "import halfsync.cli, halfsync.parent.main as main; main.entry_points()"
+
+COSTLY = {
+    "asyncio": "is imported by a worker that has an event loop",
+    "difflib": "is for a name that is wrong",
+    "email": "is for dates in forms that are no longer sent",
+    "importlib.metadata": "finds out versions, which nobody asks for",
+    "logging": "is imported by applications that log",
+    "multiprocessing": "is never used",
+    "shlex": "is for GUNICORN_CMD_ARGS",
+    "subprocess": "is never used",
+    "unittest": "is never used",
+    "urllib.request": "is never used",
+}
+
+
+def imported(code: str) -> set[str]:
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(said.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def at_start() -> set[str]:
+    """Without what the interpreter imports by itself, which differs from one environment to another."""
+    return imported(BEGIN) - imported("pass")
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_a_costly_module_is_not_imported_at_the_start(name, at_start):
+    assert "halfsync.pump.main" in at_start
+    assert name not in at_start
+
+
+def test_masking_in_c_comes_without_the_package_around_it(at_start):
+    pytest.importorskip("websockets.speedups")
+    assert "websockets" not in at_start
+    check = "from halfsync.wire import websocket as w; assert w.unmasked is not w.unmasked_in_python"
+    later = "import websockets.speedups as s; assert s.apply_mask(b'a', b'1234') == w.unmasked(b'a', b'1234')"
+    assert "websockets.speedups" in imported(f"{check}; {later}")
