@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-BEGIN = "import halfsync.cli, halfsync.parent.main as main; main.entry_points()"
+BEGIN = "import halfsync.cli, halfsync.parent.main as main; main.entry_points(None)"
 
 COSTLY = {
     "asyncio": "is imported by a worker that has an event loop",
