@@ -21,6 +21,8 @@ class AcmePlan:
     directory: str  # URL
     email: str
     challenge: str  # "tls-alpn-01" or "http-01"
+    eab_kid: str = ""  # of the external account to which ours is bound
+    eab_hmac_key: str = ""  # base64url
 
     @property
     def account_path(self) -> str:

@@ -23,7 +23,7 @@ import pytest
 from cryptography import x509
 
 from halfsync.settings.errors import SettingError
-from halfsync.settings.site_tls import tls_of
+from halfsync.settings.site_tls import acme_of, tls_of
 from halfsync.settings.sources import load
 from tests.certificates import authority, issued, write
 from tests.e2e.harness import Client, Server, kill, serving, until
@@ -39,7 +39,7 @@ def app(environ, start_response):
 class Authority:
     """pebble, and beside it the DNS server for which every name is this machine."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], more: dict[str, Any]) -> None:
         self.http_port, self.tls_port, self.port, dns, management = free_ports(5)
         write(folder, issued("localhost", "127.0.0.1"), "authority")
         self.trusted = folder / "ca.pem"
@@ -50,6 +50,7 @@ class Authority:
             "privateKey": str(folder / "authority.key"),
             "httpPort": self.http_port,
             "tlsPort": self.tls_port,
+            **more,
         }
         (folder / "pebble.json").write_text(json.dumps({"pebble": configuration}))
         self.log = folder / "pebble.log"
@@ -82,10 +83,11 @@ class Authority:
 
 
 @contextmanager
-def pebble(folder: Path, **environment: str) -> Iterator[Authority]:
+def pebble(folder: Path, more: dict[str, Any] | None = None, **environment: str) -> Iterator[Authority]:
+    """`more`: of its configuration."""
     if shutil.which("pebble") is None:
         pytest.skip("there is no pebble")
-    running = Authority(folder, environment)
+    running = Authority(folder, environment, more or {})
     try:
         yield running
     except BaseException:
@@ -162,6 +164,26 @@ def test_by_http_where_all_else_is_redirected(tmp_path: Path):
                 assert client.ask("/.well-known/acme-challenge/another").status == 301
 
 
+def test_an_account_is_bound_to_another(tmp_path: Path):
+    """External account binding: without it, or with a wrong key, it is said why there is no certificate."""
+    key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+    more = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {"kid-1": key}}
+    with pebble(tmp_path, more) as pebbles:
+        acme = 'acme = true\nacme_hosts = ["shop.test"]'
+        bound = f'{acme}\nacme_eab_kid = "kid-1"\nacme_eab_hmac_key = '
+        ports = (pebbles.tls_port, pebbles.http_port)
+        configure(tmp_path, ports, pebbles.directory, acme)
+        environment = {"REQUESTS_CA_BUNDLE": str(pebbles.trusted)}
+        with serving(tmp_path, "-c", "halfsync.toml", bind=False, environment=environment) as server:
+            server.until_logged(r"no new certificate for shop.test: .* acme_eab_kid, acme_eab_hmac_key\.")
+            configure(tmp_path, ports, pebbles.directory, f'{bound}"{key[::-1]}"')
+            server.signal(signal.SIGHUP)
+            server.until_logged(r"no new certificate for shop.test: the authority says .*")
+            configure(tmp_path, ports, pebbles.directory, f'{bound}"{key}"')
+            server.signal(signal.SIGHUP)
+            server.until(lambda: is_of_authority(shown(server.port, "shop.test")))
+
+
 def test_a_host_that_is_not_ours_is_told_and_others_are_served(tmp_path: Path):
     """The authority connects to a port where nobody listens."""
     with pebble(tmp_path) as pebbles:
@@ -182,9 +204,16 @@ class Failing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     problem: tuple[int, dict[str, Any]] = (429, {})
 
+    window: tuple[datetime, datetime] | None = None  # in which it wants certificates to be renewed
+
     def do_GET(self) -> None:
+        if self.window is not None and self.path.startswith("/renewalInfo/"):
+            start, end = (moment.isoformat(timespec="seconds") for moment in self.window)
+            self.respond(200, {"suggestedWindow": {"start": start, "end": end}})
+            return
         here = f"http://{self.headers['Host']}"
-        names = ("newNonce", "newAccount", "newOrder", "revokeCert", "keyChange")
+        names = ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"]
+        names += ["renewalInfo"] if self.window else []
         self.respond(200, {name: f"{here}/{name}" for name in names})
 
     def do_HEAD(self) -> None:
@@ -217,8 +246,10 @@ class Failing(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def failing_with(status: int, problem: dict[str, Any]) -> Iterator[str]:
-    handler = type("Handler", (Failing,), {"problem": (status, problem)})
+def failing_with(
+    status: int, problem: dict[str, Any], window: tuple[datetime, datetime] | None = None
+) -> Iterator[str]:
+    handler = type("Handler", (Failing,), {"problem": (status, problem), "window": window})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -294,6 +325,27 @@ def test_an_authority_that_refuses(old: tuple[Server, Callable[[str], None]], st
     assert still_serves(server)
 
 
+@pytest.mark.parametrize(("days", "is_early"), [(-1, True), (20, False)])
+def test_an_authority_may_want_an_early_renewal(tmp_path: Path, days: int, is_early: bool):
+    """As before it revokes certificates: it is asked, and a new one is ordered long before two thirds of the
+    time are over."""
+    begin = datetime.now(UTC) - timedelta(days=30)
+    leaf = authority().issue_cert("shop.test", not_before=begin, not_after=begin + timedelta(days=90))
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme/shop.test.pem").write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+    wanted = datetime.now(UTC) + timedelta(days=days)
+    window = (wanted, wanted + timedelta(hours=1))
+    refusal = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": "not today"}
+    with failing_with(429, refusal, window) as directory:
+        configure(tmp_path, free_ports(2), directory, 'acme = true\nacme_hosts = ["shop.test"]')
+        with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server:
+            server.until_logged(r"acme: the authority wants shop.test to be renewed early, at \d{4}-")
+            if is_early:
+                server.until_logged(r"acme: no new certificate for shop.test: the authority says not today")
+            assert still_serves(server)
+        assert ("ordering" in server.log()) is is_early
+
+
 @pytest.mark.parametrize(
     ("more", "routes", "words"),
     [
@@ -310,6 +362,16 @@ def test_an_authority_that_refuses(old: tuple[Server, Callable[[str], None]], st
             "acme gets a certificate, and certfile names one: only one of them counts.",
         ),
         (
+            'acme = true\nacme_hosts = ["a.test"]\nacme_eab_kid = "7"',
+            "",
+            "acme_eab_kid is of no use alone: an authority gives both of acme_eab_kid and acme_eab_hmac_key.",
+        ),
+        (
+            'acme = true\nacme_hosts = ["a.test"]\nacme_eab_kid = "7"\nacme_eab_hmac_key = "a b"',
+            "",
+            "acme_eab_hmac_key must be base64url",
+        ),
+        (
             "",
             '[sites.a]\nhosts = ["a.test", "*.a.test"]\nacme = true',
             "sites.\"a\": acme: '*.a.test' can't be had",
@@ -320,4 +382,4 @@ def test_mistakes(tmp_path: Path, more: str, routes: str, words: str):
     configure(tmp_path, (1, 2), "http://127.0.0.1:1/dir", more, routes)
     loaded = load({}, {}, str(tmp_path / "halfsync.toml"))
     with pytest.raises(SettingError, match=re.escape(words)):
-        tls_of(loaded.settings, loaded.sites)
+        acme_of(loaded.settings, tls_of(loaded.settings, loaded.sites))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -36,6 +37,13 @@ ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 NONCE_TRIES = 5
 """How often a request is sent whose nonce the authority does not accept: each response brings a new one. (The
 library's own `post` sends it twice, so that is doubled.)"""
+
+
+ASK_AGAIN = 6 * 3600.0
+"""Seconds until an authority that could not be asked when to renew is asked again (RFC 9773 4.3.3)."""
+
+_UNUSUAL = (errors.Error, JoseError, ValueError, TypeError, AttributeError, LookupError)
+"""What the library raises for a response that is not as it should be: it trusts that all is there."""
 
 
 class OrderError(Exception):
@@ -89,17 +97,30 @@ def order(plan: AcmePlan, hosts: tuple[str, ...], publish: Publish) -> bytes:
         raise OrderError(f"{plan.directory} can't be reached: {why}") from None
     except OSError as error:
         raise OrderError(_short(error)) from None
-    except (errors.Error, JoseError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # The library trusts that all is there in a response.
+    except _UNUSUAL as error:
         what = f"{type(error).__name__}: {_short(error)}"
         raise OrderError(f"the authority's response is not as it should be: {what}") from None
 
 
+def renewal_time(plan: AcmePlan, certificate: bytes) -> tuple[float | None, float]:
+    """When the authority wants this certificate (PEM) to be renewed (RFC 9773), and when to ask it again:
+    both in seconds since 1970. None: it says nothing of that, or can't be reached."""
+    try:
+        wanted, again = _connect(plan, None).renewal_time(certificate)
+    except (*_UNUSUAL, RequestException, OSError):
+        return None, time.time() + ASK_AGAIN
+    return None if wanted is None else wanted.timestamp(), again.timestamp()
+
+
+def _connect(plan: AcmePlan, account_key: JWK | None) -> client.ClientV2:
+    network = Network(account_key, alg=ES256, user_agent=f"halfsync/{__version__}", timeout=NETWORK_TIMEOUT)
+    return client.ClientV2(client.ClientV2.get_directory(plan.directory, network), network)
+
+
 def _order(plan: AcmePlan, hosts: tuple[str, ...], publish: Publish) -> bytes:
     account_key = JWKEC(key=files.account_key(plan.account_path))
-    network = Network(account_key, alg=ES256, user_agent=f"halfsync/{__version__}", timeout=NETWORK_TIMEOUT)
-    authority = client.ClientV2(client.ClientV2.get_directory(plan.directory, network), network)
-    _log_in(authority, plan.email)
+    authority = _connect(plan, account_key)
+    _log_in(authority, account_key, plan)
     key = files.new_key()
     pending = authority.new_order(_request_of(key, hosts))
     deadline = datetime.now() + VALIDATION_TIMEOUT  # noqa: DTZ005 (the library compares it with such)
@@ -111,9 +132,20 @@ def _order(plan: AcmePlan, hosts: tuple[str, ...], publish: Publish) -> bytes:
     return files.pem_of(key) + done.fullchain_pem.encode()
 
 
-def _log_in(authority: client.ClientV2, email: str) -> None:
+def _log_in(authority: client.ClientV2, account_key: JWK, plan: AcmePlan) -> None:
     """Register, or find the account that there is of this key."""
-    terms = messages.NewRegistration.from_data(email=email or None, terms_of_service_agreed=True)
+    binding = None
+    if plan.eab_kid:
+        binding = messages.ExternalAccountBinding.from_data(
+            account_key.public_key(), plan.eab_kid, plan.eab_hmac_key, authority.directory
+        )
+    elif authority.external_account_required():
+        raise OrderError(
+            "the authority wants an account that is bound to one at its site: acme_eab_kid, acme_eab_hmac_key"
+        )
+    terms = messages.NewRegistration.from_data(
+        email=plan.email or None, terms_of_service_agreed=True, external_account_binding=binding
+    )
     try:
         authority.new_account(terms)
     except errors.ConflictError as error:

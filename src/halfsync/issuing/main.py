@@ -61,6 +61,8 @@ class Issuer:
         self._new: list[str] = []  # hosts with a certificate of which the parent knows nothing yet
         self._pauses: dict[AcmeSite, float] = {}
         self._try_at: dict[AcmeSite, float] = {}  # monotonic: of those that have failed
+        self._wanted: dict[AcmeSite, float] = {}  # wall clock: when the authority wants it to be renewed
+        self._ask_at: dict[AcmeSite, float] = {}  # wall clock: when it is asked that again
 
     def take(self, packet: tuple[bytes, list[int]]) -> None:
         """An order."""
@@ -93,13 +95,36 @@ class Issuer:
 
     def _serve(self, site: AcmeSite) -> float:
         """Order its certificate if that is due. Gives the seconds until it has to be looked at again."""
-        from halfsync.issuing import files
-
-        left = files.renew_at(site.path, site.hosts) - time.time()
-        if left > 0:
-            return left
+        now = time.time()
+        renew_at = self._renew_at(site, now)
+        if renew_at > now:
+            return min(renew_at, self._ask_at[site]) - now
         left = self._try_at.get(site, 0.0) - time.monotonic()
         return left if left > 0 else self._order(site)
+
+    def _renew_at(self, site: AcmeSite, now: float) -> float:
+        """By the certificate's time, or earlier if the authority wants that, such as before it revokes it."""
+        from halfsync.issuing import files
+
+        by_its_time = files.renew_at(site.path, site.hosts)
+        if by_its_time <= now:
+            return by_its_time
+        if self._ask_at.get(site, 0.0) <= now:
+            self._ask(site, by_its_time)
+        return min(by_its_time, self._wanted.get(site, by_its_time))
+
+    def _ask(self, site: AcmeSite, by_its_time: float) -> None:
+        from halfsync.issuing.authority import renewal_time
+
+        with open(site.path, "rb") as file:
+            wanted, self._ask_at[site] = renewal_time(self._plan, file.read())
+        if wanted is None:
+            self._wanted.pop(site, None)
+            return
+        self._wanted[site] = wanted
+        if wanted < by_its_time:
+            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(wanted))
+            log("info", f"acme: the authority wants {', '.join(site.hosts)} to be renewed early, at {when}.")
 
     def _order(self, site: AcmeSite) -> float:
         from halfsync.issuing import files
@@ -113,10 +138,11 @@ class Issuer:
         except (OrderError, OSError) as error:
             return self._failed(site, str(error).rstrip("."))
         self._pauses.pop(site, None)
-        self._try_at.pop(site, None)
+        for kept in (self._try_at, self._wanted, self._ask_at):
+            kept.pop(site, None)
         log("info", f"acme: there is a new certificate for {names}: {site.path}.")
         self._new += site.hosts
-        return max(1.0, files.renew_at(site.path, site.hosts) - time.time())
+        return 1.0
 
     def _failed(self, site: AcmeSite, why: str) -> float:
         pause = self._pauses.get(site, FIRST_PAUSE)

@@ -113,13 +113,27 @@ def acme_of(settings: Settings, sites: Sequence[SiteTLS]) -> AcmePlan | None:
     wanted = [AcmeSite(site.acme_hosts, site.certfile[0]) for site in sites if site.acme]
     if not wanted:
         return None
+    _check_binding(settings)
     return AcmePlan(
         tuple(wanted),
         settings.acme_folder,
         settings.acme_directory,
         settings.acme_email or "",
         settings.acme_challenge,
+        settings.acme_eab_kid,
+        settings.acme_eab_hmac_key,
     )
+
+
+def _check_binding(settings: Settings) -> None:
+    names = ("acme_eab_kid", "acme_eab_hmac_key")
+    given = [name for name in names if getattr(settings, name)]
+    if len(given) == 1:
+        raise SettingError(
+            f"{given[0]} is of no use alone: an authority gives both of {' and '.join(names)}."
+        )
+    if not re.fullmatch("[A-Za-z0-9_-]*=*", settings.acme_eab_hmac_key):
+        raise SettingError("acme_eab_hmac_key must be base64url: letters, digits, - and _.")
 
 
 _HOST = re.compile(

@@ -73,6 +73,19 @@ class Tls(Serving, frozen=True, kw_only=True):
         str | None,
         about("TLS", "Where the authority can write to; it need not be told.", metavar="ADDRESS"),
     ] = None
+    acme_eab_kid: Annotated[
+        str,
+        about(
+            "TLS",
+            "The key identifier that an authority gives you whose accounts are bound to accounts at its site "
+            "(external account binding, RFC 8555 7.3.4).",
+            metavar="TEXT",
+        ),
+    ] = ""
+    acme_eab_hmac_key: Annotated[
+        str,
+        about("TLS", "The key that it gives you with `acme_eab_kid`, in base64url.", metavar="TEXT"),
+    ] = ""
     acme_directory: Annotated[
         str,
         about("TLS", "The authority's ACME directory. The default is Let's Encrypt's.", metavar="URL"),
