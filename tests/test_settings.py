@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import runpy
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import SECTIONS, Settings
 from halfsync.settings.values import octal
+from tests.command_line import command
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -486,15 +486,7 @@ class TestTargets:
 
 
 def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "halfsync", *arguments],
-        cwd=folder,
-        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    return command(folder, *arguments, environment={"PATH": "/usr/bin:/bin", **environment})
 
 
 def test_print_config_can_be_read_back(here):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -14,9 +13,8 @@ import pytest
 
 from halfsync.habits import gunicorn_rows, other_rows
 from halfsync.habits.rows import Effect
+from tests.command_line import command
 from tests.habits.command_lines import LINES, Line
-
-SOURCES = Path(__file__).parents[2] / "src"
 
 SHOP = """
 def app(environ, start_response):
@@ -53,15 +51,7 @@ def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
     known = ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "SCRIPT_NAME")
     others = ("HALFSYNC_", "UVICORN_")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(others) and k not in known}
-    return subprocess.run(
-        [sys.executable, "-m", "halfsync", *arguments],
-        cwd=folder,
-        env={**inherited, "PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return command(folder, *arguments, environment={**inherited, **environment})
 
 
 def words(line: Line) -> list[str]:
