@@ -1,8 +1,8 @@
 """The command `halfsync`, run many times without the imports that each start begins with.
 
-`command(folder, "app:app", "--check-config")` gives what subprocess.run gives of `python -m halfsync` and these
-arguments. Each command is a process of its own, with its own folder, environment and output; but it is forked
-from one that has imported the server already, which takes 30 ms of processor time in place of 300. For
+`command(folder, "app:app", "--check-config")` gives what subprocess.run gives of `python -m halfsync` with
+these arguments. Each command is a process of its own, with its own folder, environment and output; but it is
+forked from one that has imported the server already, which takes 30 ms of processor time in place of 300. For
 commands that check, print or refuse something; servers are started by tests/e2e/harness.py.
 """
 

@@ -6,7 +6,7 @@ from halfsync.settings.table.about import about
 from halfsync.settings.table.tls import Tls
 
 
-class Access(Tls, frozen=True, kw_only=True):
+class ClientAccess(Tls, frozen=True, kw_only=True):
     allow: Annotated[
         list[str],
         about(

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from halfsync.settings.table.about import about
-from halfsync.settings.table.access import Access
+from halfsync.settings.table.access import ClientAccess
 
 
-class Processes(Access, frozen=True, kw_only=True):
+class Processes(ClientAccess, frozen=True, kw_only=True):
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=1000)] | Literal["auto"],
         about(
