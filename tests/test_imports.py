@@ -18,6 +18,7 @@ ENTRY_POINTS = {"issuing.main", "pump.main", "worker.main", "worker.template", "
 ALLOWED: dict[str, set[str]] = {
     "early_signals": set(),
     "stamps": {"primitives"},
+    "exceptions": set(),
     "objects": {"stamps"},
     "prctl": set(),
     "forwarded": {"logs.error"},
@@ -59,12 +60,12 @@ ALLOWED: dict[str, set[str]] = {
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings.table", "primitives",
         "temporary_files", "folders", "stamps", "forwarded", "tls_facts", "header_rules", "error_pages",
-        "request_ids",
+        "request_ids", "exceptions",
     },
     "worker": {
         "worker", "handlers", "wire", "objects", "plan", "channel", "logs", "settings.table", "request",
         "response", "prctl", "temporary_files", "primitives", "folders", "stamps", "forwarded",
-        "header_rules", "hosts", "error_pages", "request_ids",
+        "header_rules", "hosts", "error_pages", "request_ids", "exceptions",
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {
@@ -84,7 +85,7 @@ ALLOWED: dict[str, set[str]] = {
     "ctl_text": set(),
     "start": {"cli", "early_signals"},
     "__main__": {"start"},
-    "__init__": set(),
+    "__init__": {"exceptions"},
 }  # fmt: skip
 
 INPUT_AND_OUTPUT = {

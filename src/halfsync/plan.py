@@ -66,6 +66,7 @@ class Limits:
     rate_grace: float
     queue_timeout: float
     handler_timeout: float
+    handler_grace: float
     stream_timeout: float
 
     @classmethod

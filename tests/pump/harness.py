@@ -173,6 +173,7 @@ class Stage:
             certificates=tls,
         )
         self.hung: list[Worker] = []
+        self.interrupted: list[Worker] = []
         self.lost: list[int] = []  # ids of workers that the pump gave up
         self.status: int | None = signal.SIGKILL  # how lost workers end; None: the parent does not say
         self.pump = Pump(
@@ -180,6 +181,7 @@ class Stage:
             spool_folder=self.folder,
             log_needs=(True, True),
             report_hung=self.hung.append,
+            report_interrupted=self.interrupted.append,
             report_lost=self._lose,
         )
         self.pump.acceptor.transport = TRANSPORTS.get(transport(), PlainTransport)

@@ -207,7 +207,7 @@ def test_queue_timeout():
 def test_handler_timeout():
     """Past the deadline: 504, the thread's stack is asked for, the worker is to be replaced and gets
     no more; its late response goes to nobody, least of all to the next request."""
-    with Stage(handler_timeout=5) as stage:
+    with Stage(handler_timeout=5, handler_grace=0) as stage:
         hand = stage.hand()
         client = stage.client()
         task = ask(client, hand)

@@ -394,6 +394,7 @@ def test_the_handlers_limit_runs_while_it_does_not_read():
         assert client.quiet()
         stage.later(3)
         assert client.answer().status == 504
+        stage.later(6)
         assert len(stage.hung) == 1
         assert ClientDisconnected(task.number) in hand.heard()
 

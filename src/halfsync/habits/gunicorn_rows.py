@@ -32,7 +32,8 @@ HOOKS = {
     "With preload, use os.register_at_fork.",
     "post_worker_init": "do it where the application's module is imported: once in each worker.",
     "worker_int": "workers leave stopping to the parent; atexit functions run when they end.",
-    "worker_abort": "at handler_timeout the stack of the thread is logged by itself.",
+    "worker_abort": "at handler_timeout the stack of the thread is logged by itself, and "
+    "halfsync.HandlerTimeout is raised there.",
     "pre_exec": "nothing is executed again; restart the server for a new version of it.",
     "pre_request": "wrap the application (WSGI middleware).",
     "post_request": "wrap the application (WSGI middleware), or use the access log.",
@@ -269,7 +270,8 @@ ROWS: tuple[Foreign, ...] = (
         "timeout",
         "-t --timeout",
         "handler_timeout",
-        "off by default; the client gets a 504, and the worker's other requests finish.",
+        "off by default; the client gets a 504, the handler an exception, and the worker's other requests "
+        "finish.",
     ),
     same("graceful_timeout", "--graceful-timeout", "graceful_timeout"),
     same("keepalive", "--keep-alive", "keep_alive", "the default is 75: idle connections hold no thread."),

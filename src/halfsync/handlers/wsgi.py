@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
+from halfsync.exceptions import HandlerTimeout
 from halfsync.forwarded import Trust
 from halfsync.handlers.wsgi_environ import PORTS, Environ, Environs
 from halfsync.handlers.wsgi_iterables import send
 from halfsync.handlers.wsgi_response import OVER, Invocation
 from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, PoolPlan, RoutePlan
-from halfsync.request import RequestBody
+from halfsync.request import RequestBody, request_named
 from halfsync.request_ids import said
 from halfsync.response import INTERNAL_ERROR, SMALL, ClientDisconnectedError, Replier, Responder
 from halfsync.wire.messages import Task
@@ -94,6 +95,10 @@ class WSGIHandler:
             send(invocation, result)
         except ClientDisconnectedError:
             _abort(invocation.replier)
+        except HandlerTimeout:
+            if invocation.replier_made is OVER:  # it came when that had been set, and nothing was sent
+                invocation.replier_made = None
+            _timed_out(task, invocation.replier)
         except BaseException:  # noqa: BLE001
             _fail(task, invocation.replier)
         return 0
@@ -105,6 +110,8 @@ class WSGIHandler:
             send(invocation, self._application(environ, invocation.start_response))
         except ClientDisconnectedError:
             _abort(replier)
+        except HandlerTimeout:
+            _timed_out(task, replier)
         except BaseException:  # noqa: BLE001
             _fail(task, replier)
 
@@ -115,6 +122,16 @@ class WSGIHandler:
 def _abort(replier: Replier) -> None:
     if replier.begun and not replier.ended:
         replier.abort()
+
+
+def _timed_out(task: Task, replier: Replier) -> None:
+    """It was interrupted. The client has its response; what is said here is that the handler has ended."""
+    replier.end_if_child()
+    log("info", f"{request_named(task.head, task.client)} was ended by HandlerTimeout.")
+    if replier.begun:
+        _abort(replier)
+    else:
+        replier.own(*INTERNAL_ERROR)
 
 
 def _fail(task: Task, replier: Replier) -> None:

@@ -74,7 +74,7 @@ class Reports:
         elif isinstance(report, messages.MaxRequests):
             child.worn = f"has served {report.request_count} requests (max_requests)"
         else:
-            self._replace_hung(child, report.worker, now)
+            self._replace_hung(child, report, now)
 
     def _is_ready(self, child: Child, claimed: int) -> None:
         if child.pid == UNKNOWN:
@@ -112,12 +112,18 @@ class Reports:
             if 0 <= index < len(pools) and (scaling := pools[index].scaling) is not None:
                 scaling.note(idle, waiting, threads)
 
-    def _replace_hung(self, pump: Child, worker: int, now: float) -> None:
+    def _replace_hung(self, pump: Child, report: messages.Hung, now: float) -> None:
+        if pump.role is not Role.PUMP:
+            return
         for child in self._tree.children():
-            if child.id == worker and child.state is ChildState.WORKING and pump.role is Role.PUMP:
-                log("error", f"{child.who} has a handler past handler_timeout; it is replaced.")
-                self._tree.retire(child, now)
-                self._bound_retiring(self._tree.pools[child.pool])
+            if child.id != report.worker or child.state is not ChildState.WORKING:
+                continue
+            if report.has_ended:  # it may go on until another one is there
+                child.worn = "had a handler that was interrupted (handler_timeout)"
+                continue
+            log("error", f"{child.who} has a handler past handler_timeout; it is replaced.")
+            self._tree.retire(child, now)
+            self._bound_retiring(self._tree.pools[child.pool])
 
     def _bound_retiring(self, pool: WorkerPool) -> None:
         """When every request hangs, the hung ones must not pile up until graceful_timeout ends them."""

@@ -122,6 +122,7 @@ class Pump:
         spool_folder: str,
         log_needs: tuple[bool, bool],
         report_hung: Callable[[Worker], None],
+        report_interrupted: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
         scoreboard: Scoreboard | None = None,
     ) -> None:
@@ -200,6 +201,7 @@ class Pump:
             self.websockets,
             self.scoreboard,
             report_hung,
+            report_interrupted,
             report_lost,
         )
         self.sites = Sites(plan, self.pools.routes)

@@ -1,7 +1,8 @@
 """The backend of routes that workers serve: pools of worker processes, and all that is done for them.
 
 The parts: `workers` knows which worker has which task, `dispatch` hands over, `replies` reads what workers
-say, `stalls` helps those that do not get on, `deaths` settles what a worker leaves behind when it ends.
+say, `stalls` helps those that do not get on, `hung` ends handlers that pass their deadline, `deaths`
+settles what a worker leaves behind when it ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import cast
 
 from halfsync.forwarded import Trust
 from halfsync.header_rules import HeaderRules
-from halfsync.logs.error import log
 from halfsync.plan import NO_POOL, Limits, Plan, RoutePlan
 from halfsync.pump.access import AccessLog
 from halfsync.pump.access_rules import access_of
@@ -24,6 +24,7 @@ from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.endings import Endings
 from halfsync.pump.fixed import FixedBackend
 from halfsync.pump.http1_responses import Http1Responses
+from halfsync.pump.hung import HungHandlers
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
 from halfsync.pump.own_responses import look_of
@@ -34,7 +35,7 @@ from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls, is_late
-from halfsync.pump.states import QUEUED, WORKING
+from halfsync.pump.states import QUEUED
 from halfsync.pump.status_backend import Shown, StatusBackend
 from halfsync.pump.task_rows import describe_tasks, forget_tasks
 from halfsync.pump.tunnel import Tunnels
@@ -42,8 +43,6 @@ from halfsync.pump.websockets import WebSockets
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.scoreboard import Scoreboard
 from halfsync.wire.messages import (
-    Cancel,
-    ClientDisconnected,
     Close,
     Ending,
     Join,
@@ -51,10 +50,8 @@ from halfsync.wire.messages import (
     LogTask,
     Message,
     Piece,
-    Stacks,
     Taken,
 )
-from halfsync.wire.refusals import Refusal
 
 
 class PoolBackend:
@@ -143,15 +140,16 @@ class WorkerPools:
         websockets: WebSockets,
         scoreboard: Scoreboard,
         report_hung: Callable[[Worker], None],
+        report_interrupted: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
     ) -> None:
-        """`report_hung`: a handler passed its deadline; `report_lost`: a worker's channel is of no use."""
+        """`report_hung`, `report_interrupted`: see HungHandlers; `report_lost`: a worker's channel is of no
+        use."""
         settings = plan.settings
         self._clock = clock
         self._run_queue = run_queue
         self._leases = leases
         self._access = access
-        self._report_hung = report_hung
         self.shown = Shown()
         self.tasks = Tasks(clock, poller, run_queue)
         self._scoreboard = scoreboard
@@ -161,6 +159,7 @@ class WorkerPools:
         ]
         self._saturation = Saturation(clock)
         self.stalls = Stalls(clock, self.tasks, self._saturation)
+        self._hung = HungHandlers(clock, self.tasks, report_hung, report_interrupted)
         self._websockets = websockets
         self.deaths = WorkerDeaths(clock, access, self.tasks, report_lost, websockets, retry=settings.retry)
         self.dispatcher = Dispatcher(
@@ -317,8 +316,8 @@ class WorkerPools:
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
             describe_tasks(self._scoreboard, worker)
-            if self._may_hang:
-                self._find_hung(worker, now_ns)
+        if self._may_hang:
+            self._hung.sweep(list(self.workers.values()))
         self.deaths.sweep(self._clock.now)
 
     def _refuse_late(self, pool: Pool, now_ns: int) -> None:
@@ -337,52 +336,6 @@ class WorkerPools:
     def _refuse_waiting(self, pool: Pool, exchange: Exchange) -> None:
         self._saturation.refused(pool, "queue_timeout")
         self.tasks.refuse(exchange, overloaded("queue_timeout"))
-
-    def _find_hung(self, worker: Worker, now_ns: int) -> None:
-        for number, owner in list(worker.owners.items()):
-            begun = worker.begun(number)
-            if not isinstance(owner, Exchange) or begun == 0 or owner.route is None:
-                continue
-            limit = owner.route.limits.handler_timeout
-            begun_before = now_ns - int(limit * 1e9)
-            is_blocked = not worker.is_loop or worker.turned_ns <= begun_before
-            if not limit or begun > begun_before:
-                continue
-            if owner.conn is not None and owner.state is not WORKING:
-                continue  # it streams: that is no sign of hanging
-            if owner.stream is not None and owner.conn is not None:
-                stream = owner.stream
-                if stream.is_awaited or stream.handlers_turn_ns > begun_before:
-                    continue  # its body is coming
-            worker.owners[number] = DROPPED  # said once; a late response is dropped
-            owner.holder = None
-            if not is_blocked:
-                self.tasks.messages.say(worker.watch, Cancel(number))
-            elif owner.stream is not None:  # it may wait for more of its body later
-                self.tasks.messages.say(worker.watch, ClientDisconnected(number))
-            if not worker.is_loop:
-                worker.tell(Stacks(number))
-            log(
-                "error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {owner.request_line}"
-            )
-            self.tasks.refuse(owner, Refusal(504, "The handler passed its deadline.", close=False))
-            if is_blocked and not worker.is_loop:
-                self._replace(worker)
-        if worker.is_loop and _is_blocked(worker, now_ns):
-            self._replace(worker)
-
-    def _replace(self, worker: Worker) -> None:
-        if not worker.retiring:
-            worker.retiring = True
-            self._report_hung(worker)
-
-
-def _is_blocked(worker: Worker, now_ns: int) -> bool:
-    """Whether the event loop has not turned for longer than any handler may take, though it has a task."""
-    limit = worker.pool.handler_timeout
-    if not limit or worker.turned_ns > now_ns - int(limit * 1e9):
-        return False
-    return any(map(worker.begun, worker.owners))
 
 
 def _routes_of(plan: Plan, pool: int) -> int:

@@ -317,6 +317,7 @@ class Stacks(msgspec.Struct, tag=3, array_like=True, gc=False):
     """The handler of this task passed its deadline: log its thread's stack."""
 
     number: int
+    interrupt: float = 0.0  # and raise HandlerTimeout there, as soon as it can be within so many seconds
 
 
 class ClientDisconnected(msgspec.Struct, tag=5, array_like=True, gc=False):
@@ -465,10 +466,11 @@ class Drained(msgspec.Struct, tag="drained"):
 
 
 class Hung(msgspec.Struct, tag="hung"):
-    """From the pump: a handler of this worker passed its deadline. The pump gives the worker no
-    more tasks; it is to be replaced."""
+    """From the pump: a handler of this worker passed its deadline. If it has not ended since, the pump gives
+    the worker no more tasks; it is to be replaced. If it has, the worker goes on until another is there."""
 
     worker: int
+    has_ended: bool = False
 
 
 class Lost(msgspec.Struct, tag="lost"):

@@ -7,7 +7,7 @@ and the pump (`watch`) send, whatever the application's threads do. It wakes for
     Retire    leave when the pump lets go
     LogFile   the access log was reopened; ErrorLogFile: the error log was
     Nudge     from the pump: send the responses that wait to be batched
-    Stacks    from the pump: say where a handler hangs
+    Stacks    from the pump: say where a handler hangs, and interrupt it
 
 It leaves when the parent is gone or tells it to (end of file on `orders`), or when the pump has let go of
 it (end of file on `watch`) and no new pump comes: after Retire at once, else after PUMP_TIMEOUT.
@@ -253,6 +253,8 @@ class WatchThread:
             return False
         if self._watch is not None and self._watch.fileno() in ready:
             self._receive_message(self._watch)
+        if self._threads is not None:
+            self._threads.interrupts.work()
         return not (self._watch is None and self._alone_since and self._may_leave())
 
     def _wait(self) -> set[int]:
@@ -261,6 +263,8 @@ class WatchThread:
         if self._watch is not None:
             poller.register(self._watch, select.POLLIN)
         timeout = 100 if self._watch is None and self._alone_since else None
+        if self._threads is not None:
+            timeout = self._threads.interrupts.timeout or timeout
         return {descriptor for descriptor, _ in poller.poll(timeout)}
 
     def _may_leave(self) -> bool:
@@ -353,6 +357,8 @@ class WatchThread:
             threads.bodies.cut(message.number)
         elif isinstance(message, Stacks):
             threads.log_stack(message.number)
+            if message.interrupt:
+                threads.interrupts.want(message.number, message.interrupt)
 
 
 def trust_of(settings: Settings) -> Trust:

@@ -58,6 +58,7 @@ from halfsync.wire.messages import (
 )
 from halfsync.worker import forks
 from halfsync.worker.bodies import ASK_EVERY, ResponseLimits, TaskReplier, TaskResponder
+from halfsync.worker.interrupts import Interrupts
 from halfsync.worker.osthreads import Handle, start_thread
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 from halfsync.worker.ruled import ruled
@@ -132,6 +133,7 @@ class Threads:
         self._at: dict[int, Task | LogTask | None] = {}  # thread's identity -> what it is doing
         self._asked_at: dict[int, int] = {}  # the same -> when it last asked for its client
         self._threads: list[Handle] = []
+        self.interrupts = Interrupts(self._at, describe)
         self._living = 0
         self._ending = threading.Lock()
         self.outbox = Outbox(tasks)

@@ -87,14 +87,25 @@ class TimeLimits(Logging, frozen=True, kw_only=True):
         about(
             "Time limits",
             "A handler may take no longer than this to start its response; then the request gets a 504, "
-            "the stack is logged, and the worker replaced. A stream that has begun may go on. 0: no limit. "
-            "Of an ASGI application, the task is cancelled; its worker is replaced if the event loop is "
-            "blocked.",
+            "the stack is logged, and the handler is ended (see `handler_grace`). A stream that has begun "
+            "may go on. 0: no limit.",
             unit="seconds",
             least=0,
             of_routes="all",
         ),
     ] = 0.0
+    handler_grace: Annotated[
+        float,
+        about(
+            "Time limits",
+            "When a handler passes its `handler_timeout`, halfsync.HandlerTimeout is raised in its thread; "
+            "an ASGI task is cancelled. If it has not ended after this time, its worker gets no more "
+            "requests, finishes its others, and is replaced. 0: at once, and nothing is raised.",
+            unit="seconds",
+            least=0,
+            of_routes="all",
+        ),
+    ] = 5.0
     tunnel_timeout: Annotated[
         float,
         about(
