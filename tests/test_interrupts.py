@@ -82,12 +82,14 @@ class Application:
         return self.loop(start)
 
 
-def interrupt(stage: Stage, number: int, until: Callable[[], bool] = lambda: True) -> None:
+def interrupt(stage: Stage, number: int, seconds: float = TIMEOUT) -> None:
     """As the watch thread does it."""
     found = stage.threads.interrupts
-    found.want(number, TIMEOUT)
-    while found.timeout is not None:
-        time.sleep(found.timeout / 1000)
+    deadline = time.monotonic() + TIMEOUT
+    found.want(number, seconds)
+    while (again := found.timeout) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(again / 1000)
         found.work()
 
 
@@ -166,12 +168,7 @@ def test_it_gives_up_after_its_time(monkeypatch):
         with application.lock:
             number = stage.start("GET /waits_in_c HTTP/1.1\nHost: a")
             assert application.begun.wait(TIMEOUT)
-            stage.threads.interrupts.want(number, 0.01)
-            assert stage.threads.interrupts.timeout is not None
-            deadline = time.monotonic() + TIMEOUT
-            while stage.threads.interrupts.timeout is not None:
-                assert time.monotonic() < deadline
-                stage.threads.interrupts.work()
+            interrupt(stage, number, 0.01)
         assert stage.wait(number).body == b"quick"
 
 
@@ -189,7 +186,7 @@ def test_which_frames_are_an_applications():
         start("200 OK", Fields())
         return []
 
-    class Fields(list):
+    class Fields(list[Any]):
         """What is called by us in the middle of what we do."""
 
         def __iter__(self) -> Any:

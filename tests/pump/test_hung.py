@@ -9,6 +9,7 @@ import struct
 from dataclasses import replace
 
 from halfsync.plan import Kind, Limits, RoutePlan
+from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import DONE, SCOREBOARD_SLOTS, Cancel, Stacks, Task
 from tests.pump.harness import APP, Client, Hand, Stage, get
@@ -20,7 +21,7 @@ def hanging(stage: Stage, hand: Hand, path: str = "/") -> tuple[Client, Task]:
     return client, hand.take()
 
 
-def ids(workers: list) -> list[int]:
+def ids(workers: list[Worker]) -> list[int]:
     return [worker.id for worker in workers]
 
 
