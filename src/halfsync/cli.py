@@ -274,10 +274,17 @@ def enter(loaded: Loaded, mistakes: Mistakes) -> None:
 def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
     """Settings whose meaning others know."""
     from halfsync.logs.formats import compile_format
+    from halfsync.logs.target import target_of
     from halfsync.watcher.main import check as check_reload
 
     with mistakes.noted():
         check_reload(loaded.settings)
+    for name in ("access_logfile", "error_logfile"):
+        with mistakes.noted():
+            try:
+                target_of(getattr(loaded.settings, name))
+            except ValueError as error:
+                raise SettingError(f"{name}: {error}") from None
     with mistakes.noted():
         try:
             compile_format(loaded.settings.access_logformat)
@@ -347,7 +354,9 @@ def check_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -
 
 
 def check_writable(name: str, path: str | None) -> None:
-    if path is None or path == "-":
+    from halfsync.logs.target import is_target
+
+    if path is None or path == "-" or is_target(path):
         return
     place = path if os.path.lexists(path) else os.path.dirname(os.path.abspath(path))
     if not os.access(place, os.W_OK):

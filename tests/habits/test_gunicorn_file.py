@@ -29,6 +29,22 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("syslog = True\nerrorlog = '-'", "syslog:"),
+        ("syslog = True\nsyslog_addr = 'udp://[::1]:514'\nsyslog_facility = 'user'", None),
+        ("syslog = False\nerrorlog = 'errors'", "errors"),
+        ("errorlog = 'errors'\nsyslog = False", "errors"),
+    ],
+)
+def test_syslog(folder, text, expected):
+    (folder / "gunicorn.conf.py").write_text(text)
+    found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--print-config")
+    said = tomllib.loads(found.stdout)["error_logfile"]
+    assert said == (expected or "syslog:server=[::1]:514,facility=user"), found.stderr
+
+
 def test_what_has_a_counterpart_counts(folder):
     shutil.copy(EXAMPLE, folder / "gunicorn.conf.py")
     found = halfsync(folder, "-c", "gunicorn.conf.py", "shop:app", "--print-config")

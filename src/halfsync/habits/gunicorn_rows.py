@@ -21,6 +21,10 @@ from halfsync.habits.rows import (
     off_only,
     refused,
     same,
+    syslog_facility,
+    syslog_server,
+    syslog_switch,
+    syslog_tag,
 )
 
 HOOKS = {
@@ -61,7 +65,7 @@ ROWS: tuple[Foreign, ...] = (
         GUNICORN,
         "disable_redirect_access_to_syslog",
         "--disable-redirect-access-to-syslog",
-        SYSLOG,
+        "the access log goes where access_logfile says.",
         is_switch=True,
     ),
     same("access_log_format", "--access-logformat", "access_logformat", "both ways of writing it are known."),
@@ -78,10 +82,18 @@ ROWS: tuple[Foreign, ...] = (
     nothing(GUNICORN, "logconfig", "--log-config", LOGGING),
     nothing(GUNICORN, "logconfig_dict", "", LOGGING),
     nothing(GUNICORN, "logconfig_json", "--log-config-json", LOGGING),
-    nothing(GUNICORN, "syslog_addr", "--log-syslog-to", SYSLOG),
-    nothing(GUNICORN, "syslog", "--log-syslog", SYSLOG, is_switch=True),
-    nothing(GUNICORN, "syslog_prefix", "--log-syslog-prefix", SYSLOG),
-    nothing(GUNICORN, "syslog_facility", "--log-syslog-facility", SYSLOG),
+    same("syslog_addr", "--log-syslog-to", "error_logfile", SYSLOG, translated=syslog_server),
+    same(
+        "syslog",
+        "--log-syslog",
+        "error_logfile",
+        SYSLOG,
+        is_switch=True,
+        means="syslog:",
+        translated=syslog_switch,
+    ),
+    same("syslog_prefix", "--log-syslog-prefix", "error_logfile", SYSLOG, translated=syslog_tag),
+    same("syslog_facility", "--log-syslog-facility", "error_logfile", SYSLOG, translated=syslog_facility),
     nothing(
         GUNICORN,
         "enable_stdio_inheritance",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from halfsync.habits.rows import SYSLOG_TARGET as SYSLOG
 from halfsync.habits.rows import Effect, Foreign
 from halfsync.habits.table import TABLE
 from halfsync.habits.worker_classes import threads_of
@@ -33,11 +34,23 @@ class Understood:
         """A list grows; of others the last one counts."""
         self.spelled[setting] = where
         if not BY_NAME[setting].is_list:
-            self.given[setting] = text
+            before = str(self.given.get(setting, ""))
+            self.given[setting] = merged(before, text) if setting == "error_logfile" else text
             return
         parts = [text] if setting == "env" else [part.strip() for part in text.split(",") if part.strip()]
         said = self.given.get(setting, [])
         self.given[setting] = [*said, *(part for part in parts if part not in said)]
+
+
+def merged(before: str, text: str) -> str:
+    """gunicorn has an option for each part of what is said of syslog; and one that says that there is none
+    (-) says nothing of a file."""
+    if before and text == "-":
+        return before
+    if not (before.startswith(SYSLOG) and text.startswith(SYSLOG)):
+        return text
+    parts = (before.removeprefix(SYSLOG), text.removeprefix(SYSLOG))
+    return SYSLOG + ",".join(filter(None, parts))
 
 
 def _dest(row: Foreign) -> str:

@@ -50,7 +50,8 @@ class Foreign:
 TLS_VERSION = "TLS 1.2 and 1.3 are spoken; minimum_version says which is the oldest."
 LOGGING = "halfsync writes its own log; an application's logging is set up in the application."
 STRICT = "requests are always checked strictly."
-SYSLOG = "halfsync logs to standard error or to a file; under systemd that goes to the journal."
+SYSLOG = "it is the error log's; for the access log, access_logfile takes the same words."
+SYSLOG_TARGET = "syslog:"
 STATSD = "halfsync sends no statistics; Prometheus can fetch them from a route with status_page."
 PREFIX = "mount the application under the path instead: /path=module:app."
 DIRTY = "there are no such workers; give slow work a pool of its own by a route with workers and threads."
@@ -116,6 +117,28 @@ def level(text: str) -> str:
 def cert_reqs(text: str) -> str:
     """The others take Python's numbers (ssl.CERT_NONE and its like)."""
     return {"0": "none", "1": "optional", "2": "required"}.get(text.strip(), text)
+
+
+def syslog_server(text: str) -> str:
+    """gunicorn: unix://PATH (with #dgram or #stream behind it), udp://HOST:PORT, tcp://HOST:PORT."""
+    kind, _, place = text.partition("://")
+    if kind == "unix" and not place.endswith("#stream"):
+        return f"syslog:server=unix:{place.removesuffix('#dgram')}"
+    if kind == "udp":
+        return f"syslog:server={place}"
+    raise ValueError("halfsync sends datagrams: to unix:///dev/log, or to udp://HOST:PORT.")
+
+
+def syslog_switch(text: str) -> str:
+    return "syslog:" if text.strip().lower() in ("syslog:", "true", "yes", "1", "on") else "-"
+
+
+def syslog_tag(text: str) -> str:
+    return f"syslog:tag={text}"
+
+
+def syslog_facility(text: str) -> str:
+    return f"syslog:facility={text.lower()}"
 
 
 def listen(text: str) -> str:

@@ -91,6 +91,8 @@ def _gathered(
         for name in own.keys() & foreign.given.keys():
             if BY_NAME[name].is_list:
                 own[name] = list(dict.fromkeys((*foreign.given[name], *own[name])))
+            elif name == "error_logfile":
+                own[name] = merged(foreign.given[name], own[name])
         layers.insert(0, Layer(origin, foreign.implied))
         layers.append(Layer(origin, {**foreign.given, **own}, foreign.spelled))
     command_line = layers.pop()

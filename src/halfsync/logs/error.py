@@ -5,8 +5,10 @@ A record is written by one write(2), so records of several processes do not mix:
     2026-11-23 10:00:00.123 +0000 [4711] worker(app:app) WARNING text
 
 Further lines of a text are indented, so that a line which starts with a date starts a record. On a terminal
-the level has a colour. With `log_format` json a record is an object in one line, with the keys time, level,
-process, pid and message. (What applications write to standard error stays as they write it.)
+the level has a colour. Under systemd each line begins with its priority, as in <3> (sd-daemon(3)). With
+`log_format` json a record is an object in one line, with the keys time, level, process, pid and message.
+(What applications write to standard error stays as they write it.) Or records are sent to syslog or to the
+journal; while that is away, standard error has them.
 
 Nothing here raises, and nothing waits long: standard error may be a pipe whose reader has
 stopped, and neither the parent nor the pump may hang with it. After `WRITE_TIMEOUT_MS` a record is
@@ -26,6 +28,9 @@ import traceback
 
 import msgspec
 
+from halfsync.logs.journal import Journal
+from halfsync.logs.syslog import OF_LEVELS
+from halfsync.logs.target import Target
 from halfsync.primitives import os, select, threading, time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -51,6 +56,9 @@ _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _process = "parent"
 _is_json = False
 _is_coloured = False
+_is_journal = False  # standard error is a stream of the journal's
+_target_instead: Target | None = None  # syslog or the journal, in place of a file
+_astray = 0  # records that went to standard error, because that was away
 _least = LEVELS["info"]
 _dropped = 0
 _descriptor = STANDARD_ERROR
@@ -64,15 +72,16 @@ _CONTROLS[ord("\n")] = "\n    "
 
 def be(process: str, level: str, log_format: str = "text") -> None:
     """Say who this process is in its records, from which level on they are written, and how."""
-    global _process, _least, _is_json, _dropped
-    _process, _least, _is_json, _dropped = process, LEVELS[level], log_format == JSON, 0
+    global _process, _least, _is_json, _dropped, _astray
+    _process, _least, _is_json, _dropped, _astray = process, LEVELS[level], log_format == JSON, 0, 0
 
 
 def keep_descriptor() -> None:
     """Log to a duplicate of what standard error is now, whatever becomes of descriptor 2. To be called
     before there are other processes and before any application is imported."""
-    global _descriptor, _is_coloured
+    global _descriptor, _is_coloured, _is_journal
     _is_coloured = _shows_colours()
+    _is_journal = _goes_to_journal()
     if _descriptor != STANDARD_ERROR:
         os.close(_descriptor)
     _descriptor = _duplicate()
@@ -87,6 +96,18 @@ def _shows_colours() -> bool:
         and not environment.get("NO_COLOR")
         and environment.get("TERM", "") not in ("", "dumb")
     )
+
+
+def _goes_to_journal() -> bool:
+    """systemd.exec(5): JOURNAL_STREAM has the device and inode of what it has connected."""
+    identity = _identity_of(STANDARD_ERROR)
+    return identity is not None and os.environ.get("JOURNAL_STREAM") == f"{identity[0]}:{identity[1]}"
+
+
+def begin_target(target: Target) -> None:
+    """Send the log there. While it is away, standard error has it."""
+    global _target_instead
+    _target_instead = target
 
 
 def begin_file(descriptor: int) -> None:
@@ -118,11 +139,44 @@ def log(level: str, text: str) -> None:
     global _dropped
     if LEVELS[level] < _least:
         return
+    if _target_instead is not None and _send(_target_instead, level, text):
+        return
     said = f"(and {_dropped} earlier records that found no room) {text}" if _dropped else text
     if _write(_record(level, said)):
         _dropped = 0
     else:
         _dropped += 1
+
+
+def _send(target: Target, level: str, text: str) -> bool:
+    global _astray
+    locked = _one_at_a_time.acquire(timeout=WRITE_TIMEOUT_MS / 1000)
+    if not locked:
+        return False
+    try:
+        said = f"(and {_astray} earlier records that went to standard error) {text}" if _astray else text
+        if _send_now(target, level, said.rstrip("\n")):
+            _astray = 0
+            return True
+        _astray += 1
+    except Exception:  # noqa: BLE001 - nothing here raises
+        return False
+    finally:
+        _one_at_a_time.release()
+    if _astray == 1:
+        why = f"The error log can't be sent to {target.name}: {target.why}. Here it is until it can."
+        _write(_record("error", why))
+    return False
+
+
+def _send_now(target: Target, level: str, text: str) -> bool:
+    if isinstance(target, Journal):
+        fields = {"HALFSYNC_LOG": "error", "HALFSYNC_PROCESS": _process}
+        return target.send(f"{_process} {text}", OF_LEVELS[level], fields=fields)
+    shown = f"{_process} {level.upper()} {text}"
+    if _is_json:
+        shown = _record(level, text).decode("utf-8", "backslashreplace")
+    return target.send(shown, OF_LEVELS[level])
 
 
 def failure(*, skip: int = 0) -> str:
@@ -143,6 +197,8 @@ def failure(*, skip: int = 0) -> str:
 def write_through(lines: str) -> None:
     """Write whole lines of an application's as they are, among the records. Never raises."""
     global _dropped
+    if _target_instead is not None and _send(_target_instead, "warning", lines):
+        return
     if _dropped:
         log("warning", "there is room again.")  # (and says how much was dropped)
     if not _write(lines.encode("utf-8", "backslashreplace")):
@@ -187,7 +243,7 @@ def _record(level: str, text: str) -> bytes:
     if _is_json:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{milliseconds}Z"
         text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates are no JSON
-        return msgspec.json.encode(_Object(stamp, level, _process, os.getpid(), text)) + b"\n"
+        return _marked(level, msgspec.json.encode(_Object(stamp, level, _process, os.getpid(), text)) + b"\n")
     local = time.localtime(now)
     head = time.strftime("%Y-%m-%d %H:%M:%S", local) + f".{milliseconds}"
     zone = time.strftime("%z", local)
@@ -195,7 +251,15 @@ def _record(level: str, text: str) -> bytes:
     if _is_coloured and shown in _COLOURS:
         shown = f"\x1b[{_COLOURS[shown]}m{shown}\x1b[0m"
     line = f"{head} {zone} [{os.getpid()}] {_process} {shown} {text.translate(_CONTROLS)}\n"
-    return line.encode("utf-8", "backslashreplace")
+    return _marked(level, line.encode("utf-8", "backslashreplace"))
+
+
+def _marked(level: str, record: bytes) -> bytes:
+    """For the journal, to which each line is an entry."""
+    if not _is_journal:
+        return record
+    mark = b"<%d>" % OF_LEVELS[level]
+    return mark + record[:-1].replace(b"\n", b"\n" + mark) + b"\n"
 
 
 _one_at_a_time = threading.Lock()

@@ -22,15 +22,17 @@ from collections.abc import Callable
 from halfsync.forwarded import Trust
 from halfsync.logs.error import log
 from halfsync.logs.formats import compile_format
+from halfsync.logs.sending import send_all
 from halfsync.logs.sites import SiteNames
+from halfsync.logs.target import Target
 from halfsync.wire.messages import LogRecord
 
 Batch = tuple[list[LogRecord], Callable[[], None]]
 
 
 class AccessLogWriter:
-    """`descriptor` is this object's to close; None: there is no access log.
-    Raises ValueError if the format is not one."""
+    """`descriptor` is this object's to close; or there is a `target` that is no file. With neither there is
+    no access log. Raises ValueError if the format is not one."""
 
     def __init__(
         self,
@@ -38,9 +40,11 @@ class AccessLogWriter:
         descriptor: int | None,
         trust: Trust | None = None,
         sites: SiteNames | None = None,
+        target: Target | None = None,
     ) -> None:
         self._render = compile_format(access_logformat, trust, sites)
         self._descriptor = descriptor
+        self._target = target
         self._next: int | None = None  # to be used from the next batch on
         self._batches: deque[Batch] = deque()
         self._writing = threading.Lock()
@@ -86,9 +90,25 @@ class AccessLogWriter:
                 self._change_file()
                 if self._descriptor is not None:
                     self._write(self._descriptor, self._render(records), len(records))
+                elif self._target is not None:
+                    self._send(self._target, records)
             except Exception:  # noqa: BLE001 - a record that can't be rendered is a bug, and no reason to stop
                 log("error", f"Error in the access log:\n{traceback.format_exc()}")
             written()
+
+    def _send(self, target: Target, records: list[LogRecord]) -> None:
+        lost = send_all(target, records, self._render(records))
+        if lost and not self._dropped:
+            log(
+                "error",
+                f"The access log can't be sent to {target.name}: {target.why}. Its records are dropped.",
+            )
+        if not lost and self._dropped:
+            log(
+                "warning",
+                f"The access log is sent to {target.name} again; {self._dropped} records were dropped.",
+            )
+        self._dropped = self._dropped + lost if lost else 0
 
     def _write(self, descriptor: int, lines: bytes, count: int) -> None:
         try:

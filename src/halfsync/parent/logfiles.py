@@ -8,12 +8,14 @@ import stat
 from collections.abc import Iterable
 
 from halfsync.logs import error
+from halfsync.logs.target import is_target
 from halfsync.parent import trust
 from halfsync.parent.children import Child
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
 from halfsync.parent.states import ChildState
 from halfsync.settings.errors import SettingError
+from halfsync.settings.table import Settings
 from halfsync.wire.messages import ErrorLogFile
 
 STANDARD_OUTPUT = "-"
@@ -61,6 +63,12 @@ class AccessLogFile:
             raise OSError(errno.EINVAL, "it is a disk")
         os.set_blocking(fd, True)
         return fd
+
+
+def access_log_of(settings: Settings, identity: Identity | None) -> AccessLogFile | None:
+    """None: there is none, or it is no file. Raises SettingError."""
+    path = settings.access_logfile
+    return None if not path or is_target(path) else AccessLogFile(path, identity)
 
 
 class ErrorLog(AccessLogFile):

@@ -14,9 +14,10 @@ from halfsync import __version__, prctl
 from halfsync.folders import current_folder
 from halfsync.layout import Layout
 from halfsync.logs import error
+from halfsync.logs.target import target_of
 from halfsync.parent import certificates, listeners, machine, privileges, systemd
 from halfsync.parent.control_socket import ControlSocket
-from halfsync.parent.logfiles import AccessLogFile, ErrorLog
+from halfsync.parent.logfiles import ErrorLog, access_log_of
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
 from halfsync.parent.signals import Signals
@@ -68,10 +69,12 @@ def serve(
         bound = systemd.inherited(os.environ, settings) or listeners.bind(settings, identity, addresses)
         undo.callback(listeners.close, bound)
         error_log = None
-        if settings.error_logfile not in (None, "-"):
+        if (target := target_of(settings.error_logfile)) is not None:
+            error.begin_target(target)
+        elif settings.error_logfile not in (None, "-"):
             error_log = ErrorLog(settings.error_logfile, identity)
             error_log.begin()
-        access_log = AccessLogFile(settings.access_logfile, identity) if settings.access_logfile else None
+        access_log = access_log_of(settings, identity)
         bound = listeners.at_sites(bound, settings, layout.sites)
         shown, notes = certificates.read_for(bound, tls)
         for note in notes:

@@ -20,7 +20,7 @@ from halfsync.logs import error
 from halfsync.logs.error import log
 from halfsync.parent import certificates, listeners, machine
 from halfsync.parent.children import Child
-from halfsync.parent.logfiles import AccessLogFile
+from halfsync.parent.logfiles import AccessLogFile, access_log_of
 from halfsync.parent.privileges import Identity
 from halfsync.plan import NO_POOL, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.seen_files import SeenFile
@@ -179,7 +179,7 @@ class Reconfiguration:
     def _next_access_log(self, running: Plan, settings: Settings) -> AccessLogFile | None:
         if settings.access_logfile == running.settings.access_logfile:
             return self.access_log(running)
-        return AccessLogFile(settings.access_logfile, self._identity) if settings.access_logfile else None
+        return access_log_of(settings, self._identity)
 
     # --- what becomes of it
 

@@ -32,6 +32,7 @@ from halfsync.header_rules import HeaderRules
 from halfsync.hosts import HostTable
 from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.sites import SiteNames
+from halfsync.logs.target import target_of
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.primitives import os, select, socket, time
@@ -117,11 +118,7 @@ def work(
         from halfsync.worker import event_loop
 
         return event_loop.work(plan, pool, orders, application)
-    writer = (
-        AccessLogWriter(plan.settings.access_logformat, log_fd, trust_of(plan.settings), site_names_of(plan))
-        if pool == BUILT_IN
-        else None
-    )
+    writer = writer_of(plan, log_fd) if pool == BUILT_IN else None
     worker = WatchThread(plan, pool, orders, writer, application, limits)
     if why_not := _why_no_threads(plan.pools[pool]):
         channel.send(orders, encode(Failed(why_not, "", is_shortage=True)))
@@ -359,6 +356,12 @@ class WatchThread:
             threads.log_stack(message.number)
             if message.interrupt:
                 threads.interrupts.want(message.number, message.interrupt)
+
+
+def writer_of(plan: Plan, log_fd: int | None) -> AccessLogWriter:
+    settings = plan.settings
+    target = target_of(settings.access_logfile)
+    return AccessLogWriter(settings.access_logformat, log_fd, trust_of(settings), site_names_of(plan), target)
 
 
 def trust_of(settings: Settings) -> Trust:

@@ -24,13 +24,20 @@ class Logging(Processes, frozen=True, kw_only=True):
         about(
             "Logging",
             "Write the error log to this file in place of standard error; what applications write to "
-            "standard error goes there too. - is standard error.",
+            "standard error goes there too. - is standard error. Or send it to syslog, as in "
+            "syslog:server=unix:/dev/log,facility=local7,tag=halfsync (those are the defaults; "
+            "server=HOST:PORT is UDP), or to systemd's journal: journald.",
             metavar="FILE",
         ),
     ] = None
     access_logfile: Annotated[
         str | None,
-        about("Logging", "Write a line for each request to this file; - is standard output.", metavar="FILE"),
+        about(
+            "Logging",
+            "Write a line for each request to this file; - is standard output. Or send it to syslog or the "
+            "journal: see `error_logfile`; severity= is for this log.",
+            metavar="FILE",
+        ),
     ] = None
     access_logformat: Annotated[
         str,

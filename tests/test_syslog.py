@@ -1,0 +1,256 @@
+"""Messages to syslog and to the journal, as receivers of our own get them from real sockets."""
+
+from __future__ import annotations
+
+import array
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from halfsync.logs import datagrams
+from halfsync.logs.journal import Journal
+from halfsync.logs.sending import send_all
+from halfsync.logs.syslog import MAX_MESSAGE, Syslog, syslog_of
+from halfsync.logs.target import is_target, target_of
+from halfsync.wire.messages import LogRecord
+
+LONG = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """No pause between two attempts to reach a receiver; and all sockets are closed at the end."""
+    monkeypatch.setattr(datagrams, "RETRY", 0.0)
+    made: list[datagrams.Datagrams] = []
+    begin = datagrams.Datagrams.__init__
+
+    def noted(self: datagrams.Datagrams, address: datagrams.Address) -> None:
+        made.append(self)
+        begin(self, address)
+
+    monkeypatch.setattr(datagrams.Datagrams, "__init__", noted)
+    yield
+    for one in made:
+        one.close()
+
+
+def unix_receiver(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.bind(str(path))
+    made.settimeout(LONG)
+    return made
+
+
+def received(receiver: socket.socket, count: int) -> list[bytes]:
+    return [receiver.recv(65536) for _ in range(count)]
+
+
+# --- syslog ------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_as_rfc_3164_says(tmp_path):
+    with unix_receiver(tmp_path / "log") as receiver:
+        target = syslog_of(f"server=unix:{tmp_path}/log")
+        assert target.send("Grüße", 3)
+        [message] = received(receiver, 1)
+    months = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+    pattern = rf"<187>(?:{months}) [ \d]\d \d\d:\d\d:\d\d halfsync\[{os.getpid()}\]: Grüße"
+    assert re.fullmatch(pattern, message.decode())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost"])
+def test_by_udp_it_names_the_host(address):
+    with socket.socket(
+        socket.AF_INET6 if address == "::1" else socket.AF_INET, socket.SOCK_DGRAM
+    ) as receiver:
+        try:
+            receiver.bind(("127.0.0.1" if address == "localhost" else address, 0))
+        except OSError:
+            pytest.skip(f"there is no {address} here")
+        receiver.settimeout(LONG)
+        port = receiver.getsockname()[1]
+        shown = f"[{address}]" if ":" in address else address
+        host = re.escape(socket.gethostname().partition(".")[0])
+        for more, pattern in (
+            ("", rf"<190>\w{{3}} [ \d]\d [\d:]{{8}} {host} halfsync\[\d+\]: x"),
+            (",nohostname,tag=shop/web,facility=daemon", r"<30>\w{3} [ \d]\d [\d:]{8} shop/web\[\d+\]: x"),
+            (
+                ",format=rfc5424,facility=user",
+                rf"<14>1 \d{{4}}-\d\d-\d\dT[\d:]{{8}}\.\d{{6}}Z {host} halfsync {os.getpid()} - - x",
+            ),
+            (",format=rfc5424,nohostname", r"<190>1 \S+Z - halfsync \d+ - - x"),
+        ):
+            target = syslog_of(f"server={shown}:{port}{more}")
+            if address == "localhost" and "::1" in str(target._datagrams._address):
+                pytest.skip("localhost is ::1 here")
+            assert target.send("x", 6)
+            [message] = received(receiver, 1)
+            assert re.fullmatch(pattern, message.decode()), message
+
+
+def test_each_line_is_a_message_and_no_control_character_gets_through(tmp_path):
+    with unix_receiver(tmp_path / "log") as receiver:
+        assert syslog_of(f"server=unix:{tmp_path}/log").send("one\r\n\n  two\x1b[31m\x00\t\x85\udcff\n", 6)
+        texts = [message.decode().partition("]: ")[2] for message in received(receiver, 2)]
+    assert texts == ["one\\x0d", "  two\\x1b[31m\\x00\t\\x85\\udcff"]
+
+
+def test_a_long_line_is_cut_between_characters(tmp_path):
+    with unix_receiver(tmp_path / "log") as receiver:
+        target = syslog_of(f"server=unix:{tmp_path}/log")
+        for text in ("x" * 100_000, "ü" * 100_000, "x" + "ü" * 100_000):
+            assert target.send(text, 6)
+            [message] = received(receiver, 1)
+            assert MAX_MESSAGE - 1 <= len(message) <= MAX_MESSAGE
+            assert message.decode().endswith(text[1:10] + "...")
+
+
+def test_a_receiver_that_is_away_and_comes_back(tmp_path):
+    target = syslog_of(f"server=unix:{tmp_path}/log")
+    assert not target.send("lost", 6)
+    assert target.why == "No such file or directory"
+    for text in ("one", "two"):
+        with unix_receiver(tmp_path / "log") as receiver:
+            assert target.send(text, 6)
+            assert received(receiver, 1)[0].endswith(text.encode())
+        assert not target.send("lost", 6)
+        assert target.why == "Connection refused"
+        (tmp_path / "log").unlink()
+
+
+def test_one_that_is_away_is_tried_again_after_a_while_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(datagrams, "RETRY", 3600.0)
+    target = syslog_of(f"server=unix:{tmp_path}/log")
+    assert not target.send("lost", 6)
+    with unix_receiver(tmp_path / "log") as receiver:
+        assert not target.send("lost too", 6)
+        monkeypatch.setattr(target._datagrams, "_retry_at", 0.0)
+        assert target.send("here", 6)
+        assert received(receiver, 1)[0].endswith(b"here")
+
+
+def test_a_receiver_that_does_not_read_holds_nobody(tmp_path):
+    with unix_receiver(tmp_path / "log") as receiver:
+        target = syslog_of(f"server=unix:{tmp_path}/log")
+        sent = 0
+        while target.send(f"{sent}", 6):
+            sent += 1
+        assert target.why == "it reads too slowly"
+        assert not target.send("lost", 6, wait=0.01)
+        assert [m.rpartition(b" ")[2] for m in received(receiver, sent)] == [b"%d" % n for n in range(sent)]
+        assert target.send("again", 6)
+
+
+def test_a_file_that_has_taken_the_descriptors_number_is_not_written_to(tmp_path):
+    """An application may close what is not its own."""
+    with unix_receiver(tmp_path / "log") as receiver:
+        target = syslog_of(f"server=unix:{tmp_path}/log")
+        assert target.send("one", 6)
+        made = target._datagrams._socket
+        assert made is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with ours, theirs:
+            os.dup2(ours.fileno(), made.fileno())
+            assert target.send("two", 6)
+            theirs.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(100)
+        os.close(made.detach() if made.fileno() >= 0 else os.dup(0))
+        assert [m.rpartition(b" ")[2] for m in received(receiver, 2)] == [b"one", b"two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("server=unix:log", "begins with /"),
+        ("server=unix:/" + "x" * 107, "107 bytes"),
+        ("server=:514", "none of HOST"),
+        ("server=a:0", "none of HOST"),
+        ("server=a:65536", "none of HOST"),
+        ("server=::1", "none of HOST"),
+        ("server=no-such-host.invalid", "is not found"),
+        ("server=" + "x" * 300, "is not found"),
+        ("facility=local8", "is no facility"),
+        ("severity=loud", "is no severity"),
+        ("tag=a b", "the tag"),
+        ("tag=", "the tag"),
+        ("format=json", "neither rfc3164 nor rfc5424"),
+        ("colour=red", "'colour' is not known"),
+    ],
+)
+def test_a_target_that_is_none_is_told_in_a_sentence(text, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        syslog_of(text)
+
+
+def test_what_is_a_target_and_what_is_a_file():
+    assert isinstance(target_of("syslog:"), Syslog)
+    assert isinstance(target_of("journald"), Journal)
+    assert not any(
+        map(is_target, (None, "", "-", "syslog.log", "./journald", "journald.log", "/var/log/syslog"))
+    )
+
+
+# --- the journal -------------------------------------------------------------------------------------
+
+
+def entry(data: bytes) -> dict[str, str]:
+    """What journald makes of an entry (its native protocol)."""
+    found = {}
+    while data:
+        line, _, data = data.partition(b"\n")
+        name, equals, value = line.partition(b"=")
+        if not equals:
+            size = int.from_bytes(data[:8], "little")
+            value, data = data[8 : 8 + size], data[8 + size :]
+            assert data[:1] == b"\n"
+            data = data[1:]
+        found[name.decode()] = value.decode()
+    return found
+
+
+def test_an_entry_has_fields_and_its_text_as_it_is(tmp_path):
+    with unix_receiver(tmp_path / "socket") as receiver:
+        target = Journal(str(tmp_path / "socket"))
+        for text in ("plain", "a=b", "two\nlines\n", "MESSAGE=x\nPRIORITY=0", ""):
+            assert target.send(text, 4, fields={"HALFSYNC_PROCESS": "pump"})
+            assert entry(received(receiver, 1)[0]) == {
+                "PRIORITY": "4",
+                "SYSLOG_IDENTIFIER": "halfsync",
+                "HALFSYNC_PROCESS": "pump",
+                "MESSAGE": text,
+            }
+
+
+def test_a_large_entry_comes_in_a_sealed_file(tmp_path):
+    text = "x" * 1_000_000
+    with unix_receiver(tmp_path / "socket") as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert Journal(str(tmp_path / "socket")).send(text, 4)
+        data, ancillary, _, _ = receiver.recvmsg(4096, socket.CMSG_SPACE(4))
+    assert data == b""
+    fds = array.array("i", ancillary[0][2])
+    with open(fds[0], "rb") as file:
+        file.seek(0)
+        assert entry(file.read())["MESSAGE"] == text
+        with pytest.raises(PermissionError):
+            os.pwrite(fds[0], b"x", 0)
+
+
+def test_records_are_entries_with_what_can_be_searched_for(tmp_path):
+    head = b"GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n"
+    record = LogRecord(1.5, "192.0.2.1 0", head, 200, 5, 100, 10, 20, 300, 0, 0)
+    with unix_receiver(tmp_path / "socket") as receiver:
+        assert send_all(Journal(str(tmp_path / "socket")), [record, record], b"line 1\nline 2\n") == 0
+        one, two = map(entry, received(receiver, 2))
+    assert (one["MESSAGE"], two["MESSAGE"]) == ("line 1", "line 2")
+    assert (one["HALFSYNC_CLIENT"], one["HALFSYNC_METHOD"], one["HALFSYNC_TARGET"]) == (
+        "192.0.2.1",
+        "GET",
+        "/a?b",
+    )
+    assert (one["HALFSYNC_STATUS"], one["HALFSYNC_TOTAL_USEC"], one["PRIORITY"]) == ("200", "300", "6")
+    assert send_all(Journal(str(tmp_path / "nowhere")), [record, record], b"line 1\nline 2\n") == 2
