@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import click
 
 from halfsync.habits import gunicorn
-from halfsync.habits.options import called, own_value, understood
+from halfsync.habits.options import called, merged, own_value, understood
 from halfsync.habits.parsing import Parsed, own_settings
 from halfsync.habits.variables import APP, of_uvicorn
 from halfsync.settings.errors import SettingError
