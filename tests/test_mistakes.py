@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import issued, write
+from tests.certificates import RSA, issued, write
 
 FILE = """\
 workers = 0
@@ -159,3 +159,25 @@ def test_what_is_wrong_with_certificates_has_its_line(tmp_path):
         'site.toml:11: sites."two": keyfile: the key in old.key does not fit the certificate in new.pem.'
         in said
     )
+
+
+def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
+    (tmp_path / "app.py").write_text("def app(environ, start_response): ...\n", "utf-8")
+    write(tmp_path, issued("one.example"), "one")
+    write(tmp_path, issued("two.example", key_type=RSA), "two")
+    (tmp_path / "site.toml").write_text(
+        'bind = "https://127.0.0.1:0"\nwokers = 2\ncertfile = "one.pem"\nkeyfile = "two.key"\n'
+        'pid = "no/pid"\n'
+        '[routes]\n"/" = "app:app"\n[sites.one]\ncertfile = "two.pem"\nkeyfile = "one.key"\n'
+        '[sites.two]\ncertfile = "three.pem"\n',
+        "utf-8",
+    )
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert found.returncode == 2
+    assert sorted(line.removeprefix("halfsync: ") for line in found.stderr.splitlines()) == [
+        "pid: the file no/pid can't be written.",
+        'site.toml:10: sites."one": keyfile: the key in one.key does not fit the certificate in two.pem.',
+        'site.toml:12: sites."two": certfile: the file three.pem can\'t be read: No such file or directory.',
+        "site.toml:2: there is no setting wokers; did you mean workers?",
+        "site.toml:4: keyfile: the key in two.key does not fit the certificate in one.pem.",
+    ]

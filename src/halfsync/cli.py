@@ -231,6 +231,8 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     check_addresses(layout.addresses(loaded.settings), mistakes)
     tls = tls_of(loaded.settings, loaded.sites, loaded.places, mistakes)
     check_reach(loaded.settings, layout.sites, mistakes)
+    if check_config:
+        look_at_files(loaded, tls, mistakes)
     mistakes.raise_all()
     if print_routes:
         plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)
@@ -322,10 +324,8 @@ def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
     early_signals.let_in()  # applications are imported now
     settings = loaded.settings
     keep_descriptor()
-    check_certificates(loaded, layout, tls)
+    check_listeners(loaded, layout, tls)
     settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
-    for name in ("access_logfile", "error_logfile", "pid"):
-        check_writable(name, getattr(settings, name))
     failure = check_applications(
         Plan(settings, layout.routes, layout.pools, ()), entry_points(machine.scoreboard())
     )
@@ -336,18 +336,32 @@ def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
     return 0
 
 
-def check_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> None:
-    """Whatever is doubtful in them is printed."""
-    from halfsync.parent import acme_files, certificates, listeners
+def look_at_files(loaded: Loaded, tls: Sequence[SiteTLS], mistakes: Mistakes) -> None:
+    """At those that settings name, whatever is wrong elsewhere. What is doubtful is printed."""
+    from halfsync.parent import certificates
 
-    listeners.check(loaded.settings, layout.addresses(loaded.settings), layout.only_with_tls)
+    with mistakes.noted():
+        found, notes = certificates.read([one for one in tls if not one.acme or is_there(one)])
+        certificates.close(found)
+        for note in notes:
+            click.echo(note)
+    for name in ("access_logfile", "error_logfile", "pid"):
+        with mistakes.noted():
+            check_writable(name, getattr(loaded.settings, name))
+
+
+def is_there(site: SiteTLS) -> bool:
+    return os.path.exists(site.certfile[0])
+
+
+def check_listeners(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> None:
+    from halfsync.parent import acme_files, listeners
+
+    addresses = layout.addresses(loaded.settings)
+    listeners.check(loaded.settings, addresses, layout.only_with_tls)
     acme_files.check_packages(tls)
-    found, notes = certificates.read([one for one in tls if not one.acme or os.path.exists(one.certfile[0])])
-    certificates.close(found)
-    for note in notes:
-        click.echo(note)
-    schemes = [listeners.scheme_of(address, loaded.settings) for address in layout.addresses(loaded.settings)]
-    if found is None and "https" in schemes and not any(one.acme for one in tls):
+    schemes = [listeners.scheme_of(address, loaded.settings) for address in addresses]
+    if "https" in schemes and not any(one.certfile for one in tls):
         raise SettingError(
             "bind has an https:// address, but there is no certificate: name one with certfile."
         )

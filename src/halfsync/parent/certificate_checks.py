@@ -27,6 +27,10 @@ SECONDS = 30.0
 """For the child; it takes 0.05."""
 
 
+MISFITS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""Why OpenSSL refuses a key that is another certificate's; the last, if it is of another kind."""
+
+
 class CertificateVerdict(msgspec.Struct):
     error: str = ""  # a sentence; "": there is none
     notes: list[str] = []  # sentences about what will not do for clients
@@ -150,7 +154,7 @@ def _look(
     try:
         context_of(wanted, [path])
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in MISFITS:
             return f"{site.at('keyfile')}: the key in {keyfile} does not fit the certificate in {certfile}."
         if data.find(b"ENCRYPTED") >= 0:
             what = "is wrong" if wanted.password else "is missing: the key is encrypted"

@@ -15,7 +15,7 @@ from halfsync import channel
 from halfsync.certificates import Certificates, SiteCertificates, Span
 from halfsync.parent import acme_files, certificate_checks
 from halfsync.plan import Listener
-from halfsync.settings.errors import SettingError
+from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.site_tls import SiteTLS
 from halfsync.ticket_keys import SECRET
 
@@ -24,13 +24,20 @@ MAX_FILE = 1024 * 1024
 
 
 def read(sites: Sequence[SiteTLS]) -> tuple[Certificates | None, list[str]]:
-    """What all sites' files hold, and sentences about what is doubtful in them. Raises SettingError."""
+    """What all sites' files hold, and sentences about what is doubtful in them. Raises SettingError, once for
+    all that is wrong."""
     notes: list[str] = []
+    mistakes = Mistakes()
+    found: list[SiteCertificates] = []
     if not any(site.certfile for site in sites):
         return None, notes
     store = os.memfd_create("certificates", os.MFD_CLOEXEC)
     try:
-        found = [_read_site(store, site, notes) for site in sites if site.certfile]
+        for site in sites:
+            if site.certfile:
+                with mistakes.noted():
+                    found.append(_read_site(store, site, notes))
+        mistakes.raise_all()
     except BaseException:
         os.close(store)
         raise
