@@ -41,6 +41,11 @@ class Stage:
     def put(self, message: Any, size: int) -> None:
         self.sent.append(message)
 
+    def put_pieces(self, part: Any, pieces: list[bytes], size: int) -> None:
+        assert part.objects == [Memory(b"", sum(map(len, pieces)))]
+        part.objects[:] = [Memory(b"".join(pieces))]
+        self.sent.append(part)
+
     def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
         self.sent.append(Reply(number, head.status, head.reason, head.fields, len(body), body))
 

@@ -236,6 +236,26 @@ def test_messages_of_a_slot_stay_in_order_across_packets():
         seam.close()
 
 
+def test_large_pieces_stand_behind_their_messages_and_leave_in_order():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        outbox, seam = Outbox(theirs), Seam(ours)
+        small, large = seam.task(GET), seam.task(GET)
+        outbox.put(Reply(large.number, 200, "OK", b"", -1, b"a", [], Ending.UNFINISHED), 0, 1)
+        outbox.put(Part(large.number, [Memory(b"b" * 5000), Memory(b"c")], Ending.UNFINISHED), 0, 1)
+        pieces = [b"d" * 3000, b"e" * 3000]
+        outbox.put_pieces(Part(large.number, [Memory(b"", 6000)], Ending.UNFINISHED), pieces, 6000, 1)
+        outbox.put(Reply(small.number, 200, "OK", b"", 3, b"abc"), 3, 1)
+        outbox.put(Part(large.number, [Memory(b"f" * 50_000)], Ending.DONE), 0, 1)
+        outbox.flush()
+        assert seam.wait(small.number).body == b"abc"
+        expected = b"a" + b"b" * 5000 + b"c" + b"d" * 3000 + b"e" * 3000 + b"f" * 50_000
+        assert seam.wait(large.number).body == expected
+        assert seam.packets == 1
+        assert not outbox._behind
+        seam.close()
+
+
 def test_what_no_packet_has_room_for_costs_its_own_response(capfd):
     """The others of the same moment leave; the worker is not cut off from its pump."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

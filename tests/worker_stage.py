@@ -27,9 +27,9 @@ from halfsync.wire.messages import (
     Part,
     Reply,
     Task,
-    decode_replies,
     encode,
 )
+from halfsync.wire.packets import unpack
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of, header_rules_of
 from halfsync.worker.threads import LogHandler, Threads
@@ -147,7 +147,7 @@ class Seam:
         for _, _, data in ancillary:
             descriptors.frombytes(data)
         assert len(descriptors) <= MAX_DESCRIPTORS
-        for message in decode_replies(packet):
+        for message in unpack(memoryview(packet)):
             if isinstance(message, Credit):
                 self.credits.append(message)
             elif isinstance(message, Reply | Part):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import array
 import errno
+import mmap
 from enum import Enum
 from typing import cast
 
@@ -31,6 +32,11 @@ class SendResult(Enum):
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected ends, close-on-exec and blocking."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def packet_buffer(size: int) -> memoryview:
+    """To receive packets in. It begins with a page (see wire.packets)."""
+    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def adopt(descriptor: int) -> socket.socket:

@@ -22,10 +22,11 @@ class Memory(msgspec.Struct, tag="m", array_like=True, frozen=True, gc=False):
     """Bytes, sent in a gathering write."""
 
     data: bytes
+    behind: int = 0  # so many bytes, which stand behind the packet's messages (see wire.packets)
 
     @property
     def length(self) -> int:
-        return len(self.data)
+        return len(self.data) + self.behind
 
 
 class File(msgspec.Struct, tag="f", array_like=True, gc=False):

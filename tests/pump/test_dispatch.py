@@ -332,6 +332,7 @@ def test_recall(stage: Stage):
 
 GARBAGE = {
     "no message": b"\xc1",
+    "less behind it than it says": b"\xc1\x0b\0\0\0" + encode([Part(0, [Memory(b"", 99)], Ending.DONE)]),
     "cut short": encode([Reply(0, 200, "OK", b"", 0)])[:-3],
     "an unknown tag": b"\x91\x92\x63\x00",
     "a map": b"\x80",

@@ -20,6 +20,7 @@ from halfsync.primitives import time
 from halfsync.response import INTERNAL_ERROR, SMALL, Head
 from halfsync.wire.messages import (
     DONE,
+    PIECE_COST,
     RESPONSE_WINDOW,
     UNFINISHED,
     EarlyHints,
@@ -30,6 +31,7 @@ from halfsync.wire.messages import (
     Reply,
     cost_of,
 )
+from halfsync.wire.packets import BEHIND_FROM
 
 Message = dict[str, Any]
 Application = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -66,6 +68,9 @@ class Line(Protocol):
 
     def put(self, message: Reply | Part | EarlyHints, size: int) -> None:
         """Send it soon. The descriptors of its objects are closed then."""
+
+    def put_pieces(self, part: Part, pieces: list[bytes], size: int) -> None:
+        """Send a part whose one object is these pieces, together."""
 
     def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
         """Send the whole of a small response."""
@@ -166,8 +171,13 @@ class OutgoingResponse:
         self._kept_size += len(piece)
 
     def send_kept(self, ending: Ending = UNFINISHED) -> None:
-        kept, self._kept, self._kept_size = self._kept, [], 0
-        if kept:
+        kept, size, self._kept, self._kept_size = self._kept, self._kept_size, [], 0
+        if len(kept) > 1 and size >= BEHIND_FROM:
+            cost = size + PIECE_COST
+            self._unacknowledged += cost
+            part = Part(self.number, [Memory(b"", size)], ending, self._handler_ns(ending))
+            self._line.put_pieces(part, kept, cost)
+        elif kept:
             self._part([Memory(kept[0] if len(kept) == 1 else b"".join(kept))], ending)
         elif ending is not UNFINISHED:
             self._part([], ending)

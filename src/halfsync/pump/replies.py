@@ -12,6 +12,7 @@ import socket
 import time
 import traceback
 
+from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.pump.access import AccessLog
@@ -57,11 +58,14 @@ from halfsync.wire.messages import (
     Reply,
     decode_replies,
 )
+from halfsync.wire.packets import MARK, unpack
 from halfsync.wire.refusals import Refusal
 from halfsync.wire.websocket import CloseCode
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
+PACKETS_A_TURN = 8
+"""With large pieces of bodies, of each worker."""
 SHORT_OF_DESCRIPTORS = 503
 SHORT_AT_REPLY = "a worker's response came without its descriptor; the client gets a 503"
 
@@ -98,8 +102,7 @@ class Replies:
         self._tunnels = tunnels
         self._websockets = websockets
         self.configure(settings)
-        self._buffer = bytearray(MAX_PACKET + 4096)
-        self._view = memoryview(self._buffer)
+        self._buffer = channel.packet_buffer(MAX_PACKET + 4096)
 
     def configure(self, settings: Settings) -> None:
         """Call it when Endings has its own numbers."""
@@ -120,26 +123,34 @@ class Replies:
         self._poller.watch(worker.tasks.fileno(), event)
 
     def read(self, worker: Worker) -> None:
-        """A packet of messages, or the end of the channel."""
+        """Packets of messages, or the end of the channel."""
+        for _ in range(PACKETS_A_TURN):
+            if not self._read_packet(worker):
+                return
+
+    def _read_packet(self, worker: Worker) -> bool:
+        """Whether it was one with bytes behind its messages: then there may be another already."""
         if worker.id not in self._tasks.workers:
-            return
+            return False
         try:
             size, ancillary, flags, _ = worker.tasks.recvmsg_into(
                 [self._buffer], socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
-            return
+            return False
         except OSError:
             size, ancillary, flags = 0, [], 0
         if size == 0:
             self._deaths.lose(worker)
-            return
+            return False
         fds = _descriptors(ancillary) if ancillary else []
         cut = bool(flags & socket.MSG_CTRUNC)
         if cut:
             self._room.make(SHORT_AT_REPLY)
         try:
-            messages = decode_replies(self._view[:size])
+            packet = self._buffer[:size]
+            is_large = packet[0] == MARK
+            messages = unpack(packet) if is_large else decode_replies(packet)
         except Exception as error:  # noqa: BLE001
             # What can't be read names no request that it could cost, so it costs the worker.
             self._errors.report(
@@ -148,7 +159,7 @@ class Replies:
             )
             worker.at_fault = True
             self._deaths.lose(worker)
-            return
+            return False
         try:
             others = self._put_out(worker, messages)
         except Exception:  # noqa: BLE001 (what it had not done is done below; and of what it had, no number is left)
@@ -157,6 +168,7 @@ class Replies:
         for message in others:
             self._take(worker, message, fds, cut)
         self._after_packet(worker)
+        return is_large
 
     def _put_out(  # noqa: C901 (written out, for a call for each response costs 60 ns)
         self, worker: Worker, messages: list[FromWorker]

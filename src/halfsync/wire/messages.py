@@ -272,7 +272,7 @@ class Accept(msgspec.Struct, tag=11, array_like=True, gc=False):
 
 def cost_of(item: SimpleObject) -> int:
     """What an object counts in RESPONSE_WINDOW."""
-    return len(item.data) + PIECE_COST if type(item) is Memory else FILE_COST
+    return item.length + PIECE_COST if type(item) is Memory else FILE_COST
 
 
 class Message(msgspec.Struct, tag=12, array_like=True, gc=False):

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from halfsync import channel
 from halfsync.handlers.asgi import ASGIHandler
 from halfsync.handlers.asgi_response import ASGIInvocation, OutgoingResponse
 from halfsync.handlers.asgi_websocket import WebSocketInvocation
@@ -88,9 +89,8 @@ class LoopTasks:
         self._handlers = handlers
         self._lost = lost
         self._one_more = one_more
-        self._buffer = bytearray(MAX_PACKET)
-        self._view = memoryview(self._buffer)
-        self._watched = bytearray(MAX_PACKET)
+        self._buffer = channel.packet_buffer(MAX_PACKET)
+        self._watched = channel.packet_buffer(MAX_PACKET)
         self._outbox = Outbox(tasks)
         self._flushes = False  # soon
         self._due: list[OutgoingResponse] = []  # have something to send then
@@ -113,9 +113,9 @@ class LoopTasks:
         forks.no_longer(self._forget_in_child)
         self._outbox.flush()
         self._outbox.gone = True
-        for channel in (self._tasks, self._watch):
-            self._loop.remove_reader(channel.fileno())
-            channel.close()
+        for end in (self._tasks, self._watch):
+            self._loop.remove_reader(end.fileno())
+            end.close()
         for invocation in list(self.invocations.values()):
             invocation.disconnected()
         self._lost(self)
@@ -148,7 +148,7 @@ class LoopTasks:
         if not size:
             self.close()
             return
-        messages = decode_tasks(self._view[:size])
+        messages = decode_tasks(self._buffer[:size])
         descriptors = _descriptors(ancillary) if ancillary else iter(())
         now = time.monotonic_ns()
         self._scoreboard[2 * self._slots] = now
@@ -212,7 +212,7 @@ class LoopTasks:
             return
         descriptors = dict(enumerate(_descriptors(ancillary))) if ancillary else {}
         try:
-            self._hand_out(decode_watch(memoryview(self._watched)[:size]), descriptors)
+            self._hand_out(decode_watch(self._watched[:size]), descriptors)
         except msgspec.MsgspecError as error:
             log("error", f"a message of the pump's can't be read: {error}")
         for descriptor in descriptors.values():
@@ -255,6 +255,12 @@ class LoopTasks:
 
     def put(self, message: FromWorker, size: int) -> None:
         self._outbox.put(message, size, time.monotonic_ns())
+        if not self._flushes:
+            self._flushes = True
+            self._loop.call_soon(self._flush)
+
+    def put_pieces(self, part: Part, pieces: list[bytes], size: int) -> None:
+        self._outbox.put_pieces(part, pieces, size, time.monotonic_ns())
         if not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush)

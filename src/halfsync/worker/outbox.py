@@ -35,6 +35,7 @@ from halfsync.wire.messages import (
     Reply,
     encode,
 )
+from halfsync.wire.packets import BEHIND_FROM, buffers_of
 from halfsync.worker.forks import end_if_child
 
 SmallReply = tuple[int, int, int, str, bytes, int, bytes, tuple[()], int, bool, bool, None, int]
@@ -57,6 +58,7 @@ class Outbox:
         self._sending = threading.Lock()
         self.waiting: deque[FromWorker | SmallReply] = deque()
         self._with_objects: deque[int] = deque()  # one entry for each message that waits and has objects
+        self._behind: dict[int, list[bytes]] = {}  # what stands behind messages, by id() of these
         self.gone = False  # the pump will read nothing more
         self._disconnected: dict[int, int] = {}  # slot -> number of its task, if that has no client any more
         self.size = 0  # bytes of bodies that wait
@@ -71,6 +73,11 @@ class Outbox:
         self.size += size
         if not self.since:
             self.since = now
+
+    def put_pieces(self, part: Part, pieces: list[bytes], size: int, now: int) -> None:
+        """The same for a part of which the only object is these pieces, together."""
+        self._behind[id(part)] = pieces
+        self.put(part, size, now)
 
     def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
         """Put the whole of a small response (see `response.SmallReplies`)."""
@@ -115,7 +122,7 @@ class Outbox:
                 return
             if len(messages) <= _FEW and not self._with_objects:
                 packet = encode(messages)
-                if len(packet) <= MAX_PACKET and self._send(packet, []):
+                if len(packet) <= MAX_PACKET and self._send([packet], []):
                     return
             self._send_in_packets([_as_message(message) for message in messages])
 
@@ -130,15 +137,33 @@ class Outbox:
         """One packet; if the socket never takes one as large (net.core.wmem_max), one for each message. A
         message that does not fit even so costs itself."""
         descriptors = _index_descriptors(messages)
-        if not self._send(encode(messages), descriptors):
+        if not self._send(self._buffers(messages), descriptors):
             if len(messages) > 1:
                 _undo_indexes(messages, descriptors)
                 for message in messages:
                     self._send_packet([message])
                 return
-            self._send(encode([_instead_of(messages[0])]), [])
+            self._send([encode([_instead_of(messages[0])])], [])
         for descriptor in descriptors:
             os.close(descriptor)
+        for message in messages:
+            self._behind.pop(id(message), None)
+
+    def _buffers(self, messages: list[FromWorker]) -> list[bytes]:
+        """What a packet consists of: the messages, and the bytes behind them."""
+        pieces: list[bytes] = []
+        for message in messages:
+            if message.objects:
+                self._put_behind(message)
+                pieces += self._behind.get(id(message), ())
+        return buffers_of(messages, pieces)
+
+    def _put_behind(self, message: FromWorker) -> None:
+        """Large pieces, which need not be copied so."""
+        for index, item in enumerate(message.objects):
+            if type(item) is Memory and len(item.data) >= BEHIND_FROM:
+                self._behind.setdefault(id(message), []).append(item.data)
+                message.objects[index] = Memory(b"", len(item.data))
 
     def _fitting(self, message: FromWorker) -> FromWorker:
         """The message; or, in place of one that no packet has room for, one that says so."""
@@ -147,17 +172,20 @@ class Outbox:
         for item in message.objects:
             if isinstance(item, (File, Pipe, Tunnel)) and item.fd >= 0:
                 os.close(item.fd)
+        self._behind.pop(id(message), None)
         return _instead_of(message)
 
-    def _send(self, packet: bytes, descriptors: list[int]) -> bool:
+    def _send(self, buffers: list[bytes], descriptors: list[int]) -> bool:
         """Waits while the pump reads too slowly. False if the socket will never take such a packet."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         while not self.gone:
             try:
                 if descriptors:
-                    self._tasks.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+                    self._tasks.sendmsg(buffers, ancillary, socket.MSG_NOSIGNAL)
+                elif len(buffers) > 1:
+                    self._tasks.sendmsg(buffers, (), socket.MSG_NOSIGNAL)
                 else:
-                    self._tasks.send(packet, socket.MSG_NOSIGNAL)
+                    self._tasks.send(buffers[0], socket.MSG_NOSIGNAL)
                 return True
             except OSError as error:
                 if error.errno in _SHORT_OF:
@@ -231,7 +259,7 @@ def _size(message: FromWorker) -> int:
         size += len(message.fields) + len(message.body) + 3 * len(message.reason)
         size += 3 * sum(map(len, message.lease.names)) if message.lease is not None else 0
     for item in message.objects:
-        size += 96 + (len(item.data) if type(item) is Memory else 0)
+        size += 96 + (item.length if type(item) is Memory else 0)
     return size
 
 

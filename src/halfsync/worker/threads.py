@@ -35,6 +35,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Protocol
 
+from halfsync import channel
 from halfsync.error_pages import ErrorPages
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
@@ -196,7 +197,7 @@ class Threads:
     def give_back(self) -> None:
         """Tell the pump which tasks wait here, and forget them: those in the task queue, and those that
         are still in the socket because all threads are busy."""
-        buffer = bytearray(MAX_PACKET)
+        buffer = channel.packet_buffer(MAX_PACKET)
         while self._receive(buffer, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT):
             pass
         tasks: list[Task | LogTask] = []
@@ -233,7 +234,7 @@ class Threads:
     # --- a thread's life ---------------------------------------------------------------------------
 
     def _live(self) -> None:
-        buffer = bytearray(MAX_PACKET)
+        buffer = channel.packet_buffer(MAX_PACKET)
         responder = TaskResponder(self.outbox, self._limits, self._task_queue)
         pause = FIRST_PAUSE
         while True:
@@ -257,7 +258,7 @@ class Threads:
                 forks.no_longer(self._forget_in_child)
                 self._tasks.close()
 
-    def _receive(self, buffer: bytearray, flags: int = socket.MSG_CMSG_CLOEXEC) -> bool:
+    def _receive(self, buffer: memoryview, flags: int = socket.MSG_CMSG_CLOEXEC) -> bool:
         """Wait for a packet and put its tasks into the task queue. False at the end, or if `flags` say
         not to wait and there is none."""
         try:
@@ -268,7 +269,7 @@ class Threads:
             return False
         if not size:
             return False
-        messages = decode_tasks(memoryview(buffer)[:size])
+        messages = decode_tasks(buffer[:size])
         if ancillary:
             self._keep_spools(messages, ancillary)
         self._task_queue.extend([message for message in messages if not isinstance(message, Nudge)])
