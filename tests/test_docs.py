@@ -228,6 +228,8 @@ OTHER_OPTIONS = {
     "--version",
     "--help",
     "--no-preload",
+    "-s",  # of halfsync logresolve, with -c
+    "-j",
 }
 
 

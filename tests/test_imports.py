@@ -80,7 +80,9 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "early_signals", "habits", "forwarded", "toml_text", "watcher.main", "parent", "layout", "plan",
         "settings", "logs", "channel", "wire", "folders", "rereading", "seen_files", "routes_table",
+        "logresolve",
     },
+    "logresolve": {"logs"},
     "ctl": {"ctl_text", "wire"},
     "ctl_text": set(),
     "start": {"cli", "early_signals"},

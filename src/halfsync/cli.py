@@ -144,11 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     folder, name = current_folder(), os.environ.get("PWD")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = (
-            converting(arguments[1:])
-            if arguments[:1] == ["convert"]
-            else command().main(arguments, prog_name="halfsync", standalone_mode=False)
-        )
+        status = subcommand(arguments)
     except click.NoSuchOption as wrong:
         # Not those of other servers, which are hidden.
         meant = [one for one in wrong.possibilities or () if one in OURS]
@@ -164,6 +160,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if status == START_AGAIN:
         start_again(folder, name)
     sys.exit(status)
+
+
+def subcommand(arguments: list[str]) -> int:
+    """That of the first argument; else all of them are the server's. Gives the exit status."""
+    status: int
+    if arguments[:1] == ["convert"]:
+        return converting(arguments[1:])
+    if arguments[:1] == ["logresolve"]:
+        from halfsync.logresolve import command as resolving
+
+        status = resolving.main(arguments[1:], prog_name="halfsync logresolve", standalone_mode=False)
+        return status
+    status = command().main(arguments, prog_name="halfsync", standalone_mode=False)
+    return status
 
 
 def start_again(folder: str, name: str | None) -> NoReturn:

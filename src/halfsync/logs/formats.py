@@ -3,6 +3,7 @@ r"""Access log formats: compiled once into a function that renders a batch of re
 Formats are `common`, `combined`, `json`, or a string with Apache's letters (mod_log_config):
 
     %h %a      the client's address, which a trusted proxy may say;  %{c}a  the peer's itself
+               (%h is its host's name, if `hostname_lookups` is on)
     %l         "-"
     %u         the user of basic authorization     %t         [23/Nov/2026:10:00:00 +0000]
     %{F}t      time by strftime(3) format F, or sec, msec, usec, msec_frac, usec_frac
@@ -28,7 +29,7 @@ and with our own, in microseconds ("-" if no handler was asked):
 
 `json` gives an object a line, with the keys time, client, user, method, target, protocol, status,
 body_bytes, wire_bytes, referer, user_agent, host, queue_us, handler_us, total_us, ending, request_count,
-request_id.
+request_id, client_name.
 
 How it is made fast: the items fall into three kinds. What depends on nothing is text in a template.
 What depends on the request's head only is rendered together, and remembered by the head, or at least
@@ -47,6 +48,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import msgspec
 
@@ -63,6 +65,7 @@ from halfsync.logs.letters import (
     request_id_of,
     user_of,
 )
+from halfsync.logs.names import Names
 from halfsync.logs.sites import SiteNames
 from halfsync.wire.messages import LogRecord
 
@@ -86,18 +89,26 @@ def items_in(access_logformat: str) -> list[Item]:
 
 
 def compile_format(
-    access_logformat: str, trust: Trust | None = None, sites: SiteNames | None = None
+    access_logformat: str,
+    trust: Trust | None = None,
+    sites: SiteNames | None = None,
+    names: Names | None = None,
 ) -> Render:
     """The function that renders records in this format. Raises ValueError with a sentence that says
     what is wrong with it. `trust`: which proxies' word on their client is believed; None: no one's. `sites`:
-    None: there is the default one alone."""
+    None: there is the default one alone. `names`: where clients have names, in place of their addresses."""
     by_proxy = trust is not None and not {FOR, FORWARDED}.isdisjoint(trust.fields)
     if access_logformat == "json":
-        return _JSON(trust if by_proxy else None).render
-    items = items_in(access_logformat)
-    if by_proxy:
-        items = [CLIENT_BY_PROXY if item.is_client else item for item in items]
-    return _Compiled(items, trust, sites).render
+        return _JSON(trust if by_proxy else None, names).render
+    items = [_of_client(item, names, by_proxy=by_proxy) for item in items_in(access_logformat)]
+    return _Compiled(items, trust, sites, names).render
+
+
+def _of_client(item: Item, names: Names | None, *, by_proxy: bool) -> Item:
+    found = CLIENT_BY_PROXY if item.is_client and by_proxy else item
+    if item.is_name and names is not None:
+        found = replace(found, expression=f"name({found.expression})")
+    return found
 
 
 def needs_times(access_logformat: str) -> bool:
@@ -127,8 +138,11 @@ def needs_site(access_logformat: str) -> bool:
 class _Compiled:
     """A format as a function. Used by one thread at a time."""
 
-    def __init__(self, items: list[Item], trust: Trust | None, sites: SiteNames | None) -> None:
+    def __init__(
+        self, items: list[Item], trust: Trust | None, sites: SiteNames | None, names: Names | None
+    ) -> None:
         self._trust = trust
+        self._name = names.name if names is not None else None
         self._sites = sites or SiteNames([], [])
         self._of_line = [item.of_line for item in items if item.of_line is not None]
         self._of_fields = [item.of_fields for item in items if item.of_fields is not None]
@@ -174,6 +188,7 @@ class _Compiled:
             "find": self._heads.get,
             "getpid": os.getpid,
             "localtime": time.localtime,
+            "name": self._name,
             "parts": self._parts,
             "site": self._sites.name,
             "strftime": time.strftime,
@@ -255,6 +270,7 @@ class _Line(msgspec.Struct):
     ending: str
     request_count: int
     request_id: str | None
+    client_name: str | None
 
 
 _CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
@@ -266,16 +282,17 @@ def _as_escape(match: re.Match[bytes]) -> bytes:
 
 
 class _JSON:
-    def __init__(self, trust: Trust | None) -> None:
+    def __init__(self, trust: Trust | None, names: Names | None) -> None:
         self._trust = trust
+        self._names = names
         self._encoder = msgspec.json.Encoder()
 
     def render(self, records: list[LogRecord]) -> bytes:
-        lines = self._encoder.encode_lines([_line(record, self._trust) for record in records])
+        lines = self._encoder.encode_lines([_line(record, self._trust, self._names) for record in records])
         return _CONTROLS.sub(_as_escape, lines)
 
 
-def _line(r: LogRecord, trust: Trust | None) -> _Line:
+def _line(r: LogRecord, trust: Trust | None, names: Names | None) -> _Line:
     first, _, rest = r.head.partition(b"\r\n")
     request = RequestLine(first)
     fields = fields_in(rest, request.authority)
@@ -304,4 +321,10 @@ def _line(r: LogRecord, trust: Trust | None) -> _Line:
         ending(r.ending),
         r.request_count,
         request_id_of(fields),
+        _name_beside(client, names),
     )
+
+
+def _name_beside(client: str, names: Names | None) -> str | None:
+    name = names.name(client) if names is not None else client
+    return name if name != client else None

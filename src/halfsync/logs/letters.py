@@ -104,6 +104,7 @@ class Item:
     cookie: bool = False
     is_site: bool = False
     is_client: bool = False
+    is_name: bool = False  # of the client: its host's name where names are looked up
 
 
 PEER = Item(expression="r.client or '-'")
@@ -179,7 +180,7 @@ UNITS = {"us": "r.total_us", "ms": "r.total_us // 1000", "s": "r.total_us // 100
 
 SIMPLE = {
     "%": Item(text="%"),
-    "h": Item(expression="r.client or '-'", is_client=True),
+    "h": Item(expression="r.client or '-'", is_client=True, is_name=True),
     "a": Item(expression="r.client or '-'", is_client=True),
     "l": Item(text="-"),
     "u": Item(of_fields=lambda fields: escape(user_of(fields))),

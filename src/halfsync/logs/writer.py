@@ -22,6 +22,7 @@ from collections.abc import Callable
 from halfsync.forwarded import Trust
 from halfsync.logs.error import log
 from halfsync.logs.formats import compile_format
+from halfsync.logs.names import Names
 from halfsync.logs.sending import send_all
 from halfsync.logs.sites import SiteNames
 from halfsync.logs.target import Target
@@ -41,8 +42,10 @@ class AccessLogWriter:
         trust: Trust | None = None,
         sites: SiteNames | None = None,
         target: Target | None = None,
+        names: Names | None = None,
     ) -> None:
-        self._render = compile_format(access_logformat, trust, sites)
+        self._render_now = compile_format(access_logformat, trust, sites, names)
+        self._names = names
         self._descriptor = descriptor
         self._target = target
         self._next: int | None = None  # to be used from the next batch on
@@ -96,6 +99,13 @@ class AccessLogWriter:
                 log("error", f"Error in the access log:\n{traceback.format_exc()}")
             written()
 
+    def _render(self, records: list[LogRecord]) -> bytes:
+        """Twice, if there are names to wait for: the first time tells which ones they are."""
+        lines = self._render_now(records)
+        if self._names is not None and self._names.wait(NAMES_WAIT):
+            lines = self._render_now(records)
+        return lines
+
     def _send(self, target: Target, records: list[LogRecord]) -> None:
         lost = send_all(target, records, self._render(records))
         if lost and not self._dropped:
@@ -132,6 +142,9 @@ class AccessLogWriter:
             if written:
                 self._torn = lines[start - 1 : start] != b"\n"
 
+
+NAMES_WAIT = 5.0
+"""Seconds for which a batch of records waits for the names of its clients; then it has addresses."""
 
 _swapping = threading.Lock()
 

@@ -31,6 +31,7 @@ from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.header_rules import HeaderRules
 from halfsync.hosts import HostTable
 from halfsync.logs.error import failure, log, reopen
+from halfsync.logs.names import Names
 from halfsync.logs.sites import SiteNames
 from halfsync.logs.target import target_of
 from halfsync.logs.writer import AccessLogWriter
@@ -361,7 +362,19 @@ class WatchThread:
 def writer_of(plan: Plan, log_fd: int | None) -> AccessLogWriter:
     settings = plan.settings
     target = target_of(settings.access_logfile)
-    return AccessLogWriter(settings.access_logformat, log_fd, trust_of(settings), site_names_of(plan), target)
+    return AccessLogWriter(
+        settings.access_logformat,
+        log_fd,
+        trust_of(settings),
+        site_names_of(plan),
+        target,
+        names_of(settings),
+    )
+
+
+def names_of(settings: Settings) -> Names | None:
+    """None: clients' names are not looked up."""
+    return None if settings.hostname_lookups == "off" else Names(double=settings.hostname_lookups == "double")
 
 
 def trust_of(settings: Settings) -> Trust:

@@ -59,3 +59,14 @@ class Logging(Processes, frozen=True, kw_only=True):
             metavar="MODE",
         ),
     ] = "off"
+    hostname_lookups: Annotated[
+        Literal["off", "on", "double"],
+        about(
+            "Logging",
+            "Look the names of clients up for the access log: %h is the name then, and %a stays the address "
+            "(in JSON, there is client_name). double: only names that lead back to the address count. "
+            "Lookups hold up neither requests nor responses; a line waits for its names for 5 seconds at "
+            "most. For busy servers there is 'halfsync logresolve' afterwards.",
+            metavar="MODE",
+        ),
+    ] = "off"
