@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test transports faults check format bench trace walk docs clean python-is-fit
+.PHONY: help demo test transports faults check format bench trace walk docs screenshot clean python-is-fit
 
 help:
 	@echo 'make demo    serve the demo application at http://127.0.0.1:8000'
@@ -21,6 +21,7 @@ help:
 	@echo 'make trace   count the system calls of a request'
 	@echo 'make walk    list the files and functions that a request enters'
 	@echo 'make docs    write the generated pages again'
+	@echo 'make screenshot  take the picture of the status page in docs again'
 	@echo 'make clean   remove what the others made'
 
 # --- the virtual environment -----------------------------------------------------------------
@@ -87,6 +88,9 @@ walk: $(VENV)/made-base
 
 docs: $(VENV)/made-dev
 	@for script in docs/make_*.py; do echo $(PY) $$script; $(PY) $$script || exit 1; done
+
+screenshot: $(VENV)/made-dev
+	$(PY) -m docs.take_screenshot $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(DEMO)/var

@@ -40,6 +40,7 @@ class SiteCertificates:
     cert_reqs: str = "none"  # or "optional", "required"
     minimum_version: str = "1.2"  # or "1.3"
     ciphers: str = ""  # "": INTERMEDIATE
+    expire: tuple[float, ...] = ()  # when each of them does, in seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)

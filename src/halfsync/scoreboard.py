@@ -31,7 +31,8 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -87,6 +88,24 @@ class ProcessRow(msgspec.Struct, array_like=True):
     first_task: int = 0  # its task rows
     task_rows: int = 0
     ending: str = ""  # how it ended, in words
+
+    def described(self, now: float, served: Sequence[int]) -> dict[str, Any]:
+        """As JSON shows it. `served`: see Scoreboard."""
+        said: dict[str, Any] = {
+            "role": self.role,
+            "pid": self.pid or None,
+            "state": self.state,
+            "seconds": round(now - self.since, 3),
+            "age": round(now - self.started, 3),
+            "memory": self.memory,
+        }
+        if self.pool:
+            said |= {"pool": self.pool, "generation": self.generation}
+        if self.role == "worker":
+            said |= {"threads": self.threads, "requests": served[0], "bytes": served[1]}
+        if self.ending:
+            said["ending"] = self.ending
+        return said
 
 
 class TaskRow(msgspec.Struct, array_like=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from halfsync.ctl import ask
 from halfsync.wire.control import ControlRequest
@@ -74,6 +75,17 @@ def status(server: Server) -> dict[str, Any]:
     return dict(json.loads(server.get("/status?json").body))
 
 
+def counters(server: Server) -> dict[tuple[str, ...], float]:
+    """All of Prometheus's, and histograms' parts, which must not go back."""
+    families = text_string_to_metric_families(server.get("/status/metrics").body.decode())
+    return {
+        (sample.name, *map(str, sorted(sample.labels.items()))): sample.value
+        for family in families
+        if family.type in ("counter", "histogram")
+        for sample in family.samples
+    }
+
+
 def test_every_process_and_what_it_runs_whatever_dies(server):
     def all_work() -> bool:
         found = living(server)
@@ -123,9 +135,12 @@ def test_counters_go_on_when_the_pump_is_killed(server):
     assert server.get("/nowhere\x01").status == 400
     for _ in range(5):
         assert server.get("/loop").status == 200
-    before = status(server)
+    before, counted = status(server), counters(server)
     kill(server.pump)
     after = status(server)
+    now = counters(server)
+    assert {name: value for name, value in counted.items() if now.get(name, 0) < value} == {}
+    assert len(counted) > 50
     assert after["pid"] != before["pid"]
     assert after["uptime"] >= before["uptime"]
     # The response that said so may have been sent, and not counted yet, when the pump was killed.

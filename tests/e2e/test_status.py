@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import math
 import re
+import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from tests import certificates
 from tests.e2e.harness import Server, request, serving
 
 APPLICATION = """
@@ -39,6 +46,7 @@ SETTINGS = """
 "/loop" = "loop:app"
 "/public" = { folder = "public", lease = 3600 }
 "/status" = { status_page = true }
+"/gone" = { status = 410 }
 "/hidden" = { status_page = true, allow = ["192.0.2.0/24"] }
 """
 
@@ -51,6 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "halfsync.toml").write_text(SETTINGS)
     (folder / "public").mkdir()
     (folder / "public/a.txt").write_text("a" * 1000)
+    (folder / "public/b.txt").write_text("b" * 1000)
     with serving(folder) as running:
         yield running
 
@@ -144,8 +153,14 @@ def test_the_page_is_whole_and_needs_nothing_else(server):
     checked.feed(page.body.decode())
     assert checked.open == []
     assert {"table", "h2"} <= set(checked.seen)
-    assert not {"script", "img", "link", "iframe"} & set(checked.seen)
+    assert not {"img", "link", "iframe"} & set(checked.seen)
     assert "prefers-color-scheme: dark" in page.body.decode()
+    # The one script is the one that the policy lets run.
+    [script] = re.findall("<script>(.*?)</script>", page.body.decode(), re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert page["Content-Security-Policy"] == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; connect-src 'self'"
+    )
     assert page["Cache-Control"] == "no-store"
     assert b'http-equiv="refresh" content="7"' in server.get("/status?refresh=7").body
 
@@ -183,25 +198,88 @@ def test_as_prometheus_reads_it(server):
     answer = server.get("/status/metrics")
     assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
     assert server.get("/status?metrics").status == 200
-    values: dict[str, float] = {}
-    typed: dict[str, str] = {}
-    for line in answer.body.decode().splitlines():
-        if line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
-            assert name not in typed
-            typed[name] = kind
-        elif not line.startswith("# HELP "):
-            sample = re.fullmatch(r'(([a-z_]+)(?:\{(?:[a-z]+="[^"\n]*",?)*\})?) ([0-9.e+-]+)', line)
-            assert sample, line
-            assert re.sub("_(bucket|sum|count)$", "", sample[2]) in typed or sample[2] in typed, line
-            values[sample[1]] = float(sample[3])
-    assert values['halfsync_pool_threads{pool="app:app"}'] == 6
-    assert typed["halfsync_handler_seconds"] == "histogram"
-    bucket = 'halfsync_handler_seconds_bucket{pool="app:app"'
-    buckets = [value for name, value in values.items() if name.startswith(bucket)]
+    families = {one.name: one for one in text_string_to_metric_families(answer.body.decode())}
+    assert all(name.startswith("halfsync_") and one.documentation for name, one in families.items())
+    values = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for one in families.values()
+        for sample in one.samples
+    }
+    assert values["halfsync_pool_threads", "app:app"] == 6
+    assert values["halfsync_responses_total", "200"] > 0
+    assert values["halfsync_processes", "app:app", "worker", "working"] == 2
+    assert families["halfsync_responses"].type == "counter"
+    histogram = families["halfsync_handler_seconds"]
+    assert histogram.type == "histogram"
+    buckets = [
+        (float(sample.labels["le"]), sample.value)
+        for sample in histogram.samples
+        if sample.name.endswith("_bucket") and sample.labels["pool"] == "app:app"
+    ]
     assert buckets == sorted(buckets)
-    assert buckets[-1] == values['halfsync_handler_seconds_count{pool="app:app"}'] > 0
-    assert values['halfsync_responses_total{status="200"}'] > 0
+    assert [value for _, value in buckets] == sorted(value for _, value in buckets)
+    assert buckets[-1] == (math.inf, values["halfsync_handler_seconds_count", "app:app"])
+    assert buckets[-1][1] > 0
+
+
+def test_requests_that_are_refused_are_counted_by_reason(server):
+    before = found(server)["refused"]
+    assert server.get("/hidden").status == 403
+    assert server.get("/status/dance").status == 404
+    assert server.get("/" + "x" * 10_000).status == 414
+    assert server.get("/", "Content-Length: x").status == 400
+    assert server.get("/gone").status == 410, "which is what that route is for, and no refusal"
+    after = found(server)["refused"]
+    more = {reason: count - before.get(reason, 0) for reason, count in after.items()}
+    assert {reason: count for reason, count in more.items() if count} == {
+        "allow": 1,
+        "not_found": 1,
+        "limit_request_line": 1,
+        "malformed": 1,
+    }
+    page = server.get("/status").body.decode()
+    assert "<td>limit_request_line</td>" in page
+    assert 'halfsync_refused_total{reason="allow"}' in server.get("/status/metrics").body.decode()
+
+
+def test_what_leases_save(server):
+    before = found(server)
+    with server.client() as client:
+        for _ in range(20):
+            assert client.ask("/public/b.txt").status == 200
+    after = found(server)
+
+    def more(name: str) -> int:
+        return int(after[name]) - int(before[name])
+
+    assert more("lease_hits") + more("lease_slow_hits") + more("lease_misses") == 20
+    assert more("lease_misses") >= 1
+    assert more("lease_hits") > 10
+
+
+def test_processes_with_their_generation(server):
+    rows = [one for one in found(server)["processes"] if one.get("pool") == "app:app"]
+    assert [(one["role"], one["state"], one["generation"]) for one in rows] == [("worker", "working", 0)] * 2
+    assert all(one["memory"] > 1_000_000 for one in rows)
+    assert found(server)["certificates"] == []
+
+
+def test_certificates_and_when_they_expire(tmp_path):
+    """One that expires soon is marked."""
+    expires = datetime.now(UTC) + timedelta(days=3)
+    names = certificates.write(tmp_path, certificates.issued("soon.test", not_after=expires))
+    (tmp_path / "halfsync.toml").write_text(
+        f'bind = "https://127.0.0.1:0"\ncertfile = "{names[0]}"\nkeyfile = "{names[1]}"\n'
+        '[routes]\n"/status" = { status_page = true }\n'
+        '[sites."soon.test"]\n[sites."soon.test".routes]\n"/" = { respond = "x" }\n'
+    )
+    with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server:
+        port = int(server.addresses[0].rpartition(":")[2])
+        context = certificates.client_context(checks=False)
+        with socket.create_connection(("127.0.0.1", port)) as plain, context.wrap_socket(plain) as secure:
+            secure.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            page = b"".join(iter(lambda: secure.recv(65536), b"")).decode()
+    assert f"<td>{expires:%Y-%m-%d}</td><td class=alarm>2 d 23 h</td>" in page
 
 
 def test_who_may_see_it(server):

@@ -35,6 +35,7 @@ class CertificateVerdict(msgspec.Struct):
     error: str = ""  # a sentence; "": there is none
     notes: list[str] = []  # sentences about what will not do for clients
     digest: str = ""  # of all that is there
+    expire: list[float] = []  # when each of them does, in seconds since 1970
 
 
 def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> CertificateVerdict:
@@ -120,7 +121,7 @@ def _verdict(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> 
     for place, copy in enumerate(copies):
         with mmap.mmap(copy, 0, prot=mmap.PROT_READ) as data:
             digest.update(data)
-            verdict.error = _look(site, wanted, place, copy, data, verdict.notes)
+            verdict.error = _look(site, wanted, place, copy, data, verdict)
         if verdict.error:
             return verdict
     verdict.digest = digest.hexdigest()
@@ -129,7 +130,12 @@ def _verdict(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> 
 
 
 def _look(
-    site: SiteTLS, wanted: SiteCertificates, place: int, copy: int, data: mmap.mmap, notes: list[str]
+    site: SiteTLS,
+    wanted: SiteCertificates,
+    place: int,
+    copy: int,
+    data: mmap.mmap,
+    verdict: CertificateVerdict,
 ) -> str:
     """At one certificate with its key. Gives a sentence about what is wrong."""
     import ssl
@@ -161,7 +167,8 @@ def _look(
             return f"{site.at('keyfile_password')} for {keyfile} {what}."
         why = (error.reason or str(error)).lower().replace("_", " ")
         return f"{site.at('certfile')}: OpenSSL refuses {certfile} with {keyfile}: {why}."
-    _add_notes(site, certfile, facts, notes)
+    verdict.expire.append(float(ssl.cert_time_to_seconds(facts["notAfter"])))
+    _add_notes(site, certfile, facts, verdict.notes)
     return ""
 
 

@@ -104,7 +104,7 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
         spans = tuple(_append_copy(store, copy) for copy in copies)
     finally:
         channel.close_all(copies)
-    return replace(wanted, pems=spans, digest=verdict.digest)
+    return replace(wanted, pems=spans, digest=verdict.digest, expire=tuple(verdict.expire))
 
 
 def _open(path: str, setting: str) -> int:

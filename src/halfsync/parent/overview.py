@@ -47,22 +47,8 @@ def _row(scoreboard: Scoreboard, index: int, now: float) -> dict[str, Any]:
     process = scoreboard.process(index)
     if process is None:
         return {}
-    said: dict[str, Any] = {
-        "role": process.role,
-        "pid": process.pid or None,
-        "state": process.state,
-        "seconds": round(now - process.since, 3),
-        "age": round(now - process.started, 3),
-        "memory": process.memory,
-    }
-    if process.pool:
-        said |= {"pool": process.pool, "generation": process.generation}
-    if process.role == Role.WORKER.value:
-        requests, sent = scoreboard.served(index)
-        said |= {"threads": process.threads, "requests": requests, "bytes": sent}
-    if process.ending:
-        said["ending"] = process.ending
-    elif tasks := _tasks(scoreboard, process, now):
+    said = process.described(now, scoreboard.served(index))
+    if not process.ending and (tasks := _tasks(scoreboard, process, now)):
         said["tasks"] = tasks
     return said
 

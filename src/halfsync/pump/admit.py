@@ -10,6 +10,7 @@ from halfsync.pump.challenges import ShownChallenges
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, Exchange
+from halfsync.pump.counts import LEASE_SLOW_HITS
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.request_ids import RequestIds
@@ -102,5 +103,6 @@ class Admission:
             if leased.until <= now:
                 leased.refresh(self._clock)
             self._leases.remember(head.raw, conn.origin.listener, leased)
+        self._leases.words[LEASE_SLOW_HITS] += 1
         conn.protocol.repeat(exchange, leased)
         return True

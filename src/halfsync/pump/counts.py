@@ -21,6 +21,8 @@ LEASE_HITS = 0  # on the hot path; what a lease answers on the general road has 
 BYTES_SENT = 1  # to clients, without what TLS adds
 CONNECTIONS_ACCEPTED = 2  # connections
 CONNECTIONS_CLOSED = 3
+LEASE_SLOW_HITS = 4  # on the general road
+LEASE_MISSES = 5  # responses of workers that made a lease, or renewed it
 REFUSED = 16
 STATUS = REFUSED + REASONS  # of all other responses; 0: the connection ended before one
 

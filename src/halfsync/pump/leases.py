@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from halfsync.logs.error import log
+from halfsync.pump.counts import LEASE_MISSES
 from halfsync.pump.known_heads import KnownHeads, cut_cookie
 from halfsync.pump.lease_rules import may_use, objection
 from halfsync.pump.leased import Leased
@@ -67,9 +68,11 @@ class _Variants:
 
 
 class Leases:
-    def __init__(self, memory: int, listeners: int, *, cut_cookies: bool = True) -> None:
-        """`cut_cookies` is for limits on heads that a cookie in MAX_CUT_HEAD bytes can't break."""
+    def __init__(self, memory: int, listeners: int, words: memoryview, *, cut_cookies: bool = True) -> None:
+        """`words`: Scoreboard.counts. `cut_cookies` is for limits on heads that a cookie in MAX_CUT_HEAD
+        bytes can't break."""
         self.memory = memory
+        self.words = words
         self.cut_cookies = cut_cookies
         self.held = 0  # bytes
         self.table: OrderedDict[Key, _Variants] = OrderedDict()
@@ -140,6 +143,7 @@ class Leases:
         if why := objection(head, reply, names, lease.public, has_certificate=has_certificate):
             self._refuse(application, why)
             return
+        self.words[LEASE_MISSES] += 1
         leased.expires = now + lease.seconds
         leased.renew_at = now + lease.seconds * EARLY
         if head.method == b"HEAD":

@@ -148,7 +148,9 @@ class Pump:
         self.connections = self.endings.connections
         self.head_limits = limits_of(settings)
         cut_cookies = self.head_limits.harmless >= MAX_CUT_HEAD
-        self.leases = Leases(settings.lease_memory, len(plan.listeners), cut_cookies=cut_cookies)
+        self.leases = Leases(
+            settings.lease_memory, len(plan.listeners), self.scoreboard.counts, cut_cookies=cut_cookies
+        )
         self.helpers = Helpers()
         self.page_cache = PageCache(self.helpers, self.run_queue)
         self.changing = ChangingFiles(settings.lease_memory, spool_folder)

@@ -377,6 +377,7 @@ class Replies:
                 self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return
         if type(message) is Reply:
+            worker.response_bytes += len(message.body)
             self._begin(worker, conn, message, exchange, fds)
         elif exchange.state is WORKING:
             # ABORTED with no head: the worker could not even say why.

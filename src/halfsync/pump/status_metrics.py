@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,7 +35,8 @@ def _families(found: dict[str, Any]) -> Iterator[tuple[str, str, str, Samples]]:
         return [("", {"pool": one["pool"]}, one[key]) for one in found["pools"]]
 
     yield "info", "gauge", "The version.", [("", {"version": found["version"]}, 1)]
-    yield "uptime_seconds", "gauge", "Since the pump's start.", alone(found["uptime"])
+    yield "uptime_seconds", "gauge", "Since the server's start.", alone(found["uptime"])
+    yield "generation", "gauge", "Reloads that changed something.", alone(found["generation"])
     yield (
         "responses_total", "counter",
         "Responses by status, but those of halfsync_lease_hits_total; 0: the connection ended before one.",
@@ -46,6 +48,22 @@ def _families(found: dict[str, Any]) -> Iterator[tuple[str, str, str, Samples]]:
         "Responses repeated at once from a lease.",
         alone(found["lease_hits"]),
     )
+    yield (
+        "lease_slow_hits_total",
+        "counter",
+        "Responses from a lease that are counted by status too.",
+        alone(found["lease_slow_hits"]),
+    )
+    yield (
+        "lease_misses_total",
+        "counter",
+        "Responses of workers that made or renewed a lease.",
+        alone(found["lease_misses"]),
+    )
+    yield (
+        "refused_total", "counter", "Requests that the server refused by itself.",
+        by("reason", found["refused"]),
+    )  # fmt: skip
     yield "sent_bytes_total", "counter", "Bytes sent to clients.", alone(found["bytes_sent"])
     yield "connections_total", "counter", "Connections accepted.", alone(found["connections_accepted"])
     yield "connections", "gauge", "Connections by state.", by("state", found["connections"])
@@ -73,11 +91,25 @@ def _families(found: dict[str, Any]) -> Iterator[tuple[str, str, str, Samples]]:
     yield (
         "resident_memory_bytes", "gauge", "Memory of processes.",
         [
-            ("", {"process": "pump", "pool": "", "pid": found["pid"]}, found["memory"]),
-            *(
-                ("", {"process": "worker", "pool": one["pool"], "pid": one["pid"]}, one["memory"])
-                for one in found["workers"]
-            ),
+            ("", {"process": one["role"], "pool": one.get("pool", ""), "pid": one["pid"]}, one["memory"])
+            for one in found["processes"]
+            if one["pid"] is not None
+        ],
+    )  # fmt: skip
+    yield (
+        "processes", "gauge", "Processes by role, pool and state.",
+        [
+            ("", {"process": role, "pool": pool, "state": state}, count)
+            for (role, pool, state), count in Counter(
+                (one["role"], one.get("pool", ""), one["state"]) for one in found["processes"]
+            ).items()
+        ],
+    )  # fmt: skip
+    yield (
+        "certificate_seconds", "gauge", "Until a certificate expires.",
+        [
+            ("", {"site": one["site"], "number": number}, one["seconds"])
+            for number, one in enumerate(found["certificates"])
         ],
     )  # fmt: skip
 

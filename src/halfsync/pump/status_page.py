@@ -7,6 +7,7 @@ workers' scoreboards.
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import msgspec
@@ -15,18 +16,26 @@ from halfsync import __version__
 from halfsync.memory import resident
 from halfsync.pump import overview
 from halfsync.pump.connection import Exchange
-from halfsync.pump.counts import BYTES_SENT, CONNECTIONS_ACCEPTED, LEASE_HITS, TOTAL_NS, History
+from halfsync.pump.counts import (
+    BYTES_SENT,
+    CONNECTIONS_ACCEPTED,
+    LEASE_HITS,
+    LEASE_MISSES,
+    LEASE_SLOW_HITS,
+    TOTAL_NS,
+    History,
+)
 from halfsync.pump.loop import Pump
 from halfsync.pump.routes import below_prefix, target_parts
-from halfsync.pump.status_html import page
+from halfsync.pump.status_auto import auto
+from halfsync.pump.status_html import QUARTER, page
+from halfsync.pump.status_look import POLICY
 from halfsync.pump.status_metrics import metrics
 from halfsync.pump.workers import Worker
+from halfsync.scoreboard import PROCESSES
 from halfsync.wire.refusals import Refusal
 
-HTML = (
-    b"Content-Type: text/html; charset=utf-8\r\n"
-    b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
-)
+HTML = b"Content-Type: text/html; charset=utf-8\r\nContent-Security-Policy: " + POLICY.encode() + b"\r\n"
 TEXT = b"Content-Type: text/plain; charset=utf-8\r\n"
 JSON = b"Content-Type: application/json\r\n"
 METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
@@ -66,12 +75,17 @@ class StatusPages:
         if form == b"json":
             return 200, JSON, msgspec.json.encode(self.found())
         if form == b"auto":
-            return 200, TEXT, _auto(self.found()).encode()
+            return 200, TEXT, auto(self.found()).encode()
         if form and not form.startswith(b"refresh"):
             raise Refusal(404, "The status page has the forms ?auto, ?json and ?metrics.", close=False)
         seconds = form.partition(b"=")[2]
         refresh = int(seconds) if seconds.isdigit() and len(seconds) < 6 else 0
-        return 200, HTML, page(self.found(), self._history.points(), refresh).encode()
+        return 200, HTML, self._page(refresh).encode()
+
+    def _page(self, refresh: int) -> str:
+        now = self._pump.clock.now
+        points = [one for one in self._history.points() if one.at >= now - QUARTER]
+        return page(self.found(), points, now, refresh)
 
     def _why_not_ready(self) -> str:
         """A sentence; "" if it is."""
@@ -90,8 +104,11 @@ class StatusPages:
             "version": __version__,
             "pid": os.getpid(),
             "uptime": round(pump.clock.now - self._started, 3),
+            "generation": pump.plan.number,
             "requests": counts.requests,
             "lease_hits": counts.words[LEASE_HITS],
+            "lease_slow_hits": counts.words[LEASE_SLOW_HITS],
+            "lease_misses": counts.words[LEASE_MISSES],
             "responses": {str(status): count for status, count in counts.statuses.items()},
             "refused": counts.refusals,
             "bytes_sent": counts.words[BYTES_SENT],
@@ -99,6 +116,8 @@ class StatusPages:
             "memory": resident(os.getpid()),
             **overview.status(pump),
             "workers": [self._worker(worker) for worker in pump.pools.workers.values()],
+            "processes": self._processes(),
+            "certificates": self._certificates(),
             "handlers": [
                 {"pool": pool.name, "times": pool.counts.times, "seconds": pool.counts.words[TOTAL_NS] / 1e9}
                 for pool in pump.pools.pools
@@ -111,9 +130,36 @@ class StatusPages:
             "pool": worker.pool.name,
             "threads": worker.threads,
             "letters": _letters(worker),
-            "memory": resident(worker.pid),
+            "memory": self._memory(worker),
             "tasks": overview.tasks_of(self._pump, worker),
         }
+
+    def _memory(self, worker: Worker) -> int:
+        row = self._pump.scoreboard.process(worker.row) if worker.row >= 0 else None
+        return resident(worker.pid) if row is None else row.memory
+
+    def _processes(self) -> list[dict[str, Any]]:
+        """The scoreboard's rows of those that live."""
+        scoreboard, now = self._pump.scoreboard, self._pump.clock.now
+        return [
+            row.described(now, scoreboard.served(index))
+            for index in range(PROCESSES)
+            if (row := scoreboard.process(index)) is not None and not row.ending
+        ]
+
+    def _certificates(self) -> list[dict[str, Any]]:
+        """One for each file."""
+        certificates, wall = self._pump.plan.certificates, self._pump.clock.wall
+        return [
+            {
+                "site": site.name,
+                "hosts": site.hosts,
+                "expires": time.strftime("%Y-%m-%d", time.gmtime(expires)),
+                "seconds": round(expires - wall),
+            }
+            for site in (certificates.sites if certificates is not None else ())
+            for expires in site.expire
+        ]
 
 
 def _below(exchange: Exchange) -> bytes:
@@ -131,26 +177,3 @@ def _letters(worker: Worker) -> str:
     left = min(worker.threads - busy, 1) if worker.is_loop else worker.threads - busy
     busy = min(busy, MOST_LETTERS)
     return ("G" if worker.retiring else "W") * busy + idle * left
-
-
-def _auto(found: dict[str, Any]) -> str:
-    """As mod_status's ?auto: for programs that read that."""
-    uptime, requests, sent = found["uptime"], found["requests"], found["bytes_sent"]
-    letters = "".join(worker["letters"] for worker in found["workers"])
-    busy = letters.count("W") + letters.count("G")
-    lines = {
-        "ServerVersion": f"halfsync/{found['version']}",
-        "ServerUptimeSeconds": int(uptime),
-        "Uptime": int(uptime),
-        "Total Accesses": requests,
-        "Total kBytes": sent // 1024,
-        "ReqPerSec": f"{requests / uptime:.6g}" if uptime else 0,
-        "BytesPerSec": f"{sent / uptime:.6g}" if uptime else 0,
-        "BytesPerReq": f"{sent / requests:.6g}" if requests else 0,
-        "BusyWorkers": busy,
-        "IdleWorkers": letters.count("_"),
-        "Processes": len(found["workers"]),
-        "ConnsTotal": sum(found["connections"].values()),
-        "Scoreboard": letters,
-    }
-    return "".join(f"{name}: {value}\n" for name, value in lines.items())

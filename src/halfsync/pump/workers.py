@@ -92,6 +92,7 @@ class Worker:
         tasks, watch, scoreboard = fds
         self.id = join.worker
         self.pid = join.pid
+        self.row = join.row  # of the server's scoreboard
         self.threads = join.threads  # of a worker with an event loop: the tasks that it takes at a time
         self.is_loop = join.is_loop
         self.look_ahead = 0 if join.is_loop else LOOK_AHEAD
