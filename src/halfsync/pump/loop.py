@@ -131,6 +131,7 @@ class Pump:
         self.plan = plan
         self.settings = settings
         self.draining = False
+        self.switched_at = -NEVER  # monotonic: when the plan came into effect, if a reload made it
         self.errors = InternalErrors()
         self.clock = Clock()
         self.poller = Poller()

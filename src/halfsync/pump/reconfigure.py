@@ -81,7 +81,7 @@ class PlanChange:
         settings = plan.settings
         error.be("pump", settings.log_level, settings.log_format)
         pump.pools.hand_over_records()  # to whoever knows the old log
-        pump.plan, pump.settings = plan, settings
+        pump.plan, pump.settings, pump.switched_at = plan, settings, pump.clock.now
         pump.access.enabled = settings.access_logfile is not None
         pump.endings.log_times = needs_times(settings.access_logformat)
         pump.endings.log_cookies = needs_cookie(settings.access_logformat)

@@ -43,6 +43,9 @@ METRICS = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
 MOST_LETTERS = 128
 """Of a worker; more threads than that there are not."""
 
+JOINING = 2.0
+"""Seconds after a reload's switch, within which the new workers join. It takes milliseconds."""
+
 
 class StatusPages:
     def __init__(self, pump: Pump) -> None:
@@ -91,6 +94,8 @@ class StatusPages:
         """A sentence; "" if it is."""
         if self._pump.draining:
             return "The server is stopping.\n"
+        if self._pump.clock.now - self._pump.switched_at < JOINING:
+            return ""  # the new workers are ready, or there would have been no switch
         for planned, pool in zip(self._pump.plan.pools, self._pump.pools.pools, strict=False):
             if planned.processes and not any(not (w.retiring or w.stalled) for w in pool.workers):
                 return f"{pool.name} has no worker.\n"
