@@ -157,9 +157,10 @@ CASES["the highest bit of a length"] = (b"\x81\xff" + b"\x80" + bytes(7), [], 10
 def test_case(name: str):
     data, messages, end = CASES[name]
     for pieces in ways(data) if len(data) < 1000 else [[data], [data[:700], data[700:]]]:
-        found = read(pieces)
-        assert found.messages == messages
-        assert found.end == end
+        for at_once in (0, 1, 64):
+            found = read(pieces, at_once=at_once)
+            assert found.messages == messages
+            assert found.end == end
 
 
 def test_a_close_has_its_reason():
@@ -201,12 +202,14 @@ def test_the_limit(limit: int):
     """Its last byte is let pass, and one more is refused with the header that announces it."""
     whole = frame(BINARY, bytes(limit))
     assert read([whole], limit).messages == [(BINARY, bytes(limit))]
+    assert read([whole * 3], limit, at_once=2).messages == [(BINARY, bytes(limit))] * 3
     over = frame(BINARY, bytes(limit + 1))
     header = len(over) - limit - 1 - 4  # and its mask is not needed for that either
     for pieces in ([over[:header]], [over]):
         if len(pieces[0]) > 2 or limit > 125:
-            found = read(pieces, limit)
-            assert (found.end, found.messages, found.rest) == (1009, [], 0)
+            for at_once in (0, 64):
+                found = read(pieces, limit, at_once=at_once)
+                assert (found.end, found.messages, found.rest) == (1009, [], 0)
     parts = frame(BINARY, bytes(limit), fin=False) + frame(0, b"", fin=False) + frame(0, b"x")
     assert read([parts], limit).end == 1009
     again = frame(BINARY, bytes(limit), fin=False) + frame(0) + whole
@@ -235,6 +238,26 @@ def test_its_reader_decides_how_far_it_reads():
     assert reader.next() == (TEXT, b"b", True)
     assert reader.next() == (TEXT, b"c", True)
     assert reader.next() is None
+
+
+def test_whole_messages_are_read_at_once():
+    """Until one comes that is not; what is behind that is read by itself again."""
+    reader = FrameReader(100)
+    whole = frame(TEXT, GREEK) + frame(BINARY, b"\xff" * 100) + frame(TEXT, b"")
+    reader.feed(whole + frame(PING) + frame(TEXT, b"d") + frame(TEXT, b"e", fin=False))
+    assert reader.whole_messages(2) == [(TEXT, GREEK), (BINARY, b"\xff" * 100)]
+    assert reader.whole_messages(2) == [(TEXT, b"")]
+    assert reader.whole_messages(2) == []
+    assert reader.next() == (PING, b"", True)
+    assert reader.whole_messages(2) == [(TEXT, b"d")]
+    assert reader.whole_messages(2) == []
+    assert reader.next() == (TEXT, b"e", False)
+    assert reader.next() is None
+    reader.feed(frame(0) + frame(TEXT, b"f"))
+    assert reader.whole_messages(2) == []
+    assert reader.next() == (TEXT, b"", True)
+    assert reader.whole_messages(2) == [(TEXT, b"f")]
+    assert (reader.is_read, reader.is_between) == (True, True)
 
 
 # --- what two other implementations say ---------------------------------------------------------------
@@ -284,10 +307,11 @@ points = st.sets(st.integers(0, 2000), max_size=6)
 @given(streams(), points)
 def test_any_split_gives_the_same(data: bytes, at: set[int]):
     whole = read([data])
-    found = read(split(data, at))
-    if found.failed and not whole.failed:
-        raise AssertionError("an error that depends on the split")
-    assert found[:4] == whole[:4]
+    for at_once in (0, 1, 3):
+        found = read(split(data, at), at_once=at_once)
+        if found.failed and not whole.failed:
+            raise AssertionError("an error that depends on the split")
+        assert found[:4] == whole[:4]
 
 
 @quick

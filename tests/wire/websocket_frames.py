@@ -55,15 +55,28 @@ class Read(NamedTuple):
     rest: int
 
 
-def read(pieces: list[bytes], limit: int = 1 << 20, inflator: Inflator | None = None) -> Read:
-    """What comes of it. Control frames are messages, except for a Close."""
+def read(
+    pieces: list[bytes], limit: int = 1 << 20, inflator: Inflator | None = None, *, at_once: int = 0
+) -> Read:
+    """What comes of it. Control frames are messages, except for a Close. `at_once`: before each event, so
+    many whole messages are asked for."""
     reader = FrameReader(limit, inflator)
     messages: list[tuple[int, bytes]] = []
     message, kind = b"", 0
     for piece in pieces:
         reader.feed(piece)
+        assert not reader.is_between
         try:
-            while (event := reader.next()) is not None:
+            while True:
+                if at_once:
+                    found = reader.whole_messages(at_once)
+                    assert len(found) <= at_once
+                    assert not (found and message)
+                    messages += found
+                    if found:
+                        continue
+                if (event := reader.next()) is None:
+                    break
                 opcode, data, last = event
                 if opcode == CLOSE:
                     return Read(messages, reader.close_code, False, data, len(message))
@@ -83,6 +96,8 @@ def read(pieces: list[bytes], limit: int = 1 << 20, inflator: Inflator | None = 
             return Read(messages, error.code.value, True, error.reason.encode(), len(message))
         assert reader.unread < 14 + 125, "it holds what it could give"
         assert len(reader._data) == reader.unread, "and nothing that it has read"
+        assert reader.is_read
+        assert reader.is_between == (not reader.unread and not reader._kind)
     return Read(messages, 0, False, b"", len(message))
 
 

@@ -35,13 +35,16 @@ from halfsync.wire.messages import (
     ABORTED,
     DONE,
     MESSAGE_IN_PACKET,
+    MESSAGE_TAG,
     MESSAGE_WINDOW,
+    PIECE_COST,
     RESPONSE_WINDOW,
     Accept,
     Close,
     Ending,
     FromWorker,
     Message,
+    MessageColumns,
     Part,
     Piece,
     Task,
@@ -51,6 +54,9 @@ from halfsync.wire.websocket import BINARY, MAX_REASON, TEXT, CloseCode, may_be_
 
 REQUESTED, OPEN, CLOSED, LEFT, RESPONDING = range(5)
 """Not accepted yet; accepted; closed by the application; closed by the client or the pump; rejected."""
+
+ASK_AT = MESSAGE_WINDOW // 4
+"""So much is given back at once. Before half of the window is used, the pump's fast path is open."""
 
 _OURS = frozenset(
     (
@@ -67,6 +73,9 @@ class LineOfWebSocket(Line, Protocol):
     """See Line."""
 
     def put(self, message: FromWorker, size: int) -> None: ...
+
+    def say(self, message: MessageColumns) -> None:
+        """Send a message that is in no file."""
 
     def ask(self, number: int, size: int) -> None:
         """So much more of MESSAGE_WINDOW is free."""
@@ -157,7 +166,10 @@ class WebSocketInvocation:
             self._files[id(message)] = descriptor
         self._messages.append(message)
         if self._waiters:
-            self._wake()
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._waiters.clear()
 
     def closed(self, code: int, reason: bytes) -> None:
         """By the client or by the pump."""
@@ -211,11 +223,17 @@ class WebSocketInvocation:
             if self._end is not None:
                 code, reason = self._end
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            await self._wait()
+            waiter = self._line.wait()  # as in _wait
+            self._waiters.append(waiter)
+            await waiter
         message = self._messages.popleft()
-        data = self._data_of(message) if message.objects else message.data
-        self._taken += message_cost(message)
-        if self._taken >= MESSAGE_WINDOW // 2:
+        if message.objects:
+            data = self._data_of(message)
+            self._taken += message_cost(message)
+        else:
+            data = message.data
+            self._taken += len(data) + PIECE_COST
+        if self._taken >= ASK_AT:
             self._line.ask(self.number, self._taken)
             self._taken = 0
         if message.kind == TEXT:
@@ -237,6 +255,15 @@ class WebSocketInvocation:
         try:
             kind = message["type"]
             if kind == "websocket.send" and self._phase == OPEN:
+                # What is common is written out here: it waits for nothing, and costs no other coroutine.
+                if self._unacknowledged < RESPONSE_WINDOW:
+                    opcode, data = BINARY, message.get("bytes")
+                    if data is None:
+                        opcode, data = TEXT, _encoded(message.get("text"))
+                    if type(data) is bytes and len(data) <= MESSAGE_IN_PACKET:
+                        self._unacknowledged += len(data) + PIECE_COST
+                        self._line.say((MESSAGE_TAG, self.number, opcode, data))
+                        return
                 await self._send(message)
             else:
                 await self._send_other(kind, message)

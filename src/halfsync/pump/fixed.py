@@ -11,7 +11,7 @@ from halfsync.plan import Fixed
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.routes import below_prefix, target_parts
-from halfsync.wire.messages import Ending, Message, Reply
+from halfsync.wire.messages import Ending, Message, MessageColumns, Reply
 from halfsync.wire.refusals import Refusal
 
 SENTENCES = {
@@ -71,6 +71,9 @@ class FixedBackend:
         return False
 
     def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
+        """There are none."""
+
+    def pass_small(self, exchange: Exchange, messages: list[MessageColumns], size: int) -> None:
         """There are none."""
 
     def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:

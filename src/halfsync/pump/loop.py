@@ -338,6 +338,7 @@ class Pump:
         harmless = self.http1.seen.harmless
         take_in = self.pools.dispatcher.take_in
         serve_http2 = self.http2.leased.serve
+        take_in_messages = self.websockets.small.take_in
         events = self.poller.poll(self._poll_timeout(), EVENTS_A_TURN)
         if self.run_queue.later:
             self.run_queue.begin_turn()
@@ -351,8 +352,12 @@ class Pump:
                     self._call_source(fd, mask)
                     continue
                 if mask != _READY or conn.state is not IDLE or self.draining:
-                    if mask != _READY or conn.state is not MULTIPLEXED or not serve_http2(conn):
-                        self._wake(conn, mask)
+                    if mask == _READY and (
+                        (conn.state is BUSY and take_in_messages(conn))
+                        or (conn.state is MULTIPLEXED and serve_http2(conn))
+                    ):
+                        continue
+                    self._wake(conn, mask)
                     continue
                 # The hot path. `mask` says that there is something to read and nothing else.
                 try:
@@ -420,6 +425,8 @@ class Pump:
             self._guard(partial(self.pools.dispatcher.end_of_turn, len(events)), "handing requests over")
         if self.run_queue.carried:
             self._take_shares()
+        if self.pools.tasks.messages.gathered:
+            self._guard(partial(self.pools.tasks.messages.end_of_turn, len(events)), "handing messages over")
         if self.handshakes.due:
             self._guard(self.handshakes.work, "in TLS handshakes")
         if now >= self.acceptor.retry_at and not self.draining:
@@ -446,6 +453,8 @@ class Pump:
         """Seconds until something is due by itself."""
         queue = self.run_queue
         if queue.later or queue.due or queue.carried or self.pools.dispatcher.gathered or self.handshakes.due:
+            return 0.0
+        if self.pools.tasks.messages.gathered:
             return 0.0
         due = min(
             self._next_sweep,

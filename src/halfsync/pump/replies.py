@@ -161,6 +161,8 @@ class Replies:
             self._deaths.lose(worker)
             return False
         try:
+            if messages and (type(messages[0]) is Message or type(messages[-1]) is Message):
+                messages = self._put_out_messages(worker, messages)
             others = self._put_out(worker, messages)
         except Exception:  # noqa: BLE001 (what it had not done is done below; and of what it had, no number is left)
             self._errors.report(f"on the fast path:\n{traceback.format_exc()}")
@@ -169,6 +171,18 @@ class Replies:
             self._take(worker, message, fds, cut)
         self._after_packet(worker)
         return is_large
+
+    def _put_out_messages(self, worker: Worker, messages: list[FromWorker]) -> list[FromWorker]:
+        """The fast path of WebSockets. Gives the others."""
+        try:
+            return self._websockets.small.put_out(worker.owners, messages)
+        except Exception:  # noqa: BLE001 (nobody knows which of them were sent, so none may be sent again)
+            self._errors.report(f"on the fast path of WebSockets:\n{traceback.format_exc()}")
+            for number in {one.number for one in messages if type(one) is Message}:
+                owner = worker.owners.get(number)
+                if isinstance(owner, Exchange):
+                    self._websockets.close(owner, CloseCode.INTERNAL_ERROR, why=CloseReason.INTERNAL_ERROR)
+            return [one for one in messages if type(one) is not Message]
 
     def _put_out(  # noqa: C901 (written out, for a call for each response costs 60 ns)
         self, worker: Worker, messages: list[FromWorker]
@@ -327,6 +341,8 @@ class Replies:
         worker.stalled = False
         worker.heard_at = self._clock.now
         worker.nudge_after = NUDGE_AFTER
+        if worker.is_loop:
+            self._tasks.messages.silent.discard(worker.watch)
         if not worker.outstanding:
             worker.reserved = False
             worker.alone_until = 0.0

@@ -38,6 +38,7 @@ from halfsync.pump.output import Output
 from halfsync.pump.reading import READS_A_TURN, read_more
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing
+from halfsync.pump.small_messages import AT_ONCE, ROOM, SmallMessages
 from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import PRODUCING, SENDING, WORKING, WebSocketEvent, WebSocketState
 from halfsync.pump.websocket import WebSocket
@@ -46,7 +47,6 @@ from halfsync.wire.messages import (
     ABORTED,
     MESSAGE_IN_PACKET,
     MESSAGE_WINDOW,
-    PIECE_COST,
     RESPONSE_WINDOW,
     UNFINISHED,
     Accept,
@@ -100,6 +100,7 @@ class WebSockets:
         self._helpers = helpers
         self._spool_folder = spool_folder
         self._spool_space = spool_space
+        self.small = SmallMessages(run_queue, endings, output)
         self.draining = False
         self.close_timeout = settings.linger_timeout
         self.configure(settings)
@@ -192,6 +193,9 @@ class WebSockets:
         while share > 0:
             if ws.spool is not None and not self._keep(conn, exchange, ws, ws.spool):
                 return False
+            share -= self._take_small(exchange, ws)
+            if reader.is_read:
+                return True
             if ws.outstanding >= MESSAGE_WINDOW and ws.is_open:
                 return False
             try:
@@ -206,8 +210,6 @@ class WebSockets:
             if opcode <= BINARY:
                 if last and ws.spool is None and len(data) <= MESSAGE_IN_PACKET:
                     self._pass_on(exchange, ws, Message(exchange.task, opcode, data))
-                    if reader.is_read:
-                        return True
                 else:
                     self._collect(exchange, ws, opcode, data, last=last)
             elif opcode == PING:
@@ -218,13 +220,19 @@ class WebSockets:
         self._run_queue.again(conn)
         return False
 
+    def _take_small(self, exchange: Exchange, ws: WebSocket) -> int:
+        """Passes on messages that need no more than that; how much of a step's share it was."""
+        if ws.spool is not None or ws.outstanding > ROOM or not ws.is_open:
+            return 0
+        return self.small.pass_on(exchange, ws, AT_ONCE)
+
     def _pass_on(
         self, exchange: Exchange, ws: WebSocket, message: Message, file: Descriptor | None = None
     ) -> None:
         if not ws.is_open:
             return  # we have closed it; what the client had sent before it knew is dropped
         assert exchange.route is not None
-        ws.outstanding += len(message.data) + PIECE_COST if not message.objects else message_cost(message)
+        ws.outstanding += message_cost(message)
         exchange.route.backend.pass_message(exchange, message, file)
 
     def _collect(self, exchange: Exchange, ws: WebSocket, kind: int, data: bytes, *, last: bool) -> None:
@@ -369,9 +377,7 @@ class WebSockets:
 
     # --- what applications send --------------------------------------------------------------------
 
-    def send(  # noqa: C901 (written out, for a call for each message costs 60 ns)
-        self, exchange: Exchange, message: Message, fds: list[Descriptor]
-    ) -> None:
+    def send(self, exchange: Exchange, message: Message, fds: list[Descriptor]) -> None:
         """`fds`: the descriptors of the packet in which it came. Raises UnsendableError."""
         ws, conn = exchange.websocket, exchange.conn
         if conn is None:
@@ -380,38 +386,17 @@ class WebSockets:
             raise UnsendableError("it sends a message before it has accepted")
         if not ws.is_open:
             return  # it was closed, which the worker did not know yet
-        exchange.window += len(message.data) + PIECE_COST if not message.objects else message_cost(message)
+        exchange.window += message_cost(message)
         if exchange.window > RESPONSE_WINDOW + MEMORY_SLACK:
             raise UnsendableError(f"it is more than the client has taken and {RESPONSE_WINDOW} bytes")
-        data = message.data
         if message.objects:
             self._send_file(exchange, message, fds)
             return
-        deflator = ws.deflator
-        if deflator is None:
-            header = frame_header(message.kind, len(data))
-        else:
-            data = deflator.deflate(data, last=True)
-            header = frame_header(message.kind, len(data), deflated=True)
-        sent = 0
-        if exchange.state is PRODUCING and not conn.out and type(conn) is Connection:  # at once, in one write
-            try:
-                sent = conn.transport.send(header + data)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
-                return
-            if sent == len(header) + len(data):
-                conn.wire_bytes += sent
-                conn.body_bytes += len(data)
-                if exchange.window >= RESPONSE_WINDOW // 2 and exchange.route is not None:
-                    exchange.route.backend.taken(exchange)
-                    self._run_queue.ready(conn)  # which sends that, too
-                return
+        data = message.data
+        if ws.deflator is not None:
+            data = ws.deflator.deflate(data, last=True)
+        header = frame_header(message.kind, len(data), deflated=ws.deflator is not None)
         conn.protocol.add(exchange, (Framing(header), data))
-        if sent:
-            self._output.taken(conn, sent)
         self._run_queue.ready(conn)
 
     def _send_file(self, exchange: Exchange, message: Message, fds: list[Descriptor]) -> None:

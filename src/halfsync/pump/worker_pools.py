@@ -49,6 +49,7 @@ from halfsync.wire.messages import (
     LogRecord,
     LogTask,
     Message,
+    MessageColumns,
     Piece,
     Taken,
 )
@@ -102,6 +103,10 @@ class PoolBackend:
     def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
         if isinstance(exchange.holder, Worker):
             self._tasks.messages.put(exchange.holder.watch, message, file)
+
+    def pass_small(self, exchange: Exchange, messages: list[MessageColumns], size: int) -> None:
+        if isinstance(exchange.holder, Worker):
+            self._tasks.messages.put_small(exchange.holder.watch, messages, size)
 
     def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:
         worker = exchange.holder

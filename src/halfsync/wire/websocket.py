@@ -11,7 +11,10 @@ event and one piece.
 Every rule is checked as early as can be: a size with the header that announces it, UTF-8 with the byte that
 breaks it, though the message may be in many fragments. After an error nothing is read any more.
 
-Masks (section 5.3) are undone with integers as wide as the data: 1 µs for 125 bytes, 9 µs for 4 KiB. A table
+Most messages come whole, in one frame each. `whole_messages` reads those, in a third of the time, and leaves
+everything else to `next`.
+
+Masks (section 5.3) are undone with integers as wide as the data: 1 µs for 125 bytes, 8 µs for 4 KiB. A table
 for each of the four bytes takes 2 and 12.
 """
 
@@ -58,6 +61,8 @@ MAX_CONTROL = 125
 """Bytes of a control frame's payload."""
 MAX_REASON = MAX_CONTROL - 2
 """Bytes of the reason in a Close."""
+AT_ONCE = 64 * 1024
+"""Bytes of the messages that `FrameReader.whole_messages` gives, and one more of them."""
 UNMASK_AT_ONCE = 4096
 """Bytes. Wider integers cost more for each byte: 64 KiB at once take 250 µs, in parts of this size 150."""
 
@@ -92,6 +97,7 @@ class FrameReader:
         "_mask",
         "_size",
         "close_code",
+        "is_between",
         "is_read",
     )
 
@@ -111,6 +117,7 @@ class FrameReader:
         self._decoder: codecs.IncrementalDecoder | None = None  # of a text that came in pieces
         self.close_code = CloseCode.NO_CODE.value
         self.is_read = True  # there is nothing for `next` to look at
+        self.is_between = True  # and it has no part of a message or of a frame
 
     @property
     def unread(self) -> int:
@@ -121,24 +128,10 @@ class FrameReader:
         """What came. (If `next` has not given None before, it is put behind what is there.)"""
         self._data = data if self._at == len(self._data) else self._data[self._at :] + data
         self._at = 0
-        self.is_read = False
+        self.is_read = self.is_between = False
 
     def next(self) -> Event | None:
         """The next event; None: more has to come. Raises FrameError."""
-        data, at = self._data, self._at
-        # A small message in one frame, which is here whole.
-        if not self._kind and len(data) - at >= 6 and ((first := data[at]) == 0x81 or first == 0x82):
-            start = at + 6
-            end = start + data[at + 1] - 0x80
-            if start <= end <= start + 125 and end <= len(data) and end - start <= self._limit:
-                if end == len(data):
-                    self._data, self._at, self.is_read = b"", 0, True
-                else:
-                    self._at = end
-                payload = unmasked(data[start:end], data[at + 2 : start])
-                if first == 0x81 and not payload.isascii():
-                    _check_text(payload)
-                return first & 15, payload, True
         if self._inflator is not None and self._inflator.has_more:
             return self._inflate(self._inflator, b"", last=False)
         event = self._read_payload() if self._in_frame else self._read_frame()
@@ -146,7 +139,45 @@ class FrameReader:
             self.is_read = True
             if self._at:  # what waits for more is not to keep what was read before
                 self._data, self._at = self._data[self._at :], 0
+            self.is_between = not (self._kind or self._data)
         return event
+
+    def whole_messages(self, most: int) -> list[tuple[int, bytes]]:
+        """The next messages, at most so many and AT_ONCE bytes and one, if each is whole, in one frame, and
+        not deflated: their opcodes and data. It ends before the first frame that is another one, or wrong, or
+        not all here: that is for `next`."""
+        found: list[tuple[int, bytes]] = []
+        if self._kind:
+            return found
+        data, at, limit = self._data, self._at, self._limit
+        size = len(data)
+        until = at + AT_ONCE
+        while size - at >= 6 and at < until and len(found) < most:
+            first = data[at]
+            if first != 0x81 and first != 0x82:
+                break
+            length = data[at + 1] - 0x80
+            start = at + 6
+            if length == 126:
+                length = data[at + 2] << 8 | data[at + 3]
+                start = at + 8
+                if length < 126:
+                    break
+            elif not 0 <= length < 126:
+                break
+            end = start + length
+            if end > size or length > limit:
+                break
+            payload = unmasked(data[start:end], data[start - 4 : start])
+            if first == 0x81 and not payload.isascii() and not _is_text(payload):
+                break
+            found.append((first & 15, payload))
+            at = end
+        if at == size:
+            self._data, self._at, self.is_read, self.is_between = b"", 0, True, True
+        else:
+            self._at = at
+        return found
 
     # --- headers -----------------------------------------------------------------------------------
 
@@ -321,11 +352,17 @@ class FrameReader:
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-def _check_text(data: bytes) -> None:
+def _is_text(data: bytes) -> bool:
     try:
         data.decode()
     except UnicodeDecodeError:
-        raise _bad_text() from None
+        return False
+    return True
+
+
+def _check_text(data: bytes) -> None:
+    if not _is_text(data):
+        raise _bad_text()
 
 
 def _bad_text() -> FrameError:
@@ -335,12 +372,18 @@ def _bad_text() -> FrameError:
 def unmasked_in_python(data: bytes, mask: bytes) -> bytes:
     """Section 5.3; `mask` has 4 bytes. (To mask is the same.)"""
     size = len(data)
-    if size <= UNMASK_AT_ONCE:
-        wide = (mask * ((size + 3) >> 2))[:size]
-        return (int.from_bytes(data, "little") ^ int.from_bytes(wide, "little")).to_bytes(size, "little")
-    parts = range(0, size, UNMASK_AT_ONCE)
-    return b"".join([unmasked_in_python(data[at : at + UNMASK_AT_ONCE], mask) for at in parts])
+    if size > UNMASK_AT_ONCE:
+        parts = range(0, size, UNMASK_AT_ONCE)
+        return b"".join([unmasked_in_python(data[at : at + UNMASK_AT_ONCE], mask) for at in parts])
+    steps = (size + STEP - 1) // STEP
+    wide = int.from_bytes(mask, "little") * _ONES[steps]  # the mask, repeated: to multiply is the fastest way
+    found = (int.from_bytes(data, "little") ^ wide).to_bytes(steps * STEP, "little")
+    return found if len(found) == size else found[:size]
 
+
+STEP = 32
+_ONES = [int.from_bytes(b"\1\0\0\0" * (at * STEP // 4), "little") for at in range(UNMASK_AT_ONCE // STEP + 1)]
+"""A one every 32 bits, for STEP times so many bytes: 260 KiB in all."""
 
 unmasked: Callable[[bytes, bytes], bytes] = masking_in_c() or unmasked_in_python
 
@@ -361,6 +404,12 @@ def frame_header(opcode: int, size: int, *, final: bool = True, deflated: bool =
     if size < 65536:
         return bytes((first, 126)) + size.to_bytes(2, "big")
     return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+SMALL_HEADERS: dict[int, tuple[bytes, ...]] = {
+    kind: tuple(frame_header(kind, size) for size in range(MAX_CONTROL + 1)) for kind in (TEXT, BINARY)
+}
+"""By opcode and size, of messages in one frame."""
 
 
 def control_frame(opcode: int, payload: bytes = b"") -> bytes:

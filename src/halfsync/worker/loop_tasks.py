@@ -44,6 +44,7 @@ from halfsync.wire.messages import (
     FromWorker,
     LogTask,
     Message,
+    MessageColumns,
     Nudge,
     Part,
     Piece,
@@ -96,6 +97,7 @@ class LoopTasks:
         self._due: list[OutgoingResponse] = []  # have something to send then
         self._beats = False
         self.invocations: dict[int, ASGIInvocation] = {}
+        self.wait = loop.create_future
         self.is_open = False
 
     def open(self) -> None:
@@ -218,18 +220,26 @@ class LoopTasks:
         for descriptor in descriptors.values():
             os.close(descriptor)
 
-    def _hand_out(self, messages: ToWatch, descriptors: dict[int, int]) -> None:
+    def _hand_out(  # noqa: C901 (a look-up in a table would cost more for each)
+        self, messages: ToWatch, descriptors: dict[int, int]
+    ) -> None:
         """To invocations. Descriptors that one has now are taken out."""
+        invocations = self.invocations
         for message in messages:
+            if type(message) is Message:
+                receiver = invocations.get(message.number)
+                if type(receiver) is WebSocketInvocation:
+                    receiver.message(message, _descriptor_of(message, descriptors) if descriptors else -1)
+                    if not self._flushes and message is messages[-1]:
+                        self._flushes = True  # at the end of the turn in which they are received
+                        self._loop.call_soon(self._flush)
+                continue
             if isinstance(message, Nudge):
                 continue
             invocation = self.invocations.get(getattr(message, "number", 0))
             if invocation is None:
                 continue
-            if isinstance(message, Message):
-                if isinstance(invocation, WebSocketInvocation):
-                    invocation.message(message, _descriptor_of(message, descriptors))
-            elif isinstance(message, Close):
+            if isinstance(message, Close):
                 if isinstance(invocation, WebSocketInvocation):
                     invocation.closed(message.code, message.reason)
             elif isinstance(message, Taken):
@@ -265,6 +275,12 @@ class LoopTasks:
             self._flushes = True
             self._loop.call_soon(self._flush)
 
+    def say(self, message: MessageColumns) -> None:
+        self._outbox.say(message)
+        if not self._flushes:
+            self._flushes = True
+            self._loop.call_soon(self._flush)
+
     def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
         self._outbox.whole(number, head, body, began)
         if not self._flushes:
@@ -273,9 +289,6 @@ class LoopTasks:
 
     def ask(self, number: int, size: int) -> None:
         self.put(Credit(number, size), 0)
-
-    def wait(self) -> asyncio.Future[None]:
-        return self._loop.create_future()
 
     def ended(self, invocation: ASGIInvocation) -> None:
         self.invocations.pop(invocation.number, None)

@@ -31,6 +31,7 @@ from halfsync.wire.messages import (
     Ending,
     FromWorker,
     Message,
+    MessageColumns,
     Part,
     Reply,
     encode,
@@ -56,7 +57,7 @@ class Outbox:
     def __init__(self, tasks: socket.socket) -> None:
         self._tasks = tasks
         self._sending = threading.Lock()
-        self.waiting: deque[FromWorker | SmallReply] = deque()
+        self.waiting: deque[FromWorker | SmallReply | MessageColumns] = deque()
         self._with_objects: deque[int] = deque()  # one entry for each message that waits and has objects
         self._behind: dict[int, list[bytes]] = {}  # what stands behind messages, by id() of these
         self.gone = False  # the pump will read nothing more
@@ -103,6 +104,11 @@ class Outbox:
         if not self.since:
             self.since = now
         return now
+
+    def say(self, message: MessageColumns) -> None:
+        """Put a message of a WebSocket. `size` and `since` do not count it: an event loop flushes at the end
+        of its turn."""
+        self.waiting.append(message)
 
     def client_disconnected(self, number: int) -> None:
         """The client of this task has left."""
@@ -224,6 +230,9 @@ class OutboxOfChild(Outbox):
         end_if_child()
         return 0
 
+    def say(self, message: MessageColumns) -> None:
+        end_if_child()
+
     def flush(self) -> None:
         end_if_child()
 
@@ -231,9 +240,11 @@ class OutboxOfChild(Outbox):
 _now = time.monotonic_ns
 
 
-def _as_message(message: FromWorker | SmallReply) -> FromWorker:
+def _as_message(message: FromWorker | SmallReply | MessageColumns) -> FromWorker:
     if not isinstance(message, tuple):
         return message
+    if len(message) == 4:
+        return Message(*message[1:])
     _, number, status, reason, fields, length, body, _, _, dated, _, _, handler_ns = message
     return Reply(number, status, reason, fields, length, body, dated=dated, handler_ns=handler_ns)
 
