@@ -6,6 +6,8 @@ it missing. What is decided here is only what is said of it, and how soon anothe
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 from halfsync.logs.error import log
@@ -13,6 +15,7 @@ from halfsync.parent import processes
 from halfsync.parent.backoff import in_seconds
 from halfsync.parent.children import UNKNOWN, Child, ProtocolError, Role
 from halfsync.parent.limits import REAPING, STUCK, TRIES_AT_FIRST, Phase
+from halfsync.parent.oom import OOMKills
 from halfsync.parent.pools import COUNTED, WorkerPool
 from halfsync.parent.reaping import UnknownChildren, ended_processes
 from halfsync.parent.reloads import Reloads
@@ -28,6 +31,7 @@ class Deaths:
         self._reports = reports
         self._reloads = reloads
         self._unknown = unknown
+        self._oom_kills = OOMKills()
 
     # --- reaping
 
@@ -76,7 +80,10 @@ class Deaths:
         child.on(ChildEvent.ENDED)
         child.close_channel()
         tree.pool_of(child).children.remove(child)
-        child.ending = ending = "ended" if status is None else processes.how_it_ended(status)
+        ending = "ended" if status is None else processes.how_it_ended(status)
+        if before is not ChildState.KILLED and status is not None and _was_sigkill(status):
+            ending += self._oom_kills.in_words()
+        child.ending = ending
         if child.role is Role.PUMP:
             self._pump_ended(child, before, ending, now)
             return
@@ -188,3 +195,7 @@ class Deaths:
         )
         child.failure = messages.Failed(sentence, "")
         self._tree.kill_at_fault(child)
+
+
+def _was_sigkill(status: int) -> bool:
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

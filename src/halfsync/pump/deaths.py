@@ -92,14 +92,19 @@ class WorkerDeaths:
 
     def _settle(self, worker: Worker) -> None:
         told: list[str] = []
+        count = 0
         for number, owner in list(worker.owners.items()):
             if isinstance(owner, Exchange):
+                client = f" from {owner.conn.origin}" if owner.conn is not None else ""
                 fate = self._orphaned(worker, number, owner)
+                count += 1
                 if len(told) < MAX_TOLD:
-                    told.append(f"{owner.request_line} ({fate})")
+                    told.append(f"{owner.request_line}{client} ({fate})")
             elif owner is LOG_BATCH:
                 self._access.lost()
         worker.owners.clear()
+        if count > len(told):
+            told.append(f"and {count - len(told)} more")
         level, what = ("error", "; ".join(told)) if told else ("info", "none")
         log(level, f"worker {worker.pid} of {worker.pool.name} is gone; requests in flight: {what}")
         self._tasks.due.add(worker.pool)
