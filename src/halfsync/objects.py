@@ -23,6 +23,7 @@ class Memory(msgspec.Struct, tag="m", array_like=True, frozen=True, gc=False):
 
     data: bytes
     behind: int = 0  # so many bytes, which stand behind the packet's messages (see wire.packets)
+    block: int = -1  # or in this block of the memory that is shared (see wire.blocks)
 
     @property
     def length(self) -> int:

@@ -206,6 +206,24 @@ def test_a_slow_client_makes_send_wait_and_takes_no_memory(site):
     site.until(lambda: file.read_text().endswith("ClientLeftError"))
 
 
+def test_slow_clients_keep_no_more_than_their_windows_and_nobody_waits_for_them(site):
+    """Eight that read nothing of endless responses: pump and worker together have at most 1 MiB more for
+    each. Others get theirs meanwhile, also large ones."""
+    [worker], pump = site.workers("asgis:app"), site.pump
+    files = [site.folder / f"slow-{number}" for number in range(8)]
+    before = resident(worker) + resident(pump)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(site.client(receive_buffer=4096)) for _ in files]
+        for client, file in zip(clients, files, strict=True):
+            client.send(request(f"/endless?file={file}"))
+        site.until(lambda: all(number_in(file) > 0 for file in files))
+        until_it_rests(site, files[-1])
+        assert resident(worker) + resident(pump) - before <= 8 * MIB
+        assert len(site.get("/large?size=2000000").body) == 2_000_000
+        assert site.get("/scope").status == 200
+    site.until(lambda: all(file.read_text().endswith("ClientLeftError") for file in files))
+
+
 def test_many_small_pieces_wait_for_a_slow_client(site):
     with site.client(receive_buffer=4096) as client:
         client.send(request("/dribble?pieces=20000"))

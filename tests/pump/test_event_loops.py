@@ -121,15 +121,16 @@ def test_a_client_that_has_taken_all_makes_room_for_more():
         hand = stage.hand()
         client = stage.client()
         task = begun(stage, hand, client)
-        small, large = bytes(HALF - PIECE_COST - 1), bytes(1000)
-        hand.part(task, Memory(small))
-        stage.until(lambda: client.receive() >= 0 and len(client.inbox) > len(small), "the piece")
+        sizes = [100_000, HALF - 100_000 - 2 * PIECE_COST - 1]  # each fits a packet
+        for size in sizes:
+            hand.part(task, Memory(bytes(size)))
+        stage.until(lambda: client.receive() >= 0 and len(client.inbox) > sum(sizes), "the pieces")
         assert hand.heard() == []  # not worth a message yet
-        hand.part(task, Memory(large))
-        stage.until(lambda: client.receive() >= 0 and len(client.inbox) > len(small) + 1000, "the other")
+        hand.part(task, Memory(bytes(1000)))
+        stage.until(lambda: client.receive() >= 0 and len(client.inbox) > sum(sizes) + 1000, "the last one")
         assert hand.heard() == [Taken(task.number, HALF - 1 + 1000 + PIECE_COST)]
         hand.part(task, ending=DONE)
-        assert len(client.answer().body) == len(small) + 1000
+        assert len(client.answer().body) == sum(sizes) + 1000
 
 
 def test_a_client_that_takes_nothing_makes_none():
@@ -162,7 +163,7 @@ def test_a_stream_may_be_of_any_length(stage_of_loops: Stage):
     hand = stage.hand()
     client = stage.client()
     task = begun(stage, hand, client)
-    for _ in range(20):
+    for _ in range(30):
         hand.part(task, Memory(bytes(128 * 1024)))
         stage.until(lambda: client.receive() == 0, "all of it")
         client.inbox = b""

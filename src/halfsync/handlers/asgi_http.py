@@ -186,7 +186,8 @@ class HTTPInvocation(OutgoingResponse):
                 if type(piece) is not bytes:
                     piece = _as_bytes(piece)
                 if message.get("more_body", False):
-                    await self._send_piece(piece, last=False)
+                    if not self._joins_kept(piece):
+                        await self._send_piece(piece, last=False)
                 elif self._plain and self._phase == HELD and self._fits(len(piece)):
                     self._phase = OVER
                     self._line.whole(self.number, self._head, piece, self._began)

@@ -170,9 +170,23 @@ class OutgoingResponse:
         self._kept.append(piece)
         self._kept_size += len(piece)
 
+    def _joins_kept(self, piece: bytes) -> bool:
+        """The short road of a piece behind others of this turn. False: there are none, or it does not fit."""
+        size = self._kept_size + len(piece)
+        if (
+            not self._kept
+            or size > MAX_PIECE
+            or self._left >= 0
+            or self._unacknowledged + self._kept_size >= RESPONSE_WINDOW
+        ):
+            return False
+        self._kept.append(piece)
+        self._kept_size = size
+        return True
+
     def send_kept(self, ending: Ending = UNFINISHED) -> None:
         kept, size, self._kept, self._kept_size = self._kept, self._kept_size, [], 0
-        if len(kept) > 1 and size >= BEHIND_FROM:
+        if size >= BEHIND_FROM:
             cost = size + PIECE_COST
             self._unacknowledged += cost
             part = Part(self.number, [Memory(b"", size)], ending, self._handler_ns(ending))

@@ -9,6 +9,7 @@ import socket
 from halfsync import channel
 from halfsync.parent.children import Child
 from halfsync.parent.states import ChildEvent
+from halfsync.wire.blocks import SHARED_BYTES
 from halfsync.wire.messages import MOST_SLOTS, SCOREBOARD_SLOTS, Attach, Join, scoreboard_bytes
 
 CHANNEL_BUFFER = 208 * 1024
@@ -30,7 +31,7 @@ def make(concurrency: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
         scoreboard = os.memfd_create("scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         made.append(scoreboard)
         slots = min(max(SCOREBOARD_SLOTS, concurrency), MOST_SLOTS)
-        os.ftruncate(scoreboard, scoreboard_bytes(slots))
+        os.ftruncate(scoreboard, scoreboard_bytes(slots) + (SHARED_BYTES if concurrency else 0))
         fcntl.fcntl(scoreboard, fcntl.F_ADD_SEALS, SEALS)
         for _ in ("tasks", "watch"):
             for end in channel.pair():

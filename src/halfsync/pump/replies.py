@@ -167,6 +167,9 @@ class Replies:
         except Exception:  # noqa: BLE001 (what it had not done is done below; and of what it had, no number is left)
             self._errors.report(f"on the fast path:\n{traceback.format_exc()}")
             others = messages
+        if worker.blocks is not None:
+            for message in others:
+                worker.blocks.put_in(message.objects)
         for message in others:
             self._take(worker, message, fds, cut)
         self._after_packet(worker)

@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
@@ -25,6 +26,7 @@ from halfsync.pump.queues import FairQueue, Queue
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import QUEUED, WORKING, ExchangeEvent
 from halfsync.pump.task_messages import TaskMessages
+from halfsync.wire.blocks import has_blocks, scoreboard_of
 from halfsync.wire.messages import (
     MAX_PACKET,
     MOST_SLOTS,
@@ -82,6 +84,9 @@ _ERRORS = {
 """The last one: all processes of this user have more descriptors on their way than we may have open. The
 socket itself has room then, so that to wait for EPOLLOUT would be to spin."""
 
+if TYPE_CHECKING:
+    from halfsync.pump.blocks import LentBlocks
+
 
 class Worker:
     """The pump's side of one worker process."""
@@ -97,7 +102,9 @@ class Worker:
         self.is_loop = join.is_loop
         self.look_ahead = 0 if join.is_loop else LOOK_AHEAD
         self.pool = pool
-        self.scoreboard = memoryview(mmap.mmap(scoreboard.fd, 0)).cast("Q")
+        shared = mmap.mmap(scoreboard.fd, 0)
+        self.scoreboard = scoreboard_of(memoryview(shared))
+        self.blocks = _lent_blocks(shared) if has_blocks(memoryview(shared)) else None
         self.slots = slots_of(self.scoreboard)
         self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
         self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))
@@ -445,3 +452,10 @@ def overloaded(setting: str) -> Refusal:
     """`setting`: why."""
     sentence = "All workers are busy. Please try again soon."
     return Refusal(503, sentence, close=False, retry_after=5, reason=setting)
+
+
+def _lent_blocks(shared: mmap.mmap) -> LentBlocks:
+    """(Imported where it is needed: workers with threads have none, and ctypes takes 3 ms.)"""
+    from halfsync.pump.blocks import LentBlocks
+
+    return LentBlocks(shared)

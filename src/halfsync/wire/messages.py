@@ -67,7 +67,7 @@ no less."""
 FIRST_OF_BODY = 64 * 1024
 """Bytes of a streamed body that its task carries at most."""
 
-RESPONSE_WINDOW = 256 * 1024
+RESPONSE_WINDOW = 384 * 1024
 """What of one response's body a worker with an event loop may have sent that the client has not taken, by
 `cost_of`. Its `send` waits while that is reached, so a slow client costs neither a thread nor a file."""
 

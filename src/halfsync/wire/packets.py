@@ -59,7 +59,7 @@ def unpack(packet: memoryview) -> list[FromWorker]:
     messages = decode_replies(packet[_START.size : at])
     for message in messages:
         for index, item in enumerate(message.objects):
-            if type(item) is Memory and item.behind:
+            if type(item) is Memory and item.behind and item.block < 0:
                 end = at + item.behind
                 if item.behind < 0 or end > len(packet):
                     raise msgspec.DecodeError("there are fewer bytes behind the messages than they say")

@@ -161,7 +161,7 @@ class EventLoopWorker:
                 self._loop,
                 channel.adopt(tasks),
                 channel.adopt(watch),
-                memoryview(shared).cast("Q"),
+                memoryview(shared),
                 self._handlers,
                 self._lost,
                 self._one_more,

@@ -27,10 +27,11 @@ from halfsync.handlers.asgi import ASGIHandler
 from halfsync.handlers.asgi_response import ASGIInvocation, OutgoingResponse
 from halfsync.handlers.asgi_websocket import WebSocketInvocation
 from halfsync.logs.error import failure, log
-from halfsync.objects import File
+from halfsync.objects import File, Memory
 from halfsync.primitives import os, socket, time
 from halfsync.response import Head
 from halfsync.temporary_files import out_of_reach
+from halfsync.wire.blocks import BLOCK_FROM, has_blocks, scoreboard_of
 from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
@@ -58,6 +59,7 @@ from halfsync.wire.messages import (
     slots_of,
 )
 from halfsync.worker import forks
+from halfsync.worker.blocks import OwnBlocks
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 
 BEAT = 0.25
@@ -76,17 +78,19 @@ class LoopTasks:
         loop: asyncio.AbstractEventLoop,
         tasks: socket.socket,
         watch: socket.socket,
-        scoreboard: memoryview,
+        shared: memoryview,
         handlers: Sequence[ASGIHandler | None],
         lost: Callable[[LoopTasks], None],
         one_more: Callable[[], None] | None,
     ) -> None:
-        """`lost` is called when the pump has let go, or is gone; `one_more` after each request."""
+        """`shared`: the scoreboard's file, as bytes. `lost` is called when the pump has let go, or is gone;
+        `one_more` after each request."""
         self._loop = loop
         self._tasks = tasks
         self._watch = watch
-        self._scoreboard = scoreboard
-        self._slots = slots_of(scoreboard)
+        self._scoreboard = scoreboard_of(shared)
+        self._slots = slots_of(self._scoreboard)
+        self._blocks = OwnBlocks(shared) if has_blocks(shared) else None
         self._handlers = handlers
         self._lost = lost
         self._one_more = one_more
@@ -270,7 +274,15 @@ class LoopTasks:
             self._loop.call_soon(self._flush)
 
     def put_pieces(self, part: Part, pieces: list[bytes], size: int) -> None:
-        self._outbox.put_pieces(part, pieces, size, time.monotonic_ns())
+        forks.end_if_child()  # before it writes what its parent has lent
+        block = -1
+        if size >= BLOCK_FROM and self._blocks is not None:
+            block = self._blocks.fill(pieces)
+        if block >= 0:
+            part.objects[0] = Memory(b"", sum(map(len, pieces)), block)
+            self._outbox.put(part, size, time.monotonic_ns())
+        else:
+            self._outbox.put_pieces(part, pieces, size, time.monotonic_ns())
         if not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush)

@@ -270,7 +270,7 @@ def _size(message: FromWorker) -> int:
         size += len(message.fields) + len(message.body) + 3 * len(message.reason)
         size += 3 * sum(map(len, message.lease.names)) if message.lease is not None else 0
     for item in message.objects:
-        size += 96 + (item.length if type(item) is Memory else 0)
+        size += 96 + (item.length if type(item) is Memory and item.block < 0 else 0)
     return size
 
 

@@ -1,0 +1,73 @@
+"""Shared memory between a worker and the pump: what is written is read, and comes back when it is sent."""
+
+from __future__ import annotations
+
+import mmap
+
+from halfsync.objects import Memory, SimpleObject
+from halfsync.pump.blocks import LentBlocks
+from halfsync.wire.blocks import BLOCK_SIZE, BLOCKS, SHARED_BYTES, has_blocks, scoreboard_of
+from halfsync.worker.blocks import OwnBlocks
+
+
+def both() -> tuple[OwnBlocks, LentBlocks]:
+    shared = mmap.mmap(-1, SHARED_BYTES + 8)
+    return OwnBlocks(memoryview(shared)), LentBlocks(shared)
+
+
+def lend(own: OwnBlocks, lent: LentBlocks, *pieces: bytes) -> SimpleObject:
+    objects: list[SimpleObject] = [Memory(b"", sum(map(len, pieces)), own.fill(pieces))]
+    lent.put_in(objects)
+    return objects[0]
+
+
+def test_what_is_written_is_read_and_the_block_comes_back_with_the_last_view():
+    own, lent = both()
+    [first] = [lend(own, lent, b"abc", b"def")]
+    assert isinstance(first, Memory)
+    rest = memoryview(first.data)[3:]
+    del first
+    second = own.fill([b"x"])
+    assert bytes(rest) == b"def"  # still lent
+    del rest
+    assert own.fill([b"y"]) == BLOCKS - 1
+    assert second == BLOCKS - 2
+
+
+def test_when_all_are_lent_there_is_none():
+    own, lent = both()
+    held = [lend(own, lent, bytes([n])) for n in range(BLOCKS)]
+    assert own.fill([b"x"]) == -1
+    del held[7]
+    assert own.fill([b"x"]) == BLOCKS - 8
+    assert own.fill([b"x"]) == -1
+
+
+def test_a_block_may_be_full():
+    own, lent = both()
+    held = [lend(own, lent, bytes([n]) * BLOCK_SIZE) for n in (1, 2)]
+    assert [bytes(one.data) for one in held if isinstance(one, Memory)] == [
+        bytes([1]) * BLOCK_SIZE,
+        bytes([2]) * BLOCK_SIZE,
+    ]
+
+
+def test_a_block_that_can_not_be_has_no_bytes():
+    _, lent = both()
+    objects: list[SimpleObject] = [
+        Memory(b"", 5, BLOCKS),
+        Memory(b"", BLOCK_SIZE + 1, 0),
+        Memory(b"", -1, 0),
+        Memory(b"abc"),
+    ]
+    lent.put_in(objects)
+    assert [bytes(one.data) for one in objects if isinstance(one, Memory)] == [b"", b"", b"", b"abc"]
+
+
+def test_the_scoreboard_stands_behind_the_blocks_or_alone():
+    alone = memoryview(bytearray(8 * 3))
+    assert not has_blocks(alone)
+    assert len(scoreboard_of(alone)) == 3
+    with_blocks = memoryview(bytearray(SHARED_BYTES + 8 * 3))
+    assert has_blocks(with_blocks)
+    assert len(scoreboard_of(with_blocks)) == 3
