@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Literal
 
 from halfsync import __version__
 from halfsync.acme_plan import AcmePlan
@@ -65,6 +66,8 @@ class Limits:
     min_rate: int
     rate_grace: float
     queue_timeout: float
+    queue_limit: int
+    queue_target: float | Literal["auto"]
     handler_timeout: float
     handler_grace: float
     stream_timeout: float

@@ -333,7 +333,7 @@ class One(Exchange):
     __slots__ = ()
 
     def __init__(self, route: int, queued_ns: int) -> None:
-        self.route = Route(b"", route, None, None)  # type: ignore[arg-type]
+        self.route = Route(b"", route, None, Limits.of(Settings()))  # type: ignore[arg-type]
         self.head = RequestHead(b"", b"GET", b"/", 1)
         self.queued_ns = queued_ns
 

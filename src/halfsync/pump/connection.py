@@ -335,13 +335,25 @@ class AccessCheck(Protocol):
 class Route:
     """What a request's site and path select."""
 
-    __slots__ = ("access", "backend", "headers", "index", "is_current", "limits", "look", "pool", "prefix")
+    __slots__ = (
+        "access",
+        "backend",
+        "headers",
+        "index",
+        "is_current",
+        "limits",
+        "look",
+        "pool",
+        "prefix",
+        "queue_limit",
+    )
 
     def __init__(self, prefix: bytes, index: int, backend: Backend, limits: Limits) -> None:
         self.prefix = prefix  # percent-decoded, without a slash at its end
         self.index = index  # into Plan.routes, which is how a worker knows it
         self.backend = backend
         self.limits = limits
+        self.queue_limit = limits.queue_limit  # less while its pool is overloaded: see overload.py
         self.headers: HeaderRules | None = None  # for responses of our own; workers apply them to theirs
         self.look: Look | None = None  # of refusals; None: as they are
         self.access: AccessCheck | None = None  # None: it is for everybody

@@ -42,6 +42,7 @@ REFUSALS: tuple[str, ...] = (
     # what was wrong with the request, or here
     "malformed", "not_found", "method", "not_implemented", "misdirected", "https_only", "worker_died",
     "no_response", "overload",
+    "queue_target",
 )  # fmt: skip
 """Why requests are refused. The order counts: new ones come last."""
 

@@ -32,6 +32,7 @@ from halfsync.pump.endings import Endings
 from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
 from halfsync.pump.output import LEFT_AFTER
+from halfsync.pump.overload import Overload
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.spool import Spool
@@ -72,7 +73,7 @@ class Dispatcher:
         tasks: Tasks,
         stalls: Stalls,
         saturation: Saturation,
-        queue_limit: int,
+        overload: Overload,
     ) -> None:
         self._clock = clock
         self._endings = endings
@@ -80,7 +81,7 @@ class Dispatcher:
         self._tasks = tasks
         self._stalls = stalls
         self._saturation = saturation
-        self.queue_limit = queue_limit
+        self._overload = overload
         self._half_closed: list[Exchange] = []  # these came in this turn, with an end of file
         self.gathered = 0  # turns for which what is to be handed over was kept for the next
         self.pools: dict[Route, Pool] = {}
@@ -91,9 +92,10 @@ class Dispatcher:
         """A whole request."""
         conn = exchange.conn
         assert conn is not None
-        if pool.waiting >= self.queue_limit:
-            self._saturation.refused(pool, "queue_limit")
-            conn.protocol.refuse(exchange, overloaded("queue_limit"))
+        if pool.waiting >= exchange.route.queue_limit:  # type: ignore[union-attr]
+            setting = self._overload.refuse(pool, exchange)
+            self._saturation.refused(pool, setting)
+            conn.protocol.refuse(exchange, overloaded(setting))
             return
         exchange.queued_ns = self._tasks.next_ns()
         exchange.move(WHOLE)
@@ -113,7 +115,7 @@ class Dispatcher:
         pool = route.pool
         if (
             pool is None
-            or len(pool.queue) >= self.queue_limit
+            or len(pool.queue) >= route.queue_limit
             or (self._leases and seen.lease_key in self._leases)
         ):
             return False
@@ -159,6 +161,7 @@ class Dispatcher:
         self.gathered = 0
         if tasks.look_at <= self._clock.now:
             self._stalls.look()
+            self._overload.look()
         if tasks.due:
             due, tasks.due = tasks.due, set()
             for pool in due:

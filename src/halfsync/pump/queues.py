@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from halfsync.pump.connection import Exchange
 from halfsync.pump.costs import Costs
+from halfsync.pump.states import QUEUED
 
 Line = tuple[int, int]
 """A route's index, and the class of a path's cost."""
@@ -23,6 +24,11 @@ class Queue(deque[Exchange]):
 
     def oldest(self) -> Exchange | None:
         return self[0] if self else None
+
+    def heads(self) -> list[Exchange]:
+        """The one that waits longest, of those that have a client."""
+        found = next((one for one in self if one.state is QUEUED), None)
+        return [] if found is None else [found]
 
     def drop_oldest(self) -> None:
         self.popleft()
@@ -104,6 +110,10 @@ class FairQueue:
         """The one that waits longest, whoever is next in turn."""
         heads = (queue[0] for queue in self._lines.values())
         return min(heads, key=lambda one: one.queued_ns, default=None)
+
+    def heads(self) -> list[Exchange]:
+        """Of each line the one that waits longest, of those that have a client."""
+        return [one for queue in self._lines.values() for one in queue.heads()]
 
     def drop_oldest(self) -> None:
         if (oldest := self.oldest()) is not None:

@@ -27,9 +27,9 @@ from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.hung import HungHandlers
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
+from halfsync.pump.overload import Overload
 from halfsync.pump.own_responses import look_of
 from halfsync.pump.poller import Poller
-from halfsync.pump.queues import Queue
 from halfsync.pump.replies import Replies
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
@@ -163,12 +163,13 @@ class WorkerPools:
             for index, pool in enumerate(plan.pools)
         ]
         self._saturation = Saturation(clock)
+        self._overload = Overload(clock, self.tasks, self._saturation)
         self.stalls = Stalls(clock, self.tasks, self._saturation)
         self._hung = HungHandlers(clock, self.tasks, report_hung, report_interrupted)
         self._websockets = websockets
         self.deaths = WorkerDeaths(clock, access, self.tasks, report_lost, websockets, retry=settings.retry)
         self.dispatcher = Dispatcher(
-            clock, endings, leases, self.tasks, self.stalls, self._saturation, settings.queue_limit
+            clock, endings, leases, self.tasks, self.stalls, self._saturation, self._overload
         )
         self._replies = Replies(
             clock,
@@ -196,7 +197,6 @@ class WorkerPools:
         settings = plan.settings
         self.deaths.retry = settings.retry
         self._replies.configure(settings)
-        self.dispatcher.queue_limit = settings.queue_limit
         for worker_id in list(self.workers):
             self.retire(worker_id)
         waiting = [one for pool in self.pools for one in pool.take_all()]
@@ -233,6 +233,7 @@ class WorkerPools:
         for route, pool in self.dispatcher.pools.items():
             route.pool = pool
             pool.handler_timeout = max(pool.handler_timeout, route.limits.handler_timeout)
+        self._overload.configure(plan, self.pools, self.routes)
 
     def _backend(self, planned: RoutePlan) -> Backend:
         if planned.shows:
@@ -318,6 +319,7 @@ class WorkerPools:
             pool.sweep(self._clock.now)
             if pool.queue or pool.retries:  # as a rule it can't be helped; but an error may have come between
                 self.tasks.due.add(pool)
+        self._overload.sweep()
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
             describe_tasks(self._scoreboard, worker)
@@ -326,14 +328,8 @@ class WorkerPools:
         self.deaths.sweep(self._clock.now)
 
     def _refuse_late(self, pool: Pool, now_ns: int) -> None:
-        if isinstance(pool.queue, Queue):  # of one route, so all have the same limit
-            while (oldest := pool.oldest()) is not None and is_late(oldest, now_ns):
-                pool.queue.drop_oldest()
-                self._refuse_waiting(pool, oldest)
-        else:
-            for exchange in [one for one in pool.queue if one.state is QUEUED and is_late(one, now_ns)]:
-                pool.queue.remove(exchange)
-                self._refuse_waiting(pool, exchange)
+        for exchange in pool.take(lambda one: is_late(one, now_ns)):
+            self._refuse_waiting(pool, exchange)
         for exchange in [one for one in pool.retries if is_late(one, now_ns)]:
             pool.retries.remove(exchange)
             self._refuse_waiting(pool, exchange)

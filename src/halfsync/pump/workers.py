@@ -236,6 +236,7 @@ class Pool:
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
         self.counts = counts
         self.handler_timeout = 0.0  # the longest of its routes
+        self.is_overloaded = False  # see overload.py
         self.has_loops = False  # its workers have an event loop, and so take all that comes, in batches
 
     def is_shared_by(self, routes: int) -> None:
@@ -280,6 +281,24 @@ class Pool:
                 return exchange
             self._disconnected -= 1
         return None
+
+    def heads(self) -> list[Exchange]:
+        """Those that wait longest: one, or one of each line of a queue with several."""
+        return self.queue.heads()
+
+    def take(self, is_late: Callable[[Exchange], bool]) -> list[Exchange]:
+        """Take those that are late off the queue: all, if that goes by their age."""
+        queue = self.queue
+        if isinstance(queue, FairQueue):
+            found = [one for one in queue if one.state is QUEUED and is_late(one)]
+            for exchange in found:
+                queue.remove(exchange)
+            return found
+        found = []  # it has one route alone, so all have the same limits
+        while (oldest := self.oldest()) is not None and is_late(oldest):
+            queue.drop_oldest()
+            found.append(oldest)
+        return found
 
     def take_all(self) -> list[Exchange]:
         """All that wait and whose clients are there."""

@@ -58,6 +58,7 @@ class SizeLimits(TimeLimits, frozen=True, kw_only=True):
             "Most requests that may wait for an application's threads; more get a 503.",
             unit="requests",
             least=1,
+            of_routes="applications",
         ),
     ] = 2000
     body_memory: Annotated[

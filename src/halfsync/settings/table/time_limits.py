@@ -1,6 +1,8 @@
 """How long something may take."""
 
-from typing import Annotated
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from halfsync.settings.table.about import about
 from halfsync.settings.table.logging import Logging
@@ -82,6 +84,17 @@ class TimeLimits(Logging, frozen=True, kw_only=True):
             of_routes="applications",
         ),
     ] = 30.0
+    queue_target: Annotated[
+        Annotated[float, Meta(ge=0)] | Literal["auto"],
+        about(
+            "Time limits",
+            "While more requests come than an application can handle, those that would wait longer than this "
+            "for a thread get a 503 at once, so that the others are served soon. auto: half of the time that "
+            "its handlers take, and 50 ms at least. A burst of a second is let pass. 0: no such limit.",
+            unit="seconds",
+            of_routes="applications",
+        ),
+    ] = "auto"
     handler_timeout: Annotated[
         float,
         about(

@@ -1,0 +1,87 @@
+"""A real server that gets three times the requests that its application can handle."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from tests.e2e.harness import LONG, Answer, Client, Server, request, serving
+
+APPLICATION = """
+import time
+
+def app(environ, start):
+    time.sleep(0.1)
+    start("200 OK", [])
+    return [b"slept"]
+"""
+
+INTERVAL = 1 / 60
+"""Seconds between two requests; two threads can handle one every 0.05."""
+
+
+class Crowd:
+    """Sends requests at a steady rate, whatever becomes of them."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._idle: list[Client] = []
+        self._waiting: list[Client] = []
+        self.answers: list[Answer] = []
+
+    def asks(self) -> Iterator[None]:
+        """One request each INTERVAL, until LONG is over."""
+        started = due = time.monotonic()
+        while due < started + LONG:
+            due += INTERVAL
+            client = self._idle.pop() if self._idle else self._server.client()
+            client.send(request("/"))
+            self._waiting.append(client)
+            self._read(due)
+            yield
+        raise AssertionError(self._server.log()[-5000:])
+
+    def _read(self, due: float) -> None:
+        """What has come until then."""
+        while (left := due - time.monotonic()) > 0:
+            sockets = {client.socket: client for client in self._waiting}
+            for ready in select.select(list(sockets), [], [], left)[0]:
+                client = sockets[ready]
+                self.answers.append(client.answer())
+                self._waiting.remove(client)
+                self._idle.append(client)
+
+    def close(self) -> None:
+        for client in self._waiting:
+            self.answers.append(client.answer())
+        for client in (*self._idle, *self._waiting):
+            client.close()
+
+
+def test_some_are_served_and_the_others_refused_and_files_do_not_notice(tmp_path):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a").write_text("a file")
+    arguments = ("app:app", "/files=./files", "--threads", "2", "--lease", "0")
+    with serving(tmp_path, *arguments) as server:
+        with contextlib.closing(Crowd(server)) as crowd, server.client() as client:
+            for _ in crowd.asks():
+                if "is overloaded" in server.log():
+                    break
+            assert {answer.status for answer in crowd.answers[:10]} == {200}
+            before = len(crowd.answers)
+            for _ in crowd.asks():
+                assert client.ask("/files/a").body == b"a file"
+                statuses = Counter(answer.status for answer in crowd.answers[before:])
+                if statuses[503] >= 100 and statuses[200] >= 30:
+                    break
+        assert {answer.status for answer in crowd.answers} == {200, 503}
+        assert all(answer["Retry-After"] for answer in crowd.answers if answer.status == 503)
+        assert all(answer.body == b"slept" for answer in crowd.answers if answer.status == 200)
+        server.until_logged(r"WARNING app:app is overloaded: for 1\.\d s requests have waited longer than ")
+        server.until_logged(r"requests got a 503 \(queue_target\)")
+        server.until_logged(r"app:app is no longer overloaded: \d+ requests got a 503")
+        assert server.get("/").status == 200
