@@ -264,6 +264,8 @@ def test_defaults_keep_their_own_rules():
         if row.type in (int, float):
             least, most = row.meta.ge, row.meta.le
             value = getattr(defaults, row.name)
+            if value in row.words:
+                continue
             assert least is None or value >= least, row.name
             assert most is None or value <= most, row.name
 
