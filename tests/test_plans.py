@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 
+import msgspec
+
 from halfsync import plan_codec
 from halfsync.at_reload import NEEDS_RESTART, kept
 from halfsync.parent.reconfigure import aligned
@@ -53,7 +55,11 @@ def test_a_new_pool_comes_last_and_a_changed_size_is_the_same_pool():
 def test_pools_of_one_application_are_told_apart_by_their_sizes():
     small, large = pool("a:app", 1, 1), pool("a:app", 1, 9)
     before = (BUILT_IN, small, large)
-    assert aligned(before, (BUILT_IN, large), ())[0] == (BUILT_IN, replace(small, processes=0), large)
+    assert aligned(before, (BUILT_IN, large), ())[0] == (
+        BUILT_IN,
+        msgspec.structs.replace(small, processes=0),
+        large,
+    )
     assert aligned(before, (BUILT_IN, large, small), ())[0] == before
 
 

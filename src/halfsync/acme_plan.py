@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class AcmeSite:
+class AcmeSite(msgspec.Struct, frozen=True):
     """A certificate with its key, in one file: PEM, the key first."""
 
     hosts: tuple[str, ...]
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class AcmePlan:
+class AcmePlan(msgspec.Struct, frozen=True):
     sites: tuple[AcmeSite, ...]
     folder: str
     directory: str  # URL

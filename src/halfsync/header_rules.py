@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 MAX_KEPT = 512
 """Changed field lines that are remembered: an application's are mostly the same few."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderRule:
+class HeaderRule(msgspec.Struct, frozen=True):
     """For one field: set has one value and replaces, add keeps what is there, remove has no value."""
 
     name: str

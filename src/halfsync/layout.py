@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -42,8 +41,7 @@ from halfsync.settings.targets import FOR_FILES, Does, Target
 from halfsync.settings.tls_headers import NAMES as TLS_HEADERS
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """What is served: the part of a plan that comes from the configuration alone."""
 
     routes: tuple[RoutePlan, ...]
@@ -108,7 +106,9 @@ def work_out(
     if mistakes is None:
         found.raise_all()
     usual = Limits.of(settings)
-    routes = [replace(route, limits=None) if route.limits == usual else route for route in routes]
+    routes = [
+        msgspec.structs.replace(route, limits=None) if route.limits == usual else route for route in routes
+    ]
     return Layout(tuple(routes), tuple(pools), tuple(plans), _only_with_tls(settings, targets, sites))
 
 
@@ -163,7 +163,7 @@ def _routes(
             prefix = _free_prefix(target, routes)
             of_route = msgspec.structs.replace(settings, **target.own)
             route = _route(prefix, target, of_route, pools)
-            routes[prefix] = replace(
+            routes[prefix] = msgspec.structs.replace(
                 route,
                 site=site,
                 limits=Limits.of(of_route),

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Literal
 
+import msgspec
+
 from halfsync import __version__
 from halfsync.acme_plan import AcmePlan
 from halfsync.certificates import Certificates
@@ -33,8 +35,7 @@ class Kind(Enum):
     STATUS = "status"
 
 
-@dataclass(frozen=True, slots=True)
-class FileRules:
+class FileRules(msgspec.Struct, frozen=True):
     """How the files of a route are served."""
 
     lease: float = 0.0  # seconds
@@ -45,8 +46,7 @@ class FileRules:
     is_file: bool = False  # the target is one file
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(msgspec.Struct, frozen=True):
     """A response that needs no worker."""
 
     status: int
@@ -77,8 +77,7 @@ class Limits:
         return cls(*(getattr(settings, one.name) for one in fields(cls)))
 
 
-@dataclass(frozen=True, slots=True)
-class RoutePlan:
+class RoutePlan(msgspec.Struct, frozen=True):
     """A path prefix of a site, and what responds under it."""
 
     prefix: str  # "/static", or "" for the root; never a trailing slash; percent-decoded
@@ -100,8 +99,7 @@ class RoutePlan:
     client_burst: int = 0  # how many of them may come at once; 0: those of a second
 
 
-@dataclass(frozen=True, slots=True)
-class SitePlan:
+class SitePlan(msgspec.Struct, frozen=True):
     """A virtual host: whose requests they are that name one of its hosts, at an address where it is served.
 
     The default one is what stands at the top of the configuration."""
@@ -114,8 +112,7 @@ class SitePlan:
     is_health: bool = False  # the one at `health_bind`
 
 
-@dataclass(frozen=True, slots=True)
-class ScalePlan:
+class ScalePlan(msgspec.Struct, frozen=True):
     """Of a pool whose number of processes changes with the load (see parent/scaling.py)."""
 
     least: int  # processes
@@ -124,16 +121,14 @@ class ScalePlan:
     max_spare: int  # with more it shrinks
 
 
-@dataclass(frozen=True, slots=True)
-class RecyclePlan:
+class RecyclePlan(msgspec.Struct, frozen=True):
     """When workers of a pool are replaced, beside `max_requests`. 0: never."""
 
     max_age: float = 0.0  # seconds
     max_memory: int = 0  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PoolPlan:
+class PoolPlan(msgspec.Struct, frozen=True):
     """A pool as planned: worker processes of one kind. The first is the built-in one: files and the log."""
 
     name: str  # "built-in", or the application's target
@@ -153,8 +148,7 @@ class PoolPlan:
         return self.processes if self.scale is None else self.scale.most
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(msgspec.Struct, frozen=True):
     """A listening socket and what is said of it.
 
     A reload leaves each where it is in Plan.listeners: connections that were accepted there know it by its

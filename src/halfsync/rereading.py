@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from halfsync.at_reload import kept
 from halfsync.habits.sources import Sources
@@ -30,8 +31,7 @@ Served = tuple[Settings, list[Target], tuple[SiteEntry, ...], tuple[HeaderRule, 
 for headers and error pages."""
 
 
-@dataclass(frozen=True)
-class Configuration:
+class Configuration(msgspec.Struct, frozen=True):
     settings: Settings
     layout: Layout
     configuration: tuple[SeenFile, ...] = ()  # the files that it was read from
@@ -81,7 +81,7 @@ class Rereading:
             layout = self._worked_out(
                 (settings, targets, loaded.sites, loaded.headers, loaded.error_pages), mistakes
             )
-            self._check(replace(loaded, settings=settings), mistakes)
+            self._check(msgspec.structs.replace(loaded, settings=settings), mistakes)
             tls = tls_of(settings, loaded.sites, loaded.places, mistakes)
             mistakes.raise_all()
         notes += [note for note in sources.notes if note not in self._sources.notes]

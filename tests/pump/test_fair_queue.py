@@ -6,6 +6,7 @@ import random
 from collections import deque
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from halfsync.plan import Kind, Limits, RoutePlan
@@ -86,7 +87,10 @@ def test_who_waits_too_long_is_refused_though_another_is_next_in_turn():
 def test_routes_that_share_a_pool_may_have_their_own_queue_timeout():
     usual = Limits.of(Settings())
     patient, hasty = replace(usual, queue_timeout=20), replace(usual, queue_timeout=3)
-    routes = tuple(replace(route, limits=hasty if route.prefix == "/other" else patient) for route in ROUTES)
+    routes = tuple(
+        msgspec.structs.replace(route, limits=hasty if route.prefix == "/other" else patient)
+        for route in ROUTES
+    )
     with Stage(routes=routes) as stage:
         stage.hand(threads=1)
         ask(stage, "/first")

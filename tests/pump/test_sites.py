@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from halfsync.header_rules import HeaderRule
 from halfsync.hosts import HostTable
@@ -224,7 +225,7 @@ def test_what_is_below_a_prefix(path, prefix, below):
 
 
 def own(prefix: str, **limits: float) -> RoutePlan:
-    of = replace(Limits.of(Settings()), **limits)  # type: ignore[arg-type]
+    of = dataclasses.replace(Limits.of(Settings()), **limits)  # type: ignore[arg-type]
     return replace(app(prefix), limits=of)
 
 

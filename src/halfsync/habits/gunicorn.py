@@ -16,9 +16,10 @@ import time
 import tomllib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from halfsync.habits import executed_file
 from halfsync.habits.executed_file import HOOK
@@ -31,14 +32,13 @@ LONGEST = 30.0
 """Seconds. At a reload the parent waits for it, and replaces no worker meanwhile."""
 
 
-@dataclass
-class GunicornFile:
+class GunicornFile(msgspec.Struct):
     """What the file says."""
 
     path: str
     understood: Understood
     target: str = ""  # its wsgi_app
-    refused: list[str] = field(default_factory=list)  # sentences; there is no going on with these
+    refused: list[str] = msgspec.field(default_factory=list)  # sentences; there is no going on with these
 
 
 def is_gunicorn_file(path: str) -> bool:

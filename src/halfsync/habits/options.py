@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
+import msgspec
 
 from halfsync.habits.rows import SYSLOG_TARGET as SYSLOG
 from halfsync.habits.rows import Effect, Foreign
@@ -20,14 +20,13 @@ from halfsync.settings.rows import BY_NAME, ROWS
 OURS = {flag for row in ROWS for flag in row.flags} | {"-c", "--config", "--check-config", "--print-config"}
 
 
-@dataclass
-class Understood:
+class Understood(msgspec.Struct):
     """What foreign options mean, as if it had been said with our own."""
 
-    given: dict[str, Any] = field(default_factory=dict)  # texts (lists of texts) by setting
-    implied: dict[str, Any] = field(default_factory=dict)  # the same, if nobody says another thing
-    spelled: dict[str, str] = field(default_factory=dict)  # how that was said, for sentences
-    notes: list[str] = field(default_factory=list)  # sentences
+    given: dict[str, Any] = msgspec.field(default_factory=dict)  # texts (lists of texts) by setting
+    implied: dict[str, Any] = msgspec.field(default_factory=dict)  # the same, if nobody says another thing
+    spelled: dict[str, str] = msgspec.field(default_factory=dict)  # how that was said, for sentences
+    notes: list[str] = msgspec.field(default_factory=list)  # sentences
     is_factory: bool = False
 
     def take(self, setting: str, text: str, where: str) -> None:

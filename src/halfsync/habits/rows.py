@@ -10,8 +10,9 @@ The page docs/how-to/coming-from.md has this table, and a test holds it against 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from halfsync.settings.rows import BY_NAME
 
@@ -28,8 +29,7 @@ class Effect(Enum):
     HOOK = "hook"  # of gunicorn's file: a function
 
 
-@dataclass(frozen=True)
-class Foreign:
+class Foreign(msgspec.Struct, frozen=True):
     """One option."""
 
     server: str  # where it is from; the first of several

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import click
+import msgspec
 
 from halfsync.habits import gunicorn
 from halfsync.habits.options import called, merged, own_value, understood
@@ -26,8 +26,7 @@ USUAL_FILE = "halfsync.toml"
 GUNICORNS_FILE = "gunicorn.conf.py"
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(msgspec.Struct, frozen=True):
     """What `settings.load` wants to know, and what is left."""
 
     command_line: Layer

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from halfsync.habits.options import Understood, own_value, understood
 from halfsync.habits.parsing import Parsed, own_settings
@@ -39,8 +40,7 @@ _FLAGS = {*_SHARED, *(flag for row in TABLE if row.server == UVICORN for flag in
 _ON = ("1", "true", "t", "yes", "y", "on")
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """What one variable says; host and port together."""
 
     layer: Layer

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from halfsync.handlers.asgi_errors import BrokenRule
 from halfsync.primitives import os
@@ -38,8 +39,7 @@ def shared_file(data: bytes) -> int:
     return descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(msgspec.Struct, frozen=True):
     """A span of a file that the application has open."""
 
     descriptor: int

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from halfsync.wire.dates import http_date, seconds_of
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-@dataclass(frozen=True, slots=True)
-class Validators:
+class Validators(msgspec.Struct, frozen=True):
     """What is known of the file as it is now."""
 
     etag: str  # strong, with its quotes
@@ -30,8 +30,7 @@ class Verdict(Enum):
     FAILED = "precondition failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     offset: int
     count: int
 

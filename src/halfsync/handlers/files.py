@@ -28,8 +28,9 @@ import os
 import stat
 import threading
 import time
-from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote_to_bytes
+
+import msgspec
 
 from halfsync.folders import absolute
 from halfsync.handlers.caching import Caching
@@ -62,8 +63,7 @@ _BUSY = plain(503, "Service Unavailable", "The file is being written.\n", [("Ret
 _PRECONDITION_FAILED = plain(412, "Precondition Failed", "The file is not as you expected it.\n")
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """A request, and what of its response is known before the file is looked at."""
 
     method: str
@@ -174,7 +174,7 @@ class FilesHandler:
         if at < 0:
             return False
         try:
-            return self._send(replace(asked, name=self._fallback, is_fallback=True), at)
+            return self._send(msgspec.structs.replace(asked, name=self._fallback, is_fallback=True), at)
         finally:
             os.close(at)
 
@@ -187,7 +187,7 @@ class FilesHandler:
             if self._precompressed and (found := self._neighbour(asked, os.fstat(descriptor))) is not None:
                 os.close(descriptor)
                 descriptor, coding = found
-                asked = replace(asked, coding=coding)
+                asked = msgspec.structs.replace(asked, coding=coding)
             self._answer(asked, descriptor)
         finally:
             os.close(descriptor)

@@ -6,7 +6,8 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from halfsync import request_ids
 from halfsync.forwarded import named_clients
@@ -92,8 +93,7 @@ def _host_and_port(fields: Fields) -> tuple[str, str]:
 # --- the items of a format ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """A piece of a format: constant text, or something of the request line, or of its fields, or an
     expression over the record `r` and, for %t, `stamp`."""
 

@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 from collections import deque
-from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
@@ -38,8 +37,7 @@ class ProtocolError(Exception):
     """The child sent a malformed report."""
 
 
-@dataclass(eq=False)
-class Child:
+class Child(msgspec.Struct, eq=False):
     """One child process. Times are monotonic seconds."""
 
     id: int  # given once, never again; messages call it `worker`
@@ -66,12 +64,12 @@ class Child:
     drained: bool = False
     has_responded: bool = True  # to the last Ping
     worn: str = ""  # why it is to be replaced, in words, as soon as another one is there
-    luck: float = field(default_factory=_luck)  # from 0 to 1, at random: how much later that is
+    luck: float = msgspec.field(default_factory=_luck)  # from 0 to 1, at random: how much later that is
     at_fault: bool = False  # it was killed for what it did
     row: int = -1  # on the scoreboard; -1: it has none
     task_rows: tuple[int, int] = (0, 0)  # there: the first one, and how many
     ending: str = ""  # how it ended, in words
-    _unsent: deque[tuple[bytes, tuple[int, ...]]] = field(default_factory=deque)
+    _unsent: deque[tuple[bytes, tuple[int, ...]]] = msgspec.field(default_factory=deque)
     stuck_since: float = NEVER
 
     def on(self, event: ChildEvent) -> None:

@@ -8,8 +8,9 @@ import re
 import socket
 import stat
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from halfsync.logs.error import log
 from halfsync.parent import trust
@@ -53,7 +54,9 @@ def bind(
                 reason = _own_reason(error, where, bound) or why_not(error, where)
                 raise SettingError(f"bind {address!r}: {reason}{note}.") from None
             scheme = scheme_of(address, settings)
-            bound[before:] = [replace(one, bound_as=address, scheme=scheme) for one in bound[before:]]
+            bound[before:] = [
+                msgspec.structs.replace(one, bound_as=address, scheme=scheme) for one in bound[before:]
+            ]
     except SettingError:
         close(bound)
         raise
@@ -73,7 +76,9 @@ def at_sites(
         is_for_all = where in for_all or not listener.bound_as
         here = [i for i, addresses in enumerate(own) if where in addresses or (is_for_all and not addresses)]
         is_proxied = ALL in settings.proxy_protocol or where in map(parse, settings.proxy_protocol)
-        placed.append(replace(listener, sites=tuple(here) or (DEFAULT_SITE,), is_proxied=is_proxied))
+        placed.append(
+            msgspec.structs.replace(listener, sites=tuple(here) or (DEFAULT_SITE,), is_proxied=is_proxied)
+        )
     return tuple(placed)
 
 

@@ -8,7 +8,8 @@ in one step. If any of them fails, the next generation is dropped, and nothing h
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from halfsync.parent.backoff import Backoff
 from halfsync.parent.children import Child, Role
@@ -34,8 +35,7 @@ class ChildPool:
         return self.children[0] if self.children else None
 
 
-@dataclass(eq=False)
-class Generation:
+class Generation(msgspec.Struct, eq=False):
     """Workers that were started for the same reason, with the same code and the same configuration."""
 
     number: int  # given once in a pool

@@ -5,14 +5,14 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from dataclasses import dataclass
+
+import msgspec
 
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A user and groups."""
 
     uid: int

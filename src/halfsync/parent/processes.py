@@ -21,8 +21,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
+
+import msgspec
 
 from halfsync import prctl
 from halfsync.logs import error
@@ -36,8 +37,7 @@ ENOUGH_DESCRIPTORS = 1_048_576
 """The kernel's own default for the most that a process may ask for (fs.nr_open)."""
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """What a new process is, and what it may keep."""
 
     name: str  # in the log: "pump", "worker(app:app)"

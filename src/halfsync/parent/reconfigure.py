@@ -122,7 +122,9 @@ class Reconfiguration:
             for address in addresses
         }
         found = [
-            one if (one.scheme, listeners.parse(one.bound_as)) in wanted else replace(one, is_removed=True)
+            one
+            if (one.scheme, listeners.parse(one.bound_as)) in wanted
+            else msgspec.structs.replace(one, is_removed=True)
             for one in running.listeners
         ]
         there = {(one.scheme, listeners.parse(one.bound_as)) for one in found if not one.is_removed}
@@ -246,7 +248,7 @@ def aligned(
 ) -> tuple[tuple[PoolPlan, ...], tuple[RoutePlan, ...]]:
     """`pools`, each application at the index that it has in `before`; those that are there no more have
     no processes. The routes with them."""
-    found = [replace(pool, processes=0, scale=None) for pool in before]
+    found = [msgspec.structs.replace(pool, processes=0, scale=None) for pool in before]
     places: list[int] = []
     for pool in pools:
         same = [i for i, old in enumerate(before) if old.target == pool.target and i not in places]
@@ -259,5 +261,6 @@ def aligned(
             found.append(pool)
         places.append(place)
     return tuple(found), tuple(
-        route if route.pool == NO_POOL else replace(route, pool=places[route.pool]) for route in routes
+        route if route.pool == NO_POOL else msgspec.structs.replace(route, pool=places[route.pool])
+        for route in routes
     )

@@ -11,7 +11,8 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from halfsync import channel
 from halfsync.folders import here, here_in_words
@@ -29,8 +30,7 @@ NO_POOL = -1
 """The pump's and the watcher's."""
 
 
-@dataclass(frozen=True)
-class EntryPoints:
+class EntryPoints(msgspec.Struct, frozen=True):
     """What the forked children run; each gives an exit status."""
 
     pump: Callable[[Plan, socket.socket], int]

@@ -10,7 +10,8 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping, Sequence
-from dataclasses import replace
+
+import msgspec
 
 from halfsync.logs.error import log
 from halfsync.parent.listeners import prepare_tcp
@@ -55,8 +56,10 @@ def inherited(environment: MutableMapping[str, str], settings: Settings) -> tupl
 
 def _of_scheme(listener: Listener, name: str, settings: Settings) -> Listener:
     if name in ("http", "https"):
-        return replace(listener, scheme=name)
-    return replace(listener, scheme="https" if settings.certfile and listener.port else "http")
+        return msgspec.structs.replace(listener, scheme=name)
+    return msgspec.structs.replace(
+        listener, scheme="https" if settings.certfile and listener.port else "http"
+    )
 
 
 def _listener(descriptor: int) -> Listener:

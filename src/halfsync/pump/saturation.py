@@ -8,7 +8,8 @@ refused meanwhile is counted, and told with the next.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+import msgspec
 
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
@@ -22,12 +23,11 @@ INTERVAL = 60.0
 """Seconds between two warnings about one pool."""
 
 
-@dataclass
-class _Told:
+class _Told(msgspec.Struct):
     """Of one pool. Times are monotonic seconds."""
 
     quiet_until: float = 0.0
-    refused: Counter[str] = field(default_factory=Counter)  # since the last warning, by setting
+    refused: Counter[str] = msgspec.field(default_factory=Counter)  # since the last warning, by setting
 
 
 class Saturation:

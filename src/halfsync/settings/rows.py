@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import msgspec
 from msgspec import Meta
 
 from halfsync.settings.table import Settings
@@ -13,8 +13,7 @@ from halfsync.settings.table import Settings
 PREFIX = "HALFSYNC_"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, dict=True):
     """One setting."""
 
     name: str

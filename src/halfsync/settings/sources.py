@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from halfsync.header_rules import HeaderRule
 from halfsync.settings.error_pages import PageEntry, page_entries
@@ -26,8 +27,7 @@ from halfsync.settings.toml_lines import key_lines
 from halfsync.settings.values import checked, from_text, from_toml, octal
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """Settings, where each came from, and the routes and sites that the TOML file lists."""
 
     settings: Settings
@@ -36,17 +36,18 @@ class Loaded:
     sites: tuple[SiteEntry, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
     error_pages: tuple[PageEntry, ...] = ()
-    places: Mapping[str, str] = field(default_factory=dict)  # of settings in the file: "halfsync.toml:7: "
+    places: Mapping[str, str] = msgspec.field(
+        default_factory=dict
+    )  # of settings in the file: "halfsync.toml:7: "
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """What one place says: texts (lists of texts, booleans) by setting name, and how a setting is spelled
     there, if not as our own option."""
 
     origin: str
     values: Mapping[str, Any]
-    spelled: Mapping[str, str] = field(default_factory=dict)
+    spelled: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def value(self, name: str) -> Any:
         """Checked. Raises SettingError."""
@@ -96,15 +97,14 @@ def load(
     return Loaded(settings, origins, tables.targets, tables.sites, tables.headers, tables.error_pages, places)
 
 
-@dataclass
-class _Tables:
+class _Tables(msgspec.Struct):
     """Of the TOML file."""
 
     targets: tuple[Target, ...] = ()
     sites: tuple[SiteEntry, ...] = ()
     headers: tuple[HeaderRule, ...] = ()
     error_pages: tuple[PageEntry, ...] = ()
-    places: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def _read_file(

@@ -11,8 +11,9 @@ Whatever is wrong with a hello is left to OpenSSL, which sends the alert that be
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 MAX_HELLO = 16 * 1024
 """Bytes. Browsers' have up to 2 KiB, with post-quantum key shares."""
@@ -37,8 +38,7 @@ class Opening(Enum):
     OTHER = "neither, or a hello that is malformed or too long"
 
 
-@dataclass(frozen=True, slots=True)
-class ClientHello:
+class ClientHello(msgspec.Struct, frozen=True):
     server_name: str = ""  # in lower case, with no dot at its end; "" if there is none, or it is no host name
     protocols: tuple[bytes, ...] | None = None  # of ALPN, the client's favourite first; None: it names none
 

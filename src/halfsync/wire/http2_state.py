@@ -5,8 +5,9 @@ See http2.py, of which this is the lower half: all that does not depend on what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from halfsync.wire import http2_frames as frames
 from halfsync.wire.http2_frames import END_STREAM, FRAME_SIZE, MAX_STREAM, WINDOW, ErrorCode, Setting
@@ -27,8 +28,7 @@ IDLE_FRAMES_REFILL = 10.0
 ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Http2Limits:
+class Http2Limits(msgspec.Struct, frozen=True):
     """`streams`: that a client may have open. `resets`, `idle_frames`: how many at once; of resets a third of
     that a second more, of idle frames a tenth."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 MAX_HEADER = 4096
 """Bytes. A version 1 line has 107 at most, version 2 with addresses of any kind 232, and the rest is for its
@@ -28,8 +29,7 @@ class ProxyHeaderError(ValueError):
     """It is no PROXY header; `str()` says why, as the end of a sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyHeader:
+class ProxyHeader(msgspec.Struct, frozen=True):
     """A whole header."""
 
     size: int  # bytes

@@ -31,7 +31,6 @@ from __future__ import annotations
 import fcntl
 import tempfile
 from collections.abc import Sized
-from dataclasses import dataclass
 
 import msgspec
 
@@ -58,8 +57,7 @@ PIPE_SIZE = 1024 * 1024
 """The most that an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseLimits:
+class ResponseLimits(msgspec.Struct, frozen=True):
     memory: int
     spool: int
     folder: str
