@@ -48,9 +48,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from halfsync.forwarded import FOR, FORWARDED, Trust, named_clients
 from halfsync.logs import atoms, letters
