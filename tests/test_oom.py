@@ -119,6 +119,8 @@ def test_a_death_names_the_signal_the_counts_and_the_requests_in_flight(tmp_path
                     group.count(1 + len(re.findall("out of memory", server.log())))
                     kill(worker)
                 assert client.answer().status == 502
+            server.until_logged(rf"\[{worker}\] was killed by {signals.name}.*Another starts")
+            server.until_logged(rf"worker {worker} of story:app is gone; requests in flight")
         log = server.log()
     why = r"out of memory: 1 new OOM kill in its control group, 1 in all, memory\.max is 512 MiB"
     assert re.search(rf"worker\(story:app\) \[\d+\] was killed by SIGKILL \({why}\)\. Another starts", log)
