@@ -81,7 +81,7 @@ class Deaths:
         child.close_channel()
         tree.pool_of(child).children.remove(child)
         ending = "ended" if status is None else processes.how_it_ended(status)
-        if before is not ChildState.KILLED and status is not None and _was_sigkill(status):
+        if status is not None and _was_sigkill(status):  # by us too: the pump may have missed it before
             ending += self._oom_kills.in_words()
         child.ending = ending
         if child.role is Role.PUMP:
