@@ -96,6 +96,7 @@ class WebSocketInvocation:
         "_messages",
         "_pages",
         "_phase",
+        "_receiver",
         "_response",
         "_rules",
         "_scope",
@@ -139,7 +140,8 @@ class WebSocketInvocation:
         self._by_deadline = False
         self._broken = False
         self._told: BrokenRule | None = None  # it is logged
-        self._waiters: list[Any] = []
+        self._receiver: Any = None  # the future for which its task waits that receives
+        self._waiters: list[Any] = []  # of other tasks of its
 
     # --- what happens to it ------------------------------------------------------------------------
 
@@ -156,20 +158,25 @@ class WebSocketInvocation:
         self._files.clear()
         self._line.ended(self)
 
-    def message(self, message: Message, descriptor: int) -> None:
-        """From the client. `descriptor`: of the file that it is in, which is this object's now; or -1."""
-        if self._end is not None:
-            if descriptor >= 0:
-                os.close(descriptor)
-            return
-        if descriptor >= 0:
-            self._files[id(message)] = descriptor
-        self._messages.append(message)
-        if self._waiters:
-            for waiter in self._waiters:
+    def message(self, message: Message) -> None:
+        """From the client."""
+        if self._end is None:
+            self._messages.append(message)
+            waiter = self._receiver
+            if waiter is not None:
+                self._receiver = None
                 if not waiter.done():
                     waiter.set_result(None)
-            self._waiters.clear()
+            if self._waiters:
+                self._wake()
+
+    def in_file(self, message: Message, descriptor: int) -> None:
+        """The same. `descriptor`: of the file that it is in, which is this object's now; or -1."""
+        if descriptor >= 0 and self._end is None:
+            self._files[id(message)] = descriptor
+        elif descriptor >= 0:
+            os.close(descriptor)
+        self.message(message)
 
     def closed(self, code: int, reason: bytes) -> None:
         """By the client or by the pump."""
@@ -203,6 +210,9 @@ class WebSocketInvocation:
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
+        if self._receiver is not None:
+            waiters.append(self._receiver)
+            self._receiver = None
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -223,15 +233,17 @@ class WebSocketInvocation:
             if self._end is not None:
                 code, reason = self._end
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            waiter = self._line.wait()  # as in _wait
-            self._waiters.append(waiter)
-            await waiter
+            if self._receiver is None or self._receiver.done():
+                self._receiver = waiter = self._line.wait()
+                await waiter
+            else:  # two of its tasks receive
+                await self._wait()
         message = self._messages.popleft()
+        data = message.data
         if message.objects:
             data = self._data_of(message)
             self._taken += message_cost(message)
         else:
-            data = message.data
             self._taken += len(data) + PIECE_COST
         if self._taken >= ASK_AT:
             self._line.ask(self.number, self._taken)
@@ -259,7 +271,9 @@ class WebSocketInvocation:
                 if self._unacknowledged < RESPONSE_WINDOW:
                     opcode, data = BINARY, message.get("bytes")
                     if data is None:
-                        opcode, data = TEXT, _encoded(message.get("text"))
+                        text = message.get("text")
+                        opcode = TEXT
+                        data = text.encode() if type(text) is str and text.isascii() else _encoded(text)
                     if type(data) is bytes and len(data) <= MESSAGE_IN_PACKET:
                         self._unacknowledged += len(data) + PIECE_COST
                         self._line.say((MESSAGE_TAG, self.number, opcode, data))

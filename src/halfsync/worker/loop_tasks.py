@@ -18,6 +18,7 @@ from __future__ import annotations
 import array
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -101,7 +102,8 @@ class LoopTasks:
         self._due: list[OutgoingResponse] = []  # have something to send then
         self._beats = False
         self.invocations: dict[int, ASGIInvocation] = {}
-        self.wait = loop.create_future
+        self.wait = partial(asyncio.Future, loop=loop)  # what every loop makes of `create_future`
+        self._said: Callable[[MessageColumns], None] = self._outbox.waiting.append
         self.is_open = False
 
     def open(self) -> None:
@@ -130,6 +132,7 @@ class LoopTasks:
         """In a process that the application forked."""
         self._tasks.close()
         self._outbox.__class__ = OutboxOfChild
+        self._said = self._outbox.say
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -218,7 +221,12 @@ class LoopTasks:
             return
         descriptors = dict(enumerate(_descriptors(ancillary))) if ancillary else {}
         try:
-            self._hand_out(decode_watch(self._watched[:size]), descriptors)
+            messages = decode_watch(self._watched[:size])
+            self._hand_out(messages, descriptors)
+            if type(messages[-1]) is Message and not self._flushes:
+                # Behind the tasks that this has woken: so what they send leaves in the same turn of the loop.
+                self._flushes = True
+                self._loop.call_soon(self._flush)
         except msgspec.MsgspecError as error:
             log("error", f"a message of the pump's can't be read: {error}")
         for descriptor in descriptors.values():
@@ -232,11 +240,12 @@ class LoopTasks:
         for message in messages:
             if type(message) is Message:
                 receiver = invocations.get(message.number)
-                if type(receiver) is WebSocketInvocation:
-                    receiver.message(message, _descriptor_of(message, descriptors) if descriptors else -1)
-                    if not self._flushes and message is messages[-1]:
-                        self._flushes = True  # at the end of the turn in which they are received
-                        self._loop.call_soon(self._flush)
+                if type(receiver) is not WebSocketInvocation:
+                    continue
+                if message.objects:
+                    receiver.in_file(message, _descriptor_of(message, descriptors))
+                else:
+                    receiver.message(message)
                 continue
             if isinstance(message, Nudge):
                 continue
@@ -288,7 +297,7 @@ class LoopTasks:
             self._loop.call_soon(self._flush)
 
     def say(self, message: MessageColumns) -> None:
-        self._outbox.say(message)
+        self._said(message)
         if not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush)
