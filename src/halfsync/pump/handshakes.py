@@ -18,6 +18,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
 from halfsync.pump.before_http import BeforeHttp
@@ -33,8 +34,11 @@ from halfsync.pump.states import HANDSHAKE, ConnectionEvent
 from halfsync.pump.tls import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, TLSError, TLSTransport, alert
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.tls_facts import facts_of
-from halfsync.tls_facts import MAX_KNOWN, TLSFacts, encode
+from halfsync.tls_facts import MAX_KNOWN, encode
 from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, Opening, look_at
+
+if TYPE_CHECKING:
+    import ssl
 
 STEPS = 4
 """Of handshakes, in one turn of the loop."""
@@ -77,10 +81,11 @@ class Handshakes(BeforeHttp):
         self.due: dict[Connection, None] = {}  # (for its order)
         self.removed: set[int] = set()  # listeners that a reload has taken out of `bind`
         self.close_soon: Callable[[Connection], None] = _nothing  # what is done about a connection of theirs
-        self._known_facts: dict[TLSFacts, bytes] = {}
+        self._known_facts: dict[object, bytes] = {}
 
     def step(self, conn: Connection) -> Outcome:
-        """Something has come: it is taken in at the end of a turn."""
+        """Something has come: it is taken in at the end of a turn. (The loop does this by itself, if it is
+        told by an event.)"""
         self.due[conn] = None
         return WAIT
 
@@ -111,7 +116,8 @@ class Handshakes(BeforeHttp):
         if not data:
             self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return
-        if not transport.plain.drained(len(data), RECEIVE):
+        drained = transport.plain.drained(len(data), RECEIVE)
+        if not drained:
             self.due[conn] = None  # edge-triggered: what is left will not be told
         try:
             if transport.has_begun:
@@ -120,7 +126,7 @@ class Handshakes(BeforeHttp):
                 conn.inbox += data
                 done = self._look(conn, transport)
             if done:
-                self._finished(conn, transport)
+                self._finished(conn, transport, drained)
         except OSError as error:
             log("debug", f"{conn.origin}: the TLS handshake failed: {error}")
             self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
@@ -160,58 +166,55 @@ class Handshakes(BeforeHttp):
             names = ", ".join(repr(name)[1:] for name in hello.protocols[:8])
             raise TLSError(f"the client speaks none of our protocols, but {names[:200]}")
 
-    def _finished(self, conn: Connection, transport: TLSTransport) -> None:
-        """Raises OSError."""
-        if transport.tls.selected_alpn_protocol() == PROTOCOL:  # the handshake was all that is wanted
+    def _finished(self, conn: Connection, transport: TLSTransport, drained: bool) -> None:
+        """`drained`: the kernel has nothing more that came. Raises OSError."""
+        tls = transport.tls
+        name = tls.selected_alpn_protocol()
+        if name == PROTOCOL:  # the handshake was all that is wanted
             self._endings.close(conn, CloseReason.CLIENT_CLOSED)
             return
-        facts = facts_of(transport.tls, transport.server_name)
-        conn.origin.tls = self._encoded(facts)
-        if facts.certificate is not None:
-            conn.origin.has_certificate = True
-            conn.known = KnownHeads(read_at_once=False)  # what a lease repeats may be for others
-        name = transport.tls.selected_alpn_protocol()
+        conn.origin.tls = self._facts(conn, tls, transport.server_name)
         protocol = self.protocols.get(name or "", self._http1)
-        transport.more = self._more(conn)
+        transport.more = partial(self._read_more, conn)
         if self.contexts.has_guarded and protocol is self._http1:
             conn.known = KnownHeads(read_at_once=False)  # each request is looked at
             protocol = self._guarded
-        self._speak(conn, protocol)
+        self._speak(conn, protocol, reads=not drained or transport.holds_more)
         if conn.origin.listener in self.removed:
             self.close_soon(conn)
 
-    def _encoded(self, facts: TLSFacts) -> bytes:
-        """(Most connections' are alike.)"""
-        if facts.certificate is not None:
-            return encode(facts)
-        found = self._known_facts.get(facts)
+    def _facts(self, conn: Connection, tls: ssl.SSLObject, server_name: str) -> bytes:
+        """As they are passed on; most connections' are alike. Raises TLSError."""
+        if tls.getpeercert(binary_form=True) is not None:
+            conn.origin.has_certificate = True
+            conn.known = KnownHeads(read_at_once=False)  # what a lease repeats may be for others
+            return encode(facts_of(tls, server_name))
+        key = (tls.cipher(), tls.version(), server_name)
+        found = self._known_facts.get(key)
         if found is None:
             if len(self._known_facts) >= MAX_KNOWN:
                 self._known_facts.clear()
-            self._known_facts[facts] = found = encode(facts)
+            self._known_facts[key] = found = encode(facts_of(tls, server_name))
         return found
 
     def _speak_in_clear(self, conn: Connection, transport: TLSTransport) -> None:
         conn.transport = transport.plain
         conn.known = KnownHeads(read_at_once=False)
-        self._speak(conn, self._in_clear)
+        self._speak(conn, self._in_clear, reads=True)
 
-    def _speak(self, conn: Connection, protocol: WireProtocol) -> None:
+    def _speak(self, conn: Connection, protocol: WireProtocol, *, reads: bool) -> None:
+        """`reads`: there may be something to read that nobody will tell of."""
         conn.protocol = protocol
         conn.move(ConnectionEvent.PREPARED)
         conn.deadline = self._clock.now + self.head_timeout
+        conn.readable = reads
+        if reads or protocol is not self._http1:
+            self._run_queue.ready(conn)
+
+    def _read_more(self, conn: Connection) -> None:
+        """A read has left something."""
         conn.readable = True
         self._run_queue.ready(conn)
-
-    def _more(self, conn: Connection) -> Callable[[], None]:
-        """A read has left something."""
-        ready = partial(self._run_queue.ready, conn)
-
-        def more() -> None:
-            conn.readable = True
-            ready()
-
-        return more
 
 
 def _nothing(_conn: Connection) -> None:

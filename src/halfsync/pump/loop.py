@@ -428,7 +428,7 @@ class Pump:
         if self.pools.tasks.messages.gathered:
             self._guard(partial(self.pools.tasks.messages.end_of_turn, len(events)), "handing messages over")
         if self.handshakes.due:
-            self._guard(self.handshakes.work, "in TLS handshakes")
+            self._guard(self._shake_hands, "in TLS handshakes")
         if now >= self.acceptor.retry_at and not self.draining:
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
@@ -476,6 +476,9 @@ class Pump:
             conn.readable = True
             if mask & ~_READY:
                 conn.ended = True
+        if conn.protocol is self.handshakes:
+            self.handshakes.due[conn] = None
+            return
         exchange = conn.exchange
         if exchange is not None and conn.state is BUSY:
             if exchange.websocket is not None and exchange.websocket.has_begun:
@@ -518,6 +521,14 @@ class Pump:
                 break
         if self.pools.tasks.messages.due:
             self.pools.tasks.messages.flush()
+        if self.run_queue.due:
+            self._take_steps()
+        if self.pools.tasks.due:
+            self._guard(partial(self.pools.dispatcher.end_of_turn, 0), "handing requests over")
+
+    def _shake_hands(self) -> None:
+        """And go on at once with those who have."""
+        self.handshakes.work()
         if self.run_queue.due:
             self._take_steps()
         if self.pools.tasks.due:

@@ -160,6 +160,8 @@ class Output:
         close(2) would send a reset, which can destroy the response before the client has read it.)"""
         if conn.transport.ends_unsaid and not self._has_finished(conn):
             return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+        if not conn.readable:
+            return WAIT
         for _ in range(16):
             try:
                 data = conn.transport.recv(65536)

@@ -31,7 +31,7 @@ import os
 import time
 from _ssl import MemoryBIO, SSLError, SSLWantReadError, SSLZeroReturnError
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from halfsync.logs.error import log
 from halfsync.pump.transport import PlainTransport
@@ -72,14 +72,16 @@ class TLSTransport:
     __slots__ = (
         "_emptied",
         "_fed",
+        "_held",
         "_incoming",
+        "_inner",
         "_outgoing",
         "_over",
         "_owed",
         "_read",
         "_room",
+        "_said_all",
         "_said_end",
-        "_sock",
         "_surplus",
         "_surplus_at",
         "_tls",
@@ -87,12 +89,13 @@ class TLSTransport:
         "_write",
         "ends_unsaid",
         "more",
+        "plain",
         "server_name",
         "site",
     )
 
     def __init__(self, sock: PlainTransport) -> None:
-        self._sock = sock
+        self.plain = sock  # what is beneath
         self.server_name = ""  # that the client asked for
         self.site = ""  # the name of the one whose rules the client has kept
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
@@ -102,25 +105,23 @@ class TLSTransport:
         self._fed = 0  # bytes of records that have come, and of which nothing was given out
         self._surplus = 0.0  # bytes that were no data, and too many; as of `_surplus_at`
         self._surplus_at = 0.0
+        self._held = 0  # bytes that wait for something to go with (see `shake`)
         self._said_end = False
+        self._said_all = False  # our way is shut
         self.ends_unsaid = False  # `finish` has yet to be called again
         self._unsent: bytes | memoryview = b""  # encrypted, and not yet taken by the socket
         self._owed = 0  # bytes of the caller's that these stand for
         self._tls: ssl.SSLObject | None = None
+        self._inner: Any = None  # of `_tls`
 
     def begin(self, context: ssl.SSLContext) -> None:
         """Be the server's side of a handshake."""
         self._incoming = MemoryBIO()
         self._outgoing = MemoryBIO()
         self._tls = tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        inner = getattr(tls, "_sslobj", tls)  # SSLObject's own methods only call these: 0.1 µs each
+        self._inner = inner = getattr(tls, "_sslobj", tls)  # its methods only call these: 0.1 µs each
         self._read = inner.read
         self._write = inner.write
-
-    @property
-    def plain(self) -> PlainTransport:
-        """What is beneath."""
-        return self._sock
 
     @property
     def has_begun(self) -> bool:
@@ -132,24 +133,36 @@ class TLSTransport:
         return self._tls
 
     def fileno(self) -> int:
-        return self._sock.fileno()
+        return self.plain.fileno()
 
     # --- the handshake -----------------------------------------------------------------------------
 
     def shake(self, data: bytes) -> bool:
         """Go on with the handshake, after `data` has come. Whether it is done. Raises TLSError (the alert is
-        sent), OSError."""
+        sent), OSError.
+
+        With TLS 1.3 our side is done with the client's last flight, and all that is left to send are tickets.
+        If a request came with that, they go with its response. (Else at once: a client that waits for an
+        acknowledgement before it sends a small segment, Nagle's algorithm, would wait for 40 ms.)"""
         self._incoming.write(data)
         try:
-            self.tls.do_handshake()
+            self._inner.do_handshake()
         except SSLWantReadError:
             self._flush_control()
             return False
         except SSLError as error:
             self._fail()
             raise TLSError(_reason(error)) from None
-        self._flush_control()
+        if self._incoming.pending and self._inner.version() == "TLSv1.3":
+            self._held = self._outgoing.pending
+        else:
+            self._flush_control()
         return True
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether something came behind the client's part of the handshake."""
+        return self._incoming.pending > 0
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -160,7 +173,7 @@ class TLSTransport:
         # True only if this call has emptied the kernel: what came since an earlier one may have been told.
         self._emptied = False
         if not incoming.pending:
-            raw = self._sock.recv(self._room)
+            raw = self.plain.recv(self._room)
             self._emptied = len(raw) < self._room
             if not raw:
                 self._over = True
@@ -178,7 +191,7 @@ class TLSTransport:
             if not data:  # a close_notify
                 self._over = True
                 return b""
-            if self._outgoing.pending:
+            if self._outgoing.pending > self._held:
                 self._flush_control()
             pending = incoming.pending
             self._fed -= len(data)
@@ -203,18 +216,18 @@ class TLSTransport:
 
     def _fail_for_nothing(self) -> NoReturn:
         self._over = True
-        log("info", f"TLS: {_peer_of(self._sock)} sends many records without data: connection closed")
+        log("info", f"TLS: {_peer_of(self.plain)} sends many records without data: connection closed")
         raise TLSError("many records without data")
 
     def _take_in_more(self) -> None:
         """A record is not whole yet. Raises BlockingIOError if there is nothing more of it, OSError."""
-        if self._outgoing.pending:
+        if self._outgoing.pending > self._held:
             self._flush_control()
         if self._fed > MAX_WITHOUT_DATA:
             self._fail_for_nothing()
         if self._emptied:
             raise BlockingIOError
-        raw = self._sock.recv(self._room)
+        raw = self.plain.recv(self._room)
         self._emptied = len(raw) < self._room
         if not raw:
             self._over = True
@@ -236,7 +249,9 @@ class TLSTransport:
 
     def _flush_control(self) -> None:
         """Send what OpenSSL has to say for itself. Raises OSError if too much of it waits."""
-        self._unsent = bytes(self._unsent) + self._outgoing.read()
+        self._held = 0
+        wire = self._outgoing.read()
+        self._unsent = bytes(self._unsent) + wire if self._unsent else wire
         self._push()
         if len(self._unsent) > 2 * SEND:
             self._over = True
@@ -267,11 +282,14 @@ class TLSTransport:
                 return self._paid()
         size = len(data)
         if size > SEND:
-            data, size = data[:SEND], SEND
-        self._encrypt(data, size)
+            data, size = memoryview(data)[:SEND], SEND
+        done = self._write(data)  # one record, at most
+        if done < size:
+            self._encrypt(memoryview(data)[done:])
         wire = self._outgoing.read()
+        self._held = 0
         try:
-            sent = self._sock.send(wire)
+            sent = self.plain.send(wire)
         except BlockingIOError:
             sent = 0
         if sent == len(wire):
@@ -280,10 +298,9 @@ class TLSTransport:
         self._owed = size
         raise BlockingIOError
 
-    def _encrypt(self, data: bytes | memoryview, size: int) -> None:
-        done = self._write(data)  # one record, at most
-        while done < size:
-            done += self._write(data[done:])
+    def _encrypt(self, data: memoryview) -> None:
+        while data:
+            data = data[self._write(data) :]
 
     def _paid(self) -> int:
         """What the last send was given is taken now."""
@@ -295,7 +312,7 @@ class TLSTransport:
         if not self._unsent:
             return
         try:
-            sent = self._sock.send(self._unsent)
+            sent = self.plain.send(self._unsent)
         except BlockingIOError:
             return
         self._unsent = self._unsent[sent:]
@@ -304,8 +321,9 @@ class TLSTransport:
         """Nothing is remembered of it, so the next send may be given other bytes."""
         if self._unsent:
             return
-        self._encrypt(data, len(data))
+        self._encrypt(memoryview(data))
         self._unsent = self._outgoing.read()
+        self._held = 0
         self._push()
 
     def sendmsg(
@@ -332,11 +350,13 @@ class TLSTransport:
         return self.send(data) if data else 0
 
     def unsent(self) -> int:
-        return self._sock.unsent() + len(self._unsent)
+        return self.plain.unsent() + len(self._unsent)
 
     # --- ending ------------------------------------------------------------------------------------
 
     def finish(self) -> None:
+        if self._said_all:
+            return
         self.ends_unsaid = True
         if not self._said_end and self._tls is not None and not self._owed:
             self._said_end = True
@@ -349,15 +369,16 @@ class TLSTransport:
         if self._unsent:
             raise BlockingIOError
         self.ends_unsaid = False
-        self._sock.finish()
+        self._said_all = True
+        self.plain.finish()
 
     def reset_at_close(self, wanted: bool) -> None:
-        self._sock.reset_at_close(wanted)
+        self.plain.reset_at_close(wanted)
 
     def close(self) -> None:
         self.more = _nothing
-        self._tls = None
-        self._sock.close()
+        self._tls = self._inner = None
+        self.plain.close()
 
 
 def _peer_of(sock: PlainTransport) -> str:

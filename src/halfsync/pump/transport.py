@@ -10,14 +10,17 @@ Another kind (TLS, see tls.py) is a class with the same methods. What differs be
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import socket
 import struct
 import termios
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+_family_of: Callable[[socket.socket], int] = _socket.socket.family.__get__
+"""As a number: to make it an AddressFamily takes 1 µs."""
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
 _NO_RESET = struct.pack("ii", 0, 0)
 
@@ -81,12 +84,13 @@ class PlainTransport(socket.socket):
     tells_of_more = True  # the kernel does
     ends_by_close = True
     ends_unsaid = False
+    close = _socket.socket.close  # (that of socket.socket waits for files made of it; there are none)
 
     @classmethod
     def accept_from(cls, listening: socket.socket) -> tuple[PlainTransport, object]:
         """The next client of a listening socket, and its address, as socket.accept gives them."""
         fd, address = listening._accept()  # type: ignore[attr-defined]
-        return cls(listening.family, socket.SOCK_STREAM, 0, fileno=fd), address
+        return cls(_family_of(listening), socket.SOCK_STREAM, 0, fileno=fd), address
 
     def drained(self, received: int, size: int, /) -> bool:
         return received < size
