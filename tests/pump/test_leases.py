@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfsync.objects import File
+from halfsync.pump.closes import CloseReason
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.lease_rules import objection
 from halfsync.wire.http1 import HeadLimits, parse_head
@@ -320,6 +321,93 @@ def test_a_socket_that_takes_nothing_at_first_gets_its_leased_response_later(sta
     conn.transport = Reluctant(conn.transport, error)  # type: ignore[assignment]  # the kernel can't be made to
     assert repeated(client, hand, get("/x")).body == b"leased"
     assert repeated(client, hand, get("/x")).body == b"leased"
+
+
+KINDS = {
+    "closing": get("/x", "Connection: close"),
+    "old": get("/x", "Host: a", version="1.0"),
+    "old and kept": get("/x", "Host: a", "Connection: keep-alive", version="1.0"),
+    "first of its connection": get("/x"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body", [b"leased", b""])
+@pytest.mark.parametrize("taken", [0, 1, 150, -1])
+def test_a_small_leased_response_off_the_hot_path(stage: Stage, kind: str, body: bytes, taken: int):
+    """It is sent at once; what the socket does not take (all, all but a byte, the body, or the last byte)
+    follows."""
+    hand = stage.hand()
+    head = KINDS[kind]
+    grant(stage.client(), hand, get("/x"), body)
+    for _ in range(2):
+        client = stage.client()
+        *_, conn = stage.pump.connections.values()
+        transport = conn.transport
+        conn.transport = Miserly(transport, taken)  # type: ignore[assignment]
+        answer = repeated(client, hand, head)
+        assert (answer.status, answer.body) == (200, body)
+        closes = kind in ("closing", "old")
+        assert answer.closes == closes
+        if closes:
+            assert client.rest() == b""
+            assert conn.fd not in stage.pump.connections
+        else:
+            assert repeated(client, hand, head).body == body
+    assert all(record[3:5] == (200, len(body)) for record in stage.pump.access.records)
+    assert {record[5] for record in stage.pump.access.records[1:]}.issubset(range(80, 300))
+
+
+class Miserly:
+    """A transport that takes so many bytes of what it is given first (negative: all but so many)."""
+
+    def __init__(self, transport: Any, most: int) -> None:
+        self._transport = transport
+        self._most: int | None = most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def send(self, data: bytes, *flags: int) -> int:
+        most, self._most = self._most, None
+        if most is None or not data:
+            assert data, "nothing is sent"
+            return int(self._transport.send(data, *flags))
+        if most == 0:
+            raise BlockingIOError
+        return int(self._transport.send(data[:most], *flags))
+
+
+def test_a_leased_response_to_a_client_that_has_gone(stage: Stage):
+    hand = stage.hand()
+    grant(stage.client(), hand, get("/x"))
+    client = stage.client()
+    *_, conn = stage.pump.connections.values()
+    conn.transport = Gone(conn.transport)  # type: ignore[assignment]
+    client.send(get("/x", "Host: a", version="1.0"))
+    assert conn.fd not in stage.pump.connections
+    assert stage.reasons()[-1] is CloseReason.CLIENT_DISCONNECTED
+
+
+class Gone(Miserly):
+    def __init__(self, transport: Any) -> None:
+        super().__init__(transport, 0)
+
+    def send(self, data: bytes, *flags: int) -> int:
+        raise ConnectionResetError
+
+    def sendmsg(self, *_: Any) -> int:
+        raise ConnectionResetError
+
+
+def test_a_hundred_pipelined_requests_that_a_lease_answers_wait_their_turn(stage: Stage):
+    """Each is a step: so others have theirs in between."""
+    hand = stage.hand()
+    client = stage.client()
+    grant(client, hand, get("/x"))
+    client.send(get("/x", "X: 1") * 200)
+    assert [client.answer().body for _ in range(200)] == [b"leased"] * 200
+    assert not hand.tasks
 
 
 def test_responses_that_are_not_whole_are_not_leased(stage: Stage):

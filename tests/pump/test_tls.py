@@ -24,7 +24,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.handshakes import STEPS
 from halfsync.pump.reconfigure import PlanChange
-from halfsync.pump.states import FRESH, HANDSHAKE
+from halfsync.pump.states import FRESH, HANDSHAKE, LINGERING
 from halfsync.pump.tls import SEND, TLSTransport
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.wire.messages import Ending, Lease, Task
@@ -725,7 +725,8 @@ def test_a_client_that_reads_nothing_is_given_up():
             stage.later(25)
             if stage.reasons():
                 break
-        assert stage.reasons() == [CloseReason.SEND_TIMEOUT]
+        # (if the kernel acknowledges a little at the end of the time, it is too slow)
+        assert stage.reasons() in ([CloseReason.SEND_TIMEOUT], [CloseReason.SEND_TOO_SLOW])
 
 
 def test_a_client_that_reads_slowly_and_steadily_gets_all():
@@ -751,6 +752,26 @@ def test_an_end_in_good_order_is_told(stage: Stage, head: bytes):
     client = stage.client()
     client.send(head)
     assert client.rest().endswith(b" HTTP/1.%d\n" % (b"/1.1" in head))
+    assert client.sock.said_goodbye
+
+
+def test_nothing_is_waited_for_if_the_client_wants_the_end(stage: Stage):
+    """It has sent all that it will; so nothing unread can cost it the response."""
+    stage.hand(answers=True)
+    client = stage.client()
+    client.ask("/")
+    client.send(get("/", "Connection: close"))
+    assert not stage.pump.connections
+    assert client.rest()
+    assert client.sock.said_goodbye
+
+
+def test_more_is_waited_for_if_some_has_come(stage: Stage):
+    stage.hand(answers=True)
+    client = stage.client()
+    client.send(get("/", "Connection: close") + b"more")
+    assert the(stage).state is LINGERING
+    assert client.rest()
     assert client.sock.said_goodbye
 
 

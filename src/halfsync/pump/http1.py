@@ -209,7 +209,8 @@ class Http1:
         except Refusal as refusal:
             self.refuse(exchange, refusal)
             return MORE
-        return MORE if exchange.state is SENDING else WAIT
+        # It may be over already, if a lease has its response.
+        return MORE if exchange.state is SENDING or conn.exchange is not exchange else WAIT
 
     def exchange_of(self, conn: Connection, raw: bytes) -> Exchange:
         """The present one; or one for what has come of a head, so that it can be refused."""

@@ -224,9 +224,40 @@ class Http1Responses:
         self.end(exchange)
 
     def repeat(self, exchange: Exchange, leased: Leased) -> None:
-        """A whole response from a lease: its head is framed, except for what differs by connection."""
+        """A whole response from a lease. One in memory, and small, is sent at once: see `respond_small`."""
+        body = b"" if leased.head_only else leased.body
+        in_memory = leased.file is None or leased.head_only
+        if not in_memory or len(body) > SMALL:
+            self.queue(exchange, leased)
+            return
         conn = exchange.conn
         assert conn is not None
+        head = self._leased_head(exchange, leased)
+        wire = head + body
+        exchange.wire_before = conn.wire_bytes
+        exchange.body_before = conn.body_bytes
+        try:
+            sent = conn.transport.send(wire)
+        except OSError:
+            sent = 0  # to be found out again, and dealt with, where all sends are
+        if sent == len(wire):
+            conn.wire_bytes += sent
+            conn.body_bytes += len(body)
+            self.exchange_ended(conn, exchange)
+        else:
+            self._queue_small(conn, exchange, wire, len(body), sent)
+
+    def queue(self, exchange: Exchange, leased: Leased) -> None:
+        """A whole response from a lease, to be sent in the next step."""
+        conn = exchange.conn
+        assert conn is not None
+        self._start_output(conn, exchange, self._leased_head(exchange, leased))
+        if not leased.head_only:
+            self.add(exchange, leased.objects())
+        self.end(exchange)
+
+    def _leased_head(self, exchange: Exchange, leased: Leased) -> bytes:
+        """All but what differs by connection is framed."""
         head = exchange.head
         keep = head.keep_alive and self.keeps_alive
         if keep:
@@ -235,10 +266,7 @@ class Http1Responses:
         exchange.status = leased.status
         date_line = b"" if leased.dated else self._clock.date_line
         lines = connection_line(keep, head.minor) + exchange.own_fields(leased.fields)
-        self._start_output(conn, exchange, leased.head(date_line, lines))
-        if not leased.head_only:
-            self.add(exchange, leased.objects())
-        self.end(exchange)
+        return leased.head(date_line, lines)
 
     def accept(self, exchange: Exchange, accept: bytes, fields: bytes) -> None:
         """RFC 6455 4.2.2."""
@@ -306,7 +334,10 @@ class Http1Responses:
     ) -> None:
         exchange.body_owed = 0
         head_size = len(wire) - body_size
-        conn.out = deque((Framing(wire[:head_size]), wire[head_size:], Mark(exchange)))
+        conn.out = deque((Framing(wire[:head_size]),))
+        if body_size:
+            conn.out.append(wire[head_size:])
+        conn.out.append(Mark(exchange))
         self._output.taken(conn, sent)
         self._output.time_sending(conn, exchange)
         self._run_queue.ready(conn)  # not every transport that takes a part is full
@@ -357,6 +388,8 @@ class Http1Responses:
             if read and conn.transport.ends_by_close:
                 return self._endings.close(conn, CloseReason.ANSWERED)
             conn.transport.finish()
+            if read:  # all that may still come is the client's close_notify, in reply to ours
+                return self._endings.close(conn, CloseReason.ANSWERED)
         except BlockingIOError:  # the client has yet to read more of the response: `linger` tries again
             timeout = self._settings.send_timeout
         except OSError:

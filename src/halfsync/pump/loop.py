@@ -560,7 +560,7 @@ class Pump:
         conn.when, conn.first_byte = self.clock.wall, self.clock.now
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = Exchange(conn, parse_head(raw, self.head_limits), raw)
-        conn.protocol.repeat(exchange, leased)
+        self.responses.queue(exchange, leased)
         self.output.taken(conn, sent)
         self.run_queue.ready(conn)
 

@@ -16,6 +16,9 @@ MAX_SEEN = 1024
 MAX_SEEN_HEAD = 1024
 """Heads, and bytes of each, that are kept with what they mean: 2 MiB at most, twice."""
 
+MAX_CLOSING = 64
+"""The same, of clients that make a connection for each request: programs that ask for few things."""
+
 
 class SeenHead:
     """A plain head, and where a request with it went before."""
@@ -40,11 +43,13 @@ class SeenHead:
 class SeenHeads:
     """`whole` and `uncookied` hold plain heads; by all their bytes, and (apart, for such a head has
     somebody's cookie in it) by their bytes without the cookie. What could break a limit by its cookie,
-    because it is longer than `harmless`, is not to be looked up there."""
+    because it is longer than `harmless`, is not to be looked up there. `closing` holds other heads without a
+    cookie and a body, which only this file looks up."""
 
     def __init__(self, limits: HeadLimits) -> None:
         self.whole: dict[bytes, SeenHead] = {}
         self.uncookied: dict[bytes, SeenHead] = {}
+        self.closing: dict[bytes, RequestHead] = {}
         self.forget(limits)
 
     def forget(self, limits: HeadLimits) -> None:
@@ -53,18 +58,31 @@ class SeenHeads:
         self.harmless = limits.harmless
         self.whole.clear()
         self.uncookied.clear()
+        self.closing.clear()
 
     def parse(self, raw: bytes) -> tuple[RequestHead, SeenHead | None]:
         """What a whole head means; and what will be found by it from now on. Raises Refusal."""
         uncookied = cut_cookie(raw) if len(raw) <= self.harmless else b""
         if not uncookied:
+            closing = self.closing.get(raw)
+            if closing is not None:
+                return closing, None
             head = parse_head(raw, self._limits)
+            if not head.plain:
+                self._keep_closing(raw, head)
             return head, _keep(self.whole, raw, head)
         seen = self.uncookied.get(uncookied)
         if seen is not None:
             return seen.head.with_cookie(raw), seen
         head = parse_head(raw, self._limits)
         return head, _keep(self.uncookied, uncookied, head)
+
+    def _keep_closing(self, raw: bytes, head: RequestHead) -> None:
+        if head.body_size or head.upgrades or head.expects or len(raw) > MAX_SEEN_HEAD:
+            return
+        if len(self.closing) >= MAX_CLOSING:
+            self.closing.clear()
+        self.closing[raw] = head
 
 
 def _keep(table: dict[bytes, SeenHead], key: bytes, head: RequestHead) -> SeenHead | None:
