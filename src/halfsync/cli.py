@@ -16,6 +16,7 @@ from halfsync.habits import convert
 from halfsync.habits.options import OURS, click_options
 from halfsync.habits.parsing import Parsed
 from halfsync.habits.sources import gathered
+from halfsync.habits.switches import without_values
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.habits.variables import about_script_name
 from halfsync.layout import Layout, target_of, work_out
@@ -60,7 +61,10 @@ CLOSING = (
 
 
 class GroupedHelp(click.Command):
-    """Options are listed in the settings' sections."""
+    """Options are listed in the settings' sections; switches may have a value."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        return super().parse_args(context, without_values(arguments))
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         records = {
