@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 HELLO = b"Hello, world\n"
 CHUNK = bytes(16 * 1024)
 CHUNKS = 64
+EVENT = b"data: 0123456789abcdef\n\n"
 JSON = b'{"id":7,"name":"thing","tags":["a","b"]}'
 
 _START = {
@@ -31,6 +33,27 @@ async def chunks(scope: Any, receive: Any, send: Any) -> None:
         for _ in range(CHUNKS):
             await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
         await send({"type": "http.response.body"})
+
+
+async def streams(scope: Any, receive: Any, send: Any) -> None:
+    """Below /events one event a second, without end; below /upload the size of the request's body."""
+    if scope["type"] != "http":
+        return
+    if scope["path"] == "/upload":
+        size = 0
+        while (event := await receive())["type"] == "http.request":
+            size += len(event["body"])
+            if not event.get("more_body"):
+                break
+        await send({**_STREAM, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d\n" % size})
+    elif scope["path"] == "/events":
+        await send({**_STREAM, "headers": [(b"content-type", b"text/event-stream")]})
+        while True:
+            await send({"type": "http.response.body", "body": EVENT, "more_body": True})
+            await asyncio.sleep(1)
+    else:
+        await hello(scope, receive, send)
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:

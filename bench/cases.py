@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from bench import apps, asgi_cases, compare, handshakes, http2, load, report, servers, websocket
+from bench import apps, asgi_cases, asgi_streams, compare, handshakes, http2, load, report, servers, websocket
 from bench.compare import Pace, own_folder
 from bench.handshakes import make_public, over_tls
 from bench.idle import idle_connections
@@ -162,6 +162,8 @@ CASES: dict[str, Case] = {
     "asgi": asgi_cases.hello,
     "fastapi": asgi_cases.fastapi,
     "asgi-chunks": asgi_cases.chunks,
+    "asgi-upload": asgi_streams.uploads,
+    "asgi-events": asgi_streams.events,
     "websocket": websocket.small,
     "websocket-4k": websocket.medium,
     "burn": file_while_burning,
