@@ -17,6 +17,7 @@ PACKAGE = SOURCE / "halfsync"
 ENTRY_POINTS = {"issuing.main", "pump.main", "worker.main", "worker.template", "watcher.main"}
 ALLOWED: dict[str, set[str]] = {
     "early_signals": set(),
+    "command_line": {"folders"},
     "stamps": {"primitives"},
     "exceptions": set(),
     "objects": {"stamps"},
@@ -69,8 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {
-        "scoreboard",
-        "early_signals", "memory",
+        "command_line", "early_signals", "memory", "scoreboard",
         "parent", "wire", "layout", "plan", "plan_codec", "channel", "logs", "settings", "prctl",
         "temporary_files", "folders", "seen_files", "routes_table", "certificates",
         "issuing.files", "ticket_keys", *ENTRY_POINTS,
@@ -78,9 +78,9 @@ ALLOWED: dict[str, set[str]] = {
     "toml_text": {"header_rules", "settings"},
     "habits": {"habits", "settings", "toml_text"},
     "cli": {
-        "early_signals", "habits", "forwarded", "toml_text", "watcher.main", "parent", "layout", "plan",
-        "settings", "logs", "channel", "wire", "folders", "rereading", "seen_files", "routes_table",
-        "logresolve",
+        "command_line", "early_signals", "habits", "forwarded", "toml_text", "watcher.main", "parent",
+        "layout", "plan", "settings", "logs", "channel", "wire", "folders", "rereading", "seen_files",
+        "routes_table", "logresolve",
     },
     "logresolve": {"logs"},
     "ctl": {"ctl_text", "wire"},

@@ -373,7 +373,7 @@ def everything_that_ends_a_process() -> list[int]:
     """By default: see signal(7)."""
     keeps = {"KILL", "STOP", "CHLD", "CONT", "URG", "WINCH", "TSTP"}
     broken = {"ILL", "TRAP", "ABRT", "BUS", "FPE", "SEGV", "SYS"}
-    handled = {"TERM", "INT", "QUIT", "HUP", "USR1", "TTIN", "TTOU"}
+    handled = {"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "TTIN", "TTOU"}
     apart = {getattr(signal, f"SIG{name}") for name in keeps | broken | handled}
     return sorted(signal.valid_signals() - apart)
 
@@ -389,7 +389,8 @@ def test_a_signal_that_means_nothing_ends_nothing(tmp_path, preload):
                 os.kill(pid, number)
         for number in set(everything_that_ends_a_process()) - {signal.SIGPIPE, signal.SIGXFSZ}:
             assert_told(parent, f"{signals.name_of(number)}: this signal means nothing to halfsync")
-        for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP):
+        for name in ("TTIN", "TTOU", "QUIT", "INT", "HUP", "USR2"):
+            number = signal.Signals[f"SIG{name}"]
             for pid in children:
                 os.kill(pid, number)
         parent.signal(signal.SIGTTIN)

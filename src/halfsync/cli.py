@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from halfsync import __version__, early_signals
+from halfsync.command_line import CommandLine
 from halfsync.folders import current_folder
 from halfsync.forwarded import Trust
 from halfsync.habits import convert
@@ -32,6 +33,7 @@ from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS, Settings
 from halfsync.settings.targets import Target
 from halfsync.toml_text import in_toml, looks_in_toml, routes_in_toml, sites_in_toml
+from halfsync.wire.upgrade import VARIABLE
 
 WRONG = 2
 """Exit status when a setting or a target is wrong."""
@@ -144,8 +146,13 @@ def command() -> click.Command:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit. What is wrong is told on standard error, each in one sentence,
     and the status is 2."""
+    global _command
     open_standard_streams()
-    folder, name = current_folder(), os.environ.get("PWD")
+    if VARIABLE in os.environ:
+        from halfsync.parent.predecessor import find
+
+        find(os.environ)
+    _command = CommandLine.of_this_process()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         status = subcommand(arguments)
@@ -162,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # of --help | head
         os._exit(1)
     if status == START_AGAIN:
-        start_again(folder, name)
+        start_again(_command)
     sys.exit(status)
 
 
@@ -172,6 +179,7 @@ def subcommand(arguments: list[str]) -> int:
     if arguments[:1] == ["convert"]:
         return converting(arguments[1:])
     if arguments[:1] == ["logresolve"]:
+        early_signals.let_in()
         from halfsync.logresolve import command as resolving
 
         status = resolving.main(arguments[1:], prog_name="halfsync logresolve", standalone_mode=False)
@@ -180,13 +188,14 @@ def subcommand(arguments: list[str]) -> int:
     return status
 
 
-def start_again(folder: str, name: str | None) -> NoReturn:
+_command: CommandLine | None = None
+"""By which this process was started."""
+
+
+def start_again(command: CommandLine) -> NoReturn:
     """The same command in the same folder, and in the same process."""
-    os.chdir(folder)
-    os.environ.pop("PWD", None)
-    if name is not None:
-        os.environ["PWD"] = name
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.chdir(command.folder)
+    os.execve(command.program, command.arguments, command.environment)
 
 
 def open_standard_streams() -> None:
@@ -202,7 +211,10 @@ def open_standard_streams() -> None:
 
 def fail(*sentences: str) -> NoReturn:
     from halfsync.logs.error import tell
+    from halfsync.parent.predecessor import current
 
+    if (predecessor := current()) is not None and predecessor.failed(sentences):
+        sys.exit(WRONG)
     for sentence in sentences:
         tell(f"halfsync: {' '.join(sentence.split())}")
     sys.exit(WRONG)
@@ -259,7 +271,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     say_notes(notes, loaded)
     from halfsync.parent.main import serve
 
-    return serve(loaded.settings, layout, read_again, files, tls)
+    return serve(loaded.settings, layout, read_again, files, tls, _command)
 
 
 def say_notes(notes: Sequence[str], loaded: Loaded) -> None:

@@ -118,6 +118,16 @@ def reload(context: click.Context) -> int:
     return _say(context, ControlRequest("reload"))
 
 
+@command.command(
+    help="Have a new version of halfsync, started by the same command, take the place of the running one, "
+    "and wait until it serves. If it does not come up, the running one goes on, the reason is printed, and "
+    "the exit status is 1."
+)
+@click.pass_context
+def upgrade(context: click.Context) -> int:
+    return _say(context, ControlRequest("upgrade"))
+
+
 @command.command(help="Open the access log and the error log again.")
 @click.pass_context
 def reopen(context: click.Context) -> int:

@@ -116,6 +116,7 @@ TEXTS: dict[str, Callable[[Said], Iterable[str]]] = {
     "connections": _connections,
     "leases": _leases,
     "reload": lambda _: ["Reloaded."],
+    "upgrade": lambda said: [f"Upgraded: halfsync {said['version']} serves, as process {said['process']}."],
     "reopen": lambda _: ["The logs are reopened."],
     "scale": _scaled,
     "stop": _stopping,

@@ -92,8 +92,10 @@ class Server:
         arguments: tuple[str, ...],
         environment: dict[str, str],
         through: tuple[str, ...] = (),
+        program: tuple[str, ...] = (),
     ) -> None:
-        """`through`: a command that does something first and then becomes the server (exec)."""
+        """`through`: a command that does something first and then becomes the server (exec). `program`: what
+        is started in place of this package's command."""
         self.folder = folder
         self.tracebacks = 0  # that the test expects in the error log; -1: any number
         self._mark = Mark("HALFSYNC_STORY")
@@ -102,7 +104,7 @@ class Server:
         inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*through, *command(), "--log-level", "debug", *arguments],
+                [*through, *(program or command()), "--log-level", "debug", *arguments],
                 cwd=folder,
                 env={
                     **inherited,
@@ -220,11 +222,12 @@ def serving(
     environment: dict[str, str] | None = None,
     bind: bool = True,
     through: tuple[str, ...] = (),
+    program: tuple[str, ...] = (),
     seconds: float = LONG,
 ) -> Iterator[Server]:
     """`seconds` is for the start."""
     where = ("-b", "127.0.0.1:0") if bind else ()
-    server = Server(folder, (*where, *arguments), environment or {}, through)
+    server = Server(folder, (*where, *arguments), environment or {}, through, program)
     try:
         server.wait_until_it_serves(seconds)
         yield server
@@ -457,8 +460,12 @@ class Crowd:
     `wrong`. A connection that breaks is counted in `broken`, and replaced by a new one.
     """
 
-    def __init__(self, server: Server, targets: list[str], judge: Callable[[Answer], str]) -> None:
+    def __init__(
+        self, server: Server, targets: list[str], judge: Callable[[Answer], str], *fields: str
+    ) -> None:
+        """`fields`: header lines of all requests."""
         self._server = server
+        self._fields = fields
         self._judge = judge
         self._over = threading.Event()
         self.seen: list[str] = []
@@ -498,7 +505,7 @@ class Crowd:
         while not self._over.is_set():
             try:
                 client = client or Client(("127.0.0.1", port))
-                client.send(request(target))
+                client.send(request(target, *self._fields))
                 answer = found = client.answer()
             except (OSError, AssertionError) as error:
                 self.broken.append(repr(error))

@@ -115,7 +115,7 @@ def test_signals_that_mean_nothing_end_no_process(tmp_path, preload):
         for number in everything_that_ends_a_process():
             for pid in before:
                 os.kill(pid, number)
-        server.until_logged("SIGUSR2: this signal means nothing to halfsync; it is ignored")
+        server.until_logged("SIGALRM: this signal means nothing to halfsync; it is ignored")
         server.until_logged(r"SIGRTMIN\+1: this signal means nothing")
         assert client.ask("/hello").status == 200  # on the same connection
         assert server.processes() == before

@@ -19,6 +19,7 @@ from halfsync.parent.overview import rows_of, status_of, workers_of
 from halfsync.parent.reloads import Reloads
 from halfsync.parent.shortages import in_words
 from halfsync.parent.tree import Tree
+from halfsync.parent.upgrades import Upgrades
 from halfsync.scoreboard import Scoreboard
 from halfsync.wire import messages
 from halfsync.wire.control import ControlRequest, decode_request, done, failed
@@ -49,11 +50,13 @@ class Control:
         tree: Tree,
         reloads: Reloads,
         scoreboard: Scoreboard,
+        upgrades: Upgrades,
         operations: Operations,
     ) -> None:
         self.socket = sock
         self._tree = tree
         self._reloads = reloads
+        self._upgrades = upgrades
         self._operations = operations
         self._waiting: list[tuple[ControlClient, Look]] = []
         self._questions = 0
@@ -66,6 +69,7 @@ class Control:
             "connections": lambda _, now: self._asked("connections", now, {}),
             "leases": lambda _, now: self._asked("leases", now, {}),
             "reload": self._reload,
+            "upgrade": self._upgrade,
             "reopen": self._reopen,
             "stop": self._stop,
             "scale": self._scale,
@@ -101,6 +105,8 @@ class Control:
     def _reload(self, _: ControlRequest, _now: float) -> Said | Look:
         if self._tree.phase not in (Phase.STARTING, Phase.SERVING):
             return failed(f"The server is {self._tree.phase.value}; nothing is reloaded.")
+        if self._upgrades.is_under_way:
+            return failed("An upgrade is under way, which reads settings and code again anyway.")
         self._reloads.request("halfsyncctl reload")
         return self._reload_ended
 
@@ -110,6 +116,17 @@ class Control:
         if not self._reloads.is_over:
             return None
         return failed(" ".join(self._reloads.failures)) if self._reloads.failures else done()
+
+    def _upgrade(self, _: ControlRequest, now: float) -> Said | Look:
+        sentence = self._upgrades.request("halfsyncctl upgrade", now)
+        return failed(sentence) if sentence else self._upgrade_ended
+
+    def _upgrade_ended(self, _now: float) -> Said | None:
+        if self._upgrades.is_under_way:
+            return None
+        if self._upgrades.failure:
+            return failed(self._upgrades.failure)
+        return done(process=self._upgrades.process, version=self._upgrades.version)
 
     def _reopen(self, _: ControlRequest, _now: float) -> Said:
         wrong = self._operations.reopen_logs("halfsyncctl reopen")

@@ -39,16 +39,37 @@ class ControlClient:
 
 
 class ControlSocket:
-    def __init__(self, path: str, mode: int, identity: Identity | None = None) -> None:
-        """Raises SettingError if it can't be made."""
-        try:
-            self._listener: Listener = listeners.bind_unix(
-                os.path.abspath(path), MOST_CLIENTS, mode, identity
-            )
-        except OSError as error:
-            raise SettingError(f"control_socket {path!r}: {listeners.why_not(error, path)}.") from None
+    def __init__(
+        self,
+        path: str,
+        mode: int,
+        identity: Identity | None = None,
+        *,
+        inherited: socket.socket | None = None,
+    ) -> None:
+        """`inherited`: the very socket, from a server whose place this one will take, and which has it until
+        `take_over`. Raises SettingError if it can't be made."""
+        self.path = os.path.abspath(path)
+        self.is_ours = inherited is None
+        if inherited is not None:
+            self.listener = Listener(f"unix:{self.path}", "", 0, inherited)
+        else:
+            try:
+                self.listener = listeners.bind_unix(self.path, MOST_CLIENTS, mode, identity)
+            except OSError as error:
+                why = listeners.why_not(error, path)
+                raise SettingError(f"control_socket {path!r}: {why}.") from None
         self.clients: list[ControlClient] = []
         self._deaf_until = 0.0
+
+    def take_over(self) -> None:
+        """The server before has let go of it."""
+        self.is_ours = True
+
+    def let_go(self) -> None:
+        """Another server takes it over: those who have connected by now are ours, and nobody else."""
+        self.is_ours = False
+        listeners.disown(self.listener.address)
 
     def close(self) -> None:
         """What is left to say is said as far as there is room for it."""
@@ -56,17 +77,17 @@ class ControlSocket:
             self._send(client)
             client.socket.close()
         self.clients.clear()
-        listeners.close([self._listener])
+        listeners.close([self.listener])
 
     def forget_in_child(self) -> None:
         """In a forked process: the descriptors are closed already."""
         for client in self.clients:
             client.socket.detach()
-        self._listener.socket.detach()
+        self.listener.socket.detach()
 
     def register(self, poller: select.poll, now: float) -> None:
-        if now >= self._deaf_until and len(self.clients) < MOST_CLIENTS:
-            poller.register(self._listener.socket, select.POLLIN)
+        if self.is_ours and now >= self._deaf_until and len(self.clients) < MOST_CLIENTS:
+            poller.register(self.listener.socket, select.POLLIN)
         for client in self.clients:
             wanted = (0 if client.ended else select.POLLIN) | (select.POLLOUT if client.outbox else 0)
             poller.register(client.socket, wanted)
@@ -98,9 +119,9 @@ class ControlSocket:
                 self.clients.remove(client)
 
     def _accept(self, now: float) -> None:
-        while len(self.clients) < MOST_CLIENTS and now >= self._deaf_until:
+        while self.is_ours and len(self.clients) < MOST_CLIENTS and now >= self._deaf_until:
             try:
-                sock, _ = self._listener.socket.accept()
+                sock, _ = self.listener.socket.accept()
             except BlockingIOError:
                 return
             except OSError:  # no descriptor for it

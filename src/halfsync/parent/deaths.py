@@ -154,7 +154,7 @@ class Deaths:
             self._failed_to_import(pool, child, messages.Failed(sentence, ""), now)
 
     def _failed_to_import(self, pool: WorkerPool, child: Child, failure: messages.Failed, now: float) -> None:
-        if self._tree.settings.reload:
+        if self._tree.settings.reload and not self._tree.is_successor:
             self._wait_for_change(pool, failure)
             return
         if self._tree.phase is Phase.STARTING:

@@ -328,6 +328,21 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, "in use")
 
 
+def file_of(listener: Listener) -> tuple[int, int] | None:
+    """Device and inode of what we made at its path; None if we made nothing there."""
+    return _made[listener.address][:2] if listener.address in _made else None
+
+
+def own(address: str, file: tuple[int, int], identity: Identity | None) -> None:
+    """What another process has made at this address is ours to remove."""
+    _made[address] = (*file, identity)
+
+
+def disown(address: str) -> None:
+    """Not ours any more."""
+    _made.pop(address, None)
+
+
 def _remove_if_ours(listener: Listener) -> None:
     """Another server may have taken the path since: its socket is not ours to remove."""
     path = listener.address.removeprefix("unix:")

@@ -11,20 +11,25 @@ from functools import partial
 from typing import ParamSpec
 
 from halfsync import __version__, prctl
+from halfsync.command_line import CommandLine
 from halfsync.folders import current_folder
 from halfsync.layout import Layout
 from halfsync.logs import error
 from halfsync.logs.target import target_of
-from halfsync.parent import certificates, listeners, machine, privileges, systemd
+from halfsync.parent import certificates, listeners, machine, predecessor, privileges, processes, systemd
 from halfsync.parent.control_socket import ControlSocket
+from halfsync.parent.keeper import keep
 from halfsync.parent.logfiles import ErrorLog, access_log_of
 from halfsync.parent.pidfile import PidFile
+from halfsync.parent.predecessor import Predecessor
+from halfsync.parent.privileges import Identity
 from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
 from halfsync.parent.signals import Signals
 from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
+from halfsync.parent.upgrades import Holdings, Upgrades
 from halfsync.parent.watchdog import Watchdog
-from halfsync.plan import Plan
+from halfsync.plan import Listener, Plan
 from halfsync.routes_table import table_of
 from halfsync.scoreboard import Scoreboard
 from halfsync.seen_files import SeenFile
@@ -41,10 +46,12 @@ def serve(
     read_again: Callable[[], ReadConfiguration] | None = None,
     configuration: tuple[SeenFile, ...] = (),
     tls: Sequence[SiteTLS] = (),
+    command: CommandLine | None = None,
 ) -> int:
     """Bind, fork, and serve until told to stop. Gives the exit status, or START_AGAIN.
 
-    `read_again`: see Reconfiguration. `configuration`: the files that the settings were read from.
+    `read_again`: see Reconfiguration. `configuration`: the files that the settings were read from. `command`:
+    by which an upgrade starts another version.
 
     Raises SettingError if an address, a user or a file of the settings can't be had; then nothing
     was started and nothing is left behind.
@@ -53,20 +60,43 @@ def serve(
     error.keep_descriptor()
     error.be("parent", settings.log_level, settings.log_format)
     prctl.be_called(settings.name)
+    # There will be something to remove again, so no signal may just end the process.
+    signals = Signals()
+    try:
+        configured = settings, layout, read_again, configuration, tls
+        status, upgrades = _serve(signals, command, *configured)
+        if upgrades.stays:
+            prctl.be_called(processes.title(settings.name, "keeper"))
+            status = keep(signals, *upgrades.keep())
+    finally:
+        signals.close()
+    return status
+
+
+def _serve(
+    signals: Signals,
+    command: CommandLine | None,
+    settings: Settings,
+    layout: Layout,
+    read_again: Callable[[], ReadConfiguration] | None,
+    configuration: tuple[SeenFile, ...],
+    tls: Sequence[SiteTLS],
+) -> tuple[int, Upgrades]:
+    before = predecessor.current()
     with ExitStack() as undo:
-        # There will be something to remove again, so no signal may just end the process.
-        signals = Signals()
-        undo.callback(signals.close)
         identity = privileges.identity(settings)
         notifier = systemd.Notifier(os.environ)
+        if before is not None:
+            notifier.hold()
+            before.begun(settings)
         watchdog = Watchdog(os.environ, notifier)
         settings = machine.prepared(settings, layout.routes, identity)
-        pid_file = PidFile(settings.pid, identity) if settings.pid else None
+        pid_file = _pid_file(settings, identity, before)
         if pid_file is not None:
             undo.callback(pid_file.remove)
         addresses = layout.addresses(settings)
         listeners.check(settings, addresses, layout.only_with_tls)
-        bound = systemd.inherited(os.environ, settings) or listeners.bind(settings, identity, addresses)
+        bound = _listeners(settings, identity, addresses, before)
         undo.callback(listeners.close, bound)
         error_log = None
         if (target := target_of(settings.error_logfile)) is not None:
@@ -77,6 +107,8 @@ def serve(
         access_log = access_log_of(settings, identity)
         bound = listeners.at_sites(bound, settings, layout.sites)
         shown, notes = certificates.read_for(bound, tls)
+        if before is not None:
+            before.keep_sessions(shown)
         for note in notes:
             error.log("warning", note)
         plan = Plan(
@@ -89,10 +121,8 @@ def serve(
             certificates=shown,
             acme=acme_of(settings, tls),
         )
-        control_socket = None
-        if settings.control_socket is not None:
-            mode = octal("control_socket_mode", settings.control_socket_mode)
-            control_socket = ControlSocket(settings.control_socket, mode, identity)
+        control_socket = _control_socket(settings, identity, before)
+        if control_socket is not None:
             undo.callback(control_socket.close)
         scoreboard = machine.scoreboard()
         children = entry_points(scoreboard)
@@ -113,11 +143,42 @@ def serve(
             notifier=notifier,
             watchdog=watchdog,
             scoreboard=scoreboard,
+            command=command,
+            holdings=Holdings(pid_file, control_socket, before),
         )
         status = supervisor.run()
+        if before is not None and (failure := supervisor.failure) is not None:
+            before.failed([failure[0]], failure[1])
         if status == 0:
-            error.log("info", "stopped.")
-    return status
+            error.log("info", supervisor.last_word)
+    return status, supervisor.upgrades
+
+
+def _pid_file(settings: Settings, identity: Identity | None, before: Predecessor | None) -> PidFile | None:
+    if not settings.pid:
+        return None
+    if before is not None:
+        return before.pid_file(settings.pid, identity)
+    return PidFile(settings.pid, identity)
+
+
+def _listeners(
+    settings: Settings, identity: Identity | None, addresses: Sequence[str], before: Predecessor | None
+) -> tuple[Listener, ...]:
+    if before is not None:
+        return before.listeners(settings, identity, addresses)
+    return systemd.inherited(os.environ, settings) or listeners.bind(settings, identity, addresses)
+
+
+def _control_socket(
+    settings: Settings, identity: Identity | None, before: Predecessor | None
+) -> ControlSocket | None:
+    if settings.control_socket is None:
+        return None
+    mode = octal("control_socket_mode", settings.control_socket_mode)
+    if before is not None:
+        return before.control_socket(settings.control_socket, mode, identity)
+    return ControlSocket(settings.control_socket, mode, identity)
 
 
 def entry_points(scoreboard: Scoreboard) -> EntryPoints:

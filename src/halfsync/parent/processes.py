@@ -18,16 +18,19 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn
 
 import msgspec
 
-from halfsync import prctl
+from halfsync import channel, early_signals, prctl
+from halfsync.command_line import CommandLine
 from halfsync.logs import error
 from halfsync.parent import privileges, signals
+from halfsync.wire import upgrade
 
 FAILED = 1
 """Exit status of a child whose entry point raised."""
@@ -63,6 +66,47 @@ def fork(start: Start) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
+
+
+def execute(
+    command: CommandLine, environment: Mapping[str, str], keep: Collection[int], told: socket.socket
+) -> int:
+    """Start a program that is to outlive this process, with these descriptors. Gives its process id. Raises
+    OSError; what is wrong with the program is said by `told`, as upgrade.Failed."""
+    _flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _execute(command, environment, keep, told)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def _execute(
+    command: CommandLine, environment: Mapping[str, str], keep: Collection[int], told: socket.socket
+) -> NoReturn:
+    what = command.folder
+    try:
+        signals.reset_for_program()
+        close_all_but(keep)
+        for descriptor in keep:
+            os.set_inheritable(descriptor, True)
+        os.chdir(command.folder)
+        what = command.program
+        resource.setrlimit(resource.RLIMIT_NOFILE, command.descriptor_limits)
+        # Those that it holds back at first, so that none is lost; the others as everywhere.
+        signal.pthread_sigmask(signal.SIG_SETMASK, early_signals.HELD)
+        os.execve(command.program, command.arguments, environment)
+    except OSError as wrong:
+        channel.send(told, upgrade.encode(upgrade.Failed([f"{what}: {wrong.strerror}."])))
+    finally:
+        os._exit(NOT_EXECUTED)
+
+
+NOT_EXECUTED = 127
+"""As a shell has it."""
 
 
 def _child_main(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> NoReturn:

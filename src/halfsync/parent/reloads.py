@@ -37,6 +37,7 @@ class Reloads:
         self.failures: list[str] = []
         self._switched: list[WorkerPool] = []  # and not yet logged
         self._new_plan: Plan | None = None  # and not yet logged
+        self._deferred = ""  # the cause of one that waits for the outcome of an upgrade
 
     def on_change(self, files: str, is_configuration: bool) -> None:
         """With `reload`: these files have changed."""
@@ -83,6 +84,10 @@ class Reloads:
 
     def request(self, cause: str) -> None:
         """`cause` is SIGHUP, or, with `reload`, what has changed."""
+        if self._tree.is_upgrading and self._tree.phase is Phase.SERVING:
+            log("info", f"{cause}: an upgrade is under way, which reads settings and code again anyway.")
+            self._deferred = cause
+            return
         self.failures = []
         if self._tree.phase is Phase.SERVING:
             log("info", f"{cause}: reloading.")
@@ -93,6 +98,12 @@ class Reloads:
             self._restart_imports(cause)
         else:
             log("warning", f"{cause}: not reloading while {self._tree.phase.value}.")
+
+    def go_on(self) -> None:
+        """An upgrade has failed: what was requested meanwhile is done."""
+        cause, self._deferred = self._deferred, ""
+        if cause:
+            self.request(cause)
 
     def _restart_imports(self, cause: str) -> None:
         """During the start: what has not finished its import may have read old code, or hang."""
@@ -210,7 +221,7 @@ class Reloads:
         for pool in self._tree.pools:
             if pool.next_is_ready and pump is not None:
                 self._switch_over(pool, now)
-        if all(pool.next is None for pool in self._tree.pools):
+        if all(pool.next is None for pool in self._tree.pools) and not self._tree.is_upgrading:
             self._notifier.reload_is_over()
 
     @property

@@ -20,6 +20,7 @@ HANDLED = (
     signal.SIGQUIT,
     signal.SIGHUP,
     signal.SIGUSR1,
+    signal.SIGUSR2,
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGCHLD,
@@ -42,11 +43,18 @@ _DEFAULT = {
 }
 
 MEANINGLESS = tuple(sorted(signal.valid_signals() - _DEFAULT - set(HANDLED)))
-"""Signals that end a process by default and mean nothing here: USR2, ALRM, VTALRM, PROF, IO, PWR, XCPU,
+"""Signals that end a process by default and mean nothing here: ALRM, VTALRM, PROF, IO, PWR, XCPU,
 STKFLT, and the real-time signals. The parent logs and ignores them; a pump or worker ignores them. (An
 application may set handlers of its own.)"""
 
-LEFT_TO_THE_PARENT = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+LEFT_TO_THE_PARENT = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 """These often reach the whole group: a terminal's Ctrl-C, or its end, and a service manager's TERM
 (systemd sends it to every process of the service). What follows is the parent's to say: a pump or
 worker that left on its own would drop the very requests that a graceful stop waits for."""
@@ -98,6 +106,26 @@ class Signals:
         self._noted.append(number)
 
 
+TWICE = 1.0
+"""Seconds within which the same signal, directly and passed on by the keeper, is one."""
+
+
+class Doubles:
+    """Signals that reach the whole group (Ctrl-C, a service manager's TERM) come to the server directly, and
+    once more by the keeper (keeper.py). They are one signal, and not a second one that stops at once."""
+
+    def __init__(self) -> None:
+        self._latest: dict[int, tuple[bool, float]] = {}
+
+    def is_one(self, number: int, now: float, *, passed_on: bool) -> bool:
+        before = self._latest.get(number)
+        if before is not None and before[0] != passed_on and now - before[1] < TWICE:
+            del self._latest[number]
+            return True
+        self._latest[number] = (passed_on, now)
+        return False
+
+
 def name_of(number: int) -> str:
     """ "SIGUSR2"; real-time signals are named by their distance from the first: "SIGRTMIN+3"."""
     try:
@@ -114,6 +142,13 @@ def reset_in_child() -> None:
         signal.signal(number, signal.SIG_IGN if _has_terminal() else _ignore)
     for number in (*LEFT_TO_THE_PARENT, *MEANINGLESS):
         signal.signal(number, _ignore)
+
+
+def reset_for_program() -> None:
+    """Before another program takes this process's place. Call it with all signals blocked."""
+    signal.set_wakeup_fd(-1)
+    for number in (*HANDLED, *MEANINGLESS):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _has_terminal() -> bool:

@@ -18,7 +18,9 @@ What the comparison aims at depends on the phase:
 
     STARTING   fork the pump and all workers; when each pool has one that works, tell the pump to
                accept. An application that fails now ends everything (exit status 2).
-    SERVING    replace what dies; start generations and switch over to them (HUP).
+               (One that is to take another version's place waits here until that has handed over.)
+    SERVING    replace what dies; start generations and switch over to them (HUP); start another
+               version (USR2), which takes this one's place when it is ready.
     DRAINING   as before, but the pump was told to finish. When it has, or its limit is past:
     EXITING    every orders channel is closed; one that has not exited by the limit is killed.
     OVER
@@ -34,12 +36,15 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from halfsync import prctl
+from halfsync.command_line import CommandLine
 from halfsync.logs.error import log
+from halfsync.parent.children import Child
 from halfsync.parent.control import Control
 from halfsync.parent.control_socket import ControlSocket
 from halfsync.parent.deaths import Deaths
-from halfsync.parent.limits import LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
+from halfsync.parent.limits import EXIT_WRONG, LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
 from halfsync.parent.logfiles import ErrorLog
+from halfsync.parent.predecessor import Predecessor
 from halfsync.parent.privileges import Identity
 from halfsync.parent.process_rows import ProcessRows
 from halfsync.parent.progress import StartReport
@@ -47,12 +52,13 @@ from halfsync.parent.reaping import UnknownChildren
 from halfsync.parent.reconfigure import Reconfiguration
 from halfsync.parent.reloads import Reloads
 from halfsync.parent.reports import Reports
-from halfsync.parent.signals import Signals, name_of
+from halfsync.parent.signals import Doubles, Signals, name_of
 from halfsync.parent.spawn import EntryPoints, Spawner
 from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import ChildState
 from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
+from halfsync.parent.upgrades import Holdings, Upgrades
 from halfsync.parent.watchdog import Watchdog
 from halfsync.plan import BUILT_IN, Listener, Plan
 from halfsync.scoreboard import Scoreboard
@@ -78,6 +84,8 @@ class Supervisor:
         notifier: Notifier | None = None,
         watchdog: Watchdog | None = None,
         scoreboard: Scoreboard | None = None,
+        command: CommandLine | None = None,
+        holdings: Holdings | None = None,
     ) -> None:
         """`announce` is called when the pump is told to accept for the first time.
 
@@ -88,6 +96,9 @@ class Supervisor:
         `stop_listening` is called when a stop begins, so that the sockets are gone as soon as the
         pump has closed its own: who comes later is refused, and not left in a queue that nobody
         takes him from.
+
+        `command`: what an upgrade starts. `holdings`: what it hands over; with the predecessor, if this
+        server takes over from one.
         """
         self._tree = Tree(plan)
         self._reconfiguration = reconfiguration or Reconfiguration(None, identity, None)
@@ -100,22 +111,46 @@ class Supervisor:
         self._watchdog = watchdog or Watchdog({}, self._notifier)
         self._at_once = False  # a stop that does not wait for requests
         self._rows = ProcessRows(scoreboard or Scoreboard(), time.monotonic())
+        self._is_told_twice = False  # the next TERM is the second one, after an upgrade
         unknown = UnknownChildren()
         access_log = self._reconfiguration.access_log
         spawner = Spawner(entry_points, access_log, identity, folder, self._forget_in_child)
         self._staffing = Staffing(self._tree, spawner, unknown)
         self._reloads = Reloads(self._tree, self._staffing, self._reconfiguration, self._notifier)
+        holdings = holdings or Holdings(control_socket=control_socket)
+        self._predecessor = holdings.predecessor
+        self._tree.is_successor = self._predecessor is not None
+        self._identity = identity
+        self._holdings = holdings
+        self._doubles = Doubles()
+        self.upgrades = Upgrades(
+            self._tree, self._reloads, unknown, self._notifier, command, holdings, self._hand_over
+        )
         self._control = (
             None
             if control_socket is None
-            else Control(control_socket, self._tree, self._reloads, self._rows.scoreboard, self)
+            else Control(
+                control_socket, self._tree, self._reloads, self._rows.scoreboard, self.upgrades, self
+            )
         )
         described = (lambda _: None) if self._control is None else self._control.described
         self._reports = Reports(self._tree, unknown, self._reloads.on_change, described)
         self._deaths = Deaths(self._tree, self._reports, self._reloads, unknown)
 
+    @property
+    def last_word(self) -> str:
+        if self.upgrades.stays:
+            return f"this process passes signals on to process {self.upgrades.process}, and serves no more."
+        return "stopped."
+
+    @property
+    def failure(self) -> tuple[str, str] | None:
+        """Why another version could not be replaced by this one: a sentence, and a traceback or ""."""
+        return self._tree.failure
+
     def run(self) -> int:
-        """Serve until told to stop. Gives the exit status; no child is left then."""
+        """Serve until told to stop. Gives the exit status; no child is left then, except for the process that
+        has taken this one's place."""
         if self._tree.settings.preload:
             prctl.adopt_orphans()  # a template's workers
         try:
@@ -123,9 +158,11 @@ class Supervisor:
                 self._turn()
         finally:
             self._tree.kill_all()
+            self.upgrades.close()
             self._deaths.reap_the_killed()
             self._stop_listening(self._tree.plan.listeners)
-            self._signals.close()
+            if not self.upgrades.stays:
+                self._signals.close()
             if self._control is not None:
                 self._control.socket.close()
         return self._tree.exit_status
@@ -135,11 +172,14 @@ class Supervisor:
             self._wait()
             now = time.monotonic()
             self._handle_signals(now)
+            if self._predecessor is not None:
+                self._listen_to(self._predecessor, now)
             if self._control is not None:
                 self._control.receive(now)
             self._reports.receive_all(now)
             self._deaths.forget_unknown(now)
             self._deaths.reap(now)
+            self.upgrades.advance(now)
             self._deaths.enforce_limits(now)
             self._rows.look(self._tree, now)  # before a worker joins: the pump is told of its row then
             self._staffing.staff(now)
@@ -158,6 +198,9 @@ class Supervisor:
         for child in self._tree.children():
             child.forget_in_child()
         self._signals.forget_in_child()
+        self.upgrades.forget_in_child()
+        if self._predecessor is not None:
+            self._predecessor.forget_in_child()
         if self._control is not None:
             self._control.socket.forget_in_child()
 
@@ -176,13 +219,20 @@ class Supervisor:
                 poller.register(child.channel, select.POLLIN)
         if self._control is not None:
             self._control.socket.register(poller, time.monotonic())
+        if self._predecessor is not None:
+            self._predecessor.register(poller)
+        self.upgrades.register(poller)
         poller.poll(1000 * self._wait_seconds(time.monotonic()))
 
     def _wait_seconds(self, now: float) -> float:
         if self._staffing.is_behind:
             return 0.0
         children = self._tree.children()
-        due = [self._watchdog.due, *(min(child.limit, child.ready_by) for child in children)]
+        due = [
+            self._watchdog.due,
+            self.upgrades.due,
+            *(min(child.limit, child.ready_by) for child in children),
+        ]
         due += [pool.backoff.until for pool in self._tree.all_pools if pool.backoff.until > now]
         due += [child.join_after for child in children if child.join_after > now]
         if any(child.has_unsent for child in children) or self._staffing.lacks(now):
@@ -193,23 +243,65 @@ class Supervisor:
 
     def _handle_signals(self, now: float) -> None:
         for number in self._signals.take():
-            if number == signal.SIGQUIT or (number == signal.SIGINT and self._tree.settings.reload):
-                self.stop(now, name_of(number), at_once=True)  # who develops does not want to wait
-            elif number in (signal.SIGTERM, signal.SIGINT):
-                self.stop(now, name_of(number))
-            elif number == signal.SIGHUP:
-                self._reloads.request("SIGHUP")
-            elif number == signal.SIGUSR1:
-                self.reopen_logs("SIGUSR1")
-            elif number == signal.SIGTTIN:
-                self._resize(+1)
-            elif number == signal.SIGTTOU:
-                self._resize(-1)
-            elif number != signal.SIGCHLD:
-                log("warning", f"{name_of(number)}: this signal means nothing to halfsync; it is ignored.")
+            if number == signal.SIGCHLD:
+                continue
+            if self.upgrades.has_left:
+                self._handle_when_left(number, now)
+            elif not self._doubles.is_one(number, now, passed_on=False):
+                self._handle(number, now)
+
+    def _handle(self, number: int, now: float) -> None:
+        if number == signal.SIGQUIT or (number == signal.SIGINT and self._tree.settings.reload):
+            self.stop(now, name_of(number), at_once=True)  # who develops does not want to wait
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            self.stop(now, name_of(number))
+        elif number == signal.SIGHUP:
+            self._reloads.request("SIGHUP")
+            self.upgrades.pass_on(number, "SIGHUP")
+        elif number == signal.SIGUSR1:
+            self.reopen_logs("SIGUSR1")
+            self.upgrades.pass_on(number, "SIGUSR1")
+        elif number == signal.SIGUSR2:
+            self.upgrades.request("SIGUSR2", now)
+        elif number == signal.SIGTTIN:
+            self._resize(+1)
+        elif number == signal.SIGTTOU:
+            self._resize(-1)
+        else:
+            log("warning", f"{name_of(number)}: this signal means nothing to halfsync; it is ignored.")
+
+    def _handle_when_left(self, number: int, now: float) -> None:
+        """Another process is the server, and this one finishes what it has. If it stays, it is known as the
+        server to those who send signals."""
+        if self.upgrades.stays:
+            self.upgrades.forward(number)
+        if number == signal.SIGUSR1:
+            self.reopen_logs("SIGUSR1")
+        elif number == signal.SIGQUIT or (number in (signal.SIGTERM, signal.SIGINT) and self._is_told_twice):
+            self._stop_at_once(now, name_of(number))
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            self._is_told_twice = True
+        elif not self.upgrades.stays:
+            log("warning", f"{name_of(number)}: process {self.upgrades.process} is the server now.")
+
+    def _listen_to(self, predecessor: Predecessor, now: float) -> None:
+        for number in predecessor.receive():
+            if self.upgrades.has_left or self._doubles.is_one(number, now, passed_on=True):
+                continue
+            self._handle(number, now)
+        if not predecessor.is_gone or self.upgrades.has_left:
+            return
+        if not predecessor.has_left:
+            log("error", "the running version has ended, and with it the upgrade.")
+            self._tree.exit_status = self._tree.exit_status or EXIT_WRONG
+            self._stop_at_once(now, "the end of the running version")
+        elif predecessor.keeper is not None and self._tree.phase in (Phase.STARTING, Phase.SERVING):
+            self.stop(now, "the process that the service manager knows has ended")
+        self._predecessor = None
 
     def stop(self, now: float, name: str, *, at_once: bool = False) -> None:
         """`name` is the signal, or who asks for it."""
+        self.upgrades.cancel(now)
         if at_once:
             self._stop_at_once(now, name)
             return
@@ -221,18 +313,33 @@ class Supervisor:
             "info",
             f"{name}: stopping; requests in flight may take {self._tree.settings.graceful_timeout:g} s.",
         )
-        self._stop_listening(self._tree.plan.listeners)
         was_serving = self._tree.phase is Phase.SERVING
+        self._begin_draining(now)
+        if self._tree.pump is not None and was_serving:
+            self._tree.pump.order(messages.Drain(self._tree.settings.graceful_timeout))
+        elif self._tree.pump is not None:
+            self._tree.kill(self._tree.pump)
+
+    def _begin_draining(self, now: float) -> None:
+        self._stop_listening(self._tree.plan.listeners)
         self._tree.phase = Phase.DRAINING
         self._tree.phase_limit = now + self._tree.settings.graceful_timeout + LAST_WORD
         self._reloads.drop()
         for child in self._tree.children():
             if child.concurrency:  # event loops have to know how long they may go on
                 child.order(messages.Retire(child.id))
-        if self._tree.pump is not None and was_serving:
-            self._tree.pump.order(messages.Drain(self._tree.settings.graceful_timeout))
-        elif self._tree.pump is not None:
-            self._tree.kill(self._tree.pump)
+
+    def _hand_over(self, places: list[int], descriptor: int) -> None:
+        """Another process is the server now."""
+        now = time.monotonic()
+        self._begin_draining(now)
+        for issuer in self._tree.issuers.children:
+            self._tree.close_orders(issuer, now + LAST_WORD)
+        if self._tree.pump is not None:
+            order = messages.HandOver(self._tree.settings.graceful_timeout, places)
+            self._tree.pump.order(order, (descriptor,))
+        else:
+            os.close(descriptor)
 
     def _stop_at_once(self, now: float, name: str) -> None:
         """Requests in flight are cut off. But first the pump has a short moment to hand over, and the
@@ -292,11 +399,8 @@ class Supervisor:
     def _advance(self, now: float) -> None:
         tree = self._tree
         if tree.phase is Phase.STARTING and tree.pump is not None and all(pool.works for pool in tree.pools):
-            tree.phase = Phase.SERVING
-            self._staffing.open()
-            self._flush(now)  # first, so that whoever is told that it serves is served
-            self._announce()
-            self._reloads.serving()
+            if self._predecessor is None or self._takes_over(self._predecessor, tree.pump):
+                self._begin_serving(now)
         elif tree.phase is Phase.STARTING:
             self._start_report.look(tree.pools, now)
         elif tree.phase is Phase.SERVING:
@@ -306,10 +410,36 @@ class Supervisor:
         elif tree.phase is Phase.EXITING:
             self._advance_exiting(now)
 
+    def _begin_serving(self, now: float) -> None:
+        self._tree.phase = Phase.SERVING
+        self._staffing.open()
+        self._flush(now)  # first, so that whoever is told that it serves is served
+        self._announce()
+        if self._predecessor is not None:
+            self._predecessor.serving()
+        self._reloads.serving()
+
+    def _takes_over(self, predecessor: Predecessor, pump: Child) -> bool:
+        """Whether it is our turn to serve."""
+        try:
+            prepared = predecessor.prepare(self._tree.plan)
+        except OSError:
+            return False  # there is no room for it now
+        if prepared is not None:
+            sock, places = prepared
+            pump.order(messages.TakeOver(places), (sock.detach(),))
+        if not predecessor.has_left:
+            return False
+        self._tree.is_successor = False
+        self._holdings.take_over(self._identity)
+        return True
+
     def _advance_draining(self, now: float) -> None:
         if self._tree.pump is not None and not self._tree.pump.drained and now >= self._tree.phase_limit:
             log("warning", self._why_not_drained())
             self._tree.kill(self._tree.pump)
+        if self.upgrades.is_under_way and now < self._tree.phase_limit:
+            return  # who asked for it is to be told
         if self._tree.pump is None or self._tree.pump.drained or self._tree.pump.state is ChildState.KILLED:
             self._tree.begin_exit(now)
             if self._at_once:

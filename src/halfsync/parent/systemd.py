@@ -96,18 +96,38 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._failed = False
         self._status = self._outcome = ""
-        self._is_reloading = self._is_stopping = False
+        self._is_reloading = self._is_stopping = self._is_held = False
         if address and address[0] not in "/@":
             log("warning", f"NOTIFY_SOCKET {address!r} is neither a path nor @name; nothing is sent there.")
             self._address = ""
 
     def ready(self, addresses: Sequence[str]) -> None:
+        self._is_held = False
         self.serving_at(addresses)
         self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={self._status}")
 
     def serving_at(self, addresses: Sequence[str]) -> None:
         """From now on; told with what is told next."""
         self._status = f"Serving at {', '.join(addresses)}"
+
+    @property
+    def is_told(self) -> bool:
+        """Somebody wants to know, and so can be told of another process."""
+        return bool(self._address)
+
+    def hold(self) -> None:
+        """Say nothing until `ready`: another process is the service's main one."""
+        self._is_held = True
+
+    def hand_over(self, process: int) -> None:
+        """That process is the main one from now on, and says what there is to say."""
+        self._send(f"MAINPID={process}\nSTATUS=Upgraded")
+        self._is_held = True
+
+    def take_back(self) -> None:
+        """It is not."""
+        self._is_held = False
+        self._send(f"MAINPID={os.getpid()}")
 
     def reloading(self) -> None:
         self._is_reloading, self._outcome = True, ""
@@ -116,6 +136,10 @@ class Notifier:
 
     def reload_failed(self) -> None:
         self._outcome = "Reload failed, the old workers keep serving. "
+
+    def upgrade_failed(self) -> None:
+        self._outcome = "Upgrade failed, the running version keeps serving. "
+        self.reload_is_over()
 
     def reload_is_over(self) -> None:
         """Whatever came of it. May be called at any time."""
@@ -136,7 +160,7 @@ class Notifier:
 
     def _send(self, text: str) -> None:
         """Never waits, and never raises: a service manager that does not read must not stop us."""
-        if not self._address:
+        if not self._address or self._is_held:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

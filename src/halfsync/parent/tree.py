@@ -19,6 +19,9 @@ class Tree:
         self.phase = Phase.STARTING
         self.phase_limit = NEVER  # when the phase is over, whatever is left to do
         self.exit_status = 0
+        self.failure: tuple[str, str] | None = None  # why: a sentence, and an application's traceback or ""
+        self.is_upgrading = False  # another process may take this one's place
+        self.is_successor = False  # this one is to take another one's place, and does not serve yet
         self.pumps = ChildPool()
         self.watchers = ChildPool()  # none without `reload`
         self.issuers = ChildPool()  # none without `acme`
@@ -91,7 +94,9 @@ class Tree:
 
     def give_up(self, sentence: str, trace: str, now: float) -> None:
         """At the first start: say why, and end."""
-        if self.exit_status == 0:
+        if self.exit_status == 0 and self.is_successor:
+            self.exit_status, self.failure = EXIT_WRONG, (sentence, trace)  # told by who serves still
+        elif self.exit_status == 0:
             self.exit_status = EXIT_WRONG
             tell(trace + ("\n" if trace and not trace.endswith("\n") else "") + f"halfsync: {sentence}")
         self.begin_exit(now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from halfsync.logs.formats import needs_site
 from halfsync.plan import Plan
@@ -25,9 +25,10 @@ from halfsync.pump.poller import Poller
 from halfsync.pump.proxied import ProxyHeaders
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
-from halfsync.pump.states import HANDSHAKE, ConnectionEvent
+from halfsync.pump.states import HANDSHAKE, ConnectionEvent, ConnectionState
 from halfsync.pump.tls import TLSTransport
 from halfsync.pump.transport import PlainTransport
+from halfsync.wire.upgrade import Passed
 
 ACCEPTS_A_TURN = 64
 """For each listener. More would let a flood of new clients delay the old ones."""
@@ -97,13 +98,17 @@ class Acceptor:
             listener.setblocking(False)
             self._poller.watch(listener.fileno(), self._source(index, listener))
 
-    def stop(self) -> None:
-        """Accept what has connected by now, and then close the listening sockets."""
+    def stop(self, handed_over: Collection[int] = ()) -> None:
+        """Accept what has connected by now, and then close the listening sockets. Those that are
+        `handed_over` another process has open too: it accepts."""
         self._unwatch()
         self._paused = False
         self.due = []
         for index, listener in self._listeners.items():
-            self._close(index, listener)
+            if index in handed_over:
+                listener.close()
+            else:
+                self._close(index, listener)
         self._listeners = {}
 
     def configure(self, plan: Plan) -> None:
@@ -134,6 +139,7 @@ class Acceptor:
             for index, one in enumerate(plan.listeners)
             if one.scheme == "http" and one.port and not plan.is_for_health(index)
         }
+        self._families = [one.socket.family for one in plan.listeners]
         self.redirected = in_clear if plan.settings.redirect_http else set()
         ports = [one.port for one in plan.listeners if one.scheme == "https" and not one.is_removed]
         self._redirecting.port = ports[0] if ports else 443
@@ -196,8 +202,8 @@ class Acceptor:
                 return count
         return ACCEPTS_A_TURN
 
-    def _add(self, index: int, transport: PlainTransport, address: object) -> None:
-        """A new client. If its request is there already, the next turn tells."""
+    def _add(self, index: int, transport: PlainTransport, address: object) -> Connection | None:
+        """A new client. If its request is there already, the next turn tells. None: it has none."""
         client, port = address[:2] if isinstance(address, tuple) else ("", 0)
         origin = Origin(client, port, index)
         if self._logs_sites:
@@ -222,7 +228,7 @@ class Acceptor:
         if counts and not clients.has_room(client, now):
             if index in self._secure:  # a handshake is what it is not worth
                 transport.close()
-                return
+                return None
             known = KnownHeads(read_at_once=False)
             limit = min(self._head_timeout, LIMITED_TIMEOUT)
             conn = Connection(transport, self._limited, origin, known, now + limit)
@@ -232,6 +238,47 @@ class Acceptor:
         self._endings.counts.words[CONNECTIONS_ACCEPTED] += 1
         if counts:
             clients.came(origin)
+        return conn
+
+    def adopt(self, passed: Passed, index: int, descriptor: int) -> None:
+        """A client that had connected to the server before. Raises OSError."""
+        family = self._families[index]
+        transport = self.transport(family, socket.SOCK_STREAM, 0, fileno=descriptor)
+        try:
+            if passed.state == HANDSHAKE.name:
+                conn = self._add(index, transport, (passed.client, passed.client_port))
+            else:
+                conn = self._add_ready(index, transport, passed)
+        except BaseException:
+            transport.detach()
+            raise
+        if conn is None:
+            return
+        conn.deadline = passed.deadline
+        conn.inbox, conn.scanned = passed.inbox, passed.scanned
+        conn.when, conn.first_byte = passed.when, passed.first_byte
+
+    def _add_ready(self, index: int, transport: PlainTransport, passed: Passed) -> Connection:
+        """What was before the first request is over, and `client_connections` was looked at."""
+        origin = Origin(passed.client, passed.client_port, index)
+        if self._logs_sites:
+            origin.log_site(True)
+        known = self._leases.known_of(index) if transport.tells_of_more else KnownHeads(read_at_once=False)
+        conn = Connection(transport, self._protocol, origin, known, passed.deadline)
+        self._speak(conn)
+        conn.state = ConnectionState[passed.state]
+        conn.request_count = passed.request_count
+        self._poller.watch_client(conn.fd)
+        self._endings.connections[conn.fd] = conn
+        clients = self._endings.clients
+        if clients.most and index not in self._uncounted:
+            clients.came(origin)
+        return conn
+
+    def _speak(self, conn: Connection) -> None:
+        if conn.origin.listener in self.redirected:
+            conn.protocol = self._redirecting
+            conn.known = KnownHeads(read_at_once=False)
 
     def _go_on(self, conn: Connection) -> None:
         """Its PROXY header is read, and what follows is not."""
@@ -244,9 +291,7 @@ class Acceptor:
             conn.move(ConnectionEvent.PREPARED)
             conn.deadline = self._clock.now + self._head_timeout
             conn.protocol = self._protocol
-            if index in self.redirected:
-                conn.protocol = self._redirecting
-                conn.known = KnownHeads(read_at_once=False)
+            self._speak(conn)
         conn.readable = True
         self._run_queue.ready(conn)
 

@@ -38,6 +38,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange, WireProtocol
 from halfsync.pump.counts import BYTES_SENT, LEASE_HITS, Counts
 from halfsync.pump.endings import Endings
+from halfsync.pump.handing_over import HandingOver
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1, limits_of
@@ -81,6 +82,7 @@ from halfsync.pump.states import (
     WORKING,
 )
 from halfsync.pump.stopping import StopReport, cut_off_sentence
+from halfsync.pump.taking_over import TakingOver
 from halfsync.pump.timeouts import SWEEP, Timeouts
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.tunnel import Tunnels
@@ -298,10 +300,23 @@ class Pump:
         self.at_sweep: list[Callable[[], None]] = []  # what else is done twice a second
         self._drain_until = NEVER
         self._stop_report = StopReport()
+        self.handing_over: HandingOver | None = None  # to the pump of the server that takes over
+        self.taking_over: TakingOver | None = None  # from the pump of the server before
         self._drain_seconds = NEVER
         self.poller.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
         # Every socket made by accept(2) is then non-blocking at its making: one system call less.
         socket.setdefaulttimeout(0.0)
+
+    @property
+    def passable(self) -> tuple[WireProtocol, ...]:
+        """What is spoken on connections that another pump can go on with."""
+        return (
+            self.http1,
+            self.guarded_http1,
+            self.redirecting_http1,
+            self.proxy_headers,
+            self.handshakes,
+        )
 
     def protocols(self, settings: Settings) -> dict[str, WireProtocol]:
         """What is spoken over TLS, by its ALPN name, our favourite first."""
@@ -577,22 +592,40 @@ class Pump:
 
     # --- stopping --------------------------------------------------------------------------------
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, to: HandingOver | None = None) -> None:
         """Accept what has connected, serve what has been requested within so many seconds, then nothing
-        more. A further call shortens the time."""
+        more. A further call shortens the time. `to`: see handing_over.py."""
         now = self.clock.now
         self._drain_until = min(self._drain_until, now + seconds)
         self._drain_seconds = min(self._drain_seconds, seconds)
         if self.draining:
             return
-        self.acceptor.stop()
+        self.handing_over = to
+        self.acceptor.stop(() if to is None else to.places)
         self.draining = self.tunnels.draining = self.timeouts.draining = self.http2.draining = True
         self.websockets.draining = True
-        self.responses.keeps_alive = False
+        self.responses.keeps_alive = to is not None
         self.handshakes.head_timeout = min(self.handshakes.head_timeout, FRESH_TIMEOUT)
         self.responses.linger_timeout = min(self.responses.linger_timeout, LINGER_AT_STOP)
         self.http2.linger_timeout = self.websockets.close_timeout = self.responses.linger_timeout
+        if to is None and self.taking_over is not None:
+            self.taking_over.close()
+        self.end_connections()
+        for stream in self.endings.streams:
+            if stream.exchange is not None:
+                self.websockets.close_at_stop(stream.exchange)
+
+    def end_connections(self) -> None:
+        """Those that are not handed over: idle ones now, others when they have been served."""
+        now, to = self.clock.now, self.handing_over
+        if to is not None:
+            self.handshakes.removed = set(range(len(self.plan.listeners)))  # whoever ends one now is the last
         for conn in list(self.connections.values()):
+            if to is not None:
+                if conn.exchange is None and to.takes(conn):
+                    continue
+                if not to.takes(conn):
+                    self.handshakes.close_soon(conn)
             if conn.state is FRESH or conn.state is HANDSHAKE:
                 conn.deadline = min(conn.deadline, now + FRESH_TIMEOUT)
             elif conn.state is LINGERING:
@@ -605,20 +638,34 @@ class Pump:
                 self.timeouts.close_idle(conn, CloseReason.DRAINING)
             elif conn.exchange is not None:
                 self.websockets.close_at_stop(conn.exchange)
-        for stream in self.endings.streams:
-            if stream.exchange is not None:
-                self.websockets.close_at_stop(stream.exchange)
 
     def _is_drained(self) -> bool:
         """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout
         is cut, visibly, and logged so."""
+        if self.handing_over is not None:
+            self._hand_over(self.handing_over)
         exchanging = chain(self.connections.values(), self.endings.streams)
         self._stop_report.look(exchanging, self.clock.now, self._drain_until)
         if self.clock.now >= self._drain_until:
             self._drain_until = NEVER
             self._cut_off(list(self.connections.values()))
             self.access.due = self.clock.now  # the parent does not wait long now: log it at once
+        if self.taking_over is not None and self.taking_over.is_open and self._drain_until != NEVER:
+            return False  # what comes is passed on
         return not self.connections and self.access.idle
+
+    def _hand_over(self, to: HandingOver) -> None:
+        """What has become free."""
+        free = [conn for conn in self.connections.values() if conn.exchange is None]
+        to.pass_on(free, self.endings)
+        if to.is_broken:
+            self.handing_over = None
+            self.responses.keeps_alive = False
+            self.end_connections()
+            return
+        for conn in free:
+            if conn.state is IDLE and not to.takes(conn):
+                self.timeouts.close_idle(conn, CloseReason.DRAINING)
 
     def _cut_off(self, left: list[Connection]) -> None:
         count = sum(conn.exchange is not None for conn in chain(left, self.endings.streams))

@@ -14,10 +14,12 @@ from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
 from halfsync.pump import overview
 from halfsync.pump.descriptors import Descriptor, Reserve
+from halfsync.pump.handing_over import HandingOver
 from halfsync.pump.loop import Pump
 from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.spare import spare_of
 from halfsync.pump.status_page import StatusPages
+from halfsync.pump.taking_over import TakingOver
 from halfsync.scoreboard import Scoreboard
 from halfsync.wire.messages import (
     NO_WORKER,
@@ -32,6 +34,7 @@ from halfsync.wire.messages import (
     Drained,
     Ended,
     ErrorLogFile,
+    HandOver,
     Hung,
     Join,
     Lost,
@@ -42,6 +45,7 @@ from halfsync.wire.messages import (
     Retire,
     Spare,
     SwitchOver,
+    TakeOver,
     decode_order,
     encode,
 )
@@ -103,6 +107,8 @@ def run(plan: Plan, orders_socket: socket.socket, scoreboard: Scoreboard) -> int
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     pump.run()
+    if pump.handing_over is not None:
+        log("info", f"connections that were handed over: {pump.handing_over.count}")
     orders.report(Drained())
     return 0
 
@@ -143,8 +149,22 @@ def _receive_order(pump: Pump, orders: Orders, reconfiguration: PlanChange) -> N
         reconfiguration.switch_over(order.number)
     elif isinstance(order, Drain):
         pump.drain(order.seconds)
+    elif isinstance(order, HandOver | TakeOver):
+        _change_servers(pump, order, owned)
     else:
         _take_other(pump, orders, order, owned)
+
+
+def _change_servers(pump: Pump, order: HandOver | TakeOver, fds: list[Descriptor]) -> None:
+    """Without its descriptor, a HandOver is a Drain."""
+    sock = socket.socket(fileno=os.dup(fds[0].fd)) if fds else None
+    if isinstance(order, HandOver):
+        to = None
+        if sock is not None:
+            to = HandingOver(sock, order.places, pump.passable, pump.poller)
+        pump.drain(order.seconds, to)
+    elif sock is not None:
+        pump.taking_over = TakingOver(sock, order.places, pump.acceptor, pump.poller)
 
 
 def _take_other(pump: Pump, orders: Orders, order: object, owned: list[Descriptor]) -> None:

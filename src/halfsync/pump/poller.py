@@ -30,6 +30,10 @@ class Poller:
         """Raises OSError where the kernel can't watch any more descriptors for this user."""
         self._epoll.register(fd, CLIENT_EVENTS)
 
+    def forget_client(self, fd: int) -> None:
+        """One that another process has open too. (Else its close is enough.)"""
+        self._epoll.unregister(fd)
+
     def watch(self, fd: int, source: Source, events: int = select.EPOLLIN) -> None:
         self._epoll.register(fd, events)
         self.sources[fd] = source

@@ -12,7 +12,16 @@ from typing import Any, Literal
 import msgspec
 
 Command = Literal[
-    "status", "workers", "scoreboard", "reload", "reopen", "stop", "scale", "connections", "leases"
+    "status",
+    "workers",
+    "scoreboard",
+    "reload",
+    "upgrade",
+    "reopen",
+    "stop",
+    "scale",
+    "connections",
+    "leases",
 ]
 
 MAX_LINE = 64 * 1024

@@ -11,6 +11,7 @@ boundaries and can carry descriptors (SCM_RIGHTS):
                                 (read by the watch thread, whatever the handlers do; or by the event loop)
     orders     parent -> child  Attach | Retire | LogFile       (worker)
                parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
+               parent -> child  HandOver | TakeOver             (pump)
                parent -> child  Describe | Challenges | Ping    (pump)
                parent -> child  ChallengesShown | TryAgain      (acme)
                parent -> child  Spawn                           (template)
@@ -412,6 +413,22 @@ class Drain(msgspec.Struct, tag="drain"):
     seconds: float  # what is in flight after that is cut off; 0: at once
 
 
+class HandOver(msgspec.Struct, tag="handover"):
+    """To the pump: another server takes the place of this one. As Drain; but nobody is refused, and
+    connections that were accepted at these listeners are passed on as soon as they have no request.
+    Descriptor: the channel to the other pump (see wire/upgrade.py)."""
+
+    seconds: float
+    places: list[int]  # in Plan.listeners
+
+
+class TakeOver(msgspec.Struct, tag="takeover"):
+    """To the pump: connections come from the pump of the server before, also before Open. Descriptor: the
+    channel to that pump."""
+
+    places: dict[int, int]  # of listeners: there -> in Plan.listeners
+
+
 class Configure(msgspec.Struct, tag="configure"):
     """To the pump: get ready for another plan. Confirmed by Configured, or Cut comes back. Descriptors: a
     file with the plan (see plan_codec.py), then one with its certificates if it has any, then the listening
@@ -564,6 +581,8 @@ Order = (
     | Join
     | Open
     | Drain
+    | HandOver
+    | TakeOver
     | Spawn
     | Configure
     | SwitchOver
