@@ -172,9 +172,24 @@ def resized(scene: Scene) -> None:
             return
 
 
+@fault(quick=True, harmless=True)
+def upgrade(scene: Scene) -> None:
+    """USR2: another server takes the place of this one. And again, as soon as it serves."""
+    for times in itertools.count(1):
+        scene.server.signal(signal.SIGUSR2)
+        _until_upgraded(scene, times)
+        if not scene.lasts(0.1):
+            return
+
+
+def _until_upgraded(scene: Scene, times: int) -> None:
+    words = " is the server from now on; this one finishes what it has"
+    scene.server.until(lambda: scene.server.log().count(words) >= times, NORMAL_WITHIN)
+
+
 @fault(harmless=True)
-def usr2(scene: Scene) -> None:
-    """USR2 to every process of the tree, five times a second: it means nothing here."""
+def upgrade_storm(scene: Scene) -> None:
+    """USR2 five times a second: most of them come while an upgrade is under way."""
     while scene.lasts(0.2):
         scene.server.signal(signal.SIGUSR2)
 

@@ -11,7 +11,8 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from halfsync.folders import current_folder
 
@@ -25,8 +26,7 @@ _FIRST_LINES = 1024
 """Bytes of a script in which its interpreter is named."""
 
 
-@dataclass(frozen=True)
-class CommandLine:
+class CommandLine(msgspec.Struct, frozen=True):
     program: str
     arguments: tuple[str, ...]  # with the program's name as the first
     folder: str  # by its name

@@ -38,7 +38,7 @@ HOOKS = {
     "worker_int": "workers leave stopping to the parent; atexit functions run when they end.",
     "worker_abort": "at handler_timeout the stack of the thread is logged by itself, and "
     "halfsync.HandlerTimeout is raised there.",
-    "pre_exec": "nothing is executed again; restart the server for a new version of it.",
+    "pre_exec": "an upgrade (USR2) starts the same command again; do it there.",
     "pre_request": "wrap the application (WSGI middleware).",
     "post_request": "wrap the application (WSGI middleware), or use the access log.",
     "child_exit": "use atexit in the application; the parent logs how each worker ended.",
