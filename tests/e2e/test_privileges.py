@@ -126,6 +126,25 @@ def test_the_users_own_files_are_written_with_his_rights(place):
     assert not (place.theirs / "pid").exists()
 
 
+def test_an_upgrade_is_roots_and_serves_as_the_user(place):
+    """What is made in the user's folder is made with his rights, and removed with them."""
+    place.make_theirs(place.theirs / "run")
+    options = ("--user", "nobody", "--pid", "theirs/run/pid", "--access-logfile", "theirs/run/log")
+    bind = ("-b", "127.0.0.1:0", "-b", "unix:theirs/run/socket")
+    with serving(place.folder, *bind, "own:app", *options, bind=False) as server:
+        pid = place.theirs / "run/pid"
+        before = server.get("/user").body
+        server.signal(signal.SIGUSR2)
+        server.until(lambda: pid.read_text() != f"{server.process.pid}\n")
+        new = int(pid.read_text())
+        assert identity(new)[0] == {0}
+        assert identity(server.pump)[0] == {NOBODY.pw_uid}
+        with Client(str(place.theirs / "run/socket")) as client:
+            assert client.ask("/user").body == before
+        server.until(lambda: "GET /user" in (place.theirs / "run/log").read_text())
+    assert [one.name for one in (place.theirs / "run").iterdir()] == ["log"]
+
+
 def test_roots_links_in_roots_folders_are_followed(place):
     """An administrator's: to a file that the user could not write."""
     (place.folder / "log").symlink_to(place.precious / "file")

@@ -22,6 +22,7 @@ from tests.e2e.harness import LONG, Answer, Client, Crowd, Server, kill, request
 from tests.e2e.test_control import ctl, said
 from tests.e2e.test_https import resumed
 from tests.e2e.test_systemd import Manager
+from tests.e2e.test_websockets import closed, open_at
 
 pytestmark = pytest.mark.skipif(
     "HALFSYNC_TEST_TRANSPORT" in os.environ, reason="what such a transport has read can't be handed over"
@@ -224,6 +225,30 @@ def test_a_proxys_clients_keep_their_addresses(tmp_path):
         assert kept.ask("/").body == new + b" 192.0.2.7"
         quiet.send(header[9:])
         assert quiet.ask("/").body == new + b" 192.0.2.7"
+
+
+def test_websockets_are_closed_with_a_code_and_http2_is_told_to_go(tmp_path):
+    (tmp_path / "pid").touch()
+    options = ("sockets:app", "-b", "127.0.0.1:0", "--pid", "pid")
+    with serving(tmp_path, *options, bind=False) as server, open_at(server, "/echo") as client:
+        client.send("before")
+        assert client.recv(timeout=LONG) == "before"
+        with server.client() as http2:
+            http2.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + NO_SETTINGS)
+            assert http2.until(SETTINGS_ACKNOWLEDGED)
+            server.signal(signal.SIGUSR2)
+            assert closed(client)[0] == 1001
+            assert GOAWAY in http2.rest()
+        with open_at(server, "/echo") as other:
+            other.send("after")
+            assert other.recv(timeout=LONG) == "after"
+        assert next_process(server, server.process.pid)
+
+
+NO_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+SETTINGS_ACKNOWLEDGED = b"\0\0\0\4\1\0\0\0\0"
+GOAWAY = b"\7\0\0\0\0\0"
+"""(RFC 9113 6.8: type, no flags, stream 0.)"""
 
 
 # --- failures --------------------------------------------------------------------------------------

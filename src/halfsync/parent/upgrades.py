@@ -26,6 +26,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -60,7 +61,7 @@ TO_END = 5.0
 
 class Stage(Enum):
     NONE = "nothing is requested"
-    WAITING = "a reload is finished first"
+    WAITING = "a reload is finished first, or a version that failed ends"
     STARTING = "the new version is started"
     LEAVING = "it is told that it is the server"
     LEFT = "it is the server"
@@ -146,8 +147,9 @@ class Upgrades:
             log("warning", f"{cause}: {why}")
             return why
         self._cause, self.failure = cause, ""
-        if not self._reloads.is_over:
-            log("info", f"{cause}: upgrading, as soon as the reload is over.")
+        if not self._reloads.is_over or self.process:
+            what = "the version that failed has ended" if self.process else "the reload is over"
+            log("info", f"{cause}: upgrading, as soon as {what}.")
             self._stage = Stage.WAITING
             self._tree.is_upgrading = True
             return ""
@@ -159,7 +161,7 @@ class Upgrades:
             return "This server was not started by a command, so there is none to start again."
         if self.process and self.has_left:
             return f"Process {self.process} is the server now; it can be upgraded."
-        if self.is_under_way or self.process:
+        if self.is_under_way:
             return "An upgrade is under way already."
         if self._tree.phase is not Phase.SERVING:
             return f"The server is {self._tree.phase.value}; it is not upgraded."
@@ -170,7 +172,11 @@ class Upgrades:
         self._stage = Stage.STARTING
         self._tree.is_upgrading = True
         self._notifier.reloading()
-        ours, theirs = channel.pair()
+        try:
+            ours, theirs = channel.pair()
+        except OSError as error:
+            self._failed([f"no process can be started: {in_words(error)}."])
+            return
         ours.setblocking(False)
         with theirs:
             inherited = self._inherited()
@@ -235,8 +241,6 @@ class Upgrades:
 
     def advance(self, now: float) -> None:
         """After children were reaped."""
-        if self._stage is Stage.WAITING and self._tree.phase is Phase.SERVING and self._reloads.is_over:
-            self._start(now)
         self._receive(now)
         if self.process and (status := self._unknown.take(self.process)) is not None:
             self._ended(status, now)
@@ -247,6 +251,8 @@ class Upgrades:
         if now >= self._kill_at and self.process:
             self._kill_at = NEVER
             os.kill(self.process, signal.SIGKILL)
+        if self._stage is Stage.WAITING and self._reloads.is_over and not self.process:
+            self._start(now)
 
     def _receive(self, now: float) -> None:
         while self._sock is not None:
@@ -290,7 +296,7 @@ class Upgrades:
             self._failed(message.sentences, message.traceback)
             self._kill_at = now + TO_END
         elif descriptors:
-            self._leave(message, descriptors[0])
+            self._leave(message, descriptors.pop(0))
 
     # --- handing over
 
@@ -305,6 +311,7 @@ class Upgrades:
         message = upgrade.encode(upgrade.HandedOver(self.stays or keeper is not None))
         sent = channel.send(self._sock, message, () if keeper is None else (keeper.fileno(),))
         if sent is not channel.SendResult.YES:  # it has just ended
+            os.close(descriptor)
             self._notifier.take_back()
             self._failed([f"the new version, process {self.process}, ended before it was the server."])
             return
@@ -318,7 +325,7 @@ class Upgrades:
             "one finishes what it has.",
         )
         self._holdings.let_go(self._tree.plan, prepared)
-        self._hand_over(prepared.places, os.dup(descriptor))
+        self._hand_over(prepared.places, descriptor)
 
     def _serves(self) -> None:
         if self._stage is Stage.LEAVING:
@@ -367,10 +374,16 @@ class Upgrades:
             self._end(now)
 
     def close(self) -> None:
-        """This server ends. To be called before children are reaped for the last time."""
-        if self.process and not self.has_left and self._unknown.take(self.process) is None:
-            os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
+        """This server ends, and what was given up with it. To be called before children are reaped for the
+        last time."""
+        if not self.process or self.has_left or self._unknown.take(self.process) is not None:
+            return
+        until = time.monotonic() + TO_END
+        while os.waitpid(self.process, os.WNOHANG)[0] == 0:
+            if time.monotonic() >= until:
+                os.kill(self.process, signal.SIGKILL)
+                until = NEVER
+            time.sleep(0.01)
 
     # --- afterwards
 
