@@ -88,6 +88,30 @@ def test_many_small_ones_at_once(site):
         assert [client.recv() for _ in range(3000)] == [str(n) for n in range(3000)]
 
 
+def test_two_tasks_that_receive(site):
+    """Each message is one's, and both are told of the end."""
+    with open_at(site, "/two_receivers") as client:
+        for n in range(20):
+            client.send(str(n))
+        found = [client.recv(timeout=30).split() for _ in range(20)]
+        assert sorted(int(n) for _, n in found) == list(range(20))
+        for n in range(20):
+            client.send(str(n))
+            assert client.recv(timeout=30).split()[1] == str(n)
+
+
+def test_no_message_is_lost_when_receive_is_cancelled(site):
+    with open_at(site, "/impatient") as client:
+        for n in range(50):
+            client.send(str(n))
+            if n % 10:
+                assert client.recv(timeout=30) == str(n)
+            else:
+                time.sleep(0.003)
+                client.send("more")
+                assert [client.recv(timeout=30), client.recv(timeout=30)] == [str(n), "more"]
+
+
 def test_byte_by_byte(site):
     key = "dGhlIHNhbXBsZSBub25jZQ=="
     head = (

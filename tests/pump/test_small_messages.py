@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from halfsync.objects import File
 from halfsync.pump.poller import Poller
 from halfsync.pump.small_messages import AT_ONCE
-from halfsync.pump.task_messages import GATHER_TURNS, MOST, TaskMessages
+from halfsync.pump.task_messages import GATHER_TURNS, MOST, OVERHEAD, TaskMessages
 from halfsync.wire.messages import (
     MAX_PACKET,
     MESSAGE_TAG,
@@ -240,41 +240,50 @@ def columns(number: int, data: bytes = b"") -> tuple[int, int, int, bytes]:
     return MESSAGE_TAG, number, TEXT, data
 
 
+def put(messages: TaskMessages, channel: Channel, small: list[tuple[int, int, int, bytes]]) -> None:
+    queue = messages.queue_of(channel.here)
+    for one in small:
+        queue.messages.append(one)
+        queue.size += OVERHEAD + len(one[3])
+        if not queue.is_known:
+            queue.gather()
+
+
 def test_small_messages_do_not_wait_if_the_worker_has_nothing_to_do(messages: TaskMessages, channel: Channel):
-    messages.put_small(channel.here, [columns(1), columns(2)], 0)
+    put(messages, channel, [columns(1), columns(2)])
     messages.end_of_turn(5)
     assert [[one.number for one in packet] for packet in channel.packets()] == [[1, 2]]
-    messages.put_small(channel.here, [columns(3)], 0)
+    put(messages, channel, [columns(3)])
     messages.end_of_turn(5)
     assert channel.packets() == [], "it has something to do"
-    messages.silent.discard(channel.here)
+    messages.heard(channel.here)
     messages.end_of_turn(5)
     assert [[one.number for one in packet] for packet in channel.packets()] == [[3]]
 
 
 def test_small_messages_do_not_wait_for_long(messages: TaskMessages, channel: Channel):
-    messages.silent.add(channel.here)
+    messages.queue_of(channel.here).is_silent = True
     for turn in range(GATHER_TURNS):
-        messages.put_small(channel.here, [columns(turn)], 0)
+        put(messages, channel, [columns(turn)])
         messages.end_of_turn(1)
         assert channel.packets() == []
     messages.end_of_turn(1)
     assert [[one.number for one in packet] for packet in channel.packets()] == [list(range(GATHER_TURNS))]
-    messages.put_small(channel.here, [columns(9)], 0)
+    put(messages, channel, [columns(9)])
     messages.end_of_turn(0)
     assert len(channel.packets()) == 1, "nothing more was coming"
     assert not messages.gathered
 
 
 def test_other_messages_take_the_small_ones_along(messages: TaskMessages, channel: Channel):
-    messages.silent.add(channel.here)
-    messages.put_small(channel.here, [columns(1)], 0)
+    messages.queue_of(channel.here).is_silent = True
+    put(messages, channel, [columns(1)])
     messages.put(channel.here, Taken(2, 5))
-    messages.put_small(channel.here, [columns(3)], 0)
+    put(messages, channel, [columns(3)])
     assert not messages.gathered
     messages.flush()
     assert [[one.number for one in packet] for packet in channel.packets()] == [[1, 2, 3]]
-    messages.put_small(channel.here, [columns(1)], 0)
+    put(messages, channel, [columns(1)])
     messages.say(channel.here, Close(2, 1000, b""))
     assert [[one.number for one in packet] for packet in channel.packets()] == [[1, 2]]
 
@@ -282,12 +291,12 @@ def test_other_messages_take_the_small_ones_along(messages: TaskMessages, channe
 def test_packets_have_room_for_what_is_in_them(messages: TaskMessages, channel: Channel):
     sizes = [60_000, 60_000, 60_000, 1, 50_000, 160_000]
     for number, size in enumerate(sizes):
-        messages.put_small(channel.here, [columns(number, bytes(size))], size)
+        put(messages, channel, [columns(number, bytes(size))])
     messages.end_of_turn(0)
     packets = channel.packets()
     messages.flush()
     for _ in range(10):
-        if messages._waiting:
+        if messages.queue_of(channel.here).messages:
             messages._poller.sources[channel.here.fileno()](select.EPOLLOUT)
             packets += channel.packets()
     found = [[len(one.data) for one in packet] for packet in packets]
@@ -296,16 +305,16 @@ def test_packets_have_room_for_what_is_in_them(messages: TaskMessages, channel: 
         [60_000, 1, 50_000],
         [160_000],
     ]
-    messages.put_small(channel.here, [columns(n) for n in range(2 * MOST + 1)], 0)
+    put(messages, channel, [columns(n) for n in range(2 * MOST + 1)])
     messages.end_of_turn(0)
     assert [len(packet) for packet in channel.packets()] == [MOST, MOST, 1]
 
 
 def test_a_worker_that_is_no_more(messages: TaskMessages, channel: Channel):
-    messages.silent.add(channel.here)
-    messages.put_small(channel.here, [columns(1)], 0)
+    messages.queue_of(channel.here).is_silent = True
+    put(messages, channel, [columns(1)])
     messages.forget(channel.here)
-    assert not any((messages.gathered, messages.silent, messages.due))
+    assert not any((messages.gathered, messages.due))
     messages.end_of_turn(0)
     messages.flush()
     assert channel.packets() == []

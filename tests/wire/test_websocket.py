@@ -28,6 +28,7 @@ from halfsync.wire.websocket import (
     may_be_sent,
     unmasked,
     unmasked_in_python,
+    whole_message,
 )
 from tests.wire.websocket_frames import Read, close, frame, read, ways
 
@@ -301,6 +302,28 @@ def split(data: bytes, points: set[int]) -> list[bytes]:
 
 
 points = st.sets(st.integers(0, 2000), max_size=6)
+
+
+@quick
+@given(
+    st.one_of(
+        streams(),
+        st.builds(frame, st.sampled_from([TEXT, BINARY]), payloads, form=st.sampled_from([0, 2, 8])),
+    ),
+    st.sampled_from([0, 125, 126, 1 << 20]),
+)
+@example(b"", 100)
+@example(frame(TEXT, b"\xff"), 100)
+@example(frame(TEXT, GREEK, mask=None), 100)
+@example(frame(BINARY, bytes(65535)), 1 << 20)
+@example(frame(BINARY, bytes(65536)), 1 << 20)
+def test_one_whole_message_by_itself(data: bytes, limit: int):
+    """Only what the reader would give in the same way, and nothing else."""
+    reader = FrameReader(limit)
+    reader.feed(data)
+    found = reader.whole_messages(2)
+    expected = found[0] if len(found) == 1 and reader.is_read else None
+    assert whole_message(data, limit) == expected
 
 
 @quick

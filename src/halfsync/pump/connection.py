@@ -32,12 +32,13 @@ from halfsync.pump.states import (
     ExchangeEvent,
     ExchangeState,
 )
+from halfsync.pump.task_messages import Queue
 from halfsync.pump.transport import Transport
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websocket import WebSocket
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import RequestHead
-from halfsync.wire.messages import Ending, Message, MessageColumns, Reply
+from halfsync.wire.messages import Ending, Message, Reply
 from halfsync.wire.refusals import Refusal
 
 NEVER = float("inf")
@@ -306,9 +307,8 @@ class Backend(Protocol):
     def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
         """From the client of a WebSocket; `file`: if it is in one."""
 
-    def pass_small(self, exchange: Exchange, messages: list[MessageColumns], size: int) -> None:
-        """The same, of several that are in no file, and whose data has `size` bytes; it may take a few turns
-        of the loop."""
+    def message_queue(self, exchange: Exchange) -> Queue:
+        """In which small messages for its WebSocket may be put by themselves."""
 
     def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:
         """The WebSocket is closed, not by the application: nothing more comes, and nothing more is sent."""

@@ -11,7 +11,8 @@ from halfsync.plan import Fixed
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.routes import below_prefix, target_parts
-from halfsync.wire.messages import Ending, Message, MessageColumns, Reply
+from halfsync.pump.task_messages import Queue
+from halfsync.wire.messages import Ending, Message, Reply
 from halfsync.wire.refusals import Refusal
 
 SENTENCES = {
@@ -73,8 +74,8 @@ class FixedBackend:
     def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
         """There are none."""
 
-    def pass_small(self, exchange: Exchange, messages: list[MessageColumns], size: int) -> None:
-        """There are none."""
+    def message_queue(self, exchange: Exchange) -> Queue:
+        raise AssertionError("there are none")
 
     def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:
         """There are none."""

@@ -497,6 +497,7 @@ class Pump:
         exchange = conn.exchange
         if exchange is not None and conn.state is BUSY:
             if exchange.websocket is not None and exchange.websocket.has_begun:
+                exchange.websocket.at_rest = False
                 self.run_queue.ready(conn)  # what it had sent before it left still counts
                 return
             if mask & _GONE or (conn.ended and exchange.state is QUEUED):

@@ -345,7 +345,7 @@ class Replies:
         worker.heard_at = self._clock.now
         worker.nudge_after = NUDGE_AFTER
         if worker.is_loop:
-            self._tasks.messages.silent.discard(worker.watch)
+            self._tasks.messages.heard(worker.watch)
         if not worker.outstanding:
             worker.reserved = False
             worker.alone_until = 0.0

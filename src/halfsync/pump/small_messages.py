@@ -18,7 +18,8 @@ from halfsync.pump.output import Output
 from halfsync.pump.reading import RECV_SIZE
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import Framing
-from halfsync.pump.states import PRODUCING, WebSocketState
+from halfsync.pump.states import PRODUCING
+from halfsync.pump.task_messages import OVERHEAD
 from halfsync.pump.websocket import WebSocket
 from halfsync.wire.messages import (
     MESSAGE_TAG,
@@ -28,7 +29,7 @@ from halfsync.wire.messages import (
     FromWorker,
     Message,
 )
-from halfsync.wire.websocket import SMALL_HEADERS, frame_header
+from halfsync.wire.websocket import SMALL_HEADERS, frame_header, whole_message
 
 AT_ONCE = 64
 """Messages of one client that are passed on before others are served; further ones go by the general road."""
@@ -37,8 +38,6 @@ ROOM = MESSAGE_WINDOW // 2
 is RECV_SIZE, or counts PIECE_COST a message: less than the other half.)"""
 JOINED = 64 * 1024
 """Bytes of messages that are sent in one write."""
-
-_OPEN = WebSocketState.OPEN
 
 
 class SmallMessages:
@@ -55,17 +54,7 @@ class SmallMessages:
         exchange = conn.exchange
         assert exchange is not None
         ws = exchange.websocket
-        if (
-            ws is None
-            or ws.state is not _OPEN
-            or exchange.state is not PRODUCING
-            or conn.out
-            or conn.inbox
-            or conn.readable
-            or ws.spool is not None
-            or ws.outstanding > ROOM
-            or not ws.reader.is_between
-        ):
+        if ws is None or not ws.at_rest or conn.out or ws.outstanding > ROOM:
             return False
         try:
             data = conn.transport.recv(RECV_SIZE)
@@ -77,10 +66,23 @@ class SmallMessages:
             return False  # the same
         ws.is_pinged = False
         reader = ws.reader
-        reader.feed(data)
-        self.pass_on(exchange, ws, AT_ONCE)
+        message = whole_message(data, reader.limit)
+        if message is not None:
+            kind, payload = message
+            size = len(payload)
+            ws.outstanding += size + PIECE_COST
+            queue = ws.queue
+            assert queue is not None
+            queue.messages.append((MESSAGE_TAG, exchange.task, kind, payload))
+            queue.size += size + OVERHEAD
+            if not queue.is_known:
+                queue.gather()
+        else:
+            reader.feed(data)
+            self.pass_on(exchange, ws, AT_ONCE)
         conn.readable = not conn.transport.drained(len(data), RECV_SIZE)
         if conn.readable or not reader.is_read:
+            ws.at_rest = False
             self._run_queue.ready(conn)
         return True
 
@@ -92,15 +94,18 @@ class SmallMessages:
         found = ws.reader.whole_messages(most)
         if not found:
             return 0
+        queue = ws.queue
+        assert queue is not None
         number = exchange.task
         size = 0
-        messages = []
         for kind, data in found:
             size += len(data)
-            messages.append((MESSAGE_TAG, number, kind, data))
-        ws.outstanding += size + PIECE_COST * len(messages)
-        exchange.route.backend.pass_small(exchange, messages, size)  # type: ignore[union-attr]  # it has a task
-        return len(messages) + (size >> 10)
+            queue.messages.append((MESSAGE_TAG, number, kind, data))
+        ws.outstanding += size + PIECE_COST * len(found)
+        queue.size += size + OVERHEAD * len(found)
+        if not queue.is_known:
+            queue.gather()
+        return len(found) + (size >> 10)
 
     # --- to clients --------------------------------------------------------------------------------
 
@@ -120,25 +125,23 @@ class SmallMessages:
                 type(message) is not Message
                 or message.objects
                 or type(exchange) is not Exchange
-                or number in waiting
                 or (ws := exchange.websocket) is None
-                or ws.state is not _OPEN
-                or ws.deflator is not None
-                or exchange.state is not PRODUCING
+                or not ws.is_plain
                 or (conn := exchange.conn) is None
                 or conn.out
-                or type(conn) is not Connection
-                or exchange.window > RESPONSE_WINDOW
-                or message.kind not in SMALL_HEADERS
+                or exchange.state is not PRODUCING
+                or (window := exchange.window) > RESPONSE_WINDOW
+                or (headers := SMALL_HEADERS.get(message.kind)) is None
+                or (others and number in waiting)
             ):
                 others.append(message)
                 waiting.add(number)
                 continue
             data = message.data
             size = len(data)
-            header = SMALL_HEADERS[message.kind][size] if size < 126 else frame_header(message.kind, size)
+            header = headers[size] if size < 126 else frame_header(message.kind, size)
             wire = header + data
-            window = size + PIECE_COST
+            window += size + PIECE_COST
             frames = None  # if they are several
             while at < count and messages[at].number == number and len(wire) < JOINED:
                 more = messages[at]
@@ -152,7 +155,7 @@ class SmallMessages:
                 wire += header + data
                 size += len(data)
                 window += len(data) + PIECE_COST
-            exchange.window += window
+            exchange.window = window
             try:
                 sent = conn.transport.send(wire)
             except BlockingIOError:
@@ -167,7 +170,7 @@ class SmallMessages:
                 continue
             conn.wire_bytes += sent
             conn.body_bytes += size
-            if exchange.window >= RESPONSE_WINDOW // 2 and exchange.route is not None:
+            if window >= RESPONSE_WINDOW // 2 and exchange.route is not None:
                 exchange.route.backend.taken(exchange)
                 self._run_queue.ready(conn)  # which sends that, too
         return others

@@ -11,6 +11,7 @@ Small messages of WebSockets may be *gathered*, for up to GATHER_TURNS, as tasks
 from __future__ import annotations
 
 import errno
+import operator
 import select
 import socket
 from collections import deque
@@ -44,94 +45,105 @@ MOST = 512
 _SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
 
 
-class _Waiting:
-    """What waits for one channel. `size`: bytes that it takes, at most."""
+class Queue:
+    """What waits for one channel. To put a small message of a WebSocket here, which is in no file: append it
+    to `messages`, count it in `size` (OVERHEAD and its data), and call `gather` unless it `is_known`."""
 
-    __slots__ = ("messages", "size")
+    __slots__ = ("_all", "channel", "is_known", "is_silent", "messages", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, channel: socket.socket, all_of_them: TaskMessages) -> None:
+        self.channel = channel
+        self._all = all_of_them
         self.messages: deque[TaskMessage | MessageColumns] = deque()
-        self.size = 0
+        self.size = 0  # bytes that they take, at most
+        self.is_known = False  # it is due or gathered, or the channel is full: they will be sent
+        self.is_silent = False  # the worker got small messages, and has said nothing since: it is busy
+
+    def gather(self) -> None:
+        self.is_known = True
+        self._all.gathered[self] = None
 
 
 class TaskMessages:
-    """A channel is a worker's `watch` socket. `due`: those for which something waits, and which are not full.
-    Flush it once a turn. `gathered`: those for which there are small messages, and nothing else; call
-    `end_of_turn` while there are any. `silent`: those whose worker got small messages and has said nothing
-    since, so that it has something to do; whoever reads what a worker says takes it out."""
+    """A channel is a worker's `watch` socket. `due`: queues with something in them, whose channel is not
+    full. Flush it once a turn. `gathered`: those with small messages, and nothing else; call `end_of_turn`
+    while there are any, and `heard` whenever a worker has said something."""
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self._waiting: dict[socket.socket, _Waiting] = {}
+        self._queues: dict[socket.socket, Queue] = {}
         self._files: dict[int, Descriptor] = {}  # that go beside messages; by id() of these
-        self.due: dict[socket.socket, None] = {}
-        self.gathered: dict[socket.socket, None] = {}
-        self.silent: set[socket.socket] = set()
+        self.due: dict[Queue, None] = {}
+        self.gathered: dict[Queue, None] = {}
         self._turns = 0  # for which small messages were kept
+
+    def queue_of(self, channel: socket.socket) -> Queue:
+        """The same one as long as there is the channel."""
+        queue = self._queues.get(channel)
+        if queue is None:
+            self._queues[channel] = queue = Queue(channel, self)
+        return queue
 
     def put(self, channel: socket.socket, message: TaskMessage, file: Descriptor | None = None) -> None:
         """`file`: of a Message that is in one."""
         if file is not None:
             self._files[id(message)] = file
-        waiting = self._waiting.get(channel)
-        if waiting is None:
-            self._waiting[channel] = waiting = _Waiting()
-            self.due[channel] = None
-        elif channel in self.gathered:
-            del self.gathered[channel]
-            self.due[channel] = None
-        waiting.messages.append(message)
-        waiting.size += _size(message)
+        queue = self.queue_of(channel)
+        if not queue.is_known:
+            queue.is_known = True
+            self.due[queue] = None
+        elif queue in self.gathered:
+            del self.gathered[queue]
+            self.due[queue] = None
+        queue.messages.append(message)
+        queue.size += _size(message)
 
-    def put_small(self, channel: socket.socket, messages: list[MessageColumns], size: int) -> None:
-        """Messages of a WebSocket, which are in no files; they may be gathered. `size`: of their data."""
-        waiting = self._waiting.get(channel)
-        if waiting is None:
-            self._waiting[channel] = waiting = _Waiting()
-            self.gathered[channel] = None
-        waiting.messages += messages
-        waiting.size += size + OVERHEAD * len(messages)
+    def heard(self, channel: socket.socket) -> None:
+        """Its worker has said something."""
+        queue = self._queues.get(channel)
+        if queue is not None:
+            queue.is_silent = False
 
     def end_of_turn(self, events: int) -> None:
         """Send what is gathered; or keep it, if this turn had events, so that the next may have more, and the
         workers have something to do meanwhile."""
-        if events and self._turns < GATHER_TURNS and self.silent.issuperset(self.gathered):
+        if events and self._turns < GATHER_TURNS and all(map(_is_silent, self.gathered)):
             self._turns += 1
             return
         self._turns = 0
         gathered, self.gathered = self.gathered, {}
-        for channel in gathered:
-            self._send(channel)
-            self.silent.add(channel)
+        for queue in gathered:
+            queue.is_silent = True
+            self._send(queue)
 
     def say(self, channel: socket.socket, message: TaskMessage) -> None:
         """At once, if the channel has room: from outside of a step, or where it is urgent."""
         self.put(channel, message)
-        if channel in self.due:
-            del self.due[channel]
-            self._send(channel)
+        queue = self.queue_of(channel)
+        if queue in self.due:
+            del self.due[queue]
+            self._send(queue)
 
     def flush(self) -> None:
         due, self.due = self.due, {}
-        for channel in due:
-            self._send(channel)
+        for queue in due:
+            self._send(queue)
 
     def forget(self, channel: socket.socket) -> None:
         """Its worker is no more. To be called before it is closed."""
-        self.silent.discard(channel)
-        waiting = self._waiting.pop(channel, None)
-        if waiting is not None:
-            self._drop_files(waiting.messages)
-            self.due.pop(channel, None)
-            self.gathered.pop(channel, None)
+        queue = self._queues.pop(channel, None)
+        if queue is not None:
+            self._drop_files(queue.messages)
+            queue.messages.clear()
+            self.due.pop(queue, None)
+            self.gathered.pop(queue, None)
             self._poller.forget(channel.fileno())
 
-    def _send(self, channel: socket.socket) -> None:
+    def _send(self, queue: Queue) -> None:
         """All that waits, or as much as the channel takes."""
-        waiting = self._waiting[channel]
-        messages = waiting.messages
+        channel, messages = queue.channel, queue.messages
         while messages:
-            if waiting.size <= MAX_PACKET and len(messages) <= MOST and not self._files:
+            if queue.size <= MAX_PACKET and len(messages) <= MOST and not self._files:
                 batch = list(messages)
             else:
                 batch = _batch(messages)
@@ -142,11 +154,11 @@ class TaskMessages:
                 else:
                     channel.send(encode(batch))
             except BlockingIOError:
-                self._wait_for_room(channel)
+                self._wait_for_room(queue)
                 return
             except OSError as error:
                 if error.errno in _SHORT_OF:
-                    self.due[channel] = None  # tried again at the next flush, which the sweep sees to
+                    self.due[queue] = None  # tried again at the next flush, which the sweep sees to
                     return
                 self._drop_files(messages)
                 messages.clear()  # nobody will read it; the worker's other channel tells the rest
@@ -154,11 +166,13 @@ class TaskMessages:
             if fds:
                 self._drop_files(batch)
             if len(batch) == len(messages):
+                messages.clear()
                 break
             for message in batch:
                 messages.popleft()
-                waiting.size -= _size(message)
-        del self._waiting[channel]
+                queue.size -= _size(message)
+        queue.size = 0
+        queue.is_known = False
 
     def _descriptors_of(self, batch: list[TaskMessage | MessageColumns]) -> list[int]:
         fds: list[int] = []
@@ -174,12 +188,17 @@ class TaskMessages:
         for message in messages:
             self._files.pop(id(message), None)
 
-    def _wait_for_room(self, channel: socket.socket) -> None:
+    def _wait_for_room(self, queue: Queue) -> None:
+        channel = queue.channel
+
         def event(_mask: int) -> None:
             self._poller.forget(channel.fileno())
-            self._send(channel)
+            self._send(queue)
 
         self._poller.watch(channel.fileno(), event, select.EPOLLOUT)
+
+
+_is_silent = operator.attrgetter("is_silent")
 
 
 def _size(message: TaskMessage | MessageColumns) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from halfsync.pump.closes import KEPT
 from halfsync.pump.spool import Spool
 from halfsync.pump.states import WEBSOCKET_TABLE, WebSocketEvent, WebSocketState
+from halfsync.pump.task_messages import Queue
 from halfsync.wire.websocket import FrameReader
 from halfsync.wire.websocket_deflate import Deflator
 from halfsync.wire.websocket_handshake import Offer
@@ -14,18 +15,21 @@ class WebSocket:
     """It stands in an exchange in place of a Spool too, until its task is handed over."""
 
     __slots__ = (
+        "at_rest",
         "close_reason",
         "deadline",
         "deflator",
         "has_begun",
         "is_collected",
         "is_pinged",
+        "is_plain",
         "is_told",
         "kind",
         "offer",
         "outstanding",
         "ping_at",
         "pong",
+        "queue",
         "reader",
         "spool",
         "state",
@@ -50,6 +54,10 @@ class WebSocket:
         self.ping_at = 0.0  # monotonic: when the next Ping is due
         self.deadline = 0.0  # monotonic: the same; or the end of waiting for a Pong, or for a Close
         self.close_reason = KEPT  # why it is closed
+        self.queue: Queue | None = None  # of messages for its worker, since it was accepted
+        # For the fast path (see small_messages.py):
+        self.is_plain = False  # it is open, on a connection of its own, and nothing is deflated
+        self.at_rest = False  # the same, and all that was read of its client is passed on
 
     def move(self, event: WebSocketEvent) -> None:
         """To the state that the table names."""
@@ -57,6 +65,7 @@ class WebSocket:
         if state is None:
             raise AssertionError(f"no {event.name} in {self.state.name}")
         self.state = state
+        self.is_plain = self.at_rest = False
         if event is WebSocketEvent.ACCEPTED:
             self.has_begun = True
 

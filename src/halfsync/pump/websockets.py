@@ -136,6 +136,9 @@ class WebSockets:
         conn.protocol.accept(exchange, ws.offer.accept, fields)
         ws.offer = exchange.spool = None
         ws.move(WebSocketEvent.ACCEPTED)
+        assert exchange.route is not None
+        ws.queue = exchange.route.backend.message_queue(exchange)
+        ws.is_plain = agreed is None and type(conn) is Connection
         self._wait_for_ping(ws)
         self._run_queue.ready(conn)
         if self.draining:
@@ -148,6 +151,9 @@ class WebSockets:
         outcome = self.read(conn, exchange, ws)
         if outcome is not None:
             return outcome
+        ws.at_rest = (
+            ws.is_plain and ws.reader.is_between and ws.spool is None and not (conn.inbox or conn.readable)
+        )
         if exchange.state is SENDING:
             outcome = self._output.send(conn)
         elif conn.out:

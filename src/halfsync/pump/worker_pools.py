@@ -37,6 +37,7 @@ from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls, is_late
 from halfsync.pump.states import QUEUED
 from halfsync.pump.status_backend import Shown, StatusBackend
+from halfsync.pump.task_messages import Queue as MessageQueue
 from halfsync.pump.task_rows import describe_tasks, forget_tasks
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets
@@ -49,7 +50,6 @@ from halfsync.wire.messages import (
     LogRecord,
     LogTask,
     Message,
-    MessageColumns,
     Piece,
     Taken,
 )
@@ -104,9 +104,9 @@ class PoolBackend:
         if isinstance(exchange.holder, Worker):
             self._tasks.messages.put(exchange.holder.watch, message, file)
 
-    def pass_small(self, exchange: Exchange, messages: list[MessageColumns], size: int) -> None:
-        if isinstance(exchange.holder, Worker):
-            self._tasks.messages.put_small(exchange.holder.watch, messages, size)
+    def message_queue(self, exchange: Exchange) -> MessageQueue:
+        assert isinstance(exchange.holder, Worker)
+        return self._tasks.messages.queue_of(exchange.holder.watch)
 
     def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:
         worker = exchange.holder

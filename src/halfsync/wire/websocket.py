@@ -80,6 +80,25 @@ class FrameError(Exception):
         self.reason = reason
 
 
+def whole_message(data: bytes, limit: int) -> tuple[int, bytes] | None:
+    """The opcode and data of a message, if these bytes are that one in one frame, and nothing else: small,
+    not deflated, and right. (As `FrameReader.whole_messages`; most of what comes is this.)"""
+    size = len(data)
+    if size < 6 or ((first := data[0]) != 0x81 and first != 0x82):
+        return None
+    start = 6
+    if size > 131 or data[1] - 0x80 != size - 6:
+        start = 8
+        if size < 134 or data[1] != 0xFE or (data[2] << 8 | data[3]) != size - 8:
+            return None
+    if size - start > limit:
+        return None
+    payload = unmasked(data[start:], data[start - 4 : start])
+    if first == 0x81 and not payload.isascii() and not _is_text(payload):
+        return None
+    return first & 15, payload
+
+
 class FrameReader:
     """Reads what a client sends. Call `feed` with it, and `next` until it gives None."""
 
@@ -93,17 +112,17 @@ class FrameReader:
         "_is_deflated",
         "_kind",
         "_left",
-        "_limit",
         "_mask",
         "_size",
         "close_code",
         "is_between",
         "is_read",
+        "limit",
     )
 
     def __init__(self, limit: int, inflator: Inflator | None = None) -> None:
         """`limit`: bytes of the largest message. `inflator`: of permessage-deflate, if it was negotiated."""
-        self._limit = limit
+        self.limit = limit
         self._inflator = inflator
         self._data = b""
         self._at = 0  # what is before that in `_data` was read
@@ -149,7 +168,7 @@ class FrameReader:
         found: list[tuple[int, bytes]] = []
         if self._kind:
             return found
-        data, at, limit = self._data, self._at, self._limit
+        data, at, limit = self._data, self._at, self.limit
         size = len(data)
         until = at + AT_ONCE
         while size - at >= 6 and at < until and len(found) < most:
@@ -242,11 +261,11 @@ class FrameReader:
     def _check_size(self, first: int, size: int) -> None:
         """What is deflated is counted when it is inflated."""
         deflated = self._is_deflated if self._kind else bool(first & 0x40)
-        if not deflated and self._size + size > self._limit:
+        if not deflated and self._size + size > self.limit:
             raise self._too_big()
 
     def _too_big(self) -> FrameError:
-        return FrameError(CloseCode.TOO_BIG, f"a message is larger than {self._limit} bytes")
+        return FrameError(CloseCode.TOO_BIG, f"a message is larger than {self.limit} bytes")
 
     def _begin_frame(self, first: int, size: int) -> None:
         if not self._kind:
@@ -316,7 +335,7 @@ class FrameReader:
         except ValueError:
             raise FrameError(CloseCode.INVALID_DATA, "a message can't be decompressed") from None
         self._size += len(out)
-        if self._size > self._limit:
+        if self._size > self.limit:
             raise self._too_big()
         return self._piece(out, last=last)
 

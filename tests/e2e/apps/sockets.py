@@ -30,6 +30,29 @@ async def do_echo(_scope: Any, receive: Any, send: Any) -> None:
     note(message)
 
 
+async def do_two_receivers(_scope: Any, receive: Any, send: Any) -> None:
+    await accept(receive, send)
+
+    async def answer(name: str) -> None:
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": f"{name} {message['text']}"})
+
+    await asyncio.gather(answer("a"), answer("b"))
+
+
+async def do_impatient(_scope: Any, receive: Any, send: Any) -> None:
+    """Gives up each `receive` soon, and tries again."""
+    await accept(receive, send)
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), 0.001)
+        except TimeoutError:
+            continue
+        if message["type"] != "websocket.receive":
+            return
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
 def note(message: Any) -> None:
     with Path("ended").open("a", encoding="utf-8") as file:
         file.write(json.dumps(message) + "\n")
