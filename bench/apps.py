@@ -21,6 +21,24 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
     return [HELLO]
 
 
+def hold(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Keep the thread for a long time; `/` is `hello`."""
+    if environ["PATH_INFO"] != "/":
+        time.sleep(600)
+    return hello(environ, start_response)
+
+
+PAGE = b"x" * 262_144
+
+
+def crowd(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Reads what is uploaded; a small page, and one of 256 KiB under /large."""
+    environ["wsgi.input"].read()
+    body = PAGE if environ["PATH_INFO"] == "/large" else HELLO
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
 def burn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Compute for `?seconds=` without a pause, then say how many threads did so at the same time."""
     seconds = min(float(parse_qs(environ["QUERY_STRING"])["seconds"][0]), 60.0)

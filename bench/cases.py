@@ -7,7 +7,20 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from bench import apps, asgi_cases, asgi_streams, compare, handshakes, http2, load, report, servers, websocket
+from bench import (
+    apps,
+    asgi_cases,
+    asgi_streams,
+    compare,
+    crowd,
+    handshakes,
+    http2,
+    load,
+    ramp,
+    report,
+    servers,
+    websocket,
+)
 from bench.compare import Pace, own_folder
 from bench.handshakes import make_public, over_tls
 from bench.idle import idle_connections
@@ -174,6 +187,8 @@ CASES: dict[str, Case] = {
     "handshakes": full_handshakes,
     "resumed": resumed_handshakes,
     "tls-idle": idle_tls_memory,
+    "ramp": ramp.case,
+    "crowd": crowd.case,
     **http2.CASES,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,10 +11,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from bench import compare, http2, load, processes, report, servers, trace
+from bench import compare, crowd, http2, load, processes, ramp, report, servers, trace
 from tests.e2e.harness import until
 from tests.ports import free_port
 
@@ -184,3 +186,30 @@ def test_the_figures_of_h2load_are_read():
     assert http2.read(H2LOAD) == (2460, 1234.5, 19)
     with pytest.raises(load.CannotLoad, match="no figures"):
         http2.read("protocol error")
+
+
+def test_the_ramp_is_climbed_and_drawn(tmp_path):
+    found = {"with preload": ramp.ramp(tmp_path, preload=True, busy=2)}
+    assert found["with preload"][-1][1] == 2
+    assert 0 < ramp.seconds_to(found["with preload"], 2) < ramp.GIVE_UP
+    svg = ElementTree.fromstring(ramp.drawn(found))
+    lines = [
+        one for one in svg.iter("{http://www.w3.org/2000/svg}polyline") if len(one.attrib["points"]) > 40
+    ]
+    assert len(lines) == 2
+    assert ramp.seconds_to(ramp.apache(), 100) == 95.0
+
+
+def test_a_crowd_comes_and_an_ordinary_client_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(crowd, "SETTLE", 0.0)
+    server = servers.halfsync(tmp_path, "bench.apps:crowd")
+    with compare.running([server], "/", b"Hello, world\n") as up:
+        assert up == [server]
+        figures, cells = crowd.measured(server, 0.3, set(), slow=3, idle=5, new=20)
+    assert len(figures) == 3
+    assert all(0 < figure < 60 for figure in figures)
+    assert len(cells) == 5
+    calm, busy = re.findall("halfsync: (.*)", capsys.readouterr().out)
+    assert calm.startswith("0 idle;")
+    assert re.match("5 idle; .*new: served [1-9]", busy)
+    assert "ended" not in calm + busy

@@ -30,9 +30,11 @@ def plot(
     text: Callable[[float], str],
     x_axis: Sequence[tuple[float, str]],
     thousand: float = 1000,
+    *,
+    has_legend: bool = False,
 ) -> str:
     """`text` says a value; `x_axis`: where there is something said, from the left end to the right one;
-    `thousand`: 1024 for sizes."""
+    `thousand`: 1024 for sizes; `has_legend`: the lines' names are at the lower right."""
     (first, _), *_, (last, _) = x_axis
     most = nice(max((y for _, points in lines for _, y in points), default=0.0), thousand)
     room = HEIGHT - TOP - BOTTOM
@@ -57,7 +59,12 @@ def plot(
         parts.append(
             f'<text x="{across(x):.1f}" y="{HEIGHT - 4}" text-anchor="{anchor}">{escape(said)}</text>'
         )
-    for number, (_, points) in enumerate(lines):
+    for number, (name, points) in enumerate(lines):
+        if has_legend:
+            y = HEIGHT - BOTTOM - 6 - 13 * (len(lines) - 1 - number)
+            sample = f"{WIDTH - 34},{y - 3} {WIDTH - 10},{y - 3}"
+            parts.append(f'<polyline class="line{number}" points="{sample}"/>')
+            say(WIDTH - 38, y, "end", name)
         where = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="line{number}" points="{where}"/>')
     return "".join((*parts, "</svg>"))
