@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,8 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, *, for_types: bool) -> set[str]:
+@cache
+def imports(path: Path, *, for_types: bool) -> frozenset[str]:
     """All modules that a file names in imports, also within functions; without `for_types` not those
     under `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -125,7 +127,7 @@ def imports(path: Path, *, for_types: bool) -> set[str]:
             assert node.module is not None
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
         due += ast.iter_child_nodes(node)
-    return found
+    return frozenset(found)
 
 
 def ours(path: Path, *, for_types: bool = True) -> set[str]:

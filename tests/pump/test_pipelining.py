@@ -149,9 +149,13 @@ def few_steps(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("turns", [0, 1, 2])
 @pytest.mark.usefixtures("few_steps")
 def test_a_mix_in_two_writes(stage: Stage, turns: int):
-    """Cut at every byte."""
+    """Cut around each end of a line, of a request and of a body, and at every third byte: with another number
+    of turns at the others."""
+    notable = {*notable_cuts(MIX)}
     for parts in cuts_in_two(b"".join(MIX)):
-        exchange(stage, MIX, parts, turns)
+        at = len(parts[0])
+        if at in notable or at % 3 == turns:
+            exchange(stage, MIX, parts, turns)
 
 
 @pytest.mark.parametrize(("steps", "turns"), [(1, 1), (3, 1), (2, 2)])
