@@ -38,8 +38,7 @@ TRANSPORTS = HERE.parent / "pump/transports.py"
 WITH_TRANSPORT = """
 import os, runpy, sys
 sys.path[0] = os.environ["PWD"]  # as with -m
-from halfsync.pump.acceptor import Acceptor
-Acceptor.transport = runpy.run_path({path!r})["TRANSPORTS"][{name!r}]
+runpy.run_path({path!r})['install']({name!r})
 runpy.run_module("halfsync", run_name="__main__", alter_sys=True)
 """
 

@@ -184,7 +184,8 @@ class Stage:
             report_interrupted=self.interrupted.append,
             report_lost=self._lose,
         )
-        self.pump.acceptor.transport = TRANSPORTS.get(transport(), PlainTransport)
+        if tls is None:  # TLS is a transport of its own, and knows the plain one beneath it
+            self.pump.acceptor.transport = TRANSPORTS.get(transport(), PlainTransport)
         self._watched = _Watched(self.pump.poller.poll)
         self.pump.poller.poll = self._watched.poll  # type: ignore[assignment]
         self.with_loops = False  # workers of applications have event loops

@@ -11,6 +11,8 @@ import os
 import socket
 from typing import Any
 
+from halfsync.pump import acceptor
+from halfsync.pump.tls import TLSTransport
 from halfsync.pump.transport import PlainTransport
 
 RECORD = 16 * 1024
@@ -100,3 +102,21 @@ TRANSPORTS: dict[str, type[PlainTransport]] = {
     "bytes": ByteTransport,
     "records": RecordTransport,
 }
+
+
+class _OverPlain(TLSTransport):
+    """TLS is a transport of its own, and knows the plain one beneath it."""
+
+    __slots__ = ()
+
+    def __init__(self, sock: PlainTransport) -> None:
+        if isinstance(sock, Buffered):
+            assert not sock.kept, "it was read from"
+            sock = PlainTransport(sock.family, sock.type, sock.proto, sock.detach())
+        super().__init__(sock)
+
+
+def install(name: str) -> None:
+    """All servers that this process becomes have that transport, where they do not have TLS."""
+    acceptor.Acceptor.transport = TRANSPORTS[name]
+    acceptor.TLSTransport = _OverPlain  # type: ignore[attr-defined]
