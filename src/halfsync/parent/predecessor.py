@@ -62,7 +62,7 @@ class Predecessor:
 
     # --- what is said
 
-    def say(self, message: upgrade.Begun | upgrade.Failed | upgrade.Prepared | upgrade.Serving) -> bool:
+    def say(self, message: upgrade.Begun | upgrade.CantStart | upgrade.Prepared | upgrade.IsServing) -> bool:
         return channel.send(self._sock, upgrade.encode(message)) is channel.SendResult.YES
 
     def begun(self, settings: Settings) -> None:
@@ -71,7 +71,7 @@ class Predecessor:
     def failed(self, sentences: Sequence[str], traceback: str = "") -> bool:
         """Whether it will tell it: else we have to."""
         sentences = [" ".join(sentence.split()) for sentence in sentences]
-        return not self.has_left and self.say(upgrade.Failed(sentences, traceback[-_MOST_TRACEBACK:]))
+        return not self.has_left and self.say(upgrade.CantStart(sentences, traceback[-_MOST_TRACEBACK:]))
 
     # --- what is inherited
 
@@ -192,7 +192,7 @@ class Predecessor:
 
     def serving(self) -> None:
         """All of it is ours; there is no more to say to it."""
-        self.say(upgrade.Serving())
+        self.say(upgrade.IsServing())
         channel.close_all(self._files())  # what we want none of
         if self.keeper is not self._sock:
             self._sock.close()

@@ -72,7 +72,7 @@ def execute(
     command: CommandLine, environment: Mapping[str, str], keep: Collection[int], told: socket.socket
 ) -> int:
     """Start a program that is to outlive this process, with these descriptors. Gives its process id. Raises
-    OSError; what is wrong with the program is said by `told`, as upgrade.Failed."""
+    OSError; what is wrong with the program is said by `told`, as upgrade.CantStart."""
     _flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -100,7 +100,7 @@ def _execute(
         signal.pthread_sigmask(signal.SIG_SETMASK, early_signals.HELD)
         os.execve(command.program, command.arguments, environment)
     except OSError as wrong:
-        channel.send(told, upgrade.encode(upgrade.Failed([f"{what}: {wrong.strerror}."])))
+        channel.send(told, upgrade.encode(upgrade.CantStart([f"{what}: {wrong.strerror}."])))
     finally:
         os._exit(NOT_EXECUTED)
 

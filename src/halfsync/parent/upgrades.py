@@ -277,14 +277,14 @@ class Upgrades:
 
     def _take(
         self,
-        message: upgrade.Begun | upgrade.Failed | upgrade.Prepared | upgrade.Serving | upgrade.Succeeded,
+        message: upgrade.Begun | upgrade.CantStart | upgrade.Prepared | upgrade.IsServing | upgrade.Succeeded,
         descriptors: list[int],
         now: float,
     ) -> None:
         if isinstance(message, upgrade.Succeeded):
             log("info", f"process {message.pid} is the server now.")
             self.process = message.pid
-        elif isinstance(message, upgrade.Serving):
+        elif isinstance(message, upgrade.IsServing):
             self._serves()
         elif self._stage is not Stage.STARTING:
             pass  # it was given up
@@ -292,7 +292,7 @@ class Upgrades:
             self.version = message.version
             self._timeout = message.startup_timeout + BESIDE_IMPORTS
             self._limit = now + self._timeout if message.startup_timeout else NEVER
-        elif isinstance(message, upgrade.Failed):
+        elif isinstance(message, upgrade.CantStart):
             self._failed(message.sentences, message.traceback)
             self._kill_at = now + TO_END
         elif descriptors:

@@ -32,7 +32,7 @@ from halfsync.pump.states import (
     ExchangeEvent,
     ExchangeState,
 )
-from halfsync.pump.task_messages import Queue
+from halfsync.pump.task_messages import MessageQueue
 from halfsync.pump.transport import Transport
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websocket import WebSocket
@@ -307,7 +307,7 @@ class Backend(Protocol):
     def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
         """From the client of a WebSocket; `file`: if it is in one."""
 
-    def message_queue(self, exchange: Exchange) -> Queue:
+    def message_queue(self, exchange: Exchange) -> MessageQueue:
         """In which small messages for its WebSocket may be put by themselves."""
 
     def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:

@@ -11,7 +11,7 @@ from halfsync.plan import Fixed
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.routes import below_prefix, target_parts
-from halfsync.pump.task_messages import Queue
+from halfsync.pump.task_messages import MessageQueue
 from halfsync.wire.messages import Ending, Message, Reply
 from halfsync.wire.refusals import Refusal
 
@@ -74,7 +74,7 @@ class FixedBackend:
     def pass_message(self, exchange: Exchange, message: Message, file: Descriptor | None) -> None:
         """There are none."""
 
-    def message_queue(self, exchange: Exchange) -> Queue:
+    def message_queue(self, exchange: Exchange) -> MessageQueue:
         raise AssertionError("there are none")
 
     def websocket_closed(self, exchange: Exchange, code: int, reason: bytes) -> None:

@@ -45,7 +45,7 @@ MOST = 512
 _SHORT_OF = {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
 
 
-class Queue:
+class MessageQueue:
     """What waits for one channel. To put a small message of a WebSocket here, which is in no file: append it
     to `messages`, count it in `size` (OVERHEAD and its data), and call `gather` unless it `is_known`."""
 
@@ -71,17 +71,17 @@ class TaskMessages:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self._queues: dict[socket.socket, Queue] = {}
+        self._queues: dict[socket.socket, MessageQueue] = {}
         self._files: dict[int, Descriptor] = {}  # that go beside messages; by id() of these
-        self.due: dict[Queue, None] = {}
-        self.gathered: dict[Queue, None] = {}
+        self.due: dict[MessageQueue, None] = {}
+        self.gathered: dict[MessageQueue, None] = {}
         self._turns = 0  # for which small messages were kept
 
-    def queue_of(self, channel: socket.socket) -> Queue:
+    def queue_of(self, channel: socket.socket) -> MessageQueue:
         """The same one as long as there is the channel."""
         queue = self._queues.get(channel)
         if queue is None:
-            self._queues[channel] = queue = Queue(channel, self)
+            self._queues[channel] = queue = MessageQueue(channel, self)
         return queue
 
     def put(self, channel: socket.socket, message: TaskMessage, file: Descriptor | None = None) -> None:
@@ -139,7 +139,7 @@ class TaskMessages:
             self.gathered.pop(queue, None)
             self._poller.forget(channel.fileno())
 
-    def _send(self, queue: Queue) -> None:
+    def _send(self, queue: MessageQueue) -> None:
         """All that waits, or as much as the channel takes."""
         channel, messages = queue.channel, queue.messages
         while messages:
@@ -188,7 +188,7 @@ class TaskMessages:
         for message in messages:
             self._files.pop(id(message), None)
 
-    def _wait_for_room(self, queue: Queue) -> None:
+    def _wait_for_room(self, queue: MessageQueue) -> None:
         channel = queue.channel
 
         def event(_mask: int) -> None:

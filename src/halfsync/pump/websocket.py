@@ -5,7 +5,7 @@ from __future__ import annotations
 from halfsync.pump.closes import KEPT
 from halfsync.pump.spool import Spool
 from halfsync.pump.states import WEBSOCKET_TABLE, WebSocketEvent, WebSocketState
-from halfsync.pump.task_messages import Queue
+from halfsync.pump.task_messages import MessageQueue
 from halfsync.wire.websocket import FrameReader
 from halfsync.wire.websocket_deflate import Deflator
 from halfsync.wire.websocket_handshake import Offer
@@ -54,7 +54,7 @@ class WebSocket:
         self.ping_at = 0.0  # monotonic: when the next Ping is due
         self.deadline = 0.0  # monotonic: the same; or the end of waiting for a Pong, or for a Close
         self.close_reason = KEPT  # why it is closed
-        self.queue: Queue | None = None  # of messages for its worker, since it was accepted
+        self.queue: MessageQueue | None = None  # of messages for its worker, since it was accepted
         # For the fast path (see small_messages.py):
         self.is_plain = False  # it is open, on a connection of its own, and nothing is deflated
         self.at_rest = False  # the same, and all that was read of its client is passed on

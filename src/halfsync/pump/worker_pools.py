@@ -37,7 +37,7 @@ from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import Stalls, is_late
 from halfsync.pump.states import QUEUED
 from halfsync.pump.status_backend import Shown, StatusBackend
-from halfsync.pump.task_messages import Queue as MessageQueue
+from halfsync.pump.task_messages import MessageQueue
 from halfsync.pump.task_rows import describe_tasks, forget_tasks
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets

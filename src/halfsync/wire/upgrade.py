@@ -5,11 +5,11 @@ it has started:
 
     old -> new   Inherited, before the new one's program begins
     new -> old   Begun       it has read the settings
-                 Failed      it can't start, and exits
+                 CantStart   it can't start, and exits
                  Prepared    it could serve at once. Descriptor: an end of the other channel, whose other end
                              its pump has
     old -> new   HandedOver  from now on the new one is the server. Descriptor: see `keeper`
-    new -> old   Serving     whoever asks now, at the control socket or by the pid file, finds the new one
+    new -> old   IsServing   whoever asks now, at the control socket or by the pid file, finds the new one
     old -> new   Forwarded   a signal came to the process that the service manager knows
     new -> old   Succeeded   the new one was upgraded itself: another process is the server now
 
@@ -75,7 +75,7 @@ class Begun(msgspec.Struct, tag="begun"):
     startup_timeout: float = 0.0  # seconds; 0: no limit
 
 
-class Failed(msgspec.Struct, tag="failed"):
+class CantStart(msgspec.Struct, tag="failed"):
     sentences: list[str]
     traceback: str = ""  # of an application's code
 
@@ -98,7 +98,7 @@ class HandedOver(msgspec.Struct, tag="handedover"):
     one at the other end of it, as until now the old one's. When it ends, the server ends."""
 
 
-class Serving(msgspec.Struct, tag="serving"):
+class IsServing(msgspec.Struct, tag="serving"):
     pass
 
 
@@ -129,6 +129,6 @@ class Passed(msgspec.Struct):
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_inherited = msgspec.msgpack.Decoder(Inherited).decode
-decode_from_new = msgspec.msgpack.Decoder(Begun | Failed | Prepared | Serving | Succeeded).decode
+decode_from_new = msgspec.msgpack.Decoder(Begun | CantStart | Prepared | IsServing | Succeeded).decode
 decode_from_old = msgspec.msgpack.Decoder(HandedOver | Forwarded).decode
 decode_passed = msgspec.msgpack.Decoder(list[Passed]).decode
