@@ -303,10 +303,18 @@ def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
     """Settings whose meaning others know."""
     from halfsync.logs.formats import compile_format
     from halfsync.logs.target import target_of
+    from halfsync.logs.traces import is_installed
     from halfsync.watcher.main import check as check_reload
 
     with mistakes.noted():
         check_reload(loaded.settings)
+    with mistakes.noted():
+        if loaded.settings.traces and not is_installed():
+            raise SettingError("traces needs further packages: pip install 'halfsync[otel]'.")
+    with mistakes.noted():
+        where = loaded.settings.traces_endpoint
+        if where and not where.startswith(("http://", "https://")):
+            raise SettingError(f"traces_endpoint: {where!r} has to begin with http:// or https://.")
     for name in ("access_logfile", "error_logfile"):
         with mistakes.noted():
             try:

@@ -31,7 +31,10 @@ def id_in(head: bytes) -> str:
     if not _enabled:
         return ""
     start = head.rfind(LINE_START)
-    return "" if start < 0 else str(head[start + len(LINE_START) : -4], "latin-1")
+    if start < 0:
+        return ""
+    start += len(LINE_START)
+    return str(head[start : head.find(b"\r\n", start)], "latin-1")
 
 
 def said(head: bytes) -> str:

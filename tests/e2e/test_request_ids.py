@@ -157,7 +157,7 @@ def test_the_error_log_names_it(server):
     server.until_logged(f"GET /asgi/sleep from 127.0.0.1 {name} passed its deadline")
     answer = server.get("/die", method="POST")
     assert answer.status == 502
-    server.until_logged(rf"POST '/die' \(request {answer['X-Request-ID']}\) \(begun: 502\)")
+    server.until_logged(rf"POST '/die' \(request {answer['X-Request-ID']}\) from 127.0.0.1 \(begun: 502\)")
 
 
 def test_off_it_is_a_header_like_any_other(tmp_path: Path):

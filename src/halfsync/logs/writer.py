@@ -43,9 +43,11 @@ class AccessLogWriter:
         sites: SiteNames | None = None,
         target: Target | None = None,
         names: Names | None = None,
+        spans: Callable[[list[LogRecord]], None] | None = None,
     ) -> None:
         self._render_now = compile_format(access_logformat, trust, sites, names)
         self._names = names
+        self._spans = spans
         self._descriptor = descriptor
         self._target = target
         self._next: int | None = None  # to be used from the next batch on
@@ -91,6 +93,8 @@ class AccessLogWriter:
             records, written = self._batches.popleft()
             try:
                 self._change_file()
+                if self._spans is not None:
+                    self._spans(records)
                 if self._descriptor is not None:
                     self._write(self._descriptor, self._render(records), len(records))
                 elif self._target is not None:

@@ -15,6 +15,7 @@ from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.request_ids import RequestIds
 from halfsync.pump.routes import Sites
+from halfsync.pump.traces import Traces
 from halfsync.pump.websockets import WebSockets
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2_requests import NOT_HTTP1
@@ -43,11 +44,14 @@ class Admission:
         self._sites = sites
         self._websockets = websockets
         self.request_ids: RequestIds | None = None
+        self.traces: Traces | None = None
 
     def admit(self, exchange: Exchange) -> None:
         """Respond by ourselves, or find the route and, if the request has no body, submit it. Raises
         Refusal."""
-        if self.request_ids is not None:
+        if self.traces is not None:
+            self.traces.begin(exchange)
+        if self.request_ids is not None:  # it comes last, where workers look for it
             self.request_ids.name(exchange)
         head = exchange.head
         conn = exchange.conn
@@ -99,7 +103,7 @@ class Admission:
             return False
         if leased.stamp is not None and not self._changing.may_repeat(leased):
             return False
-        if head.keep_alive and head.minor == 1 and not exchange.id_line:
+        if head.keep_alive and head.minor == 1 and not exchange.is_marked:
             if leased.until <= now:
                 leased.refresh(self._clock)
             self._leases.remember(head.raw, conn.origin.listener, leased)

@@ -193,6 +193,8 @@ class Exchange:
     # the response
     status = 0
     id_line = b""  # of its id, if it has one: a field line (see request_ids.py)
+    notes = b""  # lines that its log record has besides (see traces.py)
+    is_marked = False  # its header section is unlike any other's, by one of these
     body_end = BodyEnd.LENGTH
     memory = 0  # bytes of its body that came in memory
     window = 0  # of RESPONSE_WINDOW, if a worker with an event loop responds: what the client has to take yet

@@ -112,6 +112,8 @@ class Endings:
         raw = exchange.raw
         if not self.log_cookies:
             raw = exchange.logged or cut_cookie(raw) or raw
+        if exchange.notes:
+            raw = raw[:-2] + exchange.notes + b"\r\n"
         queue_us = handler_us = -1
         total_us = 0
         if self.log_times:

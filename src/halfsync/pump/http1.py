@@ -26,6 +26,7 @@ from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
 from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
 from halfsync.pump.streamed_bodies import BodyStreams
+from halfsync.pump.traces import without_notes
 from halfsync.pump.websockets import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.chunked import ChunkedBody
@@ -201,7 +202,7 @@ class Http1:
         try:
             self._admission.admit(exchange)
             route = exchange.route
-            # Where a route is not for everybody, or requests have ids, each has to be admitted.
+            # Where a route is not for everybody, or requests have ids or traces, each has to be admitted.
             if seen is not None and route is not None and _is_for_all(exchange, route):
                 seen.admitted(conn, route)
             if head.body_size:
@@ -216,7 +217,7 @@ class Http1:
         """The present one; or one for what has come of a head, so that it can be refused."""
         if conn.exchange is None:
             conn.move(EXCHANGE_BEGAN)
-            shown = raw[:MAX_SHOWN]
+            shown = without_notes(raw[:MAX_SHOWN])
             conn.exchange = Exchange(conn, RequestHead(shown, b"", b"", 1), shown)
         return conn.exchange
 
@@ -336,7 +337,7 @@ class Http1:
 
 def _is_for_all(exchange: Exchange, route: Route) -> bool:
     """Whether the next request with the same head may go there at once."""
-    return route.access is None and not exchange.head.upgrades and not exchange.id_line
+    return route.access is None and not exchange.head.upgrades and not exchange.is_marked
 
 
 def _is_whole(exchange: Exchange) -> bool:

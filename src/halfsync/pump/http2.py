@@ -41,6 +41,7 @@ from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import FRESH, LINGERING, MULTIPLEXED, QUEUED, SENDING, ConnectionEvent
 from halfsync.pump.tls import TLSTransport
+from halfsync.pump.traces import without_notes
 from halfsync.pump.websockets import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import HeadLimits
@@ -342,7 +343,7 @@ class Http2:
         if event.why:
             self._faults.stream(conn, event.why, self._clock.now)
         if event.raw and self._access.enabled:
-            self._log_malformed(conn, event.raw)
+            self._log_malformed(conn, without_notes(event.raw))
         stream = None if event.stream is None else event.stream.owner
         if not isinstance(stream, Stream):
             return

@@ -232,7 +232,7 @@ class Http2Responses(StreamCloser):
         stream = stream_of(exchange)
         head = exchange.head
         in_memory = leased.file is None or leased.head_only
-        if leased.renew_at > self._clock.now and in_memory and not exchange.id_line:
+        if leased.renew_at > self._clock.now and in_memory and not exchange.is_marked:
             logged = cut_cookie(head.raw) or head.raw
             self._leases.remember_http2(head, stream.origin.listener, leased, logged)
         exchange.move(RESPONSE)

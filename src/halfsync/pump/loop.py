@@ -18,6 +18,7 @@ over, the sweep) is logged too, and the rest of the turn goes on.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -85,6 +86,7 @@ from halfsync.pump.stopping import StopReport, cut_off_sentence
 from halfsync.pump.taking_over import TakingOver
 from halfsync.pump.timeouts import SWEEP, Timeouts
 from halfsync.pump.tls_contexts import Contexts
+from halfsync.pump.traces import traces_of
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets
 from halfsync.pump.worker_pools import WorkerPools
@@ -138,7 +140,7 @@ class Pump:
         self.clock = Clock()
         self.poller = Poller()
         self.run_queue = RunQueue()
-        self.access = AccessLog(settings.access_logfile is not None)
+        self.access = AccessLog(settings.access_logfile is not None or settings.traces)
         log_times, log_cookies = log_needs
         self.scoreboard = scoreboard or Scoreboard()
         self.endings = Endings(
@@ -215,6 +217,7 @@ class Pump:
             self.clock, self.leases, self.changing, self.sites, self.challenges, self.websockets
         )
         self.admission.request_ids = request_ids_of(settings)
+        self.admission.traces = traces_of(settings, plan.listeners, os.environ)
         parts = (
             settings,
             self.clock,

@@ -90,7 +90,10 @@ def run(plan: Plan, orders_socket: socket.socket, scoreboard: Scoreboard) -> int
     pump = Pump(
         plan,
         spool_folder=settings.spool_dir or tempfile.gettempdir(),
-        log_needs=(needs_times(settings.access_logformat), needs_cookie(settings.access_logformat)),
+        log_needs=(
+            needs_times(settings.access_logformat) or settings.traces,
+            needs_cookie(settings.access_logformat),
+        ),
         report_hung=lambda worker: orders.report(Hung(worker.id)),
         report_interrupted=lambda worker: orders.report(Hung(worker.id, has_ended=True)),
         report_lost=lambda worker: orders.report(Lost(worker.id)),

@@ -28,6 +28,7 @@ from halfsync.pump.loop import Pump
 from halfsync.pump.request_ids import request_ids_of
 from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
 from halfsync.pump.tls_contexts import Contexts
+from halfsync.pump.traces import traces_of
 from halfsync.wire.messages import Configure
 from halfsync.wire.refusals import Refusal
 
@@ -82,14 +83,15 @@ class PlanChange:
         error.be("pump", settings.log_level, settings.log_format)
         pump.pools.hand_over_records()  # to whoever knows the old log
         pump.plan, pump.settings, pump.switched_at = plan, settings, pump.clock.now
-        pump.access.enabled = settings.access_logfile is not None
-        pump.endings.log_times = needs_times(settings.access_logformat)
+        pump.access.enabled = settings.access_logfile is not None or settings.traces
+        pump.endings.log_times = needs_times(settings.access_logformat) or settings.traces
         pump.endings.log_cookies = needs_cookie(settings.access_logformat)
         pump.head_limits = limits_of(settings)
         pump.leases.memory = pump.changing.memory = settings.lease_memory
         pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
         pump.leases.forget_heads()
         pump.admission.request_ids = request_ids_of(settings)
+        pump.admission.traces = traces_of(settings, plan.listeners, os.environ)
         pump.timeouts.configure(settings)
         pump.handshakes.head_timeout = settings.head_timeout
         pump.proxy_headers.configure(settings)

@@ -51,6 +51,7 @@ class RequestIds:
         head.plain = False
         exchange.logged = b""
         exchange.id_line = line
+        exchange.is_marked = True
 
     def _taken(self, exchange: Exchange, given: list[bytes]) -> bytes:
         """The one that came with the request; b"" if there is none, if it is none (two of them, or one that

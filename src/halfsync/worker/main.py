@@ -34,6 +34,7 @@ from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.names import Names
 from halfsync.logs.sites import SiteNames
 from halfsync.logs.target import target_of
+from halfsync.logs.traces import Spans
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.primitives import os, select, socket, time
@@ -119,7 +120,10 @@ def work(
         from halfsync.worker import event_loop
 
         return event_loop.work(plan, pool, orders, application)
-    writer = writer_of(plan, log_fd) if pool == BUILT_IN else None
+    spans = (
+        Spans(plan.settings, trust_of(plan.settings)) if pool == BUILT_IN and plan.settings.traces else None
+    )
+    writer = writer_of(plan, log_fd, spans) if pool == BUILT_IN else None
     worker = WatchThread(plan, pool, orders, writer, application, limits)
     if why_not := _why_no_threads(plan.pools[pool]):
         channel.send(orders, encode(Failed(why_not, "", is_shortage=True)))
@@ -127,6 +131,8 @@ def work(
     if channel.send(orders, encode(Ready(os.getpid()))) is not channel.SendResult.YES:
         return 0
     worker.watch()
+    if spans is not None:
+        spans.end()
     leave()
     return 0
 
@@ -359,7 +365,7 @@ class WatchThread:
                 threads.interrupts.want(message.number, message.interrupt)
 
 
-def writer_of(plan: Plan, log_fd: int | None) -> AccessLogWriter:
+def writer_of(plan: Plan, log_fd: int | None, spans: Spans | None) -> AccessLogWriter:
     settings = plan.settings
     target = target_of(settings.access_logfile)
     return AccessLogWriter(
@@ -369,6 +375,7 @@ def writer_of(plan: Plan, log_fd: int | None) -> AccessLogWriter:
         site_names_of(plan),
         target,
         names_of(settings),
+        spans,
     )
 
 

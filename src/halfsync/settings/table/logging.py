@@ -70,3 +70,31 @@ class Logging(Processes, frozen=True, kw_only=True):
             metavar="MODE",
         ),
     ] = "off"
+    traces: Annotated[
+        bool,
+        about(
+            "Logging",
+            "Send a span of each request to an OpenTelemetry collector, by OTLP over HTTP. Applications find "
+            "it in the request's traceparent. The variables OTEL_... count where no setting says otherwise. "
+            "It costs processor time, as `request_id` does. Needs packages: pip install 'halfsync[otel]'.",
+        ),
+    ] = False
+    traces_endpoint: Annotated[
+        str,
+        about(
+            "Logging",
+            "Where the collector is, such as http://localhost:4318 (/v1/traces is added if there is no "
+            "path). By default OTEL_EXPORTER_OTLP_ENDPOINT says it, or it is this machine's port 4318.",
+            metavar="URL",
+        ),
+    ] = ""
+    traces_ratio: Annotated[
+        float,
+        about(
+            "Logging",
+            "Share of the traces that begin here which are recorded, from 0 to 1. Of others, the caller has "
+            "decided.",
+            least=0,
+            most=1,
+        ),
+    ] = 1.0
