@@ -104,7 +104,7 @@ class Http1Responses:
         lines = (
             line,
             reply.fields,
-            exchange.own_fields(reply.fields),
+            exchange.own_fields(reply.fields) if exchange.id_line else b"",
             length_line,
             b"" if reply.dated else self._clock.date_line,
             connection_line(keep, minor),
@@ -265,7 +265,9 @@ class Http1Responses:
         exchange.move(RESPONSE)
         exchange.status = leased.status
         date_line = b"" if leased.dated else self._clock.date_line
-        lines = connection_line(keep, head.minor) + exchange.own_fields(leased.fields)
+        lines = connection_line(keep, head.minor)
+        if exchange.id_line:
+            lines += exchange.own_fields(leased.fields)
         return leased.head(date_line, lines)
 
     def accept(self, exchange: Exchange, accept: bytes, fields: bytes) -> None:
@@ -275,7 +277,7 @@ class Http1Responses:
         exchange.move(RESPONSE)
         exchange.status = 101
         exchange.body_owed = -1
-        own = exchange.own_fields(fields)
+        own = exchange.own_fields(fields) if exchange.id_line else b""
         start = status_line(101, "")
         lines = (start, b"Sec-WebSocket-Accept: ", accept, b"\r\n", UPGRADE, fields, own, b"\r\n")
         self._start_output(conn, exchange, b"".join(lines))
