@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ startup_timeout = {startup_timeout}
 {more}
 """
 
+AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--mount-proc")
+
 
 def configure(
     folder: Path,
@@ -69,9 +72,14 @@ def server_process(server: Server) -> int:
     return int((server.folder / "pid").read_text())
 
 
+def _count(server: Server, words: str) -> int:
+    return server.log().count(words)
+
+
 def next_process(server: Server, before: int) -> int:
-    """When the pid file names another."""
+    """When the pid file names another, and it has the connections that wait."""
     server.until(lambda: server_process(server) != before)
+    server.until(lambda: _count(server, "that wait are handed over") >= _count(server, "server from now on"))
     return server_process(server)
 
 
@@ -79,9 +87,8 @@ def upgrade(server: Server) -> int:
     """Gives the new version's process."""
     before = server_process(server)
     assert said(server, "upgrade").startswith("Upgraded: halfsync ")
-    after = server_process(server)
-    assert after != before
-    return after
+    assert server_process(server) != before
+    return next_process(server, before)
 
 
 def served_by(answer: Answer) -> int:
@@ -434,6 +441,28 @@ def test_systemd_is_told_of_the_new_process_and_the_old_one_ends(tmp_path):
         os.kill(new, signal.SIGTERM)
         assert manager.next()["STOPPING"] == "1"
         server.until_gone([new])
+
+
+def can_be_process_1() -> bool:
+    try:
+        return subprocess.run([*AS_PROCESS_1, "true"], check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not can_be_process_1(), reason="process namespaces are not permitted here")
+def test_in_a_container_process_1_stays(tmp_path):
+    with upgradable(tmp_path, through=AS_PROCESS_1) as server:
+        first = next(pid for pid in server.processes() if parent_of(pid) == server.process.pid)
+        assert served_by(server.get("/")) == 1
+        os.kill(first, signal.SIGUSR2)
+        server.until(lambda: served_by(server.get("/")) > 1)
+        os.kill(first, signal.SIGTERM)
+        assert server.ends() == 0
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_the_process_that_stays_passes_signals_on(tmp_path):

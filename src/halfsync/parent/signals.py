@@ -106,8 +106,9 @@ class Signals:
         self._noted.append(number)
 
 
-TWICE = 1.0
-"""Seconds within which the same signal, directly and passed on by the keeper, is one."""
+TWICE = 5.0
+"""Seconds within which the same signal, directly and passed on by the keeper, is one. (A busy machine may
+take its time to pass it on.)"""
 
 
 class Doubles:

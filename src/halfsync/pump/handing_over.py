@@ -17,6 +17,7 @@ import select
 import socket
 
 from halfsync import channel
+from halfsync.logs.error import log
 from halfsync.pump.connection import Connection
 from halfsync.pump.endings import Endings
 from halfsync.pump.poller import Poller
@@ -38,6 +39,7 @@ class HandingOver:
         self.places = frozenset(places)
         self.is_broken = False
         self.count = 0  # of connections that were passed on
+        self._has_told = False
         self._sock = sock
         self._sock.setblocking(False)
         self._protocols = protocols
@@ -73,6 +75,9 @@ class HandingOver:
                 return
             for conn in some:
                 self._let_go(conn, endings)
+        if not self._has_told:
+            self._has_told = True
+            log("debug", f"connections that wait are handed over: {self.count}")
 
     def _send(self, some: list[Connection]) -> bool:
         """Whether it was taken."""
