@@ -50,6 +50,11 @@ class HandingOver:
     def _event(self, mask: int) -> None:
         self.is_broken = self.is_broken or bool(mask & (select.EPOLLHUP | select.EPOLLERR))
 
+    def close(self) -> None:
+        """No more is passed on."""
+        self._poller.forget(self._sock.fileno())
+        self._sock.close()
+
     def takes(self, conn: Connection) -> bool:
         """Whether this connection can be passed on, now or when it has no request."""
         return (

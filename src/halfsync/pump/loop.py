@@ -663,6 +663,7 @@ class Pump:
         free = [conn for conn in self.connections.values() if conn.exchange is None]
         to.pass_on(free, self.endings)
         if to.is_broken:
+            to.close()
             self.handing_over = None
             self.responses.keeps_alive = False
             self.end_connections()
