@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.e2e.harness import APPS, pattern, request, serving
@@ -40,7 +40,7 @@ def test_a_file_is_sent(site, name):
     assert site.get(f"/{name}/file").body == FILE.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["fastapi", "starlette", "quart", "litestar"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_websocket_echoes(site, name):
     with connect(f"ws://127.0.0.1:{site.port}/{name}/socket", compression=None) as client:
         for message in ("hello", "", "x" * 100_000):
@@ -56,6 +56,21 @@ def test_a_websocket_that_is_not_there_is_rejected(site, name):
     ):
         pass
     assert caught.value.response.status_code in (403, 404)
+
+
+def test_consumers_of_channels_talk_through_their_layer(site):
+    url = f"ws://127.0.0.1:{site.port}/django/rooms/blue"
+    with connect(url, compression=None, subprotocols=["chat"]) as one, connect(url, compression=None) as two:  # type: ignore[list-item]
+        assert (one.subprotocol, two.subprotocol) == ("chat", None)
+        one.send(json.dumps({"text": "hello"}))
+        assert [json.loads(each.recv(timeout=60)) for each in (one, two)] == [{"text": "hello"}] * 2
+        one.send('"bye"')
+        assert json.loads(two.recv(timeout=60)) == "left: 4001"
+        with pytest.raises(ConnectionClosed) as caught:
+            one.recv(timeout=60)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 4001
+        two.close(1000)
 
 
 @pytest.mark.parametrize("name", NAMES)

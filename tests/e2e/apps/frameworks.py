@@ -188,5 +188,48 @@ def django() -> Any:
 
     urls = type("Urls", (), {})
     urls.urlpatterns = [path("", root), path("echo", echo), path("stream", stream), path("file", file)]  # type: ignore[attr-defined]
-    settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY=os.urandom(8).hex(), DEBUG=False)
-    return get_asgi_application()
+    settings.configure(
+        ROOT_URLCONF=urls,
+        ALLOWED_HOSTS=["*"],
+        SECRET_KEY=os.urandom(8).hex(),
+        DEBUG=False,
+        CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+    )
+    return with_channels(get_asgi_application())
+
+
+def with_channels(app: Any) -> Any:
+    """Consumers of Channels beside a Django application."""
+    from channels.generic.websocket import AsyncJsonWebsocketConsumer, WebsocketConsumer
+    from channels.routing import ProtocolTypeRouter, URLRouter
+    from django.urls import path
+
+    class Echo(WebsocketConsumer):  # type: ignore[misc]
+        """In a thread."""
+
+        def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            self.send(text_data=text_data, bytes_data=bytes_data)
+
+    class Room(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
+        """What one says, all get; to "bye" it closes."""
+
+        async def connect(self) -> None:
+            self.room = self.scope["url_route"]["kwargs"]["room"]
+            await self.channel_layer.group_add(self.room, self.channel_name)
+            await self.accept("chat" if "chat" in self.scope["subprotocols"] else None)
+
+        async def disconnect(self, code: int) -> None:
+            await self.channel_layer.group_discard(self.room, self.channel_name)
+            await self.channel_layer.group_send(self.room, {"type": "said", "text": f"left: {code}"})
+
+        async def receive_json(self, content: Any) -> None:
+            if content == "bye":
+                await self.close(4001)
+            else:
+                await self.channel_layer.group_send(self.room, {"type": "said", "text": content})
+
+        async def said(self, event: Any) -> None:
+            await self.send_json(event["text"])
+
+    sockets = URLRouter([path("socket", Echo.as_asgi()), path("rooms/<room>", Room.as_asgi())])
+    return ProtocolTypeRouter({"http": app, "websocket": sockets})
