@@ -6,16 +6,24 @@ import mmap
 
 from halfsync.objects import Memory, SimpleObject
 from halfsync.pump.blocks import LentBlocks
-from halfsync.wire.blocks import BLOCK_SIZE, BLOCKS, SHARED_BYTES, has_blocks, scoreboard_of
-from halfsync.worker.blocks import OwnBlocks
+from halfsync.wire.blocks import (
+    AREA,
+    BLOCK_SIZE,
+    BLOCKS,
+    SHARED_BYTES,
+    BlockCopier,
+    BlockWriter,
+    has_blocks,
+    scoreboard_of,
+)
 
 
-def both() -> tuple[OwnBlocks, LentBlocks]:
+def both() -> tuple[BlockWriter, LentBlocks]:
     shared = mmap.mmap(-1, SHARED_BYTES + 8)
-    return OwnBlocks(memoryview(shared)), LentBlocks(shared)
+    return BlockWriter(memoryview(shared)[:AREA]), LentBlocks(shared)
 
 
-def lend(own: OwnBlocks, lent: LentBlocks, *pieces: bytes) -> SimpleObject:
+def lend(own: BlockWriter, lent: LentBlocks, *pieces: bytes) -> SimpleObject:
     objects: list[SimpleObject] = [Memory(b"", sum(map(len, pieces)), own.fill(pieces))]
     lent.put_in(objects)
     return objects[0]
@@ -50,6 +58,15 @@ def test_a_block_may_be_full():
         bytes([1]) * BLOCK_SIZE,
         bytes([2]) * BLOCK_SIZE,
     ]
+
+
+def test_what_is_copied_out_is_the_writers_again():
+    area = memoryview(bytearray(AREA))
+    writer, copier = BlockWriter(area), BlockCopier(area)
+    numbers = [writer.fill([bytes([n]) * 5]) for n in range(BLOCKS)]
+    assert writer.fill([b"x"]) == -1
+    assert copier.take(numbers[3], 5) == bytes([3]) * 5
+    assert writer.fill([b"x"]) == numbers[3]
 
 
 def test_a_block_that_can_not_be_has_no_bytes():

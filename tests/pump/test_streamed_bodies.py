@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import signal
@@ -15,6 +16,7 @@ from halfsync.objects import Memory
 from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import BodyState, ExchangeState
+from halfsync.pump.streamed_bodies import WORTH_A_PIECE
 from halfsync.wire.messages import (
     BODY_WINDOW,
     FIRST_OF_BODY,
@@ -132,13 +134,35 @@ def test_no_more_is_passed_on_than_there_is_credit_for():
             stage.settle()
         hand.collect(task)
         assert isinstance(task, StreamedTask)
-        passed_on = len(task.first) + BODY_WINDOW
-        assert hand.bodies[task.number] == DATA[:passed_on]
-        hand.ask(task, 70_000)
-        hand.collect(task)
-        assert hand.bodies[task.number] == DATA[: passed_on + 70_000]
+        credit = len(task.first) + BODY_WINDOW
+        for more in (0, 70_000, 100_000):
+            credit += more
+            hand.ask(task, more)
+            hand.collect(task)
+            got = len(hand.bodies[task.number])
+            assert credit - WORTH_A_PIECE < got <= credit
+            assert hand.bodies[task.number] == DATA[:got]
         [conn] = stage.pump.connections.values()
         assert len(conn.inbox) <= 64 * 1024
+
+
+def test_pieces_do_not_become_ever_smaller():
+    """Though the handler gives back little by little."""
+    with streaming() as stage:
+        client, hand, task = begun(stage, first=DATA[:100])
+        hand.ask(task)
+        sent = pieces = 0
+        for _ in range(100):
+            with contextlib.suppress(BlockingIOError):
+                sent += client.sock.send(DATA[100 + sent :][:100_000])
+            stage.settle()
+        hand.collect(task)
+        for _ in range(150):
+            before = len(hand.bodies[task.number])
+            hand.ask(task, 1000)
+            hand.collect(task)
+            pieces += len(hand.bodies[task.number]) > before
+        assert 1 <= pieces <= 4
 
 
 @pytest.mark.parametrize("kind", ["announced", "chunked"])

@@ -36,6 +36,11 @@ from halfsync.wire.http1_responses import CONTINUE
 from halfsync.wire.messages import BODY_WINDOW, FIRST_OF_BODY, Ending
 from halfsync.wire.refusals import Refusal
 
+WORTH_A_PIECE = BODY_WINDOW // 4
+"""Bytes for which the window has to be open before more is passed on, if there is as much. A handler that
+waits gives back what it has taken; were that filled at once, pieces would become ever smaller. (100 MiB took
+12,000 messages in place of 1,700.)"""
+
 
 class BodyStreams:
     def __init__(
@@ -63,6 +68,8 @@ class BodyStreams:
                 if not conn.inbox and not read_more(conn):
                     if conn.ended and not conn.readable:
                         return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+                    return None
+                if not is_worth_a_piece(stream, len(conn.inbox)):
                     return None
                 self._take_in(conn, exchange, stream)
         except Refusal as refusal:
@@ -171,3 +178,8 @@ class BodyStreams:
             route.backend.give_up(exchange)
         conn.protocol.refuse(exchange, refusal)
         exchange.reason = reason
+
+
+def is_worth_a_piece(stream: BodyStream, size: int) -> bool:
+    """Whether the window is open far enough for some of the `size` bytes that have come."""
+    return stream.state is BodyState.UNREAD or stream.window >= min(size, WORTH_A_PIECE)

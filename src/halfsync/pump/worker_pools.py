@@ -43,6 +43,7 @@ from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets
 from halfsync.pump.workers import DROPPED, LOG_BATCH, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.scoreboard import Scoreboard
+from halfsync.wire.blocks import BLOCK_FROM, BLOCK_SIZE
 from halfsync.wire.messages import (
     Close,
     Ending,
@@ -88,8 +89,15 @@ class PoolBackend:
                 self._tasks.tell_client_disconnected(exchange.holder, exchange)
 
     def pass_on(self, exchange: Exchange, offset: int, data: bytes, ending: Ending) -> None:
-        if isinstance(exchange.holder, Worker):
-            self._tasks.messages.put(exchange.holder.watch, Piece(exchange.task, offset, data, ending))
+        worker = exchange.holder
+        if not isinstance(worker, Worker):
+            return
+        piece = Piece(exchange.task, offset, data, ending)
+        if worker.uploads is not None and BLOCK_FROM <= len(data) <= BLOCK_SIZE:
+            block = worker.uploads.fill((data,))
+            if block >= 0:
+                piece = Piece(exchange.task, offset, b"", ending, block, len(data))
+        self._tasks.messages.put(worker.watch, piece)
 
     def taken(self, exchange: Exchange) -> None:
         size, exchange.window = exchange.window, 0

@@ -26,7 +26,7 @@ from halfsync.pump.queues import FairQueue, Queue
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import QUEUED, WORKING, ExchangeEvent
 from halfsync.pump.task_messages import TaskMessages
-from halfsync.wire.blocks import has_blocks, scoreboard_of
+from halfsync.wire.blocks import AREA, BlockWriter, has_blocks, scoreboard_of
 from halfsync.wire.messages import (
     MAX_PACKET,
     MOST_SLOTS,
@@ -105,6 +105,7 @@ class Worker:
         shared = mmap.mmap(scoreboard.fd, 0)
         self.scoreboard = scoreboard_of(memoryview(shared))
         self.blocks = _lent_blocks(shared) if has_blocks(memoryview(shared)) else None
+        self.uploads = BlockWriter(memoryview(shared)[AREA : 2 * AREA]) if self.blocks is not None else None
         self.slots = slots_of(self.scoreboard)
         self.tasks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(tasks.fd))
         self.watch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(watch.fd))

@@ -354,6 +354,8 @@ class Piece(msgspec.Struct, tag=7, array_like=True, gc=False):
     offset: int  # in the body
     data: bytes
     ending: Ending
+    block: int = -1  # in which `size` bytes are, in place of `data` (see wire.blocks)
+    size: int = 0
 
 
 # --- orders: parent -> child -------------------------------------------------------------------

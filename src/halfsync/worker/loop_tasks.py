@@ -32,7 +32,7 @@ from halfsync.objects import File, Memory
 from halfsync.primitives import os, socket, time
 from halfsync.response import Head
 from halfsync.temporary_files import out_of_reach
-from halfsync.wire.blocks import BLOCK_FROM, has_blocks, scoreboard_of
+from halfsync.wire.blocks import AREA, BLOCK_FROM, BlockCopier, BlockWriter, has_blocks, scoreboard_of
 from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
@@ -60,7 +60,6 @@ from halfsync.wire.messages import (
     slots_of,
 )
 from halfsync.worker import forks
-from halfsync.worker.blocks import OwnBlocks
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 
 BEAT = 0.25
@@ -91,7 +90,8 @@ class LoopTasks:
         self._watch = watch
         self._scoreboard = scoreboard_of(shared)
         self._slots = slots_of(self._scoreboard)
-        self._blocks = OwnBlocks(shared) if has_blocks(shared) else None
+        self._blocks = BlockWriter(shared[:AREA]) if has_blocks(shared) else None
+        self._uploads = BlockCopier(shared[AREA : 2 * AREA])
         self._handlers = handlers
         self._lost = lost
         self._one_more = one_more
@@ -249,6 +249,8 @@ class LoopTasks:
                 continue
             if isinstance(message, Nudge):
                 continue
+            if type(message) is Piece and message.block >= 0:  # also for one that has ended
+                message.data = self._uploads.take(message.block, message.size)
             invocation = self.invocations.get(getattr(message, "number", 0))
             if invocation is None:
                 continue
