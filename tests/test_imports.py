@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "command_line": {"folders"},
     "stamps": {"primitives"},
     "exceptions": set(),
+    "store_url": set(),
     "objects": {"stamps"},
     "prctl": set(),
     "forwarded": {"logs.error"},
@@ -60,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "memory", "scoreboard",
         "pump", "wire", "objects", "plan", "plan_codec", "channel", "logs", "settings.table", "prctl",
         "temporary_files", "stamps", "hosts", "header_rules", "forwarded", "certificates",
-        "error_pages", "ticket_keys", "tls_facts", "request_ids",
+        "error_pages", "ticket_keys", "tls_facts", "request_ids", "store_url",
     },
     "handlers": {
         "handlers", "wire", "objects", "plan", "request", "response", "logs", "settings.table", "primitives",
@@ -84,7 +85,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "command_line", "early_signals", "habits", "forwarded", "toml_text", "watcher.main", "parent",
         "layout", "plan", "settings", "logs", "channel", "wire", "folders", "rereading", "seen_files",
-        "routes_table", "logresolve",
+        "routes_table", "logresolve", "store_url",
     },
     "logresolve": {"logs"},
     "ctl": {"ctl_text", "wire"},

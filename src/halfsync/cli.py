@@ -32,6 +32,7 @@ from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS, Settings
 from halfsync.settings.targets import Target
+from halfsync.store_url import parse_store_url
 from halfsync.toml_text import in_toml, looks_in_toml, routes_in_toml, sites_in_toml
 from halfsync.wire.upgrade import VARIABLE
 
@@ -326,6 +327,12 @@ def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
             compile_format(loaded.settings.access_logformat)
         except ValueError as error:
             raise SettingError(f"access_logformat: {error}") from None
+    with mistakes.noted():
+        try:
+            if loaded.settings.limit_store is not None:
+                parse_store_url(loaded.settings.limit_store)
+        except ValueError as error:
+            raise SettingError(f"limit_store {error}") from None
     with mistakes.noted():
         try:
             Trust(loaded.settings.forwarded_allow_ips, loaded.settings.forwarded_headers)

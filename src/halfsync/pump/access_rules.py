@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from halfsync.forwarded import Trust, named_clients
 from halfsync.plan import RoutePlan
-from halfsync.pump.client_rates import ClientRate
+from halfsync.pump.client_rates import ClientRate, Prefixes, Share
 from halfsync.pump.connection import Exchange
 from halfsync.pump.quiet_log import QuietLog
 from halfsync.wire.refusals import Refusal
@@ -77,11 +77,11 @@ class Access:
         return client
 
 
-def access_of(planned: RoutePlan, trust: Trust) -> Access | None:
-    """None: the route is for everybody."""
+def access_of(planned: RoutePlan, trust: Trust, prefixes: Prefixes, share: Share | None) -> Access | None:
+    """None: the route is for everybody. `prefixes`, `share`: see ClientRate."""
     checks: list[Allowed | ClientRate] = []
     if planned.allow or planned.deny:
         checks.append(Allowed(planned))
     if planned.client_rate:
-        checks.append(ClientRate(planned.client_rate, planned.client_burst))
+        checks.append(ClientRate(planned.client_rate, planned.client_burst, prefixes, share))
     return Access(trust, checks) if checks else None

@@ -8,7 +8,7 @@ health checks, nobody is counted.
 from __future__ import annotations
 
 from halfsync.forwarded import Trust
-from halfsync.pump.client_rates import key_of
+from halfsync.pump.client_rates import USUAL, Prefixes, key_of
 from halfsync.pump.origin import Origin
 from halfsync.pump.quiet_log import QuietLog
 from halfsync.settings.table import Settings
@@ -21,10 +21,12 @@ class ClientConnections:
         self.most = 0
         self._counts: dict[bytes, int] = {}
         self._trust = Trust((), ())
+        self._prefixes = USUAL
         self._log = QuietLog("were refused ")
 
     def configure(self, settings: Settings) -> None:
         self.most = settings.client_connections
+        self._prefixes = Prefixes(settings.client_prefix_ipv4, settings.client_prefix_ipv6)
         self._trust = Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
 
     def has_room(self, client: str, now: float) -> bool:
@@ -50,4 +52,4 @@ class ClientConnections:
             self._counts[key] = count - 1
 
     def _key_of(self, client: str) -> bytes | None:
-        return None if self._trust.trusts(client) else key_of(client)
+        return None if self._trust.trusts(client) else key_of(client, self._prefixes)

@@ -57,6 +57,7 @@ from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import MAX_CUT_HEAD, cut_cookie
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
+from halfsync.pump.limit_store import LimitStore
 from halfsync.pump.output import LEFT_AFTER, Output
 from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.page_cache import PageCache
@@ -193,6 +194,7 @@ class Pump:
             self.spool_space,
         )
         self.room = Room(self.clock, self.endings)
+        self.limit_store = LimitStore(self.clock, self.poller)
         self.pools = WorkerPools(
             plan,
             self.clock,
@@ -207,6 +209,7 @@ class Pump:
             self.tunnels,
             self.websockets,
             self.scoreboard,
+            self.limit_store,
             report_hung,
             report_interrupted,
             report_lost,
@@ -300,7 +303,7 @@ class Pump:
             self.run_queue,
         )
         self._next_sweep = 0.0
-        self.at_sweep: list[Callable[[], None]] = []  # what else is done twice a second
+        self.at_sweep: list[Callable[[], None]] = [self.limit_store.sweep]  # what else is done twice a second
         self._drain_until = NEVER
         self._stop_report = StopReport()
         self.handing_over: HandingOver | None = None  # to the pump of the server that takes over

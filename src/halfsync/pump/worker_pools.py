@@ -8,6 +8,7 @@ settles what a worker leaves behind when it ends.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from halfsync.forwarded import Trust
@@ -15,6 +16,7 @@ from halfsync.header_rules import HeaderRules
 from halfsync.plan import NO_POOL, Limits, Plan, RoutePlan
 from halfsync.pump.access import AccessLog
 from halfsync.pump.access_rules import access_of
+from halfsync.pump.client_rates import Prefixes
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Backend, Exchange, Route
 from halfsync.pump.counts import PoolCounts
@@ -27,6 +29,7 @@ from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.hung import HungHandlers
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases import Leases
+from halfsync.pump.limit_store import LimitStore
 from halfsync.pump.overload import Overload
 from halfsync.pump.own_responses import look_of
 from halfsync.pump.poller import Poller
@@ -152,6 +155,7 @@ class WorkerPools:
         tunnels: Tunnels,
         websockets: WebSockets,
         scoreboard: Scoreboard,
+        limit_store: LimitStore,
         report_hung: Callable[[Worker], None],
         report_interrupted: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
@@ -163,6 +167,7 @@ class WorkerPools:
         self._run_queue = run_queue
         self._leases = leases
         self._access = access
+        self._limit_store = limit_store
         self.shown = Shown()
         self.tasks = Tasks(clock, poller, run_queue)
         self._scoreboard = scoreboard
@@ -226,10 +231,13 @@ class WorkerPools:
             for index, planned in enumerate(plan.routes)
         ]
         trust = Trust(plan.settings.forwarded_allow_ips, plan.settings.forwarded_headers)
+        prefixes = Prefixes(plan.settings.client_prefix_ipv4, plan.settings.client_prefix_ipv6)
+        self._limit_store.configure(plan.settings.limit_store)
         for route, planned in zip(self.routes, plan.routes, strict=True):
             route.headers = HeaderRules(planned.headers) if planned.headers else None
             route.look = look_of(planned)
-            route.access = access_of(planned, trust)
+            share = partial(self._limit_store.limit, name_of(plan, planned))
+            route.access = access_of(planned, trust, prefixes, share)
         self._may_hang = any(route.limits.handler_timeout for route in self.routes)
         self.dispatcher.pools = {
             route: self.pools[planned.pool]
@@ -345,6 +353,11 @@ class WorkerPools:
     def _refuse_waiting(self, pool: Pool, exchange: Exchange) -> None:
         self._saturation.refused(pool, "queue_timeout")
         self.tasks.refuse(exchange, overloaded("queue_timeout"))
+
+
+def name_of(plan: Plan, route: RoutePlan) -> str:
+    """Of its `client_rate` in the store: what other machines call the same limit."""
+    return f"{plan.sites[route.site].name}{route.prefix} {route.client_rate:g} {route.client_burst}"
 
 
 def _routes_of(plan: Plan, pool: int) -> int:

@@ -66,3 +66,33 @@ class ClientAccess(Tls, frozen=True, kw_only=True):
             of_routes="all",
         ),
     ] = 0
+    client_prefix_ipv4: Annotated[
+        int,
+        about(
+            "Access",
+            "Bits of an IPv4 address that make a client, for `client_rate` and `client_connections`: with "
+            "24, 256 addresses share a limit.",
+            unit="bits",
+            least=8,
+            most=32,
+        ),
+    ] = 32
+    client_prefix_ipv6: Annotated[
+        int,
+        about(
+            "Access",
+            "The same of an IPv6 address. A subscriber usually has 64 to 56 bits, an organization 48.",
+            unit="bits",
+            least=16,
+            most=128,
+        ),
+    ] = 64
+    limit_store: Annotated[
+        str | None,
+        about(
+            "Access",
+            "A Redis or Valkey server, such as redis://:password@10.0.0.5:6379/0 or unix:///run/redis.sock, "
+            "by which several machines share each `client_rate`. While it is away, each counts alone.",
+            metavar="URL",
+        ),
+    ] = None

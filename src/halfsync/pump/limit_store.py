@@ -1,0 +1,343 @@
+"""`limit_store`: what clients have sent to several machines, kept in a Redis or Valkey server.
+
+Theory of operation
+-------------------
+Each machine decides by itself, at once, with the buckets in its own memory (client_rates.py); nothing here
+is ever waited for. What it lets through it adds to the common bucket in the store, afterwards, and takes over
+what that says then. So a machine knows of the others what they had let through until its last exchange with
+the store, which is what its next requests pay for:
+
+ - In the long run the limit is exact: each request that any machine lets through is in the common bucket,
+   whose debt all of them wait for, also where it is more than a full bucket.
+ - At first each machine lets through a full bucket of its own, before it has heard of the others.
+
+An exchange is one packet of commands, one for each client that was heard of since the last one, and the
+replies to them. While one is under way there is no other, and between two lie PACE seconds at least; there is
+no timer: the next one begins with a request, or with the sweep.
+
+If the store is away, or does not answer in time, each machine goes on with its own buckets. The log says so
+once, and when it is back.
+
+The store keeps a number for each client that has sent something lately: the time when its bucket is full
+again, by the store's own clock, in microseconds. It expires then.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from halfsync.logs.error import log
+from halfsync.pump.clock import Clock
+from halfsync.pump.helpers import Helpers
+from halfsync.pump.poller import Poller
+from halfsync.store_url import StoreUrl, parse_store_url
+from halfsync.wire.resp import Incomplete, Reply, ReplyReader, StoreError, command
+
+PACE = 0.02
+"""Seconds between the beginnings of two exchanges at least."""
+TIMEOUT = 2.0
+"""Seconds for a connection, and for an exchange."""
+FIRST_BACKOFF, LAST_BACKOFF = 1.0, 30.0
+"""Seconds until the next try."""
+MOST_AT_ONCE = 512
+"""Clients in one exchange."""
+RECEIVE = 64 * 1024
+
+SCRIPT = b"""
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now) + tonumber(ARGV[1])
+redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000) + 1)
+return full_at - now
+"""
+"""Adds so many microseconds to a bucket; gives how many it takes until it is full."""
+
+
+class SharedLimit:
+    """The common buckets of one `client_rate`."""
+
+    def __init__(
+        self, store: LimitStore, name: str, step: float, heard: Callable[[bytes, float], None]
+    ) -> None:
+        """`name`: the same on all machines, of no other limit. `step`: seconds that a request costs.
+        `heard`: called with a client's key, and the time (monotonic) when its common bucket will be full, if
+        what was counted since is in it."""
+        self.step = step
+        self.heard = heard
+        self.counted: dict[bytes, int] = {}  # requests that the store does not know of, by client
+        self._store = store
+        self._prefix = b"halfsync:" + name.encode() + b":"
+
+    def count(self, key: bytes) -> None:
+        """A request was let through."""
+        if self._store.is_away:
+            return
+        self.counted[key] = self.counted.get(key, 0) + 1
+        self._store.has_counted()
+
+    def name_of(self, key: bytes) -> bytes:
+        return self._prefix + key.hex().encode()
+
+
+@dataclass
+class _Asked:
+    """What a reply is to."""
+
+    limit: SharedLimit | None  # None: it is not in effect any more
+    key: bytes
+
+
+class LimitStore:
+    """A connection with the store, or none. `is_away`: what is counted need not be kept."""
+
+    def __init__(self, clock: Clock, poller: Poller) -> None:
+        self._clock = clock
+        self._poller = poller
+        self._url: StoreUrl | None = None
+        self._limits: list[SharedLimit] = []
+        self._resolver: Helpers | None = None
+        self._attempt = 0  # number of the last try to connect
+        self._socket: socket.socket | None = None
+        self._reader = ReplyReader()
+        self._unsent = b""
+        self._script = b""  # its name in the store; b"": not ready
+        self._asked: deque[_Asked] = deque()  # whose replies are to come
+        self._greetings = 0  # replies to come before that
+        self._next_at = 0.0  # monotonic: the next exchange, or the next try
+        self._until = 0.0  # by when what is under way has to be over
+        self._backoff = FIRST_BACKOFF
+        self._is_told = False  # that it is away
+        self.is_away = True
+
+    def configure(self, url: str | None) -> None:
+        """From now on this one, or none. Forgets all limits."""
+        found = None if url is None else parse_store_url(url)
+        self._limits = []
+        self._asked = deque(_Asked(None, b"") for _ in self._asked)
+        if found == self._url:
+            return
+        self._close()
+        self._url = found
+        self._backoff, self._next_at, self._is_told = FIRST_BACKOFF, 0.0, False
+
+    def limit(self, name: str, step: float, heard: Callable[[bytes, float], None]) -> SharedLimit | None:
+        """None: nothing is shared."""
+        if self._url is None:
+            return None
+        found = SharedLimit(self, name, step, heard)
+        self._limits.append(found)
+        return found
+
+    def sweep(self) -> None:
+        """Twice a second."""
+        if self._url is None:
+            return
+        now = self._clock.now
+        if self._socket is None and self._until == 0.0:
+            if now >= self._next_at and self._limits:
+                self._connect(self._url)
+        elif self._until and now >= self._until:
+            self._lose("no reply in time")
+        else:
+            self.has_counted()
+
+    def has_counted(self) -> None:
+        """Begin an exchange, if it is time."""
+        now = self._clock.now
+        if not self._script or self._asked or now < self._next_at or self._socket is None:
+            return
+        packet: list[bytes] = []
+        for limit in self._limits:
+            for key in list(islice(limit.counted, MOST_AT_ONCE - len(packet))):
+                cost = round(limit.counted.pop(key) * limit.step * 1e6)
+                packet.append(command(b"EVALSHA", self._script, b"1", limit.name_of(key), b"%d" % cost))
+                self._asked.append(_Asked(limit, key))
+        if packet:
+            self._next_at, self._until = now + PACE, now + TIMEOUT
+            self._send(b"".join(packet))
+
+    # --- the connection ----------------------------------------------------------------------------
+
+    def _connect(self, url: StoreUrl) -> None:
+        self._attempt += 1
+        self._until = self._clock.now + TIMEOUT
+        if url.path or _is_address(url.host):
+            self._connect_to(url, url.path or (url.host, url.port))
+            return
+        found: list[tuple[str, int]] = []
+
+        def resolve() -> None:
+            try:
+                found.extend(
+                    (one[4][0], url.port)
+                    for one in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+                    if isinstance(one[4][0], str)
+                )
+            except OSError:
+                pass
+
+        attempt = self._attempt
+
+        def resolved() -> None:
+            if attempt != self._attempt or self._socket is not None or not self._until:
+                return  # it took too long
+            if found:
+                self._connect_to(url, found[0])
+            else:
+                self._lose(f"its host {url.host!r} has no address")
+
+        self._helpers().submit(resolve, resolved)
+
+    def _helpers(self) -> Helpers:
+        """Threads of its own: a name server that does not answer must not keep a disk's waiting."""
+        if self._resolver is None:
+            self._resolver = resolver = Helpers()
+            self._poller.watch(resolver.wakeup, lambda _mask: resolver.finished())
+        return self._resolver
+
+    def _connect_to(self, url: StoreUrl, where: str | tuple[str, int]) -> None:
+        family = socket.AF_UNIX if isinstance(where, str) else _family(where[0])
+        try:
+            self._socket = connecting = socket.socket(family, socket.SOCK_STREAM)
+            connecting.setblocking(False)
+            code = connecting.connect_ex(where)
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+            return
+        if code not in (0, errno.EINPROGRESS):
+            self._lose(os.strerror(code))
+            return
+        self._poller.watch(connecting.fileno(), self._event, select.EPOLLIN | select.EPOLLOUT)
+        self._greet(url)
+
+    def _greet(self, url: StoreUrl) -> None:
+        greeting = []
+        if url.password:
+            user = (url.user.encode(),) if url.user else ()
+            greeting.append(command(b"AUTH", *user, url.password.encode()))
+        if url.database:
+            greeting.append(command(b"SELECT", b"%d" % url.database))
+        greeting.append(command(b"SCRIPT", b"LOAD", SCRIPT))
+        self._greetings = len(greeting)
+        self._unsent = b"".join(greeting)
+
+    def _event(self, mask: int) -> None:
+        assert self._socket is not None
+        try:
+            if mask & (select.EPOLLERR | select.EPOLLHUP):
+                code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                self._lose(os.strerror(code) if code else "it closed the connection")
+                return
+            if mask & select.EPOLLOUT:
+                self._send(b"")
+            if mask & select.EPOLLIN and self._socket is not None:
+                self._receive(self._socket)
+        except StoreError as error:
+            self._lose(str(error))
+
+    def _send(self, data: bytes) -> None:
+        assert self._socket is not None
+        self._unsent += data
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+            return
+        more = select.EPOLLOUT if self._unsent else 0
+        self._poller.want(self._socket.fileno(), select.EPOLLIN | more)
+
+    def _receive(self, connection: socket.socket) -> None:
+        """Raises StoreError."""
+        try:
+            data = connection.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+            return
+        if not data:
+            self._lose("it closed the connection")
+            return
+        self._reader.feed(data)
+        while self._socket is connection:
+            reply = self._reader.next()
+            if isinstance(reply, Incomplete):
+                return
+            if isinstance(reply, StoreError):
+                raise reply
+            self._take(reply)
+
+    def _take(self, reply: Reply) -> None:
+        """Raises StoreError."""
+        if self._greetings:
+            self._greetings -= 1
+            if not self._greetings:
+                self._is_ready(reply)
+            return
+        if not self._asked or not isinstance(reply, int):
+            raise StoreError("it sent a reply to nothing")
+        asked = self._asked.popleft()
+        limit, key = asked.limit, asked.key
+        if limit is not None:
+            limit.heard(key, self._clock.now + reply / 1e6 + limit.counted.get(key, 0) * limit.step)
+        if not self._asked:
+            self._until, self._backoff = 0.0, FIRST_BACKOFF
+
+    def _is_ready(self, script: Reply) -> None:
+        if not isinstance(script, bytes):
+            raise StoreError("it takes no scripts")
+        assert self._url is not None
+        self._script = script
+        self._until = self._next_at = 0.0
+        self.is_away = False
+        how = "back" if self._is_told else "connected"
+        log("info", f"limit_store {self._url.named} is {how}: each client_rate counts for all its machines.")
+        self._is_told = False
+
+    def _lose(self, why: str) -> None:
+        self._close()
+        self._next_at = self._clock.now + self._backoff
+        self._backoff = min(2 * self._backoff, LAST_BACKOFF)
+        if not self._is_told and self._url is not None:
+            self._is_told = True
+            log(
+                "error",
+                f"limit_store {self._url.named} is away ({why}): client_rate counts what comes to this "
+                "machine alone, until it is back.",
+            )
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._poller.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        self._reader = ReplyReader()
+        self._unsent = self._script = b""
+        self._asked.clear()
+        self._greetings = 0
+        self._until = 0.0
+        self.is_away = True
+        for limit in self._limits:
+            limit.counted.clear()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

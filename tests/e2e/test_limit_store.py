@@ -1,0 +1,79 @@
+"""Servers that share a `client_rate` through a real Redis or Valkey server, which goes away and is back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.e2e.harness import Server, serving
+from tests.redis_server import RedisServer
+
+APPLICATION = """
+def app(environ, start):
+    start("200 OK", [])
+    return [b"fine"]
+"""
+
+BURST = 100
+
+
+@contextmanager
+def store() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = RedisServer(Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def let_through(server: Server) -> int:
+    """How many requests, until one is refused."""
+    with server.client() as client:
+        for number in range(2 * BURST):
+            if client.ask("/").status == 429:
+                return number
+    raise AssertionError("nothing was refused")
+
+
+def test_two_servers_share_a_limit_and_each_has_its_own_without_the_store(tmp_path):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    with store() as redis, ExitStack() as stack:
+        limits = ("--client-rate", "0.001", "--client-burst", str(BURST), "--limit-store", redis.url)
+        servers = []
+        for name in ("first", "second", "third"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "app.py").write_text(APPLICATION)
+            servers.append(stack.enter_context(serving(tmp_path / name, "app:app", *limits)))
+        first, second, third = servers
+        for server in servers:
+            server.until_logged(r"limit_store unix://\S+ is connected")
+        assert let_through(first) == BURST
+        # It learns of the first one's within milliseconds: long before it has served as many itself.
+        assert 1 <= let_through(second) < 0.8 * BURST
+        redis.stop()
+        third.until_logged(
+            r"ERROR limit_store unix://\S+ is away \(.+\): client_rate counts what comes to this ma"
+        )
+        assert let_through(third) == BURST
+        redis.start()
+        third.until_logged(r"limit_store unix://\S+ is back: each client_rate counts for all its machines")
+        assert let_through(third) == 0
+        assert third.log().count(" is away (") == 1
+
+
+def test_a_store_that_can_not_be_one_is_a_mistake(tmp_path):
+    import subprocess
+
+    from tests.e2e.harness import command
+
+    done = subprocess.run(
+        [*command(), "--check-config", "--limit-store", "http://10.0.0.5", "./"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "limit_store must be of the form redis://" in done.stderr
+    assert "Traceback" not in done.stderr
