@@ -6,11 +6,11 @@ import contextlib
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as changed
 
 from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.limit_store import LimitStore
@@ -112,7 +112,7 @@ def test_the_debt_of_all_is_what_each_waits_for(store):
 
 
 def test_each_limit_and_each_client_has_its_own(store):
-    routes = (replace(ROUTE, prefix="/a", client_burst=1), replace(ROUTE, prefix="/b", client_burst=1))
+    routes = (changed(ROUTE, prefix="/a", client_burst=1), changed(ROUTE, prefix="/b", client_burst=1))
     with sharing(store.url, *routes) as stage:
         connected(stage)
         assert ask(stage, 1, "/a") + ask(stage, 1, "/b") == [200] * 2
@@ -122,7 +122,7 @@ def test_each_limit_and_each_client_has_its_own(store):
 
 
 def test_what_is_kept_expires(store):
-    with sharing(store.url, replace(ROUTE, client_rate=50.0)) as stage:
+    with sharing(store.url, changed(ROUTE, client_rate=50.0)) as stage:
         connected(stage)
         assert ask(stage, 3) == [200] * 3
         exchanged(stage)
@@ -265,12 +265,6 @@ def test_a_reload_may_change_it(store, tmp_path):
         assert ask_directly(stage) is None
         stage.pump.pools.configure(plan)
         connected(stage)
-
-
-def replace_settings(plan: Any, **changes: Any) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(plan.settings, **changes)
 
 
 def ask_directly(stage: Stage) -> object:
