@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -260,7 +261,8 @@ def test_a_reload_may_change_it(store, tmp_path):
     with sharing(store.url) as stage:
         connected(stage)
         plan = stage.plan
-        stage.pump.pools.configure(replace(plan, settings=replace_settings(plan, limit_store=None)))
+        without = dataclasses.replace(plan, settings=changed(plan.settings, limit_store=None))
+        stage.pump.pools.configure(without)
         assert store_of(stage).is_away
         assert ask_directly(stage) is None
         stage.pump.pools.configure(plan)

@@ -88,7 +88,7 @@ class SharedLimit:
 
 
 @dataclass
-class _Asked:
+class _StoreRequest:
     """What a reply is to."""
 
     limit: SharedLimit | None  # None: it is not in effect any more
@@ -109,7 +109,7 @@ class LimitStore:
         self._reader = ReplyReader()
         self._unsent = b""
         self._script = b""  # its name in the store; b"": not ready
-        self._asked: deque[_Asked] = deque()  # whose replies are to come
+        self._asked: deque[_StoreRequest] = deque()  # whose replies are to come
         self._greetings = 0  # replies to come before that
         self._next_at = 0.0  # monotonic: the next exchange, or the next try
         self._until = 0.0  # by when what is under way has to be over
@@ -121,7 +121,7 @@ class LimitStore:
         """From now on this one, or none. Forgets all limits."""
         found = None if url is None else parse_store_url(url)
         self._limits = []
-        self._asked = deque(_Asked(None, b"") for _ in self._asked)
+        self._asked = deque(_StoreRequest(None, b"") for _ in self._asked)
         if found == self._url:
             return
         self._close()
@@ -159,7 +159,7 @@ class LimitStore:
             for key in list(islice(limit.counted, MOST_AT_ONCE - len(packet))):
                 cost = round(limit.counted.pop(key) * limit.step * 1e6)
                 packet.append(command(b"EVALSHA", self._script, b"1", limit.name_of(key), b"%d" % cost))
-                self._asked.append(_Asked(limit, key))
+                self._asked.append(_StoreRequest(limit, key))
         if packet:
             self._next_at, self._until = now + PACE, now + TIMEOUT
             self._send(b"".join(packet))
