@@ -24,6 +24,7 @@ from halfsync.wire.messages import (
     decode_watch,
 )
 from halfsync.wire.websocket import BINARY, PING, TEXT
+from tests.pump.tls_ends import certificates
 from tests.pump.websocket_pair import Pair, stage
 from tests.wire.websocket_frames import frame
 
@@ -48,8 +49,9 @@ def roads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # --- from clients -----------------------------------------------------------------------------------
 
 
-def test_an_echo_goes_by_it(roads: list[str]):
-    with stage() as one:
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_an_echo_goes_by_it(over_tls: bool, roads: list[str]):
+    with stage(tls=certificates() if over_tls else None) as one:
         pair = Pair(one)
         one.settle()
         roads.clear()
@@ -59,7 +61,7 @@ def test_an_echo_goes_by_it(roads: list[str]):
             pair.tell("y" * size)
             assert len(pair.wait()[0].data) == size
         if os.environ.get("HALFSYNC_TEST_TRANSPORT", "plain") == "plain":
-            assert roads == []
+            assert not roads
 
 
 def test_what_is_not_small_and_whole_in_the_midst_of_messages():
