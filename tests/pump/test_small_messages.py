@@ -19,6 +19,7 @@ from halfsync.wire.messages import (
     MESSAGE_TAG,
     MESSAGE_WINDOW,
     Close,
+    Credit,
     Message,
     Taken,
     decode_watch,
@@ -143,6 +144,16 @@ def test_nothing_overtakes_a_message_in_a_file():
         pair.hand.send(packet, (fd,))
         assert [bytes(found.data) for found in pair.wait(3)] == [b"a", b"file", b"b"]
         assert [bytes(found.data) for found in other.wait(2)] == [b"x", b"y"]
+
+
+def test_what_the_application_has_taken_is_no_obstacle(roads: list[str]):
+    with stage() as one:
+        pair = Pair(one)
+        one.settle()
+        roads.clear()
+        pair.hand.send([Credit(pair.task.number, 5), pair.message("a")])
+        assert pair.wait() == [Frame(Opcode.TEXT, b"a")]
+        assert not roads
 
 
 def test_many_messages_side_by_side_to_a_client_that_is_slow():

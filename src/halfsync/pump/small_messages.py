@@ -26,6 +26,7 @@ from halfsync.wire.messages import (
     MESSAGE_WINDOW,
     PIECE_COST,
     RESPONSE_WINDOW,
+    Credit,
     FromWorker,
     Message,
 )
@@ -135,7 +136,8 @@ class SmallMessages:
                 or (others and number in waiting)
             ):
                 others.append(message)
-                waiting.add(number)
+                if type(message) is not Credit:
+                    waiting.add(number)
                 continue
             data = message.data
             size = len(data)
