@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.harness import Client, Server, pattern, serving
+from tests.e2e.harness import Client, Server, pattern, request, serving
 
 MADE = re.compile(r"[0-9a-f]{32}")
 FORMAT = "%L %{UNIQUE_ID}e %{X-Request-ID}i %m %U"
@@ -25,7 +25,8 @@ def server(tmp_path_factory):
     (folder / "public/large").write_bytes(pattern(300_000))
     arguments = ("--request-id", "proxy", "--forwarded-allow-ips", "127.0.0.1", "--handler-timeout", "0.5")
     log = ("--access-logfile", "access", "--access-logformat", FORMAT)
-    targets = ("story:app", "/asgi=asgis:app", "/files=./public")
+    others = ("/files=./public", "/subprotocol=sockets:app", "/tunnels=tunnels:app")
+    targets = ("story:app", "/asgi=asgis:app", *others)
     with serving(folder, *targets, *arguments, *log) as server:
         yield server
         server.tracebacks = -1
@@ -141,6 +142,29 @@ def test_with_bodies_and_pipelining(server):
     with server.client() as client:
         client.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
         assert len({client.answer()["X-Request-ID"] for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "protocol", "status"),
+    [
+        ("/subprotocol/none", "websocket", 101),
+        ("/tunnels/here", "shout", 101),
+        ("/tunnels/none", "", 426),
+    ],
+)
+def test_with_websockets_and_tunnels(server, target, protocol, status):
+    fields = [f"Upgrade: {protocol}", "Connection: Upgrade"] if protocol else []
+    fields += [
+        "Sec-WebSocket-Protocol: none",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+    given = "mine" + target.replace("/", "-")
+    with server.client() as client:
+        client.send(request(target, *fields, f"X-Request-ID: {given}"))
+        answer = client.answer()
+    assert (answer.status, answer["X-Request-ID"]) == (status, given)
+    assert logged(server, given) == ["GET", target]
 
 
 def test_the_error_log_names_it(server):

@@ -20,7 +20,8 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.e2e.harness import Answer, pattern, serving, until
+from tests.e2e.harness import Answer, Client, pattern, serving, until
+from tests.ports import free_port
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
@@ -276,6 +277,19 @@ def test_a_malformed_request_can_forge_no_span(server, collector):
         assert client.answer().status == 400
     collector.span(told(server.get("/environ"))[1])
     assert "1" * 16 not in {span.id for span in collector.spans}
+
+
+def test_health_checks_have_none(tmp_path):
+    with collecting() as collector:
+        environment = {**SOON, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        arguments = ("story:app", "--traces", "--health-bind", f"127.0.0.1:{free_port()}")
+        with serving(tmp_path, *arguments, environment=environment) as server:
+            for address in server.addresses:
+                with Client(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+                    client.ask("/-/healthy")
+            last = told(server.get("/environ"))[1]
+            collector.span(last)
+        assert [span.attributes["server.port"] for span in collector.spans] == [80, 80]
 
 
 def test_the_ratio_and_the_variables_of_opentelemetry(tmp_path):

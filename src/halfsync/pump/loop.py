@@ -220,7 +220,7 @@ class Pump:
             self.clock, self.leases, self.changing, self.sites, self.challenges, self.websockets
         )
         self.admission.request_ids = request_ids_of(settings)
-        self.admission.traces = traces_of(settings, plan.listeners, os.environ)
+        self.admission.traces = traces_of(plan, os.environ)
         parts = (
             settings,
             self.clock,

@@ -91,7 +91,7 @@ class PlanChange:
         pump.leases.cut_cookies = pump.head_limits.harmless >= MAX_CUT_HEAD
         pump.leases.forget_heads()
         pump.admission.request_ids = request_ids_of(settings)
-        pump.admission.traces = traces_of(settings, plan.listeners, os.environ)
+        pump.admission.traces = traces_of(plan, os.environ)
         pump.timeouts.configure(settings)
         pump.handshakes.head_timeout = settings.head_timeout
         pump.proxy_headers.configure(settings)

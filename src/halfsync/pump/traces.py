@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 
-from halfsync.plan import Listener
+from halfsync.plan import Plan
 from halfsync.pump.connection import Exchange
-from halfsync.settings.table import Settings
 
 _PARENT = re.compile(
     rb"\r\n(?i:traceparent):[ \t]*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
@@ -29,10 +28,12 @@ _SAMPLED = 1
 
 
 class Traces:
-    def __init__(self, settings: Settings, listeners: Sequence[Listener], environ: Mapping[str, str]) -> None:
+    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         """`environ`: the variables of OpenTelemetry count where no setting says otherwise."""
-        self.schemes = [listener.scheme.encode() for listener in listeners]
-        ratio, self._follows_parent = _sampler(settings.traces_ratio, environ)
+        places = range(len(plan.listeners))
+        self._schemes = [plan.listeners[place].scheme.encode() for place in places]
+        self._left_out = {place for place in places if plan.is_for_health(place)}
+        ratio, self._follows_parent = _sampler(plan.settings.traces_ratio, environ)
         self._bound = round(ratio * (1 << 64))
         propagators = environ.get("OTEL_PROPAGATORS", "tracecontext")
         self._believes = "tracecontext" in [one.strip() for one in propagators.split(",")]
@@ -40,7 +41,9 @@ class Traces:
 
     def begin(self, exchange: Exchange) -> None:
         """The request's span, of the trace that it says, or of a new one."""
-        if exchange.notes:
+        assert exchange.conn is not None
+        listener = exchange.conn.origin.listener
+        if exchange.notes or listener in self._left_out:
             return
         raw = exchange.raw
         trace, parent, flags = b"", b"", 0
@@ -60,9 +63,7 @@ class Traces:
         exchange.raw = head.raw = b"%b%b\r\n" % (raw[:-2], line)
         head.plain = False
         exchange.logged = b""
-        assert exchange.conn is not None
-        scheme = self.schemes[exchange.conn.origin.listener]
-        exchange.notes = b":parent: %b\r\n:scheme: %b\r\n" % (parent, scheme)
+        exchange.notes = b":parent: %b\r\n:scheme: %b\r\n" % (parent, self._schemes[listener])
         exchange.is_marked = True
 
 
@@ -98,6 +99,6 @@ def _sampler(ratio: float, environ: Mapping[str, str]) -> tuple[float, bool]:
     return ratio, not name or name.startswith("parentbased")
 
 
-def traces_of(settings: Settings, listeners: Sequence[Listener], environ: Mapping[str, str]) -> Traces | None:
+def traces_of(plan: Plan, environ: Mapping[str, str]) -> Traces | None:
     """None: there are none."""
-    return Traces(settings, listeners, environ) if settings.traces else None
+    return Traces(plan, environ) if plan.settings.traces else None
