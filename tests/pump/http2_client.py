@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -50,11 +51,12 @@ class Http2Client:
     """A client that keeps all rules, and complains of a server that does not."""
 
     def __init__(
-        self, stage: Stage, *, window: int | None = None, rcvbuf: int = 0, opens: bool = True
+        self, stage: Stage, *, window: int | None = None, rcvbuf: int = 0, opens: bool = True, **tls: Any
     ) -> None:
-        """`window`: of its streams. `opens`: whether windows are opened again as data comes."""
+        """`window`: of its streams. `opens`: whether windows are opened again as data comes. `tls`: see
+        Stage.client."""
         self.stage = stage
-        self.client = prompt(stage.client(rcvbuf=rcvbuf))
+        self.client = prompt(stage.client(rcvbuf=rcvbuf, **tls))
         self.engine = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding=None)
         )

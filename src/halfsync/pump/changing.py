@@ -39,17 +39,29 @@ class FileChangedError(Exception):
 class FileCopy(Descriptor):
     """A copy of (a part of) a file; `held` of its maker counts the bytes of all that live."""
 
-    __slots__ = ("_count", "_maker")
+    __slots__ = ("_count", "_held", "_maker", "_memory")
 
     def __init__(self, fd: int, count: int, maker: ChangingFiles) -> None:
         super().__init__(fd)
-        self._count = count
+        self._count = self._held = count
         self._maker = maker
+        self._memory: memoryview | None = None
         maker.held += count
 
     def __del__(self) -> None:
-        self._maker.held -= self._count
+        self._maker.held -= self._held
         super().__del__()
+
+    def in_memory(self) -> memoryview | None:
+        """All of it, where sendfile(2) can't be used: then it is read once, and not for each response. None
+        if there is no room for that. Raises OSError. (Mapped, it would cost nothing; but a disk that fails
+        then ends the process.)"""
+        maker, count = self._maker, self._count
+        if self._memory is None and maker.held + count <= maker.memory:
+            self._memory = memoryview(os.pread(self.fd, count, 0))
+            self._held += count
+            maker.held += count
+        return self._memory
 
 
 class ChangingFiles:

@@ -27,7 +27,7 @@ from halfsync.pump.connection import Connection, Exchange, Mark, Queued
 from halfsync.pump.endings import Endings
 from halfsync.pump.http2_streams import TURN, Block, Session, Stream, TakenMark, error_code_of
 from halfsync.pump.internal_errors import InternalErrors
-from halfsync.pump.output import Output, ShrunkError
+from halfsync.pump.output import Output, ShrunkError, in_memory
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import SENDING, TAKEN
 from halfsync.wire.http2_frames import ErrorCode
@@ -254,11 +254,13 @@ class Http2Output:
     ) -> tuple[int, list[Queued]]:
         """The next `room` bytes of a file. Raises OSError, FileChangedError, ShrunkError."""
         size = min(span.count, room)
-        piece: bytes | FileSpan
+        piece: bytes | memoryview | FileSpan
         if span.stamp is not None:
             piece = bytes(self._changing.read(span, span.stamp, room))
         elif conn.transport.sends_files:
             piece = FileSpan(span.file, span.offset, size)
+        elif (memory := in_memory(span)) is not None:
+            piece = memory[:size]
         else:
             piece = os.pread(span.file.fd, size, span.offset)
         if isinstance(piece, bytes):

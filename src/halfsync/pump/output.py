@@ -26,7 +26,7 @@ from collections import deque
 from functools import partial
 from itertools import islice
 
-from halfsync.pump.changing import ChangingFiles, FileChangedError
+from halfsync.pump.changing import ChangingFiles, FileChangedError, FileCopy
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import MORE, NEVER, WAIT, Connection, Exchange, Mark, Outcome, Queued
@@ -254,15 +254,20 @@ class Output:
     def _send_file(self, conn: Connection, out: deque[Queued], span: FileSpan) -> int:
         if not self.is_at_hand(conn, span):
             return -1
-        if span.stamp is None:
-            sent = conn.transport.send_file(span.file.fd, span.offset, min(span.count, SEND_SHARE))
-            if sent == 0:
-                raise ShrunkError
-        else:
-            data = self._changing.read(span, span.stamp, conn.transport.send_size)
+        transport = conn.transport
+        if transport.owed:  # it needs no data: what it was given before is yet to be sent
+            sent = transport.send(b"")
+        elif span.stamp is not None:
+            data = self._changing.read(span, span.stamp, transport.send_size)
             if not data:
                 raise ShrunkError
-            sent = conn.transport.send(data)
+            sent = transport.send(data)
+        elif not transport.sends_files and (memory := in_memory(span)) is not None:
+            sent = transport.send(memory[: transport.send_size])
+        else:
+            sent = transport.send_file(span.file.fd, span.offset, min(span.count, SEND_SHARE))
+            if sent == 0:
+                raise ShrunkError
         conn.wire_bytes += sent
         conn.body_bytes += sent
         span.offset += sent
@@ -296,6 +301,12 @@ class Output:
         assert conn.exchange is not None
         out.extendleft(reversed(conn.protocol.framed(conn.exchange, data)))
         return 0
+
+
+def in_memory(span: FileSpan) -> memoryview | None:
+    """What is left of a span, if that is in memory."""
+    memory = span.file.in_memory() if isinstance(span.file, FileCopy) else None
+    return None if memory is None else memory[span.offset : span.offset + span.count]
 
 
 class ShrunkError(Exception):

@@ -77,7 +77,6 @@ class TLSTransport:
         "_inner",
         "_outgoing",
         "_over",
-        "_owed",
         "_read",
         "_room",
         "_said_all",
@@ -89,6 +88,7 @@ class TLSTransport:
         "_write",
         "ends_unsaid",
         "more",
+        "owed",
         "plain",
         "server_name",
         "site",
@@ -110,7 +110,7 @@ class TLSTransport:
         self._said_all = False  # our way is shut
         self.ends_unsaid = False  # `finish` has yet to be called again
         self._unsent: bytes | memoryview = b""  # encrypted, and not yet taken by the socket
-        self._owed = 0  # bytes of the caller's that these stand for
+        self.owed = 0  # bytes of the caller's that these stand for
         self._tls: ssl.SSLObject | None = None
         self._inner: Any = None  # of `_tls`
 
@@ -274,11 +274,11 @@ class TLSTransport:
     # --- writing -----------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview, _flags: int = 0, /) -> int:
-        if self._unsent or self._owed:
+        if self._unsent or self.owed:
             self._push()
             if self._unsent:
                 raise BlockingIOError
-            if self._owed:
+            if self.owed:
                 return self._paid()
         size = len(data)
         if size > SEND:
@@ -295,7 +295,7 @@ class TLSTransport:
         if sent == len(wire):
             return size
         self._unsent = memoryview(wire)[sent:]
-        self._owed = size
+        self.owed = size
         raise BlockingIOError
 
     def _encrypt(self, data: memoryview) -> None:
@@ -304,7 +304,7 @@ class TLSTransport:
 
     def _paid(self) -> int:
         """What the last send was given is taken now."""
-        owed, self._owed = self._owed, 0
+        owed, self.owed = self.owed, 0
         return owed
 
     def _push(self) -> None:
@@ -344,7 +344,7 @@ class TLSTransport:
         return self.send(b"".join(pieces))
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
-        if self._owed:
+        if self.owed:
             return self.send(b"")
         data = os.pread(fd, min(count, SEND), offset)
         return self.send(data) if data else 0
@@ -358,7 +358,7 @@ class TLSTransport:
         if self._said_all:
             return
         self.ends_unsaid = True
-        if not self._said_end and self._tls is not None and not self._owed:
+        if not self._said_end and self._tls is not None and not self.owed:
             self._said_end = True
             try:
                 self._tls.unwrap()

@@ -36,6 +36,7 @@ class Transport(Protocol):
     send_size: int  # bytes: no send takes more, so more need not be at hand
     tells_of_more: bool  # when a read has left something, the connection becomes ready by itself
     ends_by_close: bool  # close(2) alone is an end in good order
+    owed: int  # bytes of an earlier send that the next one takes, whatever it is given
     ends_unsaid: bool  # `finish` raised BlockingIOError, and has to be called again
 
     def fileno(self) -> int: ...
@@ -84,6 +85,7 @@ class PlainTransport(socket.socket):
     tells_of_more = True  # the kernel does
     ends_by_close = True
     ends_unsaid = False
+    owed = 0
     close = _socket.socket.close  # (that of socket.socket waits for files made of it; there are none)
 
     @classmethod
