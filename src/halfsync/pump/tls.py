@@ -48,6 +48,9 @@ FIRST_RECEIVE = 4 * 1024
 SEND = 48 * 1024
 """Bytes that are encrypted at a time: three full records. (1 MiB took 1.05 ms with one record, 0.8 with
 three, 0.75 with eight.)"""
+SEND_AT_ONCE = 4 * SEND
+"""Bytes that a send takes, piece by piece, as long as the socket takes each whole. (The way from the queue to
+here takes 5 µs. But of what is read for a slow client, a part only may be sent.)"""
 OVERHEAD = 32
 """Bytes that a record may have beside its data. (22 with TLS 1.3, 29 with 1.2.)"""
 MAX_WITHOUT_DATA = 20 * 1024
@@ -55,6 +58,10 @@ MAX_WITHOUT_DATA = 20 * 1024
 before it is whole. A KeyUpdate has 27 bytes, and costs 28 µs: OpenSSL would take any number of them."""
 WITHOUT_DATA_A_SECOND = 1024
 """Bytes of that which may come for ever."""
+
+
+_buffer = memoryview(bytearray(SEND_AT_ONCE))
+"""What is read into it is encrypted at once."""
 
 
 class TLSError(OSError):
@@ -67,7 +74,7 @@ class TLSTransport:
     sends_files = False
     tells_of_more = True
     ends_by_close = False
-    send_size = SEND
+    send_size = SEND_AT_ONCE
 
     __slots__ = (
         "_emptied",
@@ -282,7 +289,7 @@ class TLSTransport:
                 return self._paid()
         size = len(data)
         if size > SEND:
-            data, size = memoryview(data)[:SEND], SEND
+            return self._send_pieces(memoryview(data)[:SEND_AT_ONCE])
         done = self._write(data)  # one record, at most
         if done < size:
             self._encrypt(memoryview(data)[done:])
@@ -297,6 +304,16 @@ class TLSTransport:
         self._unsent = memoryview(wire)[sent:]
         self.owed = size
         raise BlockingIOError
+
+    def _send_pieces(self, data: memoryview) -> int:
+        taken = 0
+        try:
+            while taken < len(data):
+                taken += self.send(data[taken : taken + SEND])
+        except BlockingIOError:
+            if not taken:
+                raise
+        return taken
 
     def _encrypt(self, data: memoryview) -> None:
         while data:
@@ -346,8 +363,8 @@ class TLSTransport:
     def send_file(self, fd: int, offset: int, count: int) -> int:
         if self.owed:
             return self.send(b"")
-        data = os.pread(fd, min(count, SEND), offset)
-        return self.send(data) if data else 0
+        size = os.preadv(fd, [_buffer[:count]], offset)
+        return self.send(_buffer[:size]) if size else 0
 
     def unsent(self) -> int:
         return self.plain.unsent() + len(self._unsent)
