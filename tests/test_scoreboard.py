@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from halfsync.parent.process_rows import Spans
+from halfsync.parent.process_rows import FreeRows
 from halfsync.pump.counts import REFUSALS, Counts, History, PoolCounts
 from halfsync.scoreboard import (
     CONTENT,
@@ -200,7 +200,7 @@ def test_more_pools_than_there_is_room_for_are_counted_all_the_same(scoreboard):
 
 
 def test_spans_are_given_once():
-    spans = Spans(10)
+    spans = FreeRows(10)
     assert [spans.take(size) for size in (4, 4, 4, 2, 1)] == [(0, 4), (4, 4), (0, 0), (8, 2), (0, 0)]
     spans.give((4, 4))
     spans.give((0, 0))

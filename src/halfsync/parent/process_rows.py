@@ -40,7 +40,7 @@ class ProcessRows:
     def __init__(self, scoreboard: Scoreboard, now: float) -> None:
         self.scoreboard = scoreboard
         self._free = deque(range(1, PROCESSES))  # those that were used last are used again last
-        self._spans = Spans(TASKS)
+        self._spans = FreeRows(TASKS)
         self._known: dict[Child, _KnownChild] = {}
         self._own = ProcessRow("parent", os.getpid(), "", now, now, 0)
         self._own_memory_at = 0.0
@@ -113,7 +113,7 @@ class ProcessRows:
         self._free.append(known.index)
 
 
-class Spans:
+class FreeRows:
     """Parts of a row of places, in a row."""
 
     def __init__(self, size: int) -> None:
