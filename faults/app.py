@@ -82,6 +82,15 @@ def _hold_the_lock() -> None:
         re.match(r"(a+)+$", "a" * 22 + "b")
 
 
+def _keep_the_lock() -> None:
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def _loop() -> None:
+    while True:
+        pass
+
+
 def _leak() -> None:
     """This process may have another 256 MiB, and a request takes 16 of them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -121,6 +130,9 @@ POISON: dict[str, Callable[[], None]] = {
     "abort": os.abort,
     "exit": lambda: os._exit(3),
     "hold-lock": _hold_the_lock,
+    "loops": _loop,
+    "sleeps": lambda: time.sleep(1000),
+    "never-lets-go": _keep_the_lock,
     "leak": _leak,
     "fork-returns": _fork_and_return,
     "fork-exits": _fork_and_exit,

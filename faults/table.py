@@ -376,6 +376,27 @@ def lock_held(scene: Scene) -> None:
     _poison(scene, "hold-lock")
 
 
+ENDED = ("--handler-timeout", "1", "--handler-grace", "1", "--graceful-timeout", "2")
+
+
+@fault(options=ENDED)
+def handler_loops(scene: Scene) -> None:
+    """A handler computes for ever, in Python; handler_timeout interrupts it."""
+    _poison(scene, "loops", 1)
+
+
+@fault(options=ENDED)
+def handler_sleeps(scene: Scene) -> None:
+    """A handler waits for ever, in C; its worker is replaced."""
+    _poison(scene, "sleeps", 1)
+
+
+@fault(options=ENDED)
+def handler_keeps_the_lock(scene: Scene) -> None:
+    """A handler computes for ever in C, with the interpreter lock; its worker is killed."""
+    _poison(scene, "never-lets-go", 1)
+
+
 @fault()
 def memory_leaked(scene: Scene) -> None:
     """A handler leaks 16 MiB a request; the worker has 256 MiB more than at the first one (RLIMIT_AS)."""
