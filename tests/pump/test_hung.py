@@ -11,7 +11,7 @@ from dataclasses import replace
 from halfsync.plan import Kind, Limits, RoutePlan
 from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
-from halfsync.wire.messages import DONE, SCOREBOARD_SLOTS, Cancel, Stacks, Task
+from halfsync.wire.messages import DONE, SCOREBOARD_SLOTS, UNFINISHED, Cancel, Stacks, Task
 from tests.pump.harness import APP, Client, Hand, Stage, get
 
 
@@ -179,4 +179,22 @@ def test_those_that_a_handler_keeps_from_beginning_are_given_to_others():
         assert behind.answer().status == 200
         stage.later(7)
         assert client.answer().status == 504
+        assert ids(stage.hung) == [hand.number]
+
+
+def test_a_stream_whose_client_leaves_late_has_its_time_from_then_on():
+    """It learns of it when it goes on: that it has streamed for longer than handler_timeout is no fault."""
+    with Stage(handler_timeout=5, handler_grace=3) as stage:
+        hand = stage.hand()
+        client, task = hanging(stage, hand)
+        hand.reply(task, b"first", ending=UNFINISHED)
+        client.receive()
+        stage.later(30)
+        client.leave()
+        stage.later(4)
+        assert not any(isinstance(one, Stacks) for one in hand.heard())
+        assert stage.hung == stage.interrupted == []
+        stage.later(2)
+        assert Stacks(task.number, 3.0) in hand.heard()
+        stage.later(4)
         assert ids(stage.hung) == [hand.number]

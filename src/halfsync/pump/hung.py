@@ -54,18 +54,24 @@ class HungHandlers:
         self._report_hung = report_hung
         self._report_interrupted = report_interrupted
         self._late: list[_Late] = []
+        self._left: dict[int, int] = {}  # tasks that streamed when their clients left -> when that was seen
 
     def sweep(self, workers: Iterable[Worker]) -> None:
+        before, self._left = self._left, {}
         for worker in workers:
-            self._find(worker)
+            self._find(worker, before)
         if self._late:
             self._late = [late for late in self._late if self._goes_on(late)]
 
-    def _find(self, worker: Worker) -> None:
+    def _find(self, worker: Worker, left: dict[int, int]) -> None:
         now_ns = self._clock.now_ns
         for number, owner in list(worker.owners.items()):
             begun = worker.begun(number)
-            if isinstance(owner, Exchange) and begun and _is_past_deadline(owner, begun, now_ns):
+            if not isinstance(owner, Exchange) or not begun:
+                continue
+            if owner.conn is None and owner.status:  # its handler learns of it when it goes on
+                self._left[number] = begun = left.get(number, now_ns)
+            if _is_past_deadline(owner, begun, now_ns):
                 self._give_up(worker, number, owner)
         if worker.is_loop and _is_blocked(worker, now_ns):
             self._replace(worker)
