@@ -351,7 +351,8 @@ def test_a_small_leased_response_off_the_hot_path(stage: Stage, kind: str, body:
         assert answer.closes == closes
         if closes:
             assert client.rest() == b""
-            assert conn.fd not in stage.pump.connections
+            # where a transport can't say that all is read, the connection lingers
+            assert conn.fd not in stage.pump.connections or not transport.tells_of_more
         else:
             assert repeated(client, hand, head).body == body
     assert all(record[3:5] == (200, len(body)) for record in stage.pump.access.records)
