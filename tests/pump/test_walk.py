@@ -20,8 +20,9 @@ STEPS = 150
 class Walker:
     """One client, with the paths of what it has asked and has no response to."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, may_be_shed: bool) -> None:
         self.client = client
+        self.may_be_shed = may_be_shed  # the server is overloaded now and then, and says so
         self.asked: list[bytes] = []
         self.half = b""  # of a request that is begun
 
@@ -35,7 +36,7 @@ class Walker:
             if answer.status == 200:
                 assert answer.body == path * 50, "another request's answer"
             else:
-                assert answer.status == 502
+                assert answer.status == 502 or (answer.status == 503 and self.may_be_shed)
 
     def is_done(self) -> bool:
         self.look()
@@ -76,7 +77,8 @@ class Walk:
             self.stage.until(walker.is_done, "an answer")
 
     def connect(self) -> None:
-        self.walkers.append(Walker(self.stage.client()))
+        may_be_shed = self.stage.plan.settings.queue_target != 0
+        self.walkers.append(Walker(self.stage.client(), may_be_shed=may_be_shed))
 
     def leave(self) -> None:
         if len(self.walkers) > 3:
@@ -156,6 +158,6 @@ class Walk:
 @pytest.mark.parametrize("seed", range(60))
 def test_walk(seed: int, capfd: pytest.CaptureFixture[str]):
     """In whatever order things happen, nobody gets another's answer, or waits for ever."""
-    with Stage() as stage:
+    with Stage(queue_target=0.05 if seed % 2 else 0) as stage:
         Walk(stage, seed).run()
     assert "Traceback" not in capfd.readouterr().err
