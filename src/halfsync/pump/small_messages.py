@@ -18,8 +18,7 @@ from halfsync.pump.output import Output
 from halfsync.pump.reading import RECV_SIZE
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import Framing
-from halfsync.pump.states import PRODUCING
-from halfsync.pump.task_messages import OVERHEAD
+from halfsync.pump.task_messages import OVERHEAD, MessageQueue
 from halfsync.pump.websocket import WebSocket
 from halfsync.wire.messages import (
     MESSAGE_TAG,
@@ -52,8 +51,7 @@ class SmallMessages:
     def take_in(self, conn: Connection) -> bool:
         """An event says that there is something to read, of a connection that is BUSY: read it, and pass on
         what messages it has. False: it is for the general road, and nothing was read."""
-        exchange = conn.exchange
-        assert exchange is not None
+        exchange: Exchange = conn.exchange  # type: ignore[assignment]  # since it is BUSY
         ws = exchange.websocket
         if ws is None or not ws.at_rest or conn.out or ws.outstanding > ROOM:
             return False
@@ -66,23 +64,23 @@ class SmallMessages:
         if not data:
             return False  # the same
         ws.is_pinged = False
-        reader = ws.reader
-        message = whole_message(data, reader.limit)
-        if message is not None:
-            kind, payload = message
+        payload = whole_message(data, ws.reader.limit)
+        if payload is not None:
             size = len(payload)
             ws.outstanding += size + PIECE_COST
-            queue = ws.queue
-            assert queue is not None
-            queue.messages.append((MESSAGE_TAG, exchange.task, kind, payload))
+            queue: MessageQueue = ws.queue  # type: ignore[assignment]  # since it was accepted
+            queue.messages.append((MESSAGE_TAG, exchange.task, data[0] & 15, payload))
             queue.size += size + OVERHEAD
             if not queue.is_known:
                 queue.gather()
+            if conn.transport.drained(len(data), RECV_SIZE):
+                return True
+            conn.readable = True
         else:
-            reader.feed(data)
+            ws.reader.feed(data)
             self.pass_on(exchange, ws, AT_ONCE)
-        conn.readable = not conn.transport.drained(len(data), RECV_SIZE)
-        if conn.readable or not reader.is_read:
+            conn.readable = not conn.transport.drained(len(data), RECV_SIZE)
+        if conn.readable or not ws.reader.is_read:
             ws.at_rest = False
             self._run_queue.ready(conn)
         return True
@@ -112,7 +110,8 @@ class SmallMessages:
 
     def put_out(self, owners: dict[int, object], messages: list[FromWorker]) -> list[FromWorker]:
         """Of a worker's packet, send the messages that are in it (not in a file) to clients that have taken
-        everything before, in one write if several for one stand side by side. Gives the others."""
+        everything before (which are in PRODUCING), in one write if several for one stand side by side. Gives
+        the others."""
         others: list[FromWorker] = []
         waiting: set[int] = set()  # tasks of which something is among these: what follows stays behind it
         count = len(messages)
@@ -130,7 +129,6 @@ class SmallMessages:
                 or not ws.is_plain
                 or (conn := exchange.conn) is None
                 or conn.out
-                or exchange.state is not PRODUCING
                 or (window := exchange.window) > RESPONSE_WINDOW
                 or (headers := SMALL_HEADERS.get(message.kind)) is None
                 or (others and number in waiting)

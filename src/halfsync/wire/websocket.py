@@ -80,9 +80,10 @@ class FrameError(Exception):
         self.reason = reason
 
 
-def whole_message(data: bytes, limit: int) -> tuple[int, bytes] | None:
-    """The opcode and data of a message, if these bytes are that one in one frame, and nothing else: small,
-    not deflated, and right. (As `FrameReader.whole_messages`; most of what comes is this.)"""
+def whole_message(data: bytes, limit: int) -> bytes | None:
+    """The data of a message, whose opcode is in the first byte, if these bytes are that one in one frame, and
+    nothing else: small, not deflated, and right. (As `FrameReader.whole_messages`; most of what comes is
+    this.)"""
     size = len(data)
     if size < 6 or ((first := data[0]) != 0x81 and first != 0x82):
         return None
@@ -96,7 +97,7 @@ def whole_message(data: bytes, limit: int) -> tuple[int, bytes] | None:
     payload = unmasked(data[start:], data[start - 4 : start])
     if first == 0x81 and not payload.isascii() and not _is_text(payload):
         return None
-    return first & 15, payload
+    return payload
 
 
 class FrameReader:
