@@ -1,6 +1,6 @@
 """Prints the files and functions that a request really enters: `python -m bench.walk`, or `make walk`.
 
-Four kinds of request, each on a kept connection after some of the same, so that what is done once (a lease, a
+Five kinds of request, each on a kept connection after some of the same, so that what is done once (a lease, a
 parsed head, a route) is done. Each is recorded several times; a function counts if it was entered every
 time, which leaves out what the clock does in between. The order is that of the first entry.
 
@@ -32,7 +32,14 @@ GOAL = 8
 
 WARM_UP = 20
 REPEATS = 8
-BY_THE_CLOCK = ("pump/clock.py", "pump/costs.py", "pump/queues.py", "pump/stalls.py", "pump/timeouts.py")
+BY_THE_CLOCK = (
+    "pump/clock.py",
+    "pump/costs.py",
+    "pump/overload.py",
+    "pump/queues.py",
+    "pump/stalls.py",
+    "pump/timeouts.py",
+)
 """What the loop does once a turn, or when so many milliseconds have passed, or because earlier requests took
 as long: not for this request in particular."""
 TIMERS = ("Tasks.look_within",)
@@ -50,6 +57,10 @@ def app(environ, start_response):
     body = environ["wsgi.input"].read() and b"thanks" or b"hello"
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
+
+async def asgi(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"hello"})
 
 def stream():
     yield b"first"
@@ -100,7 +111,15 @@ class WalkedServer:
 
     def _arguments(self, public: Path) -> list[str]:
         one_of_each = ["--workers", "1", "--threads", "1", "--bind", "127.0.0.1:0"]
-        return [*one_of_each, "--lease", "3600", "walked_app:app", f"/files={public}"]
+        one_of_each += ["--lifespan", "off", "--loop", "asyncio"]
+        return [
+            *one_of_each,
+            "--lease",
+            "3600",
+            "walked_app:app",
+            "/asgi=walked_app:asgi",
+            f"/files={public}",
+        ]
 
     def _environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HALFSYNC_")}
@@ -200,7 +219,7 @@ class WalkedServer:
         return found
 
 
-# --- the four requests -----------------------------------------------------------------------------
+# --- the five requests -----------------------------------------------------------------------------
 
 
 def get(path: str) -> bytes:
@@ -214,6 +233,7 @@ def post(path: str, size: int) -> bytes:
 KINDS = {
     "A GET that a lease answers": (get("/files/file.txt"), b"a file\n"),
     "A small WSGI GET": (get("/"), b"hello"),
+    "A small ASGI GET": (get("/asgi"), b"hello"),
     "A POST whose body is spooled to a file": (post("/", 100_000), b"thanks"),
     "A streamed WSGI response": (get("/stream"), b"0\r\n\r\n"),
 }

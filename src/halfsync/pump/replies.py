@@ -122,27 +122,22 @@ class Replies:
 
         self._poller.watch(worker.tasks.fileno(), event)
 
-    def read(self, worker: Worker) -> None:
-        """Packets of messages, or the end of the channel."""
-        for _ in range(PACKETS_A_TURN):
-            if not self._read_packet(worker):
-                return
-
-    def _read_packet(self, worker: Worker) -> bool:
-        """Whether it was one with bytes behind its messages: then there may be another already."""
+    def read(self, worker: Worker, most: int = PACKETS_A_TURN) -> None:
+        """A packet of messages, or the end of the channel; of large packets, which may be there already, up to
+        `most`."""
         if worker.id not in self._tasks.workers:
-            return False
+            return
         try:
             size, ancillary, flags, _ = worker.tasks.recvmsg_into(
                 [self._buffer], socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
-            return False
+            return
         except OSError:
             size, ancillary, flags = 0, [], 0
         if size == 0:
             self._deaths.lose(worker)
-            return False
+            return
         fds = _descriptors(ancillary) if ancillary else []
         cut = bool(flags & socket.MSG_CTRUNC)
         if cut:
@@ -159,7 +154,7 @@ class Replies:
             )
             worker.at_fault = True
             self._deaths.lose(worker)
-            return False
+            return
         try:
             if messages and (type(messages[0]) is Message or type(messages[-1]) is Message):
                 messages = self._put_out_messages(worker, messages)
@@ -173,7 +168,8 @@ class Replies:
         for message in others:
             self._take(worker, message, fds, cut)
         self._after_packet(worker)
-        return is_large
+        if is_large and most > 1:
+            self.read(worker, most - 1)
 
     def _put_out_messages(self, worker: Worker, messages: list[FromWorker]) -> list[FromWorker]:
         """The fast path of WebSockets. Gives the others."""
