@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from faults import crowds, http2_crowds
+from faults import asgi_faults, crowds, http2_crowds
 from faults.run import Verdict, run
 from faults.server import CannotStart
 from faults.table import TABLE
 
 assert crowds  # its faults are in TABLE, too
 assert http2_crowds
+assert asgi_faults
 
 SHOWN = 5
 """Sentences for each fault about what is wrong."""

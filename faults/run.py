@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from faults.judge import Judge, is_right
 from faults.load import Load
 from faults.requests import NORMAL
-from faults.server import CannotStart, Server
+from faults.server import TARGET, CannotStart, Server
 
 NORMAL_WITHIN = 10.0
 """Seconds after a fault within which everything must be right again."""
@@ -31,6 +31,7 @@ class Fault:
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     limits: dict[int, int] = field(default_factory=dict)  # setrlimit(2)
+    target: str = TARGET
     honest: frozenset[int] = frozenset()  # statuses beside 5xx that are explained by the fault
     loses_log: bool = False  # records may be lost: who held them was killed, or they had nowhere to go
     ends: bool = False  # the server is stopped by it
@@ -83,7 +84,7 @@ def run(fault: Fault, seconds: float, clients: int, seed: int) -> Verdict:
     verdict = Verdict(fault, judge, skipped=fault.unless())
     if verdict.skipped:
         return verdict
-    server = Server(fault.options, fault.environment, fault.limits)
+    server = Server(fault.options, fault.environment, fault.limits, fault.target)
     try:
         _run(fault, server, verdict, seconds, clients, seed)
         if not verdict.is_good:

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT = 20.0
 STOP_LIMIT = 20.0
 TARGET = "faults.app:app"
+ASGI_TARGET = "faults.asgi_app:app"
+"""The same in ASGI."""
 T = TypeVar("T")
 
 
@@ -33,7 +35,14 @@ class Server:
     """Starts at once. `start_folder` is where it runs, `temporary` its folder of temporary files; both, and
     no others, may be removed."""
 
-    def __init__(self, options: tuple[str, ...], environment: dict[str, str], limits: dict[int, int]) -> None:
+    def __init__(
+        self,
+        options: tuple[str, ...],
+        environment: dict[str, str],
+        limits: dict[int, int],
+        target: str = TARGET,
+    ) -> None:
+        self._target = target
         self.folder = Path(tempfile.mkdtemp(prefix="halfsync-faults-"))
         self.start_folder, self.temporary = self.folder / "start", self.folder / "temporary"
         files = self.folder / "files"
@@ -47,7 +56,7 @@ class Server:
         log = () if "--access-logfile" in options else ("--access-logfile", str(self.access_log))
         command = [sys.executable, "-m", "halfsync", "--bind", "127.0.0.1:0", "--log-level", "debug"]
         command += ["--workers", "2", "--threads", "4", "--graceful-timeout", "5", *log]
-        command += ["--access-logformat", "%s %r", *options, TARGET, f"/files={files}"]
+        command += ["--access-logformat", "%s %r", *options, target, f"/files={files}"]
         with self.error_log.open("wb") as errors:
             self.process = subprocess.Popen(
                 command,
@@ -102,7 +111,7 @@ class Server:
     @property
     def workers(self) -> list[int]:
         """Process ids of the application's workers that are ready, the oldest first."""
-        return self._living(rf"worker\({re.escape(TARGET)}\) \[(\d+)\] is ready")
+        return self._living(rf"worker\({re.escape(self._target)}\) \[(\d+)\] is ready")
 
     @property
     def built_in(self) -> list[int]:

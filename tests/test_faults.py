@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import crowds, http2_crowds
+from faults import asgi_faults, crowds, http2_crowds
 from faults.__main__ import describe
 from faults.content import content
 from faults.judge import Judge
@@ -30,6 +30,7 @@ CLIENTS = 6
 
 assert crowds  # its faults are in TABLE, too
 assert http2_crowds
+assert asgi_faults
 
 QUICK = [name for name, fault in TABLE.items() if fault.quick]
 

@@ -123,8 +123,8 @@ class Replies:
         self._poller.watch(worker.tasks.fileno(), event)
 
     def read(self, worker: Worker, most: int = PACKETS_A_TURN) -> None:
-        """A packet of messages, or the end of the channel; of large packets, which may be there already, up to
-        `most`."""
+        """A packet of messages, or the end of the channel; of large packets up to `most`, for there may be
+        more of them already."""
         if worker.id not in self._tasks.workers:
             return
         try:
@@ -162,11 +162,8 @@ class Replies:
         except Exception:  # noqa: BLE001 (what it had not done is done below; and of what it had, no number is left)
             self._errors.report(f"on the fast path:\n{traceback.format_exc()}")
             others = messages
-        if worker.blocks is not None:
-            for message in others:
-                worker.blocks.put_in(message.objects)
-        for message in others:
-            self._take(worker, message, fds, cut)
+        if others:
+            self._take_all(worker, others, fds, cut)
         self._after_packet(worker)
         if is_large and most > 1:
             self.read(worker, most - 1)
@@ -303,6 +300,14 @@ class Replies:
             worker.request_count += before - len(owners)
             worker.response_bytes += sent_bytes
         return others
+
+    def _take_all(self, worker: Worker, messages: list[FromWorker], fds: list[Descriptor], cut: bool) -> None:
+        """The general road."""
+        if worker.blocks is not None:
+            for message in messages:
+                worker.blocks.put_in(message.objects)
+        for message in messages:
+            self._take(worker, message, fds, cut)
 
     def _take(self, worker: Worker, message: FromWorker, fds: list[Descriptor], cut: bool) -> None:
         number = message.number
