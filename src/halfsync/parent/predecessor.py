@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 from collections.abc import MutableMapping, Sequence
 
 import msgspec
@@ -19,6 +20,7 @@ from halfsync.certificates import Certificates
 from halfsync.logs.error import log
 from halfsync.parent import certificates, listeners
 from halfsync.parent.control_socket import ControlSocket
+from halfsync.parent.limits import EXIT_WRONG
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Listener, Plan
@@ -57,8 +59,9 @@ class Predecessor:
         return [*found, self._inherited.certificates] if self._inherited.certificates >= 0 else found
 
     @property
-    def pid(self) -> int:
-        return self._inherited.pid
+    def version(self) -> int:
+        """Of the conversation."""
+        return self._inherited.version
 
     # --- what is said
 
@@ -268,7 +271,7 @@ _current: Predecessor | None = None
 
 def find(environment: MutableMapping[str, str]) -> None:
     """Whether another version has started us, and what it lets us have. To be called first of all, and
-    before anything copies the environment."""
+    before anything copies the environment. Ends the process if the two do not understand each other."""
     global _current
     number = environment.pop(upgrade.VARIABLE, "")
     if not number.isdecimal():
@@ -279,6 +282,10 @@ def find(environment: MutableMapping[str, str]) -> None:
         _current = Predecessor(sock, upgrade.decode_inherited(packet))
     except (OSError, msgspec.MsgspecError) as error:
         log("warning", f"{upgrade.VARIABLE} is set, but not by a running server ({error}); ignored.")
+        return
+    if _current.version != upgrade.VERSION:
+        _current.failed(["the two versions do not understand each other: restart the server instead."])
+        sys.exit(EXIT_WRONG)
 
 
 def current() -> Predecessor | None:

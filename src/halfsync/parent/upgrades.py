@@ -216,7 +216,6 @@ class Upgrades:
         certificates = plan.certificates
         return upgrade.Inherited(
             upgrade.VERSION,
-            os.getpid(),
             found,
             None if pid_file is None else upgrade.InheritedFile(pid_file.fd, pid_file.path),
             None

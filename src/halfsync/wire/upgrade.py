@@ -62,7 +62,6 @@ class Inherited(msgspec.Struct, tag="inherited"):
     """What the new version may take over."""
 
     version: int
-    pid: int  # of the old parent
     listeners: list[InheritedListener] = []
     pid_file: InheritedFile | None = None
     control_socket: InheritedFile | None = None
