@@ -302,7 +302,7 @@ class Pump:
             self.leases,
             self.run_queue,
         )
-        self._next_sweep = 0.0
+        self._next_sweep = self._sweep_at = 0.0
         self.at_sweep: list[Callable[[], None]] = [self.limit_store.sweep]  # what else is done twice a second
         self._drain_until = NEVER
         self._stop_report = StopReport()
@@ -588,8 +588,14 @@ class Pump:
 
     def _sweep(self) -> None:
         now = self.clock.now
-        self._next_sweep = now + SWEEP
         self._guard(partial(self.timeouts.sweep, now), "in the sweep over connections")
+        is_whole = now >= self._sweep_at  # if not, it is a share that an earlier one has left
+        if is_whole:
+            self._sweep_at = now + SWEEP
+        self._next_sweep = now if self.timeouts.due else self._sweep_at
+        if not is_whole:
+            self._take_steps()
+            return
         self._guard(self.pools.sweep, "in the sweep over queues and workers")
         self._guard(partial(self.leases.sweep, now), "in the sweep over leases")
         self._guard(partial(self.handshakes.contexts.rotate_ticket_keys, self.clock.wall), "in ticket keys")

@@ -13,6 +13,8 @@ acknowledged: bytes given to the transport, less what it still holds.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 
 from halfsync.logs.error import log
@@ -51,6 +53,12 @@ _REASONS = {CloseReason.BODY_TIMEOUT: "body_timeout", CloseReason.BODY_TOO_SLOW:
 SWEEP = 0.5
 """Seconds between two sweeps: how late a limit may be."""
 
+SHARE = 0.0005
+"""Seconds of a turn. Thousands of slow uploads are looked at every second, at some 5 µs each, and thousands
+of clients that have come together have their limits together; everybody else would wait for it."""
+AT_LEAST = 16
+"""Connections in a share."""
+
 
 class Timeouts:
     def __init__(
@@ -74,6 +82,7 @@ class Timeouts:
         self._websockets = websockets
         self._drive = drive
         self.draining = False
+        self.due: deque[Connection] = deque()  # what the last sweep has left for the next turns
 
     def configure(self, settings: Settings) -> None:
         self._usual = Limits.of(settings)
@@ -82,9 +91,16 @@ class Timeouts:
         return self._usual if exchange.route is None else exchange.route.limits
 
     def sweep(self, now: float) -> None:
-        due = [conn for conn in self._endings.connections.values() if conn.deadline <= now]
-        due += [stream for stream in self._endings.streams if stream.deadline <= now]
-        for conn in due:
+        """See to connections whose deadline has passed; to a share of them, if they are many."""
+        if not self.due:
+            self.due.extend(conn for conn in self._endings.connections.values() if conn.deadline <= now)
+            self.due.extend(stream for stream in self._endings.streams if stream.deadline <= now)
+        due = self.due
+        until = time.monotonic() + SHARE
+        for number in range(len(due)):
+            if number >= AT_LEAST and time.monotonic() >= until:
+                break
+            conn = due.popleft()
             if conn.deadline <= now and conn.state is not CLOSED:
                 self._expired(conn, now)
 

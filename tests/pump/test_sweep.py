@@ -1,0 +1,62 @@
+"""Time limits that end for many clients at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from halfsync.pump import timeouts
+from tests.pump.harness import Client, Stage, get
+
+
+def test_many_clients_whose_time_is_over_do_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch):
+    """They are seen to in shares, one a turn; between two of them requests are served."""
+    monkeypatch.setattr(timeouts, "SHARE", 0.0)
+    with Stage(head_timeout=5.0) as stage:
+        stage.hand(answers=True)
+        late = [stage.client() for _ in range(5 * timeouts.AT_LEAST)]
+        for client in late:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX: ")
+        stage.time.advance(2.0)
+        ordinary = stage.client()
+        ordinary.send(get("/"))
+        assert ordinary.answer().status == 200
+        stage.time.advance(3.5)
+        stage.turn()
+        left = [len(stage.pump.timeouts.due)]
+        while stage.pump.timeouts.due:
+            stage.turn()
+            left.append(len(stage.pump.timeouts.due))
+        assert left == [timeouts.AT_LEAST * number for number in (4, 3, 2, 1, 0)]
+        for client in late:
+            assert client.answer().status == 408
+        ordinary.send(get("/"))
+        assert ordinary.answer().status == 200
+        # The next whole sweep comes at its time.
+        assert 0 < stage.pump._next_sweep - stage.pump.clock.now <= 0.5
+
+
+def test_whoever_gets_more_time_before_its_turn_has_come_keeps_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """It was found by a sweep, and has sent its request before it was seen to."""
+    monkeypatch.setattr(timeouts, "SHARE", 0.0)
+    monkeypatch.setattr(timeouts, "AT_LEAST", 1)
+    with Stage(keep_alive=5.0) as stage:
+        stage.hand(answers=True)
+        clients = [stage.client() for _ in range(4)]
+        for client in clients:
+            client.send(get("/"))
+            assert client.answer().status == 200
+        stage.time.advance(5.5)
+        stage.turn()
+        assert len(stage.pump.timeouts.due) == 3
+        clients[-1].sock.sendall(get("/again"))
+        stage.until(lambda: not stage.pump.timeouts.due)
+        assert clients[-1].answer().status == 200
+        assert not clients[-1].over
+        stage.until(lambda: all(map(is_over, clients[:3])), "the end of the others")
+
+
+def is_over(client: Client) -> bool:
+    client.receive()
+    return client.over
