@@ -1,4 +1,4 @@
-"""Spans of requests (`traces`), made of their log records and sent to a collector by OTLP over HTTP.
+"""RequestSpans of requests (`traces`), made of their log records and sent to a collector by OTLP over HTTP.
 
 The span's place is in the record's header section, where the pump has put it (pump/traces.py): in
 traceparent, and in two lines that no client can send, `:parent` and `:scheme`. Attributes are those of
@@ -50,7 +50,7 @@ def is_installed() -> bool:
         return False
 
 
-class Spans:
+class RequestSpans:
     """Imports OpenTelemetry, which takes half a second: only where there are traces."""
 
     def __init__(self, settings: Settings, trust: Trust) -> None:

@@ -34,7 +34,7 @@ from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.names import Names
 from halfsync.logs.sites import SiteNames
 from halfsync.logs.target import target_of
-from halfsync.logs.traces import Spans
+from halfsync.logs.traces import RequestSpans
 from halfsync.logs.writer import AccessLogWriter
 from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.primitives import os, select, socket, time
@@ -121,7 +121,9 @@ def work(
 
         return event_loop.work(plan, pool, orders, application)
     spans = (
-        Spans(plan.settings, trust_of(plan.settings)) if pool == BUILT_IN and plan.settings.traces else None
+        RequestSpans(plan.settings, trust_of(plan.settings))
+        if pool == BUILT_IN and plan.settings.traces
+        else None
     )
     writer = writer_of(plan, log_fd, spans) if pool == BUILT_IN else None
     worker = WatchThread(plan, pool, orders, writer, application, limits)
@@ -365,7 +367,7 @@ class WatchThread:
                 threads.interrupts.want(message.number, message.interrupt)
 
 
-def writer_of(plan: Plan, log_fd: int | None, spans: Spans | None) -> AccessLogWriter:
+def writer_of(plan: Plan, log_fd: int | None, spans: RequestSpans | None) -> AccessLogWriter:
     settings = plan.settings
     target = target_of(settings.access_logfile)
     return AccessLogWriter(
