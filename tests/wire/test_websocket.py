@@ -145,6 +145,20 @@ CASES["7 a reason that is no text"] = (close(1000, b"\xed\xa0\x80"), [], 1007)
 CASES["7 two closes"] = (close(1000) + close(1001), [], 1000)
 CASES["7 behind a close"] = (close(1000) + b"anything at all", [], 1000)
 
+# 9: large messages, whole and in fragments of all sizes
+_LARGE = (GREEK + b"*") * 12_000
+for _size in (64, 1000, 4096, 65535, 65536, len(_LARGE)):
+    _parts = [_LARGE[at : at + _size] for at in range(0, len(_LARGE), _size)]
+    for _kind in (TEXT, BINARY):
+        CASES[f"9 {len(_LARGE)} bytes of {_kind} in fragments of {_size}"] = (
+            b"".join(
+                frame(_kind if n == 0 else CONTINUATION, part, fin=n == len(_parts) - 1)
+                for n, part in enumerate(_parts)
+            ),
+            [(_kind, _LARGE)],
+            0,
+        )
+
 # lengths and masks
 CASES["a text without a mask"] = (frame(TEXT, b"x", mask=None), [], 1002)
 CASES["an empty text without a mask"] = (frame(TEXT, b"", mask=None), [], 1002)

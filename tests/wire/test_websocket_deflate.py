@@ -104,6 +104,36 @@ def test_a_client_understands_and_is_understood(
         assert theirs.decode(back).data == message
 
 
+@pytest.mark.parametrize("fragment", [256, 1 << 20])
+def test_messages_of_all_sizes(fragment: int):
+    """Compressed well and not at all, in one frame and in many, one after the other."""
+    factory = ClientPerMessageDeflateFactory(client_max_window_bits=True)
+    ours = agree([("permessage-deflate", dict(factory.get_request_params()))])
+    assert ours is not None
+    [(_, parameters)] = parse_extensions(ours.response())
+    theirs = factory.process_response_params(list(parameters.items()), [])
+    inflator, deflator = Inflator(ours), Deflator(ours)
+    noise = random.Random(2)
+    for size in (0, 1, 16, 64, 256, 1024, 4096, 8192, 16384, 32768, 65535, 65536, 131072):
+        text = (LOREM * (size // len(LOREM) + 1))[:size]
+        for kind, message in ((Opcode.TEXT, text), (Opcode.BINARY, noise.randbytes(size))):
+            sent = bytes(theirs.encode(Frame(kind, message)).data)
+            ends = range(0, max(1, len(sent)), fragment)
+            frames = [
+                frame(
+                    int(kind) if at == 0 else 0,
+                    sent[at : at + fragment],
+                    fin=at + fragment >= len(sent),
+                    rsv=0 if at else 4,
+                )
+                for at in ends
+            ]
+            found = read(frames, inflator=inflator, at_once=64)
+            assert (found.messages, found.end) == ([(int(kind), message)], 0)
+            back = Frame(kind, deflator.deflate(message, last=True), rsv1=True)
+            assert theirs.decode(back).data == message
+
+
 def test_wsproto_understands_and_is_understood():
     ours = agreement()
     theirs = wsproto.extensions.PerMessageDeflate()
