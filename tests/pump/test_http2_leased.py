@@ -4,6 +4,7 @@ apart."""
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from hpack import Encoder, NeverIndexedHeaderTuple
 
+from halfsync.objects import File
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.http2_leased import Http2Leased
 from halfsync.pump.http2_output import AHEAD
@@ -263,6 +265,56 @@ def test_a_lease_that_is_over(stage: Stage, counted: Counted):
     client.send(headers(9))
     hand.reply(hand.take(), b"newer")
     assert responses(client, 9) == {9: b"newer"}
+
+
+def test_a_lease_that_is_renewed_is_known_at_once(stage: Stage, counted: Counted):
+    """While it is renewed, the old one is repeated."""
+    hand = known(stage)
+    client = warm(stage)
+    before = counted.served
+    stage.later(9)
+    client.send(headers(3))
+    task = hand.take()
+    client.send(headers(5))
+    assert responses(client, 5) == {5: BODY}
+    hand.reply(task, b"new", lease=Lease(10.0, ()))
+    assert responses(client, 3) == {3: b"new"}
+    client.send(headers(7), headers(9))
+    assert responses(client, 7, 9) == {7: b"new", 9: b"new"}
+    assert counted.served == before + 3
+    assert not hand.tasks
+
+
+@pytest.mark.parametrize("how", ["without a lease", "an open file", "not for everybody"])
+def test_a_renewal_that_gives_no_lease_for_this(stage: Stage, counted: Counted, how: str):
+    hand = stage.hand()
+    client = RawHttp2(stage)
+    block = request((b"authorization", b"a"), path=b"/x")
+    numbers = itertools.count(1, 2)
+    for _ in range(2):
+        asked = next(numbers)
+        client.send(headers(asked, block))
+        if hand.tasks:
+            hand.reply(hand.take(), b"part", lease=Lease(10.0, (), public=True))
+        assert responses(client, asked) == {asked: b"part"}
+    stage.later(9)
+    asked = next(numbers)
+    client.send(headers(asked, block))
+    if how == "an open file":
+        fd = os.memfd_create("body")
+        os.write(fd, b"whole")
+        hand.reply(hand.take(), objects=[File(0, 0, 5)], fds=(fd,), lease=Lease(10.0, (), public=True))
+    else:
+        hand.reply(hand.take(), b"whole", lease=None if how == "without a lease" else Lease(10.0, ()))
+    assert responses(client, asked) == {asked: b"whole"}
+    before = counted.served
+    asked = next(numbers)
+    stage.later(2)
+    client.send(headers(asked, block))
+    if hand.tasks:
+        hand.reply(hand.take(), b"whole")
+    assert responses(client, asked) == {asked: b"whole"}
+    assert counted.served == before
 
 
 def test_other_streams_go_on(stage: Stage, counted: Counted):

@@ -164,6 +164,9 @@ class Leases:
         if len(variants.by_values) > 64:  # ranges and validators are the client's to choose
             variants.by_values = {values: leased}
         self.table[key] = variants
+        known = self.known_of(listener).http2
+        if head in known and leased.file is None and may_use(head, names, lease.public):
+            known[head] = (leased, known[head][1])  # it is renewed, and need not be looked for again
         self.held += variants.bytes_held
         while self.held > self.memory and self.table:
             _, oldest = self.table.popitem(last=False)
