@@ -8,11 +8,9 @@ collects and sends.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 PACKAGE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-SAY_EVERY = 30.0
-"""Seconds between two lines of the error log that say the same of a collector."""
 LAST_SECONDS = 2.0
 """For what is not sent yet when the worker ends."""
 _PLACE = re.compile(
@@ -61,8 +57,9 @@ class RequestSpans:
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
         from halfsync import __version__
+        from halfsync.logs.trace_failures import tell_of
 
-        _tell_of("opentelemetry")
+        tell_of("opentelemetry")
         self._make = ReadableSpan
         self._trust = trust
         named = {} if _is_named(os.environ) else {"service.name": settings.name}
@@ -187,24 +184,3 @@ def endpoint_of(setting: str) -> str | None:
 
 def _is_named(environ: Mapping[str, str]) -> bool:
     return "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-
-
-class _Teller(logging.Handler):
-    """OpenTelemetry says what fails through Python's logging."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._said: dict[str, float] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        now = time.monotonic()
-        if now - self._said.get(record.msg, -SAY_EVERY) < SAY_EVERY:
-            return
-        self._said[record.msg] = now
-        log("warning", f"Traces: {record.getMessage():.500}")
-
-
-def _tell_of(name: str) -> None:
-    logger = logging.getLogger(name)
-    logger.handlers = [_Teller()]
-    logger.propagate = False
