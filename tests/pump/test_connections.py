@@ -254,7 +254,7 @@ def test_drain(stage: Stage):
     idle.answer()
     busy.send(get("/busy"))
     begun.send(get("/begun")[:10])
-    stage.pump.drain(30.0)
+    stage.pump.draining.begin(30.0)
     assert idle.rest() == b""
     hand.reply(hand.take(), b"answered")
     answer = busy.answer()

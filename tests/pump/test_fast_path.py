@@ -257,7 +257,7 @@ def test_a_stop_says_so_on_the_fast_path_too():
         client = warm(stage, hand, get("/x"))
         client.send(get("/x"))
         task = hand.take()
-        stage.pump.drain(30)
+        stage.pump.draining.begin(30)
         hand.reply(task, b"last")
         assert client.answer().closes
 

@@ -196,7 +196,7 @@ def test_at_a_stop_late_clients_are_refused_and_early_ones_served():
         early = connected(address)
         early.sendall(get("/early"))
         stage.listener.close()
-        stage.pump.drain(30)
+        stage.pump.draining.begin(30)
         with pytest.raises(ConnectionRefusedError):
             connected(address)
         stage.settle()
@@ -211,23 +211,23 @@ def test_connections_that_linger_do_not_delay_a_stop(before: bool):
         client = stage.client()
         if before:
             client.send(b"nonsense\r\n\r\n")
-            stage.pump.drain(30)
+            stage.pump.draining.begin(30)
         else:
             client.send(b"GET / HT")
-            stage.pump.drain(30)
+            stage.pump.draining.begin(30)
             client.send(b"nonsense\r\n\r\n")
         assert client.answer().status == 400
         stage.later(1.5)
-        assert stage.pump._is_drained()
+        assert stage.pump.draining.is_over()
 
 
 def test_a_paused_acceptor_stops_as_well():
     """A stop during a shortage of descriptors: no listening socket is left open."""
     with Stage() as stage:
         stage.pump.acceptor._out_of_room("Too many open files")
-        stage.pump.drain(30)
+        stage.pump.draining.begin(30)
         assert all(listener.socket.fileno() == -1 for listener in stage.plan.listeners)
-        assert stage.pump._is_drained()
+        assert stage.pump.draining.is_over()
 
 
 def test_close_reasons_of_a_stop():
@@ -236,7 +236,7 @@ def test_close_reasons_of_a_stop():
         stage.hand(answers=True)
         client = stage.client()
         client.ask("/")
-        stage.pump.drain(30)
+        stage.pump.draining.begin(30)
         assert client.rest() == b""
         assert client.ended
         assert stage.reasons() == [CloseReason.KEPT]

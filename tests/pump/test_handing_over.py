@@ -41,12 +41,12 @@ def a_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def begin(old: Stage, sock: socket.socket) -> None:
     pump = old.pump
-    pump.drain(30.0, HandingOver(sock, [0], pump.passable, pump.poller))
-    old.helpers.append(lambda: int(pump._is_drained()) * 0)  # which is what `run` does before each turn
+    pump.draining.begin(30.0, HandingOver(sock, [0], pump.passable, pump.poller))
+    old.helpers.append(lambda: int(pump.draining.is_over()) * 0)  # which is what `run` does before each turn
 
 
 def take(new: Stage, sock: socket.socket) -> None:
-    new.pump.taking_over = TakingOver(sock, {0: 0}, new.pump.acceptor, new.pump.poller)
+    new.pump.draining.taking_over = TakingOver(sock, {0: 0}, new.pump.acceptor, new.pump.poller)
     new.settle()
 
 
@@ -79,7 +79,7 @@ def test_each_connection_is_in_one_pump_also_when_the_other_one_is_slow():
         for client in clients:
             client.stage = new
             assert client.ask("/").body == b"new"
-        assert old.pump._is_drained()
+        assert old.pump.draining.is_over()
 
 
 def test_what_a_client_has_sent_so_far_goes_with_it():

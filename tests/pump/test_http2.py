@@ -489,7 +489,7 @@ def test_a_stop_loses_nothing(stage: Stage):
     client = RawHttp2(stage, headers(1))
     client.frames()
     one = hand.take()
-    stage.pump.drain(30)
+    stage.pump.draining.begin(30)
     client.send(headers(3))  # it was under way
     assert client.said() == ["GOAWAY NO_ERROR", "PING"]
     two = hand.take()
@@ -512,7 +512,7 @@ def test_a_stop_does_not_wait_for_a_client_that_does_not_read(stage: Stage):
     stage.hand(answers=True)
     client = RawHttp2(stage, headers(1))
     client.frames()
-    stage.pump.drain(30)
+    stage.pump.draining.begin(30)
     stage.later(2)
     assert client.said() == ["GOAWAY NO_ERROR", "PING", "GOAWAY NO_ERROR"]
     stage.until(lambda: client.client.receive() >= 0 and client.client.ended)

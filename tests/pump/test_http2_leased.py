@@ -360,7 +360,7 @@ def test_sites_that_do_not_admit_everybody(stage: Stage, counted: Counted):
 def test_a_stop(stage: Stage):
     known(stage)
     client = warm(stage)
-    stage.pump.drain(5)
+    stage.pump.draining.begin(5)
     client.send(headers(3))
     assert responses(client, 3) == {3: BODY}
     client.send(ping(bytes(8), ES))

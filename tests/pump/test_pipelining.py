@@ -243,7 +243,7 @@ def test_a_stop_during_a_burst_answers_what_was_asked_before(stage: Stage):
     out of order."""
     client = stage.client()
     send_in(stage, client, [LEASED * A_HUNDRED, get("/last")], 1)
-    stage.pump.drain(30.0)
+    stage.pump.draining.begin(30.0)
     client.finish()
     data = client.rest()
     closed = False

@@ -540,7 +540,7 @@ def test_a_stop_lets_the_body_come():
     with streaming() as stage:
         client, hand, task = begun(stage, post(5), b"he")
         hand.ask(task)
-        stage.pump.drain(30)
+        stage.pump.draining.begin(30)
         client.send(b"llo")
         assert hand.collect(task) is Ending.DONE
         hand.reply(task, b"well")
@@ -551,9 +551,9 @@ def test_what_has_not_come_at_the_end_of_a_stop_is_cut_off():
     with streaming(access_logfile="-") as stage:
         client, hand, task = begun(stage, post(5), b"he")
         hand.ask(task)
-        stage.pump.drain(10)
+        stage.pump.draining.begin(10)
         stage.later(11)
-        assert not stage.pump._is_drained()
+        assert not stage.pump.draining.is_over()
         client.rest()
         assert client.reset
         assert stage.reasons() == [CloseReason.CUT_OFF]

@@ -257,7 +257,7 @@ def test_a_handshake_goes_on_at_a_stop(stage: Stage):
     """Whoever has connected is answered still; whoever says nothing is not waited for."""
     stage.hand(answers=True)
     silent, raw = Raw(stage), Raw(stage)
-    stage.pump.drain(30.0)
+    stage.pump.draining.begin(30.0)
     stage.clients.clear()
     client = TLSSocket(raw.sock, stage.turn)
     client.send(get("/x"))

@@ -187,21 +187,21 @@ def test_a_stop_tells_the_other_end():
     with Stage() as stage:
         pair = Pair(stage)
         pair.client.send(b"last words")
-        stage.pump.drain(30)
+        stage.pump.draining.begin(30)
         assert pair.from_peer(100) == b"last words"
         pair.push(pair.peer, b"goodbye")
         pair.peer.close()
         assert pair.from_client(100) == b"goodbye"
         pair.client.finish()
-        stage.until(stage.pump._is_drained)
+        stage.until(stage.pump.draining.is_over)
 
 
 def test_what_is_open_at_the_end_of_a_stop_is_cut_off():
     with Stage(access_logfile="-") as stage:
         pair = Pair(stage)
-        stage.pump.drain(10)
+        stage.pump.draining.begin(10)
         stage.later(11)
-        stage.pump._is_drained()
+        stage.pump.draining.is_over()
         assert not stage.pump.connections
         pair.client.rest()
         assert pair.client.reset

@@ -607,7 +607,7 @@ def test_a_stop():
     with stage(access_logfile="-") as one:
         pair = Pair(one)
         silent = Pair(one, pair.hand)
-        one.pump.drain(30)
+        one.pump.draining.begin(30)
         assert pair.wait_for_end() == (1001, "")
         pair.client.sock.close()
         one.later(2)  # who does not answer is not waited for long
@@ -619,7 +619,7 @@ def test_a_stop():
 def test_one_that_is_accepted_during_a_stop():
     with stage() as one:
         pair = Pair(one, accept=False)
-        one.pump.drain(30)
+        one.pump.draining.begin(30)
         pair.accept()
         assert pair.heard() == [Close(pair.task.number, 1001, b"")]
         assert pair.wait_for_end() == (1001, "")

@@ -181,7 +181,7 @@ def test_an_application_that_does_not_take_stops_the_stream():
 def test_a_stop():
     with stage() as one:
         pair = Pair(one)
-        one.pump.drain(30)
+        one.pump.draining.begin(30)
         assert pair.heard() == [Close(pair.task.number, 1001, b"")]
         one.settle()
         pair.client.client.receive()

@@ -98,6 +98,11 @@ class Acceptor:
             listener.setblocking(False)
             self._poller.watch(listener.fileno(), self._source(index, listener))
 
+    @property
+    def indexes(self) -> range:
+        """Of all listeners that there are or were since the last reload."""
+        return range(len(self._families))
+
     def stop(self, handed_over: Collection[int] = ()) -> None:
         """Accept what has connected by now, and then close the listening sockets. Those that are
         `handed_over` another process has open too: it accepts."""

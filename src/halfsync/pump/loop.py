@@ -25,9 +25,7 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
 
-from halfsync.logs.error import log
 from halfsync.plan import Plan
 from halfsync.pump.acceptor import Acceptor
 from halfsync.pump.access import AccessLog
@@ -38,8 +36,8 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange, WireProtocol
 from halfsync.pump.counts import BYTES_SENT, LEASE_HITS, Counts
+from halfsync.pump.draining import Draining
 from halfsync.pump.endings import Endings
-from halfsync.pump.handing_over import HandingOver
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1, limits_of
@@ -72,8 +70,6 @@ from halfsync.pump.spool import SpoolSpace
 from halfsync.pump.states import (
     BUSY,
     EXCHANGE_BEGAN,
-    FRESH,
-    HANDSHAKE,
     IDLE,
     LINGERING,
     MULTIPLEXED,
@@ -83,8 +79,6 @@ from halfsync.pump.states import (
     TUNNEL,
     WORKING,
 )
-from halfsync.pump.stopping import StopReport, cut_off_sentence
-from halfsync.pump.taking_over import TakingOver
 from halfsync.pump.timeouts import SWEEP, Timeouts
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.traces import traces_of
@@ -106,10 +100,6 @@ chunks of one byte, large responses, endless pipelines. However many there are, 
 which is what all others wait; so long, too, may a turn work on bodies and responses that have just become
 ready, until further ones have to wait as well. (A share is 0.1 to 0.5 ms; to begin a turn costs 0.01.)"""
 
-FRESH_TIMEOUT = 1.0
-"""Seconds that a client which has just connected has, at a stop, for its first request to come."""
-LINGER_AT_STOP = 0.5
-"""Seconds that a client which has its last response has, at a stop, to close its side."""
 
 _READY = select.EPOLLIN | select.EPOLLOUT
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -135,7 +125,6 @@ class Pump:
         settings = plan.settings
         self.plan = plan
         self.settings = settings
-        self.draining = False
         self.switched_at = -NEVER  # monotonic: when the plan came into effect, if a reload made it
         self.errors = InternalErrors()
         self.clock = Clock()
@@ -304,11 +293,18 @@ class Pump:
         )
         self._next_sweep = self._sweep_at = 0.0
         self.at_sweep: list[Callable[[], None]] = [self.limit_store.sweep]  # what else is done twice a second
-        self._drain_until = NEVER
-        self._stop_report = StopReport()
-        self.handing_over: HandingOver | None = None  # to the pump of the server that takes over
-        self.taking_over: TakingOver | None = None  # from the pump of the server before
-        self._drain_seconds = NEVER
+        self.draining = Draining(
+            self.clock,
+            self.endings,
+            self.access,
+            self.acceptor,
+            self.handshakes,
+            self.responses,
+            self.http2,
+            self.websockets,
+            self.tunnels,
+            self.timeouts,
+        )
         self.poller.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
         # Every socket made by accept(2) is then non-blocking at its making: one system call less.
         socket.setdefaulttimeout(0.0)
@@ -339,7 +335,7 @@ class Pump:
     def run(self) -> None:
         while True:
             try:
-                if self.draining and self._is_drained():
+                if self.draining.is_on and self.draining.is_over():
                     self.access.end()
                     return
                 self._turn()
@@ -359,6 +355,7 @@ class Pump:
         harmless = self.http1.seen.harmless
         take_in = self.pools.dispatcher.take_in
         serve_http2 = self.http2.leased.serve
+        draining = self.draining
         take_in_messages = self.websockets.small.take_in
         events = self.poller.poll(self._poll_timeout(), EVENTS_A_TURN)
         if self.run_queue.later:
@@ -372,7 +369,7 @@ class Pump:
                 if conn is None:
                     self._call_source(fd, mask)
                     continue
-                if mask != _READY or conn.state is not IDLE or self.draining:
+                if mask != _READY or conn.state is not IDLE or draining.is_on:
                     if mask == _READY and (
                         (conn.state is BUSY and take_in_messages(conn))
                         or (conn.state is MULTIPLEXED and serve_http2(conn))
@@ -450,7 +447,7 @@ class Pump:
             self._guard(partial(self.pools.tasks.messages.end_of_turn, len(events)), "handing messages over")
         if self.handshakes.due:
             self._guard(self._shake_hands, "in TLS handshakes")
-        if now >= self.acceptor.retry_at and not self.draining:
+        if now >= self.acceptor.retry_at and not draining.is_on:
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
             self._guard(self._sweep, "in the sweep")
@@ -480,7 +477,7 @@ class Pump:
         due = min(
             self._next_sweep,
             self.pools.tasks.look_at,
-            self._drain_until,
+            self.draining.until,
             self.access.due,
             self.acceptor.retry_at,
         )
@@ -602,89 +599,3 @@ class Pump:
         for stage in self.at_sweep:
             self._guard(stage, "in the sweep")
         self._take_steps()
-
-    # --- stopping --------------------------------------------------------------------------------
-
-    def drain(self, seconds: float, to: HandingOver | None = None) -> None:
-        """Accept what has connected, serve what has been requested within so many seconds, then nothing
-        more. A further call shortens the time. `to`: see handing_over.py."""
-        now = self.clock.now
-        self._drain_until = min(self._drain_until, now + seconds)
-        self._drain_seconds = min(self._drain_seconds, seconds)
-        if self.draining:
-            return
-        self.handing_over = to
-        self.acceptor.stop(() if to is None else to.places)
-        self.draining = self.tunnels.draining = self.timeouts.draining = self.http2.draining = True
-        self.websockets.draining = True
-        self.responses.keeps_alive = to is not None
-        self.handshakes.head_timeout = min(self.handshakes.head_timeout, FRESH_TIMEOUT)
-        self.responses.linger_timeout = min(self.responses.linger_timeout, LINGER_AT_STOP)
-        self.http2.linger_timeout = self.websockets.close_timeout = self.responses.linger_timeout
-        if to is None and self.taking_over is not None:
-            self.taking_over.close()
-        self.end_connections()
-        for stream in self.endings.streams:
-            if stream.exchange is not None:
-                self.websockets.close_at_stop(stream.exchange)
-
-    def end_connections(self) -> None:
-        """Those that are not handed over: idle ones now, others when they have been served."""
-        now, to = self.clock.now, self.handing_over
-        if to is not None:
-            self.handshakes.removed = set(range(len(self.plan.listeners)))  # whoever ends one now is the last
-        for conn in list(self.connections.values()):
-            if to is not None:
-                if conn.exchange is None and to.takes(conn):
-                    continue
-                if not to.takes(conn):
-                    self.handshakes.close_soon(conn)
-            if conn.state is FRESH or conn.state is HANDSHAKE:
-                conn.deadline = min(conn.deadline, now + FRESH_TIMEOUT)
-            elif conn.state is LINGERING:
-                conn.deadline = min(conn.deadline, now + self.responses.linger_timeout)
-            elif conn.state is TUNNEL:
-                self.tunnels.stop(conn)
-            elif conn.state is MULTIPLEXED:
-                self.http2.drain(conn)
-            elif conn.state is IDLE:
-                self.timeouts.close_idle(conn, CloseReason.DRAINING)
-            elif conn.exchange is not None:
-                self.websockets.close_at_stop(conn.exchange)
-
-    def _is_drained(self) -> bool:
-        """Whether nothing is in flight and all is logged. What is not finished at graceful_timeout
-        is cut, visibly, and logged so."""
-        if self.handing_over is not None:
-            self._hand_over(self.handing_over)
-        exchanging = chain(self.connections.values(), self.endings.streams)
-        self._stop_report.look(exchanging, self.clock.now, self._drain_until)
-        if self.clock.now >= self._drain_until:
-            self._drain_until = NEVER
-            self._cut_off(list(self.connections.values()))
-            self.access.due = self.clock.now  # the parent does not wait long now: log it at once
-        if self.taking_over is not None and self.taking_over.is_open and self._drain_until != NEVER:
-            return False  # what comes is passed on
-        return not self.connections and self.access.idle
-
-    def _hand_over(self, to: HandingOver) -> None:
-        """What has become free."""
-        free = [conn for conn in self.connections.values() if conn.exchange is None]
-        to.pass_on(free, self.endings)
-        if to.is_broken:
-            to.close()
-            self.handing_over = None
-            self.responses.keeps_alive = False
-            self.end_connections()
-            return
-        for conn in free:
-            if conn.state is IDLE and not to.takes(conn):
-                self.timeouts.close_idle(conn, CloseReason.DRAINING)
-
-    def _cut_off(self, left: list[Connection]) -> None:
-        count = sum(conn.exchange is not None for conn in chain(left, self.endings.streams))
-        if count:
-            log("warning", cut_off_sentence(count, self._drain_seconds))
-        for conn in left:
-            in_flight = conn.exchange is not None or (conn.state is MULTIPLEXED and not conn.is_idle)
-            self.endings.reset(conn, CloseReason.CUT_OFF if in_flight else CloseReason.DRAINING)

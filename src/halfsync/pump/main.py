@@ -110,8 +110,8 @@ def run(plan: Plan, orders_socket: socket.socket, scoreboard: Scoreboard) -> int
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     pump.run()
-    if pump.handing_over is not None:
-        log("info", f"connections that were handed over: {pump.handing_over.count}")
+    if pump.draining.handing_over is not None:
+        log("info", f"connections that were handed over: {pump.draining.handing_over.count}")
     orders.report(Drained())
     return 0
 
@@ -151,7 +151,7 @@ def _receive_order(pump: Pump, orders: Orders, reconfiguration: PlanChange) -> N
     elif isinstance(order, SwitchOver):
         reconfiguration.switch_over(order.number)
     elif isinstance(order, Drain):
-        pump.drain(order.seconds)
+        pump.draining.begin(order.seconds)
     elif isinstance(order, HandOver | TakeOver):
         _change_servers(pump, order, owned)
     else:
@@ -165,9 +165,9 @@ def _change_servers(pump: Pump, order: HandOver | TakeOver, fds: list[Descriptor
         to = None
         if sock is not None:
             to = HandingOver(sock, order.places, pump.passable, pump.poller)
-        pump.drain(order.seconds, to)
+        pump.draining.begin(order.seconds, to)
     elif sock is not None:
-        pump.taking_over = TakingOver(sock, order.places, pump.acceptor, pump.poller)
+        pump.draining.taking_over = TakingOver(sock, order.places, pump.acceptor, pump.poller)
 
 
 def _take_other(pump: Pump, orders: Orders, order: object, owned: list[Descriptor]) -> None:

@@ -61,7 +61,7 @@ class PlanChange:
 
     def switch_over(self, number: int) -> None:
         plan = self._ready
-        if plan is None or plan.number != number or self._pump.draining:
+        if plan is None or plan.number != number or self._pump.draining.is_on:
             self._drop()
             return
         self._ready = None

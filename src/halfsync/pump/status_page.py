@@ -92,7 +92,7 @@ class StatusPages:
 
     def _why_not_ready(self) -> str:
         """A sentence; "" if it is."""
-        if self._pump.draining:
+        if self._pump.draining.is_on:
             return "The server is stopping.\n"
         if self._pump.clock.now - self._pump.switched_at < JOINING:
             return ""  # the new workers are ready, or there would have been no switch
