@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import mmap
+import os
+import resource
 
+from halfsync import channel
 from halfsync.objects import Memory, SimpleObject
+from halfsync.parent import joins
 from halfsync.pump.blocks import LentBlocks
 from halfsync.wire.blocks import (
     AREA,
@@ -16,6 +20,7 @@ from halfsync.wire.blocks import (
     has_blocks,
     scoreboard_of,
 )
+from halfsync.wire.messages import SCOREBOARD_SLOTS, scoreboard_bytes
 
 
 def both() -> tuple[BlockWriter, LentBlocks]:
@@ -79,6 +84,21 @@ def test_a_block_that_can_not_be_has_no_bytes():
     ]
     lent.put_in(objects)
     assert [bytes(one.data) for one in objects if isinstance(one, Memory)] == [b"", b"", b"", b"abc"]
+
+
+def test_without_room_for_blocks_there_are_none():
+    """RLIMIT_FSIZE holds for shared memory, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = []
+    for limit in (hard, 1024 * 1024):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            pumps, workers = joins.make(concurrency=10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sizes.append(os.fstat(pumps[2]).st_size)
+        channel.close_all([*pumps, *workers])
+    assert sizes == [SHARED_BYTES + scoreboard_bytes(SCOREBOARD_SLOTS), scoreboard_bytes(SCOREBOARD_SLOTS)]
 
 
 def test_the_scoreboard_stands_behind_the_blocks_or_alone():

@@ -31,7 +31,7 @@ def make(concurrency: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
         scoreboard = os.memfd_create("scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         made.append(scoreboard)
         slots = min(max(SCOREBOARD_SLOTS, concurrency), MOST_SLOTS)
-        os.ftruncate(scoreboard, scoreboard_bytes(slots) + (SHARED_BYTES if concurrency else 0))
+        _size(scoreboard, scoreboard_bytes(slots), with_blocks=concurrency > 0)
         fcntl.fcntl(scoreboard, fcntl.F_ADD_SEALS, SEALS)
         for _ in ("tasks", "watch"):
             for end in channel.pair():
@@ -43,6 +43,19 @@ def make(concurrency: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
         raise
     scoreboard, pump_tasks, worker_tasks, pump_watch, worker_watch, second_scoreboard = made
     return (pump_tasks, pump_watch, scoreboard), (worker_tasks, worker_watch, second_scoreboard)
+
+
+def _size(scoreboard: int, size: int, *, with_blocks: bool) -> None:
+    """With the blocks of an event loop in front, if the limit of files' sizes (RLIMIT_FSIZE) lets it be as
+    large; else bodies cross without them. Raises OSError."""
+    if with_blocks:
+        try:
+            os.ftruncate(scoreboard, SHARED_BYTES + size)
+        except OSError:
+            pass
+        else:
+            return
+    os.ftruncate(scoreboard, size)
 
 
 def join(pump: Child, worker: Child) -> None:
