@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,8 @@ from halfsync.scoreboard import (
     cut,
 )
 from tests.e2e.harness import LONG, until
+
+PACKAGE = Path(__file__).resolve().parent.parent / "src/halfsync"
 
 
 @pytest.fixture
@@ -150,6 +154,27 @@ def test_what_has_a_place_here_fits():
     assert CONTENT > 240
     assert len(REFUSALS) <= REASONS
     assert len(set(REFUSALS)) == len(REFUSALS)
+
+
+def reasons_in_the_code() -> Iterator[tuple[str, str]]:
+    """Names that are counted, and where: what a Refusal is given as its reason, and a pool's setting."""
+    for path in sorted([*PACKAGE.glob("pump/*.py"), *PACKAGE.glob("wire/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            given = [one.value for one in node.keywords if one.arg == "reason" and "Refusal" in called]
+            given += node.args[:1] if called == "overloaded" else []
+            given += node.args[1:2] if called == "refused" else []
+            for one in given:
+                if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                    yield one.value, f"{path.name}:{one.lineno}"
+
+
+def test_every_reason_has_a_name_of_its_own():
+    found = list(reasons_in_the_code())
+    assert len(found) > 8
+    assert [(reason, where) for reason, where in found if reason not in REFUSALS] == []
 
 
 def test_counts_go_on_where_the_process_before_was_killed(scoreboard):
