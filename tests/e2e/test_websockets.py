@@ -112,6 +112,12 @@ def test_no_message_is_lost_when_receive_is_cancelled(site):
                 assert [client.recv(timeout=30), client.recv(timeout=30)] == [str(n), "more"]
 
 
+def test_a_child_of_the_application_sends_nothing(site):
+    with open_at(site, "/fork") as client:
+        assert [client.recv(timeout=60), client.recv(timeout=60)] == ["once", "by the parent"]
+        assert closed(client) == (1000, "")
+
+
 def test_byte_by_byte(site):
     key = "dGhlIHNhbXBsZSBub25jZQ=="
     head = (

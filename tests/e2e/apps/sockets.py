@@ -53,6 +53,15 @@ async def do_impatient(_scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.send", "text": message["text"]})
 
 
+async def do_fork(_scope: Any, receive: Any, send: Any) -> None:
+    """What the child sends ends it."""
+    await accept(receive, send)
+    child = os.fork()
+    await send({"type": "websocket.send", "text": "once"})
+    await asyncio.to_thread(os.waitpid, child, 0)
+    await send({"type": "websocket.send", "text": "by the parent"})
+
+
 def note(message: Any) -> None:
     with Path("ended").open("a", encoding="utf-8") as file:
         file.write(json.dumps(message) + "\n")
