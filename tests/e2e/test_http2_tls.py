@@ -26,6 +26,7 @@ access_logformat = "%H %r %s"
 [routes]
 "/" = "story:app"
 "/public" = "./public"
+"/loop" = "asgis:app"
 "/streamed" = { app = "reading:app", stream_body = true, threads = 4 }
 
 [sites."open.test"]
@@ -64,11 +65,11 @@ def over_tls(server: Server, *arguments: str, host: str = "127.0.0.1") -> bytes:
     return curl(*trusted, *resolved, *options, f"https://{host}:{server.port}{path}").stdout
 
 
-def client(server: Server, **more: object) -> httpx.AsyncClient:
+def client(server: Server, *, http2: bool = True, **more: object) -> httpx.AsyncClient:
     context = more.pop("verify", None) or client_context(protocols=("h2", "http/1.1"))
     assert isinstance(context, ssl.SSLContext)
     url = f"https://127.0.0.1:{server.port}"
-    return httpx.AsyncClient(http2=True, verify=context, base_url=url, timeout=LONG, trust_env=False)
+    return httpx.AsyncClient(http2=http2, verify=context, base_url=url, timeout=LONG, trust_env=False)
 
 
 def test_curl_gets_what_it_asks_for(server):
@@ -190,3 +191,17 @@ def test_without_http2(tmp_path):
     tls = ("--certfile", "server.pem", "--keyfile", "server.key", "--no-http2")
     with serving(tmp_path, "story:app", *tls, "-b", "https://127.0.0.1:0", bind=False) as server:
         assert over_tls(server, "--http2", "-w", "%{http_version}", "/hello") == b"hello\n1.1"
+
+
+@pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
+def test_large_bodies_cross_an_event_loop_both_ways(server, http2):
+    """Several at once: what crosses in shared memory is neither mixed up nor overwritten."""
+    bodies = [pattern(600_000 + number)[number:] for number in range(6)]
+
+    async def run() -> list[httpx.Response]:
+        async with client(server, http2=http2) as one:
+            return await asyncio.gather(*(one.post("/loop/echo", content=body) for body in bodies))
+
+    responses = asyncio.run(run())
+    assert {one.http_version for one in responses} == {"HTTP/2" if http2 else "HTTP/1.1"}
+    assert [digest(one.content) for one in responses] == list(map(digest, bodies))
