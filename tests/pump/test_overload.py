@@ -299,3 +299,17 @@ def test_queue_limit_of_a_route():
         waiting = [ask("/") for _ in range(3)]
         assert ask("/").answer().status == 503
         assert all(client.quiet() for client in waiting)
+
+
+def test_a_few_that_wait_for_a_slow_one_are_no_overload():
+    with loaded(0.05, threads=1) as load:
+        load.run(2, rate=10)
+        load.takes = 0.7
+        for _ in range(2):
+            load.ask()
+            load.run(0.6, rate=0)
+        for _ in range(2):
+            load.ask()
+            load.run(0.4, rate=0)
+        load.run(3, rate=0)
+        assert set(load.since(0)[0]) == {200}

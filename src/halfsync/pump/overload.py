@@ -55,6 +55,9 @@ MOST_STEP = 32
 IDLE = 0.4
 """Of the time. At the full load some thread is idle for a third of it at most: for moments, until the next
 request comes."""
+FEW = 3
+"""So many requests have to end meanwhile, at least, and by so many has the number to grow: with one thread,
+two that wait for a slow one are no overload."""
 SMOOTHING = 0.3
 """Weight of the last half second in the mean time of handlers."""
 
@@ -150,12 +153,13 @@ class Overload:
         if elapsed < patience / 2:
             return False
         watch.least = min(watch.least, pool.waiting)
-        step = max(watch.least // 2, min(_threads(pool), MOST_STEP), 1)
+        threads = _threads(pool)
+        step = max(watch.least // 2, min(threads, MOST_STEP), FEW)
         return (
             elapsed >= patience
             and pool.waiting >= watch.least + step
-            and sum(pool.counts.times) > watch.ended
-            and _threads(pool) > 0
+            and sum(pool.counts.times) >= watch.ended + max(threads, FEW)
+            and threads > 0
         )
 
     def _patience(self, pool: Pool) -> float:
