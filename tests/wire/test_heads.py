@@ -187,3 +187,15 @@ def test_limits_may_be_smaller_than_the_one_of_the_request_line():
         with pytest.raises(Refusal) as refusal:
             parse_head(bad, limits)
         assert refusal.value.status == status
+
+
+def test_a_head_with_other_fields_is_the_same_in_all_else():
+    """Also what is added to RequestHead later has to be taken along."""
+    raw = b"POST /a HTTP/1.1\r\nHost: b\r\nIf-Match: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    head = parse_head(raw, HeadLimits())
+    head.closes = head.upgrades = head.plain = True
+    head.keep_alive = False
+    other = head.with_raw(b"other")
+    for name in RequestHead.__slots__:
+        wanted = {"raw": b"other", "plain": False}.get(name, getattr(head, name))
+        assert getattr(other, name) == wanted, name

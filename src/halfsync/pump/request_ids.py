@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from copy import copy
 
 from halfsync.forwarded import Trust
 from halfsync.pump.connection import Exchange
@@ -46,9 +45,8 @@ class RequestIds:
             given = _LINES.findall(raw)
             raw = _LINES.sub(b"", raw)
         line = b"X-Request-ID: %b\r\n" % (self._taken(exchange, given) or self._made())
-        exchange.head = head = copy(exchange.head)
-        exchange.raw = head.raw = b"%b%b\r\n" % (raw[:-2], line)
-        head.plain = False
+        exchange.raw = raw = b"%b%b\r\n" % (raw[:-2], line)
+        exchange.head = exchange.head.with_raw(raw)
         exchange.logged = b""
         exchange.id_line = line
         exchange.is_marked = True

@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
-from copy import copy
 
 from halfsync.plan import Plan
 from halfsync.pump.connection import Exchange
@@ -59,9 +58,8 @@ class Traces:
             flags = flags & ~_SAMPLED | (int(trace[16:], 16) < self._bound)
         span = b"%016x" % (self._bits(64) or 1)
         line = b"traceparent: 00-%b-%b-%02x\r\n" % (trace, span, flags & _SAMPLED)
-        exchange.head = head = copy(exchange.head)
-        exchange.raw = head.raw = b"%b%b\r\n" % (raw[:-2], line)
-        head.plain = False
+        exchange.raw = raw = b"%b%b\r\n" % (raw[:-2], line)
+        exchange.head = exchange.head.with_raw(raw)
         exchange.logged = b""
         exchange.notes = b":parent: %b\r\n:scheme: %b\r\n" % (parent, self._schemes[listener])
         exchange.is_marked = True

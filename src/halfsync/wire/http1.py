@@ -116,6 +116,19 @@ class RequestHead:
         head.plain = True
         return head
 
+    def with_raw(self, raw: bytes) -> RequestHead:
+        """The same request with other fields that mean nothing to us. It is not `plain`: no other request is
+        like it. (copy() takes several times as long.)"""
+        head = RequestHead(raw, self.method, self.target, self.minor)
+        head.host = self.host
+        head.closes = self.closes
+        head.keep_alive = self.keep_alive
+        head.body_size = self.body_size
+        head.expects = self.expects
+        head.upgrades = self.upgrades
+        head.conditions = self.conditions
+        return head
+
 
 def parse_head(raw: bytes, limits: HeadLimits) -> RequestHead:
     """A head, from its request line through its empty line and not a byte more.
