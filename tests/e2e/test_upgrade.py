@@ -37,6 +37,9 @@ graceful_timeout = {graceful}
 log_level = "debug"
 threads = 12
 startup_timeout = {startup_timeout}
+handshake_timeout = 300
+head_timeout = 300
+keep_alive = 300
 [routes]
 "/" = "upgraded:app"
 {more}
@@ -50,7 +53,7 @@ def configure(
     *,
     bind: list[str] | None = None,
     more: str = "",
-    graceful: float = 30,
+    graceful: float = 120,
     startup_timeout: float = 60,
     broken: str = "",
 ) -> None:
