@@ -342,9 +342,9 @@ def test_a_small_leased_response_off_the_hot_path(stage: Stage, kind: str, body:
     grant(stage.client(), hand, get("/x"), body)
     for _ in range(2):
         client = stage.client()
+        stage.settle()  # it has shaken hands, if there is TLS
         *_, conn = stage.pump.connections.values()
-        transport = conn.transport
-        conn.transport = Miserly(transport, taken)  # type: ignore[assignment]
+        conn.transport = Miserly(conn.transport, taken)  # type: ignore[assignment]
         answer = repeated(client, hand, head)
         assert (answer.status, answer.body) == (200, body)
         closes = kind in ("closing", "old")
@@ -352,7 +352,7 @@ def test_a_small_leased_response_off_the_hot_path(stage: Stage, kind: str, body:
         if closes:
             assert client.rest() == b""
             # where a transport can't say that all is read, the connection lingers
-            assert conn.fd not in stage.pump.connections or not transport.tells_of_more
+            assert conn.fd not in stage.pump.connections or not conn.transport.tells_of_more
         else:
             assert repeated(client, hand, head).body == body
     assert all(record[3:5] == (200, len(body)) for record in stage.pump.access.records)
@@ -383,6 +383,7 @@ def test_a_leased_response_to_a_client_that_has_gone(stage: Stage):
     hand = stage.hand()
     grant(stage.client(), hand, get("/x"))
     client = stage.client()
+    stage.settle()
     *_, conn = stage.pump.connections.values()
     conn.transport = Gone(conn.transport)  # type: ignore[assignment]
     client.send(get("/x", "Host: a", version="1.0"))
