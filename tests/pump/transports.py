@@ -20,6 +20,10 @@ SINGLE = 100
 """Bytes of a connection that a ByteTransport gives one by one."""
 
 
+KEPT = 4 * 65536
+"""Bytes that are kept, about: a client may send without end. What is in the kernel then, a later call reads."""
+
+
 class Buffered(PlainTransport):
     """`kept` is what was read from the kernel and not yet given out."""
 
@@ -49,7 +53,7 @@ class Buffered(PlainTransport):
         return data
 
     def _fill(self) -> None:
-        while not (self.ended or self.error):
+        while not (self.ended or self.error) and len(self.kept) < KEPT:
             try:
                 data = super().recv(65536)
             except BlockingIOError:
@@ -59,8 +63,6 @@ class Buffered(PlainTransport):
                 return
             self.kept += data
             self.ended = not data
-            if len(self.kept) > 4 * 65536:
-                return  # a client that sends without end; the next call goes on
 
     def drained(self, _received: int, _size: int, /) -> bool:
         """Only BlockingIOError tells: the kernel may have more, whatever is kept here."""
