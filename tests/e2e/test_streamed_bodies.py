@@ -70,6 +70,9 @@ def test_an_upload_is_read_in_bounded_memory(site):
     assert most[1] - before[1] < 4 * MIB
 
 
+@pytest.mark.skipif(
+    os.environ.get("HALFSYNC_TEST_TRANSPORT") == "bytes", reason="what is read in single bytes is given on so"
+)
 def test_what_has_come_is_answered_while_the_rest_comes(site):
     """Both ways in chunks, and the connection is kept."""
     with site.client() as client:

@@ -21,7 +21,7 @@ SINGLE = 100
 
 
 KEPT = 4 * 65536
-"""Bytes that are kept, about: a client may send without end. What is in the kernel then, a later call reads."""
+"""Bytes that are kept, about: a client may send without end. The rest is read by a later call."""
 
 
 class Buffered(PlainTransport):
