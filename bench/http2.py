@@ -18,6 +18,8 @@ from bench.servers import Server
 
 SMALL = 6 * 1024
 PATHS = 1000
+NGINX_KEEPS = 60
+"""Seconds for which nginx does not look again at a file that it knows (open_file_cache_valid's default)."""
 WARM_UP = 1  # seconds, before the first round
 
 
@@ -32,8 +34,8 @@ def many_streams(pace: Pace) -> None:
 
 
 def many_paths(pace: Pace) -> None:
-    """HTTP/2 in clear: 1,000 files of 6 KB, leased, in turn, one connection of 32 streams"""
-    _file(pace, 1, 32, {"nginx": 1.0}, PATHS)
+    """HTTP/2 in clear: 1,000 files of 6 KB, leased for a minute, in turn, one connection of 32 streams"""
+    _file(pace, 1, 32, {"nginx": 1.0}, PATHS, lease=NGINX_KEEPS)
 
 
 def tls_connections(pace: Pace) -> None:
@@ -61,7 +63,7 @@ def idle_memory(pace: Pace) -> None:
     """memory of 2,000 idle HTTP/2 connections in clear"""
     with compare.workplace() as place:
         body = make_public(place, SMALL)
-        idle_connections(_in_clear(place), "/file.html", body, wanted=2000, target=100.0, ask=_begin)
+        idle_connections(_in_clear(place, 1), "/file.html", body, wanted=2000, target=100.0, ask=_begin)
 
 
 def idle_tls_memory(pace: Pace) -> None:
@@ -132,9 +134,10 @@ def _load(server: Server, pace: Pace, uris: Path, shape: tuple[int, int], second
     return Run(rate, failed, used / max(1, good))
 
 
-def _in_clear(place: Path) -> list[Server]:
+def _in_clear(place: Path, lease: int) -> list[Server]:
     public = place / "public"
-    found = [servers.halfsync(own_folder(place, "halfsync"), str(public), http2=True)]
+    options = ("--lease", str(lease))
+    found = [servers.halfsync(own_folder(place, "halfsync"), str(public), options=options, http2=True)]
     if compare.say_missing(["nginx"]):
         found.append(servers.nginx(own_folder(place, "nginx"), public, http2=True))
     return found
@@ -148,6 +151,7 @@ def _file(
     count: int = 1,
     *,
     tls: bool = False,
+    lease: int = 1,
 ) -> None:
     with compare.workplace() as place:
         body = make_public(place, SMALL)
@@ -155,7 +159,7 @@ def _file(
         for number in range(1, count):
             (place / f"public/file-{number}.html").write_bytes(body)
             paths.append(f"/file-{number}.html")
-        chosen = over_tls(place, http2=True) if tls else _in_clear(place)
+        chosen = over_tls(place, http2=True) if tls else _in_clear(place, lease)
         _compare(chosen, pace, paths, body, (connections, streams), targets)
 
 
