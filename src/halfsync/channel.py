@@ -34,8 +34,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def packet_buffer(size: int) -> memoryview:
-    """To receive packets in. It begins with a page (see wire.packets)."""
+def page_buffer(size: int) -> memoryview:
+    """To receive packets or read files in. It begins with a page: what the kernel copies to anywhere else can
+    cost several times as much (see wire.packets)."""
     return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 

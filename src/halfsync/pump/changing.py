@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 
+from halfsync import channel
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leased import MAX_COPY, Leased
 from halfsync.pump.sendables import FileSpan
@@ -70,7 +71,7 @@ class ChangingFiles:
         where they are."""
         self.memory = memory
         self._folder = folder
-        self._view = memoryview(bytearray(PIECE))
+        self._view = channel.page_buffer(PIECE)
         self.held = 0
 
     def read(self, span: FileSpan, stamp: Stamp, most: int) -> memoryview:

@@ -258,7 +258,7 @@ class Output:
         if transport.owed:  # it needs no data: what it was given before is yet to be sent
             sent = transport.send(b"")
         elif span.stamp is not None:
-            data = self._changing.read(span, span.stamp, transport.send_size)
+            data = self._changing.read(span, span.stamp, transport.read_size)
             if not data:
                 raise ShrunkError
             sent = transport.send(data)

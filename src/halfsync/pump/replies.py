@@ -102,7 +102,7 @@ class Replies:
         self._tunnels = tunnels
         self._websockets = websockets
         self.configure(settings)
-        self._buffer = channel.packet_buffer(MAX_PACKET + 4096)
+        self._buffer = channel.page_buffer(MAX_PACKET + 4096)
 
     def configure(self, settings: Settings) -> None:
         """Call it when Endings has its own numbers."""

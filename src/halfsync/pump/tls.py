@@ -33,6 +33,7 @@ from _ssl import MemoryBIO, SSLError, SSLWantReadError, SSLZeroReturnError
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.pump.transport import PlainTransport
 
@@ -60,7 +61,7 @@ WITHOUT_DATA_A_SECOND = 1024
 """Bytes of that which may come for ever."""
 
 
-_buffer = memoryview(bytearray(SEND_AT_ONCE))
+_buffer = channel.page_buffer(SEND)
 """What is read into it is encrypted at once."""
 
 
@@ -75,6 +76,7 @@ class TLSTransport:
     tells_of_more = True
     ends_by_close = False
     send_size = SEND_AT_ONCE
+    read_size = SEND
 
     __slots__ = (
         "_emptied",

@@ -4,7 +4,8 @@ Another kind (TLS, see tls.py) is a class with the same methods. What differs be
 
  - *When a read has emptied it.* Client sockets are edge-triggered, so this has to be known. A plain socket is
    empty after a short read; what decrypts records may hold more, and is empty when it says so.
- - *Whether sendfile(2) can send from it* (`sends_files`), and how much it takes at once (`send_size`).
+ - *Whether sendfile(2) can send from it* (`sends_files`), how much it takes at once (`send_size`), and how
+   much of a file to read for that (`read_size`).
  - *How it ends in good order*: a plain one by close(2) alone, TLS with a close_notify before.
 """
 
@@ -34,6 +35,7 @@ class Transport(Protocol):
 
     sends_files: bool
     send_size: int  # bytes: no send takes more, so more need not be at hand
+    read_size: int  # bytes of a file that are read for a send
     tells_of_more: bool  # when a read has left something, the connection becomes ready by itself
     ends_by_close: bool  # close(2) alone is an end in good order
     owed: int  # bytes of an earlier send that the next one takes, whatever it is given
@@ -81,7 +83,7 @@ class PlainTransport(socket.socket):
 
     __slots__ = ()
     sends_files = True
-    send_size = 256 * 1024
+    send_size = read_size = 256 * 1024
     tells_of_more = True  # the kernel does
     ends_by_close = True
     ends_unsaid = False

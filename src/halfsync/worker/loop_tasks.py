@@ -95,8 +95,8 @@ class LoopTasks:
         self._handlers = handlers
         self._lost = lost
         self._one_more = one_more
-        self._buffer = channel.packet_buffer(MAX_PACKET)
-        self._watched = channel.packet_buffer(MAX_PACKET)
+        self._buffer = channel.page_buffer(MAX_PACKET)
+        self._watched = channel.page_buffer(MAX_PACKET)
         self._outbox = Outbox(tasks)
         self._flushes = False  # soon
         self._due: list[OutgoingResponse] = []  # have something to send then

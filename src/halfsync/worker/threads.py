@@ -197,7 +197,7 @@ class Threads:
     def give_back(self) -> None:
         """Tell the pump which tasks wait here, and forget them: those in the task queue, and those that
         are still in the socket because all threads are busy."""
-        buffer = channel.packet_buffer(MAX_PACKET)
+        buffer = channel.page_buffer(MAX_PACKET)
         while self._receive(buffer, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT):
             pass
         tasks: list[Task | LogTask] = []
@@ -234,7 +234,7 @@ class Threads:
     # --- a thread's life ---------------------------------------------------------------------------
 
     def _live(self) -> None:
-        buffer = channel.packet_buffer(MAX_PACKET)
+        buffer = channel.page_buffer(MAX_PACKET)
         responder = TaskResponder(self.outbox, self._limits, self._task_queue)
         pause = FIRST_PAUSE
         while True:
