@@ -29,6 +29,8 @@ SPARE = 2000
 """Descriptors that the harness and the server need for other things."""
 OPEN_WITHIN = 60.0
 """Seconds for all streams to begin."""
+CONNECT_WITHIN = 2.0
+"""Seconds, for one connection."""
 
 
 @dataclass
@@ -171,19 +173,26 @@ class Crowd:
                     self._sockets.pop(fd).close()
                 return
             for _ in range(min(200, count - len(self._sockets))):
-                self._connect(len(self._sockets))
+                if not self._connect(len(self._sockets)):
+                    break
             begun.update(self._take(0.05))
 
-    def _connect(self, number: int) -> None:
-        """Eight source addresses, so that ports are plenty."""
+    def _connect(self, number: int) -> bool:
+        """Eight source addresses, so that ports are plenty. False: the server does not accept now."""
         one = socket.socket()
         one.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         one.bind((f"127.0.0.{2 + number % 8}", 0))
-        one.connect(("127.0.0.1", self._port))
+        one.settimeout(CONNECT_WITHIN)
+        try:
+            one.connect(("127.0.0.1", self._port))
+        except TimeoutError:
+            one.close()
+            return False
         one.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
         one.setblocking(False)
         self._sockets[one.fileno()] = one
         self._epoll.register(one, select.EPOLLIN)
+        return True
 
     def listen(self, seconds: float) -> int:
         """How many events came."""
