@@ -151,7 +151,7 @@ def test_counters_go_on_when_the_pump_is_killed(server):
     assert after["responses"]["400"] == before["responses"]["400"] >= 1
     assert after["refused"]["malformed"] == before["refused"]["malformed"] >= 1
     for pool, pool_before in zip(after["handlers"], before["handlers"], strict=True):
-        assert pool == pool_before, "nobody asked an application for anything since"
+        assert pool == pool_before, "no application has had a request since"
     assert sum(sum(pool["times"]) for pool in after["handlers"]) >= 55
 
 

@@ -6,11 +6,11 @@ Keys are made in a child that lives for a moment: the parent's memory is what al
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NoReturn
 
+from halfsync.parent.forking import forked
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS
 
@@ -40,16 +40,11 @@ def prepare(sites: Sequence[SiteTLS]) -> None:
 
 
 def _write_placeholder(site: SiteTLS) -> None:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            _child(writing, site.certfile[0], site.acme_hosts)
+        pid = forked(lambda _mask: _child(writing, site.certfile[0], site.acme_hosts))
     except OSError as error:
         raise SettingError(f"{site.at('acme')}: no key can be made now: {error.strerror}.") from None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(writing)
     with open(reading, encoding="utf-8", errors="replace") as file:
         why = file.read()

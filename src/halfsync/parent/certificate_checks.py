@@ -20,6 +20,7 @@ import msgspec
 from halfsync import ticket_keys
 from halfsync.certificates import SiteCertificates, context_of
 from halfsync.logs.error import log
+from halfsync.parent.forking import forked
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS
 
@@ -43,13 +44,9 @@ def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Cer
     if there is no room for a process."""
     try:
         reading, writing = os.pipe()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            pid = os.fork()
-            if pid == 0:
-                _child(writing, site, wanted, copies)
+            pid = forked(lambda _mask: _child(writing, site, wanted, copies))
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(writing)
     except OSError as error:
         raise SettingError(f"{site.at('certfile')}: it can't be checked now: {error.strerror}.") from None
@@ -67,13 +64,7 @@ def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> Cer
 def write_secret(store: int, offset: int) -> bool:
     """Put a secret for session tickets there, if it can be used (see ticket_keys.py)."""
     try:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _write_secret(store, offset)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        pid = forked(lambda _mask: _write_secret(store, offset))
     except OSError:
         return False
     _, status = os.waitpid(pid, 0)

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -61,6 +61,27 @@ def bind(
         close(bound)
         raise
     return tuple(bound)
+
+
+def bind_missing(
+    settings: Settings,
+    identity: Identity | None,
+    addresses: Sequence[str],
+    missing: Sequence[str],
+    held: Collection[int],
+) -> tuple[Listener, ...]:
+    """At those of the `addresses` that are `missing`, where we listen at the ports `held` already. Raises
+    SettingError; it says so if one of these is in the way."""
+    try:
+        return bind(settings, identity, addresses, missing)
+    except SettingError as wrong:
+        for where in map(parse, missing):
+            if not isinstance(where, str) and where[1] in held:
+                raise SettingError(
+                    f"{wrong} (This server listens at port {where[1]} itself: to move a port to another "
+                    "address, or between http and https, needs a restart.)"
+                ) from None
+        raise
 
 
 def at_sites(

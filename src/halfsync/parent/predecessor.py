@@ -24,7 +24,6 @@ from halfsync.parent.limits import EXIT_WRONG
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Listener, Plan
-from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import upgrade
 
@@ -102,32 +101,14 @@ class Predecessor:
                 listener.socket.listen(settings.backlog)  # which may have changed
             except OSError:
                 pass
-        return (*found, *self._bind(settings, identity, addresses, missing))
+        held = {one.port for one in self._inherited.listeners}
+        return (*found, *listeners.bind_missing(settings, identity, addresses, missing, held))
 
     def _take(self, one: upgrade.InheritedListener, scheme: str, bound_as: str) -> Listener:
         self._taken.append(one.place)
         self._owned_files.append((one.address, one.file))
         sock = self._sockets[one.place]
         return Listener(one.address, one.host, one.port, sock, bound_as=bound_as, scheme=scheme)
-
-    def _bind(
-        self,
-        settings: Settings,
-        identity: Identity | None,
-        addresses: Sequence[str],
-        missing: Sequence[str],
-    ) -> tuple[Listener, ...]:
-        try:
-            return listeners.bind(settings, identity, addresses, missing)
-        except SettingError as wrong:
-            ports = {one.port for one in self._inherited.listeners if one.port}
-            for where in map(listeners.parse, missing):
-                if not isinstance(where, str) and where[1] in ports:
-                    raise SettingError(
-                        f"{wrong} (The running version listens at port {where[1]}: to move a port to another "
-                        "address needs a restart.)"
-                    ) from None
-            raise
 
     def pid_file(self, path: str, identity: Identity | None) -> PidFile:
         """The same one if it is the same path. Raises SettingError."""

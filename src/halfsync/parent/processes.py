@@ -30,6 +30,7 @@ from halfsync import channel, early_signals, prctl
 from halfsync.command_line import CommandLine
 from halfsync.logs import error
 from halfsync.parent import privileges, signals
+from halfsync.parent.forking import Mask, forked
 from halfsync.wire import upgrade
 
 FAILED = 1
@@ -58,14 +59,7 @@ def fork(start: Start) -> int:
     """Start it. Gives its process id. Raises OSError if the machine has no room for it."""
     parent = os.getpid()
     _flush()  # or what waits in the streams' buffers would be written twice
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _child_main(start, parent, before)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pid
+    return forked(lambda mask: _child_main(start, parent, mask))
 
 
 def execute(
@@ -74,14 +68,7 @@ def execute(
     """Start a program that is to outlive this process, with these descriptors. Gives its process id. Raises
     OSError; what is wrong with the program is said by `told`, as upgrade.CantStart."""
     _flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _execute(command, environment, keep, told)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pid
+    return forked(lambda _mask: _execute(command, environment, keep, told))
 
 
 def _execute(
@@ -109,7 +96,7 @@ NOT_EXECUTED = 127
 """As a shell has it."""
 
 
-def _child_main(start: Start, parent: int, mask: set[signal.Signals] | set[int]) -> NoReturn:
+def _child_main(start: Start, parent: int, mask: Mask) -> NoReturn:
     status = FAILED
     try:
         signals.reset_in_child()

@@ -129,7 +129,8 @@ class Reconfiguration:
         ]
         there = {(one.scheme, listeners.parse(one.bound_as)) for one in found if not one.is_removed}
         missing = [address for where, address in wanted.items() if where not in there]
-        bound = self._bind(running, settings, addresses, missing)
+        held = {one.port for one in running.listeners if not one.is_removed}
+        bound = listeners.bind_missing(settings, self._identity, addresses, missing, held)
         if len(bound) > MOST_NEW:
             listeners.close(bound)
             raise SettingError(f"bind: a reload can add {MOST_NEW} addresses at most, not {len(bound)}.")
@@ -141,21 +142,6 @@ class Reconfiguration:
             else:
                 found[place] = new
         return tuple(found)
-
-    def _bind(
-        self, running: Plan, settings: Settings, addresses: Sequence[str], missing: Sequence[str]
-    ) -> tuple[Listener, ...]:
-        try:
-            return listeners.bind(settings, self._identity, addresses, missing)
-        except SettingError as wrong:
-            ports = {one.port for one in running.listeners if not one.is_removed and one.port}
-            for where in map(listeners.parse, missing):
-                if not isinstance(where, str) and where[1] in ports:
-                    raise SettingError(
-                        f"{wrong} (This server listens at port {where[1]} itself: to move a port to another "
-                        "address, or between http and https, needs a restart.)"
-                    ) from None
-            raise
 
     def _next_certificates(
         self, running: Plan, sockets: Sequence[Listener], tls: Sequence[SiteTLS]

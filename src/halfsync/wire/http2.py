@@ -67,7 +67,7 @@ MAX_BLOCKS = 32
 MAX_KEPT_BLOCK = 256
 """Header blocks, and bytes of each, that a connection remembers: 10 KB at most."""
 MAX_GROUPS = 32
-"""Kinds of header blocks that a connection remembers which are the same but for their path."""
+"""Kinds of header blocks that a connection remembers that differ in their path alone."""
 
 
 class Http2Connection(Http2State):

@@ -107,7 +107,7 @@ class Requests:
 
     def remember(self, head: RequestHead, code: bytes) -> dict[bytes, RequestHead]:
         """That `code`, the value of :path in a header block, gave this head. What is returned are all such
-        codes of heads that are the same but for their path; it is not to be changed."""
+        codes of heads that differ in their path alone; it is not to be changed."""
         start = len(head.method) + 1
         lines = head.raw[:start] + head.raw[start + len(head.target) :]
         if len(lines) > MAX_KEPT_HEAD:

@@ -7,8 +7,8 @@ pieces of 16 KiB: 1.2 ms of the worker's processor time when it is encoded, 0.2 
 
 Such a packet begins with MARK, with which no encoded list begins, and the size of what is encoded. At its end
 it is filled up to a multiple of ALIGNMENT: where the kernel's copy begins a few bytes behind a page, it takes
-four times as long (AMD EPYC, Linux 6.18: 128 KiB in 60 µs in place of 15). The receiver's copy begins anew at
-that multiple where a large packet's pages begin, and `channel.page_buffer` begins with a page.
+four times as long (AMD EPYC, Linux 6.18: 128 KiB in 60 µs in place of 15). The receiver's copy begins
+again at that multiple where a large packet's pages begin, and `channel.page_buffer` begins with a page.
 """
 
 from __future__ import annotations
