@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from halfsync.ctl import ask
 from halfsync.wire.control import ControlRequest
 from tests.e2e.harness import Server, frozen, kill, request, serving
+from tests.e2e.test_status import LOOP
 
 APPLICATION = """
 import mmap
@@ -27,16 +28,6 @@ def app(environ, start):
     if environ["PATH_INFO"] == "/maps":
         return [Path("/proc/self/maps").read_bytes()]
     return [b"fine"]
-"""
-
-LOOP = """
-import asyncio
-from pathlib import Path
-async def app(scope, receive, send):
-    while scope["type"] == "http" and "slow" in scope["path"] and not Path("go").exists():
-        await asyncio.sleep(0.02)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"fine"})
 """
 
 SETTINGS = """

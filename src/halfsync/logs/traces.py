@@ -1,4 +1,4 @@
-"""RequestSpans of requests (`traces`), made of their log records and sent to a collector by OTLP over HTTP.
+"""Spans of requests (`traces`), made of their log records and sent to a collector by OTLP over HTTP.
 
 The span's place is in the record's header section, where the pump has put it (pump/traces.py): in
 traceparent, and in two lines that no client can send, `:parent` and `:scheme`. Attributes are those of

@@ -194,7 +194,6 @@ class Exchange:
     status = 0
     id_line = b""  # of its id, if it has one: a field line (see request_ids.py)
     notes = b""  # lines that its log record has besides (see traces.py)
-    is_marked = False  # its header section is unlike any other's, by one of these
     body_end = BodyEnd.LENGTH
     memory = 0  # bytes of its body that came in memory
     window = 0  # of RESPONSE_WINDOW, if a worker with an event loop responds: what the client has to take yet
@@ -225,6 +224,11 @@ class Exchange:
         self.attempts = 0
         self.holder: object = None  # the backend's: who has it
         self.queued_ns = 0
+
+    @property
+    def is_marked(self) -> bool:
+        """Its header section is unlike any other's: it has an id, or a place in a trace."""
+        return bool(self.id_line or self.notes)
 
     def move(self, event: ExchangeEvent) -> None:
         """To the state that the table names."""

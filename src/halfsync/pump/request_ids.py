@@ -49,7 +49,6 @@ class RequestIds:
         exchange.head = exchange.head.with_raw(raw)
         exchange.logged = b""
         exchange.id_line = line
-        exchange.is_marked = True
 
     def _taken(self, exchange: Exchange, given: list[bytes]) -> bytes:
         """The one that came with the request; b"" if there is none, if it is none (two of them, or one that

@@ -51,7 +51,7 @@ async function refresh() {
     document.querySelector("main").replaceWith(fresh);
     document.querySelector("#live span").textContent = "live";
   } catch (error) {
-    document.querySelector("#live span").textContent = "live (no answer: " + error.message + ")";
+    document.querySelector("#live span").textContent = "live (no response: " + error.message + ")";
   }
 }
 document.querySelector("#live").innerHTML = "<label><input type=checkbox checked> <span>live</span></label>";

@@ -62,7 +62,6 @@ class Traces:
         exchange.head = exchange.head.with_raw(raw)
         exchange.logged = b""
         exchange.notes = b":parent: %b\r\n:scheme: %b\r\n" % (parent, self._schemes[listener])
-        exchange.is_marked = True
 
 
 def without_notes(raw: bytes) -> bytes:
