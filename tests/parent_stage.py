@@ -204,13 +204,13 @@ def template(plan: Plan, pool: int, orders: socket.socket) -> int:
     return 0
 
 
-def watcher(plan: Plan, orders: socket.socket) -> int:
+def watcher(plan: Plan, imported_since: float | None, orders: socket.socket) -> int:
     """Tells of a change for each line of the FIFO `changes`."""
     does = script().get("watcher", "works")
     if does == "fails":
         channel.send(orders, encode(Failed("It can't be watched.", "")))
         return 3
-    tell("watcher", fds=open_descriptors(), path=sys.path[0])
+    tell("watcher", fds=open_descriptors(), path=sys.path[0], imported_since=imported_since)
     channel.send(orders, encode(Ready(os.getpid())))
     changes = os.open("changes", os.O_RDWR)
     while True:
@@ -220,6 +220,10 @@ def watcher(plan: Plan, orders: socket.socket) -> int:
             return 0
         for name in os.read(changes, 1000).decode().split():
             channel.send(orders, encode(Changed(name)))
+
+
+def issuer(plan: Plan, orders: socket.socket) -> int:
+    raise AssertionError("no certificates are wanted here")
 
 
 def announce() -> None:
@@ -238,7 +242,7 @@ def main() -> int:
     plan = Plan(settings, layout.routes, layout.pools, listeners.bind(settings))
     supervisor = Supervisor(
         plan,
-        EntryPoints(pump, worker, template, watcher, watcher),
+        EntryPoints(pump, worker, template, watcher, issuer),
         reconfiguration=Reconfiguration(None, None, log),
         folder=os.environ["PWD"],
         announce=announce,

@@ -6,7 +6,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import sys
+import time
+from threading import Thread
 
 import pytest
 
@@ -18,7 +21,9 @@ from halfsync.settings.table import Settings
 from halfsync.watcher import code
 from halfsync.watcher.files import SingleFiles
 from halfsync.watcher.main import run
-from halfsync.wire.messages import Failed, decode_report
+from halfsync.watcher.missed import CLOCK_STEP, changed_since
+from halfsync.wire.messages import Changed, Failed, Ready, decode_report
+from tests.e2e.harness import until
 from tests.test_parent import Stage, alive, assert_told, descendants, preload, serving, stage, with_script
 
 __all__ = ["preload"]  # a fixture
@@ -171,6 +176,43 @@ def test_what_was_compiled_of_a_changed_file_is_forgotten(tmp_path, monkeypatch)
         assert value() == word
 
 
+# --- what changed before ---------------------------------------------------------------------------------
+
+
+def test_what_was_written_or_put_in_place_since_then_is_found(tmp_path):
+    (tmp_path / "env/lib").mkdir(parents=True)
+    (tmp_path / "env/pyvenv.cfg").touch()
+    (tmp_path / "package").mkdir()
+    (tmp_path / "moved.new").write_text("written before")
+    for name in ("old.py", "package/written.py", "env/lib/x.py", "words.yml"):
+        (tmp_path / name).write_text("before")
+    moment = max(os.stat(tmp_path / name).st_ctime for name in ("old.py", "words.yml")) + 2 * CLOCK_STEP
+    until(lambda: time.time() > moment + CLOCK_STEP)
+    os.rename(tmp_path / "moved.new", tmp_path / "moved.py")
+    for name in ("package/written.py", "package/other.txt", "env/lib/x.py", "words.yml"):
+        (tmp_path / name).write_text("after")
+    wanted = code.Filter([str(tmp_path)], [], [])
+    found = changed_since(moment, [str(tmp_path)], wanted, [str(tmp_path / "words.yml"), "/no/such"])
+    assert found == [str(tmp_path / name) for name in ("moved.py", "package/written.py", "words.yml")]
+    assert changed_since(time.time() + 60, [str(tmp_path)], wanted) == []
+
+
+def test_a_watcher_tells_at_first_what_changed_before_it_watched(tmp_path, monkeypatch):
+    pytest.importorskip("watchfiles")
+    monkeypatch.chdir(tmp_path)
+    began = time.time()
+    (tmp_path / "app.py").touch()
+    ours, theirs = channel.pair()
+    with ours, theirs:
+        watching = Thread(target=run, args=(plan_of("app:app"), began, theirs))
+        watching.start()
+        told = [channel.receive(ours), channel.receive(ours)]
+        ours.shutdown(socket.SHUT_WR)
+        watching.join()
+    reports = [decode_report(received[0]) for received in told if received is not None]
+    assert reports == [Ready(os.getpid()), Changed("app.py", False)]
+
+
 # --- what is told of the settings ------------------------------------------------------------------------
 
 
@@ -209,7 +251,7 @@ def test_folders_that_can_not_be_watched_are_one_sentence(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     ours, theirs = channel.pair()
     with ours, theirs:
-        assert run(plan_of("app:app"), theirs) == 3
+        assert run(plan_of("app:app"), None, theirs) == 3
         received = channel.receive(ours)
     assert received is not None
     report = decode_report(received[0])
@@ -255,6 +297,20 @@ def test_nothing_is_imported_before_changes_are_noticed(tmp_path):
         watcher = parent.next("watcher")
         assert watcher["fds"] == 5  # its streams, its orders, and one for looking
         assert watcher["path"] == str(tmp_path)
+        assert watcher["imported_since"] is None
+
+
+def test_a_watcher_after_another_one_knows_since_when_changes_count(tmp_path):
+    """The newest import's beginning: what changed after that was perhaps not read."""
+    with stage(tmp_path, reload=True) as parent:
+        serving(parent)
+        first = parent.next("watcher")
+        before = time.time()
+        changes(parent, "app.py")
+        parent.next("join", pool=1)
+        os.kill(first["pid"], signal.SIGKILL)
+        second = parent.next("watcher")
+        assert before <= second["imported_since"] <= time.time()
 
 
 def test_at_the_first_start_an_application_that_fails_waits_for_a_change(tmp_path, preload):

@@ -124,6 +124,7 @@ class Reloads:
         """`if_changed`: only if the configuration is another."""
         self._is_due = self._may_differ = False
         self._try_again_at = NEVER
+        began = time.time()
         if not if_changed:
             self._notifier.reloading()
         self.drop()
@@ -140,6 +141,7 @@ class Reloads:
             self._next_plan = plan
             for index in range(len(tree.pools), len(plan.pools)):
                 tree.pools.append(WorkerPool(index, plan, 0))
+        tree.imported_since = began
         for pool, planned in zip(tree.pools, plan.pools, strict=False):
             pool.backoff.reset()
             if pool.current.size or planned.processes:  # else it was removed before

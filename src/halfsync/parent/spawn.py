@@ -36,7 +36,7 @@ class EntryPoints(msgspec.Struct, frozen=True):
     pump: Callable[[Plan, socket.socket], int]
     worker: Callable[[Plan, int, socket.socket, int | None], int]
     template: Callable[[Plan, int, socket.socket], int]
-    watcher: Callable[[Plan, socket.socket], int]
+    watcher: Callable[[Plan, float | None, socket.socket], int]
     issuer: Callable[[Plan, socket.socket], int]
 
 
@@ -109,10 +109,10 @@ class Spawner:
         template.order(messages.Spawn(child.id), (theirs.detach(),))
         return child
 
-    def watcher(self, plan: Plan) -> Child:
+    def watcher(self, plan: Plan, imported_since: float | None) -> Child:
         def entry(orders: socket.socket) -> int:
             self._settle(plan, runs_application=True)  # it finds the modules where a worker does
-            return self._entry_points.watcher(plan, orders)
+            return self._entry_points.watcher(plan, imported_since, orders)
 
         child = self._fork(plan, Role.WATCHER, "watcher", NO_POOL, 0, [], entry)
         child.ready_by = NEVER  # it imports nothing

@@ -50,6 +50,7 @@ class Staffing:
             self._recycling.look(tree.pools, now)
         self._staff_issuer(now)
         if self._may_import:
+            tree.imported_since = tree.imported_since or time.time()
             for pool in tree.pools:
                 if tree.phase is Phase.SERVING:
                     pool.scale(now)
@@ -83,13 +84,14 @@ class Staffing:
         return watches or not tree.settings.reload or tree.phase is not Phase.STARTING
 
     def _staff_watcher(self, now: float) -> None:
-        """One that looks where the applications are now. The one before it goes when the new one is ready, so
-        that no change is missed in between."""
+        """One that looks where the applications are now. The one before it goes when the new one is ready,
+        which tells what changed before."""
         watchers, plan = self._tree.watchers, self._tree.plan
         newest = next((one for one in watchers.children if one.has_plan == plan.number), None)
         if newest is None:
             if now >= watchers.backoff.until:
-                self._start("watcher", partial(self._spawner.watcher, plan), watchers, now)
+                since = self._tree.imported_since
+                self._start("watcher", partial(self._spawner.watcher, plan, since), watchers, now)
             return
         for old in watchers.children:
             if old is not newest and newest.was_ready and old.state is ChildState.READY:

@@ -20,6 +20,7 @@ class Tree:
         self.phase_limit = NEVER  # when the phase is over, whatever is left to do
         self.exit_status = 0
         self.failure: tuple[str, str] | None = None  # why: a sentence, and an application's traceback or ""
+        self.imported_since: float | None = None  # when the newest import began, by the wall clock
         self.is_upgrading = False  # another process may take this one's place
         self.is_successor = False  # this one is to take another one's place, and does not serve yet
         self.pumps = ChildPool()

@@ -83,6 +83,10 @@ class Filter:
         below = PurePath(os.path.relpath(path, root))
         return self._is_named(path, below) and not self._is_ignored(root, below)
 
+    def is_ignored(self, root: str, folder: str) -> bool:
+        """Whether nothing in this folder, which is below `root`, counts."""
+        return self._is_ignored(root, PurePath(os.path.relpath(folder, root)) / "any")
+
     def _is_named(self, path: str, file: PurePath) -> bool:
         """(A hidden file only by a pattern with the dot: editors make `.#app.py` and the like.)"""
         hidden = file.name.startswith(".")
