@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
+import time
 import tomllib
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -23,6 +25,10 @@ WRONG = 2
 
 VARIABLE = "HALFSYNC_CONTROL_SOCKET"
 DEFAULT_FILE = "halfsync.toml"
+TIMEOUT = 30.0
+"""Seconds for a response that is not waited for by nature. (The parent gives the pump 5.)"""
+PATIENT = ("reload", "upgrade")
+"""Commands that take as long as the application needs for its start: no limit, unless --timeout says one."""
 
 INTRODUCTION = """\
 Ask a running server how it is, and tell it what to do.
@@ -36,6 +42,10 @@ HALFSYNC_CONTROL_SOCKET, or the settings file (-c, or ./halfsync.toml).
   halfsyncctl reload
   halfsyncctl scale 8 shop:app
 """
+
+
+QUEUE_FULL = 0.05
+"""Seconds until the next try to connect."""
 
 
 class Problem(Exception):
@@ -55,25 +65,53 @@ class Problem(Exception):
 @click.option("-s", "--socket", "path", metavar="PATH", help="The control socket.")
 @click.option("-c", "--config", metavar="FILE", help="Take control_socket from this settings file (TOML).")
 @click.option("--json", "as_json", is_flag=True, help="Print what the server says as it is: JSON in a line.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    help=f"Wait no longer for the response. ({TIMEOUT:g}; reload and upgrade: as long as it takes.)",
+)
 @click.pass_context
-def command(context: click.Context, path: str | None, config: str | None, as_json: bool) -> None:
-    context.obj = (path, config, as_json)
+def command(
+    context: click.Context, path: str | None, config: str | None, as_json: bool, timeout: float | None
+) -> None:
+    context.obj = (path, config, as_json, timeout)
 
 
 def _say(context: click.Context, request: ControlRequest) -> int:
-    path, config, as_json = context.obj
-    line = ask(socket_path(path, config), request)
+    path, config, as_json, timeout = context.obj
+    path = socket_path(path, config)
+    if timeout is None:
+        timeout = math.inf if request.command in PATIENT else TIMEOUT
+    line = ask(path, request, timeout)
+    said = _object(path, line)
     if as_json:
-        click.echo(line.decode())
-    try:
-        said = msgspec.json.decode(line)
-    except msgspec.MsgspecError:
-        raise Problem("What is there does not answer as halfsync does.") from None
+        click.echo(line.decode().rstrip("\n"))
     if not said["ok"]:
         raise Problem(said["error"], FAILED)
     if not as_json:
-        click.echo("\n".join(TEXTS[request.command](said)))
+        try:
+            text = "\n".join(TEXTS[request.command](said))
+        except (LookupError, TypeError, ValueError, AttributeError):  # another version's, perhaps
+            raise Problem(f"{_not_halfsync(path)} (--json shows it.)") from None
+        click.echo(text)
     return 0
+
+
+def _object(path: str, line: bytes) -> dict[str, Any]:
+    """With `ok`, and `error` if that is false. Raises Problem."""
+    try:
+        said = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Problem(_not_halfsync(path)) from None
+    is_right = isinstance(said, dict) and (said.get("ok") is True or isinstance(said.get("error"), str))
+    if not is_right or "ok" not in said:
+        raise Problem(_not_halfsync(path))
+    return dict(said)
+
+
+def _not_halfsync(path: str) -> str:
+    return f"What listens at {path!r} does not respond as this version of halfsync does."
 
 
 @command.command(help="How the server is: processes, threads, connections, requests.")
@@ -174,21 +212,56 @@ def socket_path(path: str | None, config: str | None) -> str:
     return os.path.join(str(found.get("chdir", "")), named)
 
 
-def ask(path: str, request: ControlRequest) -> bytes:
-    """The line that the server says. Raises Problem."""
+def ask(path: str, request: ControlRequest, seconds: float = TIMEOUT) -> bytes:
+    """The line that the server says within so many seconds. Raises Problem."""
+    until = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
-            sock.connect(path)
+            _connect(sock, path, until)
             sock.sendall(encode_request(request) + b"\n")
-            with sock.makefile("rb") as said:
-                line = said.readline()
+            line = _receive_line(sock, until)
         except (FileNotFoundError, ConnectionRefusedError):
             raise Problem(f"No server listens at {path!r}.") from None
+        except TimeoutError:
+            raise Problem(
+                f"The server at {path!r} has not responded within {seconds:g} s (--timeout).", FAILED
+            ) from None
         except OSError as error:
             raise Problem(f"The server at {path!r} can't be asked: {error.strerror or error}.") from None
     if not line.endswith(b"\n"):
         raise Problem("The server has ended before it said anything.", FAILED)
     return line
+
+
+def _connect(sock: socket.socket, path: str, until: float) -> None:
+    """Also if others wait there already. Raises OSError."""
+    while True:
+        _limit(sock, until)
+        try:
+            sock.connect(path)
+        except BlockingIOError:  # a unix socket whose queue is full does not wait, if there is a timeout
+            time.sleep(QUEUE_FULL)
+        else:
+            return
+
+
+def _receive_line(sock: socket.socket, until: float) -> bytes:
+    """With its end, unless the connection ends before. Raises OSError."""
+    pieces: list[bytes] = []
+    while not (pieces and pieces[-1].endswith(b"\n")):
+        _limit(sock, until)
+        pieces.append(sock.recv(256 * 1024))
+        if not pieces[-1]:
+            break
+    return b"".join(pieces)
+
+
+def _limit(sock: socket.socket, until: float) -> None:
+    """Raises TimeoutError if it has passed."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(left if left < math.inf else None)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
