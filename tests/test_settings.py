@@ -454,6 +454,9 @@ class TestTargets:
         loaded = from_file(here, text.replace('bind = "127.0.0.1:1"', ""))
         with pytest.raises(SettingError, match=r"""sites."b": the host y belongs to the site 'a' already."""):
             work_out(loaded.settings, [target_of("app:app")], loaded.sites)
+        loaded = from_file(here, 'bind = "127.0.0.1:1"\n' + text)
+        with pytest.raises(SettingError, match=r"""sites."b": the host y belongs to the site 'a' already."""):
+            work_out(loaded.settings, [target_of("app:app")], loaded.sites)
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),

@@ -82,7 +82,7 @@ def work_out(
         found.note(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
-    _check_hosts(sites, found)
+    _check_hosts(sites, settings.bind, found)
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
     files = PageFiles(found)
     of_all = files.load(error_pages)
@@ -202,12 +202,13 @@ def _free_prefix(target: Target, routes: Mapping[str, RoutePlan]) -> str:
     return prefix
 
 
-def _check_hosts(sites: Sequence[SiteEntry], mistakes: Mistakes) -> None:
-    """Note each host by which a request could be for two of them."""
+def _check_hosts(sites: Sequence[SiteEntry], bind: Sequence[str], mistakes: Mistakes) -> None:
+    """Note each host by which a request could be for two of them. `bind`: where those are served that have no
+    address of their own."""
     there: dict[tuple[str, str], SiteEntry] = {}  # by address and host
     for site in sites:
         for host in site.hosts:
-            others = {there.setdefault((address, host), site).name for address in site.bind or ("",)}
+            others = {there.setdefault((address, host), site).name for address in site.bind or bind}
             for other in others - {site.name}:
                 where = site.places.get("hosts", f"{site.where}: ")
                 mistakes.note(f"{where}the host {host} belongs to the site {other!r} already.")

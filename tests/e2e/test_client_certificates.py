@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -34,6 +36,15 @@ cert_reqs = "optional"
 [sites."members.test".routes]
 "/" = "environ:app"
 "/streamed" = { app = "environ:app", stream_body = true }
+
+[sites."staff.test"]
+bind = ["https://127.0.0.2:0"]
+certfile = "server.pem"
+keyfile = "server.key"
+ca_certs = "ca.pem"
+cert_reqs = "required"
+[sites."staff.test".routes]
+"/" = "environ:app"
 """
 
 APPLICATION = """
@@ -57,7 +68,7 @@ def app(environ, start_response):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("clients")
-    write(folder, issued("server.test", "members.test"))
+    write(folder, issued("server.test", "members.test", "staff.test"))
     (folder / "environ.py").write_text(APPLICATION)
     (folder / "halfsync.toml").write_text(SETTINGS)
     with serving(folder, "-c", "halfsync.toml", bind=False) as server:
@@ -75,10 +86,13 @@ class Member:
         session: ssl.SSLSession | None = None,
         context: ssl.SSLContext | None = None,
         name: str | None = None,
+        address: int = 0,
     ) -> None:
+        """`address`: which one of the server's."""
         self.host = host
         self.context = context or client_context(leaf=leaf)
-        raw = socket.create_connection(("127.0.0.1", server.port), 20)
+        place = urlsplit(server.addresses[address])
+        raw = socket.create_connection((place.hostname, place.port), 20)
         self.socket = self.context.wrap_socket(raw, server_hostname=name or host, session=session)
 
     def __enter__(self) -> Member:
@@ -193,6 +207,20 @@ def test_a_session_is_of_no_use_at_another_site(server: Server):
     with Member(server, "server.test", session=session, context=context) as other:
         assert other.ask()["SSL_CLIENT_VERIFY"] == "NONE"
         assert not other.socket.session_reused
+
+
+@pytest.mark.parametrize("name", ["staff.test", "server.test", "members.test", "unknown.test", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["staff.test", "unknown.test"])
+def test_where_a_site_alone_is_served_nobody_comes_in_by_another_name(server: Server, name: str, host: str):
+    """The site at an address of its own has the requests for all hosts there: so its rule counts for all
+    names, too."""
+    context = client_context(checks=False)
+    with contextlib.suppress(OSError), Member(server, host, context=context, name=name, address=1) as nobody:
+        nobody.socket.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert nobody.socket.recv(1) == b""
+    context = client_context(leaf=issued_to("ann@example.test"), checks=False)
+    with Member(server, host, context=context, name=name, address=1) as ann:
+        assert ann.ask()["SSL_CLIENT_S_DN_CN"] == "ann@example.test"
 
 
 def test_a_lease_is_for_nobody_with_a_certificate_unless_it_is_public(server: Server):

@@ -127,13 +127,16 @@ class Stage:
         self,
         *,
         routes: tuple[RoutePlan, ...] | None = None,
-        sites: tuple[SitePlan, ...] = (SitePlan(),),
+        sites: tuple[SitePlan, ...] | None = None,
+        served: tuple[int, ...] = (),
         unix: bool = False,
         tls: Certificates | None = None,
         proxied: bool = False,
         **settings: Any,
     ) -> None:
-        """`tls`: it listens for https, with these certificates. `proxied`: with proxy_protocol."""
+        """`tls`: it listens for https, with these certificates. `sites`: the default one, and those that
+        have certificates, if not given; `served`: those of them that are, if not all. `proxied`: with
+        proxy_protocol."""
         self.time = FakeTime()
         self._undo = contextlib.ExitStack()
         self._undo.enter_context(mock.patch.object(clock_module, "time", self.time))
@@ -153,10 +156,19 @@ class Stage:
         if transport() == "tls" and not unix and tls is None:
             tls = tls_ends.certificates()
         self.tls = tls
+        if sites is None:
+            named = () if tls is None else tls.sites
+            sites = (SitePlan(), *(SitePlan(one.name, one.hosts) for one in named if one.name))
+        if routes is None:
+            streams = settings.get("stream_body", False)
+            routes = tuple(
+                RoutePlan("", "app:app", Kind.WSGI, APP, site=index, streams=streams)
+                for index in range(len(sites))
+            )
         settings.setdefault("reply_memory", 64 << 20)  # tests give more in memory than a worker does
         self.plan = Plan(
             Settings(**settings),
-            routes or (RoutePlan("", "app:app", Kind.WSGI, APP, streams=settings.get("stream_body", False)),),
+            routes,
             (PoolPlan("built-in", None, 1, 4), PoolPlan("app:app", "app:app", 1, 8)),
             (
                 Listener(
@@ -164,7 +176,7 @@ class Stage:
                     "" if unix else "127.0.0.1",
                     0 if unix else name[1],
                     self._pumps_own(),
-                    sites=tuple(range(len(sites))),
+                    sites=served or tuple(range(len(sites))),
                     scheme="http" if tls is None else "https",
                     is_proxied=proxied,
                 ),

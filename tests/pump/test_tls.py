@@ -539,6 +539,30 @@ def test_the_rules_of_a_site_hold_for_requests_on_other_sites_connections(rule: 
         assert not hand.tasks
 
 
+@pytest.mark.parametrize(
+    "rule", [{"cert_reqs": "required"}, {"cert_reqs": "optional"}, {"minimum_version": "1.3"}]
+)
+def test_an_address_of_one_site_alone_has_the_rules_of_that_site_for_every_name(rule: dict[str, str]):
+    """Requests for all other hosts are the site's there, though elsewhere they are the default site's."""
+    with Stage(tls=certificates(*sites(**rule)), served=(1,)) as stage:
+        stage.hand(answers=True)
+        old = client_context()
+        old.check_hostname = False
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        good = client_context(leaf=issued_to("x@example.org"), protocols=("h2",))
+        good.check_hostname = False
+        for name in ("unknown.example", "a.wild.example", "127.0.0.1", ""):
+            if rule.get("cert_reqs") != "optional":
+                with pytest.raises(ssl.SSLError):
+                    stage.client(context=old, name=name).ask(get("/x"))
+            client = stage.client(context=good, name=name)
+            [*_, conn] = stage.pump.connections.values()
+            assert isinstance(conn.transport, TLSTransport)
+            assert conn.transport.site == "shop"
+            names = [value for _, value in client.sock.tls.getpeercert()["subjectAltName"]]
+            assert names[0] == "shop.example"
+
+
 def test_of_two_kinds_of_keys_each_client_gets_the_one_it_knows():
     leaves = (issued("a", key_type=RSA), issued("a", key_type=ECDSA))
     with Stage(tls=certificates(site("", leaves=leaves))) as stage:
@@ -586,24 +610,25 @@ def test_the_keys_of_tickets_are_made_again_after_some_time():
     offset = os.fstat(sites.fd).st_size
     os.pwrite(sites.fd, secret, offset)
     sites = replace(sites, tickets=(offset, len(secret)))
-    one, two = Contexts(sites, ("http/1.1",)), Contexts(sites, ("http/1.1",))
-    context = client_context(checks=False)
-    session = session_with(one, context, None)[1]
-    assert session_with(two, context, session)[0]
-    assert not session_with(two, context, session, name="b")[0]
-    two.rotate_ticket_keys(1000.0 + ticket_keys.LIFE - 1)
-    assert session_with(two, context, session)[0]
-    two.rotate_ticket_keys(1000.0 + ticket_keys.LIFE)
-    assert not session_with(two, context, session)[0]
-    session = session_with(two, context, None)[1]
-    assert session_with(Contexts(sites, ("http/1.1",)), context, session)[0]
+    with Stage(tls=sites) as stage:
+        one, two = (Contexts(stage.plan, ("http/1.1",)) for _ in range(2))
+        context = client_context(checks=False)
+        session = session_with(one, context, None)[1]
+        assert session_with(two, context, session)[0]
+        assert not session_with(two, context, session, name="b")[0]
+        two.rotate_ticket_keys(1000.0 + ticket_keys.LIFE - 1)
+        assert session_with(two, context, session)[0]
+        two.rotate_ticket_keys(1000.0 + ticket_keys.LIFE)
+        assert not session_with(two, context, session)[0]
+        session = session_with(two, context, None)[1]
+        assert session_with(Contexts(stage.plan, ("http/1.1",)), context, session)[0]
 
 
 def session_with(
     contexts: Contexts, client: ssl.SSLContext, session: ssl.SSLSession | None, name: str = "a"
 ) -> tuple[bool, ssl.SSLSession | None]:
     """Of a handshake in memory: whether it is resumed, and the session that the client has then."""
-    chosen = contexts.choose(name)
+    chosen = contexts.choose(0, name)
     assert chosen is not None
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = chosen[1].wrap_bio(to_server, to_client, server_side=True)

@@ -145,7 +145,7 @@ class Handshakes(BeforeHttp):
             data, conn.inbox = conn.inbox, b""
             transport.begin(challenge)
             return transport.shake(data)
-        chosen = self.contexts.choose(hello.server_name)
+        chosen = self.contexts.choose(conn.origin.listener, hello.server_name)
         if chosen is None:
             transport.say(alert(UNRECOGNIZED_NAME))
             raise TLSError(f"there is no certificate for {hello.server_name or 'clients that name no host'}")

@@ -283,7 +283,7 @@ class Http2:
         """As http1_special.GuardedHttp1: why a request for this host may not come on this connection."""
         transport = conn.transport
         site = transport.site if isinstance(transport, TLSTransport) else ""
-        if self.handshakes.contexts.admits(site, host):
+        if self.handshakes.contexts.admits(conn.origin.listener, site, host):
             return None
         return Refusal(421, "This host has to be asked on a connection of its own, made with its name (SNI).")
 

@@ -256,7 +256,7 @@ class Pump:
             self.run_queue,
             self.endings,
             self.errors,
-            Contexts(plan.certificates, tuple(self.protocols(settings))),
+            Contexts(plan, tuple(self.protocols(settings))),
             self.protocols(settings),
             self.http1,
             self.clear_http1,

@@ -56,7 +56,7 @@ class PlanChange:
         if plan.certificates == self._pump.plan.certificates:
             self._contexts = self._pump.handshakes.contexts  # clients can resume their sessions
         else:
-            self._contexts = Contexts(plan.certificates, tuple(self._pump.protocols(plan.settings)))
+            self._contexts = Contexts(plan, tuple(self._pump.protocols(plan.settings)))
         self._ready = plan
 
     def switch_over(self, number: int) -> None:
@@ -97,6 +97,7 @@ class PlanChange:
         pump.proxy_headers.configure(settings)
         if self._contexts is not None:
             pump.handshakes.contexts = self._contexts
+            self._contexts.configure(plan)
         pump.responses.configure(settings)
         pump.tunnels.timeout = settings.tunnel_timeout
         pump.websockets.configure(settings)

@@ -1,4 +1,8 @@
-"""Which context a handshake begins with: by the name that the client asks for."""
+"""Which context a handshake begins with: by the address to which the client connected, and the name that it
+asks for.
+
+Both select a site as they do for requests: a host that no site has is the first one's that is served at that
+address. (Else a request could reach a site on a connection that has kept another site's rules.)"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from halfsync.certificates import Certificates, SiteCertificates, Span, context_of
+from halfsync.certificates import SiteCertificates, Span, context_of
 from halfsync.hosts import HostTable
+from halfsync.plan import Plan
 from halfsync.pump.descriptors import Descriptor
 from halfsync.ticket_keys import LIFE, SECRET, keys_of, new_secret, set_keys
 
@@ -15,14 +20,15 @@ if TYPE_CHECKING:
     import ssl
 
 NOBODY = -1
-"""In the place of a site, for hosts that none has."""
+"""In the place of a certificate, for hosts that have none."""
 
 
 class Contexts:
-    """Of all sites that have certificates, and of the default one. A host's site is found as for requests."""
+    """Of all sites that have certificates, and of the default one, which counts for all others."""
 
-    def __init__(self, certificates: Certificates | None, protocols: Sequence[str]) -> None:
+    def __init__(self, plan: Plan, protocols: Sequence[str]) -> None:
         """Raises ssl.SSLError, OSError."""
+        certificates = plan.certificates
         sites = certificates.sites if certificates is not None else ()
         self._sites = sites
         self._contexts: list[ssl.SSLContext] = []
@@ -35,26 +41,38 @@ class Contexts:
         self._tickets: TicketKeys | None = None
         if certificates is not None and certificates.tickets is not None:
             self._tickets = TicketKeys(certificates.fd, certificates.tickets, sites, self._contexts)
-        default = next((index for index, site in enumerate(sites) if not site.name), NOBODY)
-        self._table = HostTable(((index, site.hosts) for index, site in enumerate(sites)), default)
         self.has_guarded = len(sites) > 1 and any(map(_is_guarded, sites))
         """Whether a client that may speak with one site need not be let in by another."""
+        self.configure(plan)
+
+    def configure(self, plan: Plan) -> None:
+        """Another plan is in effect, with the same certificates."""
+        places = {site.name: index for index, site in enumerate(self._sites)}
+        default = places.get("", NOBODY)
+        of_sites = [places.get(site.name, default) for site in plan.sites]
+        self._tables = [
+            HostTable(
+                ((of_sites[one], plan.sites[one].hosts) for one in listener.sites),
+                of_sites[listener.sites[0]],
+            )
+            for listener in plan.listeners
+        ]
 
     def rotate_ticket_keys(self, now: float) -> None:
         """If it is time. `now`: seconds since 1970."""
         if self._tickets is not None and not 0 <= now - self._tickets.made < LIFE:
             self._tickets.renew(now)
 
-    def choose(self, name: str) -> tuple[str, ssl.SSLContext] | None:
+    def choose(self, listener: int, name: str) -> tuple[str, ssl.SSLContext] | None:
         """The name of a site, and its context. `name`: of the host, in lower case; "" if the client named
-        none. None: nothing is served under it."""
-        index = self._table.find(name.encode())
+        none. None: there is no certificate for it."""
+        index = self._tables[listener].find(name.encode())
         return None if index == NOBODY else (self._sites[index].name, self._contexts[index])
 
-    def admits(self, site: str, host: bytes) -> bool:
+    def admits(self, listener: int, site: str, host: bytes) -> bool:
         """Whether a request for a host, as a Host field has it, may come on a connection that was made with
         that site."""
-        index = self._table.find(host)
+        index = self._tables[listener].find(host)
         return index == NOBODY or self._sites[index].name == site or not _is_guarded(self._sites[index])
 
 
