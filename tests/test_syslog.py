@@ -13,6 +13,7 @@ import pytest
 from halfsync.logs import datagrams
 from halfsync.logs.journal import Journal
 from halfsync.logs.sending import send_all
+from halfsync.logs.streams import FIRST_WAIT, Stream
 from halfsync.logs.syslog import MAX_MESSAGE, Syslog, syslog_of
 from halfsync.logs.target import is_target, target_of
 from halfsync.wire.messages import LogRecord
@@ -84,7 +85,7 @@ def test_by_udp_it_names_the_host(address):
             (",format=rfc5424,nohostname", r"<190>1 \S+Z - halfsync \d+ - - x"),
         ):
             target = syslog_of(f"server={shown}:{port}{more}")
-            if address == "localhost" and "::1" in str(target._datagrams._address):
+            if address == "localhost" and "::1" in str(target._sender._address):
                 pytest.skip("localhost is ::1 here")
             assert target.send("x", 6)
             [message] = received(receiver, 1)
@@ -127,7 +128,7 @@ def test_one_that_is_away_is_tried_again_after_a_while_only(tmp_path, monkeypatc
     assert not target.send("lost", 6)
     with unix_receiver(tmp_path / "log") as receiver:
         assert not target.send("lost too", 6)
-        monkeypatch.setattr(target._datagrams, "_retry_at", 0.0)
+        monkeypatch.setattr(target._sender, "_retry_at", 0.0)
         assert target.send("here", 6)
         assert received(receiver, 1)[0].endswith(b"here")
 
@@ -149,7 +150,7 @@ def test_a_file_that_has_taken_the_descriptors_number_is_not_written_to(tmp_path
     with unix_receiver(tmp_path / "log") as receiver:
         target = syslog_of(f"server=unix:{tmp_path}/log")
         assert target.send("one", 6)
-        made = target._datagrams._socket
+        made = target._sender._socket
         assert made is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with ours, theirs:
@@ -160,6 +161,146 @@ def test_a_file_that_has_taken_the_descriptors_number_is_not_written_to(tmp_path
                 theirs.recv(100)
         os.close(made.detach() if made.fileno() >= 0 else os.dup(0))
         assert [m.rpartition(b" ")[2] for m in received(receiver, 2)] == [b"one", b"two"]
+
+
+# --- syslog by TCP -----------------------------------------------------------------------------------
+
+
+def tcp_receiver(backlog: int = 8, port: int = 0) -> socket.socket:
+    made = socket.create_server(("127.0.0.1", port), backlog=backlog)
+    made.settimeout(LONG)
+    return made
+
+
+def tcp_target(receiver: socket.socket, more: str = "") -> Syslog:
+    return syslog_of(f"server=tcp://127.0.0.1:{receiver.getsockname()[1]},nohostname{more}")
+
+
+def accepted(receiver: socket.socket) -> socket.socket:
+    peer = receiver.accept()[0]
+    peer.settimeout(LONG)
+    return peer
+
+
+def sent_at_last(target: Syslog, text: str) -> bool:
+    """Whether the connection is there when it has been waited for."""
+    return target.send(text, 6, wait=LONG)
+
+
+def texts(data: bytes) -> list[bytes]:
+    return [line.rpartition(b"]: ")[2] for line in data.split(b"\n")[:-1]]
+
+
+def test_by_tcp_each_message_ends_in_a_line_end():
+    with tcp_receiver() as receiver:
+        target = tcp_target(receiver)
+        assert sent_at_last(target, "one")
+        with accepted(receiver) as peer, peer.makefile("rb") as lines:
+            assert target.send("two\nthree\r", 6)
+            assert target.send("x" * 100_000, 6, wait=LONG)
+            got = [lines.readline() for _ in range(4)]
+    assert texts(b"".join(got[:3])) == [b"one", b"two", b"three\\x0d"]
+    assert all(line.startswith(b"<190>") for line in got)
+    assert len(got[3]) == MAX_MESSAGE + 1
+    assert got[3].endswith(b"x...\n")
+
+
+@pytest.mark.parametrize("form", ["rfc3164", "rfc5424"])
+def test_by_tcp_with_the_size_before_each_message(form):
+    with tcp_receiver() as receiver:
+        target = tcp_target(receiver, f",framing=octet-counted,format={form}")
+        assert sent_at_last(target, "Grüße")
+        with accepted(receiver) as peer, peer.makefile("rb") as stream:
+            assert target.send("two", 6)
+            for text in ("Grüße", "two"):
+                size = b""
+                while not size.endswith(b" "):
+                    size += stream.read(1)
+                message = stream.read(int(size)).decode()
+                assert message.startswith("<190>")
+                assert message.endswith(f" {text}")
+
+
+def test_by_tcp_a_receiver_that_starts_again_loses_nothing_that_is_sent_later():
+    """That the connection is over is seen before the next message, and not by its loss."""
+    with tcp_receiver() as receiver:
+        target = tcp_target(receiver)
+        for number in range(3):
+            assert sent_at_last(target, f"{number}")
+            with accepted(receiver) as peer:
+                assert texts(peer.recv(65536)) == [b"%d" % number]
+
+
+def test_by_tcp_one_that_is_away_and_comes_back():
+    with tcp_receiver() as receiver:
+        port = receiver.getsockname()[1]
+    target = syslog_of(f"server=tcp://127.0.0.1:{port}")
+    assert not target.send("lost", 6, wait=LONG)
+    assert target.why == "Connection refused"
+    with tcp_receiver(port=port) as receiver:
+        assert sent_at_last(target, "here")
+        with accepted(receiver) as peer:
+            assert texts(peer.recv(65536)) == [b"here"]
+
+
+def test_by_tcp_a_receiver_that_does_not_read_holds_nobody():
+    """What the kernel has room for is kept; what follows is the caller's to count; and nothing is torn."""
+    with tcp_receiver() as receiver:
+        target = tcp_target(receiver)
+        assert sent_at_last(target, "first")
+        with accepted(receiver) as peer, peer.makefile("rb") as lines:
+            sent = 0
+            while target.send(f"{sent} {'x' * 8000}", 6):
+                sent += 1
+            assert target.why == "it reads too slowly"
+            assert not target.send("lost", 6, wait=0.01)
+            got = b"".join(lines.readline() for _ in range(sent))
+            assert target.send("again", 6, wait=LONG)
+            got += b"".join(lines.readline() for _ in range(2))
+    expected = [b"first", *(b"%d %b" % (number, b"x" * 8000) for number in range(sent)), b"again"]
+    assert texts(got) == expected
+
+
+def test_by_tcp_one_that_does_not_accept_holds_nobody(monkeypatch):
+    """A connection that is not made is waited for once, and for a moment."""
+    waits: list[float] = []
+    has_room = datagrams.has_room
+
+    def noted(sock: socket.socket, seconds: float) -> bool:
+        waits.append(seconds)
+        return has_room(sock, seconds)
+
+    monkeypatch.setattr("halfsync.logs.streams.has_room", noted)
+    with tcp_receiver(backlog=0) as receiver:
+        address = receiver.getsockname()
+        with socket.create_connection(address), socket.socket() as second:  # its queue is full
+            second.setblocking(False)
+            second.connect_ex(address)
+            target = tcp_target(receiver)
+            assert not target.send("lost", 6)
+            assert target.why == "it does not accept the connection"
+            assert not target.send("lost too", 6)
+            assert sum(waits) == FIRST_WAIT
+
+
+def test_by_tcp_a_file_that_has_taken_the_descriptors_number_is_not_written_to():
+    with tcp_receiver() as receiver:
+        target = tcp_target(receiver)
+        assert sent_at_last(target, "one")
+        made = target._sender._socket
+        assert isinstance(target._sender, Stream)
+        assert made is not None
+        ours, theirs = socket.socketpair()
+        with ours, theirs, accepted(receiver) as first:
+            os.dup2(ours.fileno(), made.fileno())
+            assert sent_at_last(target, "two")
+            theirs.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(100)
+            with accepted(receiver) as second:
+                assert texts(first.recv(65536)) == [b"one"]
+                assert texts(second.recv(65536)) == [b"two"]
+        os.close(made.detach() if made.fileno() >= 0 else os.dup(0))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +318,12 @@ def test_a_file_that_has_taken_the_descriptors_number_is_not_written_to(tmp_path
         ("severity=loud", "is no severity"),
         ("tag=a b", "the tag"),
         ("tag=", "the tag"),
+        ("server=tcp://:514", "none of HOST"),
+        ("server=tls://a:514", "none of HOST"),
+        ("server=tcp://no-such-host.invalid", "is not found"),
+        ("server=tcp://127.0.0.1,framing=json", "neither traditional nor octet-counted"),
+        ("server=127.0.0.1,framing=traditional", "framing is for TCP"),
+        ("framing=octet-counted", "framing is for TCP"),
         ("format=json", "neither rfc3164 nor rfc5424"),
         ("colour=red", "'colour' is not known"),
     ],

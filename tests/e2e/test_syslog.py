@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -101,6 +102,87 @@ def test_both_logs_go_to_syslog_and_while_it_is_away_the_error_log_is_on_standar
             server.signal(signal.SIGTERM)
             assert server.ends(AT_ONCE) == 0
             receiver.until("stopped")
+        server.tracebacks = -1
+    finally:
+        server.stop()
+
+
+class StreamReceiver:
+    """Reads lines of every connection to this port, and keeps what the last one said."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port = self._listener.getsockname()[1]
+        self._peers: list[socket.socket] = []
+        self.got: list[str] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            self._peers.append(peer)
+            self._threads.append(threading.Thread(target=self._read, args=[peer]))
+            self._threads[-1].start()
+
+    def _read(self, peer: socket.socket) -> None:
+        with peer.makefile("r", encoding="utf-8") as lines, contextlib.suppress(ConnectionResetError):
+            for line in lines:
+                self.got.append(line)
+
+    def until(self, words: str) -> str:
+        text = ""
+
+        def is_there() -> bool:
+            nonlocal text
+            text = "".join(self.got)
+            return re.search(words, text, re.MULTILINE) is not None
+
+        until(is_there, told=lambda: text)
+        found = re.search(words, text, re.MULTILINE)
+        assert found
+        return found[found.lastindex or 0]
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join()
+        for peer in self._peers:
+            with contextlib.suppress(OSError):  # the other end was quicker
+                peer.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join()
+        for peer in self._peers:
+            peer.close()
+
+
+def test_both_logs_go_to_syslog_by_tcp_and_to_one_that_starts_again(tmp_path):
+    with contextlib.closing(StreamReceiver()) as receiver:
+        where = f"syslog:server=tcp://127.0.0.1:{receiver.port}"
+        logs = ("--error-logfile", f"{where},tag=errors", "--access-logfile", where)
+        server = Server(tmp_path, ("-b", "127.0.0.1:0", "story:app", *logs), {})
+        port = int(receiver.until(r"^<190>.{15} \S+ errors\[\d+\]: parent INFO .* serves .*:(\d+)$"))
+        ask(port, "/hello")
+        receiver.until(r'^<190>.{15} \S+ halfsync\[\d+\]: .*"GET /hello HTTP/1.1" 200')
+    try:
+        ask(port, "/fail")
+        server.until_logged("The error log can't be sent to syslog at tcp://127.0.0.1:.*refused", 1)
+        server.until_logged("ZeroDivisionError: the story's own")
+        server.until_logged("The access log can't be sent to syslog at tcp://.*Its records are dropped")
+        with contextlib.closing(StreamReceiver(receiver.port)) as again:
+
+            def is_back() -> bool:
+                ask(port, "/hello")
+                return "GET /hello" in "".join(again.got)
+
+            until(is_back)
+            again.until(r"The access log is sent to syslog at tcp://\S+ again; \d+ records were dropped")
+            server.signal(signal.SIGTERM)
+            assert server.ends(AT_ONCE) == 0
+            again.until("stopped")
         server.tracebacks = -1
     finally:
         server.stop()

@@ -126,7 +126,9 @@ def syslog_server(text: str) -> str:
         return f"syslog:server=unix:{place.removesuffix('#dgram')}"
     if kind == "udp":
         return f"syslog:server={place}"
-    raise ValueError("halfsync sends datagrams: to unix:///dev/log, or to udp://HOST:PORT.")
+    if kind == "tcp":
+        return f"syslog:server=tcp://{place}"
+    raise ValueError("halfsync sends to unix:///dev/log (datagrams), udp://HOST:PORT and tcp://HOST:PORT.")
 
 
 def syslog_switch(text: str) -> str:

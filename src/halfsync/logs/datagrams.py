@@ -1,4 +1,5 @@
 """Sending log messages as datagrams, to a unix socket or by UDP, without ever waiting long.
+(By TCP: streams.py.)
 
 The receiver may be away, come back at the same path, or read too slowly. So a socket that fails is made again
 (once in RETRY seconds at most), and one that is full is waited for no longer than the caller says. What can't
@@ -55,7 +56,7 @@ class Datagrams:
                 self.why = os.strerror(error.errno or 0)
                 if error.errno in _FULL:
                     self.why = "it reads too slowly"
-                    if not wait or not _has_room(sock, wait):
+                    if not wait or not has_room(sock, wait):
                         return False
                 elif error.errno in _GONE:
                     self._drop()
@@ -76,12 +77,16 @@ class Datagrams:
             return None
         self._retry_at = now + RETRY
         try:
-            self._socket = _connect(self._address)
+            self._socket = self._connect()
             self._identity = _identity_of(self._socket.fileno())
         except OSError as error:
             self.why = os.strerror(error.errno or 0)
             self._drop()
         return self._socket
+
+    def _connect(self) -> socket.socket:
+        """Raises OSError."""
+        return moved_up(connecting(self._address, socket.SOCK_DGRAM))
 
     def _drop(self) -> None:
         if self._socket is not None:
@@ -93,21 +98,24 @@ class Datagrams:
             self._drop()
 
 
-def _connect(address: Address) -> socket.socket:
+def connecting(address: Address, kind: int) -> socket.socket:
+    """A socket that is connected, or (a stream) on its way. Raises OSError."""
     family = socket.AF_UNIX
     if not isinstance(address, str):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    made = socket.socket(family, kind | socket.SOCK_CLOEXEC)
     try:
         made.setblocking(False)
         made.connect(address)
+    except BlockingIOError:
+        pass
     except OSError:
         made.close()
         raise
-    return _moved_up(made)
+    return made
 
 
-def _moved_up(made: socket.socket) -> socket.socket:
+def moved_up(made: socket.socket) -> socket.socket:
     try:
         high = fcntl.fcntl(made.fileno(), fcntl.F_DUPFD_CLOEXEC, HIGH)
     except OSError:  # the limit is lower, or none is free from there on
@@ -127,7 +135,7 @@ def _identity_of(descriptor: int) -> tuple[int, int, int] | None:
     return os.getpid(), status.st_dev, status.st_ino
 
 
-def _has_room(sock: socket.socket, seconds: float) -> bool:
+def has_room(sock: socket.socket, seconds: float) -> bool:
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     return bool(poller.poll(seconds * 1000))

@@ -2,6 +2,7 @@
 
     syslog:server=unix:/dev/log,facility=local7,tag=halfsync,severity=info,nohostname
     syslog:server=192.0.2.1:514,format=rfc5424
+    syslog:server=tcp://192.0.2.1:514,framing=octet-counted
 
 A message is what RFC 3164 describes, and what nginx and the C library send:
 
@@ -22,6 +23,7 @@ import ipaddress
 import re
 
 from halfsync.logs.datagrams import Address, Datagrams
+from halfsync.logs.streams import Stream
 from halfsync.primitives import os, socket, time
 
 DEFAULT_SERVER = "unix:/dev/log"
@@ -42,6 +44,11 @@ SEVERITIES = {
 OF_LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """Severities of our own levels. (Also systemd's priorities.)"""
 
+TCP, UDP = "tcp://", "udp://"
+TRADITIONAL, COUNTED = "traditional", "octet-counted"
+"""Values of framing=, with rsyslog's names."""
+
+_WORDS = ("server", "facility", "severity", "tag", "format", "framing", "nohostname")
 _TAG = re.compile(r"[A-Za-z0-9_./-]{1,48}")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _CONTROLS = {code: f"\\x{code:02x}" for code in [*range(32), 127, *range(128, 160)] if code != 9}
@@ -51,9 +58,17 @@ class Syslog:
     """Messages to one receiver."""
 
     def __init__(
-        self, server: str, facility: int, severity: int, tag: str, host: str, *, modern: bool
+        self,
+        server: str,
+        facility: int,
+        severity: int,
+        tag: str,
+        host: str,
+        *,
+        modern: bool,
+        is_counted: bool = False,
     ) -> None:
-        """`host`: "" for none. Raises ValueError with a sentence."""
+        """`host`: "" for none. `is_counted`: see Stream. Raises ValueError with a sentence."""
         self.name = f"syslog at {server}"
         self.severity = severity  # of the access log
         self._facility = facility
@@ -61,12 +76,13 @@ class Syslog:
         self._modern = modern
         address = address_of(server)
         self._host = "" if isinstance(address, str) and not modern else host
-        self._datagrams = Datagrams(address)
+        is_stream = server.startswith(TCP)
+        self._sender = Stream(address, is_counted=is_counted) if is_stream else Datagrams(address)
 
     @property
     def why(self) -> str:
         """Why the last one was not sent."""
-        return self._datagrams.why
+        return self._sender.why
 
     def send(self, text: str, severity: int, wait: float = 0.0) -> bool:
         """All its lines. False if one of them was not sent."""
@@ -81,9 +97,9 @@ class Syslog:
 
     def _send(self, data: bytes, wait: float) -> bool:
         try:
-            return self._datagrams.send(data, wait)
+            return self._sender.send(data, wait)
         except OSError:  # this machine's socket takes less
-            return self._datagrams.send(data[:1024], wait)
+            return self._sender.send(data[:1024], wait)
 
     def _head(self, priority: int, now: float) -> bytes:
         pid = os.getpid()
@@ -110,10 +126,9 @@ def syslog_of(text: str) -> Syslog:
     given: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
-        if name not in ("server", "facility", "severity", "tag", "format", "nohostname"):
-            raise ValueError(
-                f"{name!r} is not known; there are server=, facility=, severity=, tag=, format=, nohostname."
-            )
+        if name not in _WORDS:
+            known = "=, ".join(_WORDS)
+            raise ValueError(f"{name!r} is not known; there are {known}.")
         given[name] = value
     facility = given.get("facility", "local7")
     if facility not in FACILITIES:
@@ -129,8 +144,13 @@ def syslog_of(text: str) -> Syslog:
         raise ValueError(f"the format {form!r} is neither rfc3164 nor rfc5424.")
     host = "" if "nohostname" in given else socket.gethostname().partition(".")[0]
     server = given.get("server") or DEFAULT_SERVER
-    number, modern = FACILITIES.index(facility), form == "rfc5424"
-    return Syslog(server, number, SEVERITIES[severity], tag, host, modern=modern)
+    framing = given.get("framing", TRADITIONAL)
+    if framing not in (TRADITIONAL, COUNTED):
+        raise ValueError(f"the framing {framing!r} is neither {TRADITIONAL} nor {COUNTED}.")
+    if "framing" in given and not server.startswith(TCP):
+        raise ValueError(f"framing is for TCP, as in server={TCP}192.0.2.1:514.")
+    number, modern, counted = FACILITIES.index(facility), form == "rfc5424", framing == COUNTED
+    return Syslog(server, number, SEVERITIES[severity], tag, host, modern=modern, is_counted=counted)
 
 
 def address_of(server: str) -> Address:
@@ -140,7 +160,7 @@ def address_of(server: str) -> Address:
         if not path.startswith("/") or len(path.encode()) > 107:
             raise ValueError(f"the server {server!r} needs a path that begins with / (107 bytes at most).")
         return path
-    host, port = _host_and_port(server)
+    host, port = _host_and_port(server.removeprefix(TCP).removeprefix(UDP), server)
     try:
         return str(ipaddress.ip_address(host)), port
     except ValueError:
@@ -153,11 +173,14 @@ def address_of(server: str) -> Address:
     return str(found[0][4][0]), port
 
 
-def _host_and_port(server: str) -> tuple[str, int]:
+def _host_and_port(place: str, server: str) -> tuple[str, int]:
     found = re.fullmatch(
-        r"\[(?P<six>[0-9A-Fa-f:.]+)\](?::(?P<p6>\d+))?|(?P<host>[^:\[\]]+)(?::(?P<p>\d+))?", server
+        r"\[(?P<six>[0-9A-Fa-f:.]+)\](?::(?P<p6>\d+))?|(?P<host>[^:\[\]]+)(?::(?P<p>\d+))?", place
     )
     port = int((found["p6"] or found["p"] or DEFAULT_PORT) if found is not None else 0)
     if found is None or not 0 < port < 65536:
-        raise ValueError(f"the server {server!r} is none of HOST, HOST:PORT, [ADDRESS]:PORT and unix:/PATH.")
+        raise ValueError(
+            f"the server {server!r} is none of HOST, HOST:PORT, [ADDRESS]:PORT, the same behind tcp://, and "
+            "unix:/PATH."
+        )
     return found["six"] or found["host"], port

@@ -26,7 +26,7 @@ class Logging(Processes, frozen=True, kw_only=True):
             "Write the error log to this file in place of standard error; what applications write to "
             "standard error goes there too. - is standard error. Or send it to syslog, as in "
             "syslog:server=unix:/dev/log,facility=local7,tag=halfsync (those are the defaults; "
-            "server=HOST:PORT is UDP), or to systemd's journal: journald.",
+            "server=HOST:PORT is UDP, server=tcp://HOST:PORT TCP), or to systemd's journal: journald.",
             metavar="FILE",
         ),
     ] = None
