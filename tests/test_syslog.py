@@ -13,7 +13,7 @@ import pytest
 from halfsync.logs import datagrams
 from halfsync.logs.journal import Journal
 from halfsync.logs.sending import send_all
-from halfsync.logs.streams import FIRST_WAIT, Stream
+from halfsync.logs.streams import FIRST_WAIT, MessageStream
 from halfsync.logs.syslog import MAX_MESSAGE, Syslog, syslog_of
 from halfsync.logs.target import is_target, target_of
 from halfsync.wire.messages import LogRecord
@@ -288,7 +288,7 @@ def test_by_tcp_a_file_that_has_taken_the_descriptors_number_is_not_written_to()
         target = tcp_target(receiver)
         assert sent_at_last(target, "one")
         made = target._sender._socket
-        assert isinstance(target._sender, Stream)
+        assert isinstance(target._sender, MessageStream)
         assert made is not None
         ours, theirs = socket.socketpair()
         with ours, theirs, accepted(receiver) as first:

@@ -26,7 +26,7 @@ UNCONFIRMED_MS = 30_000
 (tcp(7): TCP_USER_TIMEOUT)."""
 
 
-class Stream(Datagrams):
+class MessageStream(Datagrams):
     """`is_counted`: each message has its size before it (RFC 6587 3.4.1), and not a line end behind it
     (3.4.2)."""
 

@@ -23,7 +23,7 @@ import ipaddress
 import re
 
 from halfsync.logs.datagrams import Address, Datagrams
-from halfsync.logs.streams import Stream
+from halfsync.logs.streams import MessageStream
 from halfsync.primitives import os, socket, time
 
 DEFAULT_SERVER = "unix:/dev/log"
@@ -68,7 +68,7 @@ class Syslog:
         modern: bool,
         is_counted: bool = False,
     ) -> None:
-        """`host`: "" for none. `is_counted`: see Stream. Raises ValueError with a sentence."""
+        """`host`: "" for none. `is_counted`: see MessageStream. Raises ValueError with a sentence."""
         self.name = f"syslog at {server}"
         self.severity = severity  # of the access log
         self._facility = facility
@@ -77,7 +77,7 @@ class Syslog:
         address = address_of(server)
         self._host = "" if isinstance(address, str) and not modern else host
         is_stream = server.startswith(TCP)
-        self._sender = Stream(address, is_counted=is_counted) if is_stream else Datagrams(address)
+        self._sender = MessageStream(address, is_counted=is_counted) if is_stream else Datagrams(address)
 
     @property
     def why(self) -> str:
