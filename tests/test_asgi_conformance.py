@@ -370,6 +370,24 @@ def test_several_tasks_may_wait_for_the_end():
 # --- Extensions ------------------------------------------------------------------------------------
 
 
+def test_hints_may_come_behind_the_start_and_leave_before_the_response():
+    """There the specification has them. Behind the beginning of the body it is too late, and no error."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await start(send)
+        await send({"type": "http.response.early_hint", "links": [b"</a>"]})
+        await body(send, b"a", more=True)
+        await send({"type": "http.response.early_hint", "links": [b"</b>"]})
+        await body(send, b"b")
+
+    hint, reply, *_ = sent = respond(app).sent
+    assert isinstance(hint, EarlyHints)
+    assert hint.fields == b"Link: </a>\r\n"
+    assert reply.status == 200
+    assert [type(one) for one in sent].count(EarlyHints) == 1
+    assert sent[-1].ending is DONE
+
+
 def test_hints_may_come_more_than_once_before_the_response():
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for link in (b"</a>", b"</b>"):

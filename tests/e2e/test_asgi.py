@@ -335,9 +335,10 @@ def test_trailers_come_behind_the_body(site):
             assert client.until(b"0\r\n") == b"6\r\nsummed\r\n3\r\n up\r\n0\r\n"
             assert client.take(len(lines) + 2) == lines + b"\r\n"
             assert client.ask("/trailers").body == b"summed up"
-    got = curl("--http2-prior-knowledge", "-D", "-", f"{site.url}/trailers").stdout
-    assert b"summed up" in got
-    assert b"x-sum: 42\r\nx-end: yes\r\n" in got
+    for fields, count in ((("-H", "TE: trailers"), 1), ((), 0)):
+        got = curl("--http2-prior-knowledge", "-D", "-", *fields, f"{site.url}/trailers").stdout
+        assert b"summed up" in got
+        assert got.count(b"x-sum: 42\r\nx-end: yes\r\n") == count
 
 
 def test_a_client_of_http_1_0_gets_no_hints(site):

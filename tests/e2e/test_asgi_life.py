@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,31 @@ def test_the_end_of_the_lifespan_is_awaited(tmp_path):
     with serving(tmp_path, "lives:app", environment={"LIFE": "well"}) as server:
         assert server.get("/").body == b"well"
     assert (tmp_path / "shut-down").exists()
+
+
+@pytest.mark.parametrize("life", ["goes round", "stays"])
+def test_one_that_does_not_return_from_its_lifespan_does_not_hold_up_a_stop(tmp_path, life):
+    """When it has said that its shutdown is complete: it receives again, or waits for another thing."""
+    with serving(tmp_path, "lives:app", "--graceful-timeout", "60", environment={"LIFE": life}) as server:
+        assert server.get("/").body == life.encode()
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.ends() == 0
+        assert time.monotonic() - began < 30
+        assert "is killed" not in server.log()
+        assert "took longer" not in server.log()
+    assert (tmp_path / "shut-down").exists()
+
+
+@pytest.mark.parametrize(
+    ("life", "shown"), [("wrong", "'http.response.start'"), ("no message", "'complete'")]
+)
+def test_a_message_that_has_no_place_in_a_lifespan_is_logged_with_the_rule(tmp_path, life, shown):
+    with serving(tmp_path, "lives:app", environment={"LIFE": life}) as server:
+        assert server.get("/").body == life.encode()
+        server.until_logged(
+            f"broke a rule of ASGI: in its lifespan it sent {shown}, but lifespan.startup.complete or "
+        )
 
 
 def test_an_application_without_a_lifespan_is_served(tmp_path):

@@ -266,6 +266,7 @@ def test_what_the_access_log_says(site):
     ("name", "rule"),
     [
         ("nothing", "'websocket.send' must have 'bytes' or 'text'"),
+        ("both", "'websocket.send' must have 'bytes' or 'text', not both"),
         ("number", "the 'bytes' of 'websocket.send' must be bytes, not int"),
         ("surrogate", "the 'text' of 'websocket.send' has a surrogate in it"),
         ("twice", "it sent 'websocket.accept', but it has accepted already"),

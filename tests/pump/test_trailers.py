@@ -45,17 +45,23 @@ def test_http1(head: bytes, length: int, end: bytes):
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-def test_http2(method: bytes):
+@pytest.mark.parametrize("wanted", [True, False])
+def test_http2(method: bytes, wanted: bool):
     """A header block ends the stream."""
+    te = [(b"te", b"trailers")] if wanted else []
     with Stage() as stage:
         hand = stage.hand()
-        client = RawHttp2(stage, headers(1, request(method=method)))
+        client = RawHttp2(stage, headers(1, request(*te, method=method)))
         respond(hand, hand.take())
         frames = [(kind, flags, payload) for kind, flags, number, payload in client.frames() if number == 1]
         if method == b"HEAD":
             assert [(kind, flags) for kind, flags, _ in frames] in ([(1, 4), (0, 1)], [(1, 5)])
-        else:
+        elif wanted:
             assert frames[1:] == [(0, 0, b"summed"), (1, 5, block((b"x-sum", b"42")))]
+        else:
+            assert b"".join(payload for kind, _, payload in frames if kind == 0) == b"summed"
+            assert [kind for kind, _, _ in frames].count(1) == 1
+            assert frames[-1][:2] == (0, 1)
 
 
 def test_a_response_that_is_cut_short_has_none():

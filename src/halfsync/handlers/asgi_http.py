@@ -229,7 +229,7 @@ class HTTPInvocation(OutgoingResponse):
             self._send_path(message)
         elif kind == "http.response.zerocopysend" and HELD <= phase <= BODY:
             await self._send_file(message)
-        elif kind == "http.response.early_hint" and phase == START:
+        elif kind == "http.response.early_hint" and phase <= BODY:
             self._hint(message)
         elif kind == "http.response.trailers" and phase == TRAILERS:
             self._end_with_trailers(message)
@@ -278,10 +278,12 @@ class HTTPInvocation(OutgoingResponse):
     # --- extensions --------------------------------------------------------------------------------
 
     def _hint(self, message: Message) -> None:
+        """The specification has hints behind the start, other servers before it: they leave before the
+        response in both cases. Behind the beginning of the body it is too late for them."""
         links = message.get("links", ())
         fields = [checked_field((b"Link", link)) for link in links]
         lines = b"".join(b"%b: %b\r\n" % field for field in fields)
-        if lines:
+        if lines and self._phase <= HELD:
             self._line.put(EarlyHints(self.number, lines), 0)
 
     def _end_with_trailers(self, message: Message) -> None:

@@ -274,6 +274,8 @@ class WebSocketInvocation:
                         text = message.get("text")
                         opcode = TEXT
                         data = text.encode() if type(text) is str and text.isascii() else _encoded(text)
+                    elif "text" in message:
+                        _check_alone(message)
                     if type(data) is bytes and len(data) <= MESSAGE_IN_PACKET:
                         self._unacknowledged += len(data) + PIECE_COST
                         self._line.say((MESSAGE_TAG, self.number, opcode, data))
@@ -297,7 +299,8 @@ class WebSocketInvocation:
         if data is None:
             data = _encoded(message.get("text"))
             kind = TEXT
-        elif type(data) is not bytes:
+        else:
+            _check_alone(message)
             data = _as_bytes(data)
         while self._unacknowledged >= RESPONSE_WINDOW and self._phase == OPEN:
             await self._wait()
@@ -459,6 +462,11 @@ def _encoded(text: object, what: str = "the 'text' of 'websocket.send'") -> byte
         return text.encode()
     except UnicodeEncodeError:
         raise BrokenRule(f"{what} has a surrogate in it, which UTF-8 can't encode") from None
+
+
+def _check_alone(message: Event) -> None:
+    if message.get("text") is not None:
+        raise BrokenRule("'websocket.send' must have 'bytes' or 'text', not both")
 
 
 def _as_bytes(data: Any) -> bytes:

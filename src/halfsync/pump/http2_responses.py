@@ -37,7 +37,7 @@ from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
 from halfsync.pump.streamed_bodies import BodyStreams
 from halfsync.pump.websocket import WebSocket
 from halfsync.pump.websockets import WebSockets
-from halfsync.wire.http1_responses import BODILESS
+from halfsync.wire.http1_responses import BODILESS, wants_trailers
 from halfsync.wire.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame_start
 from halfsync.wire.http2_responses import date_block, fields_block, hints_block, response_block
 from halfsync.wire.messages import Reply
@@ -201,8 +201,12 @@ class Http2Responses(StreamCloser):
         return [data if size == len(data) else data[:size]]
 
     def trailers(self, exchange: Exchange, fields: bytes) -> None:
-        """Every client can read them; but where there is no body, there is nothing that they could follow."""
-        if exchange.head.method != b"HEAD" and exchange.status not in BODILESS:
+        """As with HTTP/1.1: a client that says so gets them, and only behind a body."""
+        if (
+            exchange.head.method != b"HEAD"
+            and exchange.status not in BODILESS
+            and wants_trailers(exchange.head.raw)
+        ):
             exchange.trailers = fields
 
     def end(self, exchange: Exchange, reason: CloseReason = KEPT) -> None:

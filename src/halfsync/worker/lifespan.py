@@ -13,6 +13,8 @@ from halfsync.worker.importing import MAX_TRACEBACK
 
 MOST_OF_MESSAGE = 300
 """Characters of what the application says that stand in a sentence."""
+RETURNS_WITHIN = 1.0
+"""Seconds that an application has to return when it has said that its shutdown is complete."""
 
 
 class CannotStart(Exception):
@@ -36,6 +38,7 @@ class Lifespan:
         self._stopping = asyncio.Event()
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._asked = False
+        self._told_to_stop = False
         self._failed = ""  # a traceback
         self._raised: BaseException | None = None
         self.state: dict[str, Any] = {}
@@ -49,7 +52,7 @@ class Lifespan:
         if answer is None:
             self._does_not_answer()
         elif answer["type"] != "lifespan.startup.complete":
-            raise self._startup_failed(str(answer.get("message", "")))
+            raise self._startup_failed(str(answer.get("message") or ""))
 
     def _does_not_answer(self) -> None:
         """It raised, or returned, without a word."""
@@ -78,9 +81,10 @@ class Lifespan:
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._answer()
-                if answer is not None and answer["type"] == "lifespan.shutdown.failed":
-                    log("error", f"{self._target}: its lifespan shutdown failed: {answer.get('message', '')}")
-                await asyncio.wait([running])
+            if answer is not None and answer["type"] == "lifespan.shutdown.failed":
+                log("error", f"{self._target}: its lifespan shutdown failed: {answer.get('message') or ''}")
+            await asyncio.wait([running], timeout=RETURNS_WITHIN)
+            running.cancel()
         except TimeoutError:
             log("warning", f"{self._target}: its lifespan shutdown took longer than {seconds:g} s.")
             running.cancel()
@@ -121,15 +125,21 @@ class Lifespan:
             self._asked = True
             return {"type": "lifespan.startup"}
         await self._stopping.wait()
+        if self._told_to_stop:  # nothing follows: one that receives in a loop is not to go round for ever
+            await asyncio.Event().wait()
+        self._told_to_stop = True
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: dict[str, Any]) -> None:
         expected = "lifespan.shutdown" if self._told_complete else "lifespan.startup"
-        if message["type"] not in (f"{expected}.complete", f"{expected}.failed"):
+        kind = message.get("type") if isinstance(message, dict) else message
+        if kind not in (f"{expected}.complete", f"{expected}.failed"):
+            end_if_child()
             log(
                 "error",
-                f"{self._target}: in its lifespan it sent {message['type']!r:.60}, which has no place there.",
+                f"{self._target}: the application broke a rule of ASGI: in its lifespan it sent "
+                f"{kind!r:.60}, but {expected}.complete or {expected}.failed is to follow.",
             )
             raise RuntimeError(f"{expected}.complete or {expected}.failed is expected")
-        self._told_complete = self._told_complete or message["type"] == "lifespan.startup.complete"
+        self._told_complete = self._told_complete or kind == "lifespan.startup.complete"
         self._answers.put_nowait(message)

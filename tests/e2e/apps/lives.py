@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ async def lifespan(receive: Any, send: Any) -> None:
         return
     if LIFE == "wrong":
         await send({"type": "http.response.start"})
+    if LIFE == "no message":
+        await send("complete")
     await send({"type": "lifespan.startup.complete"})
     if LIFE == "ends":
         raise RuntimeError("ended early")
@@ -36,4 +39,10 @@ async def lifespan(receive: Any, send: Any) -> None:
         await send({"type": "lifespan.shutdown.failed", "message": "no way to say goodbye"})
         return
     Path("shut-down").touch()
-    await send({"type": "lifespan.shutdown.complete"})
+    while True:
+        await send({"type": "lifespan.shutdown.complete"})
+        if LIFE == "stays":
+            await asyncio.Event().wait()
+        if LIFE != "goes round":
+            break
+        await receive()

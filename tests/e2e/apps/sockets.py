@@ -155,6 +155,7 @@ async def do_rules(_scope: Any, receive: Any, send: Any, name: str) -> None:
     """Breaks one; says what `send` raised."""
     messages: dict[str, Any] = {
         "nothing": {"type": "websocket.send"},
+        "both": {"type": "websocket.send", "bytes": b"a", "text": "a"},
         "number": {"type": "websocket.send", "bytes": 5},
         "surrogate": {"type": "websocket.send", "text": "\ud800"},
         "twice": {"type": "websocket.accept"},
