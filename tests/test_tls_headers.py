@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from halfsync.header_rules import HeaderRule
@@ -91,10 +92,10 @@ def test_they_are_wrong_where_it_can_be_had_without_tls(tmp_path, text, start):
     layout = laid_out(found)
     with pytest.raises(SettingError) as told:
         listeners.check(
-            found.settings, ["http://127.0.0.1:80", "https://127.0.0.1:443"], layout.only_with_tls
+            found.settings, ["http://127.0.0.1:80", "https://127.0.0.1:443"], layout.only_with_tls, ()
         )
     assert str(told.value).startswith(start.replace("{folder}", str(tmp_path)))
-    listeners.check(found.settings, ["https://:443", "unix:/run/x"], layout.only_with_tls)
+    listeners.check(found.settings, ["https://:443", "unix:/run/x"], layout.only_with_tls, ())
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,38 @@ def test_a_wrong_value_in_a_route_is_told_with_its_place(tmp_path, key, value):
     text = f'[routes]\n"/" = {{ respond = "", {key} = "{value}" }}'
     with pytest.raises(SettingError, match=rf"halfsync\.toml:2: routes\.'/': {key} must be like '"):
         loaded(tmp_path, text)
+
+
+TOP = 'cert_reqs = "required"\nca_certs = "ca.pem"\n'
+SITE = '[sites.a]\n{}[sites.a.routes]\n"/" = {{ respond = "" }}'
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (f'bind = "https://:443"\n{TOP}[routes]\n"/" = {{ respond = "" }}', None),
+        (f'bind = ["https://:443", "unix:/run/x"]\n{TOP}[routes]\n"/" = {{ respond = "" }}', None),
+        (f'bind = ["https://:443", "http://:80"]\n{TOP}[routes]\n"/" = {{ respond = "" }}', ""),
+        (f'bind = ":80"\n{TOP}[routes]\n"/" = {{ respond = "" }}', ""),
+        # Nothing is served but the site's, which asks for none.
+        (f'bind = ["https://:443", "http://:80"]\n{TOP}' + SITE.format('cert_reqs = "none"\n'), None),
+        ('bind = ["https://:443", "http://:80"]\n' + SITE.format(TOP), '{folder}:3: sites."a": '),
+        ('bind = "http://:80"\n' + SITE.format('bind = "https://:443"\n' + TOP), None),
+        ('bind = "https://:443"\n' + SITE.format('bind = "http://:80"\n' + TOP), '{folder}:4: sites."a": '),
+        (f'bind = "https://:443"\n{TOP}' + SITE.format('bind = "http://:80"\n'), '{folder}:4: sites."a": '),
+    ],
+)
+def test_a_site_that_requires_certificates_is_not_served_in_clear(tmp_path, text, where):
+    found = loaded(tmp_path, text)
+    layout = laid_out(found)
+    addresses = layout.addresses(found.settings)
+    if where is None:
+        listeners.check(found.settings, addresses, (), layout.demanding)
+        return
+    with pytest.raises(SettingError) as told:
+        listeners.check(found.settings, addresses, (), layout.demanding)
+    start = where.format(folder=tmp_path / "halfsync.toml") + "cert_reqs is 'required', but "
+    assert str(told.value).startswith(start)
+    redirecting = msgspec.structs.replace(found.settings, redirect_http=True)
+    if "https" in text:
+        listeners.check(redirecting, addresses, (), layout.demanding)

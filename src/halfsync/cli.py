@@ -399,7 +399,7 @@ def check_listeners(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> N
     from halfsync.parent import acme_files, listeners
 
     addresses = layout.addresses(loaded.settings)
-    listeners.check(loaded.settings, addresses, layout.only_with_tls)
+    listeners.check(loaded.settings, addresses, layout.only_with_tls, layout.demanding)
     acme_files.check_packages(tls)
     schemes = [listeners.scheme_of(address, loaded.settings) for address in addresses]
     if "https" in schemes and not any(one.certfile for one in tls):

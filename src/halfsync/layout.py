@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -39,6 +38,7 @@ from halfsync.settings.sites import SiteEntry
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import FOR_FILES, Does, Target
 from halfsync.settings.tls_headers import NAMES as TLS_HEADERS
+from halfsync.settings.with_tls import Demanding, demanding, only_with_tls
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -48,6 +48,7 @@ class Layout(msgspec.Struct, frozen=True):
     pools: tuple[PoolPlan, ...]
     sites: tuple[SitePlan, ...]
     only_with_tls: tuple[str, ...] = ()  # settings that are wrong where there is an address without it
+    demanding: tuple[Demanding, ...] = ()
 
     def addresses(self, settings: Settings) -> list[str]:
         """Where to listen: at `bind`, and where sites have addresses of their own."""
@@ -109,7 +110,13 @@ def work_out(
     routes = [
         msgspec.structs.replace(route, limits=None) if route.limits == usual else route for route in routes
     ]
-    return Layout(tuple(routes), tuple(pools), tuple(plans), _only_with_tls(settings, targets, sites))
+    return Layout(
+        tuple(routes),
+        tuple(pools),
+        tuple(plans),
+        only_with_tls(settings, targets, sites),
+        tuple(demanding(settings, targets, sites)),
+    )
 
 
 HEALTH = {"/-/healthy": "healthy", "/-/ready": "ready"}
@@ -131,17 +138,6 @@ def in_clear(address: str) -> str:
 def _of_tls(settings: Settings) -> list[HeaderRule]:
     texts = {header: getattr(settings, name) for name, header in TLS_HEADERS.items()}
     return [HeaderRule(header, (text,)) for header, text in texts.items() if text]
-
-
-def _only_with_tls(
-    settings: Settings, targets: Sequence[Target], sites: Sequence[SiteEntry]
-) -> tuple[str, ...]:
-    """The settings that make header fields of TLS, each as a sentence about it begins."""
-    routes = [*targets, *(route for site in sites for route in site.routes)]
-    own: list[tuple[str, Mapping[str, Any]]] = [("", msgspec.structs.asdict(settings))]
-    own += [(f"{site.where}: ", site.own) for site in sites]
-    own += [(f"{route.where}: ", route.own) for route in routes]
-    return tuple(where + name for where, values in own for name in TLS_HEADERS if values.get(name))
 
 
 def _routes(

@@ -296,6 +296,14 @@ def mistakes(folder):
             "cert_reqs is 'required', but ca_certs names no authorities",
         ),
         (
+            "--cert-reqs required --ca-certs ca.pem",
+            "cert_reqs is 'required', but the default site is served at 127.0.0.1:0, in clear,",
+        ),
+        (
+            "--certfile both.pem -b https://:0 -b http://127.0.0.2:0 --cert-reqs required --ca-certs ca.pem",
+            "the default site is served at http://127.0.0.2:0, in clear, where no client can show",
+        ),
+        (
             "--certfile both.pem --cert-reqs optional --ca-certs text.pem",
             "there is no certificate in text.pem",
         ),

@@ -20,6 +20,7 @@ from halfsync.plan import DEFAULT_SITE, Listener, SitePlan
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal
+from halfsync.settings.with_tls import Demanding
 
 
 def bind(
@@ -151,7 +152,12 @@ ALL = "*"
 """In proxy_protocol: every address."""
 
 
-def check(settings: Settings, addresses: Sequence[str], only_with_tls: Sequence[str]) -> None:
+def check(
+    settings: Settings,
+    addresses: Sequence[str],
+    only_with_tls: Sequence[str],
+    demanding: Sequence[Demanding],
+) -> None:
     """Settings that are wrong for these addresses of `bind`; `only_with_tls` are if one is without it. Raises
     SettingError."""
     health = {parse(one) for one in settings.health_bind}
@@ -162,6 +168,7 @@ def check(settings: Settings, addresses: Sequence[str], only_with_tls: Sequence[
             f"health_bind: {named} is in bind too; health checks have an address of their own."
         )
     _check_tls(settings, served, only_with_tls)
+    _check_demands(settings, demanding)
     for one in settings.proxy_protocol:
         if one != ALL and parse(one) not in map(parse, addresses):
             there = ", ".join(addresses)
@@ -185,6 +192,21 @@ def _check_tls(settings: Settings, addresses: Sequence[str], only_with_tls: Sequ
             f"{only_with_tls[0]}: it must not be sent without TLS, and bind has addresses for http: turn "
             "redirect_http on."
         )
+
+
+def _check_demands(settings: Settings, demanding: Sequence[Demanding]) -> None:
+    """Whoever connects in clear can show no certificate; so no site that requires one is served there. (But
+    over a unix socket: its peer is a proxy.) Raises SettingError."""
+    for site in demanding:
+        for address in site.bind:
+            if settings.redirect_http or isinstance(parse(address), str):
+                continue
+            if scheme_of(address, settings) == "http":
+                raise SettingError(
+                    f"{site.setting} is 'required', but {site.what} is served at {address}, in clear, where "
+                    "no client can show a certificate: turn redirect_http on, or serve it at https:// "
+                    "addresses alone (bind)."
+                )
 
 
 def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:

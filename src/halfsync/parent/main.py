@@ -95,7 +95,7 @@ def _serve(
         if pid_file is not None:
             undo.callback(pid_file.remove)
         addresses = layout.addresses(settings)
-        listeners.check(settings, addresses, layout.only_with_tls)
+        listeners.check(settings, addresses, layout.only_with_tls, layout.demanding)
         bound = _listeners(settings, identity, addresses, before)
         undo.callback(listeners.close, bound)
         error_log = None

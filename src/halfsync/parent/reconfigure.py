@@ -83,7 +83,7 @@ class Reconfiguration:
         machine.check_proc(layout.routes)
         machine.check_descriptors(found.settings, layout.pools)
         settings = msgspec.structs.replace(found.settings, spool_dir=running.settings.spool_dir)
-        listeners.check(settings, layout.addresses(settings), layout.only_with_tls)
+        listeners.check(settings, layout.addresses(settings), layout.only_with_tls, layout.demanding)
         pools, routes = aligned(running.pools, layout.pools, layout.routes)
         sockets = self._next_listeners(running, settings, layout)
         plan = Plan(settings, routes, pools, sockets, running.number, layout.sites, found.configuration)
