@@ -14,7 +14,7 @@ from halfsync.handlers.asgi import ASGIHandler
 from halfsync.objects import File, Memory
 from halfsync.plan import Kind, Listener, RoutePlan
 from halfsync.response import Head
-from halfsync.wire.messages import Ending, Piece, Reply, StreamedTask, Task
+from halfsync.wire.messages import Ending, Piece, Reply, StreamedTask, Task, decode_replies, encode
 
 LISTENERS = (
     Listener("127.0.0.1:80", "127.0.0.1", 80, socket.socket()),
@@ -45,6 +45,10 @@ class Stage:
         assert part.objects == [Memory(b"", sum(map(len, pieces)))]
         part.objects[:] = [Memory(b"".join(pieces))]
         self.sent.append(part)
+
+    def say(self, message: Any) -> None:
+        [sent] = decode_replies(encode([message]))
+        self.sent.append(sent)
 
     def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
         self.sent.append(Reply(number, head.status, head.reason, head.fields, len(body), body))

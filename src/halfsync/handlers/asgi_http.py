@@ -186,7 +186,7 @@ class HTTPInvocation(OutgoingResponse):
                 if type(piece) is not bytes:
                     piece = _as_bytes(piece)
                 if message.get("more_body", False):
-                    if not self._joins_kept(piece):
+                    if not self._keeps(piece):
                         await self._send_piece(piece, last=False)
                 elif self._plain and self._phase == HELD and self._fits(len(piece)):
                     self._phase = OVER

@@ -20,6 +20,8 @@ from halfsync.primitives import time
 from halfsync.response import INTERNAL_ERROR, SMALL, Head
 from halfsync.wire.messages import (
     DONE,
+    MEMORY_TAG,
+    PART_TAG,
     PIECE_COST,
     RESPONSE_WINDOW,
     UNFINISHED,
@@ -27,6 +29,7 @@ from halfsync.wire.messages import (
     Ending,
     Lease,
     Part,
+    PartColumns,
     Piece,
     Reply,
     cost_of,
@@ -71,6 +74,9 @@ class Line(Protocol):
 
     def put_pieces(self, part: Part, pieces: list[bytes], size: int) -> None:
         """Send a part whose one object is these pieces, together."""
+
+    def say(self, message: PartColumns) -> None:
+        """Send a part that is a small piece."""
 
     def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
         """Send the whole of a small response."""
@@ -170,16 +176,20 @@ class OutgoingResponse:
         self._kept.append(piece)
         self._kept_size += len(piece)
 
-    def _joins_kept(self, piece: bytes) -> bool:
-        """The short road of a piece behind others of this turn. False: there are none, or it does not fit."""
+    def _keeps(self, piece: bytes) -> bool:
+        """The short road of a piece that is not the body's first or last, and need not wait. False: it is
+        another one, or does not fit behind those of this turn."""
         size = self._kept_size + len(piece)
         if (
-            not self._kept
+            self._phase != BODY
+            or not piece
             or size > MAX_PIECE
             or self._left >= 0
             or self._unacknowledged + self._kept_size >= RESPONSE_WINDOW
         ):
             return False
+        if not self._kept:
+            self._line.soon(self)
         self._kept.append(piece)
         self._kept_size = size
         return True
@@ -192,7 +202,12 @@ class OutgoingResponse:
             part = Part(self.number, [Memory(b"", size)], ending, self._handler_ns(ending))
             self._line.put_pieces(part, kept, cost)
         elif kept:
-            self._part([Memory(kept[0] if len(kept) == 1 else b"".join(kept))], ending)
+            data = kept[0] if len(kept) == 1 else b"".join(kept)
+            if ending is UNFINISHED:
+                self._unacknowledged += size + PIECE_COST
+                self._line.say((PART_TAG, self.number, ((MEMORY_TAG, data),)))
+            else:
+                self._part([Memory(data)], ending)
         elif ending is not UNFINISHED:
             self._part([], ending)
 

@@ -46,6 +46,7 @@ from halfsync.wire.messages import (
     Message,
     MessageColumns,
     Part,
+    PartColumns,
     Piece,
     Task,
     message_cost,
@@ -74,8 +75,8 @@ class LineOfWebSocket(Line, Protocol):
 
     def put(self, message: FromWorker, size: int) -> None: ...
 
-    def say(self, message: MessageColumns) -> None:
-        """Send a message that is in no file."""
+    def say(self, message: MessageColumns | PartColumns) -> None:
+        """Send a message that is in no file; or as in Line."""
 
     def ask(self, number: int, size: int) -> None:
         """So much more of MESSAGE_WINDOW is free."""

@@ -24,6 +24,7 @@ from halfsync.pump.output import Output
 from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
+from halfsync.pump.small_parts import SmallParts
 from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, BodyEvent, ConnectionEvent
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import without_empty_lines
@@ -61,6 +62,7 @@ class Http1Responses:
         self._run_queue = run_queue
         self._endings = endings
         self._output = output
+        self.small_parts = SmallParts(clock, run_queue, endings, output)
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:

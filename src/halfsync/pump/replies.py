@@ -33,7 +33,7 @@ from halfsync.pump.poller import Poller
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, PipeEnd
-from halfsync.pump.states import ENDED, IDLE, WORKING
+from halfsync.pump.states import ENDED, IDLE, PRODUCING, WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websockets import WebSockets
@@ -158,7 +158,9 @@ class Replies:
         try:
             if messages and (type(messages[0]) is Message or type(messages[-1]) is Message):
                 messages = self._put_out_messages(worker, messages)
-            others = self._put_out(worker, messages)
+            if worker.is_loop and messages and (type(messages[0]) is Part or type(messages[-1]) is Part):
+                messages = self._put_out_parts(worker, messages)
+            others = self._put_out(worker, messages) if messages else messages
         except Exception:  # noqa: BLE001 (what it had not done is done below; and of what it had, no number is left)
             self._errors.report(f"on the fast path:\n{traceback.format_exc()}")
             others = messages
@@ -179,6 +181,20 @@ class Replies:
                 if isinstance(owner, Exchange):
                     self._websockets.close(owner, CloseCode.INTERNAL_ERROR, why=CloseReason.INTERNAL_ERROR)
             return [one for one in messages if type(one) is not Message]
+
+    def _put_out_parts(self, worker: Worker, messages: list[FromWorker]) -> list[FromWorker]:
+        """The fast path of bodies that come piece by piece. Gives the others."""
+        try:
+            others, body_bytes = self._responses.small_parts.put_out(worker.owners, messages)
+        except Exception:  # noqa: BLE001 (as above)
+            self._errors.report(f"on the fast path of parts:\n{traceback.format_exc()}")
+            for number in {one.number for one in messages if type(one) is Part}:
+                owner = worker.owners.get(number)
+                if isinstance(owner, Exchange) and owner.conn is not None and owner.state is PRODUCING:
+                    owner.conn.protocol.abort(owner, CloseReason.INTERNAL_ERROR)
+            return [one for one in messages if type(one) is not Part or one.ending is not UNFINISHED]
+        worker.response_bytes += body_bytes
+        return others
 
     def _put_out(  # noqa: C901 (written out, for a call for each response costs 60 ns)
         self, worker: Worker, messages: list[FromWorker]

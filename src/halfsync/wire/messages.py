@@ -223,7 +223,13 @@ class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
     handler_ns: int = 0  # time in the handler; with UNFINISHED, it comes in the last Part
 
 
-class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
+PART_TAG = 1
+PartColumns = tuple[int, int, tuple[tuple[str, bytes]]]
+"""The tag and the columns of a Part whose only object is a Memory, and that says UNFINISHED: on the wire they
+are the same, and tuples cost less. (The Memory's tag and bytes; what is not written is the default.)"""
+
+
+class Part(msgspec.Struct, tag=PART_TAG, array_like=True, gc=False):
     """More of a body whose Reply said UNFINISHED; or, for a LogTask, that it is done.
 
     One without objects that says UNFINISHED, which may also come before the Reply, asks whether the client is
@@ -231,7 +237,7 @@ class Part(msgspec.Struct, tag=1, array_like=True, gc=False):
 
     number: int  # the task's
     objects: list[SimpleObject]
-    ending: Ending
+    ending: Ending = Ending.UNFINISHED
     handler_ns: int = 0
     trailers: bytes = b""  # with DONE: validated field lines to be sent behind the body, each ended by CRLF
 
@@ -269,6 +275,10 @@ class Accept(msgspec.Struct, tag=11, array_like=True, gc=False):
 
     objects: ClassVar[list[SimpleObject]] = []  # as in Credit
     ending: ClassVar[Ending] = UNFINISHED
+
+
+MEMORY_TAG = "m"
+"""Of a Memory, in PartColumns."""
 
 
 def cost_of(item: SimpleObject) -> int:

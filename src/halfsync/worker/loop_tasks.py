@@ -49,6 +49,7 @@ from halfsync.wire.messages import (
     MessageColumns,
     Nudge,
     Part,
+    PartColumns,
     Piece,
     StreamedTask,
     Taken,
@@ -103,7 +104,7 @@ class LoopTasks:
         self._beats = False
         self.invocations: dict[int, ASGIInvocation] = {}
         self.wait = partial(asyncio.Future, loop=loop)  # what every loop makes of `create_future`
-        self._said: Callable[[MessageColumns], None] = self._outbox.waiting.append
+        self._said: Callable[[MessageColumns | PartColumns], None] = self._outbox.waiting.append
         self.is_open = False
 
     def open(self) -> None:
@@ -298,7 +299,7 @@ class LoopTasks:
             self._flushes = True
             self._loop.call_soon(self._flush)
 
-    def say(self, message: MessageColumns) -> None:
+    def say(self, message: MessageColumns | PartColumns) -> None:
         self._said(message)
         if not self._flushes:
             self._flushes = True

@@ -33,6 +33,7 @@ from halfsync.wire.messages import (
     Message,
     MessageColumns,
     Part,
+    PartColumns,
     Reply,
     encode,
 )
@@ -42,8 +43,11 @@ from halfsync.worker.forks import end_if_child
 SmallReply = tuple[int, int, int, str, bytes, int, bytes, tuple[()], int, bool, bool, None, int]
 """A Reply's encoding, spelt out: its tag and its fields. To make and encode it takes 0.1 µs less."""
 
+Waiting = FromWorker | SmallReply | MessageColumns | PartColumns
+"""What can wait here."""
+
 _FEW = 256
-"""Messages that are encoded without a look at their sizes first."""
+"""Messages of a packet that are encoded without a look at their sizes first."""
 _OVERHEAD = 160
 """Bytes that a message can take beside its fields and bodies: numbers, reason, a lease's names."""
 
@@ -57,7 +61,7 @@ class Outbox:
     def __init__(self, tasks: socket.socket) -> None:
         self._tasks = tasks
         self._sending = threading.Lock()
-        self.waiting: deque[FromWorker | SmallReply | MessageColumns] = deque()
+        self.waiting: deque[Waiting] = deque()
         self._with_objects: deque[int] = deque()  # one entry for each message that waits and has objects
         self._behind: dict[int, list[bytes]] = {}  # what stands behind messages, by id() of these
         self.gone = False  # the pump will read nothing more
@@ -105,9 +109,9 @@ class Outbox:
             self.since = now
         return now
 
-    def say(self, message: MessageColumns) -> None:
-        """Put a message of a WebSocket. `size` and `since` do not count it: an event loop flushes at the end
-        of its turn."""
+    def say(self, message: MessageColumns | PartColumns) -> None:
+        """Put a message of a WebSocket, or a small piece of a body. `size` and `since` do not count it: an
+        event loop flushes at the end of its turn."""
         self.waiting.append(message)
 
     def client_disconnected(self, number: int) -> None:
@@ -126,17 +130,20 @@ class Outbox:
             messages = [take() for _ in range(len(self.waiting))]
             if not messages:
                 return
-            if len(messages) <= _FEW and not self._with_objects:
-                packet = encode(messages)
-                if len(packet) <= MAX_PACKET and self._send([packet], []):
-                    return
-            self._send_in_packets([_as_message(message) for message in messages])
+            if self._with_objects:
+                self._send_in_packets(messages)
+                return
+            for at in range(0, len(messages), _FEW):
+                some = messages[at : at + _FEW]
+                packet = encode(some)
+                if len(packet) > MAX_PACKET or not self._send([packet], []):
+                    self._send_in_packets(some)
 
-    def _send_in_packets(self, messages: list[FromWorker]) -> None:
-        for message in messages:
-            if message.objects:
+    def _send_in_packets(self, waiting: list[Waiting]) -> None:
+        for one in waiting:
+            if not isinstance(one, tuple) and one.objects:
                 self._with_objects.popleft()
-        for some in _packets([self._fitting(message) for message in messages]):
+        for some in _packets([self._fitting(_as_message(one)) for one in waiting]):
             self._send_packet(some)
 
     def _send_packet(self, messages: list[FromWorker]) -> None:
@@ -230,7 +237,7 @@ class OutboxOfChild(Outbox):
         end_if_child()
         return 0
 
-    def say(self, message: MessageColumns) -> None:
+    def say(self, message: MessageColumns | PartColumns) -> None:
         end_if_child()
 
     def flush(self) -> None:
@@ -240,9 +247,12 @@ class OutboxOfChild(Outbox):
 _now = time.monotonic_ns
 
 
-def _as_message(message: FromWorker | SmallReply | MessageColumns) -> FromWorker:
+def _as_message(message: Waiting) -> FromWorker:
     if not isinstance(message, tuple):
         return message
+    if len(message) == 3:
+        [(_, data)] = message[2]
+        return Part(message[1], [Memory(data)])
     if len(message) == 4:
         return Message(*message[1:])
     _, number, status, reason, fields, length, body, _, _, dated, _, _, handler_ns = message
