@@ -91,6 +91,32 @@ def test_a_body_that_is_whole_in_time_is_like_any_other(body: bytes):
         assert task.body == body
 
 
+@pytest.mark.parametrize("behind", [b"", b"x" * 10, DATA[:30_000]])
+@pytest.mark.parametrize("trailers", [False, True])
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_frames_that_are_read_at_once_are_all_of_the_body(behind: bytes, trailers: bool, handed_over: bool):
+    """The last of them says that the body is over: that is so behind it, and not behind the first."""
+    with streaming() as stage:
+        hand = stage.hand()
+        frames = [data(1, b"abc"), *(data(1, behind[at : at + 9000]) for at in range(0, len(behind), 9000))]
+        frames.append(headers(1, block((b"x-sum", b"1"))) if trailers else data(1, b"def", ES))
+        client = RawHttp2(stage)
+        body = b"abc" + behind + (b"" if trailers else b"def")
+        if handed_over:
+            client.send(headers(1, POST, EH))
+            task = hand.take()
+            client.send(b"".join(frames))
+        else:
+            client.send(headers(1, POST, EH), b"".join(frames))
+            task = hand.take()
+        if type(task) is Task:
+            assert task.body == body
+            return
+        hand.ask(task)
+        assert hand.collect(task) is Ending.DONE
+        assert hand.bodies[task.number] == body
+
+
 @pytest.mark.parametrize("trailers", [False, True])
 def test_the_end_comes_alone(trailers: bool):
     """An empty DATA frame, or trailers, which are dropped."""

@@ -310,7 +310,7 @@ class Http2:
     def _data(self, session: Session, event: DataReceived) -> None:
         owner = event.stream.owner
         stream = owner if isinstance(owner, Stream) else None
-        self.uploads.came(stream, event.stream, session, event.data)
+        self.uploads.came(stream, event.stream, session, event.data, last=event.last)
 
     def _other(self, conn: Connection, session: Session, event: Event) -> None:
         if isinstance(event, WindowsOpened):

@@ -64,7 +64,7 @@ class Http2BodyStreams(BodyStreams):
 
     @staticmethod
     def _has_some(stream: Stream) -> bool:
-        return bool(stream.parts) or stream.state_of.remote_closed
+        return bool(stream.parts) or stream.has_all
 
     def _take_in(self, conn: Connection, exchange: Exchange, stream: BodyStream) -> None:
         """What has come, as far as there is room."""
@@ -74,7 +74,7 @@ class Http2BodyStreams(BodyStreams):
         conn.parts = [data[len(piece) :]] if len(piece) < len(data) else []
         self._check_size(exchange, stream.size + len(piece))
         exchange.received += len(piece)
-        last = conn.state_of.remote_closed and not conn.parts
+        last = conn.has_all and not conn.parts
         if last and conn.state_of.expected > 0:
             self._cut_short(exchange, stream, piece)
         elif piece or last:

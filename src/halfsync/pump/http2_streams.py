@@ -46,7 +46,7 @@ class Block(Framing):
 class Stream(Connection):
     """One exchange on an HTTP/2 connection."""
 
-    __slots__ = ("carrier", "error_code", "parts", "share", "state_of", "stop_at", "window_shut")
+    __slots__ = ("carrier", "error_code", "has_all", "parts", "share", "state_of", "stop_at", "window_shut")
 
     def __init__(
         self, carrier: Connection, session: Session, state: StreamState, protocol: WireProtocol
@@ -72,6 +72,7 @@ class Stream(Connection):
         self.carrier = carrier
         self.state_of = state
         self.parts: list[bytes] = []  # of the request's body, not yet in its spool
+        self.has_all = False  # nothing comes behind `parts`
         self.window_shut = False  # nothing more can be sent until the client opens a window
         self.share = TURN
         self.stop_at = 0.0  # when a client that has its response is told to stop sending; 0: not yet

@@ -88,15 +88,19 @@ class Uploads:
             self._frames.put(stream.carrier, session, wire)
             self._run_queue.ready(stream.carrier)
 
-    def came(self, stream: Stream | None, state: StreamState, session: Session, data: bytes) -> None:
+    def came(
+        self, stream: Stream | None, state: StreamState, session: Session, data: bytes, *, last: bool
+    ) -> None:
         """More of a body, or its end."""
         exchange = None if stream is None else stream.exchange
+        if stream is not None and last:
+            stream.has_all = True
         if stream is None or exchange is None:
             pass
         elif exchange.websocket is not None and exchange.websocket.is_read(exchange.state < SENDING):
             if data:
                 stream.parts.append(data)
-            stream.ended = stream.ended or state.remote_closed
+            stream.ended = stream.has_all
             self._run_queue.ready(stream)
             return
         elif exchange.stream is not None and not exchange.stream.is_over:
@@ -138,7 +142,7 @@ class Uploads:
             return WAIT  # for the disk
         if stream.parts:
             self._take_in(stream, exchange, spool)
-        whole = stream.state_of.remote_closed
+        whole = stream.has_all
         if not spool.flush(partial(self._write_behind, stream), whole=whole) or not whole:
             return WAIT
         self._admission.submit(exchange)

@@ -219,7 +219,7 @@ class Http2Connection(Http2State):
             self.end_remote(stream)
         elif not data:
             self.count_idle("empty DATA frames")
-        events.append(DataReceived(stream, data))
+        events.append(DataReceived(stream, data, bool(flags & END_STREAM)))
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         if stream_id % 2 == 0:
@@ -359,7 +359,7 @@ class Http2Connection(Http2State):
         except Malformed as malformed:
             raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, str(malformed)) from None
         self.end_remote(stream)
-        events.append(DataReceived(stream, b""))
+        events.append(DataReceived(stream, b"", True))
 
 
 def _unpadded(payload: bytes) -> bytes:

@@ -21,14 +21,16 @@ class RequestReceived:
 
 
 class DataReceived:
-    """More of a request's body (maybe nothing); the last of it, if `stream.remote_closed`. Say `consumed`
-    when it is kept or dropped."""
+    """More of a request's body (maybe nothing); `last`: that was all. (`stream.remote_closed` is set when the
+    frames are read, while events of earlier ones have not been looked at yet.) Say `consumed` when it is kept
+    or dropped."""
 
-    __slots__ = ("data", "stream")
+    __slots__ = ("data", "last", "stream")
 
-    def __init__(self, stream: StreamState, data: bytes) -> None:
+    def __init__(self, stream: StreamState, data: bytes, last: bool) -> None:
         self.stream = stream
         self.data = data
+        self.last = last
 
 
 class StreamEnded:
