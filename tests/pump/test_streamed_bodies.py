@@ -16,7 +16,8 @@ from halfsync.objects import Memory
 from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import BodyState, ExchangeState
-from halfsync.pump.streamed_bodies import WORTH_A_PIECE
+from halfsync.pump.streamed_bodies import WORTH_A_PIECE, read_a_piece
+from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.messages import (
     BODY_WINDOW,
     FIRST_OF_BODY,
@@ -175,6 +176,46 @@ def test_pieces_do_not_become_ever_smaller():
             hand.collect(task)
             pieces += len(hand.bodies[task.number]) > before
         assert 1 <= pieces <= 4
+
+
+class Giving:
+    """A connection of which each read gives so much, as long as it has some."""
+
+    def __init__(self, size: int, left: int) -> None:
+        self.inbox = b""
+        self.readable, self.ended = True, False
+        self.transport = self
+        self._size, self._left = size, left
+
+    def recv(self, size: int) -> bytes:
+        given = min(size, self._size, self._left)
+        if not given:
+            raise BlockingIOError
+        self._left -= given
+        return bytes(given)
+
+    def drained(self, _received: int, _size: int) -> bool:
+        return not self._left
+
+
+@pytest.mark.parametrize(
+    ("each", "left", "window", "piece"),
+    [
+        (MIB, MIB, BODY_WINDOW, BLOCK_SIZE),
+        (MIB, MIB, BLOCK_SIZE, BLOCK_SIZE),
+        (MIB, MIB, BLOCK_SIZE - 1, 64 * 1024),
+        (MIB, 1000, BODY_WINDOW, 1000),
+        (16 * 1024, MIB, BODY_WINDOW, 64 * 1024),  # as TLS gives records
+        (16 * 1024, 40_000, BODY_WINDOW, 40_000),
+        (1, MIB, BODY_WINDOW, 4),
+        (1, 0, BODY_WINDOW, 0),
+    ],
+)
+def test_a_piece_is_a_block_or_four_records(each: int, left: int, window: int, piece: int):
+    """What was read and has no room in the window is no more than one read of elsewhere."""
+    conn: Any = Giving(each, left)
+    assert read_a_piece(conn, window) == bool(piece)
+    assert len(conn.inbox) == piece
 
 
 @pytest.mark.parametrize("kind", ["announced", "chunked"])

@@ -19,7 +19,7 @@ from halfsync.pump.http2_streams import Stream
 from halfsync.pump.refused_bodies import RefusedBodies
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import WORKING, BodyEvent, BodyState
-from halfsync.pump.streamed_bodies import BodyStreams
+from halfsync.pump.streamed_bodies import BodyStreams, is_worth_a_piece
 from halfsync.wire.messages import Ending
 from halfsync.wire.refusals import Refusal
 
@@ -56,6 +56,8 @@ class Http2BodyStreams(BodyStreams):
         assert isinstance(conn, Stream)
         try:
             while self._has_some(conn) and self._room(exchange, stream):
+                if not is_worth_a_piece(stream, sum(map(len, conn.parts))):
+                    break
                 self._take_in(conn, exchange, stream)
         except Refusal as refusal:
             self.refuse(exchange, refusal, CloseReason.REFUSED)

@@ -9,13 +9,13 @@ READS_A_TURN = 16
 """For each connection: how many reads of a body it may have taken in before others are served (1 MiB)."""
 
 
-def read_more(conn: Connection) -> bool:
+def read_more(conn: Connection, size: int = RECV_SIZE) -> bool:
     """One read, behind what the inbox holds; whether anything came. At the end of file, `ended` is set and
     `readable` is not."""
     if not conn.readable:
         return False
     try:
-        data = conn.transport.recv(RECV_SIZE)
+        data = conn.transport.recv(size)
     except BlockingIOError:
         conn.readable = False
         return False
@@ -25,7 +25,7 @@ def read_more(conn: Connection) -> bool:
         conn.ended = True
         conn.readable = False
         return False
-    if not conn.ended and conn.transport.drained(len(data), RECV_SIZE):
+    if not conn.ended and conn.transport.drained(len(data), size):
         conn.readable = False  # edge-triggered: the next bytes will be told
     conn.inbox = conn.inbox + data if conn.inbox else data
     return True

@@ -9,7 +9,7 @@ the body costs no more than its head, and a client that asked with `Expect: 100-
 only then.
 
 From there on the window says how much may be passed on; where it is shut the client is not read, and the
-kernel's own flow control stops it. So a body of any size takes one read (64 KiB) in the pump, and a window in
+kernel's own flow control stops it. So a body of any size takes one read (128 KiB) in the pump, and a window in
 the worker.
 
 The response may begin, and may be over, before the body is. If it is over, the rest of the body is nobody's:
@@ -28,10 +28,11 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
 from halfsync.pump.endings import Endings
 from halfsync.pump.output import RECHECK
-from halfsync.pump.reading import READS_A_TURN, read_more
+from halfsync.pump.reading import READS_A_TURN, RECV_SIZE, read_more
 from halfsync.pump.refused_bodies import RefusedBodies
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import PRODUCING, QUEUED, RECEIVING, SENDING, WORKING, BodyEvent, BodyState
+from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.http1_responses import CONTINUE
 from halfsync.wire.messages import BODY_WINDOW, FIRST_OF_BODY, Ending
 from halfsync.wire.refusals import Refusal
@@ -40,6 +41,8 @@ WORTH_A_PIECE = BODY_WINDOW // 4
 """Bytes for which the window has to be open before more is passed on, if there is as much. A handler that
 waits gives back what it has taken; were that filled at once, pieces would become ever smaller. (100 MiB took
 12,000 messages in place of 1,700.)"""
+RECORDS = 4
+"""Over TLS a read gives a record, 16 KiB at most: so many are one piece."""
 
 
 class BodyStreams:
@@ -65,7 +68,7 @@ class BodyStreams:
             for _ in range(READS_A_TURN):
                 if not self._room(exchange, stream):
                     return None
-                if not conn.inbox and not read_more(conn):
+                if not conn.inbox and not read_a_piece(conn, stream.window):
                     if conn.ended and not conn.readable:
                         return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                     return None
@@ -178,6 +181,16 @@ class BodyStreams:
             route.backend.give_up(exchange)
         conn.protocol.refuse(exchange, refusal)
         exchange.reason = reason
+
+
+def read_a_piece(conn: Connection, window: int) -> bool:
+    """Into the empty inbox: a block, if the window is open for all of it. Whether anything came."""
+    if not read_more(conn, BLOCK_SIZE if window >= BLOCK_SIZE else RECV_SIZE):
+        return False
+    for _ in range(RECORDS - 1):
+        if len(conn.inbox) >= RECV_SIZE or not read_more(conn):
+            break
+    return True
 
 
 def is_worth_a_piece(stream: BodyStream, size: int) -> bool:
