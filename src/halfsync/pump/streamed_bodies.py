@@ -9,8 +9,8 @@ the body costs no more than its head, and a client that asked with `Expect: 100-
 only then.
 
 From there on the window says how much may be passed on; where it is shut the client is not read, and the
-kernel's own flow control stops it. So a body of any size takes one read (128 KiB) in the pump, and a window in
-the worker.
+kernel's own flow control stops it. So a body of any size takes one read (128 KiB) in the pump, and a window
+in the worker.
 
 The response may begin, and may be over, before the body is. If it is over, the rest of the body is nobody's:
 the connection is closed in good order behind the response, because where a next request would begin is known
