@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "cores": set(),
     "memory": set(),
     "scoreboard": set(),
+    "counts": {"scoreboard"},
     "hosts": set(),
     "routes_table": {"plan"},
     "header_rules": set(),
@@ -58,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
         "settings.table", "__init__",
     },
     "pump": {
-        "memory", "scoreboard",
+        "counts", "memory", "scoreboard",
         "pump", "wire", "objects", "plan", "plan_codec", "channel", "logs", "settings.table", "prctl",
         "temporary_files", "stamps", "hosts", "header_rules", "forwarded", "certificates",
         "error_pages", "ticket_keys", "tls_facts", "request_ids", "store_url",
@@ -75,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "watcher": {"watcher", "wire", "plan", "channel", "logs", "seen_files", "settings"},
     "parent": {
-        "command_line", "early_signals", "memory", "scoreboard",
+        "command_line", "counts", "early_signals", "memory", "scoreboard",
         "parent", "wire", "layout", "plan", "plan_codec", "channel", "logs", "settings", "prctl",
         "temporary_files", "folders", "seen_files", "routes_table", "certificates",
         "issuing.files", "ticket_keys", *ENTRY_POINTS,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from halfsync.counts import REFUSALS, Counts, History, PoolCounts
 from halfsync.parent.process_rows import FreeRows
-from halfsync.pump.counts import REFUSALS, Counts, History, PoolCounts
 from halfsync.scoreboard import (
     CONTENT,
     HALF,

@@ -16,6 +16,8 @@ Nothing is locked. Each part has one process that writes it, and anyone may read
     counts          the pump     of all requests and connections (words)
     pools           the pump     handlers' times, and refused requests, by pool (words)
     history         the pump     how far the counts were, every few seconds
+    before          the parent   counts, pools and history of versions that this one has replaced (see
+                                 parent/counted.py)
 
 Words are aligned, of 64 bits. CPython stores one through a memoryview with a single move, so whoever reads
 sees the number before or the number after, and never a mixture.
@@ -45,7 +47,7 @@ POOLS = 64
 
 STATUSES = 1000
 REASONS = 32
-"""Reasons for which requests are refused, that are counted (see pump/counts.py)."""
+"""Reasons for which requests are refused, that are counted (see counts.py)."""
 TIMES = 65
 """Classes of a handler's time: the class n has those of less than 2**n nanoseconds, and at least half."""
 SAMPLES = 181
@@ -70,7 +72,9 @@ _HISTORY = _POOLS + 8 * POOL_WORDS * POOLS
 _SERVED = _HISTORY + 8 * (1 + SAMPLE_WORDS * SAMPLES)
 _PROCESSES = _SERVED + 8 * SERVED_WORDS * PROCESSES
 _TASKS = _PROCESSES + RECORD * PROCESSES
-SIZE = _TASKS + RECORD * TASKS
+_BEFORE = _TASKS + RECORD * TASKS - _COUNTS
+"""Added to where counts, pools and history are, it is where those from before are."""
+SIZE = _BEFORE + _SERVED
 
 
 class ProcessRow(msgspec.Struct, array_like=True):
@@ -151,15 +155,29 @@ class Scoreboard:
     def counts(self) -> memoryview:
         return self._view(_COUNTS, COUNT_WORDS)
 
+    @property
+    def counts_before(self) -> memoryview:
+        return self._view(_BEFORE + _COUNTS, COUNT_WORDS)
+
     def pool(self, index: int) -> memoryview:
         """Of a pool, by its index in the plan."""
+        return self._pool(_POOLS, index)
+
+    def pool_before(self, index: int) -> memoryview:
+        return self._pool(_BEFORE + _POOLS, index)
+
+    def _pool(self, offset: int, index: int) -> memoryview:
         if index < POOLS:
-            return self._view(_POOLS + 8 * POOL_WORDS * index, POOL_WORDS)
+            return self._view(offset + 8 * POOL_WORDS * index, POOL_WORDS)
         return memoryview(bytearray(8 * POOL_WORDS)).cast("Q")
 
     @property
     def history(self) -> memoryview:
         return self._view(_HISTORY, 1 + SAMPLE_WORDS * SAMPLES)
+
+    @property
+    def history_before(self) -> memoryview:
+        return self._view(_BEFORE + _HISTORY, 1 + SAMPLE_WORDS * SAMPLES)
 
     def served(self, row: int) -> memoryview:
         """Of the process with this row: requests, and bytes. -1: it has none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import signal
@@ -268,6 +269,44 @@ NO_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 SETTINGS_ACKNOWLEDGED = b"\0\0\0\4\1\0\0\0\0"
 GOAWAY = b"\7\0\0\0\0\0"
 """(RFC 9113 6.8: type, no flags, stream 0.)"""
+
+
+def test_what_was_counted_goes_on(tmp_path):
+    """Counters are those of all versions since the start, also of what the old one has still to finish."""
+    configure(tmp_path, more='"/status" = { status_page = true }')
+    with serving(tmp_path, bind=False) as server, server.client() as waiting:
+
+        def shown() -> dict[str, Any]:
+            return dict(json.loads(server.get("/status?json").body))
+
+        def handled() -> int:
+            return sum(sum(one["times"]) for one in shown()["handlers"] if one["pool"] == "upgraded:app")
+
+        for _ in range(20):
+            served_by(server.get("/"))
+        assert server.get("/nowhere\x01").status == 400
+        waiting.send(request("/wait/1"))
+        server.until((tmp_path / "here-1").exists)
+        server.until(lambda: handled() == 20)
+        before = shown()
+        upgrade(server)
+        after = shown()
+        assert after["pid"] != before["pid"]
+        for name in ("uptime", "requests", "bytes_sent"):
+            assert after[name] > before[name], name
+        # handed over, and not accepted another time: but one is accepted for each question
+        assert after["connections_accepted"] - before["connections_accepted"] in (1, 2)
+        assert after["responses"]["400"] == before["responses"]["400"] == 1
+        assert after["refused"] == before["refused"] == {"malformed": 1}
+        assert handled() == 20
+        (tmp_path / "go").touch()
+        served_by(waiting.answer())
+        server.until(lambda: handled() == 21)  # the old one's last request
+        upgrade(server)
+        served_by(server.get("/"))
+        server.until(lambda: handled() == 22)
+        assert shown()["requests"] > after["requests"]
+        assert shown()["refused"] == {"malformed": 1}
 
 
 # --- failures --------------------------------------------------------------------------------------

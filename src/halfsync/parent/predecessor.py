@@ -53,9 +53,10 @@ class Predecessor:
 
     def _files(self) -> list[int]:
         """Of which nothing has been made yet."""
-        files = (self._inherited.pid_file, self._inherited.control_socket)
+        inherited = self._inherited
+        files = (inherited.pid_file, inherited.control_socket)
         found = [one.fd for one in files if one is not None]
-        return [*found, self._inherited.certificates] if self._inherited.certificates >= 0 else found
+        return [*found, *(fd for fd in (inherited.certificates, inherited.counted) if fd >= 0)]
 
     @property
     def version(self) -> int:
@@ -137,6 +138,11 @@ class Predecessor:
                 pass  # then they shake hands once more
         certificates.close(before if before.fd >= 0 else None)
         self._inherited.certificates = -1
+
+    def take_counted(self) -> int:
+        """The descriptor of what is counted there, which is the caller's from now on; -1: there is none."""
+        counted, self._inherited.counted = self._inherited.counted, -1
+        return counted
 
     # --- handing over
 

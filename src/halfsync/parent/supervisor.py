@@ -41,6 +41,7 @@ from halfsync.logs.error import log
 from halfsync.parent.children import Child
 from halfsync.parent.control import Control
 from halfsync.parent.control_socket import ControlSocket
+from halfsync.parent.counted import CountsFromBefore
 from halfsync.parent.deaths import Deaths
 from halfsync.parent.limits import EXIT_WRONG, LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
 from halfsync.parent.logfiles import ErrorLog
@@ -110,7 +111,8 @@ class Supervisor:
         self._notifier = notifier or Notifier()
         self._watchdog = watchdog or Watchdog({}, self._notifier)
         self._at_once = False  # a stop that does not wait for requests
-        self._rows = ProcessRows(scoreboard or Scoreboard(), time.monotonic())
+        scoreboard = scoreboard or Scoreboard()
+        self._rows = ProcessRows(scoreboard, time.monotonic())
         self._is_told_twice = False  # the next TERM is the second one, after an upgrade
         unknown = UnknownChildren()
         access_log = self._reconfiguration.access_log
@@ -119,12 +121,14 @@ class Supervisor:
         self._reloads = Reloads(self._tree, self._staffing, self._reconfiguration, self._notifier)
         holdings = holdings or Holdings(control_socket=control_socket)
         self._predecessor = holdings.predecessor
+        counted = -1 if holdings.predecessor is None else holdings.predecessor.take_counted()
+        self._counts_before = CountsFromBefore(counted, scoreboard)
         self._tree.is_successor = self._predecessor is not None
         self._identity = identity
         self._holdings = holdings
         self._doubles = Doubles()
         self.upgrades = Upgrades(
-            self._tree, self._reloads, unknown, self._notifier, command, holdings, self._hand_over
+            self._tree, self._reloads, unknown, self._notifier, command, holdings, scoreboard, self._hand_over
         )
         self._control = (
             None
@@ -158,6 +162,7 @@ class Supervisor:
                 self._turn()
         finally:
             self._tree.kill_all()
+            self._counts_before.end(self._tree.pool_names)
             self.upgrades.close()
             self._deaths.reap_the_killed()
             self._stop_listening(self._tree.plan.listeners)
@@ -187,6 +192,8 @@ class Supervisor:
             self._watchdog.look(self._tree.pump, now)
             self._flush(now)
             self._rows.look(self._tree, now)
+            if self._tree.phase is not Phase.STARTING:
+                self._counts_before.copy(self._tree.pool_names, now)
             self._reloads.log_switched()
             if self._control is not None:
                 self._control.respond(now)
@@ -431,6 +438,7 @@ class Supervisor:
         if not predecessor.has_left:
             return False
         self._tree.is_successor = False
+        self._counts_before.copy(self._tree.pool_names, time.monotonic())  # before the pump adds to them
         self._holdings.take_over(self._identity)
         return True
 

@@ -45,6 +45,11 @@ class Tree:
     def all_pools(self) -> list[ChildPool]:
         return [self.pumps, *self.pools, self.watchers, self.issuers]
 
+    @property
+    def pool_names(self) -> list[str]:
+        """By index."""
+        return [pool.name for pool in self.pools]
+
     def children(self) -> list[Child]:
         """All that are not reaped: the pump first, the watcher last."""
         return [child for pool in self.all_pools for child in pool.children]

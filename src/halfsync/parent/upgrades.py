@@ -39,7 +39,8 @@ from halfsync.logs.error import log
 from halfsync.parent import listeners, processes
 from halfsync.parent.children import NEVER
 from halfsync.parent.control_socket import ControlSocket
-from halfsync.parent.limits import Phase
+from halfsync.parent.counted import CountsForNext
+from halfsync.parent.limits import LAST_WORD, REAPING, Phase
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.predecessor import Predecessor
 from halfsync.parent.privileges import Identity
@@ -49,6 +50,7 @@ from halfsync.parent.shortages import in_words
 from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
 from halfsync.plan import Plan
+from halfsync.scoreboard import Scoreboard
 from halfsync.wire import upgrade
 
 FIRST_WORD = 60.0
@@ -107,6 +109,7 @@ class Upgrades:
         notifier: Notifier,
         command: CommandLine | None,
         holdings: Holdings,
+        scoreboard: Scoreboard,
         hand_over: Callable[[list[int], int], None],
     ) -> None:
         """`hand_over` begins to drain; it is given the places of the listeners whose connections the new
@@ -117,7 +120,10 @@ class Upgrades:
         self._notifier = notifier
         self._command = command
         self._holdings = holdings
+        self._scoreboard = scoreboard
         self._hand_over = hand_over
+        self._counts: CountsForNext | None = None
+        self._ended_by = 0.0  # monotonic: this server, when it has handed over
         self._stage = Stage.NONE
         self._sock: socket.socket | None = None
         self._limit = NEVER
@@ -173,6 +179,7 @@ class Upgrades:
         self._tree.is_upgrading = True
         self._notifier.reloading()
         try:
+            self._counts = CountsForNext(self._scoreboard)
             ours, theirs = channel.pair()
         except OSError as error:
             self._failed([f"no process can be started: {in_words(error)}."])
@@ -182,7 +189,7 @@ class Upgrades:
             inherited = self._inherited()
             keep = [theirs.fileno(), *(one.fd for one in inherited.listeners)]
             keep += [one.fd for one in (inherited.pid_file, inherited.control_socket) if one is not None]
-            keep += [inherited.certificates] if inherited.certificates >= 0 else []
+            keep += [one for one in (inherited.certificates, inherited.counted) if one >= 0]
             environment = {**self._command.environment, upgrade.VARIABLE: str(theirs.fileno())}
             channel.send(ours, upgrade.encode(inherited))
             try:
@@ -225,6 +232,7 @@ class Upgrades:
             ),
             -1 if certificates is None else certificates.fd,
             None if certificates is None else certificates.tickets,
+            -1 if self._counts is None else self._counts.fd,
         )
 
     # --- in each turn
@@ -252,6 +260,8 @@ class Upgrades:
             os.kill(self.process, signal.SIGKILL)
         if self._stage is Stage.WAITING and self._reloads.is_over and not self.process:
             self._start(now)
+        if self._counts is not None and self.has_left:
+            self._counts.write(self._tree.pool_names, now, self._ended_by)
 
     def _receive(self, now: float) -> None:
         while self._sock is not None:
@@ -307,6 +317,7 @@ class Upgrades:
         if self.stays:
             prctl.adopt_orphans()  # when the new version is upgraded, its successor is our child
         self._notifier.hand_over(self.process)
+        self._write_counts()  # so that it can go on with them at once
         message = upgrade.encode(upgrade.HandedOver(self.stays or keeper is not None))
         sent = channel.send(self._sock, message, () if keeper is None else (keeper.fileno(),))
         if sent is not channel.SendResult.YES:  # it has just ended
@@ -325,6 +336,12 @@ class Upgrades:
         )
         self._holdings.let_go(self._tree.plan, prepared)
         self._hand_over(prepared.places, descriptor)
+
+    def _write_counts(self) -> None:
+        now = time.monotonic()
+        self._ended_by = now + self._tree.settings.graceful_timeout + LAST_WORD + 2 * REAPING
+        if self._counts is not None:
+            self._counts.write(self._tree.pool_names, now, self._ended_by)
 
     def _serves(self) -> None:
         if self._stage is Stage.LEAVING:
@@ -354,6 +371,7 @@ class Upgrades:
         self.failure = sentence[:1].upper() + sentence[1:]
         self._stage = Stage.NONE
         self._limit = NEVER
+        self._drop_counts()
         self._notifier.upgrade_failed()
         self._tree.is_upgrading = False
         self._reloads.go_on()
@@ -364,17 +382,26 @@ class Upgrades:
             os.kill(self.process, signal.SIGTERM)
             self._kill_at = now + TO_END
 
+    def _drop_counts(self) -> None:
+        if self._counts is not None:
+            self._counts.close()
+            self._counts = None
+
     def cancel(self, now: float) -> None:
         """The server stops, and so does what was to take its place."""
         if not self.has_left and self._stage is not Stage.NONE:
             self.failure = "The server was told to stop."
             self._stage = Stage.NONE
             self._limit = NEVER
+            self._drop_counts()
             self._end(now)
 
     def close(self) -> None:
-        """This server ends, and what was given up with it. To be called before children are reaped for the
-        last time."""
+        """This server ends, and what was given up with it. To be called when no child serves, and before
+        they are reaped for the last time."""
+        if self._counts is not None and self.has_left:
+            self._counts.end(self._tree.pool_names)
+            self._counts = None
         if not self.process or self.has_left or self._unknown.take(self.process) is not None:
             return
         until = time.monotonic() + TO_END

@@ -11,11 +11,11 @@ import resource
 import socket
 from collections.abc import Callable, Collection
 
+from halfsync.counts import CONNECTIONS_ACCEPTED
 from halfsync.logs.formats import needs_site
 from halfsync.plan import Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
-from halfsync.pump.counts import CONNECTIONS_ACCEPTED
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1_special import RedirectingHttp1
 from halfsync.pump.known_heads import KnownHeads
@@ -83,6 +83,7 @@ class Acceptor:
         self._run_queue = run_queue
         self._take_settings(plan)
         self._listeners = _open_sockets(plan)
+        self.has_started = False
         self._watched = False
         self._paused = False
         self.retry_at = NEVER  # monotonic: when a pause ends
@@ -93,7 +94,7 @@ class Acceptor:
         """Accept from now on."""
         if self._watched:
             return
-        self._watched = True
+        self.has_started = self._watched = True
         for index, listener in self._listeners.items():
             listener.setblocking(False)
             self._poller.watch(listener.fileno(), self._source(index, listener))
@@ -252,6 +253,7 @@ class Acceptor:
         try:
             if passed.state == HANDSHAKE.name:
                 conn = self._add(index, transport, (passed.client, passed.client_port))
+                self._endings.counts.words[CONNECTIONS_ACCEPTED] -= conn is not None  # it was counted there
             else:
                 conn = self._add_ready(index, transport, passed)
         except BaseException:

@@ -6,11 +6,11 @@ all of it is here, it goes to the route's backend.
 
 from __future__ import annotations
 
+from halfsync.counts import LEASE_SLOW_HITS
 from halfsync.pump.challenges import ShownChallenges
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, Exchange
-from halfsync.pump.counts import LEASE_SLOW_HITS
 from halfsync.pump.leased import Leased
 from halfsync.pump.leases import Leases
 from halfsync.pump.request_ids import RequestIds

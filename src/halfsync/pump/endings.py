@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from halfsync.counts import BYTES_SENT, CONNECTIONS_CLOSED, STATUS, Counts
 from halfsync.pump.access import AccessLog
 from halfsync.pump.client_connections import ClientConnections
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, Outcome
-from halfsync.pump.counts import BYTES_SENT, CONNECTIONS_CLOSED, STATUS, Counts
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd

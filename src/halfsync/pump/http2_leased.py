@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import time
 
+from halfsync.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Connection, Record
-from halfsync.pump.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.endings import Endings
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.http2_output import AHEAD, Http2Output

@@ -31,8 +31,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from halfsync.counts import LEASE_MISSES
 from halfsync.logs.error import log
-from halfsync.pump.counts import LEASE_MISSES
 from halfsync.pump.known_heads import KnownHeads, cut_cookie
 from halfsync.pump.lease_rules import may_use, objection
 from halfsync.pump.leased import Leased

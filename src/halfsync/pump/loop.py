@@ -25,10 +25,10 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
+from halfsync.counts import BYTES_SENT, LEASE_HITS
 from halfsync.plan import Plan
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
-from halfsync.pump.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.leased import Leased
 from halfsync.pump.output import LEFT_AFTER

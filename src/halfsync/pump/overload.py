@@ -32,10 +32,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from halfsync.counts import TOTAL_NS, WORD
 from halfsync.plan import BUILT_IN, Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Exchange, Route
-from halfsync.pump.counts import TOTAL_NS, WORD
 from halfsync.pump.quiet_log import QuietLog
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.stalls import LOOK

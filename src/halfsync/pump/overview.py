@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from halfsync.counts import TOTAL_NS
 from halfsync.pump.connection import Connection, Exchange
-from halfsync.pump.counts import TOTAL_NS
 from halfsync.pump.loop import Pump
 from halfsync.pump.workers import LOG_BATCH, Pool, Worker
 

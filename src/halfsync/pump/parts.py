@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from halfsync.counts import Counts
 from halfsync.plan import Plan
 from halfsync.pump.acceptor import Acceptor
 from halfsync.pump.access import AccessLog
@@ -13,7 +14,6 @@ from halfsync.pump.challenges import ShownChallenges
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
-from halfsync.pump.counts import Counts
 from halfsync.pump.draining import Draining
 from halfsync.pump.endings import Endings
 from halfsync.pump.handshakes import Handshakes
@@ -84,7 +84,7 @@ class Parts:
         self.endings = Endings(
             self.poller,
             self.access,
-            Counts(self.scoreboard.counts),
+            Counts(self.scoreboard.counts, self.scoreboard.counts_before),
             log_times=log_times,
             log_cookies=log_cookies,
         )

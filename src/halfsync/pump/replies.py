@@ -13,6 +13,7 @@ import time
 import traceback
 
 from halfsync import channel
+from halfsync.counts import BYTES_SENT, STATUS, TOTAL_NS, WORD
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.pump.access import AccessLog
@@ -21,7 +22,6 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Object
 from halfsync.pump.costs import LONG_NS
-from halfsync.pump.counts import BYTES_SENT, STATUS, TOTAL_NS, WORD
 from halfsync.pump.deaths import WorkerDeaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
-from halfsync.pump.counts import Point
+from halfsync.counts import Point
 from halfsync.pump.status_look import PAGE_STYLE, SCRIPT
 from halfsync.pump.status_plots import plot
 

@@ -13,18 +13,17 @@ from typing import Any
 import msgspec
 
 from halfsync import __version__
-from halfsync.memory import resident
-from halfsync.pump import overview
-from halfsync.pump.connection import Exchange
-from halfsync.pump.counts import (
+from halfsync.counts import (
     BYTES_SENT,
     CONNECTIONS_ACCEPTED,
     LEASE_HITS,
     LEASE_MISSES,
     LEASE_SLOW_HITS,
-    TOTAL_NS,
     History,
 )
+from halfsync.memory import resident
+from halfsync.pump import overview
+from halfsync.pump.connection import Exchange
 from halfsync.pump.loop import Pump
 from halfsync.pump.routes import below_prefix, target_parts
 from halfsync.pump.status_auto import auto
@@ -50,12 +49,14 @@ JOINING = 2.0
 class StatusPages:
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
-        self._history = History(pump.scoreboard.history)
-        self._started = pump.scoreboard.header[0] / 1e9 or pump.clock.now
+        self._history = History(pump.scoreboard.history, pump.scoreboard.history_before)
+        self._created = pump.clock.now
         pump.at_sweep.append(self._sweep)
 
     def _sweep(self) -> None:
         pump = self._pump
+        if not pump.acceptor.has_started:
+            return  # at an upgrade: what the version before has counted is not known yet
         self._history.sweep(pump.endings.counts, [pool.counts for pool in pump.pools.pools], pump.clock.now)
 
     def respond(self, kind: str, exchange: Exchange) -> tuple[int, bytes, bytes]:
@@ -70,6 +71,11 @@ class StatusPages:
             why_not = self._why_not_ready()
             return (503, TEXT, why_not.encode()) if why_not else (200, TEXT, b"ready\n")
         return self._status(exchange)
+
+    @property
+    def _started(self) -> float:
+        """When the counters began, monotonic."""
+        return self._pump.scoreboard.header[0] / 1e9 or self._created
 
     def _status(self, exchange: Exchange) -> tuple[int, bytes, bytes]:
         form = _below(exchange) or target_parts(exchange.head.target)[1][1:].partition(b"&")[0]
@@ -111,20 +117,20 @@ class StatusPages:
             "uptime": round(pump.clock.now - self._started, 3),
             "generation": pump.plan.number,
             "requests": counts.requests,
-            "lease_hits": counts.words[LEASE_HITS],
-            "lease_slow_hits": counts.words[LEASE_SLOW_HITS],
-            "lease_misses": counts.words[LEASE_MISSES],
+            "lease_hits": counts.total(LEASE_HITS),
+            "lease_slow_hits": counts.total(LEASE_SLOW_HITS),
+            "lease_misses": counts.total(LEASE_MISSES),
             "responses": {str(status): count for status, count in counts.statuses.items()},
             "refused": counts.refusals,
-            "bytes_sent": counts.words[BYTES_SENT],
-            "connections_accepted": counts.words[CONNECTIONS_ACCEPTED],
+            "bytes_sent": counts.total(BYTES_SENT),
+            "connections_accepted": counts.total(CONNECTIONS_ACCEPTED),
             "memory": resident(os.getpid()),
             **overview.status(pump),
             "workers": [self._worker(worker) for worker in pump.pools.workers.values()],
             "processes": self._processes(),
             "certificates": self._certificates(),
             "handlers": [
-                {"pool": pool.name, "times": pool.counts.times, "seconds": pool.counts.words[TOTAL_NS] / 1e9}
+                {"pool": pool.name, "times": pool.counts.all_times, "seconds": pool.counts.total_ns / 1e9}
                 for pool in pump.pools.pools
             ],
         }

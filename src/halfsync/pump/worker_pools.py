@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+from halfsync.counts import PoolCounts
 from halfsync.forwarded import Trust
 from halfsync.header_rules import HeaderRules
 from halfsync.plan import NO_POOL, Limits, Plan, RoutePlan
@@ -19,7 +20,6 @@ from halfsync.pump.access_rules import access_of
 from halfsync.pump.client_rates import Prefixes
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Backend, Exchange, Route
-from halfsync.pump.counts import PoolCounts
 from halfsync.pump.deaths import WorkerDeaths
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.dispatch import Dispatcher
@@ -172,7 +172,7 @@ class WorkerPools:
         self.tasks = Tasks(clock, poller, run_queue)
         self._scoreboard = scoreboard
         self.pools = [
-            Pool(pool.name, _routes_of(plan, index), PoolCounts(scoreboard.pool(index)))
+            Pool(pool.name, _routes_of(plan, index), _counts_of(scoreboard, index))
             for index, pool in enumerate(plan.pools)
         ]
         self._saturation = Saturation(clock)
@@ -215,7 +215,7 @@ class WorkerPools:
         waiting = [one for pool in self.pools for one in pool.take_all()]
         for index, planned in enumerate(plan.pools):
             if index == len(self.pools):
-                self.pools.append(Pool(planned.name, 1, PoolCounts(self._scoreboard.pool(index))))
+                self.pools.append(Pool(planned.name, 1, _counts_of(self._scoreboard, index)))
             pool = self.pools[index]
             pool.name = planned.name  # one that never came into effect may have left its place
             pool.is_shared_by(_routes_of(plan, index))
@@ -358,6 +358,10 @@ class WorkerPools:
 def name_of(plan: Plan, route: RoutePlan) -> str:
     """Of its `client_rate` in the store: what other machines call the same limit."""
     return f"{plan.sites[route.site].name}{route.prefix} {route.client_rate:g} {route.client_burst}"
+
+
+def _counts_of(scoreboard: Scoreboard, index: int) -> PoolCounts:
+    return PoolCounts(scoreboard.pool(index), scoreboard.pool_before(index))
 
 
 def _routes_of(plan: Plan, pool: int) -> int:

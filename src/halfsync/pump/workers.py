@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from halfsync.counts import PoolCounts
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Exchange
 from halfsync.pump.costs import Costs
-from halfsync.pump.counts import PoolCounts
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.poller import Poller
 from halfsync.pump.queues import FairQueue, Queue

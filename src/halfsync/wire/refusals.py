@@ -31,7 +31,7 @@ class Refusal(Exception):
         retry_after: int | None = None,
         reason: str = "",
     ) -> None:
-        """`reason`: as what it is counted (see pump/counts.py); "": as its status says."""
+        """`reason`: as what it is counted (see counts.py); "": as its status says."""
         super().__init__(f"{status} {HTTPStatus(status).phrase}: {sentence}")
         self.status = status
         self.sentence = sentence

@@ -13,6 +13,8 @@ it has started:
     old -> new   Forwarded   a signal came to the process that the service manager knows
     new -> old   Succeeded   the new one was upgraded itself: another process is the server now
 
+In a file in memory the old one says what it has counted, as long as it runs: `Counted` (parent/counted.py).
+
 And between the pumps, old to new: lists of `Passed`, each with the descriptors of its connections in order.
 
 The two may be of different versions, so messages are maps: a member that is not known is skipped, and one
@@ -20,6 +22,8 @@ that is missing has its default. What can't be understood so is another VERSION,
 """
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import msgspec
 
@@ -67,6 +71,7 @@ class Inherited(msgspec.Struct, tag="inherited"):
     control_socket: InheritedFile | None = None
     certificates: int = -1  # descriptor of the file in memory that has `tickets`
     tickets: tuple[int, int] | None = None  # offset and size of their secret
+    counted: int = -1  # descriptor of the file in memory that has `Counted`
 
 
 class Begun(msgspec.Struct, tag="begun"):
@@ -109,6 +114,28 @@ class Succeeded(msgspec.Struct, tag="succeeded"):
     pid: int
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class CountedPool(msgspec.Struct):
+    name: str
+    times: list[Count] = []  # of handlers, by class: see scoreboard.TIMES
+    total_ns: Count = 0
+    refused: dict[str, Count] = {}  # by reason: see counts.REFUSALS
+
+
+class Counted(msgspec.Struct):
+    """What the server has counted since its start. Times are monotonic."""
+
+    until: float = 0.0  # seconds: the old one has ended by then; 0: it has
+    started_ns: Count = 0
+    words: dict[str, Count] = {}
+    statuses: dict[Count, Count] = {}  # responses
+    refused: dict[str, Count] = {}
+    pools: list[CountedPool] = []
+    history: list[list[Count]] = []  # the oldest sample first: see counts.Sample
+
+
 class Passed(msgspec.Struct):
     """A connection that is between two requests, or whose first one has not begun. Times are monotonic
     seconds, which are the same for all processes."""
@@ -130,4 +157,5 @@ encode = _encoder.encode
 decode_inherited = msgspec.msgpack.Decoder(Inherited).decode
 decode_from_new = msgspec.msgpack.Decoder(Begun | CantStart | Prepared | IsServing | Succeeded).decode
 decode_from_old = msgspec.msgpack.Decoder(HandedOver | Forwarded).decode
+decode_counted = msgspec.msgpack.Decoder(Counted).decode
 decode_passed = msgspec.msgpack.Decoder(list[Passed]).decode

@@ -1,5 +1,7 @@
 """What has happened since the server's start, counted where it happens, in the scoreboard's memory.
 
+What is shown is that and what the versions before an upgrade have counted (see parent/counted.py).
+
 So it outlives the pump: the next one counts on. A request that a lease answers costs two additions of small
 integers; all else is counted once a packet of responses, once an exchange that took the general road, or once
 a connection. (To add to a word in shared memory takes about 90 ns, to an attribute 30.)
@@ -58,9 +60,18 @@ Key = TypeVar("Key")
 
 
 class Counts:
-    def __init__(self, words: memoryview) -> None:
-        """`words`: Scoreboard.counts."""
+    """`words`: this version's own, to be added to."""
+
+    def __init__(self, words: memoryview, before: memoryview | None = None) -> None:
+        """Scoreboard.counts and counts_before."""
         self.words = words
+        self._before = _nothing(words) if before is None else before
+
+    def total(self, word: int) -> int:
+        return int(self.words[word] + self._before[word])
+
+    def _totals(self, first: int, count: int) -> list[int]:
+        return _sums(self.words[first : first + count], self._before[first : first + count])
 
     def refused(self, status: int, reason: str) -> None:
         """`reason`: one of REFUSALS; "": what the status says."""
@@ -68,32 +79,54 @@ class Counts:
 
     @property
     def requests(self) -> int:
-        return self.words[LEASE_HITS] + sum(self.words[STATUS : STATUS + STATUSES])
+        return self.total(LEASE_HITS) + sum(self._totals(STATUS, STATUSES))
 
     @property
     def statuses(self) -> dict[int, int]:
-        return _found(range(STATUSES), self.words[STATUS : STATUS + STATUSES])
+        return _found(range(STATUSES), self._totals(STATUS, STATUSES))
 
     @property
     def refusals(self) -> dict[str, int]:
-        return _found(REFUSALS, self.words[REFUSED : REFUSED + len(REFUSALS)])
+        return _found(REFUSALS, self._totals(REFUSED, len(REFUSALS)))
 
 
 class PoolCounts:
-    def __init__(self, words: memoryview) -> None:
-        """`words`: Scoreboard.pool."""
+    """`words`: this version's own, to be added to."""
+
+    def __init__(self, words: memoryview, before: memoryview | None = None) -> None:
+        """Scoreboard.pool and pool_before."""
         self.words = words
+        self._before = _nothing(words) if before is None else before
 
     def refuse(self, reason: str) -> None:
         self.words[POOL_REFUSED + _INDICES.get(reason, 0)] += 1
 
     @property
     def refused(self) -> dict[str, int]:
-        return _found(REFUSALS, self.words[POOL_REFUSED : POOL_REFUSED + len(REFUSALS)])
+        end = POOL_REFUSED + len(REFUSALS)
+        return _found(REFUSALS, _sums(self.words[POOL_REFUSED:end], self._before[POOL_REFUSED:end]))
 
     @property
     def times(self) -> list[int]:
+        """This version's own."""
         return self.words[:TIMES].tolist()
+
+    @property
+    def all_times(self) -> list[int]:
+        return _sums(self.words[:TIMES], self._before[:TIMES])
+
+    @property
+    def total_ns(self) -> int:
+        """Of all those times together."""
+        return (self.words[TOTAL_NS] + self._before[TOTAL_NS]) & WORD
+
+
+def _nothing(words: memoryview) -> memoryview:
+    return memoryview(bytes(words.nbytes)).cast("Q")
+
+
+def _sums(own: memoryview, before: memoryview) -> list[int]:
+    return [one + other for one, other in zip(own, before, strict=True)]
 
 
 def _found(keys: Iterable[Key], counts: Iterable[int]) -> dict[Key, int]:
@@ -124,20 +157,21 @@ class Point(NamedTuple):
 class History:
     """The last quarter of an hour: a ring of samples, and before it how many there have been."""
 
-    def __init__(self, words: memoryview) -> None:
-        """`words`: Scoreboard.history."""
+    def __init__(self, words: memoryview, before: memoryview | None = None) -> None:
+        """Scoreboard.history and history_before."""
         self._words = words
+        self._before = _nothing(words) if before is None else before
         self._sweeps = 0
 
     def sweep(self, counts: Counts, pools: list[PoolCounts], now: float) -> None:
         """`now`: monotonic."""
         if self._sweeps % EVERY == 0:
-            times = [sum(column) for column in zip(*(pool.times for pool in pools), strict=True)]
-            self._add([int(now * 1e9), counts.requests, counts.words[BYTES_SENT], *times])
+            times = [sum(column) for column in zip(*(pool.all_times for pool in pools), strict=True)]
+            self.add([int(now * 1e9), counts.requests, counts.total(BYTES_SENT), *times])
         self._sweeps += 1
 
-    def _add(self, sample: list[int]) -> None:
-        """It is there when the number of samples says so."""
+    def add(self, sample: list[int]) -> None:
+        """Monotonic nanoseconds, and as Sample has it. It is there when the number of samples says so."""
         count = self._words[0]
         first = 1 + SAMPLE_WORDS * (count % SAMPLES)
         for place, number in enumerate(sample):
@@ -147,21 +181,29 @@ class History:
     @property
     def samples(self) -> list[Sample]:
         """The oldest first."""
-        count = self._words[0]
-        return [self._sample(number % SAMPLES) for number in range(max(0, count - SAMPLES), count)]
-
-    def _sample(self, place: int) -> Sample:
-        first = 1 + SAMPLE_WORDS * place
-        at_ns, requests, sent, *times = self._words[first : first + SAMPLE_WORDS]
-        return Sample(at_ns / 1e9, requests, sent, tuple(times))
+        own = _samples_in(self._words)
+        before = [one for one in _samples_in(self._before) if not own or one.at < own[0].at]
+        return [*before, *own][-SAMPLES:]
 
     def points(self) -> list[Point]:
         return [_between(before, after) for before, after in pairwise(self.samples)]
 
 
+def _samples_in(words: memoryview) -> list[Sample]:
+    count = words[0]
+    return [_sample(words, number % SAMPLES) for number in range(max(0, count - SAMPLES), count)]
+
+
+def _sample(words: memoryview, place: int) -> Sample:
+    first = 1 + SAMPLE_WORDS * place
+    at_ns, requests, sent, *times = words[first : first + SAMPLE_WORDS]
+    return Sample(at_ns / 1e9, requests, sent, tuple(times))
+
+
 def _between(before: Sample, after: Sample) -> Point:
     seconds = max(after.at - before.at, 0.001)
-    times = [new - old for old, new in zip(before.times, after.times, strict=True)]
+    # Fewer than before: at an upgrade, to a configuration that does not have one of the pools any more.
+    times = [max(0, new - old) for old, new in zip(before.times, after.times, strict=True)]
     requests, sent = after.requests - before.requests, after.bytes_sent - before.bytes_sent
     median, p90, p99 = (quantile(times, part) for part in (0.5, 0.9, 0.99))
     return Point(after.at, seconds, requests / seconds, sent / seconds, median, p90, p99)
