@@ -7,6 +7,28 @@ from dataclasses import dataclass, field
 
 _CONTENT_TYPE = b"content-type"
 
+DESCRIBE_BODY = frozenset(
+    {
+        "accept-ranges",
+        "content-digest",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-md5",
+        "content-range",
+        "content-type",
+        "digest",
+        "etag",
+        "last-modified",
+        "repr-digest",
+        "trailer",
+        "transfer-encoding",
+    }
+)
+"""Header fields of a response that are not true of another body."""
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorPage:

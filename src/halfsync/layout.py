@@ -261,6 +261,7 @@ def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan
             Kind.WSGI,
             pool,
             streams=settings.stream_body,
+            intercepts=settings.intercept_errors,
             root_path=_root_path(target, settings.root_path),
         )
     _check_files(target)

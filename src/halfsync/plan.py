@@ -89,6 +89,7 @@ class RoutePlan(msgspec.Struct, frozen=True):
     fixed: Fixed | None = None
     shows: str = ""  # of the server itself: "status", "healthy" or "ready"
     streams: bool = False  # whether a WSGI application gets request bodies while they come, as ASGI ones do
+    intercepts: bool = False  # whether error pages stand in for errors of the application's own, too
     root_path: str = ""  # what a proxy has cut off; never a trailing slash
     limits: Limits | None = None  # None: those of the settings
     headers: tuple[HeaderRule, ...] = ()

@@ -28,6 +28,9 @@ set = { "X-Site" = "shop" }
 "/secret" = { folder = "./files", deny = ["0.0.0.0/0"] }
 "/api" = { app = "app:app", error_pages = { 404 = "errors/404.json", 500 = "errors/500.json" } }
 "/one" = { file = "files/page" }
+"/caught" = { app = "app:app", intercept_errors = true }
+"/loop" = { app = "loop:app", intercept_errors = true }
+"/loop/own" = "loop:app"
 
 [sites."blog.test"]
 error_pages = { 404 = "errors/blog.html" }
@@ -47,6 +50,17 @@ def app(environ, start_response):
     return [b"of the application"]
 """
 
+LOOP = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"].endswith("/raise"):
+        raise RuntimeError("as it should be")
+    status = 404 if scope["path"].endswith("/404") else 200
+    headers = [(b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"of the application"})
+"""
+
 PAGES = {
     "404.html": "<p>Nothing to see.</p>",
     "4xx.txt": "No.",
@@ -62,6 +76,7 @@ def make(folder: Path) -> None:
     (folder / "files").mkdir()
     (folder / "files/page").write_text("a page")
     (folder / "app.py").write_text(APPLICATION)
+    (folder / "loop.py").write_text(LOOP)
     (folder / "halfsync.toml").write_text(SETTINGS)
     for name, text in PAGES.items():
         (folder / "errors" / name).write_text(text)
@@ -106,6 +121,12 @@ JSON = "application/json; charset=utf-8"
         ("/app/raise", "POST", b"x" * 900, 500, "5xx.html", HTML),
         ("/api/raise", "GET", b"", 500, "500.json", JSON),
         ("/api", "POST", b"x" * 2000, 413, "4xx.txt", TEXT),
+        ("/caught/404", "GET", b"", 404, "404.html", HTML),
+        ("/caught/404", "POST", b"body", 404, "404.html", HTML),
+        ("/caught/raise", "GET", b"", 500, "5xx.html", HTML),
+        ("/loop/404", "GET", b"", 404, "404.html", HTML),
+        ("/loop/404", "POST", b"body", 404, "404.html", HTML),
+        ("/loop/raise", "GET", b"", 500, "5xx.html", HTML),
     ],
 )
 def test_the_page_of_an_error(server, target, method, body, status, page, kind):
@@ -118,7 +139,7 @@ def test_the_page_of_an_error(server, target, method, body, status, page, kind):
         assert answer["Allow"] == ("GET, HEAD" if status == 405 else "")
 
 
-@pytest.mark.parametrize("target", ["/nowhere", "/files/missing"])
+@pytest.mark.parametrize("target", ["/nowhere", "/files/missing", "/caught/404", "/loop/404"])
 def test_the_head_of_a_page(server, target):
     answer = ask(server, target, method="HEAD")
     assert answer.status == 404
@@ -135,7 +156,14 @@ def test_a_site_has_its_own(server, target):
 
 
 @pytest.mark.parametrize(
-    ("target", "page"), [("/nowhere", "404.html"), ("/files/no", "404.html"), ("/gone", "4xx.txt")]
+    ("target", "page"),
+    [
+        ("/nowhere", "404.html"),
+        ("/files/no", "404.html"),
+        ("/gone", "4xx.txt"),
+        ("/caught/404", "404.html"),
+        ("/loop/404", "404.html"),
+    ],
 )
 def test_over_http2(server, target, page):
     got = curl("--http2-prior-knowledge", "-D", "-", f"{server.url}{target}").stdout.decode()
@@ -144,7 +172,12 @@ def test_over_http2(server, target, page):
     assert got.endswith(PAGES[page])
 
 
-@pytest.mark.parametrize("target", ["/app/404", "/api/404"])
+@pytest.mark.parametrize("target", ["/caught", "/loop/page"])
+def test_what_is_no_error_stays_where_errors_are_caught(server, target):
+    assert ask(server, target).body == b"of the application"
+
+
+@pytest.mark.parametrize("target", ["/app/404", "/api/404", "/loop/own/404"])
 def test_what_an_application_responds_is_its_own(server, target):
     answer = ask(server, target)
     assert (answer.status, answer.body) == (404, b"of the application")

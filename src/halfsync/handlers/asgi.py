@@ -10,6 +10,7 @@ from halfsync.error_pages import ErrorPages
 from halfsync.forwarded import Trust
 from halfsync.handlers.asgi_bodies import ArrivingBody, Body, KeptBody
 from halfsync.handlers.asgi_http import HTTPInvocation
+from halfsync.handlers.asgi_intercepting import InterceptedASGI
 from halfsync.handlers.asgi_response import Application, Line
 from halfsync.handlers.asgi_scope import Scopes
 from halfsync.handlers.asgi_websocket import LineOfWebSocket, WebSocketInvocation
@@ -39,6 +40,8 @@ class ASGIHandler:
         """`trust`: whose X-Forwarded fields are believed. `rules`: for the headers of responses; `pages`: for
         errors. `state`:
         what the application has kept in its lifespan."""
+        if route.intercepts and pages is not None:
+            application = InterceptedASGI(application, pages)
         self._application = application
         self._rules = rules
         self._pages = pages

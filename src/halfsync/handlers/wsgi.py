@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
+from halfsync.error_pages import ErrorPages
 from halfsync.exceptions import HandlerTimeout
 from halfsync.forwarded import Trust
 from halfsync.handlers.wsgi_environ import PORTS, Environ, Environs
+from halfsync.handlers.wsgi_intercepting import InterceptedWSGI
 from halfsync.handlers.wsgi_iterables import send
 from halfsync.handlers.wsgi_response import OVER, Invocation
 from halfsync.logs.error import failure, log
@@ -43,6 +45,8 @@ class WSGIHandler:
     ) -> None:
         """`trust`: whose X-Forwarded fields are believed; None: nobody's. `is_client_gone`: of the request
         that the calling thread handles."""
+        if route.intercepts and route.error_pages:
+            application = InterceptedWSGI(application, ErrorPages(route.error_pages))
         self._application = application
         Invocation.shaping = trust.shaping if trust is not None else ()
         believed = trust if trust is not None and trust.fields else None

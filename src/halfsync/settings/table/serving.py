@@ -98,6 +98,15 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
             of_routes="applications",
         ),
     ] = False
+    intercept_errors: Annotated[
+        bool,
+        about(
+            "Serving",
+            "Send `error_pages` also in place of the error responses of an application: of each status for "
+            "which there is a page. By default they stand in for errors of the server itself alone.",
+            of_routes="applications",
+        ),
+    ] = False
     interface: Annotated[
         Literal["auto", "wsgi", "asgi", "asgi3"],
         about(
