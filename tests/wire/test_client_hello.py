@@ -58,10 +58,10 @@ def test_it_may_come_in_pieces():
     assert look_at(data + b"\x14\x03\x03")[0] is HELLO
 
 
-@pytest.mark.parametrize("size", [10, 100, 300, 16384])
-def test_it_may_come_in_several_records(size):
+@pytest.mark.parametrize("records", [1, 2, 7, MAX_RECORDS])
+def test_it_may_come_in_several_records(records):
     data = hello("example.org", "h2")
-    split = in_records(data[5:], size)
+    split = in_records(data[5:], -(-len(data[5:]) // records))  # OpenSSL 3.5 sends 1.5 KB, 3.0 a third of it
     for end in range(len(split)):
         assert look_at(split[:end])[0] is PART
     assert look_at(split) == look_at(data)
