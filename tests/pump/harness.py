@@ -33,6 +33,7 @@ import pytest
 from halfsync.certificates import Certificates
 from halfsync.objects import SimpleObject
 from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
+from halfsync.pump import acceptor as acceptor_module
 from halfsync.pump import clock as clock_module
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
@@ -205,7 +206,8 @@ class Stage:
         self.helpers: list[Callable[[], int]] = []  # what else goes on; each says how much it did
         self.clients: list[Client] = []
         self.handler: Callable[[Hand, Task], None] | None = None
-        self.pump.acceptor.start()
+        with mock.patch.object(acceptor_module, "DEFER_ACCEPT", 0):  # else silent clients come after a second
+            self.pump.acceptor.start()
 
     def _pumps_own(self) -> socket.socket:
         """The pump closes its copy of the listening socket at a stop; the stage's is the parent's."""

@@ -369,6 +369,9 @@ class Miserly:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def send_last(self, data: bytes) -> int:
+        return self.send(data)
+
     def send(self, data: bytes, *flags: int) -> int:
         most, self._most = self._most, None
         if most is None or not data:
@@ -397,6 +400,8 @@ class Gone(Miserly):
 
     def send(self, data: bytes, *flags: int) -> int:
         raise ConnectionResetError
+
+    send_last = send
 
     def sendmsg(self, *_: Any) -> int:
         raise ConnectionResetError

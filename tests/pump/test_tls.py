@@ -27,6 +27,7 @@ from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.states import FRESH, HANDSHAKE, LINGERING
 from halfsync.pump.tls import SEND, TLSTransport
 from halfsync.pump.tls_contexts import Contexts
+from halfsync.pump.transport import PlainTransport
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.certificates import ECDSA, RSA, client_context, issued, issued_to
 from tests.pump.harness import TIMEOUT, Hand, Stage, get, no_descriptor_left
@@ -598,6 +599,8 @@ def test_a_session_is_resumed(stage: Stage, version: str):
     second = stage.client(context=context, session=session)
     assert second.sock.tls.session_reused
     assert second.ask("/y").status == 200
+    third = stage.client(context=context, session=second.sock.tls.session)
+    assert third.sock.tls.session_reused
 
 
 # --- reading ----------------------------------------------------------------------------------------------
@@ -777,6 +780,41 @@ def test_an_end_in_good_order_is_told(stage: Stage, head: bytes):
     client.send(head)
     assert client.rest().endswith(b" HTTP/1.%d\n" % (b"/1.1" in head))
     assert client.sock.said_goodbye
+
+
+def test_a_request_that_comes_with_the_end_of_a_handshake_is_answered_in_the_same_turn(stage: Stage):
+    """And if the client wants no other one, the connection is over with it."""
+    hand = stage.hand()
+    client = stage.client()
+    head = get("/x", "Connection: close")
+    client.send(head)
+    hand.reply(hand.take(), b"leased", lease=Lease(60.0, ()))
+    assert client.answer().body == b"leased"
+    client.sock.raw.close()
+    stage.settle()
+    raw = Raw(stage)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_context(checks=False).wrap_bio(incoming, outgoing, server_hostname="a")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    raw.send(outgoing.read())
+    incoming.write(raw.sock.recv(65536))
+    tls.do_handshake()
+    tls.write(head)
+    sends: list[int] = []
+
+    def send(sock: PlainTransport, data: bytes, *flags: int) -> int:
+        sends.append(len(data))
+        return socket.socket.send(sock, data, *flags)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PlainTransport, "send", send)
+        raw.send(outgoing.read())
+    assert not stage.pump.connections
+    incoming.write(raw.rest())
+    assert tls.read(65536).endswith(b"leased")
+    assert tls.read(65536) == b""  # a close_notify
+    assert len(sends) == 1
 
 
 def test_nothing_is_waited_for_if_the_client_wants_the_end(stage: Stage):

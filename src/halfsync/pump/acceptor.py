@@ -21,7 +21,7 @@ from halfsync.pump.http1_special import RedirectingHttp1
 from halfsync.pump.known_heads import KnownHeads
 from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
-from halfsync.pump.poller import Poller
+from halfsync.pump.poller import READ_EVENTS, Poller
 from halfsync.pump.proxied import ProxyHeaders
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
@@ -32,6 +32,12 @@ from halfsync.wire.upgrade import Passed
 
 ACCEPTS_A_TURN = 64
 """For each listener. More would let a flood of new clients delay the old ones."""
+CROWD = 0.001
+"""Seconds. If clients come faster than that, there may be more than one at a time. (To try accept(2) once too
+often takes 25 µs.)"""
+DEFER_ACCEPT = 1
+"""Seconds for which the kernel keeps a client that says nothing, where TLS is spoken. The others are accepted
+when their ClientHello is there: one turn of the loop less for each."""
 
 OWN = 16
 """Descriptors of the pump itself: standard streams, epoll, orders, RESERVE."""
@@ -88,6 +94,7 @@ class Acceptor:
         self._paused = False
         self.retry_at = NEVER  # monotonic: when a pause ends
         self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], plan)
+        self._crowd_until = 0.0  # monotonic
         self.due: list[tuple[int, socket.socket]] = []  # where clients wait, by this turn's events
 
     def start(self) -> None:
@@ -97,6 +104,8 @@ class Acceptor:
         self.has_started = self._watched = True
         for index, listener in self._listeners.items():
             listener.setblocking(False)
+            if index in self._secure and index not in self._proxied:
+                _defer(listener)
             self._poller.watch(listener.fileno(), self._source(index, listener))
 
     @property
@@ -181,12 +190,13 @@ class Acceptor:
         descriptor's number of one that was closed in this turn, and that one's events with it."""
         due, self.due = self.due, []
         for index, listener in due:
-            self._accept(index, listener)
+            self._accept(index, listener, ACCEPTS_A_TURN if self._clock.now < self._crowd_until else 1)
+        self._crowd_until = self._clock.now + CROWD
 
-    def _accept(self, index: int, listener: socket.socket) -> int:
-        """Accept up to ACCEPTS_A_TURN clients; how many came."""
+    def _accept(self, index: int, listener: socket.socket, most: int = ACCEPTS_A_TURN) -> int:
+        """Accept up to that many clients; how many came."""
         connections = self._endings.connections
-        for count in range(ACCEPTS_A_TURN):
+        for count in range(most):
             if len(connections) >= self._most:
                 self._out_of_room("there are as many connections as there is room for")
                 if len(connections) >= self._most:
@@ -206,15 +216,17 @@ class Acceptor:
                 transport.close()
                 self._out_of_room(str(error.strerror))
                 return count
-        return ACCEPTS_A_TURN
+        return most
 
     def _add(self, index: int, transport: PlainTransport, address: object) -> Connection | None:
-        """A new client. If its request is there already, the next turn tells. None: it has none."""
+        """A new client. If its request is there already, the next turn tells; a handshake may begin in this
+        one. None: it has none."""
         client, port = address[:2] if isinstance(address, tuple) else ("", 0)
         origin = Origin(client, port, index)
         if self._logs_sites:
             origin.log_site(True)
         now = self._clock.now
+        secure: TLSTransport | None = None
         # What is left over by a read must be told, by the kernel or by the transport.
         known = self._leases.known_of(index) if transport.tells_of_more else KnownHeads(read_at_once=False)
         if index in self._proxied:
@@ -222,6 +234,7 @@ class Acceptor:
             conn.state = HANDSHAKE
         elif index in self._secure:
             secure = TLSTransport(transport)
+            secure.full = self._poller.watch_sending
             conn = Connection(secure, self._handshakes, origin, known, now + self._handshake_timeout)
             conn.state = HANDSHAKE
         elif index in self.redirected:
@@ -239,7 +252,11 @@ class Acceptor:
             limit = min(self._head_timeout, LIMITED_TIMEOUT)
             conn = Connection(transport, self._limited, origin, known, now + limit)
             counts = False
-        self._poller.watch_client(conn.fd)
+        if secure is None:
+            self._poller.watch_client(conn.fd)
+        else:
+            self._poller.watch_client(conn.fd, READ_EVENTS)
+            self._handshakes.step(conn)
         self._endings.connections[conn.fd] = conn
         self._endings.counts.words[CONNECTIONS_ACCEPTED] += 1
         if counts:
@@ -309,6 +326,11 @@ class Acceptor:
         self._paused = True
         self.retry_at = self._clock.now + PAUSE
         self._unwatch()
+
+
+def _defer(listener: socket.socket) -> None:
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
 
 
 def _open_sockets(plan: Plan) -> dict[int, socket.socket]:

@@ -65,7 +65,7 @@ class Endings:
     def _finish(conn: Connection) -> None:
         """Nothing is cut short by this end, and the client is told so."""
         try:
-            conn.transport.finish()
+            conn.transport.finish(closing=True)
         except OSError:
             pass  # it has gone, or reads nothing
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from halfsync.logs.error import log
 from halfsync.pump.before_http import BeforeHttp
@@ -35,10 +35,7 @@ from halfsync.pump.tls import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, TLSErr
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.tls_facts import facts_of
 from halfsync.tls_facts import MAX_KNOWN, encode
-from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, Opening, look_at
-
-if TYPE_CHECKING:
-    import ssl
+from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, Opening, look_at
 
 STEPS = 4
 """Of handshakes, in one turn of the loop."""
@@ -83,6 +80,15 @@ class Handshakes(BeforeHttp):
         self.close_soon: Callable[[Connection], None] = _nothing  # what is done about a connection of theirs
         self._known_facts: dict[object, bytes] = {}
 
+    @property
+    def protocols(self) -> dict[str, WireProtocol]:
+        return self._protocols
+
+    @protocols.setter
+    def protocols(self, protocols: dict[str, WireProtocol]) -> None:
+        self._protocols = protocols
+        self._alpn_names = {name.encode() for name in protocols}
+
     def step(self, conn: Connection) -> Outcome:
         """Something has come: it is taken in at the end of a turn. (The loop does this by itself, if it is
         told by an event.)"""
@@ -120,11 +126,11 @@ class Handshakes(BeforeHttp):
         if not drained:
             self.due[conn] = None  # edge-triggered: what is left will not be told
         try:
-            if transport.has_begun:
-                done = transport.shake(data)
-            else:
-                conn.inbox += data
+            if transport.inner is None:
+                conn.inbox = conn.inbox + data if conn.inbox else data
                 done = self._look(conn, transport)
+            else:
+                done = transport.shake(data)
             if done:
                 self._finished(conn, transport, drained)
         except OSError as error:
@@ -149,66 +155,67 @@ class Handshakes(BeforeHttp):
         if chosen is None:
             transport.say(alert(UNRECOGNIZED_NAME))
             raise TLSError(f"there is no certificate for {hello.server_name or 'clients that name no host'}")
-        self._check_protocols(transport, hello)
+        if hello.protocols is not None and self._alpn_names.isdisjoint(hello.protocols):
+            self._refuse_protocols(transport, hello.protocols)
         data, conn.inbox = conn.inbox, b""
-        transport.site, context = chosen
+        transport.site, context, transport.wants_certificate = chosen
         transport.server_name = hello.server_name
         transport.begin(context)
         return transport.shake(data)
 
-    def _check_protocols(self, transport: TLSTransport, hello: ClientHello) -> None:
+    def _refuse_protocols(self, transport: TLSTransport, protocols: tuple[bytes, ...]) -> NoReturn:
         """Raises TLSError. (OpenSSL would go on without a protocol; RFC 7301 3.2.)"""
-        if hello.protocols is None:
-            return
-        known = {name.encode() for name in self.protocols}
-        if known.isdisjoint(hello.protocols):
-            transport.say(alert(NO_APPLICATION_PROTOCOL))
-            names = ", ".join(repr(name)[1:] for name in hello.protocols[:8])
-            raise TLSError(f"the client speaks none of our protocols, but {names[:200]}")
+        transport.say(alert(NO_APPLICATION_PROTOCOL))
+        names = ", ".join(repr(name)[1:] for name in protocols[:8])
+        raise TLSError(f"the client speaks none of our protocols, but {names[:200]}")
 
     def _finished(self, conn: Connection, transport: TLSTransport, drained: bool) -> None:
         """`drained`: the kernel has nothing more that came. Raises OSError."""
-        tls = transport.tls
-        name = tls.selected_alpn_protocol()
+        name = transport.inner.selected_alpn_protocol()
         if name == PROTOCOL:  # the handshake was all that is wanted
             self._endings.close(conn, CloseReason.CLIENT_CLOSED)
             return
-        conn.origin.tls = self._facts(conn, tls, transport.server_name)
-        protocol = self.protocols.get(name or "", self._http1)
+        conn.origin.tls = self._facts(conn, transport)
+        protocol = self._http1 if name is None else self._protocols.get(name, self._http1)
         transport.more = partial(self._read_more, conn)
         if self.contexts.has_guarded and protocol is self._http1:
             conn.known = KnownHeads(read_at_once=False)  # each request is looked at
             protocol = self._guarded
-        self._speak(conn, protocol, reads=not drained or transport.holds_more)
+        conn.readable = not drained
+        conn.inbox = transport.take_along(RECEIVE, emptied=drained)
+        self._speak(conn, protocol)
         if conn.origin.listener in self.removed:
             self.close_soon(conn)
 
-    def _facts(self, conn: Connection, tls: ssl.SSLObject, server_name: str) -> bytes:
+    def _facts(self, conn: Connection, transport: TLSTransport) -> bytes:
         """As they are passed on; most connections' are alike. Raises TLSError."""
-        if tls.getpeercert(binary_form=True) is not None:
+        name = transport.server_name
+        if transport.wants_certificate and transport.inner.getpeercert(True) is not None:
             conn.origin.has_certificate = True
             conn.known = KnownHeads(read_at_once=False)  # what a lease repeats may be for others
-            return encode(facts_of(tls, server_name))
-        key = (tls.cipher(), tls.version(), server_name)
+            return encode(facts_of(transport.tls, name))
+        key = (transport.inner.cipher(), transport.is_newest, name)
         found = self._known_facts.get(key)
         if found is None:
             if len(self._known_facts) >= MAX_KNOWN:
                 self._known_facts.clear()
-            self._known_facts[key] = found = encode(facts_of(tls, server_name))
+            self._known_facts[key] = found = encode(facts_of(transport.tls, name))
         return found
 
     def _speak_in_clear(self, conn: Connection, transport: TLSTransport) -> None:
         conn.transport = transport.plain
+        if transport.full is not None:
+            transport.full(conn.fd)
         conn.known = KnownHeads(read_at_once=False)
-        self._speak(conn, self._in_clear, reads=True)
+        conn.readable = True
+        self._speak(conn, self._in_clear)
 
-    def _speak(self, conn: Connection, protocol: WireProtocol, *, reads: bool) -> None:
-        """`reads`: there may be something to read that nobody will tell of."""
+    def _speak(self, conn: Connection, protocol: WireProtocol) -> None:
+        """`conn.readable` and its inbox have what may have come, and nobody will tell of that again."""
         conn.protocol = protocol
         conn.move(ConnectionEvent.PREPARED)
         conn.deadline = self._clock.now + self.head_timeout
-        conn.readable = reads
-        if reads or protocol is not self._http1:
+        if conn.readable or conn.inbox or protocol is not self._http1:
             self._run_queue.ready(conn)
 
     def _read_more(self, conn: Connection) -> None:

@@ -238,8 +238,9 @@ class Http1Responses:
         wire = head + body
         exchange.wire_before = conn.wire_bytes
         exchange.body_before = conn.body_bytes
+        transport = conn.transport
         try:
-            sent = conn.transport.send(wire)
+            sent = transport.send(wire) if exchange.then is EXCHANGE_ENDED else transport.send_last(wire)
         except OSError:
             sent = 0  # to be found out again, and dealt with, where all sends are
         if sent == len(wire):
@@ -391,7 +392,7 @@ class Http1Responses:
             read = asked and exchange.reason is CloseReason.ANSWERED and not conn.inbox and not conn.readable
             if read and conn.transport.ends_by_close:
                 return self._endings.close(conn, CloseReason.ANSWERED)
-            conn.transport.finish()
+            conn.transport.finish(closing=read)
             if read:  # all that may still come is the client's close_notify, in reply to ours
                 return self._endings.close(conn, CloseReason.ANSWERED)
         except BlockingIOError:  # the client has yet to read more of the response: `linger` tries again

@@ -63,6 +63,7 @@ ready, until further ones have to wait as well. (A share is 0.1 to 0.5 ms; to be
 
 
 _READY = select.EPOLLIN | select.EPOLLOUT
+_SPECIAL = ~_READY
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _GONE = select.EPOLLERR | select.EPOLLHUP
 _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
@@ -136,8 +137,8 @@ class Pump(Parts):
                 if conn is None:
                     self._call_source(fd, mask)
                     continue
-                if mask != _READY or conn.state is not IDLE or draining.is_on:
-                    if mask == _READY and (
+                if mask & _SPECIAL or conn.state is not IDLE or draining.is_on:
+                    if (mask == _READY or mask == select.EPOLLIN) and (
                         (conn.state is BUSY and take_in_messages(conn))
                         or (conn.state is MULTIPLEXED and serve_http2(conn))
                     ):
@@ -259,7 +260,7 @@ class Pump(Parts):
         """An event on a client's socket."""
         if mask & _READ:
             conn.readable = True
-            if mask & ~_READY:
+            if mask & _SPECIAL:
                 conn.ended = True
         if conn.protocol is self.handshakes:
             self.handshakes.due[conn] = None

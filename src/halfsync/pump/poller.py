@@ -3,7 +3,9 @@
 Client sockets are registered once, edge-triggered, for both directions. That saves the epoll_ctl(2)
 calls of changing one's mind (two for each response that does not fit the send buffer), and a client
 that goes on sending while nobody wants to read it wakes us once and not in every turn. The price:
-we must remember (`Connection.readable`) that there was something to read. Everything else (listeners,
+we must remember (`Connection.readable`) that there was something to read. (A new socket that is watched for
+sending is reported at once, for it has room. With TLS that would be a turn for each handshake, so it is
+watched for sending from the first time on that it is full.) Everything else (listeners,
 workers, pipes, orders) is level-triggered or as its owner says, and a callable by descriptor.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 
+READ_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLRDHUP
 CLIENT_EVENTS = select.EPOLLET | select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP
 
 Source = Callable[[int], None]
@@ -26,9 +29,13 @@ class Poller:
         self.sources: dict[int, Source] = {}
         self.poll = self._epoll.poll
 
-    def watch_client(self, fd: int) -> None:
+    def watch_client(self, fd: int, events: int = CLIENT_EVENTS) -> None:
         """Raises OSError where the kernel can't watch any more descriptors for this user."""
-        self._epoll.register(fd, CLIENT_EVENTS)
+        self._epoll.register(fd, events)
+
+    def watch_sending(self, fd: int) -> None:
+        """Of a client that was watched with READ_EVENTS: its socket is full."""
+        self._epoll.modify(fd, CLIENT_EVENTS)
 
     def forget_client(self, fd: int) -> None:
         """One that another process has open too. (Else its close is enough.)"""

@@ -74,7 +74,6 @@ class TLSTransport:
 
     sends_files = False
     tells_of_more = True
-    ends_by_close = False
     send_size = SEND_AT_ONCE
     read_size = SEND
 
@@ -83,31 +82,36 @@ class TLSTransport:
         "_fed",
         "_held",
         "_incoming",
-        "_inner",
         "_outgoing",
         "_over",
         "_read",
         "_room",
-        "_said_all",
         "_said_end",
         "_surplus",
         "_surplus_at",
         "_tls",
         "_unsent",
         "_write",
+        "ends_by_close",
         "ends_unsaid",
+        "full",
+        "inner",
+        "is_newest",
         "more",
         "owed",
         "plain",
         "server_name",
         "site",
+        "wants_certificate",
     )
 
     def __init__(self, sock: PlainTransport) -> None:
         self.plain = sock  # what is beneath
         self.server_name = ""  # that the client asked for
         self.site = ""  # the name of the one whose rules the client has kept
+        self.wants_certificate = False  # by these rules it may have one, or has to
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
+        self.full: Callable[[int], None] | None = None  # called when the socket was full for the first time
         self._emptied = False  # the last recv(2) took all that the kernel had
         self._over = False  # nothing more can be read
         self._room = FIRST_RECEIVE  # bytes of a recv(2)
@@ -116,25 +120,26 @@ class TLSTransport:
         self._surplus_at = 0.0
         self._held = 0  # bytes that wait for something to go with (see `shake`)
         self._said_end = False
-        self._said_all = False  # our way is shut
+        self.ends_by_close = False  # our close_notify is sent
         self.ends_unsaid = False  # `finish` has yet to be called again
         self._unsent: bytes | memoryview = b""  # encrypted, and not yet taken by the socket
         self.owed = 0  # bytes of the caller's that these stand for
         self._tls: ssl.SSLObject | None = None
-        self._inner: Any = None  # of `_tls`
+        self.inner: Any = None  # of `_tls`; None: nothing has come that OpenSSL has to know
+        self.is_newest = False  # TLS 1.3
 
     def begin(self, context: ssl.SSLContext) -> None:
         """Be the server's side of a handshake."""
         self._incoming = MemoryBIO()
         self._outgoing = MemoryBIO()
         self._tls = tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._inner = inner = getattr(tls, "_sslobj", tls)  # its methods only call these: 0.1 µs each
+        self.inner = inner = getattr(tls, "_sslobj", tls)  # its methods only call these: 0.1 µs each
         self._read = inner.read
         self._write = inner.write
 
     @property
     def has_begun(self) -> bool:
-        return self._tls is not None
+        return self.inner is not None
 
     @property
     def tls(self) -> ssl.SSLObject:
@@ -154,24 +159,33 @@ class TLSTransport:
         If a request came with that, they go with its response. (Else at once: a client that waits for an
         acknowledgement before it sends a small segment, Nagle's algorithm, would wait for 40 ms.)"""
         self._incoming.write(data)
+        inner = self.inner
         try:
-            self._inner.do_handshake()
+            inner.do_handshake()
         except SSLWantReadError:
             self._flush_control()
             return False
         except SSLError as error:
             self._fail()
             raise TLSError(_reason(error)) from None
-        if self._incoming.pending and self._inner.version() == "TLSv1.3":
+        self.is_newest = inner.version() == "TLSv1.3"
+        if self._incoming.pending and self.is_newest:
             self._held = self._outgoing.pending
         else:
             self._flush_control()
         return True
 
-    @property
-    def holds_more(self) -> bool:
-        """Whether something came behind the client's part of the handshake."""
-        return self._incoming.pending > 0
+    def take_along(self, size: int, *, emptied: bool) -> bytes:
+        """What came together with the client's last part of the handshake, and behind it; b"" if that is
+        nothing, or is not whole. `emptied`: the kernel had no more when that was read. Raises TLSError."""
+        incoming = self._incoming
+        if not incoming.pending:
+            return b""
+        self._emptied = emptied
+        try:
+            return self._decrypt(size)
+        except BlockingIOError:
+            return b""
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -189,6 +203,11 @@ class TLSTransport:
                 return b""
             self._fed += len(raw)
             incoming.write(raw)
+        return self._decrypt(size)
+
+    def _decrypt(self, size: int) -> bytes:
+        """The next data of what has come. Raises as `recv`."""
+        incoming = self._incoming
         while True:
             try:
                 data = self._read(size)
@@ -215,7 +234,7 @@ class TLSTransport:
 
     def _count_surplus(self, size: int) -> None:
         """So many bytes have come that were no data. Raises TLSError if there were too many of late."""
-        if self.tls.version() != "TLSv1.3":
+        if not self.is_newest:
             return  # it has no KeyUpdate, and some of its cipher suites add more to a record
         now = time.monotonic()
         self._surplus = max(0.0, self._surplus - WITHOUT_DATA_A_SECOND * (now - self._surplus_at)) + size
@@ -305,7 +324,22 @@ class TLSTransport:
             return size
         self._unsent = memoryview(wire)[sent:]
         self.owed = size
+        self._is_full()
         raise BlockingIOError
+
+    def _is_full(self) -> None:
+        if self.full is not None:
+            self.full(self.plain.fileno())
+            self.full = None
+
+    def send_last(self, data: bytes, /) -> int:
+        """So response and close_notify are one segment, and the client wakes once."""
+        if self._unsent or self.owed or len(data) > SEND:
+            return self.send(data)
+        self._encrypt(memoryview(data))
+        self._unsent = self._outgoing.read()
+        self._held = 0
+        return len(data)
 
     def _send_pieces(self, data: memoryview) -> int:
         taken = 0
@@ -333,8 +367,12 @@ class TLSTransport:
         try:
             sent = self.plain.send(self._unsent)
         except BlockingIOError:
-            return
-        self._unsent = self._unsent[sent:]
+            sent = 0
+        if sent == len(self._unsent):
+            self._unsent = b""
+        else:
+            self._unsent = self._unsent[sent:]
+            self._is_full()
 
     def offer(self, data: bytes, /) -> None:
         """Nothing is remembered of it, so the next send may be given other bytes."""
@@ -373,8 +411,8 @@ class TLSTransport:
 
     # --- ending ------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        if self._said_all:
+    def finish(self, *, closing: bool = False) -> None:
+        if self.ends_by_close:
             return
         self.ends_unsaid = True
         if not self._said_end and self._tls is not None and not self.owed:
@@ -383,20 +421,21 @@ class TLSTransport:
                 self._tls.unwrap()
             except SSLError:  # the client's is not waited for
                 pass
-            self._unsent = bytes(self._unsent) + self._outgoing.read()
+            wire = self._outgoing.read()
+            self._unsent = bytes(self._unsent) + wire if self._unsent else wire
         self._push()
         if self._unsent:
             raise BlockingIOError
         self.ends_unsaid = False
-        self._said_all = True
-        self.plain.finish()
+        self.ends_by_close = True
+        self.plain.finish(closing=closing)
 
     def reset_at_close(self, wanted: bool) -> None:
         self.plain.reset_at_close(wanted)
 
     def close(self) -> None:
         self.more = _nothing
-        self._tls = self._inner = None
+        self._tls = self.inner = None
         self.plain.close()
 
 

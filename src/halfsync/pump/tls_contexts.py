@@ -38,6 +38,10 @@ class Contexts:
             context = context_of(site, [f"/proc/self/fd/{copy.fd}" for copy in copies])
             context.set_alpn_protocols(list(protocols))
             self._contexts.append(context)
+        self._chosen = [
+            (site.name, context, site.cert_reqs != "none")
+            for site, context in zip(sites, self._contexts, strict=True)
+        ]
         self._tickets: TicketKeys | None = None
         if certificates is not None and certificates.tickets is not None:
             self._tickets = TicketKeys(certificates.fd, certificates.tickets, sites, self._contexts)
@@ -63,11 +67,11 @@ class Contexts:
         if self._tickets is not None and not 0 <= now - self._tickets.made < LIFE:
             self._tickets.renew(now)
 
-    def choose(self, listener: int, name: str) -> tuple[str, ssl.SSLContext] | None:
-        """The name of a site, and its context. `name`: of the host, in lower case; "" if the client named
-        none. None: there is no certificate for it."""
+    def choose(self, listener: int, name: str) -> tuple[str, ssl.SSLContext, bool] | None:
+        """The name of a site, its context, and whether that asks for a client's certificate. `name`: of the
+        host, in lower case; "" if the client named none. None: there is no certificate for it."""
         index = self._tables[listener].find(name.encode())
-        return None if index == NOBODY else (self._sites[index].name, self._contexts[index])
+        return None if index == NOBODY else self._chosen[index]
 
     def admits(self, listener: int, site: str, host: bytes) -> bool:
         """Whether a request for a host, as a Host field has it, may come on a connection that was made with

@@ -50,6 +50,9 @@ class Transport(Protocol):
 
     def send(self, data: bytes | memoryview, flags: int = ..., /) -> int: ...
 
+    def send_last(self, data: bytes, /) -> int:
+        """As `send`. If it takes all, `finish` follows, and what is taken may leave with that."""
+
     def sendmsg(
         self,
         buffers: Iterable[bytes | memoryview],
@@ -68,8 +71,9 @@ class Transport(Protocol):
     def unsent(self) -> int:
         """Bytes that were taken and that the peer has not acknowledged."""
 
-    def finish(self) -> None:
-        """Tell the client that nothing more will come. Raises OSError."""
+    def finish(self, *, closing: bool = False) -> None:
+        """Tell the client that nothing more will come; with `closing`, as far as a close(2) that follows at
+        once does not. Raises OSError."""
 
     def reset_at_close(self, wanted: bool) -> None:
         """Whether any close, also that of the process's death, resets the connection instead of ending it in
@@ -90,11 +94,14 @@ class PlainTransport(socket.socket):
     owed = 0
     close = _socket.socket.close  # (that of socket.socket waits for files made of it; there are none)
 
+    def __init__(self, family: int, kind: int, protocol: int, fileno: int) -> None:
+        _socket.socket.__init__(self, family, kind, protocol, fileno)  # (that of socket.socket asks more)
+
     @classmethod
     def accept_from(cls, listening: socket.socket) -> tuple[PlainTransport, object]:
         """The next client of a listening socket, and its address, as socket.accept gives them."""
         fd, address = listening._accept()  # type: ignore[attr-defined]
-        return cls(_family_of(listening), socket.SOCK_STREAM, 0, fileno=fd), address
+        return cls(_family_of(listening), socket.SOCK_STREAM, 0, fd), address
 
     def drained(self, received: int, size: int, /) -> bool:
         return received < size
@@ -106,6 +113,9 @@ class PlainTransport(socket.socket):
     def skip(self, size: int) -> None:
         """Drop that many bytes, which `peek` has shown."""
         socket.socket.recv(self, size)
+
+    def send_last(self, data: bytes, /) -> int:
+        return self.send(data, socket.MSG_MORE)
 
     def offer(self, data: bytes, /) -> None:
         rest = data
@@ -128,8 +138,9 @@ class PlainTransport(socket.socket):
         except OSError:
             return 0
 
-    def finish(self) -> None:
-        self.shutdown(socket.SHUT_WR)
+    def finish(self, *, closing: bool = False) -> None:
+        if not closing:
+            self.shutdown(socket.SHUT_WR)
 
     def reset_at_close(self, wanted: bool) -> None:
         self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if wanted else _NO_RESET)
