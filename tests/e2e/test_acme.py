@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from acme.client import _renewal_info_path_component
 from cryptography import x509
 
+from halfsync.issuing import files
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import acme_of, tls_of
 from halfsync.settings.sources import load
@@ -205,6 +208,8 @@ class Failing(BaseHTTPRequestHandler):
     problem: tuple[int, dict[str, Any]] = (429, {})
 
     window: tuple[datetime, datetime] | None = None  # in which it wants certificates to be renewed
+    orders: list[dict[str, Any]]  # that have come
+    conflict = (409, {"type": "urn:ietf:params:acme:error:alreadyReplaced"})  # if they say what they replace
 
     def do_GET(self) -> None:
         if self.window is not None and self.path.startswith("/renewalInfo/"):
@@ -220,9 +225,14 @@ class Failing(BaseHTTPRequestHandler):
         self.respond(200, {})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/newAccount":
             self.respond(201, {"status": "valid"})
+            return
+        payload = json.loads(body)["payload"]
+        self.orders.append(json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4))))
+        if "replaces" in self.orders[-1]:
+            self.respond(*self.conflict)
         else:
             self.respond(*self.problem)
 
@@ -247,9 +257,14 @@ class Failing(BaseHTTPRequestHandler):
 
 @contextmanager
 def failing_with(
-    status: int, problem: dict[str, Any], window: tuple[datetime, datetime] | None = None
+    status: int,
+    problem: dict[str, Any],
+    window: tuple[datetime, datetime] | None = None,
+    orders: list[dict[str, Any]] | None = None,
 ) -> Iterator[str]:
-    handler = type("Handler", (Failing,), {"problem": (status, problem), "window": window})
+    """`orders`: where those are kept that come."""
+    told = {"problem": (status, problem), "window": window, "orders": [] if orders is None else orders}
+    handler = type("Handler", (Failing,), told)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -336,7 +351,8 @@ def test_an_authority_may_want_an_early_renewal(tmp_path: Path, days: int, is_ea
     wanted = datetime.now(UTC) + timedelta(days=days)
     window = (wanted, wanted + timedelta(hours=1))
     refusal = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": "not today"}
-    with failing_with(429, refusal, window) as directory:
+    orders: list[dict[str, Any]] = []
+    with failing_with(429, refusal, window, orders) as directory:
         configure(tmp_path, free_ports(2), directory, 'acme = true\nacme_hosts = ["shop.test"]')
         with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server:
             server.until_logged(r"acme: the authority wants shop.test to be renewed early, at \d{4}-")
@@ -344,6 +360,34 @@ def test_an_authority_may_want_an_early_renewal(tmp_path: Path, days: int, is_ea
                 server.until_logged(r"acme: no new certificate for shop.test: the authority says not today")
             assert still_serves(server)
         assert ("ordering" in server.log()) is is_early
+    if not is_early:
+        assert orders == []
+        return
+    # It names the certificate that it is to replace; and does not, where the authority does not want that.
+    [certificate] = x509.load_pem_x509_certificates(leaf.cert_chain_pems[0].bytes())
+    first, second = orders[:2]
+    assert first.pop("replaces") == _renewal_info_path_component(certificate)
+    assert first == second == {"identifiers": [{"type": "dns", "value": "shop.test"}]}
+
+
+def test_what_an_order_replaces(tmp_path: Path):
+    """Nothing, if there is no certificate of an authority's for one of the hosts."""
+    path = tmp_path / "shop.test.pem"
+
+    def replaced(*hosts: str) -> str:
+        return files.identifier(str(path), hosts)
+
+    assert replaced("shop.test") == ""
+    path.write_bytes(files.self_signed(["shop.test"]))
+    assert replaced("shop.test") == ""
+    path.write_text("no certificate")
+    assert replaced("shop.test") == ""
+    for _ in range(3):  # whatever the first bit of the serial number is
+        leaf = authority().issue_cert("shop.test", "www.shop.test")
+        path.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+        [certificate] = x509.load_pem_x509_certificates(leaf.cert_chain_pems[0].bytes())
+        assert replaced("new.test", "www.shop.test") == _renewal_info_path_component(certificate)
+        assert replaced("new.test") == ""
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from halfsync.issuing import files
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from acme import challenges, client, errors, messages
+    from josepy import json_util
     from josepy.errors import Error as JoseError
     from josepy.jwa import ES256
     from josepy.jwk import JWK, JWKEC
@@ -66,13 +67,38 @@ class TLSALPN01(challenges.KeyAuthorizationChallenge):
         return str(self.key_authorization(account_key))
 
 
+class ReplacingOrder(messages.NewOrder):
+    """RFC 9773 5: it names the certificate that is replaced. (The library does not have it.)"""
+
+    replaces: str = json_util.field("replaces", omitempty=True)
+
+
+NOT_REPLACED = ("alreadyReplaced", "malformed", "unauthorized")
+"""What an authority says of an order whose `replaces` it does not like: it gets the order without it."""
+
+
 Publish = Callable[[Mapping[str, str], Mapping[str, bytes]], None]
 """Is called with what is to be shown now: by token what stands at its path (http-01), and by host a key with
 a certificate (tls-alpn-01). Returns when clients see it."""
 
 
 class Network(client.ClientNetwork):
-    def post(self, *arguments: Any, **options: Any) -> Any:
+    replaces = ""  # the certificate that the next order replaces, by its identifier
+
+    def post(self, url: str, obj: Any, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(obj, messages.NewOrder) or not self.replaces:
+            return self._post_often(url, obj, *arguments, **options)
+        replacing = ReplacingOrder(identifiers=obj.identifiers, profile=obj.profile, replaces=self.replaces)
+        try:
+            return self._post_often(url, replacing, *arguments, **options)
+        except errors.ConflictError:  # what the library makes of any 409: it is replaced already
+            pass
+        except messages.Error as error:
+            if error.code not in NOT_REPLACED:
+                raise
+        return self._post_often(url, obj, *arguments, **options)
+
+    def _post_often(self, *arguments: Any, **options: Any) -> Any:
         for _ in range(NONCE_TRIES - 1):
             try:
                 return super().post(*arguments, **options)
@@ -82,10 +108,11 @@ class Network(client.ClientNetwork):
         return super().post(*arguments, **options)
 
 
-def order(plan: AcmePlan, hosts: tuple[str, ...], publish: Publish) -> bytes:
-    """A key with a chain of certificates for these hosts, PEM. Raises OrderError."""
+def order(plan: AcmePlan, hosts: tuple[str, ...], publish: Publish, replaces: str = "") -> bytes:
+    """A key with a chain of certificates for these hosts, PEM. `replaces`: the identifier of the certificate
+    that there is. Raises OrderError."""
     try:
-        return _order(plan, hosts, publish)
+        return _order(plan, hosts, publish, replaces)
     except errors.ValidationError as error:
         raise OrderError(_of_validation(error)) from None
     except errors.TimeoutError:
@@ -117,11 +144,14 @@ def _connect(plan: AcmePlan, account_key: JWK | None) -> client.ClientV2:
     return client.ClientV2(client.ClientV2.get_directory(plan.directory, network), network)
 
 
-def _order(plan: AcmePlan, hosts: tuple[str, ...], publish: Publish) -> bytes:
+def _order(plan: AcmePlan, hosts: tuple[str, ...], publish: Publish, replaces: str) -> bytes:
     account_key = JWKEC(key=files.account_key(plan.account_path))
     authority = _connect(plan, account_key)
     _log_in(authority, account_key, plan)
     key = files.new_key()
+    if "renewalInfo" in authority.directory.to_partial_json():  # it knows what that is
+        assert isinstance(authority.net, Network)
+        authority.net.replaces = replaces
     pending = authority.new_order(_request_of(key, hosts))
     deadline = datetime.now() + VALIDATION_TIMEOUT  # noqa: DTZ005 (the library compares it with such)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -75,6 +76,25 @@ def write(path: str, data: bytes) -> None:
     finally:
         os.close(fd)
     os.replace(temporary, path)
+
+
+def identifier(path: str, hosts: Sequence[str]) -> str:
+    """Of the certificate in this file (RFC 9773 4.1), if it is for one of these hosts; "" if there is none,
+    or it is no authority's."""
+    try:
+        with open(path, "rb") as file:
+            found = x509.load_pem_x509_certificates(file.read())[0]
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        key = found.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except (OSError, ValueError, IndexError, x509.ExtensionNotFound):
+        return ""
+    if key is None or found.issuer == found.subject:
+        return ""
+    if set(names.get_values_for_type(x509.DNSName)).isdisjoint(hosts):
+        return ""
+    number = found.serial_number
+    serial = number.to_bytes(number.bit_length() // 8 + 1, "big")  # as in DER: the first bit is a sign
+    return ".".join(urlsafe_b64encode(one).decode().rstrip("=") for one in (key, serial))
 
 
 def renew_at(path: str, hosts: Sequence[str]) -> float:

@@ -133,7 +133,8 @@ class Issuer:
         names = ", ".join(site.hosts)
         log("info", f"acme: ordering a certificate for {names} at {self._plan.directory}.")
         try:
-            pem = order(self._plan, site.hosts, self._publish)
+            replaces = files.identifier(site.path, site.hosts)
+            pem = order(self._plan, site.hosts, self._publish, replaces)
             files.write(site.path, pem)
         except (OrderError, OSError) as error:
             return self._failed(site, str(error).rstrip("."))
