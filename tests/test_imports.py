@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "wire": {"objects", "wire"},
     "request": {"wire", "request", "request_ids", "primitives"},
     "request_ids": set(),
-    "response": {"objects", "stamps", "wire", "request"},
+    "response": {"objects", "stamps", "wire", "request", "request_ids"},
     "settings": {"acme_plan", "header_rules", "settings"},
     "seen_files": set(),
     "cores": set(),

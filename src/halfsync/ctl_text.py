@@ -37,8 +37,9 @@ def _pool(pool: Said, load: Said) -> Sequence[object]:
         if pool[state]:
             workers += f", {pool[state]} {state}"
     mean = load.get("mean_handler_seconds")
+    waiting = f"{load.get('waiting', '-')}{', overloaded' if load.get('overloaded') else ''}"
     return (
-        pool["pool"], workers, load.get("threads", "-"), load.get("busy", "-"), load.get("waiting", "-"),
+        pool["pool"], workers, load.get("threads", "-"), load.get("busy", "-"), waiting,
         "-" if mean is None else f"{1000 * mean:.1f} ms",
     )  # fmt: skip
 

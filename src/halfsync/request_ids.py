@@ -43,6 +43,13 @@ def said(head: bytes) -> str:
     return f" (request {found})" if found else ""
 
 
+def named_in(body: bytes, head: bytes) -> bytes:
+    """The body of a response in the server's own words, with the id: who sees it can say which request it
+    was."""
+    found = id_in(head)
+    return body + f"Request id: {found}\n".encode("latin-1") if found else body
+
+
 def without_id(head: bytes) -> tuple[bytes, str]:
     """The header section as it is without; and the id, "" if there is none."""
     if not _enabled:

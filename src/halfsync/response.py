@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from halfsync.request_ids import named_in
 from halfsync.stamps import Stamp
 from halfsync.wire.messages import Ending, Lease
 
@@ -301,3 +302,9 @@ def plain(status: int, reason: str, text: str, fields: Iterable[tuple[str, str]]
 
 INTERNAL_ERROR = plain(500, "Internal Server Error", "Internal server error.\n")
 """What a client sees when a handler raised. The traceback is in the error log."""
+
+
+def internal_error(request_head: bytes) -> tuple[Head, bytes]:
+    """The same for one request, with its id if it has one."""
+    head, body = INTERNAL_ERROR
+    return head, named_in(body, request_head)

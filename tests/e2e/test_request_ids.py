@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.harness import Client, Server, pattern, request, serving
+from tests.e2e.harness import Answer, Client, Server, pattern, request, serving
 
 MADE = re.compile(r"[0-9a-f]{32}")
 FORMAT = "%L %{UNIQUE_ID}e %{X-Request-ID}i %m %U"
@@ -167,21 +167,32 @@ def test_with_websockets_and_tunnels(server, target, protocol, status):
     assert logged(server, given) == ["GET", target]
 
 
-def test_the_error_log_names_it(server):
+def assert_named(answer: Answer, status: int) -> None:
+    """The response is in the server's own words, and names the request."""
+    assert answer.status == status
+    assert MADE.fullmatch(answer["X-Request-ID"])
+    assert answer.body.endswith(f"\nRequest id: {answer['X-Request-ID']}\n".encode())
+    assert answer["Content-Length"] == str(len(answer.body))
+
+
+def test_the_error_log_names_it_and_so_does_the_page(server):
     answer = server.get("/fail?a=b")
-    assert answer.status == 500
+    assert_named(answer, 500)
     server.until_logged(rf"before the response to GET /fail \(request {answer['X-Request-ID']}\):")
     answer = server.get("/asgi/raise")
-    assert answer.status == 500
+    assert_named(answer, 500)
     server.until_logged(rf"to GET /asgi/raise from 127\.0\.0\.1 \(request {answer['X-Request-ID']}\):")
     answer = server.get("/asgi/sleep?seconds=30")
-    assert answer.status == 504
+    assert_named(answer, 504)
     name = rf"\(request {answer['X-Request-ID']}\)"
     server.until_logged(f"past its deadline: GET '/asgi/sleep.seconds=30' {name}")
     server.until_logged(f"GET /asgi/sleep from 127.0.0.1 {name} passed its deadline")
     answer = server.get("/die", method="POST")
-    assert answer.status == 502
+    assert_named(answer, 502)
     server.until_logged(rf"POST '/die' \(request {answer['X-Request-ID']}\) from 127.0.0.1 \(begun: 502\)")
+    with httpx.Client(http1=False, http2=True, base_url=server.url, timeout=60, trust_env=False) as client:
+        failed = client.get("/fail")
+    assert failed.text.endswith(f"\nRequest id: {failed.headers['x-request-id']}\n")
 
 
 def test_off_it_is_a_header_like_any_other(tmp_path: Path):

@@ -111,11 +111,12 @@ def test_threads_that_work_are_letters_and_requests_that_run_are_listed(server):
         assert sorted(one["letters"] for one in workers) == ["W__", "___"]
         [task] = [task for one in workers for task in one["tasks"]]
         assert task["request"] == "GET '/slow?<b>'"
-        assert task["client"] == "127.0.0.1"
+        assert (task["host"], task["client"]) == ("story.test", "127.0.0.1")
         page = server.get("/status")
         assert page["Content-Type"] == "text/html; charset=utf-8"
         text = page.body.decode()
         assert "&lt;b&gt;" in text
+        assert "<td>127.0.0.1</td><td>story.test</td><td>GET &#x27;/slow?&lt;b&gt;&#x27;</td>" in text
         assert "<b>" not in text
         go.touch()
         assert client.answer().status == 200

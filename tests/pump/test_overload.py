@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,11 @@ from typing import Any
 
 import pytest
 
+from halfsync import ctl_text
 from halfsync.plan import Kind, Limits, RoutePlan
+from halfsync.pump.status_html import page
+from halfsync.pump.status_metrics import metrics
+from halfsync.pump.status_page import StatusPages
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import Task
 from tests.pump.harness import APP, BUILT_IN, Client, Hand, Stage, get, parse_answer
@@ -110,15 +115,33 @@ def test_at_twice_the_load_the_served_are_served_soon_and_the_others_refused_soo
     assert "requests got a 503 (queue_target)" in said  # with what can be done about it, once a minute
 
 
+def shown(stage: Stage) -> tuple[bool, str, str, str]:
+    """What is said of the application's pool: in JSON, to Prometheus, on the page, by halfsyncctl."""
+    pages = StatusPages(stage.pump)
+    found = pages.found()
+    pool = found["pools"][APP]
+    name = pool["pool"]
+    [sample] = [
+        line for line in metrics(found).splitlines() if line.startswith(f'halfsync_pool_overloaded{{pool="{name}"')
+    ]
+    [row] = re.findall(rf"<tr><td>{name}</td><td class=n>.*?</tr>", page(found, (), 0.0, 0))
+    [alarm] = re.findall("<td class=alarm>(.*?)</td>", row)
+    planned = {"pool": name, "working": 1, "size": 1, "starting": 0, "retiring": 0}
+    waiting = ctl_text._pool(planned, pool)[4]
+    return pool["overloaded"], f"{name} {sample.split()[-1]}", alarm, re.sub(r"^\d+", "0", str(waiting))
+
+
 def test_when_it_is_over_nothing_is_refused(capfd):
     with loaded() as load:
         load.run(4, rate=40)
+        assert shown(load.stage) == (True, "app:app 1", "overloaded", "0, overloaded")
         load.run(3, rate=15)
         begun = load.now
         load.run(3, rate=15)
         assert set(load.since(begun)[0]) == {200}
         pool = load.stage.pump.pools.pools[APP]
         assert not pool.is_overloaded
+        assert shown(load.stage) == (False, "app:app 0", "", "0")
         for _ in range(20):  # and a burst may come again
             load.ask()
         load.run(2, rate=0)

@@ -40,7 +40,7 @@ from halfsync.logs.error import failure, log
 from halfsync.objects import File
 from halfsync.primitives import os
 from halfsync.request import request_named
-from halfsync.response import INTERNAL_ERROR, MAX_FIELDS, SMALL
+from halfsync.response import MAX_FIELDS, SMALL, internal_error
 from halfsync.wire.messages import (
     ABORTED,
     DONE,
@@ -351,7 +351,7 @@ class HTTPInvocation(OutgoingResponse):
         if begun or self._gone:
             self._part([], ABORTED)
         else:
-            self._head, body = INTERNAL_ERROR
+            self._head, body = internal_error(self._task.head)
             if self._pages is not None:
                 fields, body = self._pages.instead(500, self._head.fields, body)
                 self._head = msgspec.structs.replace(self._head, fields=fields)

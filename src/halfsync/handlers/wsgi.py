@@ -23,7 +23,7 @@ from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.request import RequestBody, request_named
 from halfsync.request_ids import said
-from halfsync.response import INTERNAL_ERROR, SMALL, ClientDisconnectedError, Replier, Responder
+from halfsync.response import SMALL, ClientDisconnectedError, Replier, Responder, internal_error
 from halfsync.wire.messages import Task
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -135,7 +135,7 @@ def _timed_out(task: Task, replier: Replier) -> None:
     if replier.begun:
         _abort(replier)
     else:
-        replier.own(*INTERNAL_ERROR)
+        replier.own(*internal_error(task.head))
 
 
 def _fail(task: Task, replier: Replier) -> None:
@@ -147,4 +147,4 @@ def _fail(task: Task, replier: Replier) -> None:
     if replier.begun:
         _abort(replier)
     else:
-        replier.own(*INTERNAL_ERROR)
+        replier.own(*internal_error(task.head))

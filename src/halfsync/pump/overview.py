@@ -126,6 +126,7 @@ def tasks_of(pump: Pump, worker: Worker) -> list[dict[str, Any]]:
         task: dict[str, Any] = {"seconds": round((pump.clock.now_ns - begun) / 1e9, 3) if begun else None}
         if isinstance(owner, Exchange):
             task["request"] = owner.request_line
+            task["host"] = _text(owner.head.host)
             if owner.conn is not None:
                 task["client"] = owner.conn.origin.client or "unix"
         else:

@@ -11,6 +11,7 @@ from halfsync.header_rules import HeaderRules
 from halfsync.hosts import HostTable
 from halfsync.plan import Plan, RoutePlan, SitePlan
 from halfsync.pump.connection import Exchange, Look
+from halfsync.request_ids import LINE_START
 from halfsync.wire.refusals import Refusal
 
 
@@ -50,9 +51,10 @@ class OwnResponses:
     def of(self, exchange: Exchange, refusal: Refusal) -> tuple[bytes, bytes]:
         """Field lines, each ended by CRLF, and body."""
         look = self._look_of(exchange) if refusal.is_of_site else None
-        if look is None:
-            return refusal.fields(), refusal.body()
-        return look.apply(refusal.status, refusal.fields(), refusal.body())
+        fields, body = refusal.fields(), refusal.body()
+        if exchange.id_line:
+            body += b"Request id: " + exchange.id_line[len(LINE_START) - 2 : -2] + b"\n"
+        return (fields, body) if look is None else look.apply(refusal.status, fields, body)
 
     def _look_of(self, exchange: Exchange) -> Look | None:
         if exchange.route is not None:

@@ -54,11 +54,12 @@ def page(found: dict[str, Any], points: Sequence[Point], now: float, refresh: in
         _running(workers),
         "<h2>Pools and queues</h2>",
         _table(
-            ("Pool", "Threads", "Busy", "Waiting", "Mean handler time", "Refused (503)"),
+            ("Pool", "Threads", "Busy", "Waiting", "Mean handler time", "Refused (503)", ""),
             (
                 (
                     p["pool"], p["threads"], p["busy"], p["waiting"],
                     milliseconds(p["mean_handler_seconds"]), sum(p["refused"].values()),
+                    Alarm("overloaded" if p["overloaded"] else ""),
                 )
                 for p in found["pools"]
             ),
@@ -125,16 +126,19 @@ def _legend() -> str:
 
 def _running(workers: Iterable[dict[str, Any]]) -> str:
     tasks = [
-        (task["seconds"], task.get("client", ""), task["request"], worker["pool"], str(worker["pid"]))
+        (
+            task["seconds"], task.get("client", ""), task.get("host", ""), task["request"],
+            worker["pool"], str(worker["pid"]),
+        )
         for worker in workers
         for task in worker["tasks"]
         if task["seconds"] is not None
-    ]
+    ]  # fmt: skip
     tasks.sort(key=lambda task: -task[0])
     if not tasks:
         return "<p>None.</p>"
     rows = [(f"{seconds:.1f} s", *more) for seconds, *more in tasks[:50]]
-    return _table(("For", "Client", "Request", "Pool", "Worker"), rows)
+    return _table(("For", "Client", "Host", "Request", "Pool", "Worker"), rows)
 
 
 # --- tables
@@ -179,6 +183,12 @@ class Left(float):
     """Seconds until a certificate expires."""
 
 
+class Alarm(str):
+    """Marked."""
+
+    __slots__ = ()
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>"]
     lines += [f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows]
@@ -191,6 +201,8 @@ def _cell(value: object) -> str:
     if isinstance(value, Left):
         said = f"{duration(value)}" if value > 0 else "it has expired"
         return f"<td{' class=alarm' if value < SOON else ''}>{said}</td>"
+    if isinstance(value, Alarm):
+        return f"<td class=alarm>{escape(value)}</td>"
     return f"<td class=n>{value:,}</td>" if isinstance(value, int) else f"<td>{escape(str(value))}</td>"
 
 

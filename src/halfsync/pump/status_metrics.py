@@ -77,6 +77,10 @@ def _families(found: dict[str, Any]) -> Iterator[tuple[str, str, str, Samples]]:
     yield "pool_busy_threads", "gauge", "Threads that handle a request.", of_pools("busy")
     yield "pool_waiting_requests", "gauge", "Requests that wait for a thread.", of_pools("waiting")
     yield (
+        "pool_overloaded", "gauge", "Whether requests are refused because of queue_target: 1, or 0.",
+        [("", {"pool": one["pool"]}, int(one["overloaded"])) for one in found["pools"]],
+    )  # fmt: skip
+    yield (
         "pool_refused_total", "counter", "Requests that got a 503 because of a setting.",
         [
             ("", {"pool": one["pool"], "setting": setting}, count)

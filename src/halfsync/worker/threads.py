@@ -41,7 +41,8 @@ from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.primitives import _thread, os, socket, threading, time
 from halfsync.request import RequestBody, SpooledBody, request_named
-from halfsync.response import INTERNAL_ERROR, Head, Replier
+from halfsync.request_ids import named_in
+from halfsync.response import Head, Replier, internal_error
 from halfsync.temporary_files import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
@@ -331,7 +332,7 @@ class Threads:
         except BaseException:  # noqa: BLE001
             self._log_failure(task)
         route = task.route
-        self._conclude(responder.replier_of(task.number, began, self._rules[route], self._pages[route]))
+        self._conclude(task, responder.replier_of(task.number, began, self._rules[route], self._pages[route]))
         return 0
 
     def _handle(self, task: Task, began: int) -> None:
@@ -346,12 +347,12 @@ class Threads:
             handler(task, spool, replier)
         except NoDescriptorError:
             log("error", f"{describe(task)} gets 503: its body did not arrive, for {OUT_OF_DESCRIPTORS}")
-            replier.own(*UNAVAILABLE)
+            replier.own(UNAVAILABLE[0], named_in(UNAVAILABLE[1], task.head))
         except BaseException:  # noqa: BLE001
             self._log_failure(task)
         if spool is not None:
             spool.close()
-        self._conclude(replier)
+        self._conclude(task, replier)
 
     def _log_failure(self, task: Task) -> None:
         """Of a handler, in its exception handler."""
@@ -368,11 +369,11 @@ class Threads:
         self.outbox.put(Credit(number, size), 0, time.monotonic_ns())
         self.outbox.flush()
 
-    def _conclude(self, replier: TaskReplier) -> None:
+    def _conclude(self, task: Task, replier: TaskReplier) -> None:
         if replier.begun and not replier.ended:
             replier.abort()
         elif not replier.ended:
-            replier.own(*INTERNAL_ERROR)
+            replier.own(*internal_error(task.head))
         replier.release()
 
     def _log(self, task: LogTask) -> int:
