@@ -121,9 +121,8 @@ def shown(stage: Stage) -> tuple[bool, str, str, str]:
     found = pages.found()
     pool = found["pools"][APP]
     name = pool["pool"]
-    [sample] = [
-        line for line in metrics(found).splitlines() if line.startswith(f'halfsync_pool_overloaded{{pool="{name}"')
-    ]
+    start = f'halfsync_pool_overloaded{{pool="{name}"}}'
+    [sample] = [line for line in metrics(found).splitlines() if line.startswith(start)]
     [row] = re.findall(rf"<tr><td>{name}</td><td class=n>.*?</tr>", page(found, (), 0.0, 0))
     [alarm] = re.findall("<td class=alarm>(.*?)</td>", row)
     planned = {"pool": name, "working": 1, "size": 1, "starting": 0, "retiring": 0}
