@@ -21,7 +21,15 @@ from typing import Any
 
 from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
-from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_BYTES, Reply, Task, decode_replies, encode
+from halfsync.wire.messages import (
+    MAX_PACKET,
+    SCOREBOARD_BYTES,
+    SCOREBOARD_SLOTS,
+    Reply,
+    Task,
+    decode_replies,
+    encode,
+)
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import Threads
@@ -99,7 +107,7 @@ def live(tasks: socket.socket, options: argparse.Namespace) -> int:
     if options.profile:
         threading.setprofile(None)
         profile = cProfile.Profile()
-        profile.runcall(threads._live)
+        profile.runcall(threads._live, 2 * SCOREBOARD_SLOTS + 1)
         profile.print_stats("tottime")
     else:
         threads.start(options.threads)

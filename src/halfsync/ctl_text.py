@@ -63,7 +63,8 @@ def _scoreboard(said: Said) -> Iterator[str]:
         state = one.get("ending", one["state"])
         row = (one["pid"] or "-", one["role"], one.get("pool", ""), one.get("generation", ""), state)
         served = (one["requests"], size(one["bytes"])) if "requests" in one else ("", "")
-        rows.append((*row, duration(one["seconds"]), size(one["memory"]), *served, ""))
+        letters = "".join(slot["letter"] for slot in one.get("slots", ()))
+        rows.append((*row, duration(one["seconds"]), size(one["memory"]), *served, letters))
         for task in one.get("tasks", ()):
             runs = f"{task['request']} at {task['host']} of {task['client']} for {task['seconds']:.1f} s"
             rows.append(("",) * 9 + (runs,))

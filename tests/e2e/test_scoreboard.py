@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from halfsync.ctl import ask
 from halfsync.wire.control import ControlRequest
-from tests.e2e.harness import Server, frozen, kill, request, serving
+from tests.e2e.harness import LONG, Server, frozen, kill, request, serving
 from tests.e2e.test_status import LOOP
 
 APPLICATION = """
@@ -62,6 +62,16 @@ def tasks(server: Server) -> list[str]:
     return sorted(task["request"] for one in living(server) for task in one.get("tasks", ()))
 
 
+def slots(server: Server) -> list[tuple[str, str]]:
+    """Of all threads of the application: letter, and request."""
+    return sorted(
+        (slot["letter"], slot.get("request", ""))
+        for one in living(server)
+        if one.get("pool") == "app:app"
+        for slot in one["slots"]
+    )
+
+
 def status(server: Server) -> dict[str, Any]:
     return dict(json.loads(server.get("/status?json").body))
 
@@ -95,8 +105,14 @@ def test_every_process_and_what_it_runs_whatever_dies(server):
     server.until(lambda: tasks(server) == expected)
     [task] = [task for one in living(server) for task in one.get("tasks", ()) if "loop" in task["request"]]
     assert (task["host"], task["client"]) == ("story.test", "127.0.0.1")
+    at_work = [("W", "GET '/slow?a'"), ("W", "GET '/slow?b'"), *[("_", "")] * 4]
+    assert slots(server) == at_work
     with frozen(server.pump):  # nobody is asked for it
         assert tasks(server) == expected
+        assert slots(server) == at_work
+        since = [slot["seconds"] for one in living(server) for slot in one.get("slots", ())]
+        assert len(since) == 6 + 4, "the built-in worker's are among them"
+        assert all(0 <= seconds < 2 * LONG for seconds in since)
     [busy, *_] = [
         one["pid"]
         for one in living(server)
@@ -114,6 +130,7 @@ def test_every_process_and_what_it_runs_whatever_dies(server):
     go = server.errors.parent / "go"
     go.touch()
     server.until(lambda: tasks(server) == [])
+    server.until(lambda: slots(server) == [("_", "")] * 6)
     for client in clients:
         client.close()
     go.unlink()

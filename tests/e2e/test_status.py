@@ -108,7 +108,14 @@ def test_threads_that_work_are_letters_and_requests_that_run_are_listed(server):
         client.send(request("/slow?<b>"))
         server.until(lambda: "W" in "".join(one["letters"] for one in found(server)["workers"]))
         workers = [one for one in found(server)["workers"] if one["pool"] == "app:app"]
-        assert sorted(one["letters"] for one in workers) == ["W__", "___"]
+        assert sorted("".join(sorted(one["letters"])) for one in workers) == ["W__", "___"]
+        [slot] = [slot for one in workers for slot in one["slots"] if slot["letter"] == "W"]
+        assert (slot["request"], slot["host"], slot["client"]) == (
+            "GET '/slow?<b>'",
+            "story.test",
+            "127.0.0.1",
+        )
+        assert all(slot["seconds"] >= 0 for one in workers for slot in one["slots"])
         [task] = [task for one in workers for task in one["tasks"]]
         assert task["request"] == "GET '/slow?<b>'"
         assert (task["host"], task["client"]) == ("story.test", "127.0.0.1")
@@ -116,6 +123,7 @@ def test_threads_that_work_are_letters_and_requests_that_run_are_listed(server):
         assert page["Content-Type"] == "text/html; charset=utf-8"
         text = page.body.decode()
         assert "&lt;b&gt;" in text
+        assert re.search(r'<b class="W" title="GET &#x27;/slow\?&lt;b&gt;&#x27; for \d+\.\d s">W</b>', text)
         assert "<td>127.0.0.1</td><td>story.test</td><td>GET &#x27;/slow?&lt;b&gt;&#x27;</td>" in text
         assert "<b>" not in text
         go.touch()

@@ -9,6 +9,7 @@ import struct
 from dataclasses import replace
 
 from halfsync.plan import Kind, Limits, RoutePlan
+from halfsync.pump import overview
 from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import DONE, SCOREBOARD_SLOTS, UNFINISHED, Cancel, Stacks, Task
@@ -43,6 +44,26 @@ def test_one_that_ends_when_it_is_told_to_leaves_its_worker_in_service(capfd):
         stage.later(20)
         assert (ids(stage.interrupted), stage.hung) == ([hand.number], [])
         assert re.search(r"GET '/slow' ended within \d\.\d s of its deadline\.", capfd.readouterr().err)
+
+
+def test_it_is_shown_by_name_until_it_ends():
+    with Stage(handler_timeout=5, handler_grace=60) as stage:
+        hand = stage.hand(threads=2)
+        assert hand.worker is not None
+        hand.worker.rows = range(2)  # of the scoreboard, as the parent gives them
+        client, task = hanging(stage, hand, "/stuck")
+        stage.later(1)
+        stage.later(5)
+        assert client.answer().status == 504
+        [shown] = overview.tasks_of(stage.pump, hand.worker)
+        assert (shown["request"], shown["host"], shown["client"]) == (
+            "GET '/stuck' (given up)", "a", "127.0.0.1"
+        )  # fmt: skip
+        letters = [(one["letter"], one.get("request")) for one in overview.slots_of(stage.pump, hand.worker)]
+        assert letters == [("W", "GET '/stuck' (given up)"), ("_", None)]
+        hand.reply(task, b"late")
+        stage.later(1)
+        assert overview.tasks_of(stage.pump, hand.worker) == []
 
 
 def test_one_that_goes_on_costs_its_worker_and_no_request_beside_it(capfd):

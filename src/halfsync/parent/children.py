@@ -13,6 +13,7 @@ import msgspec
 
 from halfsync import channel
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
+from halfsync.parent.thread_rows import ThreadRows
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
 
@@ -68,6 +69,7 @@ class Child(msgspec.Struct, eq=False):
     at_fault: bool = False  # it was killed for what it did
     row: int = -1  # on the scoreboard; -1: it has none
     task_rows: tuple[int, int] = (0, 0)  # there: the first one, and how many
+    thread_rows: ThreadRows | None = None  # of a worker with threads that has joined
     ending: str = ""  # how it ended, in words
     _unsent: deque[tuple[bytes, tuple[int, ...]]] = msgspec.field(default_factory=deque)
     stuck_since: float = NEVER
@@ -160,3 +162,5 @@ class Child(msgspec.Struct, eq=False):
         if self.channel is not None:
             self.channel.detach()
             self.channel = None
+        if self.thread_rows is not None:
+            self.thread_rows.forget_in_child()

@@ -65,7 +65,7 @@ class Control:
         self._commands: dict[str, Callable[[ControlRequest, float], Said | Look]] = {
             "status": lambda _, now: self._asked("status", now, status_of(self._tree, now)),
             "workers": lambda _, now: self._asked("workers", now, workers_of(self._tree, now)),
-            "scoreboard": lambda _, now: done(processes=rows_of(scoreboard, now)),
+            "scoreboard": lambda _, now: done(processes=rows_of(self._tree, scoreboard, now)),
             "connections": lambda _, now: self._asked("connections", now, {}),
             "leases": lambda _, now: self._asked("leases", now, {}),
             "reload": self._reload,

@@ -9,6 +9,7 @@ import socket
 from halfsync import channel
 from halfsync.parent.children import Child
 from halfsync.parent.states import ChildEvent
+from halfsync.parent.thread_rows import ThreadRows
 from halfsync.wire.blocks import SHARED_BYTES
 from halfsync.wire.messages import MOST_SLOTS, SCOREBOARD_SLOTS, Attach, Join, scoreboard_bytes
 
@@ -62,6 +63,7 @@ def join(pump: Child, worker: Child) -> None:
     """Make the channels between the pump and this worker, and hand each its ends. Raises OSError; then the
     worker stays as it is, to be joined later."""
     pumps, workers = make(worker.concurrency)
+    worker.thread_rows = None if worker.concurrency else ThreadRows.of(pumps[2], worker.threads)
     worker.order(Attach(), workers)
     is_loop = worker.concurrency > 0
     threads = worker.concurrency if is_loop else worker.threads

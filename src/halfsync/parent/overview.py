@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from halfsync import __version__
@@ -11,8 +12,10 @@ from halfsync.memory import resident
 from halfsync.parent.children import UNKNOWN, Child, Role
 from halfsync.parent.pools import WorkerPool
 from halfsync.parent.states import ChildState
+from halfsync.parent.thread_rows import ThreadRows
 from halfsync.parent.tree import Tree
-from halfsync.scoreboard import PROCESSES, ProcessRow, Scoreboard
+from halfsync.scoreboard import PROCESSES, ProcessRow, Scoreboard, TaskRow
+from halfsync.wire.thread_rows import ThreadRow, paired
 
 _STARTED = time.monotonic()
 
@@ -36,36 +39,56 @@ def workers_of(tree: Tree, now: float) -> dict[str, Any]:
     return {"processes": [own, *(_process(tree, child, now) for child in tree.children())]}
 
 
-def rows_of(scoreboard: Scoreboard, now: float) -> list[dict[str, Any]]:
+def rows_of(tree: Tree, scoreboard: Scoreboard, now: float) -> list[dict[str, Any]]:
     """The scoreboard's rows, those of processes that have ended lately behind the others. No process is asked
     for it."""
-    found = [_row(scoreboard, index, now) for index in range(PROCESSES)]
+    threads = {child.row: child.thread_rows for child in tree.children() if child.thread_rows is not None}
+    found = [_row(scoreboard, index, threads.get(index), now) for index in range(PROCESSES)]
     return sorted(filter(None, found), key=lambda row: (bool(row.get("ending")), row["seconds"]))
 
 
-def _row(scoreboard: Scoreboard, index: int, now: float) -> dict[str, Any]:
+def _row(scoreboard: Scoreboard, index: int, threads: ThreadRows | None, now: float) -> dict[str, Any]:
     process = scoreboard.process(index)
     if process is None:
         return {}
     said = process.described(now, scoreboard.served(index))
-    if not process.ending and (tasks := _tasks(scoreboard, process, now)):
-        said["tasks"] = tasks
+    if process.ending:
+        return said
+    tasks = _tasks(scoreboard, process)
+    if tasks:
+        said["tasks"] = [_described(task, now) for task in tasks]
+    if threads is not None and (rows := threads.read()):
+        said["slots"] = _slots(rows, tasks, now)
     return said
 
 
-def _tasks(scoreboard: Scoreboard, process: ProcessRow, now: float) -> list[dict[str, Any]]:
+def _tasks(scoreboard: Scoreboard, process: ProcessRow) -> list[TaskRow]:
     """The oldest first."""
     rows = range(process.first_task, process.first_task + process.task_rows)
     tasks = [task for row in rows if (task := scoreboard.task(row)) is not None]
-    return [
-        {
-            "seconds": round(now - task.began_ns / 1e9, 3),
-            "request": task.request,
-            "host": task.host,
-            "client": task.client,
+    return sorted(tasks, key=lambda task: task.began_ns)
+
+
+def _described(task: TaskRow, now: float) -> dict[str, Any]:
+    return {
+        "seconds": round(now - task.began_ns / 1e9, 3),
+        "request": task.request,
+        "host": task.host,
+        "client": task.client,
+    }
+
+
+def _slots(rows: Sequence[ThreadRow], tasks: Sequence[TaskRow], now: float) -> list[dict[str, Any]]:
+    """One for each thread: its letter, as on the status page; since when; and its request, if that runs for
+    long enough to stand on the scoreboard."""
+    found = []
+    for row, task in zip(rows, paired(rows, [task.began_ns for task in tasks]), strict=True):
+        slot: dict[str, Any] = {
+            "letter": "W" if row.is_busy or task is not None else "_",
+            "seconds": round(max(0.0, now - row.since_ns / 1e9), 3) if row.since_ns else None,
         }
-        for task in sorted(tasks, key=lambda task: task.began_ns)
-    ]
+        found.append(slot if task is None else slot | _described(tasks[task], now))
+    return found
 
 
 def _pool(pool: WorkerPool) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from halfsync.counts import TOTAL_NS
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.loop import Pump
 from halfsync.pump.workers import LOG_BATCH, Pool, Worker
+from halfsync.scoreboard import TaskRow
+from halfsync.wire.thread_rows import paired
 
 MOST = 2000
 """Connections or leases that are listed, and tasks of a worker, of which one with an event loop may have
@@ -120,18 +122,43 @@ def _pool(pool: Pool) -> dict[str, Any]:
 
 def tasks_of(pump: Pump, worker: Worker) -> list[dict[str, Any]]:
     """What it has, the oldest first: what was handed over before the others."""
+    return [_task(pump, worker, number) for number in islice(worker.owners, MOST)]
+
+
+def _task(pump: Pump, worker: Worker, number: int) -> dict[str, Any]:
+    begun, owner = worker.begun(number), worker.owners[number]
+    task: dict[str, Any] = {"seconds": round((pump.clock.now_ns - begun) / 1e9, 3) if begun else None}
+    if isinstance(owner, Exchange):
+        task |= {"request": owner.request_line, "host": _text(owner.head.host)}
+        if owner.conn is not None:
+            task["client"] = owner.conn.origin.client or "unix"
+    elif owner is LOG_BATCH:
+        task["request"] = "access log"
+    elif (row := _row(pump, worker, number)) is not None:
+        task |= {"request": f"{row.request} (given up)", "host": row.host, "client": row.client}
+    else:
+        task["request"] = "given up"
+    return task
+
+
+def _row(pump: Pump, worker: Worker, number: int) -> TaskRow | None:
+    """What the scoreboard says of a task whose request has its response, or has gone elsewhere."""
+    row = worker.described.get(number)
+    return None if row is None else pump.scoreboard.task(row)
+
+
+def slots_of(pump: Pump, worker: Worker) -> list[dict[str, Any]]:
+    """What each of its threads does: a letter, nearly as mod_status has them, and for how long. W works; _
+    waits for a request; G works, and its worker is to be replaced; "." is idle there; ! is idle in a worker
+    that begins nothing. (A worker with an event loop has no rows of threads.)"""
+    working, waiting = ("G", ".") if worker.retiring else ("W", "!" if worker.stalled else "_")
+    numbers = [number for number in islice(worker.owners, MOST) if worker.begun(number)]
     found = []
-    for number, owner in islice(worker.owners.items(), MOST):
-        begun = worker.begun(number)
-        task: dict[str, Any] = {"seconds": round((pump.clock.now_ns - begun) / 1e9, 3) if begun else None}
-        if isinstance(owner, Exchange):
-            task["request"] = owner.request_line
-            task["host"] = _text(owner.head.host)
-            if owner.conn is not None:
-                task["client"] = owner.conn.origin.client or "unix"
-        else:
-            task["request"] = "access log" if owner is LOG_BATCH else "given up"
-        found.append(task)
+    rows = worker.thread_rows
+    for row, task in zip(rows, paired(rows, list(map(worker.begun, numbers))), strict=True):
+        seconds = round(max(0.0, (pump.clock.now_ns - row.since_ns) / 1e9), 3) if row.since_ns else None
+        slot: dict[str, Any] = {"letter": waiting if task is None else working, "seconds": seconds}
+        found.append(slot if task is None else slot | _task(pump, worker, numbers[task]))
     return found
 
 

@@ -107,14 +107,21 @@ def _board(pool: dict[str, Any], workers: Iterable[dict[str, Any]]) -> str:
 
 
 def _letters(worker: dict[str, Any]) -> str:
-    """What runs the longest comes first."""
-    running = iter([task for task in worker["tasks"] if task["seconds"] is not None])
+    """In the order of its threads; of an event loop, what runs the longest comes first."""
+    slots = worker["slots"] or _slots_of_loop(worker)
     found = []
-    for letter in worker["letters"]:
-        task = next(running, None) if letter in "WG" else None
-        title = "" if task is None else f' title="{escape(task["request"])} for {task["seconds"]:.1f} s"'
-        found.append(f'<b class="{LETTERS[letter][0]}"{title}>{letter}</b>')
+    for slot in slots:
+        said = f"{slot['request']} for {slot['seconds']:.1f} s" if "request" in slot else ""
+        title = f' title="{escape(said)}"' if said else ""
+        found.append(f'<b class="{LETTERS[slot["letter"]][0]}"{title}>{slot["letter"]}</b>')
     return "".join(found)
+
+
+def _slots_of_loop(worker: dict[str, Any]) -> list[dict[str, Any]]:
+    running = iter([task for task in worker["tasks"] if task["seconds"] is not None])
+    return [
+        {"letter": letter} | (next(running, {}) if letter in "WG" else {}) for letter in worker["letters"]
+    ]
 
 
 def _legend() -> str:

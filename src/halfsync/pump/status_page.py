@@ -136,13 +136,15 @@ class StatusPages:
         }
 
     def _worker(self, worker: Worker) -> dict[str, Any]:
+        slots = [] if worker.is_loop else overview.slots_of(self._pump, worker)
         return {
             "pid": worker.pid,
             "pool": worker.pool.name,
             "threads": worker.threads,
-            "letters": _letters(worker),
+            "letters": _loop_letters(worker) if worker.is_loop else "".join(one["letter"] for one in slots),
             "memory": self._memory(worker),
             "tasks": overview.tasks_of(self._pump, worker),
+            "slots": slots,
         }
 
     def _memory(self, worker: Worker) -> int:
@@ -179,12 +181,10 @@ def _below(exchange: Exchange) -> bytes:
     return below_prefix(target_parts(exchange.head.target)[0], exchange.route.prefix).strip(b"/")
 
 
-def _letters(worker: Worker) -> str:
-    """One for each thread, nearly as mod_status has them: W works; _ waits for a request; G works, and its
-    worker is to be replaced; "." is idle there; ! is idle in a worker that begins nothing. A worker with an
-    event loop takes a thousand tasks: one letter for each that it has, and one for the places left."""
+def _loop_letters(worker: Worker) -> str:
+    """Of a worker with an event loop, which takes a thousand tasks: one letter for each that it has, and one
+    for the places left. The letters are those of threads (see overview.slots_of)."""
     busy = min(worker.threads, sum(worker.begun(number) > 0 for number in worker.owners))
     idle = "." if worker.retiring else "!" if worker.stalled else "_"
-    left = min(worker.threads - busy, 1) if worker.is_loop else worker.threads - busy
-    busy = min(busy, MOST_LETTERS)
-    return ("G" if worker.retiring else "W") * busy + idle * left
+    left = min(worker.threads - busy, 1)
+    return ("G" if worker.retiring else "W") * min(busy, MOST_LETTERS) + idle * left

@@ -39,6 +39,7 @@ from halfsync.wire.messages import (
     slots_of,
 )
 from halfsync.wire.refusals import Refusal
+from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, row_of
 
 LOOK_AHEAD = 64
 """Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
@@ -192,6 +193,12 @@ class Worker:
     def turned_ns(self) -> int:
         """When its event loop last turned, as far as it says (monotonic nanoseconds)."""
         return self.scoreboard[2 * self.slots]
+
+    @property
+    def thread_rows(self) -> list[ThreadRow]:
+        """What each of its threads says."""
+        first = len(self.scoreboard) - THREAD_ROWS
+        return [row_of(word) for word in self.scoreboard[first : first + self.threads]]
 
     def send(self, messages: Sequence[object], fds: list[int]) -> Sent:
         """One packet of what Task, LogTask and Nudge are, or the same as tuples of their columns."""

@@ -53,6 +53,7 @@ from typing import ClassVar
 import msgspec
 
 from halfsync.objects import Memory, SimpleObject
+from halfsync.wire.thread_rows import THREAD_ROWS
 
 MAX_PACKET = 160 * 1024
 """Bytes. A packet must fit the socket's send buffer whole; 212,992 is Linux's default limit."""
@@ -90,7 +91,7 @@ MOST_SLOTS = 64 * 1024
 SCOREBOARD_SLOTS = 1024
 """Slots of the scoreboard of a worker with threads: one for each task that can be outstanding there. That of
 a worker with an event loop has more, if it takes more. The scoreboard is two arrays of that many unsigned
-64-bit integers, and one number more.
+64-bit integers, one number more, and a row for each thread (thread_rows.py).
 
 `scoreboard[slot]`, *begun*: the pump zeroes it before it hands a task over; the worker writes
 `time.monotonic_ns()` there when the handler begins. So the pump knows, with no message, which
@@ -108,12 +109,12 @@ loop takes tasks, and from time to time while it has any. If that is long ago, t
 
 
 def scoreboard_bytes(slots: int) -> int:
-    return 8 * (2 * slots + 1)
+    return 8 * (2 * slots + 1 + THREAD_ROWS)
 
 
 def slots_of(scoreboard: memoryview) -> int:
     """`scoreboard` consists of 64-bit integers."""
-    return len(scoreboard) // 2
+    return (len(scoreboard) - 1 - THREAD_ROWS) // 2
 
 
 SCOREBOARD_BYTES = scoreboard_bytes(SCOREBOARD_SLOTS)

@@ -32,6 +32,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Protocol
 
@@ -58,6 +59,7 @@ from halfsync.wire.messages import (
     Task,
     decode_tasks,
 )
+from halfsync.wire.thread_rows import THREAD_ROWS, at_work, idle
 from halfsync.worker import forks
 from halfsync.worker.bodies import ASK_EVERY, ResponseLimits, TaskReplier, TaskResponder
 from halfsync.worker.interrupts import Interrupts
@@ -153,7 +155,8 @@ class Threads:
         self._living = count
         forks.call_in_child(self._forget_in_child)
         for number in range(count):
-            self._threads.append(start_thread(self._live, f"halfsync-{number + 1}"))
+            live = partial(self._live, len(self._scoreboard) - THREAD_ROWS + number)
+            self._threads.append(start_thread(live, f"halfsync-{number + 1}"))
 
     def stop(self) -> None:
         """Take no more tasks; wait until those that were begun have ended and their responses are sent."""
@@ -234,7 +237,9 @@ class Threads:
 
     # --- a thread's life ---------------------------------------------------------------------------
 
-    def _live(self) -> None:
+    def _live(self, row: int) -> None:
+        """`row`: where the scoreboard says what this thread is doing (see wire/thread_rows.py)."""
+        self._scoreboard[row] = idle(time.monotonic_ns())
         buffer = channel.page_buffer(MAX_PACKET)
         responder = TaskResponder(self.outbox, self._limits, self._task_queue)
         pause = FIRST_PAUSE
@@ -242,13 +247,15 @@ class Threads:
             try:
                 if not self._receive(buffer):
                     break
-                self._work(responder)
+                self._work(responder, row)
                 pause = FIRST_PAUSE
             except BaseException:  # noqa: BLE001 - the thread outlives everything
                 forks.end_if_child()
                 log("error", f"Error in a thread of the worker:\n{failure()}")
+                self._scoreboard[row] = idle(time.monotonic_ns())
                 time.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE)
+        self._scoreboard[row] = 0
         self._end()
 
     def _end(self) -> None:
@@ -291,11 +298,12 @@ class Threads:
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _work(self, responder: TaskResponder) -> None:
+    def _work(self, responder: TaskResponder, row: int) -> None:
         """Until the task queue is empty."""
         task_queue, scoreboard, outbox, at = self._task_queue, self._scoreboard, self.outbox, self._at
         identity = _thread.get_ident()
         ended = 0  # when the task before ended, which is when the next one begins; 0: the clock must tell
+        scoreboard[row] = at_work(time.monotonic_ns())
         while True:
             try:
                 task = task_queue.popleft()
@@ -319,6 +327,7 @@ class Threads:
         if outbox.waiting:
             outbox.flush()
         at[identity] = None
+        scoreboard[row] = idle(ended or time.monotonic_ns())
 
     def _respond(self, task: Task, began: int, responder: TaskResponder) -> int:
         """Have it handled. Gives the time of its end, or 0."""

@@ -1,0 +1,48 @@
+"""What the threads of a worker are doing, as the parent sees it, whatever the worker and the pump do."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from array import array
+
+from halfsync.wire.messages import SCOREBOARD_BYTES
+from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, row_of
+
+_SIZE = 8 * THREAD_ROWS
+
+
+class ThreadRows:
+    """Those of one worker: a descriptor of its scoreboard, which is closed with the object."""
+
+    def __init__(self, fd: int, threads: int) -> None:
+        self._fd = fd
+        self._threads = threads
+
+    @classmethod
+    def of(cls, scoreboard: int, threads: int) -> ThreadRows | None:
+        """By a descriptor of their own; None if there is no room for it now, which costs nobody a request."""
+        try:
+            return cls(fcntl.fcntl(scoreboard, fcntl.F_DUPFD_CLOEXEC, 3), threads)
+        except OSError:
+            return None
+
+    def read(self) -> list[ThreadRow]:
+        """Twice, until both are the same: to copy them takes no lock."""
+        if self._fd < 0:
+            return []
+        found = self._read()
+        while (again := self._read()) != found:
+            found = again
+        return [row_of(word) for word in array("Q", found)[: self._threads]]
+
+    def _read(self) -> bytes:
+        return os.pread(self._fd, _SIZE, SCOREBOARD_BYTES - _SIZE)
+
+    def forget_in_child(self) -> None:
+        """In a forked process, where it is closed already, and its number may be another's."""
+        self._fd = -1
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
