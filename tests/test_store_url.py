@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from halfsync.store_url import StoreUrl, parse_store_url
@@ -34,6 +36,25 @@ def test_what_is_wrong(text: str):
         parse_store_url(text)
 
 
-def test_tls_is_not_spoken():
-    with pytest.raises(ValueError, match="TLS"):
-        parse_store_url("rediss://h")
+def test_tls():
+    usual = StoreUrl("h", 6380, "", "", "secret", 1, tls=True)
+    assert parse_store_url("rediss://:secret@h:6380/1") == usual
+    assert usual.named == "rediss://h:6380"
+    found = parse_store_url("rediss://h?ssl_ca_certs=/a%20b/ca.pem&ssl_certfile=c.pem&ssl_keyfile=c.key")
+    assert (found.ca_certs, found.certfile, found.keyfile) == ("/a b/ca.pem", "c.pem", "c.key")
+    assert found.verifies
+    assert not parse_store_url("rediss://h?ssl_cert_reqs=none").verifies
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("ssl_cert_reqs=perhaps", "has an option ssl_cert_reqs='perhaps' behind '?'; there are ssl_ca"),
+        ("ssl_ca_certs=", "has an option ssl_ca_certs='' behind"),
+        ("db=2", "has an option db='2' behind"),
+        ("ssl_keyfile=x", "has ssl_keyfile, and no ssl_certfile."),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_options_of_tls(query: str, words: str):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse_store_url(f"rediss://h?{query}")

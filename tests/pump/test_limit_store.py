@@ -15,6 +15,8 @@ from msgspec.structs import replace as changed
 
 from halfsync.plan import Kind, RoutePlan
 from halfsync.pump.limit_store import LimitStore
+from tests import certificates
+from tests.ports import free_port
 from tests.pump.harness import APP, Stage
 from tests.redis_server import RedisServer
 
@@ -172,6 +174,69 @@ def test_a_password_and_a_database():
                 assert ask(stage, 11) == [200] * 10 + [429]
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="module")
+def over_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, Path, int]]:
+    """A server that wants a client's certificate, the folder of all files, and its port."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificates.write(folder, certificates.issued("localhost"))
+    certificates.write(folder, certificates.issued_to("halfsync@test.example"), "client")
+    port = free_port()
+    files = [
+        f"--tls-{name}-file {folder}/{file}"
+        for name, file in (("cert", "server.pem"), ("key", "server.key"), ("ca-cert", "ca.pem"))
+    ]
+    with tempfile.TemporaryDirectory() as short:
+        server = RedisServer(Path(short), "--tls-port", str(port), *" ".join(files).split())
+        server.start()
+        yield server, folder, port
+        server.stop()
+
+
+def test_over_tls(over_tls, capfd):
+    server, folder, port = over_tls
+    server.ask("FLUSHALL")
+    own = f"ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
+    url = f"rediss://localhost:{port}/1?ssl_ca_certs={folder}/ca.pem&{own}"
+    with sharing(url) as stage:
+        connected(stage)
+        [limit] = store_of(stage)._limits
+        for number in range(1500):  # more than one record of TLS holds
+            limit.count(number.to_bytes(4, "big"))
+        exchanged(stage)
+        assert ask(stage, 11) == [200] * 10 + [429]
+        exchanged(stage)
+    with sharing(url) as other:
+        connected(other)
+        assert ask(other, 1) == [200]
+        exchanged(other)
+        assert ask(other, 1) == [429]
+    assert f"limit_store rediss://localhost:{port} is connected" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("rediss://localhost:{port}", "its certificate can't be trusted: "),
+        ("rediss://127.0.0.1:{port}?ssl_ca_certs={folder}/ca.pem", "IP address mismatch"),
+        ("rediss://localhost:{port}?ssl_ca_certs={folder}/none", "{folder}/none: No such file or directory"),
+        ("rediss://localhost:{port}?ssl_ca_certs={folder}/client.key", "TLS: "),
+        # The server wants one of ours.
+        ("rediss://localhost:{port}?ssl_cert_reqs=none", ""),
+        ("redis://localhost:{port}", ""),
+        ("rediss://nowhere.invalid", "its host 'nowhere.invalid' has no address"),
+    ],
+)
+def test_tls_that_fails(over_tls, url: str, words: str, capfd):
+    _, folder, port = over_tls
+    with sharing(url.format(port=port, folder=folder)) as stage:
+        stage.until(lambda: store_of(stage)._is_told)
+        assert ask(stage, 11) == [200] * 10 + [429]
+        stage.later(40)
+    said = capfd.readouterr().err
+    assert said.count(" is away (") == 1
+    assert words.format(folder=folder) in said
 
 
 # --- none, or worse --------------------------------------------------------------------------------

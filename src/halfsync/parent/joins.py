@@ -63,7 +63,7 @@ def join(pump: Child, worker: Child) -> None:
     """Make the channels between the pump and this worker, and hand each its ends. Raises OSError; then the
     worker stays as it is, to be joined later."""
     pumps, workers = make(worker.concurrency)
-    worker.thread_rows = None if worker.concurrency else ThreadRows.of(pumps[2], worker.threads)
+    worker.thread_rows = None if worker.concurrency else ThreadRows.of(pumps[-1], worker.threads)
     worker.order(Attach(), workers)
     is_loop = worker.concurrency > 0
     threads = worker.concurrency if is_loop else worker.threads

@@ -24,22 +24,33 @@ again, by the store's own clock, in microseconds. It expires then.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
+import secrets
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
 from halfsync.pump.helpers import Helpers
+from halfsync.pump import shared_connections
 from halfsync.pump.poller import Poller
+from halfsync.pump.shared_connections import SharedConnections
 from halfsync.store_url import StoreUrl, parse_store_url
 from halfsync.wire.resp import Incomplete, Reply, ReplyReader, StoreError, command
+
+if TYPE_CHECKING:
+    import ssl
+
+    from halfsync.pump.store_tls import TlsSocket
 
 PACE = 0.02
 """Seconds between the beginnings of two exchanges at least."""
@@ -87,30 +98,42 @@ class SharedLimit:
         return self._prefix + key.hex().encode()
 
 
+    def reply(self, key: bytes, micros: int, now: float) -> None:
+        """What the store says: in how many microseconds the common bucket is full."""
+        self.heard(key, now + micros / 1e6 + self.counted.get(key, 0) * self.step)
+
+
 @dataclass
 class _StoreRequest:
-    """What a reply is to."""
+    """What a reply is to: a client's bucket, or its connections."""
 
-    limit: SharedLimit | None  # None: it is not in effect any more
+    of: SharedLimit | SharedConnections | None  # None: it is not in effect any more
     key: bytes
 
 
 class LimitStore:
     """A connection with the store, or none. `is_away`: what is counted need not be kept."""
 
-    def __init__(self, clock: Clock, poller: Poller) -> None:
+    def __init__(self, clock: Clock, poller: Poller, machine: int = 0) -> None:
+        """`machine`: a number that no other has, and each pump of this server; 0: one of its own."""
+        self._machine = b"%016x" % (machine or secrets.randbits(64))
         self._clock = clock
         self._poller = poller
         self._url: StoreUrl | None = None
         self._limits: list[SharedLimit] = []
+        self._connections: SharedConnections | None = None
         self._resolver: Helpers | None = None
         self._attempt = 0  # number of the last try to connect
-        self._socket: socket.socket | None = None
+        self._socket: socket.socket | TlsSocket | None = None
+        self._context: ssl.SSLContext | None = None  # of rediss://, as soon as it is there
+        self._fd = -1
+        self._is_connected = False
         self._reader = ReplyReader()
         self._unsent = b""
-        self._script = b""  # its name in the store; b"": not ready
+        self._scripts: list[bytes] = []  # their names in the store; none: not ready
         self._asked: deque[_StoreRequest] = deque()  # whose replies are to come
         self._greetings = 0  # replies to come before that
+        self._loaded: list[Reply] = []  # those that have come
         self._next_at = 0.0  # monotonic: the next exchange, or the next try
         self._until = 0.0  # by when what is under way has to be over
         self._backoff = FIRST_BACKOFF
@@ -120,12 +143,12 @@ class LimitStore:
     def configure(self, url: str | None) -> None:
         """From now on this one, or none. Forgets all limits."""
         found = None if url is None else parse_store_url(url)
-        self._limits = []
+        self._limits, self._connections = [], None
         self._asked = deque(_StoreRequest(None, b"") for _ in self._asked)
         if found == self._url:
             return
         self._close()
-        self._url = found
+        self._url, self._context = found, None
         self._backoff, self._next_at, self._is_told = FIRST_BACKOFF, 0.0, False
 
     def limit(self, name: str, step: float, heard: Callable[[bytes, float], None]) -> SharedLimit | None:
@@ -136,30 +159,45 @@ class LimitStore:
         self._limits.append(found)
         return found
 
+    def connections(self, own: Mapping[bytes, int]) -> SharedConnections | None:
+        """None: nothing is shared."""
+        if self._url is None:
+            return None
+        if self._scripts:  # not all that are needed now
+            self._close()
+        self._connections = SharedConnections(self._machine, own, self.has_counted)
+        return self._connections
+
     def sweep(self) -> None:
         """Twice a second."""
         if self._url is None:
             return
         now = self._clock.now
         if self._socket is None and self._until == 0.0:
-            if now >= self._next_at and self._limits:
+            if now >= self._next_at and (self._limits or self._connections is not None):
                 self._connect(self._url)
         elif self._until and now >= self._until:
             self._lose("no reply in time")
         else:
+            if self._connections is not None and not self.is_away:
+                self._connections.sweep(now)
             self.has_counted()
 
     def has_counted(self) -> None:
         """Begin an exchange, if it is time."""
         now = self._clock.now
-        if not self._script or self._asked or now < self._next_at or self._socket is None:
+        if not self._scripts or self._asked or now < self._next_at or self._socket is None:
             return
         packet: list[bytes] = []
         for limit in self._limits:
             for key in list(islice(limit.counted, MOST_AT_ONCE - len(packet))):
                 cost = round(limit.counted.pop(key) * limit.step * 1e6)
-                packet.append(command(b"EVALSHA", self._script, b"1", limit.name_of(key), b"%d" % cost))
+                packet.append(command(b"EVALSHA", self._scripts[0], b"1", limit.name_of(key), b"%d" % cost))
                 self._asked.append(_StoreRequest(limit, key))
+        if (connections := self._connections) is not None:
+            for key in connections.take(MOST_AT_ONCE - len(packet)):
+                packet.append(connections.command(self._scripts[1], key))
+                self._asked.append(_StoreRequest(connections, key))
         if packet:
             self._next_at, self._until = now + PACE, now + TIMEOUT
             self._send(b"".join(packet))
@@ -169,32 +207,32 @@ class LimitStore:
     def _connect(self, url: StoreUrl) -> None:
         self._attempt += 1
         self._until = self._clock.now + TIMEOUT
-        if url.path or _is_address(url.host):
+        if url.path or (_is_address(url.host) and not url.tls):
             self._connect_to(url, url.path or (url.host, url.port))
             return
         found: list[tuple[str, int]] = []
+        failed: list[str] = []
 
-        def resolve() -> None:
+        def prepare() -> None:
             try:
-                found.extend(
-                    (one[4][0], url.port)
-                    for one in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-                    if isinstance(one[4][0], str)
-                )
-            except OSError:
-                pass
+                if url.tls:
+                    self._context = _tls().context_of(url)
+            except OSError as error:
+                failed.append(error.strerror or str(error))
+                return
+            found.extend(_addresses(url))
 
         attempt = self._attempt
 
-        def resolved() -> None:
+        def prepared() -> None:
             if attempt != self._attempt or self._socket is not None or not self._until:
                 return  # it took too long
             if found:
                 self._connect_to(url, found[0])
             else:
-                self._lose(f"its host {url.host!r} has no address")
+                self._lose(failed[0] if failed else f"its host {url.host!r} has no address")
 
-        self._helpers().submit(resolve, resolved)
+        self._helpers().submit(prepare, prepared)
 
     def _helpers(self) -> Helpers:
         """Threads of its own: a name server that does not answer must not keep a disk's waiting."""
@@ -215,7 +253,9 @@ class LimitStore:
         if code not in (0, errno.EINPROGRESS):
             self._lose(os.strerror(code))
             return
-        self._poller.watch(connecting.fileno(), self._event, select.EPOLLIN | select.EPOLLOUT)
+        self._is_connected = False
+        self._fd = connecting.fileno()
+        self._poller.watch(self._fd, self._event, select.EPOLLIN | select.EPOLLOUT)
         self._greet(url)
 
     def _greet(self, url: StoreUrl) -> None:
@@ -226,6 +266,8 @@ class LimitStore:
         if url.database:
             greeting.append(command(b"SELECT", b"%d" % url.database))
         greeting.append(command(b"SCRIPT", b"LOAD", SCRIPT))
+        if self._connections is not None:
+            greeting.append(command(b"SCRIPT", b"LOAD", shared_connections.SCRIPT))
         self._greetings = len(greeting)
         self._unsent = b"".join(greeting)
 
@@ -236,12 +278,26 @@ class LimitStore:
                 code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 self._lose(os.strerror(code) if code else "it closed the connection")
                 return
+            if not self._is_connected:
+                self._is_connected = True
+                self._begin_tls(self._socket)
             if mask & select.EPOLLOUT:
                 self._send(b"")
             if mask & select.EPOLLIN and self._socket is not None:
                 self._receive(self._socket)
         except StoreError as error:
             self._lose(str(error))
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+
+    def _begin_tls(self, connected: socket.socket | TlsSocket) -> None:
+        """If the URL says so. Raises OSError."""
+        if self._context is None or self._url is None or not isinstance(connected, socket.socket):
+            return
+        try:
+            self._socket = _tls().TlsSocket(connected, self._context, self._url.host)
+        except ValueError as error:  # it can't be the name of a host
+            raise OSError(f"TLS: {error}") from None
 
     def _send(self, data: bytes) -> None:
         assert self._socket is not None
@@ -253,22 +309,30 @@ class LimitStore:
         except OSError as error:
             self._lose(error.strerror or str(error))
             return
-        more = select.EPOLLOUT if self._unsent else 0
-        self._poller.want(self._socket.fileno(), select.EPOLLIN | more)
+        waits_to_read = not isinstance(self._socket, socket.socket) and self._socket.waits_to_read
+        more = select.EPOLLOUT if self._unsent and not waits_to_read else 0
+        self._poller.want(self._fd, select.EPOLLIN | more)
 
-    def _receive(self, connection: socket.socket) -> None:
+    def _receive(self, connection: socket.socket | TlsSocket) -> None:
+        """All that has come. Raises StoreError."""
+        while self._socket is connection:
+            try:
+                data = connection.recv(RECEIVE)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._lose(error.strerror or str(error))
+                return
+            if not data:
+                self._lose("it closed the connection")
+                return
+            self._reader.feed(data)
+            self._take_replies(connection)
+        if self._socket is connection and self._unsent:
+            self._send(b"")  # it may have waited for this
+
+    def _take_replies(self, connection: socket.socket | TlsSocket) -> None:
         """Raises StoreError."""
-        try:
-            data = connection.recv(RECEIVE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lose(error.strerror or str(error))
-            return
-        if not data:
-            self._lose("it closed the connection")
-            return
-        self._reader.feed(data)
         while self._socket is connection:
             reply = self._reader.next()
             if isinstance(reply, Incomplete):
@@ -281,27 +345,30 @@ class LimitStore:
         """Raises StoreError."""
         if self._greetings:
             self._greetings -= 1
+            self._loaded.append(reply)
             if not self._greetings:
-                self._is_ready(reply)
+                self._is_ready(self._loaded[-1:] if self._connections is None else self._loaded[-2:])
             return
         if not self._asked or not isinstance(reply, int):
             raise StoreError("it sent a reply to nothing")
         asked = self._asked.popleft()
-        limit, key = asked.limit, asked.key
-        if limit is not None:
-            limit.heard(key, self._clock.now + reply / 1e6 + limit.counted.get(key, 0) * limit.step)
+        if isinstance(asked.of, SharedLimit):
+            asked.of.reply(asked.key, reply, self._clock.now)
+        elif asked.of is not None:
+            asked.of.heard(asked.key, reply, self._clock.now)
         if not self._asked:
             self._until, self._backoff = 0.0, FIRST_BACKOFF
 
-    def _is_ready(self, script: Reply) -> None:
-        if not isinstance(script, bytes):
+    def _is_ready(self, loaded: list[Reply]) -> None:
+        scripts = [one for one in loaded if isinstance(one, bytes)]
+        if scripts != loaded:
             raise StoreError("it takes no scripts")
         assert self._url is not None
-        self._script = script
+        self._scripts = scripts
         self._until = self._next_at = 0.0
         self.is_away = False
         how = "back" if self._is_told else "connected"
-        log("info", f"limit_store {self._url.named} is {how}: each client_rate counts for all its machines.")
+        log("info", f"limit_store {self._url.named} is {how}: {self._what} counts for all its machines.")
         self._is_told = False
 
     def _lose(self, why: str) -> None:
@@ -312,23 +379,48 @@ class LimitStore:
             self._is_told = True
             log(
                 "error",
-                f"limit_store {self._url.named} is away ({why}): client_rate counts what comes to this "
+                f"limit_store {self._url.named} is away ({why}): {self._what} counts what comes to this "
                 "machine alone, until it is back.",
             )
 
+    @property
+    def _what(self) -> str:
+        if self._connections is None:
+            return "client_rate"
+        return "each of client_rate and client_connections" if self._limits else "client_connections"
+
     def _close(self) -> None:
         if self._socket is not None:
-            self._poller.forget(self._socket.fileno())
+            with contextlib.suppress(OSError):  # TLS may have closed it, as it failed
+                self._poller.forget(self._fd)
             self._socket.close()
             self._socket = None
         self._reader = ReplyReader()
-        self._unsent = self._script = b""
+        self._unsent = b""
+        self._scripts, self._loaded = [], []
         self._asked.clear()
         self._greetings = 0
         self._until = 0.0
         self.is_away = True
         for limit in self._limits:
             limit.counted.clear()
+        if self._connections is not None:
+            self._connections.forget()
+
+
+def _addresses(url: StoreUrl) -> list[tuple[str, int]]:
+    try:
+        found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [(one[4][0], url.port) for one in found if isinstance(one[4][0], str)]
+
+
+def _tls() -> ModuleType:
+    """(Imported where it is needed: few have such a store, and ssl takes 5 ms.)"""
+    from halfsync.pump import store_tls
+
+    return store_tls
 
 
 def _is_address(host: str) -> bool:
