@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.e2e.harness import Server, serving
+from tests.e2e.harness import Server, kill, serving
 from tests.redis_server import RedisServer
 
 APPLICATION = """
@@ -77,3 +77,32 @@ def test_a_store_that_can_not_be_one_is_a_mistake(tmp_path):
     assert done.returncode != 0
     assert "limit_store must be of the form redis://" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_two_servers_share_the_number_of_connections(tmp_path):
+    with store() as redis, ExitStack() as stack:
+        (tmp_path / "app.py").write_text(APPLICATION)
+        limits = (
+            "--client-connections",
+            "3",
+            "--limit-store",
+            redis.url,
+            "--forwarded-allow-ips",
+            "192.0.2.1",
+        )
+        first, second = (stack.enter_context(serving(tmp_path, "app:app", *limits)) for _ in range(2))
+        for server in (first, second):
+            server.until_logged(r"limit_store unix://\S+ is connected: client_connections counts for all")
+        clients = [stack.enter_context(first.client()) for _ in range(2)]
+        assert [client.ask("/").status for client in clients] == [200, 200]
+
+        def is_refused() -> bool:
+            """Once it has heard of the first one's connections; each is closed again."""
+            with second.client() as one, second.client() as more:
+                return 429 in (one.ask("/").status, more.ask("/").status)
+
+        second.until(is_refused)
+        second.until_logged(r"429 to 127\.0\.0\.1: it has 3 connections already, 2 of them at other machines")
+        kill(first.pump)  # its clients' connections end with it, and the next pump is the same machine
+        assert first.get("/").status == 200
+        second.until(lambda: not is_refused())

@@ -20,6 +20,9 @@ from tests.ports import free_port
 from tests.pump.harness import APP, Stage
 from tests.redis_server import RedisServer
 
+CONNECTIONS = "halfsync:connections:7f000001"
+"""The key of 127.0.0.1."""
+
 ROUTE = RoutePlan("", "app:app", Kind.WSGI, APP, client_rate=0.001, client_burst=10)
 
 
@@ -237,6 +240,144 @@ def test_tls_that_fails(over_tls, url: str, words: str, capfd):
     said = capfd.readouterr().err
     assert said.count(" is away (") == 1
     assert words.format(folder=folder) in said
+
+
+# --- connections -----------------------------------------------------------------------------------
+
+
+def elsewhere(store: RedisServer, number: int) -> None:
+    """Another machine has so many connections of this client."""
+    store.ask("HSET", CONNECTIONS, "elsewhere", f"'{number} 9000000000000000'")
+
+
+def test_connections_at_all_machines_count(store, capfd):
+    elsewhere(store, 2)
+    with counting(store.url) as stage:
+        first = stage.client()
+        assert first.ask("/").status == 200  # it has not heard of the others yet
+        told(stage)
+        assert stage.client().ask("/").status == 429
+        told(stage)
+        assert stage.client().ask("/").status == 429
+        told(stage)
+        elsewhere(store, 1)
+        # It hears of that as soon as somebody is refused.
+        assert stage.client().ask("/").status == 429
+        told(stage)
+        assert stage.client().ask("/").status == 200
+        told(stage)
+        assert store.ask("HLEN", CONNECTIONS) == b":2"
+        assert stage.client().ask("/").status == 429
+    said = capfd.readouterr().err
+    assert (
+        "429 to 127.0.0.1: it has 3 connections already, 2 of them at other machines (client_connec" in said
+    )
+    assert "is connected: client_connections counts for all its machines." in said
+
+
+def test_nothing_is_kept_of_connections_that_are_closed(store):
+    with counting(store.url) as stage:
+        client = stage.client()
+        assert client.ask("/").status == 200
+        told(stage)
+        assert store.ask("DBSIZE") == b":1"
+        client.sock.close()
+        stage.until(lambda: not stage.pump.connections)
+        told(stage)
+        assert store.ask("DBSIZE") == b":0"
+
+
+def test_a_machine_that_says_nothing_more_does_not_count(store):
+    """And one that has written something else neither."""
+    elsewhere(store, 2)
+    for field, value in (("late", "'99 1000'"), ("odd", "x")):
+        store.ask("HSET", CONNECTIONS, field, value)
+    with counting(store.url) as stage:
+        client = stage.client()
+        assert client.ask("/").status == 200
+        told(stage)
+        assert stage.client().ask("/").status == 429
+        assert store.ask("HLEN", CONNECTIONS) == b":2"
+        assert 0 < int(store.ask("PTTL", CONNECTIONS)[1:]) <= 60_000
+
+
+def test_without_a_store_each_counts_its_own(store):
+    elsewhere(store, 2)
+    with counting(store.url) as stage:
+        clients = [stage.client()]
+        assert clients[0].ask("/").status == 200
+        told(stage)
+        assert stage.client().ask("/").status == 429
+        store_of(stage)._lose("the test says so")
+        for _ in range(2):
+            clients.append(stage.client())
+            assert clients[-1].ask("/").status == 200
+        assert stage.client().ask("/").status == 429
+        connected(stage)
+        told(stage)  # all of it again
+        assert store.ask("HGET", CONNECTIONS, machine_of(stage)) == b"$18"
+
+
+def test_what_is_told_again_from_time_to_time(store):
+    with counting(store.url) as stage:
+        client = stage.client()
+        assert client.ask("/").status == 200
+        told(stage)
+        store.ask("FLUSHALL")
+        stage.later(21)
+        told(stage)
+        assert store.ask("DBSIZE") == b":1"
+
+
+def test_rates_and_connections_and_reloads(store, capfd):
+    """Both scripts are where they are to be, whatever came first."""
+    with Stage(routes=(ROUTE,), limit_store=store.url, forwarded_allow_ips=[]) as stage:
+        stage.hand(answers=True)
+        connected(stage)
+        plan = stage.plan
+        for number in (3, 0, 4):
+            settings = changed(plan.settings, client_connections=number)
+            stage.pump.pools.configure(dataclasses.replace(plan, settings=settings))
+            stage.pump.acceptor.configure(dataclasses.replace(plan, settings=settings))
+            stage.hand(answers=True)
+            connected(stage)
+            assert ask(stage) == [200]
+            exchanged(stage)
+            if number:
+                told(stage)
+        assert store.ask("TYPE", CONNECTIONS) == b"+hash"
+        store_of(stage)._close()
+    said = capfd.readouterr().err
+    assert "each client_rate and client_connections count for all its machines" in said
+    assert "is away" not in said
+
+
+@contextlib.contextmanager
+def counting(url: str) -> Iterator[Stage]:
+    route = changed(ROUTE, client_rate=0.0, client_burst=0)
+    with Stage(routes=(route,), limit_store=url, client_connections=3, forwarded_allow_ips=[]) as stage:
+        stage.hand(answers=True)
+        connected(stage)
+        yield stage
+        store_of(stage)._close()
+
+
+def told(stage: Stage) -> None:
+    """All that is to be told is, and what the store says has come."""
+
+    def is_done() -> bool:
+        found = store_of(stage)
+        assert found._connections is not None
+        if not found._asked:
+            stage.time.advance(0.1)
+            found.has_counted()
+        return not found._asked and not found._connections.changed
+
+    stage.until(is_done)
+
+
+def machine_of(stage: Stage) -> str:
+    return store_of(stage)._machine.decode()
 
 
 # --- none, or worse --------------------------------------------------------------------------------

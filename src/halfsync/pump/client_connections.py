@@ -27,11 +27,15 @@ class ClientConnections:
         self._trust = Trust((), ())
         self._prefixes = USUAL
         self._log = QuietLog("were refused ")
+        self.store: LimitStore | None = None
         self._shared: SharedConnections | None = None
 
-    def configure(self, settings: Settings, store: LimitStore | None = None) -> None:
+    def configure(self, settings: Settings) -> None:
+        """The store, if there is one, has been configured before."""
         self.most = settings.client_connections
-        self._shared = store.connections(self._counts) if store is not None and self.most else None
+        self._shared = None
+        if self.store is not None and self.most:
+            self._shared = self.store.connections(self._counts)
         self._prefixes = Prefixes(settings.client_prefix_ipv4, settings.client_prefix_ipv6)
         self._trust = Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
 

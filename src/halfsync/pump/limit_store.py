@@ -39,9 +39,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from halfsync.logs.error import log
+from halfsync.pump import shared_connections
 from halfsync.pump.clock import Clock
 from halfsync.pump.helpers import Helpers
-from halfsync.pump import shared_connections
 from halfsync.pump.poller import Poller
 from halfsync.pump.shared_connections import SharedConnections
 from halfsync.store_url import StoreUrl, parse_store_url
@@ -97,7 +97,6 @@ class SharedLimit:
     def name_of(self, key: bytes) -> bytes:
         return self._prefix + key.hex().encode()
 
-
     def reply(self, key: bytes, micros: int, now: float) -> None:
         """What the store says: in how many microseconds the common bucket is full."""
         self.heard(key, now + micros / 1e6 + self.counted.get(key, 0) * self.step)
@@ -134,6 +133,7 @@ class LimitStore:
         self._asked: deque[_StoreRequest] = deque()  # whose replies are to come
         self._greetings = 0  # replies to come before that
         self._loaded: list[Reply] = []  # those that have come
+        self._loads = 1  # of which the last so many are scripts' names
         self._next_at = 0.0  # monotonic: the next exchange, or the next try
         self._until = 0.0  # by when what is under way has to be over
         self._backoff = FIRST_BACKOFF
@@ -163,7 +163,7 @@ class LimitStore:
         """None: nothing is shared."""
         if self._url is None:
             return None
-        if self._scripts:  # not all that are needed now
+        if self._socket is not None and len(self._scripts) < 2:  # not all that are needed now
             self._close()
         self._connections = SharedConnections(self._machine, own, self.has_counted)
         return self._connections
@@ -268,6 +268,7 @@ class LimitStore:
         greeting.append(command(b"SCRIPT", b"LOAD", SCRIPT))
         if self._connections is not None:
             greeting.append(command(b"SCRIPT", b"LOAD", shared_connections.SCRIPT))
+        self._loads = 1 if self._connections is None else 2
         self._greetings = len(greeting)
         self._unsent = b"".join(greeting)
 
@@ -347,7 +348,7 @@ class LimitStore:
             self._greetings -= 1
             self._loaded.append(reply)
             if not self._greetings:
-                self._is_ready(self._loaded[-1:] if self._connections is None else self._loaded[-2:])
+                self._is_ready(self._loaded[-self._loads :])
             return
         if not self._asked or not isinstance(reply, int):
             raise StoreError("it sent a reply to nothing")
@@ -367,8 +368,8 @@ class LimitStore:
         self._scripts = scripts
         self._until = self._next_at = 0.0
         self.is_away = False
-        how = "back" if self._is_told else "connected"
-        log("info", f"limit_store {self._url.named} is {how}: {self._what} counts for all its machines.")
+        how, each = "back" if self._is_told else "connected", "each " if self._limits else ""
+        log("info", f"limit_store {self._url.named} is {how}: {each}{self._count} for all its machines.")
         self._is_told = False
 
     def _lose(self, why: str) -> None:
@@ -379,15 +380,16 @@ class LimitStore:
             self._is_told = True
             log(
                 "error",
-                f"limit_store {self._url.named} is away ({why}): {self._what} counts what comes to this "
+                f"limit_store {self._url.named} is away ({why}): {self._count} what comes to this "
                 "machine alone, until it is back.",
             )
 
     @property
-    def _what(self) -> str:
+    def _count(self) -> str:
+        """What does, with the verb."""
         if self._connections is None:
-            return "client_rate"
-        return "each of client_rate and client_connections" if self._limits else "client_connections"
+            return "client_rate counts"
+        return "client_rate and client_connections count" if self._limits else "client_connections counts"
 
     def _close(self) -> None:
         if self._socket is not None:

@@ -131,7 +131,8 @@ class Parts:
             self.spool_space,
         )
         self.room = Room(self.clock, self.endings)
-        self.limit_store = LimitStore(self.clock, self.poller)
+        self.limit_store = LimitStore(self.clock, self.poller, self.scoreboard.header[1])
+        self.endings.clients.store = self.limit_store
         self.pools = WorkerPools(
             plan,
             self.clock,

@@ -1,9 +1,9 @@
 """`client_connections` that several machines share: how many each client has at the others.
 
-The `limit_store` keeps for each client how many connections each machine has of it, and until when that holds
-(by the store's own clock). A machine tells its number when that changes, and again every REFRESH; the reply is
-how many the others have. So one that has died counts for EXPIRY at most, and one that is just let in, before
-anything was heard of its client, may be one too many: nothing waits for the store.
+The `limit_store` keeps for each client how many connections each machine has of it, and until when that
+holds (by the store's own clock). A machine tells its number when that changes, and again every REFRESH; the
+reply is how many the others have. So one that has died counts for EXPIRY at most, and one that is just let
+in, before anything was heard of its client, may be one too many: nothing waits for the store.
 
 What was heard holds for EXPIRY too. It is asked again for a client that was refused, so whoever closes a
 connection elsewhere is let in here within moments.
@@ -50,8 +50,8 @@ class SharedConnections:
     """Times are monotonic seconds."""
 
     def __init__(self, machine: bytes, own: Mapping[bytes, int], tell: Callable[[], None]) -> None:
-        """`own`: how many connections each client has here; it changes. `tell`: called when there is something
-        to be told."""
+        """`own`: how many connections each client has here; it changes. `tell`: called when there is
+        something to be told."""
         self._machine = machine
         self._own = own
         self._tell = tell

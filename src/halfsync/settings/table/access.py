@@ -91,9 +91,9 @@ class ClientAccess(Tls, frozen=True, kw_only=True):
         str | None,
         about(
             "Access",
-            "A Redis or Valkey server, such as redis://:password@10.0.0.5:6379/0, rediss://redis.example (TLS) "
-            "or unix:///run/redis.sock, by which several machines share each `client_rate`. While it is away, "
-            "each counts alone.",
+            "A Redis or Valkey server, such as redis://:password@10.0.0.5:6379/0, rediss://redis.example "
+            "(TLS) or unix:///run/redis.sock, by which several machines share each `client_rate` and "
+            "`client_connections`. While it is away, each counts alone.",
             metavar="URL",
         ),
     ] = None
