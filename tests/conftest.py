@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = False  # rewritten tests are kept for the next run: to collect all takes 6 s, not 14
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # how long an example takes depends on what else the machine does
 COMPILED = ("src", "tests/e2e/apps", "faults", "examples/demo")
 
 
