@@ -161,6 +161,44 @@ def test_what_is_wrong_with_certificates_has_its_line(tmp_path):
     )
 
 
+def test_a_certificate_is_for_all_hosts_for_which_it_is_shown(tmp_path):
+    """Also for those of sites that have none of their own."""
+    (tmp_path / "app.py").write_text("def app(environ, start_response): ...\n", "utf-8")
+    write(tmp_path, issued("shop.example", "*.shop.example", "127.0.0.1"))
+    (tmp_path / "site.toml").write_text(
+        'bind = ["https://127.0.0.1:0", "http://127.0.0.2:0"]\ncertfile = "server.pem"\n'
+        'keyfile = "server.key"\n[routes]\n"/" = "app:app"\n'
+        '[sites."a.shop.example"]\n'
+        '[sites.one]\nhosts = ["b.shop.example", "127.0.0.1", "one.example"]\n'
+        '[sites."two.example"]\n'
+        '[sites."clear.example"]\nbind = "http://127.0.0.2:0"\n',
+        "utf-8",
+    )
+    shown = "the certificate in server.pem, which is shown for all sites without one, is not for "
+    assert halfsync(tmp_path, "-c", "site.toml", "--check-config").stdout.splitlines() == [
+        f'site.toml:8: sites."one": {shown}one.example: clients will refuse it.',
+        f'site.toml:9: sites."two.example": {shown}two.example: clients will refuse it.',
+        "The configuration is fine.",
+    ]
+
+
+def test_every_application_that_can_not_be_imported_is_told(tmp_path):
+    (tmp_path / "one.py").write_text("import nowhere\n", "utf-8")
+    (tmp_path / "two.py").write_text("value = 1 / 0\n", "utf-8")
+    (tmp_path / "fine.py").write_text("def app(environ, start_response): ...\n", "utf-8")
+    (tmp_path / "site.toml").write_text(
+        '[routes]\n"/one" = "one:app"\n"/" = "fine:app"\n"/two" = "two:app"\n'
+        '"/again" = { app = "one:app", threads = 2 }\n',
+        "utf-8",
+    )
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert found.returncode == 2
+    told = [line for line in found.stderr.splitlines() if line.startswith("halfsync: ")]
+    assert len(told) == 2
+    assert "'one:app'" in told[0]
+    assert "'two:app'" in told[1]
+
+
 def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
     (tmp_path / "app.py").write_text("def app(environ, start_response): ...\n", "utf-8")
     write(tmp_path, issued("one.example"), "one")

@@ -367,11 +367,12 @@ def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
     keep_descriptor()
     check_listeners(loaded, layout, tls)
     settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
-    failure = check_applications(
+    failures = check_applications(
         Plan(settings, layout.routes, layout.pools, ()), entry_points(machine.scoreboard())
     )
-    if failure is not None:
+    for failure in failures:
         tell(failure.traceback + f"halfsync: {failure.sentence}")
+    if failures:
         return WRONG
     click.echo("The configuration is fine.")
     return 0

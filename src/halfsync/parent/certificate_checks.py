@@ -11,7 +11,7 @@ import os
 import re
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -187,14 +187,21 @@ def _add_notes(site: SiteTLS, certfile: str, facts: dict[str, Any], notes: list[
             f"{site.at('certfile')}: the certificate in {certfile} is not valid before "
             f"{facts['notBefore']}: is the clock right?"
         )
-    names = [name.lower() for kind, name in facts.get("subjectAltName", ()) if kind == "DNS"]
+    names = {name.lower() for _, name in facts.get("subjectAltName", ())}
     missing = [host for host in site.hosts if not _covers(names, host)]
     if missing:
         notes.append(
             f"{site.at('certfile')}: the certificate in {certfile} is not for {', '.join(missing)}: "
             "clients will refuse it."
         )
+    for where, hosts in site.others:
+        missing = [host for host in hosts if not _covers(names, host)]
+        if missing:
+            notes.append(
+                f"{where}the certificate in {certfile}, which is shown for all sites without one, is not for "
+                f"{', '.join(missing)}: clients will refuse it."
+            )
 
 
-def _covers(names: Sequence[str], host: str) -> bool:
+def _covers(names: Collection[str], host: str) -> bool:
     return host in names or f"*.{host.partition('.')[2]}" in names

@@ -16,12 +16,17 @@ from halfsync.plan import Plan
 from halfsync.wire.messages import Failed
 
 
-def check_applications(plan: Plan, entry_points: EntryPoints) -> Failed | None:
-    """Start one worker of each application and let it go again. Gives the first failure."""
+def check_applications(plan: Plan, entry_points: EntryPoints) -> list[Failed]:
+    """Start one worker of each application and let it go again. Gives the failures, one of each
+    application."""
+    found: dict[str, Failed] = {}
     for index, pool in enumerate(plan.pools):
-        if pool.target is not None and (failure := _check_one(plan, entry_points, index)) is not None:
-            return failure
-    return None
+        if pool.target is None or pool.target in found:
+            continue
+        failure = _check_one(plan, entry_points, index)
+        if failure is not None:
+            found[pool.target] = failure
+    return list(found.values())
 
 
 def _check_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | None:

@@ -8,8 +8,8 @@ has.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halfsync.acme_plan import AcmePlan, AcmeSite, path_of
@@ -36,6 +36,9 @@ class SiteTLS:
     acme_hosts: tuple[
         str, ...
     ] = ()  # for which certfile comes by ACME (there may be none yet); (): it does not
+    others: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), compare=False)
+    """Sites that have nothing of TLS of their own, so that this is shown for them: as a sentence about their
+    hosts begins, and these."""
 
     def at(self, setting: str) -> str:
         """A setting's name as a sentence about it begins, with where it stands."""
@@ -57,7 +60,8 @@ def tls_of(
     found = Mistakes() if mistakes is None else mistakes
     made: list[SiteTLS] = []
     with found.noted():
-        made.append(_site("", "", places or {}, (), settings, {}))
+        default = _site("", "", places or {}, (), settings, {})
+        made.append(replace(default, others=tuple(_without_tls(settings, sites))))
     for one in sites:
         if one.tls:
             with found.noted():
@@ -65,6 +69,18 @@ def tls_of(
     if mistakes is None:
         found.raise_all()
     return tuple(made)
+
+
+def _without_tls(settings: Settings, sites: Sequence[SiteEntry]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The others of the default site, if they are served at an address for https."""
+    for one in sites:
+        if not one.tls and any(
+            not address.lower().startswith(_CLEAR) for address in one.bind or settings.bind
+        ):
+            yield one.places.get("hosts", f"{one.where}: "), one.hosts
+
+
+_CLEAR = ("http://", "unix:")
 
 
 def _site(
