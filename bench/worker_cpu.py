@@ -29,6 +29,7 @@ from halfsync.wire.messages import (
     Task,
     decode_replies,
     encode,
+    one_by_one,
 )
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of
@@ -83,7 +84,7 @@ def measure(heads: list[bytes], options: argparse.Namespace) -> tuple[float, flo
         ours.send(packets[number % len(packets)])
         owed = options.batch
         while owed:
-            replies = decode_replies(ours.recv(MAX_PACKET))
+            replies = one_by_one(decode_replies(ours.recv(MAX_PACKET)))
             assert all(isinstance(reply, Reply) and reply.status == 200 for reply in replies)
             owed -= len(replies)
     ours.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from halfsync.header_rules import HeaderRule, HeaderRules
 from halfsync.response import Head, head_of
-from halfsync.wire.messages import Reply, decode_replies
+from halfsync.wire.messages import Reply, decode_replies, one_by_one
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.outbox import Outbox
 from halfsync.worker.ruled import MAX_HEADS, RuledReplies
@@ -43,7 +43,7 @@ def test_rules_are_applied_to_each_head_also_when_many_are_forgotten():
         def respond(head: Head) -> bytes:
             replies.whole(1, head, b"", 0)
             outbox.flush()
-            [reply] = decode_replies(ours.recv(65536))
+            [reply] = one_by_one(decode_replies(ours.recv(65536)))
             assert isinstance(reply, Reply)
             return reply.fields
 

@@ -12,11 +12,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from halfsync.handlers import wsgi_response
 from halfsync.response import head_of
-from halfsync.wire.messages import MAX_PACKET, SCOREBOARD_SLOTS, Ending, Part, Reply, decode_replies, encode
+from halfsync.wire.messages import (
+    MAX_PACKET,
+    SCOREBOARD_SLOTS,
+    EarlyHints,
+    Ending,
+    Part,
+    Reply,
+    decode_replies,
+    encode,
+    one_by_one,
+)
 from halfsync.worker.counting import RequestCount
 from tests.worker_stage import Stage
 
@@ -431,10 +442,67 @@ def test_a_small_response_is_encoded_as_the_message_is(size):
         ended = stage.threads.outbox.whole(7, head, bytes(size), began)
         stage.threads.outbox.flush()
         packet = stage.tasks.recv(MAX_PACKET)
-    [message] = decode_replies(packet)
+    messages = decode_replies(packet)
     expected = Reply(7, 200, "OK", head.fields, size, bytes(size), dated=True, handler_ns=ended - began)
-    assert packet == encode([expected])
-    assert message == expected
+    assert packet == encode(messages)
+    assert one_by_one(messages) == [expected]
+
+
+def test_small_responses_of_a_batch_leave_by_their_heads():
+    """In one packet, each with what is its own; behind other messages of the same tasks."""
+    heads = [
+        head_of("200 OK", [("X-A", "b"), ("Content-Length", "3")]),
+        head_of("200 OK", [("X-A", "b")]),  # no other than the first, when its length is known
+        head_of("200 OK", [("X-A", "c")]),
+        head_of("404 Not Found", [("X-A", "b")]),
+        head_of("200 Fine", [("X-A", "b")]),
+        head_of("200 OK", [("X-A", "b"), ("Date", "today")]),
+    ]
+    make, _ = TABLE["one piece"]
+    with Stage(make([])) as stage:
+        outbox = stage.threads.outbox
+        replies = []
+        for number in range(60):
+            head = heads[number * 7 % len(heads)]
+            body = b"%3d" % number
+            ended = outbox.whole(number, head, body, 5)
+            reply = Reply(number, head.status, head.reason, head.fields, 3, body, dated=head.dated)
+            replies.append(msgspec.structs.replace(reply, handler_ns=ended - 5))
+        outbox.put(EarlyHints(59, b"Link: x\r\n"), 0, 1)
+        outbox.flush()
+        messages = decode_replies(stage.tasks.recv(MAX_PACKET))
+    assert len(messages) == 1 + 5
+    first, *others = one_by_one(messages)
+    assert first == EarlyHints(59, b"Link: x\r\n")
+    assert sorted(others, key=lambda reply: reply.number) == replies
+
+
+def test_threads_that_put_and_flush_at_once_lose_nothing():
+    """Each response leaves once, with its own head."""
+    heads = [head_of("200 OK", [("X-A", str(number))]) for number in range(4)]
+    make, _ = TABLE["one piece"]
+    with Stage(make([])) as stage:
+        outbox = stage.threads.outbox
+
+        def put(thread: int) -> None:
+            for number in range(500):
+                outbox.whole(thread * 1000 + number, heads[number % 4], b"%d" % (number % 4), 0)
+                if not number % (thread + 2):
+                    outbox.flush()
+            outbox.flush()
+
+        threads = [threading.Thread(target=put, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        found: list[int] = []
+        while len(found) < 2000:
+            for reply in one_by_one(decode_replies(stage.tasks.recv(MAX_PACKET))):
+                assert isinstance(reply, Reply)
+                assert reply.fields == b"X-A: %s\r\n" % reply.body
+                found.append(reply.number)
+        for thread in threads:
+            thread.join()
+    assert sorted(found) == sorted(thread * 1000 + number for thread in range(4) for number in range(500))
 
 
 def test_small_responses_leave_beside_files_and_in_order(tmp_path):
@@ -453,7 +521,10 @@ def test_small_responses_leave_beside_files_and_in_order(tmp_path):
         for n, task in enumerate(tasks):
             assert stage.wait(task.number).body == (b"file" * 1000 if n % 3 else b"small" * 2000)
         assert len(stage.fast) == 20
-        assert [message.number for message in stage.said] == [task.number for task in tasks]
+        said = [message.number for message in stage.said]
+        files = [task.number for n, task in enumerate(tasks) if n % 3]
+        assert [number for number in said if number in files] == files
+        assert sorted(said) == [task.number for task in tasks]
         assert not stage.threads.outbox._with_objects
         stage.get("/")
         assert len(stage.fast) == 21

@@ -28,6 +28,7 @@ from halfsync.wire.messages import (
     Reply,
     Task,
     encode,
+    one_by_one,
 )
 from halfsync.wire.packets import unpack
 from halfsync.worker.bodies import ResponseLimits
@@ -147,7 +148,7 @@ class Seam:
         for _, _, data in ancillary:
             descriptors.frombytes(data)
         assert len(descriptors) <= MAX_DESCRIPTORS
-        for message in unpack(memoryview(packet)):
+        for message in one_by_one(unpack(memoryview(packet))):
             if isinstance(message, Credit):
                 self.credits.append(message)
             elif isinstance(message, Reply | Part):

@@ -47,6 +47,7 @@ from halfsync.wire.messages import (
     MAX_PACKET,
     SCOREBOARD_BYTES,
     SCOREBOARD_SLOTS,
+    AlikeReplies,
     Credit,
     Ending,
     Join,
@@ -658,6 +659,22 @@ class Hand:
             handler_ns,
         )
         self.send([message], fds)
+
+    def reply_alike(
+        self,
+        replies: list[tuple[Task, bytes]],
+        *,
+        status: int = 200,
+        reason: str = "OK",
+        fields: bytes = b"Content-Type: text/plain\r\n",
+        dated: bool = False,
+        handler_ns: int = 5_000_000,
+    ) -> None:
+        """Answer several with one message. `replies`: what body each gets."""
+        numbers = [task.number for task, _ in replies]
+        bodies = [body for _, body in replies]
+        times = [handler_ns] * len(replies)
+        self.send([AlikeReplies(status, reason, fields, dated, numbers, bodies, times)])
 
     def part(
         self,

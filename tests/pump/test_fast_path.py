@@ -13,8 +13,17 @@ from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.replies import Replies
 from halfsync.pump.states import ConnectionState, ExchangeState
 from halfsync.pump.workers import Worker
-from halfsync.wire.messages import Lease, Task, ToPump, decode_tasks, encode
-from tests.pump.harness import Client, Hand, Stage, get, skip_with_records, skip_with_single_bytes
+from halfsync.wire.messages import (
+    ALIKE_TAG,
+    FromWorker,
+    Lease,
+    Task,
+    ToPump,
+    decode_tasks,
+    encode,
+    one_by_one,
+)
+from tests.pump.harness import APP, Client, Hand, Stage, get, skip_with_records, skip_with_single_bytes
 
 
 class Counted:
@@ -30,9 +39,9 @@ class Counted:
             self.taken_in += taken
             return taken
 
-        def counted_out(path: Replies, worker: Any, messages: ToPump) -> ToPump:
+        def counted_out(path: Replies, worker: Any, messages: ToPump) -> list[FromWorker]:
             others = put_out(path, worker, messages)
-            self.put_out += len(messages) - len(others)
+            self.put_out += len(one_by_one(messages)) - len(others)
             return others
 
         monkeypatch.setattr(Dispatcher, "take_in", counted_in)
@@ -48,7 +57,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 def general_road(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as without:
         without.setattr(Dispatcher, "take_in", lambda *_: False)
-        without.setattr(Replies, "_put_out", lambda _path, _worker, messages: messages)
+        without.setattr(Replies, "_put_out", lambda _path, _worker, messages: one_by_one(messages))
         yield
 
 
@@ -76,9 +85,11 @@ REPLIES: dict[str, dict[str, Any]] = {
 }
 
 
-def story(request: bytes, reply: dict[str, Any]) -> tuple[list[bytes], list[Any], list[bytes]]:
+def story(
+    request: bytes, reply: dict[str, Any], *, alike: bool = False
+) -> tuple[list[bytes], list[Any], list[bytes]]:
     """Three such requests on a connection, as far as it is kept: what the client gets, what is logged, and
-    what the worker was told of them."""
+    what the worker was told of them. `alike`: the worker says so as of several that are alike."""
     method = request.split(b" ")[0].decode()
     with Stage(access_logfile="-") as stage:
         hand = stage.hand()
@@ -92,7 +103,11 @@ def story(request: bytes, reply: dict[str, Any]) -> tuple[list[bytes], list[Any]
                 break
             task = hand.take()
             told.append(task.head)
-            hand.reply(task, **reply)
+            if alike:
+                body = reply.get("body", b"")
+                hand.reply_alike([(task, body)], **{k: v for k, v in reply.items() if k != "body"})
+            else:
+                hand.reply(task, **reply)
             answer = client.answer(method)
             got.append(answer.head + answer.body)
             client.receive()
@@ -112,6 +127,72 @@ def test_both_roads_give_the_same(
     with general_road(monkeypatch):
         general = story(request_bytes, reply)
     assert fast == general
+
+
+@pytest.mark.parametrize("name", [name for name in REPLIES if name not in ("not modified", "closing")])
+@pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=REQUESTS)
+def test_what_is_said_of_several_is_the_same(
+    request_bytes: bytes, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """On both roads. (What closes, or has a length without a body, is never said so.)"""
+    one = story(request_bytes, REPLIES[name])
+    assert story(request_bytes, REPLIES[name], alike=True) == one
+    with general_road(monkeypatch):
+        assert story(request_bytes, REPLIES[name], alike=True) == one
+
+
+def test_each_of_several_gets_its_own_body(counted: Counted):
+    """Of whatever length, in whatever order; those of which one is for the general road, or for nobody any
+    more, too."""
+    with Stage() as stage:
+        hand = stage.hand()
+        clients = [warm(stage, hand, get("/x")) for _ in range(6)]
+        odd, gone = clients[1], clients[3]
+        for number, client in enumerate(clients):
+            client.send(get("/x", "Connection: close") if client is odd else get(f"/{number}"))
+        tasks = [hand.take() for _ in clients]
+        gone.leave()
+        bodies = [b"a", b"b" * 20_000, b"c", b"dd", b"", b"e" * 20_000]
+        hand.reply_alike(list(zip(tasks, bodies, strict=True))[::-1])
+        for client, body in zip(clients, bodies, strict=True):
+            if client is not gone:
+                assert client.answer().body == body
+        assert hand.worker is not None
+        assert hand.worker.outstanding == 0
+        assert hand.worker.request_count == 2 * len(clients) + len(clients)
+        assert len(set(hand.worker.free)) == len(hand.worker.free) == hand.worker.slots
+
+
+def test_handlers_times_are_counted_of_each_of_several():
+    """In the pool's histogram, whatever their order; as those of messages of their own."""
+
+    def counted_times(*, alike: bool) -> list[int]:
+        with Stage() as stage:
+            hand = stage.hand()
+            for handler_ns in (0, 1, 5, 4, 1 << 40, 5, 5, (1 << 10) - 1, 1 << 10):
+                client = warm(stage, hand, get("/x"))
+                client.send(get("/x"))
+                if alike:
+                    hand.reply_alike([(hand.take(), b"x")], handler_ns=handler_ns)
+                else:
+                    hand.reply(hand.take(), b"x", handler_ns=handler_ns)
+                client.answer()
+            return list(stage.pump.pools.pools[APP].counts.words)
+
+    assert counted_times(alike=True) == counted_times(alike=False)
+
+
+def test_replies_without_a_body_or_a_time_cost_the_worker(capfd: pytest.CaptureFixture[str]):
+    """Such a message is malformed, and nothing of it is sent."""
+    with Stage() as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, get("/x"))
+        client.send(get("/x"))
+        task = hand.take()
+        hand.send_packet(encode([(ALIKE_TAG, 200, "OK", b"", False, [task.number], [b"a", b"b"], [1])]))
+        assert client.answer().status == 502
+        assert stage.lost == [hand.number]
+    assert "malformed message" in capfd.readouterr().err
 
 
 def test_a_plain_request_takes_the_fast_path(counted: Counted):

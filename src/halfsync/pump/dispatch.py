@@ -23,6 +23,8 @@ and workers that are never chosen show that there are too many.
 
 from __future__ import annotations
 
+from collections import deque
+
 from halfsync.logs.error import log
 from halfsync.pump.body_stream import BodyStream
 from halfsync.pump.clock import Clock
@@ -33,6 +35,7 @@ from halfsync.pump.leases import Leases
 from halfsync.pump.origin import Origin
 from halfsync.pump.output import LEFT_AFTER
 from halfsync.pump.overload import Overload
+from halfsync.pump.queues import FairQueue, Queue
 from halfsync.pump.saturation import Saturation
 from halfsync.pump.seen_heads import SeenHead
 from halfsync.pump.spool import Spool
@@ -108,23 +111,21 @@ class Dispatcher:
         """The fast path, in: queue the request that `raw` is, on a connection in IDLE. The very bytes of this
         head were read before (or all but the cookie), so it is known what they mean and where they go.
         False: it is for the general road (http1, admit, `queue`), and nothing was done."""
-        if seen.known is not conn.known:
-            return False
+        pool = seen.pool
         route = seen.route
-        assert route is not None
-        pool = route.pool
         if (
-            pool is None
-            or len(pool.queue) >= route.queue_limit
+            seen.known is not conn.known
+            or pool is None
+            or len(queue := pool.queue) >= route.queue_limit  # type: ignore[union-attr]  # it leads there
             or (self._leases and seen.lease_key in self._leases)
         ):
             return False
         clock = self._clock
         tasks = self._tasks
-        now_ns = clock.now_ns  # as in Tasks.next_ns
-        if now_ns <= tasks.newest_ns:
-            now_ns = tasks.newest_ns + 1
-        tasks.newest_ns = now_ns
+        queued_ns = clock.now_ns  # as in Tasks.next_ns
+        if queued_ns <= tasks.newest_ns:
+            queued_ns = tasks.newest_ns + 1
+        tasks.newest_ns = queued_ns
         conn.exchange = exchange = _new(Exchange)  # each of its slots is set here, as in __init__
         exchange.conn = conn
         exchange.head = seen.head
@@ -132,16 +133,15 @@ class Dispatcher:
         exchange.logged = uncookied
         exchange.state = QUEUED
         exchange.route = route
-        exchange.spool = None
+        exchange.spool = exchange.holder = None
         exchange.task = -1
         exchange.attempts = 0
-        exchange.holder = None
-        exchange.queued_ns = now_ns
+        exchange.queued_ns = queued_ns
         conn.state = BUSY
         conn.deadline = NEVER
         conn.when = clock.wall
         conn.first_byte = clock.now
-        pool.queue.append(exchange)
+        queue.append(exchange)
         tasks.due.add(pool)
         return True
 
@@ -225,27 +225,33 @@ class Dispatcher:
         size = 0
         free, owners, scoreboard = worker.free, worker.owners, worker.scoreboard
         next_number = numbers.__next__
-        take = pool.take_retry if retry else pool.take_next
+        queue: Queue | FairQueue | deque[Exchange] = pool.retries if retry else pool.queue
+        take = queue.popleft
         for _ in range(count):
-            exchange = take()
-            if exchange is None:
+            if not queue:
                 break
+            exchange = take()
+            if exchange.state is not QUEUED:  # its client has disconnected
+                pool.took_disconnected()
+                continue
             raw = exchange.raw
             size += len(raw) + TASK_OVERHEAD
             spool = exchange.spool
             origin = exchange.conn.origin  # type: ignore[union-attr]  # who has no client is in no queue
-            tls = origin.tls
-            if tls:
+            if tls := origin.tls:
                 size += len(tls)
             if spool is not None:
                 if spool.file is None:
                     size += spool.size
-                else:
+                elif len(fds) < MAX_DESCRIPTORS:
                     fds.append(spool.file.fd)
-            if tasks and (size > MAX_PACKET or len(fds) > MAX_DESCRIPTORS):
+                else:
+                    queue.appendleft(exchange)
+                    break
+            if size > MAX_PACKET and tasks:
                 if spool is not None and spool.file is not None:
                     fds.pop()
-                pool.queue.appendleft(exchange)
+                queue.appendleft(exchange)
                 break
             slot = free.pop()  # as in Worker.take_number
             exchange.task = task = next_number() * MOST_SLOTS + slot

@@ -154,15 +154,19 @@ class Pump(Parts):
                     data = b""  # to be found out again, and dealt with, where all reads are
                 known = conn.known
                 logged = data
-                seen = None
                 leased = known.whole.get(data)
                 if leased is None:
                     seen = seen_whole.get(data)
-                    if seen is None and (cut := cut_cookie(data)):
+                    if seen is not None:
+                        if take_in(conn, data, data, seen):
+                            continue
+                    elif cut := cut_cookie(data):
                         logged = cut
                         leased = known.uncookied.get(cut)
                         if leased is None and len(data) <= harmless:
                             seen = seen_uncookied.get(cut)
+                            if seen is not None and take_in(conn, data, cut, seen):
+                                continue
                 if leased is not None and now < leased.until:
                     try:
                         sent = conn.transport.send(leased.wire)
@@ -191,8 +195,6 @@ class Pump(Parts):
                     conn.request_count += 1
                     hits += 1
                     hit_bytes += sent
-                    continue
-                if seen is not None and take_in(conn, data, logged, seen):
                     continue
                 conn.inbox = data
                 conn.readable = not data or not conn.transport.drained(len(data), RECV_SIZE)

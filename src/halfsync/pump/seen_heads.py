@@ -7,6 +7,8 @@ cut out first, as for leases (see known_heads.py).
 
 from __future__ import annotations
 
+from typing import Any
+
 from halfsync.pump.connection import Connection, Route
 from halfsync.pump.known_heads import KnownHeads, cut_cookie
 from halfsync.pump.leases import Key
@@ -23,12 +25,13 @@ MAX_CLOSING = 64
 class SeenHead:
     """A plain head, and where a request with it went before."""
 
-    __slots__ = ("head", "known", "lease_key", "route", "uncookied")
+    __slots__ = ("head", "known", "lease_key", "pool", "route", "uncookied")
 
     def __init__(self, head: RequestHead, uncookied: bytes) -> None:
         self.head = head
         self.uncookied = uncookied  # as it stands in the access log
         self.route: Route | None = None  # not admitted yet
+        self.pool: Any = None  # of the route
         self.known: KnownHeads | None = None  # of the listener where it was; it may go elsewhere from others
         self.lease_key: Key = (-1, b"", b"", b"")
 
@@ -37,6 +40,7 @@ class SeenHead:
         if self.known is not conn.known and conn.known.read_at_once:
             self.known = conn.known
             self.route = route
+            self.pool = route.pool
             self.lease_key = (conn.origin.listener, self.head.method, self.head.host, self.head.target)
 
 

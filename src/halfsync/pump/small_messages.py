@@ -26,8 +26,8 @@ from halfsync.wire.messages import (
     PIECE_COST,
     RESPONSE_WINDOW,
     Credit,
-    FromWorker,
     Message,
+    ToPump,
 )
 from halfsync.wire.websocket import SMALL_HEADERS, frame_header, whole_message
 
@@ -108,11 +108,11 @@ class SmallMessages:
 
     # --- to clients --------------------------------------------------------------------------------
 
-    def put_out(self, owners: dict[int, object], messages: list[FromWorker]) -> list[FromWorker]:
+    def put_out(self, owners: dict[int, object], messages: ToPump) -> ToPump:
         """Of a worker's packet, send the messages that are in it (not in a file) to clients that have taken
         everything before (which are in PRODUCING), in one write if several for one stand side by side. Gives
         the others."""
-        others: list[FromWorker] = []
+        others: ToPump = []
         waiting: set[int] = set()  # tasks of which something is among these: what follows stays behind it
         count = len(messages)
         at = 0

@@ -1,10 +1,11 @@
 """The fast path of responses that come piece by piece, such as server-sent events: from a worker to clients.
 
 As with WebSockets (small_messages.py) it is written out in one function, and stands beside the general road
-(`Replies._respond`, then `Output.produce` and `Output.send`) with the same states at its ends. What it is for
-is a small part in memory, of a response on an HTTP/1.1 connection whose client has taken everything before:
-one that is sent at once, so that the response is in PRODUCING before and behind it. Everything else goes by
-the general road: a slow client, a response of a known length, a request whose body still comes, HTTP/2.
+(`GeneralReplies._respond`, then `Output.produce` and `Output.send`) with the same states at its ends. What
+it is for is a small part in memory, of a response on an HTTP/1.1 connection whose client has taken everything
+before: one that is sent at once, so that the response is in PRODUCING before and behind it. Everything else
+goes by the general road: a slow client, a response of a known length, a request whose body still comes,
+HTTP/2.
 
 An event of 24 bytes costs the pump one system call, and some 3 µs of its own in place of 20.
 """
@@ -19,7 +20,7 @@ from halfsync.pump.endings import Endings
 from halfsync.pump.output import Output
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import PRODUCING
-from halfsync.wire.messages import PIECE_COST, RESPONSE_WINDOW, UNFINISHED, Credit, FromWorker, Part
+from halfsync.wire.messages import PIECE_COST, RESPONSE_WINDOW, UNFINISHED, Credit, Part, ToPump
 
 SMALL = 16 * 1024
 """Bytes of a part. A larger one is better gathered than copied."""
@@ -34,12 +35,12 @@ class SmallParts:
         self._endings = endings
         self._output = output
 
-    def put_out(self, owners: dict[int, object], messages: list[FromWorker]) -> tuple[list[FromWorker], int]:
+    def put_out(self, owners: dict[int, object], messages: ToPump) -> tuple[ToPump, int]:
         """Of a packet of a worker with an event loop, send the parts for which this is. Gives the other
         messages, and how many bytes of bodies those parts had."""
         now = self._clock.now
         body_bytes = 0
-        others: list[FromWorker] = []
+        others: ToPump = []
         waiting: set[int] = set()  # tasks of which something is among these: what follows stays behind it
         for message in messages:
             number = message.number

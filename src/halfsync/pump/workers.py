@@ -280,15 +280,9 @@ class Pool:
             self._disconnected -= 1
         return oldest
 
-    def take_next(self) -> Exchange | None:
-        """The request that is next in turn, taken off the queue."""
-        queue = self.queue
-        while queue:
-            exchange = queue.popleft()
-            if not self._disconnected or exchange.state is QUEUED:
-                return exchange
-            self._disconnected -= 1
-        return None
+    def took_disconnected(self) -> None:
+        """A request that was taken off the queue has no client any more."""
+        self._disconnected -= 1
 
     def heads(self) -> list[Exchange]:
         """Those that wait longest: one, or one of each line of a queue with several."""
@@ -315,9 +309,6 @@ class Pool:
         self.retries.clear()
         self._disconnected = 0
         return found
-
-    def take_retry(self) -> Exchange | None:
-        return self.retries.popleft() if self.retries else None
 
     def client_disconnected(self, exchange: Exchange) -> None:
         """A request in a queue has no client any more: what it holds is let go of at once."""

@@ -5,7 +5,8 @@ boundaries and can carry descriptors (SCM_RIGHTS):
 
     tasks      pump -> worker   [Task | StreamedTask | WebSocketTask | LogTask | Nudge, ...]
                                 (one packet a worker a turn)
-               worker -> pump   [Reply | Part | Credit | EarlyHints | Accept | Message | Close, ...]
+               worker -> pump   [Reply | AlikeReplies | Part | Credit | EarlyHints | Accept | Message |
+                                Close, ...]
     watch      pump -> worker   [Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel |
                                 Message | Close, ...]
                                 (read by the watch thread, whatever the handlers do; or by the event loop)
@@ -222,6 +223,43 @@ class Reply(msgspec.Struct, tag=0, array_like=True, gc=False):
     close: bool = False  # close the connection after this reply
     lease: Lease | None = None
     handler_ns: int = 0  # time in the handler; with UNFINISHED, it comes in the last Part
+
+
+ALIKE_TAG = 4
+AlikeColumns = tuple[int, int, str, bytes, bool, tuple[int, ...], tuple[bytes, ...], tuple[int, ...]]
+"""An AlikeReplies' tag and columns: on the wire they are the same."""
+
+
+class AlikeReplies(msgspec.Struct, tag=ALIKE_TAG, array_like=True, gc=False):
+    """Whole Replies that differ in nothing but their bodies: without objects, and without a lease. Those of a
+    batch are mostly such, and sent so they cost a third."""
+
+    status: int
+    reason: str
+    fields: bytes
+    dated: bool
+    numbers: list[int]
+    bodies: list[bytes]  # as many, as are the times
+    handler_ns: list[int]
+
+    number: ClassVar[int] = -1  # of no task; as other messages to the pump, it has one, and objects
+    objects: ClassVar[list[SimpleObject]] = []
+
+    def each(self) -> list[Reply]:
+        """The same, one by one."""
+        return [
+            Reply(
+                number,
+                self.status,
+                self.reason,
+                self.fields,
+                len(body),
+                body,
+                dated=self.dated,
+                handler_ns=handler_ns,
+            )
+            for number, body, handler_ns in zip(self.numbers, self.bodies, self.handler_ns, strict=True)
+        ]
 
 
 PART_TAG = 1
@@ -582,7 +620,7 @@ class TryAgain(msgspec.Struct, tag="tryagain"):
 
 ToWorker = list[Task | StreamedTask | WebSocketTask | LogTask | Nudge]
 FromWorker = Reply | Part | Credit | EarlyHints | Accept | Message | Close
-ToPump = list[FromWorker]
+ToPump = list[FromWorker | AlikeReplies]
 WatchMessage = Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel | Message | Close
 ToWatch = list[WatchMessage]
 Order = (
@@ -626,6 +664,19 @@ _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_tasks = msgspec.msgpack.Decoder(ToWorker).decode
 decode_replies = msgspec.msgpack.Decoder(ToPump).decode
+
+
+def one_by_one(messages: ToPump) -> list[FromWorker]:
+    """The same messages, each by itself."""
+    found: list[FromWorker] = []
+    for message in messages:
+        if isinstance(message, AlikeReplies):
+            found += message.each()
+        else:
+            found.append(message)
+    return found
+
+
 decode_watch = msgspec.msgpack.Decoder(ToWatch).decode
 decode_order = msgspec.msgpack.Decoder(Order).decode
 decode_report = msgspec.msgpack.Decoder(Report).decode

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import msgspec
 
 from halfsync.objects import Memory
-from halfsync.wire.messages import FromWorker, decode_replies, encode
+from halfsync.wire.messages import FromWorker, ToPump, decode_replies, encode
 
 BEHIND_FROM = 4 * 1024
 """Bytes of a piece."""
@@ -46,7 +46,7 @@ def buffers_of(messages: Sequence[FromWorker], pieces: list[bytes]) -> list[byte
     return [_START.pack(MARK, len(encoded)) + encoded, *pieces, bytes(-size % ALIGNMENT)]
 
 
-def unpack(packet: memoryview) -> list[FromWorker]:
+def unpack(packet: memoryview) -> ToPump:
     """The messages of a packet, each with its bytes. Raises msgspec.MsgspecError."""
     if not packet or packet[0] != MARK:
         return decode_replies(packet)

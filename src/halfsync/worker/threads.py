@@ -83,6 +83,8 @@ UNAVAILABLE = (
     b"503 Service Unavailable\nThe server is short of file descriptors. Please try again soon.\n",
 )
 
+_now = time.monotonic_ns
+
 _ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
@@ -280,7 +282,9 @@ class Threads:
         messages = decode_tasks(buffer[:size])
         if ancillary:
             self._keep_spools(messages, ancillary)
-        self._task_queue.extend([message for message in messages if not isinstance(message, Nudge)])
+        if Nudge in set(map(type, messages)):  # (which is seldom, and costs less than a look at each)
+            messages = [message for message in messages if not isinstance(message, Nudge)]
+        self._task_queue.extend(messages)  # type: ignore[arg-type]
         return True
 
     def _keep_spools(
@@ -300,49 +304,61 @@ class Threads:
 
     def _work(self, responder: TaskResponder, row: int) -> None:
         """Until the task queue is empty."""
-        task_queue, scoreboard, outbox, at = self._task_queue, self._scoreboard, self.outbox, self._at
+        outbox, scoreboard, at = self.outbox, self._scoreboard, self._at
+        take, quick_of = self._task_queue.popleft, self._quick
         identity = _thread.get_ident()
         ended = 0  # when the task before ended, which is when the next one begins; 0: the clock must tell
-        scoreboard[row] = at_work(time.monotonic_ns())
+        scoreboard[row] = at_work(_now())
         while True:
             try:
-                task = task_queue.popleft()
+                task = take()
             except IndexError:
                 break
-            # It may have come while this thread waited for the interpreter lock, after `ended`.
-            began = ended if isinstance(task, Task) and ended > task.queued_ns else time.monotonic_ns()
-            if outbox.since and (began - outbox.since > MAX_WAIT or outbox.size > MAX_WAITING):
+            if isinstance(task, LogTask):
+                began, quick = _now(), None
+            else:
+                # It may have come while this thread waited for the interpreter lock, after `ended`.
+                began = ended if ended > task.queued_ns else _now()
+                quick = quick_of[task.route] if task.body is not None else None
+            since = outbox.since
+            if since and (began - since > MAX_WAIT or outbox.size > MAX_WAITING):
                 outbox.flush()
-                began = time.monotonic_ns()
-            slot = task.number % SCOREBOARD_SLOTS
+                began = _now()
+            number = task.number
+            slot = number % SCOREBOARD_SLOTS
             scoreboard[slot] = began
-            if scoreboard[SCOREBOARD_SLOTS + slot] == task.number:  # not before: see SCOREBOARD_SLOTS
-                self._drop(task.number)
+            if scoreboard[SCOREBOARD_SLOTS + slot] == number:  # not before: see SCOREBOARD_SLOTS
+                self._drop(number)
                 continue
             at[identity] = task
-            if isinstance(task, Task):
-                ended = self._respond(task, began, responder)
-            else:
-                ended = self._log(task)
-        if outbox.waiting:
+            if quick is None:
+                self._general(task, began)
+                ended = 0
+                continue
+            try:
+                ended = quick(task, began, responder)  # type: ignore[arg-type]
+            except BaseException:  # noqa: BLE001
+                self._log_failure(task)
+                ended = 0
+            if not ended:
+                self._conclude_quick(task, began, responder)
+        if outbox.small or outbox.waiting:
             outbox.flush()
         at[identity] = None
-        scoreboard[row] = idle(ended or time.monotonic_ns())
+        scoreboard[row] = idle(ended or _now())
 
-    def _respond(self, task: Task, began: int, responder: TaskResponder) -> int:
-        """Have it handled. Gives the time of its end, or 0."""
-        quick = self._quick[task.route]
-        if quick is None or task.body is None:
+    def _general(self, task: Task | LogTask, began: int) -> None:
+        """What is not for a `quick`."""
+        if isinstance(task, LogTask):
+            self._log(task)
+        else:
             self._handle(task, began)
-            return 0
-        try:
-            if ended := quick(task, began, responder):
-                return ended
-        except BaseException:  # noqa: BLE001
-            self._log_failure(task)
-        route = task.route
-        self._conclude(task, responder.replier_of(task.number, began, self._rules[route], self._pages[route]))
-        return 0
+
+    def _conclude_quick(self, task: Task | LogTask, began: int, responder: TaskResponder) -> None:
+        """After a `quick` that has used a Replier, or none."""
+        assert isinstance(task, Task)
+        rules, pages = self._rules[task.route], self._pages[task.route]
+        self._conclude(task, responder.replier_of(task.number, began, rules, pages))
 
     def _handle(self, task: Task, began: int) -> None:
         rules, pages = self._rules[task.route], self._pages[task.route]
@@ -363,7 +379,7 @@ class Threads:
             spool.close()
         self._conclude(task, replier)
 
-    def _log_failure(self, task: Task) -> None:
+    def _log_failure(self, task: Task | LogTask) -> None:
         """Of a handler, in its exception handler."""
         forks.end_if_child()
         log("error", f"The handler of {describe(task)} failed:\n{failure()}")
@@ -385,7 +401,7 @@ class Threads:
             replier.own(*internal_error(task.head))
         replier.release()
 
-    def _log(self, task: LogTask) -> int:
+    def _log(self, task: LogTask) -> None:
         def written() -> None:
             self.outbox.put(Part(task.number, [], Ending.DONE), 0, time.monotonic_ns())
             self.outbox.flush()
@@ -394,7 +410,6 @@ class Threads:
             written()
         else:
             self._log_handler(task.records, written)
-        return 0
 
 
 def describe(task: Task | LogTask) -> str:
