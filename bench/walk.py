@@ -42,7 +42,7 @@ BY_THE_CLOCK = (
 )
 """What the loop does once a turn, or when so many milliseconds have passed, or because earlier requests took
 as long: not for this request in particular."""
-TIMERS = ("LoopTasks._beat", "Tasks.look_within")
+TIMERS = ("LoopTasks._beat", "Tasks.look_within", "Pool.took", "Worker.unbegun")
 """Functions of other files that do."""
 LIMIT = 30.0
 """Seconds for anything that is waited for."""
