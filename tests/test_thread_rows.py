@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from halfsync.parent.thread_rows import ThreadRows
+from halfsync.parent.thread_rows import TRIES, ThreadRows
 from halfsync.wire.messages import SCOREBOARD_BYTES, SCOREBOARD_SLOTS
 from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, at_work, idle, paired, row_of
 from tests.e2e.harness import until
@@ -73,6 +73,24 @@ def test_the_parent_reads_them(tmp_path):
     assert ThreadRows.of(10**6, 4) is None
     found.forget_in_child()
     assert found.read() == []
+
+
+def test_the_parent_reads_them_though_they_change_all_the_time(tmp_path, monkeypatch):
+    """A worker has its scoreboard mapped, so an application may write there without pause."""
+    with (tmp_path / "scoreboard").open("w+b") as file:
+        os.truncate(file.fileno(), SCOREBOARD_BYTES)
+        rows = ThreadRows.of(file.fileno(), 1)
+        assert rows is not None
+        real, reads = os.pread, []
+
+        def pread(fd: int, size: int, at: int) -> bytes:
+            reads.append(at)
+            os.pwrite(file.fileno(), idle(len(reads)).to_bytes(8, "little"), 8 * FIRST)
+            return real(fd, size, at)
+
+        monkeypatch.setattr(os, "pread", pread)
+        assert rows.read() == [(len(reads), False)]
+    assert len(reads) == TRIES + 1
 
 
 B, I = True, False  # noqa: E741

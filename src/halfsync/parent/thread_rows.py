@@ -11,6 +11,9 @@ from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, row_of
 
 _SIZE = 8 * THREAD_ROWS
 
+TRIES = 8
+"""An application can write there without pause, and must not keep the parent."""
+
 
 class ThreadRows:
     """Those of one worker: a descriptor of its scoreboard, which is closed with the object."""
@@ -28,12 +31,15 @@ class ThreadRows:
             return None
 
     def read(self) -> list[ThreadRow]:
-        """Twice, until both are the same: to copy them takes no lock."""
+        """Twice, until both are the same (no lock is taken to copy them), or TRIES are over: then a word may
+        be half of one moment and half of another, which costs a wrong letter."""
         if self._fd < 0:
             return []
         found = self._read()
-        while (again := self._read()) != found:
-            found = again
+        for _ in range(TRIES):
+            before, found = found, self._read()
+            if found == before:
+                break
         return [row_of(word) for word in array("Q", found)[: self._threads]]
 
     def _read(self) -> bytes:
