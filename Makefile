@@ -65,7 +65,7 @@ transports: $(VENV)/made-dev
 	HALFSYNC_TEST_TRANSPORT=bytes $(PY) -m pytest -n 4 --dist worksteal tests/pump tests/e2e $(ARGS)
 	HALFSYNC_TEST_TRANSPORT=records $(PY) -m pytest -n 4 --dist worksteal tests/pump tests/e2e $(ARGS)
 
-faults: $(VENV)/made-base
+faults: $(VENV)/made-dev
 	$(PY) -m faults $(ARGS)
 
 check: $(VENV)/made-dev

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
-from faults.content import content
+from faults.content import BETWEEN_EVENTS, content, events
 
 PIECE = 16 * 1024
 EFFECTS = os.environ.get("FAULTS_EFFECTS", "/dev/null")
@@ -37,6 +37,9 @@ def app(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
     if path == "stream":
         start("200 OK", _fields(query["n"]))
         return _pieces(query["n"], query["size"])
+    if path == "events":
+        start("200 OK", [("Content-Type", "text/event-stream"), ("X-Number", str(query["n"]))])
+        return _events(query["n"])
     if path == "post":
         body = environ["wsgi.input"].read()
         _record(query["n"])
@@ -58,6 +61,12 @@ def _pieces(number: int, size: int) -> Iterator[bytes]:
     for at in range(0, size, PIECE):
         yield body[at : at + PIECE]
         time.sleep(0.001)
+
+
+def _events(number: int) -> Iterator[bytes]:
+    for event in events(number):
+        yield event
+        time.sleep(BETWEEN_EVENTS)
 
 
 def _record(number: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from faults.app import PIECE, _record
-from faults.content import content
+from faults.content import BETWEEN_EVENTS, content, events
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -26,6 +26,15 @@ async def _stream(receive: Any, send: Any, n: int, size: int) -> None:
     for at in range(0, size, PIECE):
         await send({"type": "http.response.body", "body": body[at : at + PIECE], "more_body": True})
         await asyncio.sleep(0.001)
+    await send({"type": "http.response.body"})
+
+
+async def _events(receive: Any, send: Any, n: int) -> None:
+    headers = [(b"content-type", b"text/event-stream"), (b"x-number", b"%d" % n)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for event in events(n):
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+        await asyncio.sleep(BETWEEN_EVENTS)
     await send({"type": "http.response.body"})
 
 
@@ -68,6 +77,7 @@ async def _start(send: Any, number: int, *fields: tuple[bytes, bytes]) -> None:
 _PATHS: dict[str, Any] = {
     "/get": _get,
     "/stream": _stream,
+    "/events": _events,
     "/post": _post,
     "/block": _block,
     "/segfault": _segfault,

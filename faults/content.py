@@ -14,3 +14,14 @@ def content(number: int, size: int) -> bytes:
     """`size` bytes, MOST at most."""
     start = b"%010d" % number
     return (start + start.join(_ENDS[: -(-size // _LINE)]))[:size]
+
+
+EVENTS = 8
+"""In a response of them."""
+BETWEEN_EVENTS = 0.01
+"""Seconds."""
+
+
+def events(number: int) -> list[bytes]:
+    """Server-sent ones of the request with this number."""
+    return [b"id: %d\ndata: %d of request %d\n\n" % (one, one, number) for one in range(EVENTS)]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from faults.http2_wire import Http2Connection, NotBegun
 from faults.requests import Request
 from faults.wire import Aborted, Connection, Hung, Malformed, Refused, Response
 
@@ -65,6 +66,24 @@ class Judge:
                 self._are_aborted(len(batch) - place - 1)
                 return False
         return not request.closes
+
+    def exchange_at_once(self, connection: Http2Connection, batch: Sequence[Request]) -> bool:
+        """The same with HTTP/2, each request on a stream of its own. What the server says that it has not
+        begun is no request: it would be sent again."""
+        for request, outcome in zip(batch, connection.exchange(batch), strict=True):
+            if isinstance(outcome, NotBegun):
+                continue
+            with self._lock:
+                self.requests += 1
+            if isinstance(outcome, Aborted):
+                self._are_aborted(1)
+            elif isinstance(outcome, Hung):
+                self.is_hung(f"{outcome}, one of {len(batch)} streams", request)
+            elif isinstance(outcome, Malformed):
+                self.is_wrong(f"no response: {outcome}, one of {len(batch)} streams", request)
+            else:
+                self._judge(request, outcome, f"one of {len(batch)} streams")
+        return not connection.is_over
 
     def _judge(self, request: Request, response: Response, where: str) -> None:
         trouble = request.trouble(response)

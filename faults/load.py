@@ -1,4 +1,5 @@
-"""The steady load: clients in threads, each with its own connections, kept and new."""
+"""The steady load: clients in threads, each with its own connections, kept and new. Every third one speaks
+HTTP/2, with several requests at once."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ import itertools
 import random
 import threading
 import traceback
+from collections.abc import Callable
+from typing import TypeVar
 
 from faults import wire
+from faults.http2_wire import Http2Connection
 from faults.judge import Judge
 from faults.requests import Maker
 from faults.wire import Aborted, Connection, Hung, Refused
@@ -19,6 +23,13 @@ MOST_BATCHES = 30
 """On one connection."""
 TWO_WRITES = 0.2
 """Of so many batches the bytes come in two writes."""
+HTTP2 = 3
+"""Each client whose number this divides speaks HTTP/2."""
+MOST_STREAMS = 6
+"""That such a client opens at once."""
+
+
+T = TypeVar("T")
 
 
 class Load:
@@ -51,24 +62,18 @@ class Load:
         maker = Maker(chance, lambda: next(self._numbers))
         while not self._over.is_set():
             try:
-                self._converse(maker, chance)
+                if client % HTTP2:
+                    self._converse(maker, chance)
+                else:
+                    self._converse_at_once(maker, chance)
             except Exception:  # noqa: BLE001 (the harness's own bug must show, and not end a client silently)
                 self._judge.is_wrong(f"the harness: {traceback.format_exc()}")
                 return
 
     def _converse(self, maker: Maker, chance: random.Random) -> None:
         """One connection, from its beginning to its end."""
-        try:
-            connection = Connection(self._port)
-        except Refused:
-            self._judge.refused()
-            self._over.wait(0.1)
-            return
-        except Hung:
-            self._judge.is_hung("connecting")
-            return
-        except Aborted:
-            self._over.wait(0.01)
+        connection = self._connected(Connection)
+        if connection is None:
             return
         try:
             for _ in range(chance.randrange(1, MOST_BATCHES)):
@@ -78,3 +83,29 @@ class Load:
                 self._over.wait(chance.random() * PAUSE)
         finally:
             connection.close()
+
+    def _converse_at_once(self, maker: Maker, chance: random.Random) -> None:
+        """The same with HTTP/2."""
+        connection = self._connected(Http2Connection)
+        if connection is None:
+            return
+        try:
+            for _ in range(chance.randrange(1, MOST_BATCHES)):
+                batch = [maker.one() for _ in range(chance.randrange(1, MOST_STREAMS))]
+                if self._over.is_set() or not self._judge.exchange_at_once(connection, batch):
+                    return
+                self._over.wait(chance.random() * PAUSE)
+        finally:
+            connection.close()
+
+    def _connected(self, kind: Callable[[int], T]) -> T | None:
+        try:
+            return kind(self._port)
+        except Refused:
+            self._judge.refused()
+            self._over.wait(0.1)
+        except Hung:
+            self._judge.is_hung("connecting")
+        except Aborted:
+            self._over.wait(0.01)
+        return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
 
-from faults.content import content
+from faults.content import content, events
 from faults.wire import Response
 
 FILES = 6
@@ -80,7 +80,10 @@ class Maker:
         if self._chance.random() < 0.15:
             count = self._chance.randrange(2, 12)
             return [self._chance.choice(PIPELINED)(self) for _ in range(count)]
-        return [self._chance.choice(ALL)(self)]
+        return [self.one()]
+
+    def one(self) -> Request:
+        return self._chance.choice(ALL)(self)
 
     def _pick(self) -> int:
         return self._chance.randrange(FILES)
@@ -131,6 +134,14 @@ class Maker:
         expected = {"x-number": str(number)}
         return Request(_wire("GET", target), "GET", target, 200, content(number, size), expected)
 
+    def events(self) -> Request:
+        """Server-sent events, one after the other."""
+        number = self._number()
+        target = f"/events?n={number}"
+        expected = {"x-number": str(number), "content-type": "text/event-stream"}
+        body = b"".join(events(number))
+        return Request(_wire("GET", target), "GET", target, 200, body, expected)
+
     def old_stream(self) -> Request:
         """To a client of HTTP/1.0 the close is the end."""
         number, size = self._number(), 50_000
@@ -173,6 +184,7 @@ ALL: list[Callable[[Maker], Request]] = [
     Maker.get,
     Maker.large_get,
     Maker.stream,
+    Maker.events,
     Maker.old_stream,
     Maker.post,
     Maker.post,
