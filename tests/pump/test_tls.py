@@ -27,7 +27,6 @@ from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.states import FRESH, HANDSHAKE, LINGERING
 from halfsync.pump.tls import SEND, TLSTransport
 from halfsync.pump.tls_contexts import Contexts
-from halfsync.pump.transport import PlainTransport
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.certificates import ECDSA, RSA, client_context, issued, issued_to
 from tests.pump.harness import TIMEOUT, Hand, Stage, get, no_descriptor_left
@@ -803,13 +802,16 @@ def test_a_request_that_comes_with_the_end_of_a_handshake_is_answered_in_the_sam
     tls.write(head)
     sends: list[int] = []
 
-    def send(sock: PlainTransport, data: bytes, *flags: int) -> int:
-        sends.append(len(data))
-        return socket.socket.send(sock, data, *flags)
+    transport = the(stage).transport
+    assert isinstance(transport, TLSTransport)
+    give = transport.plain.send
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PlainTransport, "send", send)
-        raw.send(outgoing.read())
+    def send(data: Any, flags: int = 0) -> int:
+        sends.append(len(data))
+        return give(data, flags)
+
+    transport._give = send
+    raw.send(outgoing.read())
     assert not stage.pump.connections
     incoming.write(raw.rest())
     assert tls.read(65536).endswith(b"leased")

@@ -103,10 +103,10 @@ class Http2Leased:
             leased, logged = found
             body = b"" if leased.head_only else leased.body
             length = len(body)
-            if now >= leased.renew_at or length > min(FRAME_SIZE, wire.window, wire.stream_window):
+            if now >= leased.renew_at or length > wire.window or length > wire.stream_window:
                 break
             block = leased.block if now < leased.block_until else leased_block(leased, clock)
-            if len(block) > FRAME_SIZE:
+            if len(block) > FRAME_SIZE or length > FRAME_SIZE:
                 break
             at = end
             wire.last_stream = stream_id
@@ -158,7 +158,11 @@ class Http2Leased:
         words = self._endings.counts.words
         words[LEASE_HITS] += len(pieces)
         words[BYTES_SENT] += len(wire)
-        sent = self._send_at_once(conn, wire)
+        try:
+            sent = conn.transport.send(wire)
+        except OSError:
+            sent = 0  # to be found out again, and dealt with, where all sends are
+        conn.wire_bytes += sent
         if sent == len(wire):
             self._access.records += unsaid
             return True
@@ -171,16 +175,6 @@ class Http2Leased:
             else:
                 session.marks.append(TakenMark(position, None, 0, 0, False, record))
         return False
-
-    @staticmethod
-    def _send_at_once(conn: Connection, wire: bytes) -> int:
-        """Of a connection whose queue is empty. How much the transport took."""
-        try:
-            sent = conn.transport.send(wire)
-        except OSError:
-            return 0  # to be found out again, and dealt with, where all sends are
-        conn.wire_bytes += sent
-        return sent
 
     def repeat(
         self, conn: Connection, session: Session, stream: StreamState, head: RequestHead, *, alone: bool
@@ -210,7 +204,13 @@ class Http2Leased:
         wire.responded(stream, size)
         session.framed += len(sent)
         record = self._record(conn, head, leased, logged, size, len(sent)) if self._access.enabled else None
-        taken = self._send_at_once(conn, sent) if alone else 0
+        taken = 0
+        if alone:
+            try:
+                taken = conn.transport.send(sent)
+            except OSError:
+                pass  # to be found out again, and dealt with, where all sends are
+            conn.wire_bytes += taken
         if taken != len(sent):
             assert conn.out is not None
             conn.out.append(memoryview(sent)[taken:] if taken else sent)

@@ -80,11 +80,13 @@ class TLSTransport:
     __slots__ = (
         "_emptied",
         "_fed",
+        "_give",
         "_held",
         "_incoming",
         "_outgoing",
         "_over",
         "_read",
+        "_receive",
         "_room",
         "_said_end",
         "_surplus",
@@ -107,6 +109,8 @@ class TLSTransport:
 
     def __init__(self, sock: PlainTransport) -> None:
         self.plain = sock  # what is beneath
+        self._receive = sock.recv
+        self._give = sock.send
         self.server_name = ""  # that the client asked for
         self.site = ""  # the name of the one whose rules the client has kept
         self.wants_certificate = False  # by these rules it may have one, or has to
@@ -193,21 +197,38 @@ class TLSTransport:
         if self._over:
             return b""
         incoming = self._incoming
-        # True only if this call has emptied the kernel: what came since an earlier one may have been told.
-        self._emptied = False
-        if not incoming.pending:
-            raw = self.plain.recv(self._room)
-            self._emptied = len(raw) < self._room
-            if not raw:
-                self._over = True
-                return b""
-            self._fed += len(raw)
-            incoming.write(raw)
-        return self._decrypt(size)
+        if incoming.pending:
+            # True only if this call has emptied the kernel: what came since another may have been told.
+            self._emptied = False
+            return self._decrypt(size)
+        room = self._room
+        raw = self._receive(room)
+        self._emptied = emptied = len(raw) < room
+        if not raw:
+            self._over = True
+            return b""
+        incoming.write(raw)
+        self._fed += len(raw)
+        try:
+            data = self._read(size)
+        except SSLWantReadError:
+            self._take_in_more()
+            return self._decrypt(size)
+        except SSLError as error:
+            return self._read_failed(error)
+        # As most are: one record, and nothing else.
+        if (
+            emptied
+            and 0 < len(data) < size
+            and self._fed - len(data) <= OVERHEAD
+            and not (incoming.pending or self._outgoing.pending)
+        ):
+            self._fed = 0
+            return data
+        return self._given(data, size)
 
     def _decrypt(self, size: int) -> bytes:
         """The next data of what has come. Raises as `recv`."""
-        incoming = self._incoming
         while True:
             try:
                 data = self._read(size)
@@ -216,21 +237,25 @@ class TLSTransport:
                 continue
             except SSLError as error:
                 return self._read_failed(error)
-            if not data:  # a close_notify
-                self._over = True
-                return b""
-            if self._outgoing.pending > self._held:
-                self._flush_control()
-            pending = incoming.pending
-            self._fed -= len(data)
-            if len(data) < size:  # else OpenSSL may have more of this record
-                if self._fed - pending > OVERHEAD:
-                    self._count_surplus(self._fed - pending)
-                self._fed = pending
-            if len(data) == size or pending or not self._emptied:
-                self._room = RECEIVE
-                self.more()
-            return data
+            return self._given(data, size)
+
+    def _given(self, data: bytes, size: int) -> bytes:
+        """OpenSSL has given this, of at most `size` bytes. Raises TLSError."""
+        if not data:  # a close_notify
+            self._over = True
+            return b""
+        if self._outgoing.pending > self._held:
+            self._flush_control()
+        pending = self._incoming.pending
+        self._fed -= len(data)
+        if len(data) < size:  # else OpenSSL may have more of this record
+            if self._fed - pending > OVERHEAD:
+                self._count_surplus(self._fed - pending)
+            self._fed = pending
+        if len(data) == size or pending or not self._emptied:
+            self._room = RECEIVE
+            self.more()
+        return data
 
     def _count_surplus(self, size: int) -> None:
         """So many bytes have come that were no data. Raises TLSError if there were too many of late."""
@@ -255,7 +280,7 @@ class TLSTransport:
             self._fail_for_nothing()
         if self._emptied:
             raise BlockingIOError
-        raw = self.plain.recv(self._room)
+        raw = self._receive(self._room)
         self._emptied = len(raw) < self._room
         if not raw:
             self._over = True
@@ -317,7 +342,7 @@ class TLSTransport:
         wire = self._outgoing.read()
         self._held = 0
         try:
-            sent = self.plain.send(wire)
+            sent = self._give(wire)
         except BlockingIOError:
             sent = 0
         if sent == len(wire):
@@ -365,7 +390,7 @@ class TLSTransport:
         if not self._unsent:
             return
         try:
-            sent = self.plain.send(self._unsent)
+            sent = self._give(self._unsent)
         except BlockingIOError:
             sent = 0
         if sent == len(self._unsent):
