@@ -159,25 +159,23 @@ class WebSocketInvocation:
         self._files.clear()
         self._line.ended(self)
 
-    def message(self, message: Message) -> None:
-        """From the client."""
-        if self._end is None:
-            self._messages.append(message)
-            waiter = self._receiver
-            if waiter is not None:
-                self._receiver = None
-                if not waiter.done():
-                    waiter.set_result(None)
-            if self._waiters:
-                self._wake()
+    def message(self, message: Message) -> Any:
+        """From the client. Gives the future to be resolved of the task that waits for it, if one does."""
+        if self._end is not None:
+            return None
+        self._messages.append(message)
+        waiter = self._receiver
+        self._receiver = None
+        if self._waiters:
+            self._wake()
+        return waiter
 
     def in_file(self, message: Message, descriptor: int) -> None:
-        """The same. `descriptor`: of the file that it is in, which is this object's now; or -1."""
+        """Before the same, if it is in a file. `descriptor`: of that, which is this object's now; or -1."""
         if descriptor >= 0 and self._end is None:
             self._files[id(message)] = descriptor
         elif descriptor >= 0:
             os.close(descriptor)
-        self.message(message)
 
     def closed(self, code: int, reason: bytes) -> None:
         """By the client or by the pump."""

@@ -62,6 +62,7 @@ from halfsync.wire.messages import (
 )
 from halfsync.worker import forks
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
+from halfsync.worker.resuming import resume
 
 BEAT = 0.25
 """Seconds between two signs of life while there are tasks."""
@@ -223,11 +224,11 @@ class LoopTasks:
         descriptors = dict(enumerate(_descriptors(ancillary))) if ancillary else {}
         try:
             messages = decode_watch(self._watched[:size])
-            self._hand_out(messages, descriptors)
-            if type(messages[-1]) is Message and not self._flushes:
-                # Behind the tasks that this has woken: so what they send leaves in the same turn of the loop.
-                self._flushes = True
-                self._loop.call_soon(self._flush)
+            woken = self._hand_out(messages, descriptors)
+            if woken:
+                self._flushes = True  # what they send waits for the others, and leaves then
+                resume(woken, self._loop)
+                self._flush()
         except msgspec.MsgspecError as error:
             log("error", f"a message of the pump's can't be read: {error}")
         for descriptor in descriptors.values():
@@ -235,9 +236,11 @@ class LoopTasks:
 
     def _hand_out(  # noqa: C901 (a look-up in a table would cost more for each)
         self, messages: ToWatch, descriptors: dict[int, int]
-    ) -> None:
-        """To invocations. Descriptors that one has now are taken out."""
+    ) -> list[Any]:
+        """To invocations. Descriptors that one has now are taken out. Gives the futures that are to be
+        resolved, because their tasks wait for messages of WebSockets that are here now."""
         invocations = self.invocations
+        woken: list[Any] = []
         for message in messages:
             if type(message) is Message:
                 receiver = invocations.get(message.number)
@@ -245,8 +248,9 @@ class LoopTasks:
                     continue
                 if message.objects:
                     receiver.in_file(message, _descriptor_of(message, descriptors))
-                else:
-                    receiver.message(message)
+                waiter = receiver.message(message)
+                if waiter is not None:
+                    woken.append(waiter)
                 continue
             if isinstance(message, Nudge):
                 continue
@@ -266,6 +270,7 @@ class LoopTasks:
                 invocation.disconnected()
             elif isinstance(message, Cancel):
                 self._cancel(invocation)
+        return woken
 
     def _cancel(self, invocation: ASGIInvocation) -> None:
         stack = _stack(invocation.running)
