@@ -18,13 +18,22 @@ from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
-from halfsync.pump.output import RECHECK, Output
+from halfsync.pump.output import LEFT_AFTER, RECHECK, Output
 from halfsync.pump.reading import READS_A_TURN, read_more
 from halfsync.pump.refused_bodies import RefusedBodies
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.seen_heads import SeenHead, SeenHeads
 from halfsync.pump.spool import Spool, SpoolSpace
-from halfsync.pump.states import EXCHANGE_BEGAN, HEAD, IDLE, SENDING, ConnectionEvent
+from halfsync.pump.states import (
+    EXCHANGE_BEGAN,
+    HEAD,
+    IDLE,
+    PRODUCING,
+    QUEUED,
+    SENDING,
+    WORKING,
+    ConnectionEvent,
+)
 from halfsync.pump.streamed_bodies import BodyStreams
 from halfsync.pump.traces import without_notes
 from halfsync.pump.websockets import WebSockets
@@ -37,6 +46,9 @@ from halfsync.wire.refusals import Refusal
 
 MAX_SHOWN = 1024
 """Bytes of what never became a request that the access log shows."""
+
+
+_ITS_BACKENDS_TURN = (QUEUED, WORKING, PRODUCING)
 
 
 def limits_of(settings: Settings) -> HeadLimits:
@@ -130,7 +142,19 @@ class Http1:
             outcome = self.streamed.read(conn, exchange, exchange.stream)
             if outcome is not None:
                 return outcome
+        if conn.readable and not (conn.ended or conn.transport.ends_by_close):
+            self._look_for_end(conn, exchange)
         return self._exchange_steps[exchange.state](conn)
+
+    def _look_for_end(self, conn: Connection, exchange: Exchange) -> None:
+        """With TLS a client says in what it sends that it has closed its side (close_notify), and may leave
+        the socket open. So what comes while it is not its turn is read, if the inbox is empty: it is that, or
+        the next request."""
+        if exchange.state not in _ITS_BACKENDS_TURN or conn.inbox or read_more(conn) or not conn.ended:
+            return
+        conn.readable = True  # the end is found again where it is dealt with
+        if exchange.state is QUEUED or exchange.is_left:
+            conn.deadline = min(conn.deadline, self._clock.now + LEFT_AFTER)
 
     # --- heads -------------------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ class Output:
             conn.deadline = min(conn.deadline, self._clock.now + RECHECK)
         if conn.ended and exchange.is_left:
             conn.deadline = min(conn.deadline, self._clock.now + LEFT_AFTER)
+        if conn.readable and not (conn.ended or conn.inbox or conn.transport.ends_by_close):
+            return MORE  # what came meanwhile may be the client's end, for which Http1 looks
         return WAIT
 
     # --- steps -------------------------------------------------------------------------------------

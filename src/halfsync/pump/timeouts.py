@@ -38,6 +38,7 @@ from halfsync.pump.states import (
     LINGERING,
     MULTIPLEXED,
     PRODUCING,
+    QUEUED,
     RECEIVING,
     SENDING,
     TUNNEL,
@@ -135,7 +136,9 @@ class Timeouts:
 
     def _expired_exchange(self, conn: Connection, exchange: Exchange, now: float) -> None:
         state = exchange.state
-        if (state is WORKING or state is PRODUCING) and exchange.is_left:
+        if (state is QUEUED and conn.ended) or (
+            (state is WORKING or state is PRODUCING) and exchange.is_left
+        ):
             self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         elif state is RECEIVING:
             self._check_body(conn, exchange, now)

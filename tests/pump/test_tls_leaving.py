@@ -1,0 +1,113 @@
+"""A client over TLS that says that it has closed its side (close_notify), and leaves its socket open: only
+who reads finds that out."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import Any
+
+import pytest
+
+from halfsync.objects import Memory
+from halfsync.pump.closes import CloseReason
+from halfsync.wire.messages import DONE, UNFINISHED, ClientDisconnected, Part
+from tests.pump.harness import Client, Stage, get
+from tests.pump.test_event_loops import ask, turn
+from tests.pump.tls_ends import certificates
+
+
+def over_tls(*, with_loops: bool = True, **settings: Any) -> Stage:
+    stage = Stage(tls=certificates(), access_logfile="-", **settings)
+    stage.with_loops = with_loops
+    return stage
+
+
+def say_goodbye(client: Client) -> None:
+    with contextlib.suppress(ssl.SSLError):  # it would read the answer
+        client.sock.tls.unwrap()
+    client.sock.flush()
+    client.stage.settle()
+
+
+@pytest.mark.parametrize("responds", [False, True])
+def test_it_counts_as_left_after_a_moment(responds: bool):
+    with over_tls() as stage:
+        hand, client = stage.hand(), stage.client()
+        task = ask(client, hand)
+        if responds:
+            hand.reply(task, objects=[Memory(b"some")], length=-1, ending=UNFINISHED)
+            stage.until(lambda: client.receive() >= 0 and b"some" in client.inbox)
+        say_goodbye(client)
+        assert ClientDisconnected(task.number) not in hand.heard()
+        stage.later(1.5)
+        assert ClientDisconnected(task.number) in hand.heard()
+        assert stage.reasons() == [CloseReason.CLIENT_DISCONNECTED]
+        assert not stage.pump.connections
+
+
+def test_until_then_it_gets_its_response_and_is_kept_no_longer():
+    with over_tls() as stage:
+        hand, client = stage.hand(), stage.client()
+        task = ask(client, hand)
+        say_goodbye(client)
+        hand.reply(task, b"in time")
+        assert client.answer().body == b"in time"
+        stage.until(lambda: not stage.pump.connections)
+
+
+def test_a_goodbye_in_the_middle_of_a_response_is_found_when_there_is_nothing_to_send():
+    with over_tls() as stage:
+        hand, client = stage.hand(), stage.client(rcvbuf=4096)
+        task = ask(client, hand)
+        data = bytes(100_000)
+        hand.reply(task, objects=[Memory(data)], length=-1, ending=UNFINISHED)
+        for _ in range(3):
+            hand.send([Part(task.number, [Memory(data)], UNFINISHED)])
+        say_goodbye(client)
+        stage.until(lambda: client.receive() >= 0 and len(client.inbox) > 4 * len(data))
+        stage.later(1.5)
+        assert ClientDisconnected(task.number) in hand.heard()
+
+
+def test_one_that_waits_in_the_queue_is_not_run():
+    with over_tls() as stage:
+        hand = stage.hand(threads=1)
+        busy, client = stage.client(), stage.client()
+        busy.send(get("/busy"))
+        task = hand.take(begin=True)
+        client.send(get("/waits"))
+        say_goodbye(client)
+        stage.later(1.5)
+        assert len(stage.pump.connections) == 1
+        hand.reply(task, b"done")
+        assert busy.answer().body == b"done"
+        stage.settle()
+        assert not hand.tasks
+
+
+@pytest.mark.parametrize("with_loops", [False, True])
+def test_one_that_says_it_with_its_request_gets_its_response(with_loops: bool):
+    with over_tls(with_loops=with_loops) as stage:
+        hand, client = stage.hand(), stage.client()
+        client.sock.tls.write(get("/"))
+        with contextlib.suppress(ssl.SSLError):
+            client.sock.tls.unwrap()
+        client.sock.flush()
+        turn(hand)
+        hand.reply(hand.take(), b"here")
+        assert client.answer().body == b"here"
+
+
+def test_a_next_request_before_it_is_served():
+    with over_tls() as stage:
+        hand, client = stage.hand(), stage.client()
+        task = ask(client, hand)
+        client.send(get("/next"))
+        say_goodbye(client)
+        stage.later(1.5)
+        assert ClientDisconnected(task.number) not in hand.heard()
+        hand.reply(task, b"first")
+        turn(hand)
+        hand.reply(hand.take(), b"second", ending=DONE)
+        assert [client.answer().body, client.answer().body] == [b"first", b"second"]
