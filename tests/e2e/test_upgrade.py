@@ -23,7 +23,7 @@ from tests.certificates import client_context, issued, write
 from tests.e2e.harness import LONG, Answer, Client, Crowd, Server, kill, request, serving, until
 from tests.e2e.test_control import ctl, said
 from tests.e2e.test_https import resumed
-from tests.e2e.test_systemd import Manager
+from tests.e2e.test_systemd import Manager, launcher
 from tests.e2e.test_websockets import closed, open_at
 
 pytestmark = pytest.mark.skipif(
@@ -495,12 +495,96 @@ def can_be_process_1() -> bool:
 @pytest.mark.skipif(not can_be_process_1(), reason="process namespaces are not permitted here")
 def test_in_a_container_process_1_stays(tmp_path):
     with upgradable(tmp_path, through=AS_PROCESS_1) as server:
-        first = next(pid for pid in server.processes() if parent_of(pid) == server.process.pid)
+        first = process_1(server)
         assert served_by(server.get("/")) == 1
         os.kill(first, signal.SIGUSR2)
         server.until(lambda: served_by(server.get("/")) > 1)
         os.kill(first, signal.SIGTERM)
         assert server.ends() == 0
+
+
+TERM_AT_FIRST = """
+import os, signal
+from halfsync import start  # which begins with what it holds back
+os.kill(os.getpid(), signal.SIGTERM)
+start.main()
+"""
+
+
+@pytest.mark.skipif(not can_be_process_1(), reason="process namespaces are not permitted here")
+def test_process_1_is_stopped_by_a_term_that_comes_before_it_can_handle_it(tmp_path):
+    """The kernel keeps such a signal from process 1 alone: it would serve on, and be killed much later."""
+    (tmp_path / "public").mkdir()
+    command = [
+        *AS_PROCESS_1,
+        "--kill-child",
+        sys.executable,
+        "-c",
+        TERM_AT_FIRST,
+        "-b",
+        "127.0.0.1:0",
+        "./public",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LONG, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "SIGTERM: stopping" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not can_be_process_1(), reason="process namespaces are not permitted here")
+def test_process_1_reaps_orphans(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    with serving(tmp_path, "orphans:app", through=AS_PROCESS_1) as server:
+        orphan = int(server.get("/").body)
+        server.until(lambda: server.get(f"/{orphan}").body == b"gone")
+        os.kill(process_1(server), signal.SIGTERM)
+        assert server.ends() == 0
+
+
+ORPHANS = """
+import os
+
+def app(environ, start):
+    start("200 OK", [])
+    path = environ["PATH_INFO"]
+    if path != "/":
+        return [b"there" if os.path.exists("/proc" + path) else b"gone"]
+    reading, writing = os.pipe()
+    if not os.fork():
+        orphan = os.fork()
+        if orphan:
+            os.write(writing, b"%d" % orphan)
+        os._exit(0)
+    os.wait()
+    return [os.read(reading, 100)]
+"""
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["tcp", "unix"])
+def test_sockets_of_a_service_manager_are_handed_on(tmp_path, family):
+    """They stay the same ones from version to version, and a unix socket's file is the manager's."""
+    at = "127.0.0.1" if family == socket.AF_INET else str(tmp_path / "at")
+    through = launcher(family, at)
+    options = ("-b", "203.0.113.7:1", "--pid", "pid", "upgraded:app")  # nowhere, if it were used
+    with serving(tmp_path, *options, bind=False, through=through) as server:
+        address = ("127.0.0.1", server.port) if family == socket.AF_INET else at
+        processes = [server.process.pid]
+        with Client(address) as kept:
+            for _ in range(2):
+                os.kill(server_process(server), signal.SIGUSR2)
+                server.until(lambda: server_process(server) != processes[-1])
+                processes.append(server_process(server))
+                assert kept.ask("/").body.startswith(b"%d " % processes[-1])
+                with Client(address) as new:
+                    assert new.ask("/").body.startswith(b"%d " % processes[-1])
+        assert server.log().count("the sockets are the service manager's") == 2
+        server.stop()
+        assert family == socket.AF_INET or (tmp_path / "at").exists()
+
+
+def process_1(server: Server) -> int:
+    """As it is numbered here."""
+    return next(pid for pid in server.processes() if parent_of(pid) == server.process.pid)
 
 
 def parent_of(pid: int) -> int:
