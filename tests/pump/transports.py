@@ -18,6 +18,8 @@ from halfsync.pump.transport import PlainTransport
 RECORD = 16 * 1024
 SINGLE = 100
 """Bytes of a connection that a ByteTransport gives one by one."""
+BYTES_LATER = 4093
+"""That it gives at once, later on."""
 
 
 KEPT = 4 * 65536
@@ -80,7 +82,7 @@ class Buffered(PlainTransport):
 
 
 class ByteTransport(Buffered):
-    """The first bytes are read one by one, later ones 4093 at a time (8 MB would take minutes)."""
+    """The first bytes are read one by one, later ones BYTES_LATER at a time (8 MB would take minutes)."""
 
     def __init__(self, family: int, kind: int, protocol: int, fileno: int) -> None:
         super().__init__(family, kind, protocol, fileno)
@@ -88,7 +90,7 @@ class ByteTransport(Buffered):
 
     def _piece(self) -> int:
         self._moved += 1
-        return 1 if self._moved < SINGLE else 4093
+        return 1 if self._moved < SINGLE else BYTES_LATER
 
 
 class RecordTransport(Buffered):
