@@ -107,6 +107,11 @@ def test_one_that_never_runs_in_python_costs_its_worker(server, name):
     said = since(server, length)
     assert f"worker {before} of slow:app: past its deadline: GET '/hang/{name}'" in said
     assert f"worker {before} of slow:app: GET '/hang/{name}' goes on " in said
+    _, killed, stacks = said.partition(
+        f"[{before}] did not exit in time (graceful_timeout, 1 s); it is killed."
+    )
+    assert killed
+    assert re.search(r'File ".*slow\.py", line \d+ in app\n', stacks), "where it is, whoever has the lock"
     assert pid_of(server, "/") != before
 
 
@@ -123,5 +128,6 @@ def test_one_that_swallows_its_cancellation_costs_its_worker(server):
     before, length = pid_of(server, "/loop"), len(server.log())
     assert server.get("/loop/hang/swallows").status == 504
     server.until_gone([before])
-    assert "GET '/loop/hang/swallows' goes on " in since(server, length)
+    said = since(server, length)
+    assert "GET '/loop/hang/swallows' goes on " in said
     assert pid_of(server, "/loop") != before

@@ -67,6 +67,7 @@ class Child(msgspec.Struct, eq=False):
     worn: str = ""  # why it is to be replaced, in words, as soon as another one is there
     luck: float = msgspec.field(default_factory=_luck)  # from 0 to 1, at random: how much later that is
     at_fault: bool = False  # it was killed for what it did
+    has_shown_stacks: bool = False  # it was told to, and is killed next
     row: int = -1  # on the scoreboard; -1: it has none
     task_rows: tuple[int, int] = (0, 0)  # there: the first one, and how many
     thread_rows: ThreadRows | None = None  # of a worker with threads that has joined
@@ -156,6 +157,14 @@ class Child(msgspec.Struct, eq=False):
                 os.kill(self.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def show_stacks(self) -> None:
+        """Of a worker whose number is known: have it say where its threads are."""
+        self.has_shown_stacks = True
+        try:
+            os.kill(self.pid, messages.SHOW_STACKS)
+        except ProcessLookupError:
+            pass
 
     def forget_in_child(self) -> None:
         """In a forked process: its descriptor is closed already, and its number may be another's."""

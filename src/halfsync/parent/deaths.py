@@ -24,6 +24,10 @@ from halfsync.parent.states import ChildEvent, ChildState
 from halfsync.parent.tree import Tree
 from halfsync.wire import messages
 
+STACKS_TAKE = 2.0
+"""Seconds that a worker has to write where its threads are. It takes a millisecond; but on a machine that is
+short of processors it has to wait for one, and nobody waits for its end."""
+
 
 class Deaths:
     def __init__(self, tree: Tree, reports: Reports, reloads: Reloads, unknown: UnknownChildren) -> None:
@@ -178,13 +182,27 @@ class Deaths:
             if child.state is ChildState.KILLED:
                 continue
             if now >= child.limit:
-                log("warning", f"{child.who} {child.why_overdue(self._tree.settings)}; it is killed.")
-                self._tree.kill_at_fault(child)
+                self._past_limit(child, now)
             elif now >= child.ready_by:
                 self._not_ready_in_time(child)
             elif now - child.stuck_since >= STUCK:
                 log("error", f"{child.who} has not read its orders for {STUCK:g} s; it is killed.")
                 self._tree.kill_at_fault(child)
+
+    def _past_limit(self, child: Child, now: float) -> None:
+        """A worker that was to be replaced says first where its threads are: then all else has been waited
+        for. (At a stop, nobody is kept waiting for it.)"""
+        if child.has_shown_stacks:
+            self._tree.kill_at_fault(child)
+            return
+        said = f"{child.who} {child.why_overdue(self._tree.settings)}; it is killed."
+        if child.state is ChildState.RETIRING and child.role is Role.WORKER and child.pid != UNKNOWN:
+            log("warning", f"{said} Its threads, if it can still say so:")
+            child.show_stacks()
+            child.limit = now + STACKS_TAKE
+            return
+        log("warning", said)
+        self._tree.kill_at_fault(child)
 
     def _not_ready_in_time(self, child: Child) -> None:
         """What follows is what follows a failed import: `_worker_ended`."""

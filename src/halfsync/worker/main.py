@@ -66,6 +66,7 @@ from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
 from halfsync.worker.leaving import PUMP_TIMEOUT, leave, stop_timers
 from halfsync.worker.osthreads import check_room_for
+from halfsync.worker.stacks import show_when_told
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS, Handler, Threads
 
 LEVELS = 4
@@ -115,6 +116,7 @@ def work(
 ) -> int:
     """The life of a worker whose application is imported."""
     request_ids.enable(plan.settings.request_id != "off")
+    show_when_told()
     forks.close_in_child(orders)
     if application is not None and is_asgi(application, plan.pools[pool].interface):
         from halfsync.worker import event_loop
