@@ -12,7 +12,7 @@ from halfsync.plan import Kind, Limits, RoutePlan
 from halfsync.pump import overview
 from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
-from halfsync.wire.messages import DONE, SCOREBOARD_SLOTS, UNFINISHED, Cancel, Stacks, Task
+from halfsync.wire.messages import ABORTED, DONE, SCOREBOARD_SLOTS, UNFINISHED, Cancel, Stacks, Task
 from tests.pump.harness import APP, Client, Hand, Stage, get
 
 
@@ -219,3 +219,38 @@ def test_a_stream_whose_client_leaves_late_has_its_time_from_then_on():
         assert Stacks(task.number, 3.0) in hand.heard()
         stage.later(4)
         assert ids(stage.hung) == [hand.number]
+
+
+def test_a_stream_that_pauses_too_long_does_not_keep_its_thread_for_good(capfd):
+    """With stream_timeout alone: its client is cut off, and then its handler is ended as any other is."""
+    with Stage(stream_timeout=5, handler_grace=3) as stage:
+        hand = stage.hand(threads=2)
+        client, task = hanging(stage, hand, "/stream")
+        hand.reply(task, b"first", ending=UNFINISHED)
+        client.receive()
+        beside, other = hanging(stage, hand, "/other")  # this one has no limit
+        stage.later(8)
+        stage.until(lambda: client.receive() == 0 and client.reset)
+        assert not any(isinstance(one, Stacks) for one in hand.heard())
+        stage.later(3)
+        assert Stacks(task.number, 3.0) in hand.heard()
+        stage.later(4)
+        assert ids(stage.hung) == [hand.number]
+        hand.reply(other, b"other")
+        assert beside.answer().body == b"other"
+    said = capfd.readouterr().err
+    assert "GET '/stream': its handler gave nothing for 5 s (stream_timeout): connection reset" in said
+    assert "past its deadline: GET '/stream'" in said
+
+
+def test_one_that_ends_when_its_client_is_cut_off_is_not_interrupted():
+    with Stage(stream_timeout=5, handler_grace=3) as stage:
+        hand = stage.hand(threads=2)
+        client, task = hanging(stage, hand, "/stream")
+        hand.reply(task, b"first", ending=UNFINISHED)
+        stage.later(7)
+        stage.until(lambda: client.receive() == 0 and client.reset)
+        hand.part(task, ending=ABORTED)
+        stage.later(30)
+        assert not any(isinstance(one, Stacks) for one in hand.heard())
+        assert stage.hung == stage.interrupted == []

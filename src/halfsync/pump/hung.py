@@ -79,7 +79,7 @@ class HungHandlers:
     def _give_up(self, worker: Worker, number: int, exchange: Exchange) -> None:
         assert exchange.route is not None
         limits = exchange.route.limits
-        begun_before = self._clock.now_ns - int(limits.handler_timeout * 1e9)
+        begun_before = self._clock.now_ns - int(_limit(exchange) * 1e9)
         worker.owners[number] = DROPPED  # said once; a late response is dropped
         exchange.holder = None
         log("error", f"worker {worker.pid} of {worker.pool.name}: past its deadline: {exchange.request_line}")
@@ -129,9 +129,20 @@ class HungHandlers:
             self._report_hung(worker)
 
 
+def _limit(exchange: Exchange) -> float:
+    """Seconds that its handler may take. One that streamed until its client was gone, or was cut off at
+    `stream_timeout`, may pause that long again if there is no other limit: else its thread would be lost for
+    good."""
+    if exchange.route is None:
+        return 0.0
+    limits = exchange.route.limits
+    has_streamed = exchange.conn is None and exchange.status
+    return limits.handler_timeout or (limits.stream_timeout if has_streamed else 0.0)
+
+
 def _is_past_deadline(exchange: Exchange, begun: int, now_ns: int) -> bool:
     """Whether its handler, which began then, should have begun its response by now."""
-    limit = exchange.route.limits.handler_timeout if exchange.route is not None else 0
+    limit = _limit(exchange)
     begun_before = now_ns - int(limit * 1e9)
     if not limit or begun > begun_before:
         return False

@@ -238,7 +238,9 @@ class WorkerPools:
             route.look = look_of(planned)
             share = partial(self._limit_store.limit, name_of(plan, planned))
             route.access = access_of(planned, trust, prefixes, share)
-        self._may_hang = any(route.limits.handler_timeout for route in self.routes)
+        self._may_hang = any(
+            route.limits.handler_timeout or route.limits.stream_timeout for route in self.routes
+        )
         self.dispatcher.pools = {
             route: self.pools[planned.pool]
             for route, planned in zip(self.routes, plan.routes, strict=True)

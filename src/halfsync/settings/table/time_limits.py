@@ -134,7 +134,8 @@ class TimeLimits(Logging, frozen=True, kw_only=True):
         about(
             "Time limits",
             "A handler that has begun its response may pause no longer than this before it gives more; then "
-            "the connection is reset. 0: no limit.",
+            "the connection is reset, and if it pauses as long again, the handler is ended (see "
+            "`handler_timeout`, which is that second limit if it is set). 0: no limit.",
             unit="seconds",
             least=0,
             of_routes="all",
