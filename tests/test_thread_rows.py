@@ -47,14 +47,15 @@ def test_one_that_fails_is_idle_again(monkeypatch: pytest.MonkeyPatch):
     with Stage(Gate(), threads=1) as stage:
         was_busy: list[bool] = []
 
-        def fail(*_: object) -> int:
+        def fail(*_: object) -> None:
             was_busy.append(rows(stage)[0].is_busy)
             raise RuntimeError("as it should be")
 
         with monkeypatch.context() as patched:
-            patched.setattr(stage.threads, "_respond", fail)
+            patched.setattr("halfsync.worker.outbox.Outbox.flush", fail)
             stage.send(stage.task(GET))
-            until(lambda: was_busy == [True] and not rows(stage)[0].is_busy)
+            until(lambda: was_busy and not rows(stage)[0].is_busy)
+            assert all(was_busy)
         last = stage.task(GET)
         stage.send(last)
         assert stage.wait(last.number).done
