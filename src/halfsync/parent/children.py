@@ -15,6 +15,7 @@ from halfsync import channel
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
 from halfsync.parent.thread_rows import ThreadRows
 from halfsync.settings.table import Settings
+from halfsync.stacks_signal import SHOW_STACKS
 from halfsync.wire import messages
 
 UNKNOWN = 0
@@ -162,7 +163,7 @@ class Child(msgspec.Struct, eq=False):
         """Of a worker whose number is known: have it say where its threads are."""
         self.has_shown_stacks = True
         try:
-            os.kill(self.pid, messages.SHOW_STACKS)
+            os.kill(self.pid, SHOW_STACKS)
         except ProcessLookupError:
             pass
 

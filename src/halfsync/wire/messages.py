@@ -48,7 +48,6 @@ them stand; each message says how many it takes (a Task whose `body` is None tak
 
 from __future__ import annotations
 
-import signal
 from enum import IntEnum
 from typing import ClassVar
 
@@ -121,10 +120,6 @@ def slots_of(scoreboard: memoryview) -> int:
 
 SCOREBOARD_BYTES = scoreboard_bytes(SCOREBOARD_SLOTS)
 
-
-SHOW_STACKS = signal.SIGURG
-"""Tells a worker to write to the error log where its threads are, which it does even if C code holds the
-interpreter lock (see worker/stacks.py). By default it is ignored."""
 
 NO_WORKER = -1
 NO_PLAN = -1

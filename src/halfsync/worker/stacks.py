@@ -12,7 +12,7 @@ import contextlib
 import faulthandler
 
 from halfsync.logs.error import descriptor
-from halfsync.wire.messages import SHOW_STACKS
+from halfsync.stacks_signal import SHOW_STACKS
 
 _register = faulthandler.register
 
