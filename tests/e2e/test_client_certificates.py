@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import ssl
 from hashlib import sha256
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import h2.connection
+import h2.events
 import pytest
 import trustme
 from cryptography import x509
@@ -262,3 +265,63 @@ def test_one_that_is_too_large_is_refused(server: Server):
     with pytest.raises((ssl.SSLError, OSError, AssertionError)), Member(server, leaf=large) as client:
         client.ask()
     server.until_logged("the client's certificate has [0-9]+ bytes, and may have 8192")
+
+
+@pytest.mark.parametrize(
+    "stricter", ['ca_certs = "ca.pem"\ncert_reqs = "required"', 'minimum_version = "1.3"']
+)
+def test_a_reload_that_is_stricter_counts_for_connections_that_are_open(tmp_path: Path, stricter: str):
+    """A client that has not kept the new rules in its handshake has to connect again."""
+    write(tmp_path, issued("server.test"))
+    (tmp_path / "environ.py").write_text(APPLICATION)
+    settings = (
+        'bind = "https://127.0.0.1:0"\ncertfile = "server.pem"\nkeyfile = "server.key"\n{}\n'
+        '[routes]\n"/" = "environ:app"\n'
+    )
+    (tmp_path / "halfsync.toml").write_text(settings.format(""))
+    ann = client_context(leaf=issued_to("ann@example.test"))
+    one, two, http2 = client_context(), client_context(), client_context(protocols=("h2",))
+    for context in (one, two, http2):
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server, contextlib.ExitStack() as open_:
+        first, second = (
+            open_.enter_context(Member(server, "server.test", context=context)) for context in (one, two)
+        )
+        third = open_.enter_context(Member(server, "server.test", context=http2))
+        engine = h2.connection.H2Connection()
+        engine.initiate_connection()
+        assert status_over_http2(third, engine) == b"200"
+        for client in (first, second):
+            assert client.ask()["SSL_CLIENT_VERIFY"] == "NONE"
+        server.signal(signal.SIGHUP)
+        server.until_logged("environ:app is reloaded")
+        assert first.ask()["SSL_CLIENT_VERIFY"] == "NONE", "a reload without a change disconnects nobody"
+        assert status_over_http2(third, engine) == b"200"
+        (tmp_path / "halfsync.toml").write_text(settings.format(stricter))
+        server.signal(signal.SIGHUP)
+        server.until_logged("environ:app is reloaded", 2)
+        for client in (first, second):
+            client.socket.sendall(b"GET / HTTP/1.1\r\nHost: server.test\r\n\r\n")
+            with client.socket.makefile("rb") as file:
+                assert b" 421 " in file.readline()
+                assert file.read().endswith(b"made with its name (SNI).\n")
+        assert status_over_http2(third, engine) == b"421"
+        with Member(server, "server.test", context=ann) as again:
+            assert [again.ask()["REQUEST_METHOD"] for _ in range(2)] == ["GET"] * 2
+
+
+def status_over_http2(client: Member, engine: h2.connection.H2Connection) -> bytes:
+    """Of a request on this connection."""
+    number = engine.get_next_available_stream_id()
+    fields = [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", client.host)]
+    engine.send_headers(number, fields, end_stream=True)
+    client.socket.sendall(engine.data_to_send())
+    status = b""
+    while True:
+        for event in engine.receive_data(client.socket.recv(65536)):
+            if isinstance(event, h2.events.ResponseReceived):
+                status = dict(event.headers)[b":status"]
+            elif isinstance(event, h2.events.StreamEnded):
+                return status
+            else:
+                assert not isinstance(event, h2.events.ConnectionTerminated)

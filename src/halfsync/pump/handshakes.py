@@ -158,7 +158,7 @@ class Handshakes(BeforeHttp):
         if hello.protocols is not None and self._alpn_names.isdisjoint(hello.protocols):
             self._refuse_protocols(transport, hello.protocols)
         data, conn.inbox = conn.inbox, b""
-        transport.site, context, transport.wants_certificate = chosen
+        transport.kept, context, transport.wants_certificate = chosen
         transport.server_name = hello.server_name
         transport.begin(context)
         return transport.shake(data)

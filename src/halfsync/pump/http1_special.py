@@ -95,8 +95,8 @@ class GuardedHttp1(Http1):
 
     def _begin_exchange(self, conn: Connection, head: RequestHead, seen: SeenHead | None) -> Outcome:
         transport = conn.transport
-        site = transport.site if isinstance(transport, TLSTransport) else ""
-        if self.handshakes.contexts.admits(conn.origin.listener, site, head.host):
+        kept = transport.kept if isinstance(transport, TLSTransport) else None
+        if self.handshakes.contexts.admits(conn.origin.listener, kept, head.host):
             return super()._begin_exchange(conn, head, seen)
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = Exchange(conn, head, head.raw)

@@ -282,8 +282,8 @@ class Http2:
     def _guard(self, conn: Connection, host: bytes) -> Refusal | None:
         """As http1_special.GuardedHttp1: why a request for this host may not come on this connection."""
         transport = conn.transport
-        site = transport.site if isinstance(transport, TLSTransport) else ""
-        if self.handshakes.contexts.admits(conn.origin.listener, site, host):
+        kept = transport.kept if isinstance(transport, TLSTransport) else None
+        if self.handshakes.contexts.admits(conn.origin.listener, kept, host):
             return None
         return Refusal(421, "This host has to be asked on a connection of its own, made with its name (SNI).")
 

@@ -27,6 +27,7 @@ from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
 from halfsync.pump.loop import Pump
 from halfsync.pump.request_ids import request_ids_of
 from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
+from halfsync.pump.tls import TLSTransport
 from halfsync.pump.tls_contexts import Contexts
 from halfsync.pump.traces import traces_of
 from halfsync.wire.messages import Configure
@@ -96,6 +97,8 @@ class PlanChange:
         pump.handshakes.head_timeout = settings.head_timeout
         pump.proxy_headers.configure(settings)
         if self._contexts is not None:
+            if self._contexts is not pump.handshakes.contexts:
+                self._contexts.replace(pump.handshakes.contexts)
             pump.handshakes.contexts = self._contexts
             self._contexts.configure(plan)
         pump.responses.configure(settings)
@@ -121,12 +124,13 @@ class PlanChange:
         pump.acceptor.configure(plan)
         pump.handshakes.removed = {index for index, one in enumerate(plan.listeners) if one.is_removed}
         logs_sites = needs_site(settings.access_logformat)
+        guards = pump.handshakes.contexts.has_guarded
         for conn in list(pump.connections.values()):
             conn.origin.log_site(logs_sites)
             if conn.origin.listener in pump.acceptor.redirected and conn.protocol is pump.http1:
                 conn.protocol = pump.redirecting_http1
                 conn.known = KnownHeads(read_at_once=False)
-            if pump.handshakes.contexts.has_guarded and conn.protocol is pump.http1:
+            if guards and conn.protocol is pump.http1 and isinstance(conn.transport, TLSTransport):
                 conn.protocol = pump.guarded_http1
                 conn.known = KnownHeads(read_at_once=False)
             if plan.listeners[conn.origin.listener].is_removed and conn.protocol is not pump.tunnels:

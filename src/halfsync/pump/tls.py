@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     # before it.
     import ssl
 
+    from halfsync.pump.tls_contexts import KeptRules
+
 RECEIVE = 32 * 1024
 """Bytes of records that are read at a time."""
 FIRST_RECEIVE = 4 * 1024
@@ -99,11 +101,11 @@ class TLSTransport:
         "full",
         "inner",
         "is_newest",
+        "kept",
         "more",
         "owed",
         "plain",
         "server_name",
-        "site",
         "wants_certificate",
     )
 
@@ -112,7 +114,7 @@ class TLSTransport:
         self._receive = sock.recv
         self._give = sock.send
         self.server_name = ""  # that the client asked for
-        self.site = ""  # the name of the one whose rules the client has kept
+        self.kept: KeptRules | None = None  # what the client has kept
         self.wants_certificate = False  # by these rules it may have one, or has to
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
         self.full: Callable[[int], None] | None = None  # called when the socket was full for the first time

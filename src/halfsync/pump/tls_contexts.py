@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from halfsync.certificates import SiteCertificates, Span, context_of
 from halfsync.hosts import HostTable
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 
 NOBODY = -1
 """In the place of a certificate, for hosts that have none."""
+
+
+class KeptRules(NamedTuple):
+    """What a client had to keep in its handshake. `name` is that of the site whose rules they are."""
+
+    name: str
+    cert_reqs: str
+    ca_certs: str | None
+    minimum_version: str
+
+    @property
+    def are_guarding(self) -> bool:
+        """Whether a client that has kept others need not have kept these."""
+        return self.cert_reqs != "none" or self.minimum_version != "1.2"
 
 
 class Contexts:
@@ -38,16 +52,28 @@ class Contexts:
             context = context_of(site, [f"/proc/self/fd/{copy.fd}" for copy in copies])
             context.set_alpn_protocols(list(protocols))
             self._contexts.append(context)
-        self._chosen = [
-            (site.name, context, site.cert_reqs != "none")
-            for site, context in zip(sites, self._contexts, strict=True)
+        self._rules = [
+            KeptRules(site.name, site.cert_reqs, site.ca_certs, site.minimum_version) for site in sites
         ]
+        self._have_changed = False  # while clients were connected that may still be
         self._tickets: TicketKeys | None = None
         if certificates is not None and certificates.tickets is not None:
             self._tickets = TicketKeys(certificates.fd, certificates.tickets, sites, self._contexts)
-        self.has_guarded = len(sites) > 1 and any(map(_is_guarded, sites))
-        """Whether a client that may speak with one site need not be let in by another."""
+        self.has_guarded = len(sites) > 1 and self._are_guarding
+        """Whether a client that is connected need not be let in by every site."""
         self.configure(plan)
+
+    @property
+    def _are_guarding(self) -> bool:
+        return any(rules.are_guarding for rules in self._rules)
+
+    def replace(self, before: Contexts) -> None:
+        """Those were in effect until now: clients are connected that have kept their rules."""
+        self._have_changed = before._have_changed or self._rules != before._rules
+        if self._have_changed:
+            self.has_guarded = self._are_guarding
+        there = {rules: rules for rules in before._rules}
+        self._rules = [there.get(rules, rules) for rules in self._rules]  # to find them equal is quick then
 
     def configure(self, plan: Plan) -> None:
         """Another plan is in effect, with the same certificates."""
@@ -67,17 +93,23 @@ class Contexts:
         if self._tickets is not None and not 0 <= now - self._tickets.made < LIFE:
             self._tickets.renew(now)
 
-    def choose(self, listener: int, name: str) -> tuple[str, ssl.SSLContext, bool] | None:
-        """The name of a site, its context, and whether that asks for a client's certificate. `name`: of the
+    def choose(self, listener: int, name: str) -> tuple[KeptRules, ssl.SSLContext, bool] | None:
+        """The rules of a site, its context, and whether that asks for a client's certificate. `name`: of the
         host, in lower case; "" if the client named none. None: there is no certificate for it."""
         index = self._tables[listener].find(name.encode())
-        return None if index == NOBODY else self._chosen[index]
+        if index == NOBODY:
+            return None
+        rules = self._rules[index]
+        return rules, self._contexts[index], rules.cert_reqs != "none"
 
-    def admits(self, listener: int, site: str, host: bytes) -> bool:
-        """Whether a request for a host, as a Host field has it, may come on a connection that was made with
-        that site."""
+    def admits(self, listener: int, kept: KeptRules | None, host: bytes) -> bool:
+        """Whether a request for a host, as a Host field has it, may come on a connection whose client has
+        kept these rules."""
         index = self._tables[listener].find(host)
-        return index == NOBODY or self._sites[index].name == site or not _is_guarded(self._sites[index])
+        if index == NOBODY:
+            return True
+        rules = self._rules[index]
+        return rules == kept or not rules.are_guarding
 
 
 class TicketKeys:
@@ -102,10 +134,6 @@ class TicketKeys:
         self.made, _ = SECRET.unpack(secret)
         for site, context in zip(self._sites, self._contexts, strict=True):
             set_keys(context, keys_of(secret, site))
-
-
-def _is_guarded(site: SiteCertificates) -> bool:
-    return site.cert_reqs != "none" or site.minimum_version != "1.2"
 
 
 def _copy(fd: int, offset: int, size: int) -> Descriptor:
