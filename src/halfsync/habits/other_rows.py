@@ -50,7 +50,12 @@ ROWS: tuple[Foreign, ...] = (
     nothing(UVICORN, "", "--no-server-header", "halfsync adds no Server header.", is_switch=True),
     nothing(UVICORN, "", "--date-header", "responses have a Date always.", is_switch=True),
     nothing(UVICORN, "", "--no-date-header", "responses have a Date always.", is_switch=True),
-    refused(UVICORN, "", "--header", "set the header in the application."),
+    refused(
+        UVICORN,
+        "",
+        "--header",
+        "write it in the settings file (set, under headers), or set it in the application.",
+    ),
     means(UVICORN, "--limit-max-requests", "max_requests"),
     means(UVICORN, "--limit-max-requests-jitter", "max_requests_jitter"),
     means(UVICORN, "--timeout-keep-alive", "keep_alive"),
