@@ -22,12 +22,12 @@ PATH = b"/.well-known/acme-challenge/"
 class ShownChallenges:
     def __init__(self) -> None:
         self.texts: dict[bytes, bytes] = {}  # by path
-        self._contexts: dict[bytes, ssl.SSLContext] = {}  # by host
+        self.contexts: dict[bytes, ssl.SSLContext] = {}  # by host
 
     def show(self, order: Challenges) -> None:
         """These, and no others. Raises ssl.SSLError, OSError."""
         self.texts = {PATH + token.encode(): text.encode() for token, text in order.texts.items()}
-        self._contexts = {host.encode(): _context_of(pem) for host, pem in order.certificates.items()}
+        self.contexts = {host.encode(): _context_of(pem) for host, pem in order.certificates.items()}
 
     def response(self, target: bytes) -> Leased | None:
         """None: it is no challenge's."""
@@ -39,9 +39,9 @@ class ShownChallenges:
 
     def context(self, server_name: str, protocols: tuple[bytes, ...] | None) -> ssl.SSLContext | None:
         """For a handshake that asks for a challenge; None: it is another one."""
-        if not self._contexts or protocols != (PROTOCOL.encode(),):
+        if not self.contexts or protocols != (PROTOCOL.encode(),):
             return None
-        return self._contexts.get(name_of(server_name.encode()))
+        return self.contexts.get(name_of(server_name.encode()))
 
 
 def _context_of(pem: bytes) -> ssl.SSLContext:

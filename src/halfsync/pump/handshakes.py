@@ -122,7 +122,7 @@ class Handshakes(BeforeHttp):
         if not data:
             self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return
-        drained = transport.plain.drained(len(data), RECEIVE)
+        drained = len(data) < RECEIVE
         if not drained:
             self.due[conn] = None  # edge-triggered: what is left will not be told
         try:
@@ -146,7 +146,8 @@ class Handshakes(BeforeHttp):
         if kind is Opening.HTTP:
             self._speak_in_clear(conn, transport)
             return False
-        challenge = self._challenges.context(hello.server_name, hello.protocols)
+        shown = self._challenges
+        challenge = shown.context(hello.server_name, hello.protocols) if shown.contexts else None
         if challenge is not None:
             data, conn.inbox = conn.inbox, b""
             transport.begin(challenge)
