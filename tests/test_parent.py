@@ -9,8 +9,6 @@ import random
 import re
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ import pytest
 
 from halfsync.parent import signals
 from tests.e2e.harness import stands_still
+from tests.launcher import launch
 
 STAGE = Path(__file__).with_name("parent_stage.py")
 LONG = 60.0  # seconds; far more than anything here takes
@@ -32,21 +31,17 @@ class Stage:
     def __init__(self, folder: Path, told: dict[str, Any], environment: dict[str, str]) -> None:
         self.folder = folder
         self.errors = folder / "errors"
+        self._told, output = os.pipe()
         with self.errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, str(STAGE), json.dumps(told)],
-                cwd=folder,
-                env={
-                    **os.environ,
-                    "PWD": str(folder),
-                    "PYTHONPATH": os.pathsep.join(sys.path),
-                    **environment,
-                },
-                stdout=subprocess.PIPE,
-                stderr=errors,
+            self.process = launch(
+                [str(STAGE), json.dumps(told)],
+                folder=folder,
+                environment={**os.environ, "PWD": str(folder), **environment},
+                output=output,
+                errors=errors.fileno(),
             )
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
+        os.close(output)
+        os.set_blocking(self._told, False)
         self._rest = b""
         self.heard: list[dict[str, Any]] = []
 
@@ -89,10 +84,16 @@ class Stage:
         assert descendants(self.process.pid) == []
         return status
 
+    def close(self) -> None:
+        os.close(self._told)
+
     def _listen(self, seconds: float) -> None:
-        assert self.process.stdout is not None
-        select.select([self.process.stdout], [], [], seconds)
-        self._rest += self.process.stdout.read() or b""
+        select.select([self._told], [], [], seconds)
+        try:
+            while data := os.read(self._told, 1 << 16):
+                self._rest += data
+        except BlockingIOError:
+            pass
         *lines, self._rest = self._rest.split(b"\n")
         self.heard += [json.loads(line) for line in lines]
 
@@ -126,8 +127,7 @@ def stage(folder: Path, *, environment: dict[str, str] | None = None, **told: An
     finally:
         running.process.kill()
         running.process.wait()
-        assert running.process.stdout is not None
-        running.process.stdout.close()
+        running.close()
 
 
 @pytest.fixture(params=[False, True], ids=["forked", "preloaded"])

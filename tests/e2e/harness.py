@@ -5,11 +5,16 @@ chooses, waits until it says that it serves, and stops it at the end. A test fai
 then holds a traceback that it did not expect, or if any process of the tree is left: all of
 them carry a mark in their environment, by which even orphans are found.
 
+Since there are hundreds of servers, most are forked from a process that has imported the code
+(tests/launcher.py). `serving_by_command` starts one by its command, as users do; so do all tests that give it
+a variable of the environment, start it through another program, or use another transport.
+
 Nothing here sleeps to let something happen; `until` polls a condition, with a deadline.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -29,10 +34,11 @@ from typing import Any, TypeVar
 import pytest
 
 from faults.tree import Mark, is_alive, state
+from tests.launcher import APPS as APPS
+from tests.launcher import MARK, PATHS, Launched, launch
+from tests.launcher import SOURCES as SOURCES
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parent.parent / "src"
-APPS = HERE / "apps"
 TRANSPORTS = HERE.parent / "pump/transports.py"
 
 WITH_TRANSPORT = """
@@ -43,10 +49,13 @@ runpy.run_module("halfsync", run_name="__main__", alter_sys=True)
 """
 
 
+COMMAND = [sys.executable, "-m", "halfsync"]
+
+
 def command() -> list[str]:
     """What starts a server. HALFSYNC_TEST_TRANSPORT names a transport in place of the plain socket."""
     if (name := os.environ.get("HALFSYNC_TEST_TRANSPORT")) is None:
-        return [sys.executable, "-m", "halfsync"]
+        return COMMAND
     return [sys.executable, "-c", WITH_TRANSPORT.format(path=str(TRANSPORTS), name=name)]
 
 
@@ -97,31 +106,45 @@ class Server:
         environment: dict[str, str],
         through: tuple[str, ...] = (),
         program: tuple[str, ...] = (),
+        by_command: bool = False,
     ) -> None:
         """`through`: a command that does something first and then becomes the server (exec). `program`: what
-        is started in place of this package's command."""
+        is started in place of this package's command. `by_command`: by exec, and not forked."""
         self.folder = folder
         self.tracebacks = 0  # that the test expects in the error log; -1: any number
-        self._mark = Mark("HALFSYNC_STORY")
+        self._mark = Mark(MARK)
         self.errors = folder / f"errors-{self._mark.value[-8:]}"
         self.output = folder / f"output-{self._mark.value[-8:]}"
         inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
+        whole = {
+            **inherited,
+            "PWD": str(folder),
+            "PYTHONPATH": os.pathsep.join(PATHS),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            self._mark.variable: self._mark.value,
+            **environment,
+        }
+        start = [*(program or command()), "--log-level", "debug", *arguments]
+        by_command = by_command or bool(through or program or environment) or command() != COMMAND
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*through, *(program or command()), "--log-level", "debug", *arguments],
-                cwd=folder,
-                env={
-                    **inherited,
-                    "PWD": str(folder),
-                    "PYTHONPATH": os.pathsep.join([str(SOURCES), str(APPS)]),
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    self._mark.variable: self._mark.value,
-                    **environment,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-            )
+            self.process: subprocess.Popen[bytes] | Launched
+            if by_command:
+                self.process = subprocess.Popen(
+                    [*through, *start],
+                    cwd=folder,
+                    env=whole,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=errors,
+                )
+            else:
+                self.process = launch(
+                    start[1:],
+                    folder=folder,
+                    environment=whole,
+                    output=output.fileno(),
+                    errors=errors.fileno(),
+                )
 
     def log(self) -> str:
         return self.errors.read_text("utf-8", "replace")
@@ -227,11 +250,12 @@ def serving(
     bind: bool = True,
     through: tuple[str, ...] = (),
     program: tuple[str, ...] = (),
+    by_command: bool = False,
     seconds: float = LONG,
 ) -> Iterator[Server]:
     """`seconds` is for the start."""
     where = ("-b", "127.0.0.1:0") if bind else ()
-    server = Server(folder, (*where, *arguments), environment or {}, through, program)
+    server = Server(folder, (*where, *arguments), environment or {}, through, program, by_command)
     try:
         server.wait_until_it_serves(seconds)
         yield server
@@ -241,6 +265,9 @@ def serving(
         print(server.log()[-20_000:], file=sys.stderr)
         raise
     server.stop()
+
+
+serving_by_command = functools.partial(serving, by_command=True)
 
 
 def kill(*pids: int) -> None:

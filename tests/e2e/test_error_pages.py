@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import issued, write
+from tests.command_line import command
 from tests.e2e.harness import SOURCES, Answer, Client, Server, curl, serving
 
 SETTINGS = """
@@ -274,40 +273,21 @@ def test_mistakes_are_told_all_at_once(tmp_path):
 
 
 def refusal(folder: Path) -> str:
-    ended = subprocess.run(
-        [sys.executable, "-m", "halfsync", "-c", "halfsync.toml", "--check-config"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    ended = command(folder, "-c", "halfsync.toml", "--check-config", environment=environment)
     assert ended.returncode == 2, ended.stderr
-    assert b"Traceback" not in ended.stderr
-    return ended.stderr.decode()
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
 
 
 def test_print_config_prints_them(tmp_path):
     make(tmp_path)
-    printed = subprocess.run(
-        [sys.executable, "-m", "halfsync", "-c", "halfsync.toml", "--print-config"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-        capture_output=True,
-        timeout=60,
-        check=True,
-    ).stdout.decode()
+    environment = {**os.environ, "PYTHONPATH": f"{SOURCES}:."}
+    printed = command(tmp_path, "-c", "halfsync.toml", "--print-config", environment=environment).stdout
     assert (
         'error_pages = {404 = "errors/404.html", 5xx = "errors/5xx.html", 4xx = "errors/4xx.txt"}' in printed
     )
     assert 'error_pages = {404 = "errors/blog.html"}' in printed
     (tmp_path / "printed.toml").write_text(printed)
-    again = subprocess.run(
-        [sys.executable, "-m", "halfsync", "-c", "printed.toml", "--check-config"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{SOURCES}:."},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    again = command(tmp_path, "-c", "printed.toml", "--check-config", environment=environment)
     assert again.returncode == 0, again.stderr

@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.certificates import (
     key_of,
     write,
 )
+from tests.command_line import command
 from tests.e2e.harness import APPS, SOURCES, Client, Server, curl, digest, kill, pattern, serving, until
 
 HOSTS = ("localhost", "127.0.0.1")
@@ -232,17 +232,11 @@ def test_only_the_ciphers_that_are_set_are_spoken(folder: Path):
 
 def refusal(folder: Path, *arguments: str) -> str:
     """What it says when it does not start."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "halfsync", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCES), str(APPS)])},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCES), str(APPS)])}
+    ended = command(folder, *arguments, environment=environment)
     assert ended.returncode == 2, ended.stderr
-    assert b"Traceback" not in ended.stderr
-    return ended.stderr.decode().strip().splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    return ended.stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

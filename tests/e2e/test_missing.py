@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from halfsync.parent.machine import file_system_of
-from tests.e2e.harness import APPS, LONG, MIB, SOURCES, Server, kill, serving
+from tests.command_line import ended
+from tests.e2e.harness import APPS, MIB, SOURCES, Server, kill, serving
 
 FORKED_AND_PRELOADED = pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
 IN_A_DELETED_FOLDER = ("sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh")
@@ -27,14 +28,9 @@ def unshared(script: str) -> tuple[str, ...]:
 def refused(folder: Path, *arguments: str, through: tuple[str, ...] = (), **environment: str) -> str:
     """The one sentence with which it does not start."""
     inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
-    found = subprocess.run(
-        [*through, sys.executable, "-m", "halfsync", "-b", "127.0.0.1:0", *arguments],
-        cwd=folder,
-        env={**inherited, "PYTHONPATH": f"{SOURCES}{os.pathsep}{APPS}", "PWD": str(folder), **environment},
-        capture_output=True,
-        text=True,
-        timeout=2 * LONG,
-        check=False,
+    given = {"PYTHONPATH": f"{SOURCES}{os.pathsep}{APPS}", "PWD": str(folder), **environment}
+    found = ended(
+        folder, "-b", "127.0.0.1:0", *arguments, through=through, environment={**inherited, **given}
     )
     assert found.returncode == 2, found.stderr
     *before, sentence = found.stderr.strip().splitlines()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Client, serving
+from tests.e2e.harness import Client
+from tests.e2e.harness import serving_by_command as serving
 from tests.e2e.test_settings_and_users import OWN, halfsync, identity
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import APPS, LONG, Client, Server, curl, digest, pattern, serving, until
+from tests.e2e.harness import APPS, LONG, Client, Server, curl, digest, pattern, until
+from tests.e2e.harness import serving_by_command as serving
 from tests.ports import free_port
 
 FORM = ("Content-Type: application/x-www-form-urlencoded",)

@@ -7,33 +7,20 @@ import pwd
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import APPS, LONG, SOURCES, serving
+from tests.command_line import command
+from tests.e2e.harness import APPS, SOURCES, serving
 
 
 def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {key: one for key, one in os.environ.items() if not key.startswith("HALFSYNC_")}
-    return subprocess.run(
-        [sys.executable, "-m", "halfsync", *arguments],
-        cwd=folder,
-        env={
-            **inherited,
-            "PWD": str(folder),
-            "PYTHONPATH": f"{SOURCES}{os.pathsep}{APPS}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=2 * LONG,
-        check=False,
-    )
+    given = {"PWD": str(folder), "PYTHONPATH": f"{SOURCES}{os.pathsep}{APPS}", **environment}
+    return command(folder, *arguments, environment={**inherited, **given})
 
 
 # --- looking ---------------------------------------------------------------------------------------

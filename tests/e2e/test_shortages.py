@@ -24,6 +24,7 @@ import pytest
 from halfsync.parent import machine
 from halfsync.pump import acceptor
 from halfsync.settings.table import Settings
+from tests.command_line import ended
 from tests.e2e.harness import (
     APPS,
     AT_ONCE,
@@ -269,15 +270,7 @@ def test_a_shortage_while_the_server_reloads(shared: Server, shortage: Shortage)
 def started(folder: Path, *arguments: str, through: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """A server that ends by itself."""
     environment = {**os.environ, "PYTHONPATH": f"{SOURCES}:{APPS}", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [*through, sys.executable, "-m", "halfsync", "-b", "127.0.0.1:0", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=2 * LONG,
-        check=False,
-    )
+    return ended(folder, "-b", "127.0.0.1:0", *arguments, through=through, environment=environment)
 
 
 HUNGRY = """\

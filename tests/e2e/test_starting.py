@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Server, serving
+from tests.e2e.harness import Server
+from tests.e2e.harness import serving_by_command as serving
 from tests.e2e.test_settings_and_users import halfsync
 from tests.test_parent import everything_that_ends_a_process
 

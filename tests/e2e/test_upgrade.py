@@ -20,7 +20,8 @@ import pytest
 
 from faults.tree import is_alive
 from tests.certificates import client_context, issued, write
-from tests.e2e.harness import LONG, Answer, Client, Crowd, Server, kill, request, serving, until
+from tests.e2e.harness import LONG, Answer, Client, Crowd, Server, kill, request, until
+from tests.e2e.harness import serving_by_command as serving
 from tests.e2e.test_control import ctl, said
 from tests.e2e.test_https import resumed
 from tests.e2e.test_systemd import Manager, launcher
