@@ -111,7 +111,7 @@ def test_browser_like_heads_have_600_bytes_and_never_repeat():
 def _record(listener: socket.socket, heads: list[bytes]) -> None:
     """Answer one connection until it is closed, and keep the heads that came. (wrk looks first
     whether anyone listens, and says nothing.)"""
-    listener.settimeout(10)
+    listener.settimeout(60)
     while not heads:
         connection, _ = listener.accept()
         with connection:

@@ -26,7 +26,7 @@ from tests.certificates import (
     write,
 )
 from tests.command_line import command
-from tests.e2e.harness import APPS, SOURCES, Client, Server, curl, digest, kill, pattern, serving, until
+from tests.e2e.harness import APPS, LONG, SOURCES, Client, Server, curl, digest, kill, pattern, serving, until
 
 HOSTS = ("localhost", "127.0.0.1")
 
@@ -429,7 +429,7 @@ def test_a_stop_cuts_no_response_short(folder: Path):
     ) as server:
         raw = socket.socket()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.settimeout(20)
+        raw.settimeout(LONG)
         raw.connect(("127.0.0.1", server.port))
         with client_context().wrap_socket(
             raw, server_hostname="127.0.0.1", suppress_ragged_eofs=False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import MIB, Client, pattern, request, serving
+from tests.e2e.harness import LONG, MIB, Client, pattern, request, serving
 
 UPGRADE = ("Connection: keep-alive, Upgrade", "Upgrade: shout, other")
 
@@ -77,11 +77,11 @@ def logged(site) -> list[dict[str, object]]:
 
 def test_a_client_is_connected_to_another_server(site):
     with socket.create_server(("127.0.0.1", 0)) as other, site.client() as client:
-        other.settimeout(20)
+        other.settimeout(LONG)
         upgraded(client, f"/to?{other.getsockname()[1]}")
         there, _ = other.accept()
         with there:
-            there.settimeout(20)
+            there.settimeout(LONG)
             client.send(b"to you")
             assert there.recv(100) == b"to you"
             there.sendall(b"to me")

@@ -64,6 +64,7 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from tests.ports import free_port
 from tests.pump import tls_ends
 from tests.pump.prompt import PromptSocket
 from tests.pump.transports import TRANSPORTS
@@ -149,7 +150,10 @@ class Stage:
             self.listener.bind(self.folder + "/socket")
         else:
             self.listener = socket.socket()
-            self.listener.bind(("127.0.0.1", 0))
+            # Not one of the kernel's choice: a client of another test, whose server has ended, may still
+            # try to connect to that.
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.listener.bind(("127.0.0.1", free_port()))
             self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # Accepted sockets inherit it: a response of megabytes does not fit, as on a real network.
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)

@@ -49,7 +49,7 @@ class Disk:
 
     def write(self, fd: int, data: bytes) -> int:
         if threading.get_ident() != self.loop:
-            self.goes.wait(10)
+            self.goes.wait(60)
             if self.is_full:
                 raise OSError(errno.ENOSPC, "No space left on device")
         self.writers.add(threading.get_ident())

@@ -18,7 +18,7 @@ from halfsync.certificates import Certificates, SiteCertificates
 from tests.certificates import authority, chain_of, client_context, issued, key_of
 from tests.pump.prompt import PromptSocket
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 HOST = "a"
 """The host that tests ask for, if they do not care."""
 
