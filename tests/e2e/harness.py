@@ -330,12 +330,20 @@ class Client:
     to what is asked; `send` sends what it gets and nothing else."""
 
     def __init__(
-        self, address: tuple[str, int] | str, *, seconds: float = LONG, receive_buffer: int = 0
+        self,
+        address: tuple[str, int] | str,
+        *,
+        seconds: float = LONG,
+        receive_buffer: int = 0,
+        source: str | None = None,
     ) -> None:
+        """`source`: the address that it comes from."""
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source is not None:
+            self.socket.bind((source, 0))
         self.socket.settimeout(seconds)
         self.unread = bytearray()
         try:

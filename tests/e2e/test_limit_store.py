@@ -30,13 +30,26 @@ def store() -> Iterator[RedisServer]:
             server.stop()
 
 
-def let_through(server: Server) -> int:
-    """How many requests, until one is refused."""
-    with server.client() as client:
+def let_through(server: Server, source: str = "127.0.0.1") -> int:
+    """How many requests of this client, until one is refused."""
+    with server.client(source=source) as client:
         for number in range(2 * BURST):
             if client.ask("/").status == 429:
                 return number
     raise AssertionError("nothing was refused")
+
+
+def learns_in_time(first: Server, second: Server) -> bool:
+    """Whether the second one learns what a client has used up at the first one before it has served as much
+    itself. That takes some milliseconds; on a busy machine, longer now and then."""
+    for number in range(2, 12):
+        source = f"127.0.0.{number}"
+        assert let_through(first, source) == BURST
+        found = let_through(second, source)
+        assert 1 <= found <= BURST
+        if found < 0.8 * BURST:
+            return True
+    return False
 
 
 def test_two_servers_share_a_limit_and_each_has_its_own_without_the_store(tmp_path):
@@ -52,8 +65,7 @@ def test_two_servers_share_a_limit_and_each_has_its_own_without_the_store(tmp_pa
         for server in servers:
             server.until_logged(r"limit_store unix://\S+ is connected")
         assert let_through(first) == BURST
-        # It learns of the first one's within milliseconds: long before it has served as many itself.
-        assert 1 <= let_through(second) < 0.8 * BURST
+        assert learns_in_time(first, second)
         redis.stop()
         third.until_logged(
             r"ERROR limit_store unix://\S+ is away \(.+\): client_rate counts what comes to this ma"
