@@ -58,6 +58,9 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         keys = ",".join(map(fingerprint, trusted))
         self._undo = contextlib.ExitStack()
+        self._said = Path(self._folder.name, "said")
+        # Into a file: a pipe that nobody reads would be full at some time.
+        said = self._undo.enter_context(self._said.open("wb"))
         self._process = subprocess.Popen(
             [
                 found_browser(),
@@ -78,8 +81,7 @@ class Browser:
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=said,
         )
         try:
             self._socket = self._undo.enter_context(
@@ -93,11 +95,14 @@ class Browser:
 
     def _address(self) -> str:
         """It says on standard error where it listens."""
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if found := re.search(r"DevTools listening on (ws://\S+)", line):
+        give_up = time.monotonic() + LONG
+        while True:
+            said = self._said.read_text("utf-8", "replace")
+            if found := re.search(r"DevTools listening on (ws://\S+)\n", said):
                 return found[1]
-        raise AssertionError("the browser ended before it listened")
+            assert self._process.poll() is None, f"the browser ended before it listened: {said}"
+            assert time.monotonic() < give_up, f"the browser does not listen: {said}"
+            time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self
@@ -109,8 +114,6 @@ class Browser:
         self._undo.close()
         self._process.kill()
         self._process.wait()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
         self._folder.cleanup()
 
     def page(self, *, width: int = 1000, height: int = 800, dark: bool = False, scripts: bool = True) -> Page:
