@@ -17,6 +17,7 @@ from halfsync.logs.streams import FIRST_WAIT, MessageStream
 from halfsync.logs.syslog import MAX_MESSAGE, Syslog, syslog_of
 from halfsync.logs.target import is_target, target_of
 from halfsync.wire.messages import LogRecord
+from tests.ports import free_port
 
 LONG = 60.0
 
@@ -167,7 +168,8 @@ def test_a_file_that_has_taken_the_descriptors_number_is_not_written_to(tmp_path
 
 
 def tcp_receiver(backlog: int = 8, port: int = 0) -> socket.socket:
-    made = socket.create_server(("127.0.0.1", port), backlog=backlog)
+    """(Not at a port of the kernel's choice, which others may be given when this one is closed.)"""
+    made = socket.create_server(("127.0.0.1", port or free_port()), backlog=backlog)
     made.settimeout(LONG)
     return made
 

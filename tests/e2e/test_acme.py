@@ -30,7 +30,7 @@ from halfsync.settings.site_tls import acme_of, tls_of
 from halfsync.settings.sources import load
 from tests.certificates import authority, issued, write
 from tests.e2e.harness import Client, Server, kill, serving, until
-from tests.ports import free_ports
+from tests.ports import free_port, free_ports
 
 APPLICATION = """
 def app(environ, start_response):
@@ -265,7 +265,8 @@ def failing_with(
     """`orders`: where those are kept that come."""
     told = {"problem": (status, problem), "window": window, "orders": [] if orders is None else orders}
     handler = type("Handler", (Failing,), told)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    # a port that nobody else is given: servers may ask there for longer than this lasts
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import SOURCES, Client, curl, serving
+from tests.ports import free_ports
 
 APP = """
 def app(environ, start_response):
@@ -48,16 +48,6 @@ bind = ["127.0.0.1:{own}"]
 [sites."www.example".routes]
 "/" = {{ redirect = "https://example$path$query", status = 308 }}
 """
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def make(folder: Path) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.harness import AT_ONCE, Answer, Client, Server, serving, until
+from tests.ports import free_port
 from tests.test_syslog import entry
 
 
@@ -111,8 +112,8 @@ class StreamReceiver:
     """Reads lines of every connection to this port, and keeps what the last one said."""
 
     def __init__(self, port: int = 0) -> None:
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self.port = self._listener.getsockname()[1]
+        self.port = port or free_port()  # nobody else is given it while this one is closed
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._peers: list[socket.socket] = []
         self.got: list[str] = []
         self._threads = [threading.Thread(target=self._accept)]

@@ -322,8 +322,7 @@ def test_what_was_not_sent_yet_is_sent_at_the_end(tmp_path):
 
 
 def test_a_collector_that_is_away_is_told_and_holds_nobody(tmp_path):
-    with collecting() as collector:
-        away = collector.url
+    away = f"http://127.0.0.1:{free_port()}"
     environment = {**SOON, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     arguments = ("--traces", "--traces-endpoint", away, "--access-logfile", "access")
     with serving(tmp_path, "story:app", *arguments, environment=environment) as server:
