@@ -200,7 +200,10 @@ def end(run: Callable[[dict[str, Any], list[int]], None], *arguments: Any) -> No
     try:
         run(*arguments)
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else error.code is not None
+        status = error.code if isinstance(error.code, int) else 0
+        if not isinstance(error.code, int | None):
+            print(error.code, file=sys.stderr)
+            status = 1
     except BaseException:
         traceback.print_exc()
         status = 1

@@ -7,7 +7,7 @@ them carry a mark in their environment, by which even orphans are found.
 
 Since there are hundreds of servers, most are forked from a process that has imported the code
 (tests/launcher.py). `serving_by_command` starts one by its command, as users do; so do all tests that give it
-a variable of the environment, start it through another program, or use another transport.
+a variable that matters before its first line, start it through another program, or use another transport.
 
 Nothing here sleeps to let something happen; `until` polls a condition, with a deadline.
 """
@@ -50,6 +50,8 @@ runpy.run_module("halfsync", run_name="__main__", alter_sys=True)
 
 
 COMMAND = [sys.executable, "-m", "halfsync"]
+READ_BEFORE = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_")
+"""What variables begin with that the interpreter and the C library read when they start."""
 
 
 def command() -> list[str]:
@@ -125,7 +127,8 @@ class Server:
             **environment,
         }
         start = [*(program or command()), "--log-level", "debug", *arguments]
-        by_command = by_command or bool(through or program or environment) or command() != COMMAND
+        by_command = by_command or bool(through or program) or command() != COMMAND
+        by_command = by_command or any(name.startswith(READ_BEFORE) for name in environment)
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process: subprocess.Popen[bytes] | Launched
             if by_command:

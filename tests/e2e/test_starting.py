@@ -60,7 +60,7 @@ def test_a_hangup_during_the_start_brings_the_newest_code_to_all(tmp_path):
     application(tmp_path, "quick", waits=False)
     application(tmp_path, "slow", waits=True)
     (tmp_path / "word").write_text("one")
-    server = Server(tmp_path, ("-b", "127.0.0.1:0", "quick:app", "/slow=slow:app"), {})
+    server = Server(tmp_path, ("-b", "127.0.0.1:0", "quick:app", "/slow=slow:app"), {}, by_command=True)
     try:
         server.until_logged(r"worker\(quick:app\) \[\d+\] is ready")
         server.until_logged(r"worker\(slow:app\) \[\d+\] is started")
@@ -84,7 +84,9 @@ def test_signals_before_there_is_a_handler_are_held_back(tmp_path):
         "while not pathlib.Path('go').exists():\n"
         "    time.sleep(0.01)\n"
     )
-    server = Server(tmp_path, ("-c", "gunicorn.conf.py", "-b", "127.0.0.1:0", "story:app"), {})
+    server = Server(
+        tmp_path, ("-c", "gunicorn.conf.py", "-b", "127.0.0.1:0", "story:app"), {}, by_command=True
+    )
     try:
         server.until((tmp_path / "here").exists)
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
