@@ -15,7 +15,8 @@ import pytest
 
 from halfsync import channel
 from halfsync.parent import joins
-from tests.e2e.harness import AT_ONCE, LONG, pattern, request, serving
+from tests.e2e.harness import AT_ONCE, LONG, pattern, request
+from tests.e2e.harness import serving_by_command as serving
 
 LIMIT = 64
 CLIENTS = 500

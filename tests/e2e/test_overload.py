@@ -65,7 +65,7 @@ def test_some_are_served_and_the_others_refused_and_files_do_not_notice(tmp_path
     (tmp_path / "app.py").write_text(APPLICATION)
     (tmp_path / "files").mkdir()
     (tmp_path / "files/a").write_text("a file")
-    arguments = ("app:app", "/files=./files", "--threads", "2", "--lease", "0")
+    arguments = ("app:app", "/files=./files", "--threads", "2", "--lease", "0", "--queue-target", "auto")
     with serving(tmp_path, *arguments) as server:
         with contextlib.closing(Crowd(server)) as crowd, server.client() as client:
             for _ in crowd.asks():
