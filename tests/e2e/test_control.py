@@ -49,7 +49,7 @@ def ctl(
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=LONG,
+        timeout=2 * LONG,
         check=False,
     )
 

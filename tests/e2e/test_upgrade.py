@@ -42,6 +42,9 @@ startup_timeout = {startup_timeout}
 handshake_timeout = 300
 head_timeout = 300
 keep_alive = 300
+body_timeout = 300
+send_timeout = 300
+min_rate = 0
 [routes]
 "/" = "upgraded:app"
 {more}

@@ -18,7 +18,10 @@ from tests.certificates import client_context, issued, write
 from tests.e2e.harness import Server, kill, resident, serving, until
 from tests.wire.websocket_frames import frame
 
-ALL = ("--access-logfile", "access", "--access-logformat", "json", "--graceful-timeout", "20")
+ALL = (
+    *("--access-logfile", "access", "--access-logformat", "json", "--graceful-timeout", "20"),
+    *("--ws-ping-interval", "0"),  # some clients here would take a Ping for a response
+)
 
 
 @pytest.fixture(scope="module")
