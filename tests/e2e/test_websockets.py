@@ -26,13 +26,16 @@ ALL = (
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("sockets"), "sockets:app", "/wsgi=story:app", *ALL) as server:
+    # No Pings: clients that are plain sockets do not answer them, however slow the machine is.
+    arguments = ("sockets:app", "/wsgi=story:app", "--ws-ping-interval", "0", *ALL)
+    with serving(tmp_path_factory.mktemp("sockets"), *arguments) as server:
         server.tracebacks = -1  # applications raise here
         yield server
 
 
 def open_at(server: Server, path: str, **options: Any) -> Any:
     options.setdefault("compression", None)
+    options.setdefault("ping_interval", None)  # it would be in the midst of what a test sends by itself
     return connect(f"ws://127.0.0.1:{server.port}{path}", max_size=None, **options)
 
 
