@@ -25,8 +25,8 @@ def resume(waiters: Sequence[asyncio.Future[None]], loop: asyncio.AbstractEventL
             at += 1
             if waiter.done():
                 continue  # cancelled, perhaps by one before it
-            callbacks = waiter._callbacks
-            if callbacks is None or len(callbacks) != 1:
+            callbacks = getattr(waiter, "_callbacks", None)  # a private name; without it, the loop does it
+            if not callbacks or len(callbacks) != 1:
                 waiter.set_result(None)
                 continue
             [(callback, context)] = callbacks
