@@ -340,9 +340,20 @@ def _pool(target: Target, settings: Settings, pools: list[PoolPlan]) -> int:
         settings.lifespan,
         settings.loop,
     )
-    if pool not in pools:
-        pools.append(pool)
-    return pools.index(pool)
+    for index, one in enumerate(pools):
+        if msgspec.structs.replace(one, name=pool.name) == pool:
+            return index
+    pools.append(msgspec.structs.replace(pool, name=_free_name(target, pools)))
+    return len(pools) - 1
+
+
+def _free_name(target: Target, pools: Sequence[PoolPlan]) -> str:
+    """The application's; with the route's path, where another pool of the application has it already. What is
+    shown and counted by pool needs a name for each."""
+    taken = {pool.name for pool in pools}
+    path = f"{target.target} at {target.path}"
+    numbered = (f"{path} ({number})" for number in range(2, len(pools) + 3))
+    return next(name for name in (target.target, path, *numbered) if name not in taken)
 
 
 def _processes(target: Target, settings: Settings) -> tuple[int, ScalePlan | None]:

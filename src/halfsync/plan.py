@@ -132,7 +132,7 @@ class RecyclePlan(msgspec.Struct, frozen=True):
 class PoolPlan(msgspec.Struct, frozen=True):
     """A pool as planned: worker processes of one kind. The first is the built-in one: files and the log."""
 
-    name: str  # "built-in", or the application's target
+    name: str  # "built-in", or the application's target; a second one's is "app:app at /path"
     target: str | None  # None: no application code is imported
     processes: int  # 0: a reload has removed it
     threads: int

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import certificates
 from tests.e2e.harness import Server, request, serving
+from tests.e2e.test_control import said
 
 APPLICATION = """
 import time
@@ -303,6 +304,43 @@ def test_it_is_only_to_be_read(server):
     assert server.get("/status", method="POST", body=b"x").status == 405
     assert server.get("/status?dance").status == 404
     assert server.get("/status/dance").status == 404
+
+
+TWO_SIZES = """
+control_socket = "control"
+[routes]
+"/" = { app = "app:app", threads = 2 }
+"/b" = { app = "app:app", threads = 3 }
+"/c" = { app = "app:app", threads = 2 }
+"/status" = { status_page = true }
+[sites."other.test".routes]
+"/b" = { app = "app:app", threads = 5 }
+"""
+
+
+def test_pools_of_one_application_have_names_of_their_own(tmp_path):
+    """Prometheus does not take a sample twice, and nobody could tell whose threads these are."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    (tmp_path / "halfsync.toml").write_text(TWO_SIZES)
+    names = {"app:app": 2, "app:app at /b": 3, "app:app at /b (2)": 5}
+    with serving(tmp_path) as server:
+        assert server.get("/b").status == server.get("/c").status == 200
+        samples = [
+            (sample.name, *sorted(sample.labels.items()))
+            for one in text_string_to_metric_families(server.get("/status/metrics").body.decode())
+            for sample in one.samples
+        ]
+        assert [one for one in samples if samples.count(one) > 1] == []
+        shown = found(server)
+        threads = {one["pool"]: one["threads"] for one in shown["pools"] if one["pool"] != "built-in"}
+        assert sorted(threads.values()) == sorted(names.values())
+        assert {name for name in threads if name not in names} == set()
+        letters = re.findall('<b class="idle">_</b>', server.get("/status").body.decode())
+        assert len(letters) == sum(names.values()) + 4 + 1, "of the built-in pool, and in the legend"
+        scaled = json.loads(said(server, "--json", "scale", "2", "app:app at /b"))
+        assert scaled["pools"] == [{"pool": "app:app at /b", "size": 2}]
+        scaled = json.loads(said(server, "--json", "scale", "1", "app:app"))
+        assert {one["pool"]: one["size"] for one in scaled["pools"]} == dict.fromkeys(names, 1)
 
 
 def test_it_is_plotted(server):

@@ -141,7 +141,7 @@ class Control:
         if number is None or not 1 <= number <= MOST_WORKERS:
             return failed(f"scale needs a number from 1 to {MOST_WORKERS}.")
         there = [pool for pool in self._tree.pools if pool.has_application and pool.current.size]
-        found = [pool for pool in there if request.pool in (None, pool.name)]
+        found = [pool for pool in there if request.pool in (None, pool.name, pool.planned.target)]
         if not found:
             names = ", ".join(dict.fromkeys(pool.name for pool in there)) or "none"
             return failed(f"There is no application {request.pool!r}; there is {names}.")
