@@ -327,7 +327,7 @@ class TestTargets:
         assert [(pool.name, pool.processes, pool.threads) for pool in pools] == [
             ("built-in", 1, 4),
             ("app:app", 1, 8),
-            ("app:app", 1, 1),
+            ("app:app at /b", 1, 1),
         ]
         leases = {route.prefix: route.files.lease for route in routes if route.kind is Kind.FILES}
         assert leases == {"/s": 9.0}
