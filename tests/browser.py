@@ -85,7 +85,14 @@ class Browser:
         )
         try:
             self._socket = self._undo.enter_context(
-                connect(self._address(), max_size=ROOM, open_timeout=LONG, compression=None, proxy=None)
+                connect(
+                    self._address(),
+                    max_size=ROOM,
+                    open_timeout=LONG,
+                    compression=None,
+                    proxy=None,
+                    ping_interval=None,
+                )
             )
         except BaseException:
             self._end()

@@ -244,11 +244,11 @@ def test_the_live_page_has_a_clock_and_a_room(site):
     with urlopen(f"{site}/live/clock", timeout=60) as clock:
         assert re.fullmatch(rb"data: [0-9:]{8} in process [0-9]+, 0 in the room\n", clock.readline())
     where = site.replace("http", "ws") + "/live/talk"
-    with connect(where) as ann, connect(where) as ben:
+    with connect(where, open_timeout=60) as ann, connect(where, open_timeout=60) as ben:
         ben.send("")  # nothing is said
         ann.send("<b>hello</b>")
         assert ann.recv(60) == ben.recv(60) == "<b>hello</b>"
-    with connect(where) as cat:  # the others have left, and that harms nobody
+    with connect(where, open_timeout=60) as cat:  # the others have left, and that harms nobody
         cat.send("x" * 1000)
         assert cat.recv(60) == "x" * 300
     with pytest.raises(InvalidStatus):

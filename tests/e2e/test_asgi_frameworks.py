@@ -42,7 +42,7 @@ def test_a_file_is_sent(site, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_websocket_echoes(site, name):
-    with connect(f"ws://127.0.0.1:{site.port}/{name}/socket", compression=None) as client:
+    with connect(f"ws://127.0.0.1:{site.port}/{name}/socket", compression=None, open_timeout=60) as client:
         for message in ("hello", "", "x" * 100_000):
             client.send(message)
             assert client.recv(timeout=60) == message
@@ -52,7 +52,7 @@ def test_a_websocket_echoes(site, name):
 def test_a_websocket_that_is_not_there_is_rejected(site, name):
     with (
         pytest.raises(InvalidStatus) as caught,
-        connect(f"ws://127.0.0.1:{site.port}/{name}/nothing", compression=None),
+        connect(f"ws://127.0.0.1:{site.port}/{name}/nothing", compression=None, open_timeout=60),
     ):
         pass
     assert caught.value.response.status_code in (403, 404)

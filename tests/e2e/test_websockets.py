@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.certificates import client_context, issued, write
-from tests.e2e.harness import Server, kill, resident, serving, until
+from tests.e2e.harness import LONG, Server, kill, resident, serving, until
 from tests.wire.websocket_frames import frame
 
 ALL = (
@@ -34,9 +34,9 @@ def site(tmp_path_factory):
 
 
 def open_at(server: Server, path: str, **options: Any) -> Any:
-    options.setdefault("compression", None)
-    options.setdefault("ping_interval", None)  # it would be in the midst of what a test sends by itself
-    return connect(f"ws://127.0.0.1:{server.port}{path}", max_size=None, **options)
+    # (What the library takes for too long, 10 and 20 s, a busy machine may take.)
+    usual = {"compression": None, "max_size": None, "open_timeout": LONG, "ping_interval": None}
+    return connect(f"ws://127.0.0.1:{server.port}{path}", **{**usual, **options})
 
 
 def closed(client: ClientConnection) -> tuple[int, str]:
@@ -153,7 +153,8 @@ def test_over_tls(tmp_path):
     with serving(tmp_path, "sockets:app", *options) as server:
         url = f"wss://localhost:{server.port}/scope"
         context: ssl.SSLContext = client_context()
-        with connect(url, ssl=context, sock=socket.create_connection(("127.0.0.1", server.port))) as client:
+        plain = socket.create_connection(("127.0.0.1", server.port))
+        with connect(url, ssl=context, sock=plain, open_timeout=LONG) as client:
             scope = json.loads(client.recv())
     assert (scope["type"], scope["scheme"]) == ("websocket", "wss")
     assert scope["extensions"]["tls"]["tls_version"] == 0x0304
