@@ -27,7 +27,7 @@ ALL = (
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     # No Pings: clients that are plain sockets do not answer them, however slow the machine is.
-    arguments = ("sockets:app", "/wsgi=story:app", "--ws-ping-interval", "0", *ALL)
+    arguments = ("sockets:app", "/wsgi=story:app", *ALL)
     with serving(tmp_path_factory.mktemp("sockets"), *arguments) as server:
         server.tracebacks = -1  # applications raise here
         yield server
