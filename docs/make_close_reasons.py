@@ -14,7 +14,7 @@ HEAD = """\
 <!-- written by docs/make_close_reasons.py (make docs); do not edit -->
 
 Why a connection was closed, or a response on it ended. The word is what the access log shows for
-`%{ending}x`.
+`%{ending}x`, and the label of `halfsync_connections_closed_total`.
 
 | reason | what happened | an error |
 | --- | --- | --- |

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from halfsync.counts import BYTES_SENT, LEASE_HITS, STATUS, TOTAL_NS, WORD, Counts, History, PoolCounts
+from halfsync.counts import (
+    BYTES_SENT,
+    CLOSED_FOR,
+    LEASE_HITS,
+    STATUS,
+    TOTAL_NS,
+    WORD,
+    Counts,
+    History,
+    PoolCounts,
+)
 from halfsync.parent import counted
 from halfsync.parent.counted import CountsForNext, CountsFromBefore, carry, gathered
 from halfsync.scoreboard import POOLS, SAMPLES, TIMES, Scoreboard
@@ -58,6 +68,7 @@ def serve(scoreboard: Scoreboard, requests: int) -> None:
     counts.words[LEASE_HITS] += requests
     counts.words[STATUS + 200] += requests
     counts.words[BYTES_SENT] += 1000 * requests
+    counts.words[CLOSED_FOR + 3] += requests
     counts.refused(429, "")
     pool.words[20] += requests
     pool.words[TOTAL_NS] += 2**19 * requests
@@ -69,6 +80,7 @@ def shown(scoreboard: Scoreboard, pool: int = 1) -> tuple[object, ...]:
     return (
         counts.requests,
         counts.statuses,
+        counts.closes,
         counts.total(BYTES_SENT),
         counts.refusals,
         of_pool.all_times[20],
@@ -81,6 +93,7 @@ def all_after(requests: int, times: int) -> tuple[object, ...]:
     return (
         2 * requests,
         {200: requests},
+        {3: requests},
         1000 * requests,
         {"client_rate": times},
         requests,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from halfsync.scoreboard import REASONS, SAMPLE_WORDS, SAMPLES, STATUSES, TIMES
+from halfsync.scoreboard import CLOSES, REASONS, SAMPLE_WORDS, SAMPLES, STATUSES, TIMES
 
 EVERY = 10
 """Sweeps from one sample to the next: 5 seconds."""
@@ -27,6 +27,8 @@ LEASE_SLOW_HITS = 4  # on the general road
 LEASE_MISSES = 5  # responses of workers that made a lease, or renewed it
 REFUSED = 16
 STATUS = REFUSED + REASONS  # of all other responses; 0: the connection ended before one
+
+CLOSED_FOR = STATUS + STATUSES  # connections by why they were closed: the number of a CloseReason
 
 # Words of Scoreboard.pool, behind TIMES classes of handlers' times:
 TOTAL_NS = TIMES
@@ -84,6 +86,11 @@ class Counts:
     @property
     def statuses(self) -> dict[int, int]:
         return _found(range(STATUSES), self._totals(STATUS, STATUSES))
+
+    @property
+    def closes(self) -> dict[int, int]:
+        """Connections that were closed, by the number of the CloseReason."""
+        return _found(range(CLOSES), self._totals(CLOSED_FOR, CLOSES))
 
     @property
     def refusals(self) -> dict[str, int]:

@@ -49,12 +49,14 @@ POOLS = 64
 STATUSES = 1000
 REASONS = 32
 """Reasons for which requests are refused, that are counted (see counts.py)."""
+CLOSES = 64
+"""Reasons for which connections are closed, by number."""
 TIMES = 65
 """Classes of a handler's time: the class n has those of less than 2**n nanoseconds, and at least half."""
 SAMPLES = 181
 """In the history: a quarter of an hour, with one every 5 seconds."""
 
-COUNT_WORDS = 16 + REASONS + STATUSES
+COUNT_WORDS = 16 + REASONS + STATUSES + CLOSES
 POOL_WORDS = TIMES + 1 + REASONS
 SAMPLE_WORDS = 3 + TIMES
 SERVED_WORDS = 2

@@ -252,6 +252,21 @@ def test_requests_that_are_refused_are_counted_by_reason(server):
     assert 'halfsync_refused_total{reason="allow"}' in server.get("/status/metrics").body.decode()
 
 
+def test_connections_that_are_closed_are_counted_by_reason(server):
+    before = found(server)["connections_closed"]
+    assert server.get("/", "Connection: close").status == 200
+    with server.client() as client:
+        client.send(b"GET / HTTP/1.1\r\nHo")  # and leaves
+
+    def is_counted(reason: str) -> bool:
+        return bool(found(server)["connections_closed"].get(reason, 0) > before.get(reason, 0))
+
+    server.until(lambda: is_counted("answered") and is_counted("client_disconnected"))
+    assert "<td>client_disconnected</td>" in server.get("/status").body.decode()
+    metrics = server.get("/status/metrics").body.decode()
+    assert 'halfsync_connections_closed_total{reason="answered"}' in metrics
+
+
 def test_what_leases_save(server):
     before = found(server)
     with server.client() as client:

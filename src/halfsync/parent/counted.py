@@ -21,6 +21,7 @@ import msgspec
 
 from halfsync.counts import (
     BYTES_SENT,
+    CLOSED_FOR,
     CONNECTIONS_ACCEPTED,
     CONNECTIONS_CLOSED,
     LEASE_HITS,
@@ -35,7 +36,7 @@ from halfsync.counts import (
     History,
     PoolCounts,
 )
-from halfsync.scoreboard import POOLS, SAMPLE_WORDS, STATUSES, TIMES, Scoreboard
+from halfsync.scoreboard import CLOSES, POOLS, SAMPLE_WORDS, STATUSES, TIMES, Scoreboard
 from halfsync.wire.upgrade import Counted, CountedPool, decode_counted, encode
 
 EVERY = 1.0
@@ -144,6 +145,7 @@ def gathered(scoreboard: Scoreboard, pools: Sequence[str], until: float) -> Coun
         counts.refusals,
         [_gathered(scoreboard, index, name) for index, name in enumerate(pools[:POOLS])],
         [[round(at * 1e9), requests, sent, *times] for at, requests, sent, times in history.samples],
+        counts.closes,
     )
 
 
@@ -160,6 +162,8 @@ def carry(counted: Counted, scoreboard: Scoreboard, pools: Sequence[str]) -> Non
         words[word] = counted.words.get(name, 0)
     for status, count in counted.statuses.items():
         words[STATUS + status % STATUSES] = count
+    for reason, count in counted.closes.items():
+        words[CLOSED_FOR + reason % CLOSES] = count
     _carry_refusals(counted.refused, words, REFUSED)
     free = list(enumerate(pools[:POOLS]))
     for pool in counted.pools:

@@ -55,6 +55,14 @@ class CloseReason(IntEnum):
         return _TABLE[self][1]
 
 
+def name_of(number: int) -> str:
+    """As the access log has it. A version before an upgrade may have counted others."""
+    try:
+        return CloseReason(number).name.lower()
+    except ValueError:
+        return "other"
+
+
 _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.KEPT: ("not closed: the connection is kept for the next request", False),
     CloseReason.ANSWERED: ("complete, and the client or the response asked for a close", False),

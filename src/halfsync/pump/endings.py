@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from halfsync.counts import BYTES_SENT, CONNECTIONS_CLOSED, STATUS, Counts
+from halfsync.counts import BYTES_SENT, CLOSED_FOR, CONNECTIONS_CLOSED, STATUS, Counts
 from halfsync.pump.access import AccessLog
 from halfsync.pump.client_connections import ClientConnections
 from halfsync.pump.closes import CloseReason
@@ -47,17 +47,20 @@ class Endings:
                 if isinstance(item, PipeEnd):
                     self._poller.forget(item.file.fd)
             conn.out = None
-        self.forget(conn)
+        self.forget(conn, reason)
         if conn.session is not None:
             self._close_streams(conn.session, reason)
             conn.session = None
         conn.transport.close()
         return GONE
 
-    def forget(self, conn: Connection) -> None:
-        """It is none of those that are open any more."""
+    def forget(self, conn: Connection, reason: CloseReason | None) -> None:
+        """It is none of those that are open any more. `reason`: None if another server goes on with it."""
         if self.connections.pop(conn.fd, None) is not None:
-            self.counts.words[CONNECTIONS_CLOSED] += 1
+            words = self.counts.words
+            words[CONNECTIONS_CLOSED] += 1
+            if reason is not None:
+                words[CLOSED_FOR + reason] += 1
             if conn.origin.counted_as is not None:
                 self.clients.left(conn.origin)
 

@@ -98,7 +98,7 @@ class HandingOver:
         assert sock is not None
         self._poller.forget_client(conn.fd)
         conn.move(ConnectionEvent.CLOSE)
-        endings.forget(conn)
+        endings.forget(conn, None)
         sock.close()
         self.count += 1
 

@@ -341,7 +341,7 @@ class Pump(Parts):
             self.endings.reset(conn, CloseReason.INTERNAL_ERROR)
         except Exception:  # noqa: BLE001 (as above)
             self.errors.report(f"closing a connection:\n{traceback.format_exc()}")
-            self.endings.forget(conn)
+            self.endings.forget(conn, CloseReason.INTERNAL_ERROR)
             conn.transport.close()
 
     def _lease_taken_in_part(self, conn: Connection, raw: bytes, sent: int, leased: Leased) -> None:

@@ -68,6 +68,8 @@ def page(found: dict[str, Any], points: Sequence[Point], now: float, refresh: in
         _processes(found["processes"]),
         "<h2>Connections</h2>",
         _table(("State", "Number"), sorted(found["connections"].items())),
+        "<h2>Closed connections</h2>",
+        _table(("Reason", "Number"), _by_number(found["connections_closed"])),
         "<h2>Responses</h2>",
         _table(("Status", "Number"), [("from a lease", found["lease_hits"]), *_statuses(found["responses"])]),
         "<h2>Refused requests</h2>",

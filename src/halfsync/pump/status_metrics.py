@@ -66,6 +66,10 @@ def _families(found: dict[str, Any]) -> Iterator[tuple[str, str, str, Samples]]:
     )  # fmt: skip
     yield "sent_bytes_total", "counter", "Bytes sent to clients.", alone(found["bytes_sent"])
     yield "connections_total", "counter", "Connections accepted.", alone(found["connections_accepted"])
+    yield (
+        "connections_closed_total", "counter", "Connections closed, by reason.",
+        by("reason", found["connections_closed"]),
+    )  # fmt: skip
     yield "connections", "gauge", "Connections by state.", by("state", found["connections"])
     yield (
         "requests_in_flight", "gauge", "Requests by state.", by("state", found["requests_in_flight"])

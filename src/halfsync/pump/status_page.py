@@ -23,6 +23,7 @@ from halfsync.counts import (
 )
 from halfsync.memory import resident
 from halfsync.pump import overview
+from halfsync.pump.closes import name_of
 from halfsync.pump.connection import Exchange
 from halfsync.pump.loop import Pump
 from halfsync.pump.routes import below_prefix, target_parts
@@ -124,6 +125,7 @@ class StatusPages:
             "refused": counts.refusals,
             "bytes_sent": counts.total(BYTES_SENT),
             "connections_accepted": counts.total(CONNECTIONS_ACCEPTED),
+            "connections_closed": {name_of(reason): count for reason, count in counts.closes.items()},
             "memory": resident(os.getpid()),
             **overview.status(pump),
             "workers": [self._worker(worker) for worker in pump.pools.workers.values()],

@@ -134,6 +134,7 @@ class Counted(msgspec.Struct):
     refused: dict[str, Count] = {}
     pools: list[CountedPool] = []
     history: list[list[Count]] = []  # the oldest sample first: see counts.Sample
+    closes: dict[Count, Count] = {}  # connections, by the number of a CloseReason
 
 
 class Passed(msgspec.Struct):
