@@ -105,15 +105,33 @@ def test_what_is_refused_in_the_quiet_minute_is_reported_after_it(capfd):
         assert warnings(capfd) == []
 
 
+def serve_fast(stage: Stage, hand: Hand) -> None:
+    """So that a worker is handed more than one request for each thread."""
+    client = stage.client()
+    for _ in range(40):
+        client.send(get())
+        hand.reply(hand.take(), handler_ns=10_000)
+        client.answer()
+
+
+def test_no_more_threads_are_busy_than_there_are(capfd):
+    """Two requests have begun: of the first, the response is on its way."""
+    with Stage(queue_timeout=10) as stage:
+        hand = stage.hand(threads=1)
+        serve_fast(stage, hand)
+        for path in ("/first", "/second"):
+            busy(stage, hand, path)
+        ask(stage, "/waits")
+        stage.later(6)
+        [told] = warnings(capfd)
+        assert told.startswith("app:app: 1 of 1 threads are busy; 1 request waits")
+
+
 def test_what_waits_within_a_worker_waits_too(capfd):
     """It was handed over, since handlers were fast, and then they were not."""
     with Stage(queue_timeout=10) as stage:
         hand = stage.hand(threads=1)
-        client = stage.client()
-        for _ in range(40):
-            client.send(get())
-            hand.reply(hand.take(), handler_ns=10_000)
-            client.answer()
+        serve_fast(stage, hand)
         busy(stage, hand, "/slow")
         behind = ask(stage, "/behind")
         assert hand.take(begin=False).head == get("/behind")

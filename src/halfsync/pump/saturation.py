@@ -77,10 +77,11 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
         if (since := worker.begun(number))
     ]
     what = "requests are handled" if pool.has_loops else "threads are busy"
-    busy = f"{len(begun)} of {threads} {what}" if threads else "there is no worker"
+    at_work = min(len(begun), threads)  # of some that have begun, the response may be on its way
+    busy = f"{at_work} of {threads} {what}" if threads else "there is no worker"
     parts = [f"{pool.name}: {busy}"]
     if waiting:
-        seconds = (now_ns - min(waiting)) / 1e9
+        seconds = max(0, now_ns - min(waiting)) / 1e9
         requests = _count(len(waiting), "request waits", "requests wait")
         parts.append(f"{requests}, the longest for {seconds:.1f} s")
     for setting, number in refused.items():
@@ -96,7 +97,8 @@ def _longest(begun: list[tuple[int, object]], now_ns: int) -> str:
     if not requests:
         return ""
     at, exchange = min(requests, key=lambda one: one[0])
-    return f" The longest running: {exchange.named} for {(now_ns - at) / 1e9:.1f} s."
+    seconds = max(0, now_ns - at) / 1e9  # it may have begun after the turn, whose time this is
+    return f" The longest running: {exchange.named} for {seconds:.1f} s."
 
 
 def _count(number: int, one: str, many: str) -> str:
