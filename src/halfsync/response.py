@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +14,7 @@ import msgspec
 from halfsync.request_ids import named_in
 from halfsync.stamps import Stamp
 from halfsync.wire.messages import Ending, Lease
+from halfsync.wire.phrases import PHRASES
 
 
 class BadHead(Exception):
@@ -231,13 +230,9 @@ def _status(status: str) -> tuple[int, str]:
     return number, reason or usual_reason(number)
 
 
-@lru_cache(maxsize=1024)
 def usual_reason(number: int) -> str:
     """For a status such as "200". PEP 3333 asks for a reason; clients do not look at it."""
-    try:
-        return HTTPStatus(number).phrase
-    except ValueError:
-        return "Unknown"
+    return PHRASES.get(number, "Unknown")
 
 
 def _pair(field: tuple[str, str]) -> tuple[str, str]:

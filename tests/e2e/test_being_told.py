@@ -108,7 +108,7 @@ def test_a_refused_body_names_the_setting_in_the_log_and_to_the_client(folder):
     sentence = "The body is larger than 1000 bytes (limit_request_body)."
     with serving(folder, "slow:app", "--limit-request-body", "1000") as server:
         answer = server.get("/up?secret=1", method="POST", body=b"x" * 1001)
-        assert (answer.status, answer.body.decode()) == (413, f"413 Request Entity Too Large\n{sentence}\n")
+        assert (answer.status, answer.body.decode()) == (413, f"413 Content Too Large\n{sentence}\n")
         server.until_logged(re.escape(f"pump WARNING 413 to 127.0.0.1 for POST '/up': {sentence}"))
         with server.client() as client:
             client.send(b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")

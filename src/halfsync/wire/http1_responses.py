@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from http import HTTPStatus
+
+from halfsync.wire.phrases import PHRASES
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-
-
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 @lru_cache(maxsize=256)
@@ -22,7 +20,7 @@ def status_line(status: int, reason: str) -> bytes:
     if "\r" in reason or "\n" in reason:
         raise ValueError(f"the reason {reason!r} is more than one line")
     if not reason:
-        reason = _PHRASES.get(status, "")
+        reason = PHRASES.get(status, "")
     return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
 
 

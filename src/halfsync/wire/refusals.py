@@ -7,7 +7,7 @@ the refused request is acted on.
 
 from __future__ import annotations
 
-from http import HTTPStatus
+from halfsync.wire.phrases import PHRASES
 
 
 class Refusal(Exception):
@@ -32,7 +32,7 @@ class Refusal(Exception):
         reason: str = "",
     ) -> None:
         """`reason`: as what it is counted (see counts.py); "": as its status says."""
-        super().__init__(f"{status} {HTTPStatus(status).phrase}: {sentence}")
+        super().__init__(f"{status} {PHRASES[status]}: {sentence}")
         self.status = status
         self.sentence = sentence
         self.close = close
@@ -47,7 +47,7 @@ class Refusal(Exception):
         return lines
 
     def body(self) -> bytes:
-        return f"{self.status} {HTTPStatus(self.status).phrase}\n{self.sentence}\n".encode()
+        return f"{self.status} {PHRASES[self.status]}\n{self.sentence}\n".encode()
 
 
 class OfServer(Refusal):
