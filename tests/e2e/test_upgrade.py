@@ -87,8 +87,10 @@ def _count(server: Server, words: str) -> int:
 def next_process(server: Server, before: int) -> int:
     """When the pid file names another, and it has the connections that wait."""
     server.until(lambda: server_process(server) != before)
+    new = server_process(server)
+    server.until_logged(rf"upgraded: process {new} .* is the server from now on")
     server.until(lambda: _count(server, "that wait are handed over") >= _count(server, "server from now on"))
-    return server_process(server)
+    return new
 
 
 def upgrade(server: Server) -> int:
@@ -576,8 +578,7 @@ def test_sockets_of_a_service_manager_are_handed_on(tmp_path, family):
         with Client(address) as kept:
             for _ in range(2):
                 os.kill(server_process(server), signal.SIGUSR2)
-                server.until(lambda: server_process(server) != processes[-1])
-                processes.append(server_process(server))
+                processes.append(next_process(server, processes[-1]))
                 assert kept.ask("/").body.startswith(b"%d " % processes[-1])
                 with Client(address) as new:
                     assert new.ask("/").body.startswith(b"%d " % processes[-1])
