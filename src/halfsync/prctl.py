@@ -1,4 +1,4 @@
-"""The four things that we ask of prctl(2), which Python has no call for."""
+"""What we ask of prctl(2) and sigaltstack(2), which Python has no calls for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ _PDEATHSIG = 1
 _NAME = 15
 _CHILD_SUBREAPER = 36
 _NO_NEW_PRIVS = 38
+
+_SS_DISABLE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,3 +41,16 @@ def gain_no_privileges() -> None:
 def be_called(name: str) -> None:
     """The name that ps and top show; the kernel keeps 15 bytes of it."""
     _libc.prctl(_NAME, name.encode("utf-8", "replace")[:15], 0, 0, 0)
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def use_no_signal_stack() -> None:
+    """This thread's signal handlers run on its own stack.
+
+    faulthandler sets up one of some 16 KiB for the main thread, and Python's handlers use that from then on.
+    A process that stood still gets the signals that came meanwhile at once, 3 KiB each, and would die of it.
+    """
+    _libc.sigaltstack(ctypes.byref(_SignalStack(None, _SS_DISABLE, 0)), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, frozen
 from tests.e2e.harness import serving_by_command as serving
 from tests.e2e.test_settings_and_users import halfsync
 from tests.test_parent import everything_that_ends_a_process
@@ -119,6 +119,21 @@ def test_signals_that_mean_nothing_end_no_process(tmp_path, preload):
             for pid in before:
                 os.kill(pid, number)
         server.until_logged("SIGALRM: this signal means nothing to halfsync; it is ignored")
+        server.until_logged(r"SIGRTMIN\+1: this signal means nothing")
+        assert client.ask("/hello").status == 200  # on the same connection
+        assert server.processes() == before
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
+def test_all_those_signals_at_once_end_no_process(tmp_path, preload):
+    """While a process stands still they gather; then the kernel puts them all onto one stack."""
+    with serving(tmp_path, "story:app", *preload) as server, server.client() as client:
+        assert client.ask("/hello").status == 200
+        before = server.processes()
+        for pid in before:
+            with frozen(pid):
+                for number in everything_that_ends_a_process():
+                    os.kill(pid, number)
         server.until_logged(r"SIGRTMIN\+1: this signal means nothing")
         assert client.ask("/hello").status == 200  # on the same connection
         assert server.processes() == before

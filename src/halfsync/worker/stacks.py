@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 
+from halfsync import prctl
 from halfsync.logs.error import descriptor
 from halfsync.stacks_signal import SHOW_STACKS
 
@@ -20,3 +21,4 @@ _register = faulthandler.register
 def show_when_told() -> None:
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # no standard error: then it stays unsaid
         _register(SHOW_STACKS, file=descriptor(), all_threads=True, chain=False)
+        prctl.use_no_signal_stack()
