@@ -15,8 +15,10 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -82,6 +84,7 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
+            start_new_session=True,  # the command may be a script that starts the browser
         )
         try:
             self._socket = self._undo.enter_context(
@@ -119,7 +122,7 @@ class Browser:
 
     def _end(self) -> None:
         self._undo.close()
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._folder.cleanup()
 
