@@ -614,3 +614,22 @@ def test_the_process_that_stays_passes_signals_on(tmp_path):
             assert served_by(waiting.answer()) == new
         assert server.ends() == 0
         assert "at once" not in server.log()
+
+
+@pytest.mark.parametrize("how", ["in good order", "killed"])
+def test_the_process_that_stays_ends_though_the_server_ends_before_the_version_before_it(tmp_path, how):
+    """Of three versions, the second is the parent of the third, and reaps it while it has a request."""
+    with upgradable(tmp_path) as server:
+        upgrade(server)
+        with server.client() as waiting:
+            waiting.send(request("/wait/1"))
+            server.until((tmp_path / "here-1").exists)
+            last = upgrade(server)
+            if how == "killed":
+                os.kill(last, signal.SIGKILL)
+            else:
+                server.signal(signal.SIGTERM)
+            server.until_logged(rf"process {last}, which is the server, (exited|was killed)")
+            (tmp_path / "go").touch()
+            assert served_by(waiting.answer())
+        assert server.ends() == (128 + signal.SIGKILL if how == "killed" else 0)

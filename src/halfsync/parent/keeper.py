@@ -18,28 +18,33 @@ import msgspec
 from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.parent.limits import LONGEST_WAIT
-from halfsync.parent.reaping import ended_processes
+from halfsync.parent.reaping import ended_processes, exit_status_of
 from halfsync.parent.signals import Signals
 from halfsync.wire import upgrade
 
-BY_SIGNAL = 128
-"""Added to a signal's number it is the exit status of whoever was ended by it, as a shell has it."""
 
+def keep(signals: Signals, sock: socket.socket | None, servers: list[int], status: int | None) -> int:
+    """Until the server ends, which is the last of these processes now; those before it may still finish what
+    they have. Gives its exit status. `status`: its wait status, if it has ended already.
 
-def keep(signals: Signals, sock: socket.socket | None, process: int, status: int | None) -> int:
-    """Until the server ends, which is this process now. Gives its exit status. `status`: its wait status, if
-    it has ended already."""
+    While the version before the server lives, that is the server's parent: it reaps it, and ends with the
+    same status."""
+    before = 0  # wait status of the last one of those before that has ended
     while status is None:
         _wait(signals, sock)
         for number in signals.take():
             if number != signal.SIGCHLD and sock is not None:
                 channel.send(sock, upgrade.encode(upgrade.Forwarded(number)))
-        sock, process = _listen(sock, process)
+        sock = _listen(sock, servers)
         for ended, how in ended_processes():
-            if ended == process:
+            if ended == servers[-1]:
                 status = how
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else BY_SIGNAL - code
+            elif ended in servers:
+                before = how
+        servers[:-1] = filter(_exists, servers[:-1])
+        if status is None and sock is None and not any(map(_exists, servers)):
+            status = before
+    return exit_status_of(status)
 
 
 def _wait(signals: Signals, sock: socket.socket | None) -> None:
@@ -50,8 +55,18 @@ def _wait(signals: Signals, sock: socket.socket | None) -> None:
     poller.poll(1000 * LONGEST_WAIT)
 
 
-def _listen(sock: socket.socket | None, process: int) -> tuple[socket.socket | None, int]:
-    """Whether another one is the server now."""
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _listen(sock: socket.socket | None, servers: list[int]) -> socket.socket | None:
+    """Whether another one is the server now: then it is added to them."""
     while sock is not None:
         try:
             received = channel.receive(sock)
@@ -59,7 +74,7 @@ def _listen(sock: socket.socket | None, process: int) -> tuple[socket.socket | N
             break
         if received is None:
             sock.close()
-            return None, process
+            return None
         channel.close_all(received[1])
         try:
             message = upgrade.decode_from_new(received[0])
@@ -67,5 +82,5 @@ def _listen(sock: socket.socket | None, process: int) -> tuple[socket.socket | N
             continue
         if isinstance(message, upgrade.Succeeded):
             log("info", f"process {message.pid} is the server now.")
-            process = message.pid
-    return sock, process
+            servers.append(message.pid)
+    return sock

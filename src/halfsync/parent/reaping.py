@@ -41,6 +41,16 @@ class UnknownChildren:
         return True
 
 
+BY_SIGNAL = 128
+"""Added to a signal's number it is the exit status of whoever was ended by it, as a shell has it."""
+
+
+def exit_status_of(wait_status: int) -> int:
+    """For a process that ends as another one did."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else BY_SIGNAL - code
+
+
 def ended_processes() -> Iterable[tuple[int, int]]:
     """(process id, wait status) of each child that has ended, once."""
     while True:

@@ -44,7 +44,7 @@ from halfsync.parent.limits import LAST_WORD, REAPING, Phase
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.predecessor import Predecessor
 from halfsync.parent.privileges import Identity
-from halfsync.parent.reaping import UnknownChildren
+from halfsync.parent.reaping import UnknownChildren, exit_status_of
 from halfsync.parent.reloads import Reloads
 from halfsync.parent.shortages import in_words
 from halfsync.parent.systemd import Notifier
@@ -133,6 +133,7 @@ class Upgrades:
         self.version = ""
         self.failure = ""
         self.process = 0  # until it is reaped
+        self._servers: list[int] = []  # the processes that have been the server since
         self.stays = False  # this process, for those who know its number
         self.status: int | None = None  # wait status of the process that has taken over
 
@@ -293,6 +294,7 @@ class Upgrades:
         if isinstance(message, upgrade.Succeeded):
             log("info", f"process {message.pid} is the server now.")
             self.process = message.pid
+            self._servers.append(message.pid)
         elif isinstance(message, upgrade.IsServing):
             self._serves()
         elif self._stage is not Stage.STARTING:
@@ -329,6 +331,7 @@ class Upgrades:
             predecessor.succeeded(self.process)
         self._limit = NEVER
         self._stage = Stage.LEAVING
+        self._servers.append(self.process)
         log(
             "info",
             f"upgraded: process {self.process} (halfsync {self.version}) is the server from now on; this "
@@ -359,6 +362,8 @@ class Upgrades:
             self._failed([f"the new version, process {process}, {ending} before it was ready."])
         elif self.has_left:
             self.status = status
+            if not self.stays:
+                self._tree.exit_status = exit_status_of(status)  # from ours, the process that stays learns it
             log("info" if status == 0 else "error", f"process {process}, which is the server, {ending}.")
             if self._stage is Stage.LEAVING:
                 self.failure = f"The new version took over, and {ending}."
@@ -418,9 +423,10 @@ class Upgrades:
         if self._sock is not None:
             channel.send(self._sock, upgrade.encode(upgrade.Forwarded(number)))
 
-    def keep(self) -> tuple[socket.socket | None, int, int | None]:
-        """For keeper.py: the channel, the server's process, and its wait status if it has ended."""
-        return self._sock, self.process, self.status
+    def keep(self) -> tuple[socket.socket | None, list[int], int | None]:
+        """For keeper.py: the channel, the processes that have been the server, the newest one last, and its
+        wait status if it has ended."""
+        return self._sock, self._servers, self.status
 
     def pass_on(self, number: int, name: str) -> None:
         """To whoever is the server: signals that mean something to it."""
