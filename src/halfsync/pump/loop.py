@@ -19,14 +19,12 @@ over, the sweep) is logged too, and the rest of the turn goes on.
 from __future__ import annotations
 
 import select
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from functools import partial
 
 from halfsync.counts import BYTES_SENT, LEASE_HITS
-from halfsync.plan import Plan
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
 from halfsync.pump.known_heads import cut_cookie
@@ -47,8 +45,6 @@ from halfsync.pump.states import (
     WORKING,
 )
 from halfsync.pump.timeouts import SWEEP
-from halfsync.pump.workers import Worker
-from halfsync.scoreboard import Scoreboard
 from halfsync.wire.http1 import parse_head
 
 EVENTS_A_TURN = 512
@@ -72,31 +68,7 @@ _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 class Pump(Parts):
     """The loop over them. `run` returns when it is drained."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        *,
-        spool_folder: str,
-        log_needs: tuple[bool, bool],
-        report_hung: Callable[[Worker], None],
-        report_interrupted: Callable[[Worker], None],
-        report_lost: Callable[[Worker], None],
-        scoreboard: Scoreboard | None = None,
-    ) -> None:
-        super().__init__(
-            plan,
-            spool_folder=spool_folder,
-            log_needs=log_needs,
-            report_hung=report_hung,
-            report_interrupted=report_interrupted,
-            report_lost=report_lost,
-            drive=self.drive,
-            scoreboard=scoreboard,
-        )
-        self._next_sweep = self._sweep_at = 0.0
-        self.poller.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
-        # Every socket made by accept(2) is then non-blocking at its making: one system call less.
-        socket.setdefaulttimeout(0.0)
+    _next_sweep = _sweep_at = 0.0
 
     # --- the loop --------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from halfsync.counts import Counts
@@ -54,7 +56,7 @@ from halfsync.scoreboard import Scoreboard
 from halfsync.settings.table import Settings
 
 
-class Parts:
+class Parts(ABC):
     """Each is made once, and lives as long as the pump."""
 
     def __init__(
@@ -66,10 +68,9 @@ class Parts:
         report_hung: Callable[[Worker], None],
         report_interrupted: Callable[[Worker], None],
         report_lost: Callable[[Worker], None],
-        drive: Callable[[Connection], None],
         scoreboard: Scoreboard | None = None,
     ) -> None:
-        """`drive`: takes the steps of a connection that are due. `scoreboard`: None: one of its own."""
+        """`scoreboard`: None: one of its own."""
         settings = plan.settings
         self.plan = plan
         self.settings = settings
@@ -224,7 +225,7 @@ class Parts:
             self.http2,
             self.tunnels,
             self.websockets,
-            drive,
+            self.drive,
         )
         self.acceptor = Acceptor(
             plan,
@@ -253,6 +254,14 @@ class Parts:
             self.tunnels,
             self.timeouts,
         )
+
+        self.poller.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
+        # Every socket made by accept(2) is then non-blocking at its making: one system call less.
+        socket.setdefaulttimeout(0.0)
+
+    @abstractmethod
+    def drive(self, conn: Connection) -> None:
+        """Take the steps of a connection that are due."""
 
     @property
     def passable(self) -> tuple[WireProtocol, ...]:
