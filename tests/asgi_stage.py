@@ -31,7 +31,9 @@ class Stage:
     def __init__(self, application: Application, **route: Any) -> None:
         plan = RoutePlan(route.pop("prefix", ""), "app:app", Kind.WSGI, 1, **route)
         trust = Trust(["192.0.2.1"], ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-prefix"])
-        self.handler = ASGIHandler(application, plan, LISTENERS, trust, None, None, {"kept": 1})
+        self.handler = ASGIHandler(
+            application, plan, LISTENERS, trust, None, None, {"kept": 1}, {"0123": "PEM"}
+        )
         self.sent: list[Any] = []
         self.credit = 0
         self.number = 0

@@ -110,15 +110,18 @@ def test_a_proxy_that_is_not_trusted_says_nothing():
 
 
 def test_the_tls_extension_says_what_is_known():
-    facts = tls_facts.encode(tls_facts.TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 0x1302, 256, "x"))
+    known = ("TLSv1.3", "TLS_AES_256_GCM_SHA384", 0x1302, 256, "x", None)
+    facts = tls_facts.encode(tls_facts.TLSFacts(*known, "0123"))
     assert scope_of(listener=2, tls=facts)["extensions"]["tls"] == {
-        "server_cert": None,
+        "server_cert": "PEM",
         "client_cert_chain": [],
         "client_cert_name": None,
         "client_cert_error": None,
         "tls_version": 0x0304,
         "cipher_suite": 0x1302,
     }
+    unknown = tls_facts.encode(tls_facts.TLSFacts(*known, "4567"))
+    assert scope_of(listener=2, tls=unknown)["extensions"]["tls"]["server_cert"] is None
     assert "tls" not in scope_of()["extensions"]
 
 

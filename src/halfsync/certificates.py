@@ -7,6 +7,7 @@ file's descriptor is the pump's alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ own."""
 Span = tuple[int, int]
 """Offset and size."""
 
+MOST_FORMER = 64
+"""Certificates of before that are remembered; 1 to 2 KiB each."""
+
 
 @dataclass(frozen=True, slots=True)
 class SiteCertificates:
@@ -41,6 +45,12 @@ class SiteCertificates:
     minimum_version: str = "1.2"  # or "1.3"
     ciphers: str = ""  # "": INTERMEDIATE
     expire: tuple[float, ...] = ()  # when each of them does, in seconds since 1970
+    shown: tuple[str, ...] = ()  # PEM: each one without key and chain; "" if it can't be told which that is
+
+    @property
+    def shown_name(self) -> str:
+        """`name_of` what every client is shown. "": it is not known, since clients choose among several."""
+        return name_of(self.shown[0]) if len(self.shown) == 1 and self.shown[0] else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +62,31 @@ class Certificates:
     tickets: Span | None = field(
         default=None, compare=False
     )  # where the tickets' secret is; None: there is none
+    former: tuple[str, ...] = field(default=(), compare=False)
+    """PEM: what was shown before a reload, the latest last. Clients that are connected go on with it."""
 
     def at(self, fd: int) -> Certificates:
         """The same, in another process."""
         return replace(self, fd=fd)
+
+    def following(self, before: Certificates | None) -> Certificates:
+        """The same, after those."""
+        if before is None:
+            return self
+        was = [pem for site in before.sites for pem in site.shown if pem]
+        former = dict.fromkeys((*before.former, *was))
+        return replace(self, former=tuple(former)[-MOST_FORMER:])
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What clients are shown, and were before, in PEM by `name_of`."""
+        now = [pem for site in self.sites for pem in site.shown if pem]
+        return {name_of(pem): pem for pem in (*self.former, *now)}
+
+
+def name_of(pem: str) -> str:
+    """A short name of a certificate, by which the facts of a connection tell it."""
+    return hashlib.sha256(pem.encode()).hexdigest()[:16]
 
 
 def context_of(site: SiteCertificates, pems: Sequence[str]) -> ssl.SSLContext:

@@ -47,6 +47,7 @@ class TLSFacts(msgspec.Struct, frozen=True, array_like=True):
     bits: int  # of its key
     server_name: str  # that the client asked for (SNI); "" if it named none
     certificate: ClientCertificate | None = None  # None: it has shown none
+    shown_name: str = ""  # of the server's own (see certificates.name_of); "": it is not known
 
 
 encode = msgspec.msgpack.Encoder().encode

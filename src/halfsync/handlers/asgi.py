@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -36,17 +36,17 @@ class ASGIHandler:
         rules: HeaderRules | None,
         pages: ErrorPages | None,
         state: dict[str, Any] | None,
+        certificates: Mapping[str, str],
     ) -> None:
         """`trust`: whose X-Forwarded fields are believed. `rules`: for the headers of responses; `pages`: for
-        errors. `state`:
-        what the application has kept in its lifespan."""
+        errors. `state`: what the application has kept in its lifespan. `certificates`: as for Scopes."""
         if route.intercepts and pages is not None:
             application = InterceptedASGI(application, pages)
         self._application = application
         self._rules = rules
         self._pages = pages
         self._shaping = trust.shaping if trust is not None else ()
-        self._scopes = Scopes(route, listeners, trust, state)
+        self._scopes = Scopes(route, listeners, trust, state, certificates)
 
     def websocket(self, task: WebSocketTask, began: int, line: LineOfWebSocket) -> WebSocketInvocation:
         """What is to be run for a WebSocket."""

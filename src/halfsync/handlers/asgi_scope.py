@@ -9,7 +9,8 @@ streams, and would go on sleeping until it has something to send.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from halfsync import tls_facts
@@ -46,14 +47,16 @@ class Scopes:
         listeners: Sequence[Listener],
         trust: Trust | None,
         state: dict[str, Any] | None,
+        certificates: Mapping[str, str],
     ) -> None:
         """`trust`: whose X-Forwarded fields are believed; None: nobody's. `state`: what the application has
-        kept in its lifespan."""
+        kept in its lifespan. `certificates`: the server's own, in PEM (see Certificates.shown)."""
         self._trust = trust
         self._prefix = route.prefix
         self._root_path = route.root_path
         self._state = {} if state is None else state
         self._listeners = listeners
+        self._certificates = certificates
         self._seen: list[dict[bytes, Scope]] = [{} for _ in listeners]
 
     def of(self, task: Task) -> Scope:
@@ -83,7 +86,7 @@ class Scopes:
         scope["state"] = self._state.copy()
         scope["extensions"] = found["extensions"].copy()
         if task.tls:
-            scope["extensions"]["tls"] = _tls(task.tls)
+            scope["extensions"]["tls"] = self._tls(task.tls)
         return scope
 
     def of_websocket(self, task: Task) -> Scope:
@@ -104,8 +107,19 @@ class Scopes:
         scope["state"] = self._state.copy()
         scope["extensions"] = extensions
         if task.tls:
-            extensions["tls"] = _tls(task.tls)
+            extensions["tls"] = self._tls(task.tls)
         return scope
+
+    def _tls(self, encoded: bytes) -> dict[str, Any]:
+        facts, chain = _facts_and_chain(encoded)
+        return {
+            "server_cert": self._certificates.get(facts.shown_name),
+            "client_cert_chain": [*chain],
+            "client_cert_name": None if facts.certificate is None else facts.certificate.subject,
+            "client_cert_error": None,  # a connection with one would have been refused
+            "tls_version": _VERSIONS.get(facts.version),
+            "cipher_suite": facts.cipher_id & 0xFFFF or None,
+        }
 
     def _read(self, task: Task) -> Scope:
         """What the head says, and what is known of the listener."""
@@ -168,18 +182,12 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     return name.lower(), value.strip(b" \t")
 
 
-def _tls(encoded: bytes) -> dict[str, Any]:
-    """The `tls` extension. (Which of its own certificates the server has shown is not known here.)"""
+@lru_cache(tls_facts.MAX_KNOWN)
+def _facts_and_chain(encoded: bytes) -> tuple[tls_facts.TLSFacts, tuple[str, ...]]:
+    """What a connection has shown, and the client's certificate in PEM. (What a client sends beside it is no
+    part of a session: where one is resumed, it is not there.)"""
     facts = tls_facts.decode(encoded)
-    shown = facts.certificate
-    return {
-        "server_cert": None,
-        "client_cert_chain": [] if shown is None else [shown.pem],
-        "client_cert_name": None if shown is None else shown.subject,
-        "client_cert_error": None,
-        "tls_version": _VERSIONS.get(facts.version),
-        "cipher_suite": facts.cipher_id & 0xFFFF,
-    }
+    return facts, () if facts.certificate is None else (facts.certificate.pem,)
 
 
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}

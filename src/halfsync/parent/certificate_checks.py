@@ -37,6 +37,7 @@ class CertificateVerdict(msgspec.Struct):
     notes: list[str] = []  # sentences about what will not do for clients
     digest: str = ""  # of all that is there
     expire: list[float] = []  # when each of them does, in seconds since 1970
+    shown: list[str] = []  # each without its key and chain, in PEM; "" if that is not known
 
 
 def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> CertificateVerdict:
@@ -159,8 +160,24 @@ def _look(
         why = (error.reason or str(error)).lower().replace("_", " ")
         return f"{site.at('certfile')}: OpenSSL refuses {certfile} with {keyfile}: {why}."
     verdict.expire.append(float(ssl.cert_time_to_seconds(facts["notAfter"])))
+    verdict.shown.append(_first_in(data))
     _add_notes(site, certfile, facts, verdict.notes)
     return ""
+
+
+def _first_in(data: mmap.mmap) -> str:
+    """The certificate that OpenSSL takes for the server's own, in PEM. "": it is in a form of OpenSSL's."""
+    import ssl
+
+    found = _ANY_CERTIFICATE.search(data)
+    if found is None or found[1]:
+        return ""
+    return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(found[0].decode("latin-1")))
+
+
+_ANY_CERTIFICATE = re.compile(
+    rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
+)
 
 
 def _try_together(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> str:

@@ -104,7 +104,13 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
         spans = tuple(_append_copy(store, copy) for copy in copies)
     finally:
         channel.close_all(copies)
-    return replace(wanted, pems=spans, digest=verdict.digest, expire=tuple(verdict.expire))
+    return replace(
+        wanted,
+        pems=spans,
+        digest=verdict.digest,
+        expire=tuple(verdict.expire),
+        shown=tuple(verdict.shown),
+    )
 
 
 def _open(path: str, setting: str) -> int:

@@ -160,9 +160,10 @@ class Reconfiguration:
             return running.certificates
         for note in notes:
             log("warning", note)
-        if found is not None:
-            certificates.keep_sessions(running.certificates, found)
-        return found
+        if found is None:
+            return None
+        certificates.keep_sessions(running.certificates, found)
+        return found.following(running.certificates)
 
     def _next_access_log(self, running: Plan, settings: Settings) -> AccessLogFile | None:
         if settings.access_logfile == running.settings.access_logfile:

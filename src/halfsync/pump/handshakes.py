@@ -159,7 +159,7 @@ class Handshakes(BeforeHttp):
         if hello.protocols is not None and self._alpn_names.isdisjoint(hello.protocols):
             self._refuse_protocols(transport, hello.protocols)
         data, conn.inbox = conn.inbox, b""
-        transport.kept, context, transport.wants_certificate = chosen
+        transport.kept, context, transport.wants_certificate, transport.shown_name = chosen
         transport.server_name = hello.server_name
         transport.begin(context)
         return transport.shake(data)
@@ -190,17 +190,17 @@ class Handshakes(BeforeHttp):
 
     def _facts(self, conn: Connection, transport: TLSTransport) -> bytes:
         """As they are passed on; most connections' are alike. Raises TLSError."""
-        name = transport.server_name
+        name, shown_name = transport.server_name, transport.shown_name
         if transport.wants_certificate and transport.inner.getpeercert(True) is not None:
             conn.origin.has_certificate = True
             conn.known = KnownHeads(read_at_once=False)  # what a lease repeats may be for others
-            return encode(facts_of(transport.tls, name))
-        key = (transport.inner.cipher(), transport.is_newest, name)
+            return encode(facts_of(transport.tls, name, shown_name))
+        key = (transport.inner.cipher(), transport.is_newest, name, shown_name)
         found = self._known_facts.get(key)
         if found is None:
             if len(self._known_facts) >= MAX_KNOWN:
                 self._known_facts.clear()
-            self._known_facts[key] = found = encode(facts_of(transport.tls, name))
+            self._known_facts[key] = found = encode(facts_of(transport.tls, name, shown_name))
         return found
 
     def _speak_in_clear(self, conn: Connection, transport: TLSTransport) -> None:

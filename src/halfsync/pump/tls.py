@@ -106,6 +106,7 @@ class TLSTransport:
         "owed",
         "plain",
         "server_name",
+        "shown_name",
         "wants_certificate",
     )
 
@@ -114,6 +115,7 @@ class TLSTransport:
         self._receive = sock.recv
         self._give = sock.send
         self.server_name = ""  # that the client asked for
+        self.shown_name = ""  # of the certificate that it is shown; "": not known
         self.kept: KeptRules | None = None  # what the client has kept
         self.wants_certificate = False  # by these rules it may have one, or has to
         self.more: Callable[[], None] = _nothing  # called when a read leaves something

@@ -52,6 +52,7 @@ class Contexts:
             context = context_of(site, [f"/proc/self/fd/{copy.fd}" for copy in copies])
             context.set_alpn_protocols(list(protocols))
             self._contexts.append(context)
+        self._shown_names = [site.shown_name for site in sites]
         self._rules = [
             KeptRules(site.name, site.cert_reqs, site.ca_certs, site.minimum_version) for site in sites
         ]
@@ -93,14 +94,15 @@ class Contexts:
         if self._tickets is not None and not 0 <= now - self._tickets.made < LIFE:
             self._tickets.renew(now)
 
-    def choose(self, listener: int, name: str) -> tuple[KeptRules, ssl.SSLContext, bool] | None:
-        """The rules of a site, its context, and whether that asks for a client's certificate. `name`: of the
-        host, in lower case; "" if the client named none. None: there is no certificate for it."""
+    def choose(self, listener: int, name: str) -> tuple[KeptRules, ssl.SSLContext, bool, str] | None:
+        """The rules of a site, its context, whether that asks for a client's certificate, and the name of the
+        one that it shows. `name`: of the host, in lower case; "" if the client named none. None: there is no
+        certificate for it."""
         index = self._tables[listener].find(name.encode())
         if index == NOBODY:
             return None
         rules = self._rules[index]
-        return rules, self._contexts[index], rules.cert_reqs != "none"
+        return rules, self._contexts[index], rules.cert_reqs != "none", self._shown_names[index]
 
     def admits(self, listener: int, kept: KeptRules | None, host: bytes) -> bool:
         """Whether a request for a host, as a Host field has it, may come on a connection whose client has

@@ -36,8 +36,8 @@ _SPECIAL = re.compile(r'[,+"\\<>;=]|^[# ]| $')
 Name = Iterable[Iterable[tuple[str, str]]]
 
 
-def facts_of(tls: ssl.SSLObject, server_name: str) -> TLSFacts:
-    """Raises TLSError."""
+def facts_of(tls: ssl.SSLObject, server_name: str, shown_name: str = "") -> TLSFacts:
+    """`shown_name`: of the server's certificate. Raises TLSError."""
     cipher, version, bits = tls.cipher() or ("", "", 0)
     return TLSFacts(
         version=tls.version() or version,
@@ -46,6 +46,7 @@ def facts_of(tls: ssl.SSLObject, server_name: str) -> TLSFacts:
         bits=bits,
         server_name=server_name,
         certificate=_certificate_of(tls),
+        shown_name=shown_name,
     )
 
 

@@ -97,6 +97,7 @@ class EventLoopWorker:
         self._lifespan = lifespan
         self._orders = orders
         trust = Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
+        certificates = plan.certificates.shown if plan.certificates is not None else {}
         self._handlers = [
             ASGIHandler(
                 application,
@@ -106,6 +107,7 @@ class EventLoopWorker:
                 HeaderRules(route.headers) if route.headers else None,
                 ErrorPages(route.error_pages) if route.error_pages else None,
                 lifespan.state,
+                certificates,
             )
             if route.pool == pool
             else None
