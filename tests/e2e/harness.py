@@ -43,8 +43,9 @@ TRANSPORTS = HERE.parent / "pump/transports.py"
 
 WITH_TRANSPORT = """
 import os, runpy, sys
-sys.path[0] = os.environ["PWD"]  # as with -m
+del sys.path[0]
 runpy.run_path({path!r})['install']({name!r})
+sys.path.insert(0, os.environ["PWD"])  # as with -m
 runpy.run_module("halfsync", run_name="__main__", alter_sys=True)
 """
 

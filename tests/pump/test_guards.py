@@ -14,6 +14,7 @@ from halfsync.pump import loop
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.known_heads import cut_cookie
+from tests.pump import tls_ends
 from tests.pump.harness import TIMEOUT, Stage, get
 
 
@@ -73,15 +74,18 @@ def test_each_stage_of_a_turn_is_guarded(name: str, monkeypatch: pytest.MonkeyPa
 
 def run_until(stage: Stage, once: Once) -> None:
     """Go on as `Pump.run` does, with a client that comes and asks, until it has failed."""
-    trouble = connected(stage.listener.getsockname())
-    trouble.sendall(get("/trouble"))
     give_up = time.monotonic() + TIMEOUT
-    for number in itertools.count():
-        if once.failed:
-            break
+    numbers = itertools.count()
+
+    def turn() -> None:
         assert time.monotonic() < give_up
-        stage.time.advance(0.2 if number < 200 else 0.0)  # and then it is the client that is late
+        stage.time.advance(0.2 if next(numbers) < 200 else 0.0)  # and then it is the client that is late
         run_turn(stage)
+
+    trouble = speaking(connected(stage.listener.getsockname()), stage, turn)
+    trouble.sendall(get("/trouble"))
+    while not once.failed:
+        turn()
     run_turn(stage)
     trouble.close()
     for _ in range(5):
@@ -98,6 +102,16 @@ def connected(address: tuple[str, int]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def speaking(
+    sock: socket.socket, stage: Stage, turn: Callable[[], object]
+) -> socket.socket | tls_ends.TLSSocket:
+    """A client that does what the stage's port is for."""
+    if stage.tls is None:
+        return sock
+    sock.setblocking(False)
+    return tls_ends.TLSSocket(sock, turn)
 
 
 def run_turn(stage: Stage) -> None:
@@ -158,9 +172,10 @@ def test_an_error_on_one_connection_does_not_lose_the_events_of_others(monkeypat
         stage.pump.leases.known[0].uncookied.clear()
 
 
-def test_a_close_that_fails_lets_go_of_the_socket(monkeypatch: pytest.MonkeyPatch):
-    """A connection whose end fails too is not kept for ever."""
-    with Stage() as stage:
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_a_close_that_fails_lets_go_of_the_socket(over_tls: bool, monkeypatch: pytest.MonkeyPatch):
+    """A connection whose end fails too is not kept for ever. (With TLS what fails is the handshake.)"""
+    with Stage(tls=tls_ends.certificates() if over_tls else None) as stage:
         client = stage.client()
         [conn] = stage.pump.connections.values()
         monkeypatch.setattr(Connection, "move", Once(Connection.move))
@@ -193,12 +208,13 @@ def test_at_a_stop_late_clients_are_refused_and_early_ones_served():
     with Stage() as stage:
         stage.hand(answers=True)
         address = stage.listener.getsockname()
-        early = connected(address)
-        early.sendall(get("/early"))
+        sock = connected(address)
         stage.listener.close()
         stage.pump.draining.begin(30)
         with pytest.raises(ConnectionRefusedError):
             connected(address)
+        early = speaking(sock, stage, stage.turn)
+        early.sendall(get("/early"))
         stage.settle()
         assert b"GET /early" in early.recv(1000)
         early.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import traceback
 
 from halfsync.counts import BYTES_SENT, CLOSED_FOR, CONNECTIONS_CLOSED, STATUS, Counts
 from halfsync.pump.access import AccessLog
 from halfsync.pump.client_connections import ClientConnections
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, Outcome
+from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import cut_cookie
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd
@@ -88,6 +90,15 @@ class Endings:
         except OSError:
             pass  # the client was faster
         return self.close(conn, reason)
+
+    def abandon(self, conn: Connection, errors: InternalErrors) -> None:
+        """End a connection on which we failed; if even that fails, let go of its socket at least."""
+        try:
+            self.reset(conn, CloseReason.INTERNAL_ERROR)
+        except Exception:  # noqa: BLE001 (whatever is wrong with this one, the others go on)
+            errors.report(f"closing a connection:\n{traceback.format_exc()}")
+            self.forget(conn, CloseReason.INTERNAL_ERROR)
+            conn.transport.close()
 
     def _abort_exchange(self, exchange: Exchange, reason: CloseReason) -> None:
         exchange.reason = reason

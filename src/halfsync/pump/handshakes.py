@@ -108,7 +108,7 @@ class Handshakes(BeforeHttp):
                 self._step(conn)
             except Exception:  # noqa: BLE001 (nothing that one client does may stop the others)
                 self._errors.report(f"in a TLS handshake with {conn.origin}:\n{traceback.format_exc()}")
-                self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
+                self._endings.abandon(conn, self._errors)
 
     def _step(self, conn: Connection) -> None:
         transport = conn.transport

@@ -200,7 +200,7 @@ class Pump(Parts):
         self.errors.report(f"in an event of descriptor {fd}:\n{traceback.format_exc()}")
         conn = self.connections.get(fd)
         if conn is not None:
-            self._abandon(conn)
+            self.endings.abandon(conn, self.errors)
 
     def _guard(self, stage: Callable[[], None], what: str) -> None:
         """Run what is done for all connections. An error there must not cost them their lives."""
@@ -305,16 +305,7 @@ class Pump(Parts):
             self.run_queue.again(conn)
         except Exception:  # noqa: BLE001 (nothing that one client or worker does may stop the loop)
             self.errors.report(f"serving {conn.origin} in {conn.state.name}:\n{traceback.format_exc()}")
-            self._abandon(conn)
-
-    def _abandon(self, conn: Connection) -> None:
-        """End a connection on which we failed; if even that fails, let go of its socket at least."""
-        try:
-            self.endings.reset(conn, CloseReason.INTERNAL_ERROR)
-        except Exception:  # noqa: BLE001 (as above)
-            self.errors.report(f"closing a connection:\n{traceback.format_exc()}")
-            self.endings.forget(conn, CloseReason.INTERNAL_ERROR)
-            conn.transport.close()
+            self.endings.abandon(conn, self.errors)
 
     def _lease_taken_in_part(self, conn: Connection, raw: bytes, sent: int, leased: Leased) -> None:
         """The send buffer is full, or the client gone: the rest goes the way of every other response."""
