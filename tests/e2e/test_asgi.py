@@ -151,6 +151,21 @@ def test_head_has_the_length_and_no_body(site):
         assert client.ask("/").body == b"hello\n"
 
 
+def test_head_of_an_endless_stream_gets_its_response_at_once(site, tmp_path):
+    def has_stopped(number: int) -> bool:
+        file = tmp_path / str(number)
+        return bool(file.exists() and file.read_text().endswith(" ClientLeftError"))
+
+    with site.client() as client:
+        for number in range(2):
+            answer = client.ask(f"/endless?file={tmp_path}/{number}", method="HEAD")
+            assert (answer.status, answer["Content-Length"], answer.whole) == (200, "", True)
+            site.until(lambda number=number: has_stopped(number))
+    head = curl("--http2-prior-knowledge", "-I", f"{site.url}/endless?file={tmp_path}/2").stdout
+    assert head.startswith(b"HTTP/2 200")
+    site.until(lambda: has_stopped(2))
+
+
 @pytest.mark.parametrize("status", [204, 304])
 def test_a_status_without_a_body_has_none(site, status):
     with site.client() as client:

@@ -25,6 +25,7 @@ from halfsync.handlers.asgi_files import OpenFile, opened_path
 from halfsync.handlers.asgi_heads import checked_field, checked_trailer, head_of
 from halfsync.handlers.asgi_response import (
     BODY,
+    DROPPED,
     HELD,
     OVER,
     START,
@@ -54,6 +55,7 @@ from halfsync.wire.messages import (
 _EXPECTED = (
     "'http.response.start' is to come first",
     "'http.response.body' is to follow 'http.response.start'",
+    "'http.response.body' is to follow",
     "'http.response.body' is to follow",
     "'http.response.trailers' is to follow",
     "the response is complete",
@@ -159,7 +161,7 @@ class HTTPInvocation(OutgoingResponse):
     # --- receive -----------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
-        if not (self._gone or self._request_ended or self._phase == OVER):
+        if not (self._gone or self._request_ended or self._is_sent or self._phase == OVER):
             if self._body is None:
                 self._request_ended = True
                 return {"type": "http.request", "body": self._task.body, "more_body": False}
@@ -167,7 +169,7 @@ class HTTPInvocation(OutgoingResponse):
             if event is not None and not self._gone:
                 self._request_ended = not event["more_body"]
                 return event
-        while not self._gone and self._phase != OVER:
+        while not (self._gone or self._is_sent or self._phase == OVER):
             await self.wait()
         return {"type": "http.disconnect"}
 
@@ -181,7 +183,7 @@ class HTTPInvocation(OutgoingResponse):
                 raise ClientLeftError
             if kind == "http.response.start" and self._phase == START:
                 self._start(message)
-            elif kind == "http.response.body" and HELD <= self._phase <= BODY:
+            elif kind == "http.response.body" and HELD <= self._phase <= DROPPED:
                 piece = message.get("body", b"")
                 if type(piece) is not bytes:
                     piece = _as_bytes(piece)
@@ -227,9 +229,9 @@ class HTTPInvocation(OutgoingResponse):
         phase = self._phase
         if kind == "http.response.pathsend" and phase == HELD:
             self._send_path(message)
-        elif kind == "http.response.zerocopysend" and HELD <= phase <= BODY:
+        elif kind == "http.response.zerocopysend" and HELD <= phase <= DROPPED:
             await self._send_file(message)
-        elif kind == "http.response.early_hint" and phase <= BODY:
+        elif kind == "http.response.early_hint" and phase <= DROPPED:
             self._hint(message)
         elif kind == "http.response.trailers" and phase == TRAILERS:
             self._end_with_trailers(message)
@@ -251,7 +253,8 @@ class HTTPInvocation(OutgoingResponse):
             raise
         if not is_at_rest or self._trailers is not None:
             self._refuse_lease("the file has just been written")
-        self._reply(size, b"", [File(descriptor, 0, size, stamp)], self._ending(last=True))
+        length = size if self._trailers is None else self._head.length
+        self._reply(length, b"", [File(descriptor, 0, size, stamp)], self._ending(last=True))
         self._body_ended()
 
     async def _send_file(self, message: Message) -> None:
@@ -265,7 +268,9 @@ class HTTPInvocation(OutgoingResponse):
         self._check_length(source.count, last=last)
         file = File(source.duplicate(), source.offset, source.count)
         if self._phase == HELD:
-            length = source.count if last and self._head.length < 0 else self._head.length
+            length = self._head.length
+            if last and length < 0 and self._trailers is None:
+                length = source.count
             if not last:
                 self._refuse_lease()
             self._reply(length, b"", [file], self._ending(last=last))
@@ -292,7 +297,8 @@ class HTTPInvocation(OutgoingResponse):
         if len(trailers) > MAX_FIELDS:
             raise BrokenRule(f"the trailers take more than {MAX_FIELDS} bytes")
         if not message.get("more_trailers", False):
-            self._line.put(Part(self.number, [], DONE, self._handler_ns(DONE), trailers), 0)
+            if not self._is_sent:
+                self._line.put(Part(self.number, [], DONE, self._handler_ns(DONE), trailers), 0)
             self._phase = OVER
             self._wake()
 
@@ -338,7 +344,8 @@ class HTTPInvocation(OutgoingResponse):
             if not stems_from_leaving(error):
                 log("info", f"{self.named}: its client had left, and the application raised {error!r:.200}")
         elif not isinstance(error, BrokenRule):
-            when = ("before", "before", "while sending", "while sending", "after")[self._phase]
+            sending = "while sending"
+            when = ("before", "before", sending, sending, sending, "after")[self._phase]
             log("error", f"Exception {when} the response to {self.named}:\n{failure(skip=1)}")
         self._end_badly()
 
@@ -348,7 +355,9 @@ class HTTPInvocation(OutgoingResponse):
             return
         begun = self._phase > HELD
         self._phase = OVER
-        if begun or self._gone:
+        if self._is_sent:
+            pass
+        elif begun or self._gone:
             self._part([], ABORTED)
         else:
             self._head, body = internal_error(self._task.head)

@@ -7,6 +7,7 @@ what is sent at once by an application that has many small pieces costs little m
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, Protocol
@@ -42,8 +43,9 @@ Application = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Await
 MAX_PIECE = 128 * 1024
 """Bytes of a Memory object: with its message it must fit a packet."""
 
-START, HELD, BODY, TRAILERS, OVER = range(5)
-"""What `send` expects: the start; the first event of the body; more of it; trailers; nothing."""
+START, HELD, BODY, DROPPED, TRAILERS, OVER = range(6)
+"""What `send` expects: the start; the first event of the body; more of it; more of one that is dropped, since
+the response has none; trailers; nothing."""
 
 
 class ASGIInvocation(Protocol):
@@ -102,6 +104,7 @@ class OutgoingResponse:
         "_gone",
         "_head",
         "_is_head",
+        "_is_sent",
         "_kept",
         "_kept_size",
         "_lease",
@@ -109,6 +112,7 @@ class OutgoingResponse:
         "_line",
         "_phase",
         "_rules",
+        "_torn",
         "_trailers",
         "_unacknowledged",
         "_waiters",
@@ -129,6 +133,8 @@ class OutgoingResponse:
         self._left = -1  # bytes of the body that the content-length has left; -1: it does not say
         self._lease: Lease | None = None
         self._trailers: bytes | None = None  # what has come of them, if some follow the body
+        self._is_sent = False  # all of it, though more is to come: it has no body
+        self._torn = False  # a piece was sent in part, and the rest never will be
         self._kept: list[bytes] = []
         self._kept_size = 0
         self._unacknowledged = 0  # of what was sent, by `cost_of`
@@ -154,14 +160,20 @@ class OutgoingResponse:
             self._send_bodiless(len(piece), last=last)
             return
         self._check_length(len(piece), last=last)
-        if self._phase == HELD:
+        begun = self._phase == HELD
+        if begun:
             piece = self._begin(piece, last=last)
             if self._phase == OVER:
                 return
         size = len(piece)
         for start in range(0, size, MAX_PIECE):
             if self._unacknowledged + self._kept_size >= RESPONSE_WINDOW:
-                await self._room()
+                try:
+                    await self._room()
+                except asyncio.CancelledError:
+                    if start or begun:
+                        self._torn, self._left = True, 0
+                    raise
             self._keep(piece if size <= MAX_PIECE else piece[start : start + MAX_PIECE])
         if last:
             self.send_kept(self._ending(last=True))
@@ -212,20 +224,31 @@ class OutgoingResponse:
             self._part([], ending)
 
     def _send_bodiless(self, size: int, *, last: bool) -> None:
-        """A body that is not sent: HEAD, or a status that has none."""
-        if not last:
+        """A body that is not sent: HEAD, or a status that has none. With the head the client has all of it,
+        however much is to come: whoever listens for its leaving is told so, and who does not, when it has
+        given as much as may wait for a client. (Nothing else makes an endless stream wait, or end.)"""
+        if not self._is_sent:
+            length = self._head.length
+            if length < 0 and last and self._is_head and self._trailers is None and not self._head.bodiless:
+                length = size
+            self._reply(length, b"", [], DONE)
+            self._is_sent = True
+            self._phase = DROPPED
+            self._wake()
+        if last:
+            self._body_ended()
             return
-        length = self._head.length
-        if length < 0 and self._is_head and not self._head.bodiless:
-            length = size
-        self._reply(length, b"", [], DONE)
-        self._phase = OVER
-        self._wake()
+        self._unacknowledged += size + PIECE_COST
+        if self._unacknowledged >= RESPONSE_WINDOW:
+            self._gone = True
+            raise ClientLeftError
 
     def _check_length(self, size: int, *, last: bool) -> None:
         """Raises BrokenRule."""
         if self._left < 0:
             return
+        if self._torn:
+            raise BrokenRule("a 'send' was cancelled amid its piece, so this response can't become whole")
         length = self._head.length
         if size > self._left:
             raise BrokenRule(f"the body is longer than the content-length of {length}")
@@ -237,9 +260,9 @@ class OutgoingResponse:
     def _begin(self, piece: bytes, *, last: bool) -> bytes:
         """Send the head, with the first bytes of the body; gives the others."""
         length = self._head.length
-        if last and length < 0:
-            length = len(piece)
         whole = last and self._trailers is None
+        if whole and length < 0:
+            length = len(piece)
         if whole and len(piece) > SMALL and self._lease is not None:
             # A response that is leased has to be whole in one message.
             self._reply(length, b"", [File(shared_file(piece), 0, len(piece))], DONE)
