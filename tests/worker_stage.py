@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfsync.header_rules import HeaderRule
 from halfsync.objects import SAME_FILE, File, Memory
 from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
@@ -199,6 +200,8 @@ class Stage(Seam):
         lease: float = 1.0,
         rules: Mapping[str, Any] | None = None,  # of files, beside the lease
         log_handler: LogHandler | None = None,
+        header_rules: Mapping[str, str] | None = None,
+        served: list[int] | None = None,
         **settings: Any,
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -206,7 +209,10 @@ class Stage(Seam):
         pools = [PoolPlan("built-in", None, 1, threads), PoolPlan("app:app", "app:app", processes, threads)]
         pool = BUILT_IN if application is None else 1
         kind = Kind.FILES if application is None else Kind.WSGI
-        route = RoutePlan(prefix, folder or "app:app", kind, pool, FileRules(lease, **(rules or {})))
+        headers = tuple(HeaderRule(name, (value,)) for name, value in (header_rules or {}).items())
+        route = RoutePlan(
+            prefix, folder or "app:app", kind, pool, FileRules(lease, **(rules or {})), headers=headers
+        )
         plan = plan_of([route], pools, Settings(**settings))
         self.scoreboard = memoryview(bytearray(SCOREBOARD_BYTES)).cast("Q")
         self.threads = Threads(
@@ -216,6 +222,7 @@ class Stage(Seam):
             log_handler,
             ResponseLimits.of(plan.settings),
             header_rules_of(plan),
+            served=served,
         )
         self.threads.start(threads)
 

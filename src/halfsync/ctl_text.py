@@ -50,11 +50,16 @@ def _workers(said: Said) -> Iterator[str]:
     for one in said["processes"]:
         age = duration(one["age"]) if "age" in one else ""
         row = (one["pid"] or "-", one["role"], one.get("pool", ""), one.get("generation", ""), one["state"])
-        rows.append((*row, age, size(one["memory"]), ""))
+        rows.append((*row, age, size(one["memory"]), *_served(one), ""))
         for task in tasks.get(one.get("id"), ()):
             since = "not begun" if task["seconds"] is None else f"for {task['seconds']:.1f} s"
-            rows.append(("",) * 7 + (f"{task['request']} {since}",))
-    yield from table(("PID", "ROLE", "POOL", "GENERATION", "STATE", "AGE", "MEMORY", "RUNS"), rows)
+            rows.append(("",) * 9 + (f"{task['request']} {since}",))
+    heads = ("PID", "ROLE", "POOL", "GENERATION", "STATE", "AGE", "MEMORY", "REQUESTS", "BODIES", "RUNS")
+    yield from table(heads, rows)
+
+
+def _served(one: Said) -> Sequence[object]:
+    return (one["requests"], size(one["bytes"])) if "requests" in one else ("", "")
 
 
 def _scoreboard(said: Said) -> Iterator[str]:
@@ -62,14 +67,24 @@ def _scoreboard(said: Said) -> Iterator[str]:
     for one in said["processes"]:
         state = one.get("ending", one["state"])
         row = (one["pid"] or "-", one["role"], one.get("pool", ""), one.get("generation", ""), state)
-        served = (one["requests"], size(one["bytes"])) if "requests" in one else ("", "")
         letters = "".join(slot["letter"] for slot in one.get("slots", ()))
-        rows.append((*row, duration(one["seconds"]), size(one["memory"]), *served, letters))
-        for task in one.get("tasks", ()):
-            runs = f"{task['request']} at {task['host']} of {task['client']} for {task['seconds']:.1f} s"
-            rows.append(("",) * 9 + (runs,))
+        rows.append((*row, duration(one["seconds"]), size(one["memory"]), *_served(one), letters))
+        if "slots" in one:
+            rows += map(_thread, one["slots"])
+        else:
+            rows += [("",) * 9 + (_runs(task),) for task in one.get("tasks", ())]
     heads = ("PID", "ROLE", "POOL", "GENERATION", "STATE", "FOR", "MEMORY", "REQUESTS", "BODIES", "RUNS")
     yield from table(heads, rows)
+
+
+def _thread(slot: Said) -> Sequence[object]:
+    since = "" if slot["seconds"] is None else duration(slot["seconds"])
+    runs = f"{slot['letter']} {_runs(slot) if 'request' in slot else ''}"
+    return ("",) * 5 + (since, "", *_served(slot), runs.rstrip())
+
+
+def _runs(task: Said) -> str:
+    return f"{task['request']} at {task['host']} of {task['client']} for {task['seconds']:.1f} s"
 
 
 def _connections(said: Said) -> Iterator[str]:

@@ -119,6 +119,9 @@ class Responder(Protocol):
     @property
     def outbox(self) -> SmallReplies: ...
 
+    sent: int
+    """Bytes of bodies that went without a Replier: to be added to."""
+
     def replier(self, number: int, began: int) -> Replier:
         """For anything but a small whole response: to be called once for a task."""
 

@@ -12,7 +12,7 @@ where the one before was killed.
 Nothing is locked. Each part has one process that writes it, and anyone may read at any time:
 
     process rows    the parent   who there is, in which state, since when, of which generation, its memory
-    task rows       the pump     what a worker has been running for a while
+    task rows       the pump     what a worker runs
     served          the pump     requests and bytes of each process (words)
     counts          the pump     of all requests and connections (words)
     pools           the pump     handlers' times, and refused requests, by pool (words)
@@ -116,7 +116,7 @@ class ProcessRow(msgspec.Struct, array_like=True):
 
 
 class TaskRow(msgspec.Struct, array_like=True):
-    """A task that a worker has been running for a while."""
+    """A task that a worker runs."""
 
     number: int  # the task's; 0: there is none
     began_ns: int = 0  # monotonic

@@ -22,7 +22,9 @@ import mmap
 import time
 from pathlib import Path
 def app(environ, start):
-    while environ["PATH_INFO"] == "/slow" and not Path("go").exists():
+    if environ["PATH_INFO"] == "/begun":
+        Path("begun").touch()
+    while environ["PATH_INFO"] in ("/slow", "/begun") and not Path("go").exists():
         time.sleep(0.02)
     start("200 OK", [])
     if environ["PATH_INFO"] == "/maps":
@@ -161,6 +163,60 @@ def test_counters_go_on_when_the_pump_is_killed(server):
     for pool, pool_before in zip(after["handlers"], before["handlers"], strict=True):
         assert pool == pool_before, "no application has had a request since"
     assert sum(sum(pool["times"]) for pool in after["handlers"]) >= 55
+
+
+def by_thread(server: Server) -> list[tuple[int, int, int]]:
+    """Of the application's threads: their process, requests, and bytes."""
+    return [
+        (one["pid"], slot["requests"], slot["bytes"])
+        for one in living(server)
+        if one.get("pool") == "app:app"
+        for slot in one.get("slots", ())
+    ]
+
+
+def test_what_each_thread_has_served_is_known_whatever_pump_there_is(server):
+    """It is added up to what the processes have served, and nothing of it is lost with a pump."""
+
+    def served() -> tuple[int, int]:
+        found = by_thread(server)
+        return sum(one[1] for one in found), sum(one[2] for one in found)
+
+    server.until(lambda: len(by_thread(server)) == 6)
+    before = served()
+    with server.client() as client:
+        for _ in range(20):
+            assert client.ask("/").body == b"fine"
+    expected = (before[0] + 20, before[1] + 80)
+    server.until(lambda: served() == expected)
+    shown = [slot for one in status(server)["workers"] if one["pool"] == "app:app" for slot in one["slots"]]
+    assert (sum(one["requests"] for one in shown), sum(one["bytes"] for one in shown)) == expected
+    threads = by_thread(server)
+    assert "id=threads><summary>As a table" in server.get("/status").body.decode()
+    with frozen(server.pump):
+        assert by_thread(server) == threads
+    kill(server.pump)
+    assert server.get("/").status == 200
+    server.until(lambda: served() == (expected[0] + 1, expected[1] + 4))
+    assert all(now >= then for now, then in zip(by_thread(server), threads, strict=True))
+
+
+def test_a_request_is_shown_as_soon_as_it_runs(server):
+    """Not only when it has been running for a while: a first look is enough (unless the pump of a very busy
+    machine takes a second to write it)."""
+    folder = server.errors.parent
+    at_first_look = 0
+    for number in range(5):
+        (folder / "begun").unlink(missing_ok=True)
+        with server.client() as client:
+            client.send(request(f"/begun?{number}"))
+            server.until((folder / "begun").exists)
+            at_first_look += ("W", f"GET '/begun?{number}'") in slots(server)
+            (folder / "go").touch()
+            assert client.answer().status == 200
+            (folder / "go").unlink()
+    assert at_first_look >= 3
+    server.until(lambda: tasks(server) == [])
 
 
 def test_an_application_does_not_have_it_in_its_memory(server):

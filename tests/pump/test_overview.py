@@ -26,3 +26,26 @@ def test_no_more_than_so_many_are_listed(monkeypatch: pytest.MonkeyPatch):
         stage.settle()
         found = overview.leases(stage.pump)
         assert (found["total"], len(found["leases"])) == (5, 3)
+
+
+def test_what_runs_at_this_moment_is_written_on_the_scoreboard_when_somebody_looks():
+    """No sweep has seen these requests: the clock of this test stands."""
+    with Stage() as stage:
+        hand = stage.hand()
+        worker = hand.worker
+        assert worker is not None
+        worker.rows = range(7, 9)
+
+        def shown() -> list[str]:
+            assert overview.describe(stage.pump, "rows") == b"{}"
+            found = [stage.pump.scoreboard.task(row) for row in worker.rows]
+            return [row.request for row in found if row is not None]
+
+        client = stage.client()
+        client.send(get("/young"))
+        task = hand.take()
+        assert [stage.pump.scoreboard.task(row) for row in worker.rows] == [None, None]
+        assert shown() == ["GET '/young'"]
+        hand.reply(task, b"done")
+        stage.settle()
+        assert shown() == []

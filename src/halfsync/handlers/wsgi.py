@@ -87,14 +87,15 @@ class WSGIHandler:
                 piece = result[0]
                 if (
                     type(piece) is bytes
-                    and (head.length == len(piece) or head.length < 0)
-                    and len(piece) <= SMALL
+                    and (head.length == (size := len(piece)) or head.length < 0)
+                    and size <= SMALL
                     and invocation.replier_made is None
                     and invocation.lease is None
                     and not head.bodiless
                     and invocation.method != "HEAD"
                 ):
                     invocation.replier_made = OVER
+                    responder.sent += size
                     return responder.outbox.whole(number, head, piece, began)
             send(invocation, result)
         except ClientDisconnectedError:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from halfsync.logs.error import log
+from halfsync.parent.children import NEVER, Child
 from halfsync.parent.control_socket import ControlClient, ControlSocket
 from halfsync.parent.limits import Phase
 from halfsync.parent.overview import rows_of, status_of, workers_of
@@ -26,6 +27,8 @@ from halfsync.wire.control import ControlRequest, decode_request, done, failed
 
 PUMP_TIMEOUT = 5.0
 """Seconds for the pump to say what it was asked."""
+ROWS_TIMEOUT = 1.0
+"""The same for what runs at this moment: then the scoreboard is shown as it is."""
 MOST_WORKERS = 1000
 """As `workers` has it."""
 
@@ -55,6 +58,7 @@ class Control:
     ) -> None:
         self.socket = sock
         self._tree = tree
+        self._scoreboard = scoreboard
         self._reloads = reloads
         self._upgrades = upgrades
         self._operations = operations
@@ -62,10 +66,11 @@ class Control:
         self._questions = 0
         self._told: dict[int, Said] = {}  # what the pump said, by the question's number
         self._files: dict[int, int] = {}  # where it writes that
+        self._until: dict[int, float] = {}
         self._commands: dict[str, Callable[[ControlRequest, float], Said | Look]] = {
             "status": lambda _, now: self._asked("status", now, status_of(self._tree, now)),
-            "workers": lambda _, now: self._asked("workers", now, workers_of(self._tree, now)),
-            "scoreboard": lambda _, now: done(processes=rows_of(self._tree, scoreboard, now)),
+            "workers": lambda _, now: self._asked("workers", now, workers_of(self._tree, scoreboard, now)),
+            "scoreboard": lambda _, now: self._rows(now),
             "connections": lambda _, now: self._asked("connections", now, {}),
             "leases": lambda _, now: self._asked("leases", now, {}),
             "reload": self._reload,
@@ -154,17 +159,53 @@ class Control:
 
     def _asked(self, what: str, now: float, ours: Said) -> Said | Look:
         """Have the pump say what it knows of this, and put it beside what we know."""
-        pump = self._tree.pump
-        if pump is None or not pump.opened:
+        if self._serving_pump() is None:
             return done(**ours, pump=None) if ours else failed("The pump does not serve now.")
+
+        def respond(_now: float, told: Said | None) -> Said:
+            if told is None:
+                told = {"error": "The pump did not respond."}
+            if ours:
+                return done(**ours, pump=told)
+            return failed(told["error"]) if "error" in told else done(**told)
+
         try:
-            file = os.memfd_create("described", os.MFD_CLOEXEC)
-            copy = os.dup(file)
+            return self._question(what, now + PUMP_TIMEOUT, respond)
         except OSError as error:
             return failed(f"The pump can't be asked now: {in_words(error)}.")
+
+    def _rows(self, now: float) -> Said | Look:
+        """The scoreboard, on which the pump writes first what runs at this moment, if it can."""
+
+        def respond(now: float, _told: Said | None) -> Said:
+            return done(processes=rows_of(self._tree, self._scoreboard, now))
+
+        try:
+            if self._serving_pump() is not None:
+                return self._question("rows", now + ROWS_TIMEOUT, respond)
+        except OSError:
+            pass
+        return respond(now, None)
+
+    def _serving_pump(self) -> Child | None:
+        pump = self._tree.pump
+        return pump if pump is not None and pump.opened else None
+
+    def _question(self, what: str, until: float, respond: Callable[[float, Said | None], Said]) -> Look:
+        """To the pump, which serves. `respond` is given what it says; None if it does not by then. Raises
+        OSError."""
+        pump = self._tree.pump
+        assert pump is not None
+        file = os.memfd_create("described", os.MFD_CLOEXEC)
+        try:
+            copy = os.dup(file)
+        except OSError:
+            os.close(file)
+            raise
         self._questions += 1
-        number, until, asked = self._questions, now + PUMP_TIMEOUT, pump.id
+        number, asked = self._questions, pump.id
         self._files[number] = file
+        self._until[number] = until
         pump.order(messages.Describe(number, what), (copy,))
 
         def look(now: float) -> Said | None:
@@ -172,14 +213,15 @@ class Control:
             if number not in self._told and now < until and there is not None and there.id == asked:
                 return None
             os.close(self._files.pop(number))
-            told = self._told.pop(number, None)
-            if told is None:
-                told = {"error": "The pump did not respond."}
-            if ours:
-                return done(**ours, pump=told)
-            return failed(told["error"]) if "error" in told else done(**told)
+            del self._until[number]
+            return respond(now, self._told.pop(number, None))
 
         return look
+
+    @property
+    def due(self) -> float:
+        """When the next question is given up (monotonic seconds)."""
+        return min(self._until.values(), default=NEVER)
 
     def described(self, number: int) -> None:
         """The pump has written what it was asked."""

@@ -33,18 +33,22 @@ def status_of(tree: Tree, now: float) -> dict[str, Any]:
     }
 
 
-def workers_of(tree: Tree, now: float) -> dict[str, Any]:
+def workers_of(tree: Tree, scoreboard: Scoreboard, now: float) -> dict[str, Any]:
     """All processes, the parent too."""
     own = {"role": "parent", "pid": os.getpid(), "state": tree.phase.value, "memory": resident(os.getpid())}
-    return {"processes": [own, *(_process(tree, child, now) for child in tree.children())]}
+    return {"processes": [own, *(_process(tree, child, scoreboard, now) for child in tree.children())]}
 
 
 def rows_of(tree: Tree, scoreboard: Scoreboard, now: float) -> list[dict[str, Any]]:
-    """The scoreboard's rows, those of processes that have ended lately behind the others. No process is asked
-    for it."""
-    threads = {child.row: child.thread_rows for child in tree.children() if child.thread_rows is not None}
+    """The scoreboard's rows, those of processes that have ended lately behind the others."""
+    threads = _threads(tree)
     found = [_row(scoreboard, index, threads.get(index), now) for index in range(PROCESSES)]
     return sorted(filter(None, found), key=lambda row: (bool(row.get("ending")), row["seconds"]))
+
+
+def _threads(tree: Tree) -> dict[int, ThreadRows]:
+    """By the row of their process."""
+    return {child.row: child.thread_rows for child in tree.children() if child.thread_rows is not None}
 
 
 def _row(scoreboard: Scoreboard, index: int, threads: ThreadRows | None, now: float) -> dict[str, Any]:
@@ -86,6 +90,8 @@ def _slots(rows: Sequence[ThreadRow], tasks: Sequence[TaskRow], now: float) -> l
         slot: dict[str, Any] = {
             "letter": "W" if row.is_busy or task is not None else "_",
             "seconds": round(max(0.0, now - row.since_ns / 1e9), 3) if row.since_ns else None,
+            "requests": row.request_count,
+            "bytes": row.response_bytes,
         }
         found.append(slot if task is None else slot | _described(tasks[task], now))
     return found
@@ -111,7 +117,7 @@ def _pool(pool: WorkerPool) -> dict[str, Any]:
     return said
 
 
-def _process(tree: Tree, child: Child, now: float) -> dict[str, Any]:
+def _process(tree: Tree, child: Child, scoreboard: Scoreboard, now: float) -> dict[str, Any]:
     said: dict[str, Any] = {
         "role": child.role.value,
         "pid": child.pid if child.pid != UNKNOWN else None,
@@ -122,5 +128,6 @@ def _process(tree: Tree, child: Child, now: float) -> dict[str, Any]:
     if child.role in (Role.WORKER, Role.TEMPLATE):
         said |= {"pool": tree.pools[child.pool].name, "generation": child.generation}
     if child.role is Role.WORKER:
-        said |= {"threads": child.threads, "id": child.id}
+        requests, sent = scoreboard.served(child.row)
+        said |= {"threads": child.threads, "id": child.id, "requests": requests, "bytes": sent}
     return said

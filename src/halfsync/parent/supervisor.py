@@ -240,6 +240,8 @@ class Supervisor:
             self.upgrades.due,
             *(min(child.limit, child.ready_by) for child in children),
         ]
+        if self._control is not None:
+            due.append(self._control.due)
         due += [pool.backoff.until for pool in self._tree.all_pools if pool.backoff.until > now]
         due += [child.join_after for child in children if child.join_after > now]
         if any(child.has_unsent for child in children) or self._staffing.lacks(now):

@@ -7,9 +7,9 @@ import os
 from array import array
 
 from halfsync.wire.messages import SCOREBOARD_BYTES
-from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, row_of
+from halfsync.wire.thread_rows import WORDS, ThreadRow, rows_of
 
-_SIZE = 8 * THREAD_ROWS
+_SIZE = 8 * WORDS
 
 TRIES = 8
 """An application can write there without pause, and must not keep the parent."""
@@ -40,7 +40,7 @@ class ThreadRows:
             before, found = found, self._read()
             if found == before:
                 break
-        return [row_of(word) for word in array("Q", found)[: self._threads]]
+        return rows_of(array("Q", found), self._threads)
 
     def _read(self) -> bytes:
         return os.pread(self._fd, _SIZE, SCOREBOARD_BYTES - _SIZE)

@@ -6,6 +6,7 @@ It is put together when somebody asks, so it costs nothing until then.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain, islice
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from halfsync.counts import TOTAL_NS
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.loop import Pump
+from halfsync.pump.task_rows import describe_tasks
 from halfsync.pump.workers import LOG_BATCH, Pool, Worker
 from halfsync.scoreboard import TaskRow
 from halfsync.wire.thread_rows import paired
@@ -25,8 +27,7 @@ MOST = 2000
 
 def describe(pump: Pump, what: str) -> bytes:
     """JSON."""
-    found = {"status": status, "workers": workers, "connections": connections, "leases": leases}[what](pump)
-    return msgspec.json.encode(found)
+    return msgspec.json.encode(_WHAT[what](pump))
 
 
 def status(pump: Pump) -> dict[str, Any]:
@@ -50,6 +51,13 @@ def workers(pump: Pump) -> dict[str, Any]:
             for worker in pump.pools.workers.values()
         ]
     }
+
+
+def rows(pump: Pump) -> dict[str, Any]:
+    """Nothing: what runs now is written on the scoreboard, which else is done twice a second."""
+    for worker in pump.pools.workers.values():
+        describe_tasks(pump.scoreboard, worker)
+    return {}
 
 
 def connections(pump: Pump) -> dict[str, Any]:
@@ -157,9 +165,23 @@ def slots_of(pump: Pump, worker: Worker) -> list[dict[str, Any]]:
     rows = worker.thread_rows
     for row, task in zip(rows, paired(rows, list(map(worker.begun, numbers))), strict=True):
         seconds = round(max(0.0, (pump.clock.now_ns - row.since_ns) / 1e9), 3) if row.since_ns else None
-        slot: dict[str, Any] = {"letter": waiting if task is None else working, "seconds": seconds}
+        slot: dict[str, Any] = {
+            "letter": waiting if task is None else working,
+            "seconds": seconds,
+            "requests": row.request_count,
+            "bytes": row.response_bytes,
+        }
         found.append(slot if task is None else slot | _task(pump, worker, numbers[task]))
     return found
+
+
+_WHAT: dict[str, Callable[[Pump], dict[str, Any]]] = {
+    "status": status,
+    "workers": workers,
+    "rows": rows,
+    "connections": connections,
+    "leases": leases,
+}
 
 
 def _text(data: bytes) -> str:

@@ -48,6 +48,7 @@ def page(found: dict[str, Any], points: Sequence[Point], now: float, refresh: in
         "<h2>Threads</h2>",
         *(_board(pool, workers) for pool in found["pools"]),
         _legend(),
+        _by_thread(workers),
         "<h2>The last 15 minutes</h2>",
         _plots(points, now),
         "<h2>The slowest requests that run now</h2>",
@@ -124,6 +125,22 @@ def _slots_of_loop(worker: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"letter": letter} | (next(running, {}) if letter in "WG" else {}) for letter in worker["letters"]
     ]
+
+
+def _by_thread(workers: Iterable[dict[str, Any]]) -> str:
+    rows = [
+        (
+            worker["pool"], str(worker["pid"]), number, slot["letter"],
+            "" if slot["seconds"] is None else duration(slot["seconds"]),
+            slot["requests"], Size(slot["bytes"]), slot.get("request", ""),
+        )
+        for worker in workers
+        for number, slot in enumerate(worker["slots"], 1)
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    heads = ("Pool", "Worker", "Thread", "", "For", "Requests", "Bodies", "Request")
+    return f"<details id=threads><summary>As a table</summary>{_table(heads, rows)}</details>"
 
 
 def _legend() -> str:

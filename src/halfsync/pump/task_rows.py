@@ -1,8 +1,8 @@
-"""The task rows of the scoreboard: what workers have been running for a while.
+"""The task rows of the scoreboard: what workers run.
 
-Written from the sweep, twice a second, so that a request which is over by then costs nothing. The pump has
-all of it at hand, and is the one that writes it: a worker may be unable to. A row is free again at the first
-sweep after the task's end.
+Written from the sweep, twice a second, and when somebody looks (halfsyncctl scoreboard), so that a request
+which is over by then costs nothing. The pump has all of it at hand, and is the one that writes it: a worker
+may be unable to. A row is free again the first time that it is done after the task's end.
 """
 
 from __future__ import annotations

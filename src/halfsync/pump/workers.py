@@ -39,7 +39,7 @@ from halfsync.wire.messages import (
     slots_of,
 )
 from halfsync.wire.refusals import Refusal
-from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, row_of
+from halfsync.wire.thread_rows import WORDS, ThreadRow, rows_of
 
 LOOK_AHEAD = 64
 """Tasks that a worker may hold beyond one for each thread, if its handlers are fast."""
@@ -197,8 +197,7 @@ class Worker:
     @property
     def thread_rows(self) -> list[ThreadRow]:
         """What each of its threads says."""
-        first = len(self.scoreboard) - THREAD_ROWS
-        return [row_of(word) for word in self.scoreboard[first : first + self.threads]]
+        return rows_of(self.scoreboard[-WORDS:], self.threads)
 
     def send(self, messages: Sequence[object], fds: list[int]) -> Sent:
         """One packet of what Task, LogTask and Nudge are, or the same as tuples of their columns."""

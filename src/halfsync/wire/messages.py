@@ -54,7 +54,7 @@ from typing import ClassVar
 import msgspec
 
 from halfsync.objects import Memory, SimpleObject
-from halfsync.wire.thread_rows import THREAD_ROWS
+from halfsync.wire.thread_rows import WORDS
 
 MAX_PACKET = 160 * 1024
 """Bytes. A packet must fit the socket's send buffer whole; 212,992 is Linux's default limit."""
@@ -110,12 +110,12 @@ loop takes tasks, and from time to time while it has any. If that is long ago, t
 
 
 def scoreboard_bytes(slots: int) -> int:
-    return 8 * (2 * slots + 1 + THREAD_ROWS)
+    return 8 * (2 * slots + 1 + WORDS)
 
 
 def slots_of(scoreboard: memoryview) -> int:
     """`scoreboard` consists of 64-bit integers."""
-    return (len(scoreboard) - 1 - THREAD_ROWS) // 2
+    return (len(scoreboard) - 1 - WORDS) // 2
 
 
 SCOREBOARD_BYTES = scoreboard_bytes(SCOREBOARD_SLOTS)

@@ -84,6 +84,7 @@ class TaskReplier:
         "begun",
         "ended",
         "number",
+        "sent",
     )
 
     def __init__(
@@ -107,12 +108,14 @@ class TaskReplier:
         self._spill: _Spill | None = None
         self.begun = False
         self.ended = False
+        self.sent = 0  # bytes of the body that were handed over
 
     def whole(self, head: Head, length: int, body: bytes, lease: Lease | None = None) -> None:
         if len(body) > SMALL:
             self._large(head, length, body, lease)
             return
         self.begun = self.ended = True
+        self.sent = len(body)
         now = time.monotonic_ns()
         self._outbox.put(
             Reply(
@@ -150,6 +153,7 @@ class TaskReplier:
         ending: Ending = DONE,
         stamp: Stamp | None = None,
     ) -> None:
+        self.sent = count
         self._reply(head, length, b"", [File(descriptor, offset, count, stamp)], ending, lease)
 
     def tunnel(self, head: Head, descriptor: int) -> None:
@@ -160,6 +164,7 @@ class TaskReplier:
         self._spill = spill = _Spill(self._limits)
         if len(piece) <= SMALL:
             spill.count_memory(len(piece))
+            self.sent = len(piece)
             self._reply(head, length, piece, [], Ending.UNFINISHED)
             self._leave()
             return
@@ -173,6 +178,7 @@ class TaskReplier:
         spill = self._spill
         if spill is None:
             self._spill = spill = _Spill(self._limits)
+        self.sent += len(piece)
         objects = spill.objects(piece)
         if last and not spill.piped:
             self._part(objects, DONE)
@@ -202,6 +208,7 @@ class TaskReplier:
 
     def _large(self, head: Head, length: int, body: bytes, lease: Lease | None) -> None:
         """A whole body that does not fit its Reply. One with a lease must be whole in one message."""
+        self.sent = len(body)
         if len(body) > self._limits.memory or lease is not None:
             spill = self._spill = _Spill(self._limits)
             objects = spill.objects_in_file(body)
@@ -281,13 +288,14 @@ class TaskReplier:
 class TaskResponder:
     """A thread's Responder: most tasks need no TaskReplier."""
 
-    __slots__ = ("_limits", "_others", "_replier", "outbox")
+    __slots__ = ("_limits", "_others", "_replier", "outbox", "sent")
 
     def __init__(self, outbox: Outbox, limits: ResponseLimits, others: Sized) -> None:
         self.outbox = outbox
         self._limits = limits
         self._others = others
         self._replier: TaskReplier | None = None
+        self.sent = 0  # bytes of bodies, until they are counted
 
     def replier(
         self,

@@ -58,6 +58,7 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from halfsync.wire.thread_rows import THREAD_ROWS
 from halfsync.worker import forks
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.callables import is_asgi
@@ -199,6 +200,7 @@ class WatchThread:
         if application is not None and plan.settings.max_requests:
             self._handlers = self._counted(plan.settings)
         self._threads: Threads | None = None
+        self._served = [0] * (2 * THREAD_ROWS)  # by thread: see Threads
         self._watch: socket.socket | None = None
         self._retired = False
         self._alone_since = 0.0  # monotonic; since when there is no pump
@@ -328,6 +330,7 @@ class WatchThread:
             self._limits,
             self._rules,
             self._pages,
+            self._served,
         )
         self._alone_since = 0.0
         self._threads.start(self._count)

@@ -38,7 +38,7 @@ class RuledReplies:
 class RuledResponder:
     """See Responder. Made for each request."""
 
-    __slots__ = ("_pages", "_responder", "_rules", "outbox")
+    __slots__ = ("_pages", "_responder", "_rules", "outbox", "sent")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class RuledResponder:
         self._rules = rules
         self._pages = pages
         self.outbox = outbox
+        self.sent = 0
 
     def replier(self, number: int, began: int) -> TaskReplier:
         return self._responder.replier(number, began, self._rules, self._pages)
@@ -63,6 +64,9 @@ def ruled(
     replies = outbox if rules is None else RuledReplies(outbox, rules)
 
     def quick_by_rules(task: object, began: int, responder: TaskResponder) -> int:
-        return quick(task, began, RuledResponder(responder, replies, rules, pages))
+        its_own = RuledResponder(responder, replies, rules, pages)
+        ended = quick(task, began, its_own)
+        responder.sent += its_own.sent
+        return ended
 
     return quick_by_rules

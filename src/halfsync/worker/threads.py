@@ -59,7 +59,7 @@ from halfsync.wire.messages import (
     Task,
     decode_tasks,
 )
-from halfsync.wire.thread_rows import THREAD_ROWS, idle
+from halfsync.wire.thread_rows import THREAD_ROWS, WORDS, idle
 from halfsync.worker import forks
 from halfsync.worker.bodies import ASK_EVERY, ResponseLimits, TaskReplier, TaskResponder
 from halfsync.worker.interrupts import Interrupts
@@ -126,7 +126,11 @@ class Threads:
         limits: ResponseLimits,
         rules: Sequence[HeaderRules | None] | None = None,
         pages: Sequence[ErrorPages | None] | None = None,
+        served: list[int] | None = None,
     ) -> None:
+        """`served`: what the threads of the same places have served for pumps before, and serve here from now
+        on: requests, and behind them bytes, as the scoreboard has them. It is added to."""
+        self._served = [0] * (2 * THREAD_ROWS) if served is None else served
         self._rules = rules or [None] * len(handlers)
         self._pages = pages or [None] * len(handlers)
         self._tasks = tasks
@@ -157,7 +161,7 @@ class Threads:
         self._living = count
         forks.call_in_child(self._forget_in_child)
         for number in range(count):
-            live = partial(self._live, len(self._scoreboard) - THREAD_ROWS + number)
+            live = partial(self._live, len(self._scoreboard) - WORDS + number)
             self._threads.append(start_thread(live, f"halfsync-{number + 1}"))
 
     def stop(self) -> None:
@@ -244,6 +248,7 @@ class Threads:
         self._scoreboard[row] = idle(time.monotonic_ns())
         buffer = channel.page_buffer(MAX_PACKET)
         responder = TaskResponder(self.outbox, self._limits, self._task_queue)
+        self._count(row, 0, responder)
         pause = FIRST_PAUSE
         while True:
             try:
@@ -308,6 +313,7 @@ class Threads:
         take, quick_of = self._task_queue.popleft, self._quick
         identity = _thread.get_ident()
         ended = 0  # when the task before ended, which is when the next one begins; 0: the clock must tell
+        count = 0  # of requests
         scoreboard[row] = _now() << 1 | 1  # `at_work`, without a call
         while True:
             try:
@@ -320,6 +326,7 @@ class Threads:
                 # It may have come while this thread waited for the interpreter lock, after `ended`.
                 began = ended if ended > task.queued_ns else _now()
                 quick = quick_of[task.route] if task.body is not None else None
+                count += 1
             since = outbox.since
             if since and (began - since > MAX_WAIT or outbox.size > MAX_WAITING):
                 outbox.flush()
@@ -329,10 +336,11 @@ class Threads:
             scoreboard[slot] = began
             if scoreboard[SCOREBOARD_SLOTS + slot] == number:  # not before: see SCOREBOARD_SLOTS
                 self._drop(number)
+                count -= 1
                 continue
             at[identity] = task
             if quick is None:
-                self._general(task, began)
+                self._general(task, began, responder)
                 ended = 0
                 continue
             try:
@@ -345,22 +353,36 @@ class Threads:
         if outbox.small or outbox.waiting:
             outbox.flush()
         at[identity] = None
+        if count:
+            self._count(row, count, responder)
         scoreboard[row] = (ended or _now()) << 1  # `idle`
 
-    def _general(self, task: Task | LogTask, began: int) -> None:
+    def _count(self, row: int, count: int, responder: TaskResponder) -> None:
+        """Requests, and the bytes that the responder has counted. (The thread at the same place that ends
+        with the pump before adds to the same numbers.)"""
+        served, place = self._served, row + WORDS - len(self._scoreboard)
+        served[place] += count
+        served[place + THREAD_ROWS] += responder.sent
+        responder.sent = 0
+        self._scoreboard[row + THREAD_ROWS] = served[place]
+        self._scoreboard[row + 2 * THREAD_ROWS] = served[place + THREAD_ROWS]
+
+    def _general(self, task: Task | LogTask, began: int, responder: TaskResponder) -> None:
         """What is not for a `quick`."""
         if isinstance(task, LogTask):
             self._log(task)
         else:
-            self._handle(task, began)
+            self._handle(task, began, responder)
 
     def _conclude_quick(self, task: Task | LogTask, began: int, responder: TaskResponder) -> None:
         """After a `quick` that has used a Replier, or none."""
         assert isinstance(task, Task)
         rules, pages = self._rules[task.route], self._pages[task.route]
-        self._conclude(task, responder.replier_of(task.number, began, rules, pages))
+        replier = responder.replier_of(task.number, began, rules, pages)
+        self._conclude(task, replier)
+        responder.sent += replier.sent
 
-    def _handle(self, task: Task, began: int) -> None:
+    def _handle(self, task: Task, began: int, responder: TaskResponder) -> None:
         rules, pages = self._rules[task.route], self._pages[task.route]
         replier = TaskReplier(self.outbox, self._limits, task.number, began, self._task_queue, rules, pages)
         spool: RequestBody | None = None
@@ -378,6 +400,7 @@ class Threads:
         if spool is not None:
             spool.close()
         self._conclude(task, replier)
+        responder.sent += replier.sent
 
     def _log_failure(self, task: Task | LogTask) -> None:
         """Of a handler, in its exception handler."""
