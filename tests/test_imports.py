@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan_codec": {"certificates", "plan", "settings.table"},
     "at_reload": {"settings.table"},
     "rereading": {"at_reload", "habits", "header_rules", "layout", "seen_files", "settings"},
+    "without_effect": {"layout", "plan", "settings"},
     "channel": {"wire", "primitives", "temporary_files"},
     "logs": {
         "logs", "forwarded", "hosts", "wire", "request", "request_ids", "pump.closes", "primitives",
@@ -87,7 +88,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "command_line", "early_signals", "habits", "forwarded", "toml_text", "watcher.main", "parent",
         "layout", "plan", "settings", "logs", "channel", "wire", "folders", "rereading", "seen_files",
-        "routes_table", "logresolve", "store_url",
+        "routes_table", "logresolve", "store_url", "without_effect",
     },
     "logresolve": {"logs"},
     "ctl": {"ctl_text", "wire"},

@@ -241,7 +241,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     files = seen(os.path.join(folder, file) for file in sources.files)
     mistakes = Mistakes()
     loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES, mistakes)
-    read_again = Rereading(sources, os.environ, folder, loaded.settings, check_formats)
+    read_again = Rereading(sources, os.environ, folder, loaded.settings, check_formats, ineffective)
     notes = [*sources.notes, *about_script_name(os.environ, loaded.settings.env)]
     enter(loaded, mistakes)
     named = [*loaded.targets]
@@ -265,22 +265,34 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
         plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)
         click.echo("\n".join(table_of(plan)))
         return 0
+    warnings = ineffective(loaded, loaded.settings, named, layout)
     if check_config:
-        for note in notes:
+        for note in (*notes, *warnings):
             click.echo(note)
         return check(loaded, layout, tls)
-    say_notes(notes, loaded)
+    say_notes(notes, warnings, loaded)
     from halfsync.parent.main import serve
 
     return serve(loaded.settings, layout, read_again, files, tls, _command)
 
 
-def say_notes(notes: Sequence[str], loaded: Loaded) -> None:
+def ineffective(loaded: Loaded, settings: Settings, targets: Sequence[Target], layout: Layout) -> list[str]:
+    """Sentences about settings that have no effect."""
+    from halfsync.parent.listeners import scheme_of
+    from halfsync.without_effect import without_effect
+
+    has_tls = any(scheme_of(address, settings) == "https" for address in layout.addresses(settings))
+    return without_effect(loaded, settings, targets, layout, has_tls)
+
+
+def say_notes(notes: Sequence[str], warnings: Sequence[str], loaded: Loaded) -> None:
     from halfsync.logs import error
 
     error.be("parent", loaded.settings.log_level, loaded.settings.log_format)
     for note in notes:
         error.log("info", note)
+    for warning in warnings:
+        error.log("warning", warning)
 
 
 def enter(loaded: Loaded, mistakes: Mistakes) -> None:

@@ -49,14 +49,18 @@ class Rereading:
         folder: str,
         running: Settings,
         check: Callable[[Loaded, Mistakes], None],
+        ineffective: Callable[[Loaded, Settings, Sequence[Target], Layout], list[str]],
     ) -> None:
         """`environment` and `folder` (by its name) are those of the start; `running` are the settings that
-        the server was started with."""
+        the server was started with. `ineffective` gives sentences about settings that have no effect; those
+        that it gave before are not said again."""
         self._sources = sources
         self._environment = dict(environment)
         self._folder = folder
         self._running = running
         self._check = check
+        self._ineffective = ineffective
+        self._ineffective_before: list[str] = []
         self._before: tuple[Served, Layout] | None = None
 
     @property
@@ -85,12 +89,16 @@ class Rereading:
             tls = tls_of(settings, loaded.sites, loaded.places, mistakes)
             mistakes.raise_all()
         notes += [note for note in sources.notes if note not in self._sources.notes]
+        found = self._ineffective(loaded, settings, targets, layout)
+        notes += [note for note in found if note not in self._ineffective_before]
+        self._ineffective_before = found
         self._sources = sources
         return Configuration(settings, layout, files, tls, notes)
 
     def started_with(self, targets: list[Target], loaded: Loaded, found: Layout) -> None:
         """What these meant at the start."""
         self._before = (self._running, targets, loaded.sites, loaded.headers, loaded.error_pages), found
+        self._ineffective_before = self._ineffective(loaded, self._running, targets, found)
 
     def _worked_out(self, served: Served, mistakes: Mistakes) -> Layout:
         """If a folder is gone, but the configuration is the same as before: as before, so that the code can
