@@ -27,8 +27,8 @@ from tests.e2e.test_https import resumed
 from tests.e2e.test_systemd import Manager, launcher
 from tests.e2e.test_websockets import closed, open_at
 
-pytestmark = pytest.mark.skipif(
-    "HALFSYNC_TEST_TRANSPORT" in os.environ, reason="what such a transport has read can't be handed over"
+over_plain_sockets = pytest.mark.skipif(
+    "HALFSYNC_TEST_TRANSPORT" in os.environ, reason="only connections over plain sockets are handed over"
 )
 
 SETTINGS = """
@@ -117,6 +117,7 @@ def process_of(answer: Answer) -> str:
 # --- what clients see ------------------------------------------------------------------------------
 
 
+@over_plain_sockets
 def test_upgrades_under_load_lose_no_request_and_close_no_connection(tmp_path):
     """One after the other; new connections and kept ones, which stay the same sockets."""
     with upgradable(tmp_path) as server:
@@ -149,6 +150,7 @@ def test_upgrades_under_load_lose_no_request_and_close_no_connection(tmp_path):
     assert not (tmp_path / "pid").exists()
 
 
+@over_plain_sockets
 def test_what_is_under_way_is_finished_and_what_waits_goes_on(tmp_path):
     """Each of these straddles the upgrade; and then its connection is the new version's."""
     with (
@@ -237,6 +239,7 @@ def over_tls(server: Server, context: ssl.SSLContext) -> ssl.SSLSocket:
     return context.wrap_socket(raw, server_hostname="127.0.0.1")
 
 
+@over_plain_sockets
 def test_a_proxys_clients_keep_their_addresses(tmp_path):
     """What the PROXY protocol said is known to the new version; and who has not said it yet, may say it
     there."""
@@ -410,6 +413,7 @@ def test_one_that_is_too_late_is_ended(lasting):
 # --- settings --------------------------------------------------------------------------------------
 
 
+@over_plain_sockets
 def test_settings_may_have_changed(tmp_path):
     """Addresses that stay are never closed; new ones are bound, others are closed, a unix socket's file with
     them. And the pid file and the control socket may move."""
@@ -566,6 +570,7 @@ def app(environ, start):
 """
 
 
+@over_plain_sockets
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["tcp", "unix"])
 def test_sockets_of_a_service_manager_are_handed_on(tmp_path, family):
     """They stay the same ones from version to version, and a unix socket's file is the manager's."""

@@ -90,7 +90,9 @@ def record(tape: Tape, kind: Any, table: Any, event_of: Any, monkeypatch: pytest
 
 
 def fresh(stage: Stage) -> Client:
-    return stage.client()
+    client = stage.client()
+    stage.settle()  # with TLS, the client's part of the handshake was the last
+    return client
 
 
 def connected(stage: Stage) -> Client:

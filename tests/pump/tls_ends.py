@@ -5,6 +5,7 @@ the connection ended with a close_notify, and what lies in which record."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -152,7 +153,8 @@ class TLSSocket:
                 self.said_goodbye = not data
                 return data
             except ssl.SSLWantReadError:
-                self.flush()
+                with contextlib.suppress(OSError):  # what came before a reset can be read all the same
+                    self.flush()
                 if not self._fill():
                     raise BlockingIOError from None
             except ssl.SSLZeroReturnError:
