@@ -14,7 +14,7 @@ from halfsync.stamps import stamp_of
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get, no_descriptor_left
 from tests.pump.http2_client import Http2Client, RawHttp2, prompt
-from tests.wire.http2_frames import PREFACE, headers, ping, said, settings
+from tests.wire.http2_frames import EH, POST, PREFACE, data, headers, ping, said, settings
 
 
 @pytest.fixture
@@ -72,6 +72,17 @@ def test_http1_on_an_http2_connection(stage: Stage):
     client = RawHttp2(stage, headers(1))
     client.send(get())
     assert "GOAWAY FRAME_SIZE_ERROR" in client.said()
+
+
+def test_nothing_comes_behind_the_end_of_a_connection(stage: Stage):
+    """Streams that are open end with it: GOAWAY is the last frame."""
+    hand = stage.hand()
+    client = RawHttp2(stage, *[headers(number) for number in (1, 3, 5)])
+    hand.reply(hand.take(), length=100, ending=Ending.UNFINISHED)
+    client.send(headers(7, POST, EH), *[data(7, bytes(16_384))] * 3, ping(b"7 bytes"))
+    assert client.until_said("GOAWAY FRAME_SIZE_ERROR")[-1] == "GOAWAY FRAME_SIZE_ERROR"
+    stage.until(lambda: client.client.receive() == 0 and client.client.over)
+    assert client.said() == []
 
 
 def test_many_at_once_are_answered_in_any_order(stage: Stage):

@@ -21,7 +21,19 @@ from halfsync.wire.hpack import Decoder
 from halfsync.wire.messages import Lease
 from tests.pump.harness import Hand, Stage, skip_with_records, skip_with_single_bytes
 from tests.pump.http2_client import Http2Client, RawHttp2
-from tests.wire.http2_frames import EH, ES, data, headers, ping, priority, request, rst, said, window
+from tests.wire.http2_frames import (
+    EH,
+    ES,
+    data,
+    headers,
+    ping,
+    priority,
+    request,
+    rst,
+    said,
+    settings,
+    window,
+)
 
 BODY = b"leased " * 100
 Frame = tuple[int, int, int, bytes]
@@ -246,6 +258,23 @@ def test_windows_that_are_shut(stage: Stage):
     client.engine.increment_flow_control_window(10_000)
     client.flush()
     assert client.response(number).body == BODY
+
+
+def test_a_window_is_acknowledged_before_it_is_used(stage: Stage):
+    """SETTINGS that open windows, and a request behind them in the same packet: its response, which is larger
+    than the windows before, comes behind the acknowledgement (RFC 9113 6.5.3). Some clients count so."""
+    hand = known(stage)
+    client = RawHttp2(stage, settings((4, 10)))
+    client.send(settings((4, 60_000)), headers(1))
+    frames: list[Frame] = []
+
+    def is_served() -> bool:
+        frames.extend(client.frames())
+        return 0 in [kind for kind, *_ in frames]
+
+    stage.until(is_served)
+    assert [kind for kind, *_ in frames if kind in (0, 4)] == [4, 4, 4, 4, 0]  # the server's own comes first
+    assert not hand.tasks
 
 
 def test_a_lease_that_is_over(stage: Stage, counted: Counted):

@@ -262,6 +262,8 @@ class Http2:
         conn.when, conn.first_byte = clock.wall, clock.now
         guarded = self.handshakes.contexts.has_guarded and isinstance(conn.transport, TLSTransport)
         events = session.wire.receive(data, clock.now)
+        if session.wire.out:
+            self._frames.put_acknowledgement(conn, session)
         alone = len(events) == 1 and not (conn.out or session.ready or session.wire.out)
         for event in events:
             if type(event) is RequestReceived:
@@ -363,6 +365,7 @@ class Http2:
         session.closing = Closing.FAILED
         reason = reason_of(event.limit)
         self._faults.connection(conn, event, self._clock.now)
+        session.wire.say_no_more()
         for stream in list(session.streams):
             self._endings.close(stream, reason)
         conn.deadline = self._clock.now + self.linger_timeout

@@ -177,6 +177,13 @@ class Http2Connection(Http2State):
         self.out.append(frames.goaway(self.last_stream, error.code, why))
         events.append(ConnectionFailed(error.code, why, error.limit))
 
+    def say_no_more(self) -> None:
+        """It has failed: GOAWAY is the last frame. Streams end with the connection, with no RST_STREAM, and
+        what was said since (what came before the mistake may have opened windows) is of no use."""
+        self.streams.clear()
+        while self.out and self.out[-1][3] != frames.GOAWAY:
+            self.out.pop()
+
     def _reset_for(self, error: StreamFault, events: list[Event]) -> None:
         """The client's mistake. It counts as if the client had reset the stream."""
         self.count_reset()
@@ -270,6 +277,7 @@ class Http2Connection(Http2State):
             return
         if stream_id >= self.refuses_from:
             self._decode(block)  # for the table's sake
+            self.count_idle("streams behind GOAWAY")
             return
         if stream_id > self.last_stream + 2:
             self.skipped = [*self.skipped[1 - MAX_SKIPPED :], (self.last_stream + 1, stream_id - 2)]

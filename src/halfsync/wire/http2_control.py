@@ -61,30 +61,41 @@ def _settings(state: Http2State, flags: int, stream_id: int, payload: bytes, eve
         return
     if len(payload) > 6 * MAX_SETTINGS:
         raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings", Limit.IDLE_FRAMES)
+    windows = []
     for at in range(0, len(payload), 6):
         entry = int.from_bytes(payload[at : at + 6], "big")
-        _set(state, entry >> 32, entry & 0xFFFFFFFF, events)
+        key, value = entry >> 32, entry & 0xFFFFFFFF
+        _check_setting(key, value)
+        if key == Setting.INITIAL_WINDOW_SIZE:
+            windows.append(value)
+    if windows:
+        _set_windows(state, windows, events)
     state.out.append(frames.SETTINGS_ACK)
 
 
-def _set(state: Http2State, key: int, value: int, events: list[Event]) -> None:
+def _check_setting(key: int, value: int) -> None:
     """RFC 9113 6.5.2. (The table that we would encode with has no entries, whatever its size may be, and our
     frames are never larger than every client has to take.)"""
     if key in (Setting.ENABLE_PUSH, Setting.NO_RFC7540_PRIORITIES) and value > 1:
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"setting {key} is {value}")
     if key == Setting.MAX_FRAME_SIZE and not FRAME_SIZE <= value < 2**24:
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes")
-    if key == Setting.INITIAL_WINDOW_SIZE:
-        if value > MAX_WINDOW:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"a window of {value} bytes")
-        more = value - state.stream_window
-        state.stream_window = value
-        for stream in state.streams.values():
-            stream.window += more
-            if stream.window > MAX_WINDOW:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
-        if more > 0:
-            events.append(WindowsOpened(None))
+    if key == Setting.INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
+        raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"a window of {value} bytes")
+
+
+def _set_windows(state: Http2State, sizes: list[int], events: list[Event]) -> None:
+    """The sizes of one frame, one after the other; but the streams are walked once. (32 times for each frame,
+    with 100 streams, took 0.3 ms for 200 bytes.)"""
+    highest = max(sizes) - state.stream_window
+    more = sizes[-1] - state.stream_window
+    state.stream_window = sizes[-1]
+    for stream in state.streams.values():
+        if stream.window + highest > MAX_WINDOW:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
+        stream.window += more
+    if more > 0:
+        events.append(WindowsOpened(None))
 
 
 def _push_promise(

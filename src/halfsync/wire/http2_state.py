@@ -162,6 +162,7 @@ class Http2State:
         """A frame came for a stream that is not in `streams`. Returns if that is no mistake."""
         if stream_id > self.last_stream or stream_id % 2 == 0:
             if stream_id >= self.refuses_from and stream_id % 2:
+                self.count_idle("frames for streams behind GOAWAY")
                 return
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} is idle")
         self.count_idle("frames for closed streams")
