@@ -51,7 +51,7 @@ from tests.wire.http2_frames import (
 FILES = 8
 PATIENT = (
     *("--min-rate", "0", "--http2-max-idle-frames", "1000000", "--http2-max-resets", "1000000"),
-    *("--send-timeout", "600", "--body-timeout", "600", "--keep-alive", "600"),
+    *("--send-timeout", "600", "--body-timeout", "600", "--keep-alive", "600", "--queue-timeout", "600"),
 )
 """A window stays shut until the client happens to open it, which on a busy machine may take long."""
 SIZES = (0, 1, 10, 1000, 4095, 16_384, 16_385, 65_535, 65_536, 200_000)
