@@ -53,8 +53,8 @@ SETTINGS = """
 """
 
 HITS = "lease_slow_hits" if "HALFSYNC_TEST_TRANSPORT" in os.environ else "lease_hits"
-"""What most responses that leases give are counted as. On the hot path, what a read gave is looked up as it is:
-that serves where a read gives all that has come."""
+"""What most responses that leases give are counted as. On the hot path, what a read gave is looked up as it
+is: that serves where a read gives all that has come."""
 
 
 @pytest.fixture(scope="module")
