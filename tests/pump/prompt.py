@@ -15,11 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-LONGEST = 5.0
-"""Seconds. What has not arrived by then was dropped, for want of room at the other end, and is sent again. (A
-machine that is busy with tasks of real-time priority delivers nothing for 0.95 s.)"""
-LONGEST_END = 0.5
-"""Seconds. An end that has not come by then stands behind bytes for which there is no room."""
+LONGEST = 0.5
+"""Seconds. What has not arrived by then was dropped, for want of room at the other end, and is sent again."""
 
 OPEN = 1
 """TCP_ESTABLISHED in the kernel's net/tcp_states.h: neither FIN nor RST has come."""
@@ -71,11 +68,11 @@ class PromptSocket(socket.socket):
     def shutdown(self, how: int, /) -> None:
         super().shutdown(how)
         if how != socket.SHUT_RD:
-            self._wait(self._is_ended, LONGEST_END)
+            self._wait(self._is_ended)
 
     def close(self) -> None:
         super().close()
-        self._wait(self._is_ended, LONGEST_END)
+        self._wait(self._is_ended)
 
     def recv_promptly(self, size: int) -> bytes:
         """As `recv` of a non-blocking socket, but also what is still on its way from the other end."""
@@ -85,10 +82,10 @@ class PromptSocket(socket.socket):
             self._wait(self._is_received)
             return self.recv(size)
 
-    def _wait(self, is_there: Callable[[socket.socket], bool], longest: float = LONGEST) -> None:
+    def _wait(self, is_there: Callable[[socket.socket], bool]) -> None:
         if self.peer is None:
             return
-        give_up = time.monotonic() + longest
+        give_up = time.monotonic() + LONGEST
         while not is_there(self.peer) and time.monotonic() < give_up:
             time.sleep(0.0002)
 

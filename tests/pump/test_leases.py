@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfsync.counts import BYTES_SENT
 from halfsync.objects import File
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.known_heads import cut_cookie
@@ -266,6 +267,91 @@ def test_1_0_and_close_are_answered_from_a_lease(stage: Stage):
             answer = repeated(kept, hand, get("/x", "Host: a", "Connection: keep-alive", version="1.0"))
             assert answer.fields["connection"] == "keep-alive"
             assert not repeated(kept, hand, get("/x")).closes
+
+
+def last(stage: Stage, hand: Hand, head: bytes) -> Answer:
+    """The response to a request behind which the connection ends."""
+    client = stage.client()
+    answer = repeated(client, hand, head)
+    assert answer.closes
+    assert client.rest() == b""
+    return answer
+
+
+def test_last_requests_are_logged_and_counted_like_others(stage: Stage):
+    """From the second time on they are found by their bytes."""
+    hand = stage.hand()
+    grant(stage.client(), hand, get("/x"))
+    heads = (get("/x", "Connection: close"), get("/x", "Host: a", version="1.0"))
+    for head in heads:
+        for _ in range(3):
+            last(stage, hand, head)
+        assert head in stage.pump.leases.known[0].last
+    records = stage.pump.access.records[1:]
+    assert [record[2] for record in records] == [head for head in heads for _ in range(3)]
+    assert {record[3:5] for record in records} == {(200, len(b"leased"))}
+    assert {record[9:] for record in records} == {(int(CloseReason.ANSWERED), 0)}
+    assert len({record[5] for record in records[:3]}) == len({record[5] for record in records[3:]}) == 1
+    counts = stage.pump.endings.counts
+    assert counts.requests == 7
+    assert counts.closes == {int(CloseReason.ANSWERED): 6}
+    assert counts.words[BYTES_SENT] == sum(record[5] for record in stage.pump.access.records)
+
+
+def test_last_requests_find_a_lease_no_longer_than_others(stage: Stage):
+    """It has a new Date each second, is renewed early, and is over with the code that made it."""
+    hand = stage.hand()
+    head = get("/x", "Connection: close")
+    grant(stage.client(), hand, get("/x"), seconds=10)
+    dates = []
+    for _ in range(4):
+        dates += [last(stage, hand, head).fields["date"] for _ in range(2)]
+        stage.time.advance(1)
+    assert dates[::2] == dates[1::2]
+    assert len(set(dates)) == 4
+    stage.time.advance(4.5)
+    asked(stage.client(), hand, head)
+    last(stage, hand, head)  # one has asked for a new lease, which does not come; the others have the old one
+    (leased,) = set(stage.pump.leases.known[0].last.values())
+    stage.pump.leases.end_of(leased.granted_by)
+    asked(stage.client(), hand, head)
+
+
+def test_a_last_request_with_a_cookie_is_not_remembered(stage: Stage):
+    hand = stage.hand()
+    grant(stage.client(), hand, get("/x"))
+    for _ in range(2):
+        last(stage, hand, get("/x", "Cookie: a=1", "Connection: close"))
+    assert not stage.pump.leases.known[0].last
+
+
+def test_what_is_closed_by_us_is_not_remembered_as_closing(stage: Stage):
+    """Where a listening socket is no more, every response is the last; the very same bytes are not, on other
+    connections."""
+    hand = stage.hand()
+    grant(stage.client(), hand, get("/x"))
+    heads = (get("/x"), get("/x", "Host: a", "Connection: keep-alive", version="1.0"))
+    for head in heads:
+        client = stage.client()
+        stage.settle()  # it has shaken hands, if there is TLS
+        *_, conn = stage.pump.connections.values()
+        conn.protocol = stage.pump.closing_http1
+        assert repeated(client, hand, head).closes
+        assert not stage.pump.leases.known[0].last
+    for head in heads:
+        assert not repeated(stage.client(), hand, head).closes
+
+
+def test_behind_a_last_request_nothing_is_lost(stage: Stage):
+    """Bytes behind it are not acted on, and the client has the whole response before the end."""
+    hand = stage.hand()
+    grant(stage.client(), hand, get("/x"))
+    head = get("/x", "Connection: close")
+    for _ in range(2):
+        last(stage, hand, head)
+    for behind in (b"G", get("/y"), get("/x")):
+        last(stage, hand, head + behind)
+    assert len(stage.pump.access.records) == 6
 
 
 def test_pipelined_heads_are_answered_in_order(stage: Stage):

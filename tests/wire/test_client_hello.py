@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfsync.wire import client_hello
 from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, NO_HELLO, ClientHello, Opening, look_at
+from halfsync.wire.hello_layouts import EVERY, MAX_LAYOUTS, Layouts
 
 PART, HELLO, HTTP, OTHER = Opening
 
@@ -144,3 +147,77 @@ def test_any_bytes_are_something(data):
 def test_a_hello_that_is_changed_somewhere(at, bytes_there):
     data = hello("example.org", "h2", "http/1.1")
     look_at(data[:at] + bytes_there + data[at + len(bytes_there) :])
+
+
+@pytest.fixture(scope="module")
+def one_hello() -> bytes:
+    return hello("example.org", "h2", "http/1.1")
+
+
+def slowly(data: bytes) -> tuple[Opening, ClientHello]:
+    """What `look_at` says of a hello of a size that it has not seen."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(client_hello, "_layouts", Layouts())
+        return look_at(data)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("protocols", [(), ("h2", "http/1.1")])
+@pytest.mark.parametrize("name", ["example.org", None])
+def test_hellos_like_one_before_say_what_they_say(name, protocols, version):
+    """By where it stood in the hello before: other names of that length, too."""
+    first = hello(name, *protocols, version=version)
+    for _ in range(EVERY):  # so that, whatever other tests have read, the layout is this one's
+        assert look_at(first) == slowly(first)
+    again = hello(name, *protocols, version=version)
+    assert len(again) == len(first)
+    assert again != first
+    assert look_at(again) == slowly(again)
+    if name is not None:
+        assert look_at(again.replace(b"example.org", b"another.net"))[1].server_name == "another.net"
+
+
+@given(st.integers(0, 600), st.binary(min_size=1, max_size=4))
+def test_a_hello_that_is_almost_like_one_before(one_hello, at, bytes_there):
+    data = one_hello
+    look_at(data)
+    changed = data[:at] + bytes_there + data[at + len(bytes_there) :]
+    assert look_at(changed) == slowly(changed)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.binary(max_size=12)), max_size=70), st.binary(max_size=3))
+def test_hellos_of_any_extensions(extensions, behind):
+    """Several of a kind, too many, bytes behind them, and such as end too early."""
+    listed = b"".join(struct.pack(">HH", kind, len(data)) + data for kind, data in extensions)
+    body = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00"
+    if listed or behind:
+        body += struct.pack(">H", len(listed)) + listed + behind
+    data = in_records(b"\x01" + len(body).to_bytes(3, "big") + body, MAX_HELLO)
+    expected = slowly(data)
+    for _ in range(EVERY + 1):
+        assert look_at(data) == expected
+
+
+def test_few_layouts_are_kept():
+    layouts = Layouts()
+    for length in range(2 * MAX_LAYOUTS):
+        body = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00"
+        body += struct.pack(">HHH", 4 + length, 21, length) + bytes(length)
+        layouts.missed(in_records(b"\x01" + len(body).to_bytes(3, "big") + body, MAX_HELLO), 0, 16)
+        assert layouts.get(9 + len(body)) is not None
+        assert len(vars(layouts)["_known"]) <= MAX_LAYOUTS
+
+
+def test_a_client_that_shuffles_its_extensions_costs_no_layout_each():
+    layouts = Layouts()
+    first, second = hello("one.example"), hello("two.example")
+    second = second.replace(b"\x00\x0b\x00\x04", b"\x00\x0c\x00\x04")  # another kind, as long
+    layouts.missed(first, 0, 16)
+    kept = layouts.get(len(first))
+    for _ in range(EVERY - 1):
+        layouts.missed(second, 0, 16)
+    assert layouts.get(len(first)) is kept
+    layouts.missed(second, 0, 16)
+    found = layouts.get(len(first))
+    assert found is not None
+    assert found.fits(second)

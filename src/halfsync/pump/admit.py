@@ -103,10 +103,14 @@ class Admission:
             return False
         if leased.stamp is not None and not self._changing.may_repeat(leased):
             return False
-        if head.keep_alive and head.minor == 1 and not exchange.is_marked:
+        if exchange.is_marked:
+            pass  # no other one is like it
+        elif head.keep_alive and head.minor == 1:
             if leased.until <= now:
                 leased.refresh(self._clock)
-            self._leases.remember(head.raw, conn.origin.listener, leased)
+            self._leases.remember(head.raw, origin.listener, leased)
+        elif head.closes or (not head.minor and b"onnection:" not in head.raw):
+            self._leases.remember_last(head.raw, origin.listener, leased)
         self._leases.words[LEASE_SLOW_HITS] += 1
         conn.protocol.repeat(exchange, leased)
         return True

@@ -16,6 +16,7 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, MORE, WAIT, Connection, Exchange, Outcome, Route
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
+from halfsync.pump.http1_last import LastRequests
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.output import LEFT_AFTER, RECHECK, Output
@@ -72,6 +73,7 @@ class Http1:
         errors: InternalErrors,
         output: Output,
         responses: Http1Responses,
+        last_requests: LastRequests,
         admission: Admission,
         websockets: WebSockets,
         helpers: Helpers,
@@ -80,6 +82,7 @@ class Http1:
     ) -> None:
         self._clock = clock
         self._responses = responses
+        self._last_requests = last_requests
         self._run_queue = run_queue
         self._endings = endings
         self._errors = errors
@@ -169,6 +172,11 @@ class Http1:
             if seen is not None:
                 conn.inbox = b""
                 return self._begin_exchange(conn, seen.head, seen)
+            leased = conn.known.last.get(conn.inbox)
+            if leased is not None:
+                outcome = self._last_requests.repeat(conn, leased, self._limits)
+                if outcome is not None:
+                    return outcome
         if conn.inbox[0] == 13 and not self._skip_empty_lines(conn):
             return MORE if conn.readable else WAIT
         end = conn.inbox.find(HEAD_END, max(0, conn.scanned - 3))

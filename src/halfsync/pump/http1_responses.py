@@ -366,7 +366,13 @@ class Http1Responses:
             exchange.reason = CloseReason.DRAINING if kept else CloseReason.ANSWERED
         self._endings.log(exchange)
         conn.move(ConnectionEvent.ENDED_LAST)
-        return self._end_in_good_order(conn, exchange)
+        asked = exchange.reason is CloseReason.ANSWERED and (exchange.head.closes or not exchange.head.minor)
+        if exchange.body_end is BodyEnd.CLOSE:
+            try:
+                conn.transport.reset_at_close(False)
+            except OSError:
+                return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+        return self.end_in_good_order(conn, asked=asked)
 
     def _go_on_with_inbox(self, conn: Connection) -> Outcome:
         """The client has sent more than the request that was served. Empty lines behind a body are
@@ -379,17 +385,13 @@ class Http1Responses:
         conn.deadline = self._clock.now + (settings.head_timeout if begun else settings.keep_alive)
         return MORE
 
-    def _end_in_good_order(self, conn: Connection, exchange: Exchange) -> Outcome:
+    def end_in_good_order(self, conn: Connection, *, asked: bool) -> Outcome:
         """RFC 9112 9.6. If bytes of the client's were unread, close(2) would send a reset, which
         can destroy the response before the client has read it. A client that has asked for the close
         itself, and of which everything was read, sends nothing more: there a plain close will do."""
-        head = exchange.head
-        asked = head.closes or head.minor == 0
         timeout = self.linger_timeout
+        read = asked and not (conn.inbox or conn.readable)
         try:
-            if exchange.body_end is BodyEnd.CLOSE:
-                conn.transport.reset_at_close(False)
-            read = asked and exchange.reason is CloseReason.ANSWERED and not conn.inbox and not conn.readable
             if read and conn.transport.ends_by_close:
                 return self._endings.close(conn, CloseReason.ANSWERED)
             conn.transport.finish(closing=read)

@@ -388,7 +388,7 @@ class Http2:
         session.wire.go_away()
 
     def _end_in_good_order(self, conn: Connection) -> Outcome:
-        """RFC 9112 9.6 holds here as well: see Http1Responses._end_in_good_order."""
+        """RFC 9112 9.6 holds here as well: see Http1Responses.end_in_good_order."""
         conn.move(ConnectionEvent.ENDED_LAST)
         conn.out = None
         try:

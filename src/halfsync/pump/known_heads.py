@@ -17,25 +17,27 @@ class KnownHeads:
 
     `read_at_once`: a read of less than was wanted leaves nothing, so the fast path may take a request in."""
 
-    __slots__ = ("http2", "read_at_once", "uncookied", "whole")
+    __slots__ = ("http2", "last", "read_at_once", "uncookied", "whole")
 
     def __init__(self, *, read_at_once: bool = True) -> None:
         self.read_at_once = read_at_once
         self.whole: dict[bytes, Leased] = {}
         self.uncookied: dict[bytes, Leased] = {}  # with their Cookie line cut out (see cut_cookie)
+        self.last: dict[bytes, Leased] = {}  # of requests behind which their connection is closed
         # Of HTTP/2, whose heads are the same object if they are the same; with what stands in the access log.
         self.http2: dict[RequestHead, tuple[Leased, bytes]] = {}
 
     def __len__(self) -> int:
-        return len(self.whole) + len(self.uncookied) + len(self.http2)
+        return len(self.whole) + len(self.uncookied) + len(self.last) + len(self.http2)
 
     def clear(self) -> None:
         self.whole.clear()
         self.uncookied.clear()
+        self.last.clear()
         self.http2.clear()
 
     def drop_expired(self, now: float) -> None:
-        for table in (self.whole, self.uncookied):
+        for table in (self.whole, self.uncookied, self.last):
             for raw in [raw for raw, leased in table.items() if leased.expires <= now]:
                 del table[raw]
         for head in [head for head, (leased, _) in self.http2.items() if leased.expires <= now]:

@@ -6,7 +6,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.sendables import FileSpan
 from halfsync.stamps import Stamp
-from halfsync.wire.http1_responses import BODILESS, status_line
+from halfsync.wire.http1_responses import BODILESS, connection_line, status_line
 from halfsync.wire.messages import Reply
 
 MAX_COPY = 1024 * 1024
@@ -38,6 +38,8 @@ class Leased:
         "granted_by",
         "head_only",
         "ignores_cookie",
+        "last_until",
+        "last_wire",
         "length",
         "made_of",
         "offset",
@@ -79,6 +81,8 @@ class Leased:
         self.wire = b""
         self.size = 0
         self.until = 0.0  # `wire` may be sent as it is before this time
+        self.last_wire = b""  # the same, behind which the connection is closed
+        self.last_until = 0.0
         self.block = b""  # the head as HTTP/2 has it
         self.block_until = 0.0  # it is out of date from this time on
         self.block_start = self.data_start = b""  # of the frames around: length, kind and flags
@@ -102,7 +106,17 @@ class Leased:
 
     def end(self) -> None:
         """No response is made from it any more, whatever tables hold it."""
-        self.expires = self.renew_at = self.until = 0.0
+        self.expires = self.renew_at = self.until = self.last_until = 0.0
+
+    def is_small(self, size: int) -> bool:
+        """Whether all of it is in memory, and the body has at most so many bytes."""
+        return self.head_only or (self.file is None and len(self.body) <= size)
+
+    def refresh_last(self, clock: Clock) -> None:
+        """Build `last_wire` again, with this second's Date."""
+        head = self.head(b"" if self.dated else clock.date_line, connection_line(False, 1))
+        self.last_wire = head if self.head_only else head + self.body
+        self.last_until = min(clock.next_second, self.renew_at)
 
     def refresh(self, clock: Clock) -> None:
         """Build `wire` again, with this second's Date."""

@@ -99,6 +99,15 @@ class Leases:
         else:
             known.whole[raw] = leased
 
+    def remember_last(self, raw: bytes, listener: int, leased: Leased) -> None:
+        """`raw` is a checked head without a body, of a client that asks for the connection's end. (One with
+        a cookie is somebody's own, and is not remembered.)"""
+        if len(raw) > MAX_KNOWN_HEAD or cut_cookie(raw):
+            return
+        if sum(map(len, self.known)) >= MAX_KNOWN:
+            self.forget_heads()
+        self.known_of(listener).last[raw] = leased
+
     def remember_http2(self, head: RequestHead, listener: int, leased: Leased, logged: bytes) -> None:
         """The same for a head of HTTP/2, which is looked up by itself. `logged`: as the access log has it."""
         if len(head.raw) > MAX_KNOWN_HEAD:

@@ -21,6 +21,7 @@ from halfsync.pump.endings import Endings
 from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1 import Http1, limits_of
+from halfsync.pump.http1_last import LastRequests
 from halfsync.pump.http1_responses import Http1Responses
 from halfsync.pump.http1_special import (
     ClearHttp1,
@@ -168,6 +169,7 @@ class Parts(ABC):
             self.errors,
             self.output,
             self.responses,
+            LastRequests(self.clock, self.endings, self.access, self.output, self.responses),
             self.admission,
             self.websockets,
             self.helpers,

@@ -17,6 +17,8 @@ from functools import lru_cache
 
 import msgspec
 
+from halfsync.wire.hello_layouts import Layouts
+
 MAX_HELLO = 16 * 1024
 """Bytes. Browsers' have up to 2 KiB, with post-quantum key shares."""
 MAX_RECORDS = 64
@@ -24,6 +26,9 @@ MAX_RECORDS = 64
 
 MAX_KEPT = 256
 """Bytes of a name, or of protocols, whose meaning is remembered; of each as many."""
+
+FRAMING = 9
+"""Bytes before the hello's body, if it is in one record: of the record, and of the message."""
 
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
@@ -55,15 +60,24 @@ NO_HELLO = ClientHello()
 
 def look_at(data: bytes) -> tuple[Opening, ClientHello]:
     """What a connection begins with, of which `data` has come."""
+    layout = _layouts.get(len(data))
+    if layout is not None and layout.fits(data):
+        try:
+            return Opening.HELLO, _named(data[layout.name], data[layout.protocols])
+        except IndexError:
+            return Opening.OTHER, NO_HELLO
     if data[:1] != b"\x16":
         return _no_tls(data), NO_HELLO
     kind, body = _joined(data)
     if kind is not Opening.HELLO:
         return kind, NO_HELLO
     try:
-        return kind, _parsed(body)
+        hello = _parsed(body)
     except (IndexError, struct.error):
         return Opening.OTHER, NO_HELLO
+    if len(data) == FRAMING + len(body):
+        _layouts.missed(data, _SERVER_NAME, _ALPN)
+    return kind, hello
 
 
 def _no_tls(data: bytes) -> Opening:
@@ -163,5 +177,18 @@ def _vector(value: bytes, at: int, size: int) -> tuple[int, int]:
     return begin, end
 
 
+def _named(name: bytes, protocols: bytes) -> ClientHello:
+    """What these extensions say; they are empty if they are absent. Raises IndexError."""
+    if len(name) + len(protocols) <= MAX_KEPT:
+        return _known_hello(name, protocols)
+    return _hello_of(name, protocols)
+
+
+def _hello_of(name: bytes, protocols: bytes) -> ClientHello:
+    return ClientHello(_server_name(name) if name else "", _protocols(protocols) if protocols else None)
+
+
+_layouts = Layouts()
+_known_hello = lru_cache(MAX_KEPT)(_hello_of)
 _known_name = lru_cache(MAX_KEPT)(_server_name)
 _known_protocols = lru_cache(MAX_KEPT)(_protocols)
