@@ -248,7 +248,7 @@ class Stage:
     def turn(self) -> int:
         """One turn of the loop, and whatever the workers do of themselves; how much happened."""
         self.pump._turn()
-        happened = self._watched.last + (not self.pump.run_queue.is_empty) + bool(self.pump.timeouts.due)
+        happened = self._watched.last + (not self.pump.run_queue.is_empty) + self.pump.timeouts.is_under_way
         for hand in self.hands:
             happened += hand.work()
         for helper in self.helpers:

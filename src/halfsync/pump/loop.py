@@ -322,7 +322,7 @@ class Pump(Parts):
         is_whole = now >= self._sweep_at  # if not, it is a share that an earlier one has left
         if is_whole:
             self._sweep_at = now + SWEEP
-        self._next_sweep = now if self.timeouts.due else self._sweep_at
+        self._next_sweep = now if self.timeouts.is_under_way else self._sweep_at
         if not is_whole:
             self._take_steps()
             return
