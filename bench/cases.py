@@ -237,7 +237,7 @@ def _compare(
     for server in chosen:
         server.cores = pace.servers_core
     with compare.running(chosen, path, body) as up:
-        rates = compare.measure(up, pace, path, script, connections)
+        rates = compare.measure(up, pace, path, script, connections, len(body))
     compare.show(rates, targets)
 
 

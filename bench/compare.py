@@ -13,6 +13,8 @@ from bench import load, report
 from bench.servers import HOW_TO_INSTALL, CannotStart, Server, printable, version
 
 WARM_UP = 1  # seconds, before the first round
+LARGE = 1024 * 1024
+"""Bytes of a response from which on its parts are counted."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,14 @@ def _show_notes(server: Server) -> None:
 
 
 def measure(
-    servers: list[Server], pace: Pace, path: str, script: Path | None = None, connections: int = 64
+    servers: list[Server],
+    pace: Pace,
+    path: str,
+    script: Path | None = None,
+    connections: int = 64,
+    size: int = 0,
 ) -> dict[str, Rates]:
-    """Load each in turn, `pace.rounds` times."""
+    """Load each in turn, `pace.rounds` times. `size`: bytes of a response."""
     rates = {server.name: Rates() for server in servers}
     for server in servers:
         load.wrk(server.url(path), WARM_UP, cores=pace.load_core, script=script)
@@ -119,7 +126,7 @@ def measure(
             outcome = load.wrk(
                 server.url(path), pace.seconds, connections=connections, cores=pace.load_core, script=script
             )
-            rates[server.name].outcomes.append(outcome)
+            rates[server.name].outcomes.append(outcome if size < LARGE else outcome.in_parts(size))
             server.empty_logs()
     return rates
 
@@ -132,7 +139,8 @@ def show(rates: dict[str, Rates], targets: dict[str, float]) -> None:
         least = min(outcome.per_second for outcome in rate.outcomes)
         most = max(outcome.per_second for outcome in rate.outcomes)
         ratio = f"{ours.per_second / rate.per_second:.2f}" if ours and name != "halfsync" else ""
-        row = [name, f"{rate.per_second:,.0f}", f"{least:,.0f} .. {most:,.0f}"]
+        digits = 0 if rate.per_second >= 100 else 1
+        row = [name, f"{rate.per_second:,.{digits}f}", f"{least:,.{digits}f} .. {most:,.{digits}f}"]
         row += [report.milliseconds(rate.p99), str(rate.failed), f"{rate.load_busy:.0%}", ratio]
         rows.append(row)
     print()

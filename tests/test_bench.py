@@ -50,7 +50,16 @@ total              5531
 
 
 def test_figures_are_read_from_what_wrk_prints():
-    assert load.read(WRK_SAID) == load.Outcome(212345, 70781.66, 1.31 * 1e-3, 15)
+    taken = 1.31 * 1024**3
+    assert load.read(WRK_SAID) == load.Outcome(212345, 70781.66, 1.31 * 1e-3, 15, seconds=3.0, taken=taken)
+
+
+def test_of_large_responses_the_parts_count():
+    """None of eight of 100 MiB is complete after a second, but half of each has come."""
+    said = WRK_SAID.replace("212345 requests in 3.00s, 1.31GB read", "0 requests in 1.00s, 400.00MB read")
+    outcome = load.read(said)
+    assert outcome.requests == 0
+    assert outcome.in_parts(100 * 1024**2).per_second == 4.0
 
 
 def test_no_figures_is_an_error():
