@@ -29,7 +29,7 @@ from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import acme_of, tls_of
 from halfsync.settings.sources import load
 from tests.certificates import authority, issued, write
-from tests.e2e.harness import Client, Server, kill, serving, until
+from tests.e2e.harness import LONG, Client, Server, kill, serving, until
 from tests.ports import free_port, free_ports
 
 APPLICATION = """
@@ -114,7 +114,7 @@ def shown(port: int, host: str) -> x509.Certificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
-        socket.create_connection(("127.0.0.1", port), 20) as raw,
+        socket.create_connection(("127.0.0.1", port), LONG) as raw,
         context.wrap_socket(raw, server_hostname=host) as sock,
     ):
         der = sock.getpeercert(binary_form=True)

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.certificates import authority, client_context, issued, issued_to, write
-from tests.e2e.harness import Server, curl, serving
+from tests.e2e.harness import LONG, Server, curl, serving
 
 SETTINGS = """
 bind = ["https://127.0.0.1:0"]
@@ -95,7 +95,7 @@ class Member:
         self.host = host
         self.context = context or client_context(leaf=leaf)
         place = urlsplit(server.addresses[address])
-        raw = socket.create_connection((place.hostname, place.port), 20)
+        raw = socket.create_connection((place.hostname, place.port), LONG)
         self.socket = self.context.wrap_socket(raw, server_hostname=name or host, session=session)
 
     def __enter__(self) -> Member:

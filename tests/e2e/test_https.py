@@ -81,7 +81,7 @@ def server(folder):
 
 def connected(server: Server, context: ssl.SSLContext | None = None) -> http.client.HTTPSConnection:
     return http.client.HTTPSConnection(
-        "127.0.0.1", server.port, context=context or client_context(), timeout=20
+        "127.0.0.1", server.port, context=context or client_context(), timeout=LONG
     )
 
 
@@ -151,7 +151,7 @@ def test_openssl_finds_nothing_wrong(server: Server):
         input=b"GET / HTTP/1.0\r\n\r\n",
         cwd=server.folder,
         capture_output=True,
-        timeout=20,
+        timeout=LONG,
         check=False,
     )
     assert b"Verification: OK" in found.stdout
@@ -394,7 +394,7 @@ def test_a_bad_new_certificate_is_a_line_in_the_log_and_the_old_one_stays(tmp_pa
 
 def resumed(server: Server, context: ssl.SSLContext, session: Any) -> tuple[bool, Any]:
     """Whether a session is resumed; and one to go on with."""
-    raw = socket.create_connection(("127.0.0.1", server.port), 20)
+    raw = socket.create_connection(("127.0.0.1", server.port), LONG)
     with context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         while sock.recv(65536):
@@ -448,7 +448,7 @@ def test_a_truncated_response_can_be_told(folder: Path):
     """Also of HTTP/1.0, where the end of the connection is the end of the response."""
     with serving(folder, "environ:app", "--certfile", "server.pem", "--keyfile", "server.key") as server:
         server.tracebacks = 1
-        raw = socket.create_connection(("127.0.0.1", server.port), 20)
+        raw = socket.create_connection(("127.0.0.1", server.port), LONG)
         with client_context().wrap_socket(
             raw, server_hostname="127.0.0.1", suppress_ragged_eofs=False
         ) as sock:

@@ -99,11 +99,11 @@ def test_two_tasks_that_receive(site):
     with open_at(site, "/two_receivers") as client:
         for n in range(20):
             client.send(str(n))
-        found = [client.recv(timeout=30).split() for _ in range(20)]
+        found = [client.recv(timeout=LONG).split() for _ in range(20)]
         assert sorted(int(n) for _, n in found) == list(range(20))
         for n in range(20):
             client.send(str(n))
-            assert client.recv(timeout=30).split()[1] == str(n)
+            assert client.recv(timeout=LONG).split()[1] == str(n)
 
 
 def test_no_message_is_lost_when_receive_is_cancelled(site):
@@ -111,11 +111,11 @@ def test_no_message_is_lost_when_receive_is_cancelled(site):
         for n in range(50):
             client.send(str(n))
             if n % 10:
-                assert client.recv(timeout=30) == str(n)
+                assert client.recv(timeout=LONG) == str(n)
             else:
                 time.sleep(0.003)
                 client.send("more")
-                assert [client.recv(timeout=30), client.recv(timeout=30)] == [str(n), "more"]
+                assert [client.recv(timeout=LONG), client.recv(timeout=LONG)] == [str(n), "more"]
 
 
 def test_a_child_of_the_application_sends_nothing(site):
