@@ -126,6 +126,45 @@ http://127.0.0.1:1; give it an https:// address.
 """
 
 
+BOUND = """\
+bind = ["http://127.0.0.1:0"]
+wokers = 3
+redirect_http = true
+health_bind = "127.0.0.1:0"
+proxy_protocol = ["127.0.0.1:9"]
+forwarded_allow_ips = []
+user = "nobody-of-this-name"
+
+[routes]
+"/" = "app:app"
+
+[sites.one]
+bind = "https://127.0.0.1:1"
+[sites.one.routes]
+"/" = { respond = "one" }
+"""
+
+OF_BOUND = """\
+site.toml:2: there is no setting wokers; did you mean workers?
+health_bind: 127.0.0.1:0 is in bind too; health checks have an address of their own.
+proxy_protocol: '127.0.0.1:9' is no address of bind, which has http://127.0.0.1:0, https://127.0.0.1:1; \
+* means all.
+proxy_protocol: nobody is believed; name the proxies in forwarded_allow_ips, or * for whoever connects.
+bind has an https:// address, but there is no certificate: name one with certfile.
+"""
+
+
+def test_what_is_wrong_for_the_addresses_is_told_with_all_else(tmp_path):
+    """And what is wrong for this machine."""
+    (tmp_path / "site.toml").write_text(BOUND, "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert (found.returncode, found.stdout) == (2, "")
+    told = [line.removeprefix("halfsync: ") for line in found.stderr.splitlines()]
+    [of_user] = [line for line in told if "nobody-of-this-name" in line]
+    told.remove(of_user)
+    assert sorted(told) == sorted(OF_BOUND.splitlines())
+
+
 def test_what_is_wrong_with_tls_has_its_line(tmp_path):
     (tmp_path / "site.toml").write_text(TLS, "utf-8")
     found = halfsync(tmp_path, "-c", "site.toml", "--check-config")

@@ -255,11 +255,16 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     layout = work_out(loaded.settings, named, loaded.sites, loaded.headers, loaded.error_pages, mistakes)
     read_again.started_with(named, loaded, layout)
     check_formats(loaded, mistakes)
-    check_addresses(layout.addresses(loaded.settings), mistakes)
+    are_addresses = check_addresses(layout.addresses(loaded.settings), mistakes)
+    before = len(mistakes.found)
     tls = tls_of(loaded.settings, loaded.sites, loaded.places, mistakes)
+    all_tls = len(mistakes.found) == before
     check_reach(loaded.settings, layout.sites, mistakes)
     if check_config:
         look_at_files(loaded, tls, mistakes)
+        look_at_machine(loaded, layout, mistakes)
+        if are_addresses:
+            look_at_listeners(loaded, layout, tls, mistakes, all_tls=all_tls)
     mistakes.raise_all()
     if print_routes:
         plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)
@@ -269,7 +274,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     if check_config:
         for note in (*notes, *warnings):
             click.echo(note)
-        return check(loaded, layout, tls)
+        return check(loaded, layout)
     say_notes(notes, warnings, loaded)
     from halfsync.parent.main import serve
 
@@ -352,12 +357,15 @@ def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
             raise SettingError(str(error)) from None
 
 
-def check_addresses(addresses: Sequence[str], mistakes: Mistakes) -> None:
+def check_addresses(addresses: Sequence[str], mistakes: Mistakes) -> bool:
+    """Whether all of them are addresses."""
     from halfsync.parent.listeners import parse
 
+    before = len(mistakes.found)
     for address in addresses:
         with mistakes.noted():
             parse(address)
+    return len(mistakes.found) == before
 
 
 def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:
@@ -367,8 +375,8 @@ def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistake
         check_each(settings, sites, mistakes)
 
 
-def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
-    """`--check-config`: all but binding, since the server may be running."""
+def check(loaded: Loaded, layout: Layout) -> int:
+    """`--check-config`, when no setting is wrong: all but binding, since the server may be running."""
     from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import machine, privileges
     from halfsync.parent.config_check import check_applications
@@ -377,7 +385,6 @@ def check(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> int:
     early_signals.let_in()  # applications are imported now
     settings = loaded.settings
     keep_descriptor()
-    check_listeners(loaded, layout, tls)
     settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
     failures = check_applications(
         Plan(settings, layout.routes, layout.pools, ()), entry_points(machine.scoreboard())
@@ -408,17 +415,31 @@ def is_there(site: SiteTLS) -> bool:
     return os.path.exists(site.certfile[0])
 
 
-def check_listeners(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS]) -> None:
+def look_at_machine(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> None:
+    """Users, and what the machine must have."""
+    from halfsync.parent import machine, privileges
+
+    with mistakes.noted():
+        privileges.identity(loaded.settings)
+    with mistakes.noted():
+        machine.check_descriptors(loaded.settings, layout.pools)
+
+
+def look_at_listeners(
+    loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS], mistakes: Mistakes, *, all_tls: bool
+) -> None:
+    """At what depends on the addresses, whatever is wrong elsewhere. `all_tls`: `tls` lacks none that is
+    wrong."""
     from halfsync.parent import acme_files, listeners
 
     addresses = layout.addresses(loaded.settings)
-    listeners.check(loaded.settings, addresses, layout.only_with_tls, layout.demanding)
-    acme_files.check_packages(tls)
+    with mistakes.noted():
+        listeners.note_wrong(loaded.settings, addresses, layout.only_with_tls, layout.demanding, mistakes)
+    with mistakes.noted():
+        acme_files.check_packages(tls)
     schemes = [listeners.scheme_of(address, loaded.settings) for address in addresses]
-    if "https" in schemes and not any(one.certfile for one in tls):
-        raise SettingError(
-            "bind has an https:// address, but there is no certificate: name one with certfile."
-        )
+    if all_tls and "https" in schemes and not any(one.certfile for one in tls):
+        mistakes.note("bind has an https:// address, but there is no certificate: name one with certfile.")
 
 
 def check_writable(name: str, path: str | None) -> None:

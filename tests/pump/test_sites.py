@@ -153,6 +153,16 @@ def test_a_redirect_names_the_host_without_its_port():
     assert answer.fields["location"] == "https://a.example"
 
 
+def test_a_redirect_that_names_the_host_needs_one():
+    """HTTP/1.0 may have none, and HTTP/1.1 an empty one."""
+    for request in (
+        get("/old/x").replace(b"Host: a", b"Host:"),
+        b"GET /old/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    ):
+        answer = ask_fixed(Fixed(302, location="https://$host$path"), request)
+        assert (answer.status, "location" in answer.fields) == (400, False)
+
+
 def test_a_redirect_of_a_head_has_no_body():
     answer = ask_fixed(Fixed(302, location="/new"), get("/old", method="HEAD"), method="HEAD")
     assert (answer.status, answer.body, answer.fields["content-length"]) == (302, b"", "9")
@@ -333,6 +343,36 @@ def test_who_is_allowed(case, capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if "403 to 127.0.0.1 for GET" in line]
     assert len(lines) == (status == 403)  # once a second
     assert not any("a=b" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/x", 403),
+        ("/%78/a", 403),
+        ("/x%2fa", 403),
+        ("/x/../b", 403),
+        ("//x", 404),
+        ("/./x", 404),
+        ("/b/../x/a", 404),
+        ("/b/%2e%2e/x", 404),
+        ("/../x", 404),
+        ("/.//x?y", 404),
+        ("http://a//x", 404),
+        ("/b//x", 200),
+        ("/b/../c", 200),
+        ("/..x", 200),
+        ("//", 200),
+    ],
+)
+def test_no_other_way_to_write_a_path_leads_past_the_rules(path, status):
+    """The application that has all other paths may take two slashes for one, or resolve dots."""
+    with Stage(routes=(replace(app("/x"), allow=("10.0.0.0/8",)), app("/c"), app(""))) as stage:
+        stage.hand(answers=True)
+        stage.handler = echo
+        client = stage.client()
+        for _ in range(2):
+            assert client.ask(path).status == status
 
 
 @pytest.mark.parametrize(

@@ -158,55 +158,71 @@ def check(
     only_with_tls: Sequence[str],
     demanding: Sequence[Demanding],
 ) -> None:
-    """Settings that are wrong for these addresses of `bind`; `only_with_tls` are if one is without it. Raises
-    SettingError."""
+    """Raises SettingError for what `note_wrong` would note."""
+    mistakes = Mistakes()
+    note_wrong(settings, addresses, only_with_tls, demanding, mistakes)
+    mistakes.raise_all()
+
+
+def note_wrong(
+    settings: Settings,
+    addresses: Sequence[str],
+    only_with_tls: Sequence[str],
+    demanding: Sequence[Demanding],
+    mistakes: Mistakes,
+) -> None:
+    """Note the settings that are wrong for these addresses of `bind`; `only_with_tls` are if one is without
+    it. Raises SettingError if an address is none."""
     health = {parse(one) for one in settings.health_bind}
     served = [one for one in addresses if parse(one) not in health]
     if len(addresses) - len(served) > len(health) or not health.isdisjoint(map(parse, settings.bind)):
         named = ", ".join(settings.health_bind)
-        raise SettingError(
-            f"health_bind: {named} is in bind too; health checks have an address of their own."
-        )
-    _check_tls(settings, served, only_with_tls)
-    _check_demands(settings, demanding)
+        mistakes.note(f"health_bind: {named} is in bind too; health checks have an address of their own.")
+    _check_tls(settings, served, only_with_tls, mistakes)
+    _check_demands(settings, demanding, mistakes)
     for one in settings.proxy_protocol:
         if one != ALL and parse(one) not in map(parse, addresses):
             there = ", ".join(addresses)
-            raise SettingError(
-                f"proxy_protocol: {one!r} is no address of bind, which has {there}; * means all."
-            )
+            mistakes.note(f"proxy_protocol: {one!r} is no address of bind, which has {there}; * means all.")
     if settings.proxy_protocol and not settings.forwarded_allow_ips:
-        raise SettingError(
+        mistakes.note(
             "proxy_protocol: nobody is believed; name the proxies in forwarded_allow_ips, or * for whoever "
             "connects."
         )
 
 
-def _check_tls(settings: Settings, addresses: Sequence[str], only_with_tls: Sequence[str]) -> None:
+def _check_tls(
+    settings: Settings, addresses: Sequence[str], only_with_tls: Sequence[str], mistakes: Mistakes
+) -> None:
     tcp = [address for address in addresses if not isinstance(parse(address), str)]
     schemes = {scheme_of(address, settings) for address in tcp}
     if settings.redirect_http and "https" not in schemes:
-        raise SettingError("redirect_http: there is no https:// address in bind to redirect to.")
-    if only_with_tls and "http" in schemes and not settings.redirect_http:
-        raise SettingError(
-            f"{only_with_tls[0]}: it must not be sent without TLS, and bind has addresses for http: turn "
-            "redirect_http on."
-        )
+        mistakes.note("redirect_http: there is no https:// address in bind to redirect to.")
+    if "http" in schemes and not settings.redirect_http:
+        for setting in only_with_tls:
+            mistakes.note(
+                f"{setting}: it must not be sent without TLS, and bind has addresses for http: turn "
+                "redirect_http on."
+            )
 
 
-def _check_demands(settings: Settings, demanding: Sequence[Demanding]) -> None:
+def _check_demands(settings: Settings, demanding: Sequence[Demanding], mistakes: Mistakes) -> None:
     """Whoever connects in clear can show no certificate; so no site that requires one is served there. (But
-    over a unix socket: its peer is a proxy.) Raises SettingError."""
+    over a unix socket: its peer is a proxy.) Raises SettingError if an address is none."""
+    if settings.redirect_http:
+        return
     for site in demanding:
-        for address in site.bind:
-            if settings.redirect_http or isinstance(parse(address), str):
-                continue
-            if scheme_of(address, settings) == "http":
-                raise SettingError(
-                    f"{site.setting} is 'required', but {site.what} is served at {address}, in clear, where "
-                    "no client can show a certificate: turn redirect_http on, or serve it at https:// "
-                    "addresses alone (bind)."
-                )
+        in_clear = [
+            address
+            for address in site.bind
+            if not isinstance(parse(address), str) and scheme_of(address, settings) == "http"
+        ]
+        if in_clear:
+            mistakes.note(
+                f"{site.setting} is 'required', but {site.what} is served at {in_clear[0]}, in clear, where "
+                "no client can show a certificate: turn redirect_http on, or serve it at https:// addresses "
+                "alone (bind)."
+            )
 
 
 def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:

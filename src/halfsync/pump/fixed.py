@@ -49,6 +49,9 @@ class FixedBackend:
             conn.protocol.refuse(exchange, refusal)
             return
         fields, body = self._fields, fixed.body
+        if b"$host" in fixed.location.encode() and not exchange.head.host:
+            conn.protocol.refuse(exchange, Refusal(400, "This redirect needs the Host.", close=False))
+            return
         if fixed.location:
             location = self._location(exchange)
             fields = b"Location: %s\r\nContent-Type: text/plain; charset=utf-8\r\n" % location

@@ -54,10 +54,16 @@ class Routes:
 
     def find(self, target: bytes) -> Route | None:
         """None if nothing is served there. The path is compared percent-decoded, and with no segment
-        resolved: "/a/../b" is under "/a"."""
+        resolved: "/a/../b" is under "/a". But it is nowhere if "/b" is not for everybody: an application
+        that resolves it, or takes two slashes for one, would let everybody in there."""
         if target in self._found:
             return self._found[target]
-        found = self._search(path_of(target))
+        path = path_of(target)
+        found = self._search(path)
+        if b"//" in path or b"/." in path:
+            meant = self._search(resolved(path))
+            if meant is not found and meant is not None and meant.access is not None:
+                found = None
         if len(target) <= MAX_KEPT_TARGET:
             if len(self._found) >= MAX_KEPT:
                 self._found.clear()
@@ -76,6 +82,17 @@ def path_of(target: bytes) -> bytes:
     """The path of an origin-form, absolute-form or asterisk-form target, decoded."""
     path = target_parts(target)[0]
     return unquote_to_bytes(path) if b"%" in path else path
+
+
+def resolved(path: bytes) -> bytes:
+    """A path without empty segments, `.` and `..` (RFC 3986 5.2.4)."""
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/" + b"/".join(parts)
 
 
 def target_parts(target: bytes) -> tuple[bytes, bytes]:
