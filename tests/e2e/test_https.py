@@ -236,7 +236,7 @@ def refusal(folder: Path, *arguments: str) -> str:
     ended = command(folder, *arguments, environment=environment)
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
-    return ended.stderr.strip().splitlines()[-1]
+    return ended.stderr.strip()
 
 
 @pytest.fixture(scope="module")
