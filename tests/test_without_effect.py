@@ -127,6 +127,7 @@ NEEDS_TLS = (
     'ciphers = "ECDHE"',
     'cert_reqs = "optional"',
     "handshake_timeout = 5",
+    "max_handshakes = 5",
 )
 
 

@@ -80,7 +80,7 @@ _FOR_ASGI = (
     "limit_concurrency", "lifespan", "loop", "ws_max_size", "ws_ping_interval", "ws_ping_timeout",
     "ws_per_message_deflate",
 )  # fmt: skip
-_FOR_TLS = ("minimum_version", "ciphers", "ca_certs", "cert_reqs", "handshake_timeout")
+_FOR_TLS = ("minimum_version", "ciphers", "ca_certs", "cert_reqs", "handshake_timeout", "max_handshakes")
 _FOR_ACME = (
     "acme_email", "acme_eab_kid", "acme_eab_hmac_key", "acme_directory", "acme_challenge", "acme_folder",
 )  # fmt: skip

@@ -40,6 +40,7 @@ class CloseReason(IntEnum):
     TOO_MANY_RESETS = 30
     TOO_MANY_IDLE_FRAMES = 31
     HEADER_BLOCK_TOO_LARGE = 32
+    HANDSHAKES_FULL = 33
     BAD_PROXY_HEADER = 40
     WEBSOCKET_CLOSED = 50
     WEBSOCKET_FAILED = 51
@@ -95,6 +96,10 @@ _TABLE: dict[CloseReason, tuple[str, bool]] = {
     CloseReason.TUNNEL_TIMEOUT: ("nothing went through the tunnel within tunnel_timeout", True),
     CloseReason.HANDSHAKE_TIMEOUT: (
         "the TLS handshake, or the PROXY header before it, was not complete within handshake_timeout",
+        True,
+    ),
+    CloseReason.HANDSHAKES_FULL: (
+        "its TLS handshake was half open for a second or longer, and max_handshakes were under way",
         True,
     ),
     CloseReason.HANDSHAKE_FAILED: ("the TLS handshake failed", True),

@@ -8,7 +8,7 @@ then does OpenSSL begin: see wire/client_hello.py for the reason.
 
 A step of a handshake takes up to 0.2 ms with an ECDSA key and 0.45 with an RSA one, in one piece. So a turn
 of the loop takes STEPS of them, when the established connections have had theirs, and the others wait in
-`due`, in the order in which they became ready.
+`due`, in the order in which they became ready. (How many may be half open: see half_open.py.)
 
 What begins like a request in clear gets a response in clear, which names https. What is neither goes to
 OpenSSL, which knows the right alert."""
@@ -27,6 +27,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
 from halfsync.pump.endings import Endings
+from halfsync.pump.half_open import HalfOpen
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.known_heads import KnownHeads
 from halfsync.pump.run_queue import RunQueue
@@ -59,6 +60,7 @@ class Handshakes(BeforeHttp):
         guarded: WireProtocol,
         challenges: ShownChallenges,
         head_timeout: float,
+        max_handshakes: int,
     ) -> None:
         """`protocols`: what is spoken, by its ALPN name, our favourite first. `http1`: with clients that name
         none. `in_clear`: with those that do not know that they should use TLS. `guarded`: HTTP/1.1 where not
@@ -76,6 +78,7 @@ class Handshakes(BeforeHttp):
         self._challenges = challenges
         self.head_timeout = head_timeout
         self.due: dict[Connection, None] = {}  # (for its order)
+        self.half_open = HalfOpen(clock, endings, max_handshakes)
         self.removed: set[int] = set()  # listeners that a reload has taken out of `bind`
         self.close_soon: Callable[[Connection], None] = _nothing  # what is done about a connection of theirs
         self._known_facts: dict[object, bytes] = {}
@@ -108,7 +111,19 @@ class Handshakes(BeforeHttp):
                 self._step(conn)
             except Exception:  # noqa: BLE001 (nothing that one client does may stop the others)
                 self._errors.report(f"in a TLS handshake with {conn.origin}:\n{traceback.format_exc()}")
+                self.half_open.ended(conn)
                 self._endings.abandon(conn, self._errors)
+        if self.half_open.waiting:
+            self.admit()
+
+    def sweep(self) -> None:
+        self.half_open.sweep()
+        self.admit()
+
+    def admit(self) -> None:
+        """Clients that have waited for others' handshakes go on, if there is room."""
+        for conn in self.half_open.admit():
+            self.due[conn] = None
 
     def _step(self, conn: Connection) -> None:
         transport = conn.transport
@@ -116,12 +131,18 @@ class Handshakes(BeforeHttp):
         try:
             data = transport.plain.recv(RECEIVE)
         except BlockingIOError:
+            if conn.inbox:  # it has waited, here or in the server before an upgrade
+                self._take(conn, transport, b"")
             return
         except OSError:
             data = b""
         if not data:
+            self.half_open.ended(conn)
             self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return
+        self._take(conn, transport, data)
+
+    def _take(self, conn: Connection, transport: TLSTransport, data: bytes) -> None:
         drained = len(data) < RECEIVE
         if not drained:
             self.due[conn] = None  # edge-triggered: what is left will not be told
@@ -135,11 +156,16 @@ class Handshakes(BeforeHttp):
                 self._finished(conn, transport, drained)
         except OSError as error:
             log("debug", f"{conn.origin}: the TLS handshake failed: {error}")
+            self.half_open.ended(conn)
             self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
             return
 
     def _look(self, conn: Connection, transport: TLSTransport) -> bool:
         """At what has come before OpenSSL has begun. Whether the handshake is done. Raises OSError."""
+        if conn in self.half_open.waiting:
+            if len(conn.inbox) > MAX_BUFFERED:
+                raise TLSError("the client goes on, and did not wait for us")
+            return False
         kind, hello = look_at(conn.inbox)
         if kind is Opening.PART and len(conn.inbox) <= MAX_BUFFERED:
             return False
@@ -149,6 +175,8 @@ class Handshakes(BeforeHttp):
         shown = self._challenges
         challenge = shown.context(hello.server_name, hello.protocols) if shown.contexts else None
         if challenge is not None:
+            if not self.half_open.may_begin(conn):
+                return False
             data, conn.inbox = conn.inbox, b""
             transport.begin(challenge)
             return transport.shake(data)
@@ -158,6 +186,8 @@ class Handshakes(BeforeHttp):
             raise TLSError(f"there is no certificate for {hello.server_name or 'clients that name no host'}")
         if hello.protocols is not None and self._alpn_names.isdisjoint(hello.protocols):
             self._refuse_protocols(transport, hello.protocols)
+        if not self.half_open.may_begin(conn):
+            return False
         data, conn.inbox = conn.inbox, b""
         transport.kept, context, transport.wants_certificate, transport.shown_name = chosen
         transport.server_name = hello.server_name
@@ -172,6 +202,7 @@ class Handshakes(BeforeHttp):
 
     def _finished(self, conn: Connection, transport: TLSTransport, drained: bool) -> None:
         """`drained`: the kernel has nothing more that came. Raises OSError."""
+        self.half_open.ended(conn)
         name = transport.inner.selected_alpn_protocol()
         if name == PROTOCOL:  # the handshake was all that is wanted
             self._endings.close(conn, CloseReason.CLIENT_CLOSED)

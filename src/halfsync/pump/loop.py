@@ -328,6 +328,7 @@ class Pump(Parts):
             return
         self._guard(self.pools.sweep, "in the sweep over queues and workers")
         self._guard(partial(self.leases.sweep, now), "in the sweep over leases")
+        self._guard(self.handshakes.sweep, "in TLS handshakes")
         self._guard(partial(self.handshakes.contexts.rotate_ticket_keys, self.clock.wall), "in ticket keys")
         for stage in self.at_sweep:
             self._guard(stage, "in the sweep")

@@ -215,6 +215,7 @@ class Parts(ABC):
             self.guarded_http1,
             self.challenges,
             settings.head_timeout,
+            settings.max_handshakes,
         )
         for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2, self.http2.leased):
             guarding.handshakes = self.handshakes

@@ -95,6 +95,7 @@ class PlanChange:
         pump.admission.traces = traces_of(plan, os.environ)
         pump.timeouts.configure(settings)
         pump.handshakes.head_timeout = settings.head_timeout
+        pump.handshakes.half_open.most = settings.max_handshakes
         pump.proxy_headers.configure(settings)
         if self._contexts is not None:
             if self._contexts is not pump.handshakes.contexts:

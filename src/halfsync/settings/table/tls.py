@@ -56,6 +56,18 @@ class Tls(Serving, frozen=True, kw_only=True):
         ),
     ] = ""
 
+    max_handshakes: Annotated[
+        int,
+        about(
+            "TLS",
+            "Most handshakes that may be under way, at 45 KiB each. If there are as many, the client that "
+            "has left its own half open for longest is disconnected, if that is more than a second; else the "
+            "next one waits.",
+            unit="handshakes",
+            least=1,
+        ),
+    ] = 1000
+
     acme: Annotated[
         bool,
         about(
