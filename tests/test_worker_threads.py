@@ -42,7 +42,7 @@ def wait(stage: Stage) -> Task:
 
 
 def test_responses_of_one_packet_leave_in_one_packet(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("halfsync.worker.threads.MAX_WAIT", 60_000_000_000)  # a busy machine takes its time
+    monkeypatch.setattr("halfsync.worker.outbox.MAX_WAIT", 60_000_000_000)  # a busy machine takes its time
     with Stage(Gate(), threads=4) as stage:
         tasks = [stage.task(GET) for _ in range(20)]
         stage.send(*tasks)

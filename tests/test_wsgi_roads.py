@@ -24,10 +24,12 @@ from halfsync.wire.messages import (
     Ending,
     Part,
     Reply,
+    Task,
     decode_replies,
     encode,
     one_by_one,
 )
+from halfsync.worker.bodies import TaskResponder
 from halfsync.worker.counting import RequestCount
 from tests.worker_stage import Stage
 
@@ -44,16 +46,20 @@ class RecordingStage(Stage):
         self.said: list[Reply | Part] = []
         self.fast: list[int] = []
         super().__init__(application, threads=1, **more)
-        outbox = self.threads.outbox
-        whole = outbox.whole
-
-        def record(number: int, *rest: Any) -> int:
-            self.fast.append(number)
-            return whole(number, *rest)
-
-        outbox.whole = record  # type: ignore[method-assign, assignment]
+        self.record(self.threads._quick[0])
         if general:
             self.threads._quick = [None]
+
+    def record(self, quick: Any) -> None:
+        """Take the fast path by this method, and note what it responds to."""
+
+        def recorded(task: Task, began: int, responder: TaskResponder) -> int:
+            ended: int = quick(task, began, responder)
+            if ended:
+                self.fast.append(task.number)
+            return ended
+
+        self.threads._quick = [recorded]
 
     def __enter__(self) -> RecordingStage:
         return self
@@ -369,7 +375,7 @@ def test_requests_are_counted_once_on_both_paths(general):
         handlers = [count.counted(handler) for handler in stage.threads._handlers if handler is not None]
         stage.threads._handlers = handlers
         if not general:
-            stage.threads._quick = [handlers[0].quick]  # type: ignore[attr-defined]
+            stage.record(handlers[0].quick)  # type: ignore[attr-defined]
         assert stage.ask(GET).body == stage.ask(GET, b"x", spooled=True).body == b"body"
         assert told == []
         assert stage.ask(GET).body == b"body"

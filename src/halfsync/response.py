@@ -6,7 +6,7 @@ This module is near the bottom: of ours, it imports the vocabulary only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -107,6 +107,11 @@ class Replier(Protocol):
         """The handler has more to do after the response: see that it does not wait for that."""
 
 
+SmallReply = tuple[Head, int, bytes, int]
+"""The whole of a small response: its head, its task's number, the body, and the handler's time in
+nanoseconds."""
+
+
 class SmallReplies(Protocol):
     def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
         """The whole response to the task of this number, with a body of at most `SMALL` bytes that its length
@@ -122,12 +127,20 @@ class Responder(Protocol):
     sent: int
     """Bytes of bodies that went without a Replier: to be added to."""
 
+    @property
+    def put_small(self) -> Callable[[SmallReply], None]:
+        """The same as `outbox.whole` for a body of at most `SLIGHT` bytes, without its call."""
+
     def replier(self, number: int, began: int) -> Replier:
         """For anything but a small whole response: to be called once for a task."""
 
 
 SMALL = 64 * 1024
 """Bytes of a body that goes in one message with its head."""
+
+SLIGHT = 1024
+"""Bytes of a body up to which it is not counted in what waits to be sent: no more than some 70 tasks are in a
+worker at a time, and so many small ones fit a packet."""
 
 
 # --- checking and encoding ------------------------------------------------------------------------

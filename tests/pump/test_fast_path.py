@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from halfsync.counts import PoolCounts
+from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.dispatch import Dispatcher
 from halfsync.pump.replies import Replies
 from halfsync.pump.states import ConnectionState, ExchangeState
-from halfsync.pump.workers import Worker
+from halfsync.pump.workers import Pool, Worker
 from halfsync.wire.messages import (
     ALIKE_TAG,
+    MOST_SLOTS,
     FromWorker,
     Lease,
     Task,
@@ -179,6 +182,72 @@ def test_handlers_times_are_counted_of_each_of_several():
             return list(stage.pump.pools.pools[APP].counts.words)
 
     assert counted_times(alike=True) == counted_times(alike=False)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [5],
+        [0, 0, 0],
+        [4, 7, 5, 4],
+        [3, 4, 1 << 40, 0, 4, 7, 8],
+        [(1 << 10) - 1, 1 << 10] * 20,
+        [1 << 40, *[1] * 50],
+    ],
+)
+def test_times_of_a_batch_are_counted_as_one_by_one(times: list[int]):
+    together, apart = (Pool("app", 1, PoolCounts(memoryview(bytearray(8 * 200)).cast("Q"))) for _ in "12")
+    together.took_times(times)
+    for one in times:
+        apart.took_times([one])
+    assert list(together.counts.words) == list(apart.counts.words)
+    assert together.counts.total_ns == sum(times)
+    assert sum(together.counts.times) == len(times)
+
+
+def test_the_mean_of_handlers_times_follows_batches():
+    """As far as it follows the same times one by one; how fast a pool counts as fast, or no longer, is the
+    same."""
+    together, apart = (Pool("app", 1, PoolCounts(memoryview(bytearray(8 * 200)).cast("Q"))) for _ in "12")
+    assert not together.fast
+    for handler_ns, count in ((2000, 3), (2000, 40), (90_000_000, 1), (3000, 64), (5_000_000, 8)):
+        together.took_times([handler_ns] * count)
+        for _ in range(count):
+            apart.took_times([handler_ns])
+        assert together.mean_ns == pytest.approx(apart.mean_ns)
+        assert together.fast == apart.fast
+
+
+def test_no_task_has_the_number_of_another():
+    """Slots are taken again, numbers never: so a late message for an earlier task in a slot means nothing."""
+    with Stage() as stage:
+        hand = stage.hand()
+        clients = [stage.client() for _ in range(4)]
+        numbers: list[int] = []
+        for _ in range(5):
+            for client in clients:
+                client.send(get("/x"))
+            tasks = [hand.take() for _ in clients]
+            numbers += [task.number for task in tasks]
+            hand.reply_alike([(task, b"x") for task in tasks[:2]])
+            for task in tasks[2:]:
+                hand.reply(task, b"x")
+            for client in clients:
+                assert client.answer().body == b"x"
+        assert len(set(numbers)) == len(numbers)
+        assert len({number % MOST_SLOTS for number in numbers}) == len(clients)
+        assert hand.worker is not None
+        assert {number % MOST_SLOTS for number in hand.worker.free} == set(range(hand.worker.slots))
+
+
+def test_requests_of_one_turn_have_times_of_their_own():
+    clock = Clock()
+    given = []
+    for _ in range(3):
+        clock.tick()
+        given += [clock.next_ns(), clock.next_ns()]
+        assert clock.now_ns <= given[-2] < given[-1] <= clock.now_ns + 2 * len(given)
+    assert sorted(set(given)) == given
 
 
 def test_replies_without_a_body_or_a_time_cost_the_worker(capfd: pytest.CaptureFixture[str]):

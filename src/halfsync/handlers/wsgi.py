@@ -21,14 +21,16 @@ from halfsync.handlers.wsgi_iterables import send
 from halfsync.handlers.wsgi_response import OVER, Invocation
 from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, PoolPlan, RoutePlan
+from halfsync.primitives import time
 from halfsync.request import RequestBody, request_named
 from halfsync.request_ids import said
-from halfsync.response import SMALL, ClientDisconnectedError, Replier, Responder, internal_error
+from halfsync.response import SLIGHT, SMALL, ClientDisconnectedError, Replier, Responder, internal_error
 from halfsync.wire.messages import Task
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 _new = Invocation.__new__
+_now = time.monotonic_ns
 
 
 class WSGIHandler:
@@ -64,12 +66,7 @@ class WSGIHandler:
         invocation.responder = responder
         invocation.number = number = task.number
         invocation.began = began
-        invocation.length = -1
-        invocation.sent = 0
-        invocation.dropped = False
-        invocation.lease = None
         invocation.head = None
-        invocation.method = ""
         try:
             found = self._seen[task.listener].get(task.head)
             if found is None or task.body_size:
@@ -87,16 +84,19 @@ class WSGIHandler:
                 piece = result[0]
                 if (
                     type(piece) is bytes
-                    and (head.length == (size := len(piece)) or head.length < 0)
+                    and ((size := len(piece)) == head.length or head.length < 0)
                     and size <= SMALL
                     and invocation.replier_made is None
-                    and invocation.lease is None
                     and not head.bodiless
                     and invocation.method != "HEAD"
                 ):
                     invocation.replier_made = OVER
                     responder.sent += size
-                    return responder.outbox.whole(number, head, piece, began)
+                    if size > SLIGHT:
+                        return responder.outbox.whole(number, head, piece, began)
+                    ended = _now()
+                    responder.put_small((head, number, piece, ended - began))
+                    return ended
             send(invocation, result)
         except ClientDisconnectedError:
             _abort(invocation.replier)

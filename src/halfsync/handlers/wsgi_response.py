@@ -29,18 +29,21 @@ class BadApplication(Exception):
 class Invocation:
     """One request's start_response, and what the application has said of its response so far."""
 
+    # What most never touch stands in the class, and in the dictionary when it is set.
     __slots__ = (
+        "__dict__",
         "began",
-        "dropped",
         "head",
-        "lease",
         "length",
         "method",
         "number",
         "replier_made",
         "responder",
-        "sent",
     )  # fmt: skip
+
+    sent = 0
+    dropped = False
+    lease: Lease | None = None
 
     shaping: ClassVar[tuple[str, ...]] = ()
     """X-Forwarded fields on which every response may depend, so that every lease does."""
@@ -53,12 +56,9 @@ class Invocation:
         self.responder = responder
         self.number = number
         self.began = began
-        self.length = -1  # of the whole body, once it is known
-        self.sent = 0
-        self.dropped = False
-        self.lease: Lease | None = None
         self.head: Head | None = None
-        self.method = ""
+        self.length: int  # of the whole body, or -1; set with `head`
+        self.method: str  # the request's, set before the application is called
 
     # --- what the application calls ---------------------------------------------------------------
 
@@ -100,6 +100,7 @@ class Invocation:
         if seconds > 0 and self.method in ("GET", "HEAD"):
             lower = (*[name.lower() for name in names], *self.shaping)
             self.lease = Lease(float(seconds), lower, bool(public))
+            _ = self.replier  # so that it is not for the fast path
 
     def refuse_lease(self, _seconds: float, *_names: str, public: bool = False) -> None:
         """In place of `ask_lease`."""

@@ -11,9 +11,10 @@ class Clock:
     """`tick` once a turn. `now` is monotonic and measures (`now_ns` is the same in nanoseconds);
     `wall` is what the log shows."""
 
-    __slots__ = ("date_end", "date_line", "next_second", "now", "now_ns", "wall")
+    __slots__ = ("date_end", "date_line", "newest_ns", "next_second", "now", "now_ns", "wall")
 
     def __init__(self) -> None:
+        self.newest_ns = 0  # what `next_ns` gave last
         self.next_second = 0.0  # monotonic: when `date_line` is out of date
         self.tick()
 
@@ -22,9 +23,17 @@ class Clock:
         self.now_ns = now_ns = time.monotonic_ns()
         self.now = now = now_ns / 1e9
         self.wall = wall = time.time()
+        if self.newest_ns < now_ns:
+            self.newest_ns = now_ns - 1
         if now < self.next_second:
             return False
         self.next_second = now + 1.0 - wall % 1.0
         self.date_line = b"Date: " + http_date(wall).encode() + b"\r\n"
         self.date_end = self.date_line + b"\r\n"  # the last line of most heads
         return True
+
+    def next_ns(self) -> int:
+        """`now_ns`, for a request that is queued now; later by as much as makes it later than all that were
+        given before, so it is the request's place in the queue too. (`Dispatcher.take_in` does it itself.)"""
+        self.newest_ns += 1
+        return self.newest_ns

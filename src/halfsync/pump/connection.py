@@ -164,7 +164,6 @@ class Exchange:
 
     __slots__ = (
         "__dict__",
-        "attempts",
         "conn",
         "head",
         "holder",
@@ -185,6 +184,7 @@ class Exchange:
     tunnel: TunnelEnds | None = None  # what its response leads to
     websocket: WebSocket | None = None  # if that is what it asks for, and then is
     # its task
+    attempts = 0  # that ended with their worker
     place: object = None  # among its HTTP/2 connection's streams, after it was reset (see http2_streams.py)
     line: tuple[int, int] | None = None  # in which it waits, if the queue has several (see queues.py)
     took_long = False  # which was counted (see costs.py)
@@ -221,7 +221,6 @@ class Exchange:
         self.spool: Spool | BodyStream | WebSocket | None = None  # of its body, until its task is handed over
         # its task
         self.task = -1  # number
-        self.attempts = 0
         self.holder: object = None  # the backend's: who has it
         self.queued_ns = 0
 

@@ -126,6 +126,7 @@ class WorkerDeaths:
             return "not begun, given to another"
         exchange.holder = None
         if self._may_retry(worker, exchange):
+            exchange.attempts += 1
             exchange.move(ExchangeEvent.TAKEN_BACK)
             if self._tasks.rerouted(exchange):
                 pass
@@ -149,7 +150,7 @@ class WorkerDeaths:
         """
         if exchange.stream is not None and exchange.stream.has_been_read:
             return False
-        if not self.retry or exchange.attempts > 1:
+        if not self.retry or exchange.attempts:
             return False
         if exchange.head.method not in IDEMPOTENT:
             return False

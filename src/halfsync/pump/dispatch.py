@@ -42,7 +42,7 @@ from halfsync.pump.spool import Spool
 from halfsync.pump.stalls import LOOK, Stalls
 from halfsync.pump.states import BUSY, QUEUED, WHOLE, WORKING
 from halfsync.pump.websocket import WebSocket
-from halfsync.pump.workers import NUDGE_AFTER, Pool, Sent, Tasks, Worker, numbers, overloaded
+from halfsync.pump.workers import NUDGE_AFTER, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, MOST_SLOTS
 from halfsync.wire.refusals import Refusal
 
@@ -82,6 +82,7 @@ class Dispatcher:
         self._endings = endings
         self._leases = leases.table
         self._tasks = tasks
+        self._say_due = tasks.due.add
         self._stalls = stalls
         self._saturation = saturation
         self._overload = overload
@@ -100,7 +101,7 @@ class Dispatcher:
             self._saturation.refused(pool, setting)
             conn.protocol.refuse(exchange, overloaded(setting))
             return
-        exchange.queued_ns = self._tasks.next_ns()
+        exchange.queued_ns = self._clock.next_ns()
         exchange.move(WHOLE)
         pool.queue.append(exchange)
         self._tasks.due.add(pool)
@@ -114,18 +115,13 @@ class Dispatcher:
         pool = seen.pool
         route = seen.route
         if (
-            seen.known is not conn.known
-            or pool is None
+            seen.known is not conn.known  # else it has a pool
             or len(queue := pool.queue) >= route.queue_limit  # type: ignore[union-attr]  # it leads there
             or (self._leases and seen.lease_key in self._leases)
         ):
             return False
         clock = self._clock
-        tasks = self._tasks
-        queued_ns = clock.now_ns  # as in Tasks.next_ns
-        if queued_ns <= tasks.newest_ns:
-            queued_ns = tasks.newest_ns + 1
-        tasks.newest_ns = queued_ns
+        clock.newest_ns = queued_ns = clock.newest_ns + 1  # as in Clock.next_ns
         conn.exchange = exchange = _new(Exchange)  # each of its slots is set here, as in __init__
         exchange.conn = conn
         exchange.head = seen.head
@@ -135,14 +131,13 @@ class Dispatcher:
         exchange.route = route
         exchange.spool = exchange.holder = None
         exchange.task = -1
-        exchange.attempts = 0
         exchange.queued_ns = queued_ns
         conn.state = BUSY
         conn.deadline = NEVER
         conn.when = clock.wall
         conn.first_byte = clock.now
         queue.append(exchange)
-        tasks.due.add(pool)
+        self._say_due(pool)
         return True
 
     # --- to the workers ----------------------------------------------------------------------------
@@ -163,7 +158,8 @@ class Dispatcher:
             self._stalls.look()
             self._overload.look()
         if tasks.due:
-            due, tasks.due = tasks.due, set()
+            due = list(tasks.due)
+            tasks.due.clear()
             for pool in due:
                 if pool.queue or pool.retries:
                     self._hand_over(pool)
@@ -224,12 +220,9 @@ class Dispatcher:
         fds: list[int] = []
         size = 0
         free, owners, scoreboard = worker.free, worker.owners, worker.scoreboard
-        next_number = numbers.__next__
         queue: Queue | FairQueue | deque[Exchange] = pool.retries if retry else pool.queue
         take = queue.popleft
-        for _ in range(count):
-            if not queue:
-                break
+        for _ in range(min(count, len(queue))):
             exchange = take()
             if exchange.state is not QUEUED:  # its client has disconnected
                 pool.took_disconnected()
@@ -253,12 +246,10 @@ class Dispatcher:
                     fds.pop()
                 queue.appendleft(exchange)
                 break
-            slot = free.pop()  # as in Worker.take_number
-            exchange.task = task = next_number() * MOST_SLOTS + slot
+            exchange.task = task = free.pop()  # as in Worker.take_number
             owners[task] = exchange
-            scoreboard[slot] = 0
+            scoreboard[task % MOST_SLOTS] = 0
             exchange.holder = worker
-            exchange.attempts += 1
             exchange.state = WORKING  # HANDED_OVER: what is in a queue is QUEUED
             if spool is not None:
                 tasks.append(_columns_with_body(exchange, task, spool))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import traceback
 
-from halfsync.counts import TOTAL_NS, WORD
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.pump.access import AccessLog
@@ -27,7 +26,7 @@ from halfsync.pump.states import WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websockets import WebSockets
-from halfsync.pump.workers import LOG_BATCH, MEAN_OF, Tasks, Worker
+from halfsync.pump.workers import LOG_BATCH, Tasks, Worker
 from halfsync.wire.messages import (
     ABORTED,
     DONE,
@@ -164,10 +163,7 @@ class GeneralReplies:
 
     def _count_time(self, worker: Worker, message: Reply | Part, exchange: Exchange) -> None:
         pool = worker.pool
-        pool.mean_ns += (message.handler_ns - pool.mean_ns) / MEAN_OF
-        words = pool.counts.words
-        words[message.handler_ns.bit_length()] += 1
-        words[TOTAL_NS] = (words[TOTAL_NS] + message.handler_ns) & WORD
+        pool.took_times([message.handler_ns])
         if message.handler_ns >= LONG_NS and not worker.is_loop:
             pool.took(exchange, message.handler_ns, self._clock.now)
         exchange.begun_ns = worker.begun(message.number)

@@ -11,9 +11,10 @@ import select
 import socket
 import time
 import traceback
+from typing import Any
 
 from halfsync import channel
-from halfsync.counts import BYTES_SENT, STATUS, TOTAL_NS, WORD
+from halfsync.counts import BYTES_SENT, STATUS
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
@@ -31,7 +32,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import ENDED, IDLE, PRODUCING, WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websockets import WebSockets
-from halfsync.pump.workers import MEAN_OF, NUDGE_AFTER, Tasks, Worker
+from halfsync.pump.workers import DROPPED, NUDGE_AFTER, Tasks, Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.http1_responses import BODILESS, head_start
 from halfsync.wire.messages import (
@@ -262,67 +263,53 @@ class Replies:
         deadline = clock.now + self._keep_alive
         date_end = clock.date_end
         owners = worker.owners
-        owner_of = owners.get
-        free_slot = worker.free.append
+        owner_of: Any = owners.get  # (what owns no request has a state, too: see NotAnExchange)
+        free = worker.free.append
         scoreboard = worker.scoreboard
-        pool = worker.pool
-        pool_words = pool.counts.words
-        mean_ns = pool.mean_ns
         status, reason, fields = replies.status, replies.reason, replies.fields
         before = len(owners)
-        count = sent_bytes = total_ns = 0
-        as_long = bits = least = below = 0  # how many handlers' times were of the class that was the last one
-        length, start = -1, b""  # of the head that was made last
+        sent_bytes = partly = 0
+        left: list[int] = []  # the handlers' times of what is left to the general road
+        length, size, start = -1, 0, b""  # of the head that was made last
         for number, body, handler_ns in zip(replies.numbers, replies.bodies, replies.handler_ns, strict=True):
-            exchange = owner_of(number)
+            exchange = owner_of(number, DROPPED)
             if (
-                type(exchange) is not Exchange
-                or exchange.state is not WORKING
-                or (conn := exchange.conn) is None
+                exchange.state is not WORKING  # (so it has a client)
+                or (conn := exchange.conn).readable
                 or conn.inbox
-                or conn.readable
                 or not exchange.head.plain
             ):
+                left.append(handler_ns)
                 others.append(_one(replies, number, body, handler_ns))
                 continue
             if len(body) != length:
+                if len(body) > SMALL:
+                    left.append(handler_ns)
+                    others.append(_one(replies, number, body, handler_ns))
+                    continue
                 length = len(body)
                 start = head_start(status, reason, fields, length) + date_end
-            if length > SMALL:
-                others.append(_one(replies, number, body, handler_ns))
-                continue
-            wire = start + body
+                size = len(start) + length
             try:
-                sent = conn.transport.send(wire)
+                sent = conn.transport.send(start + body)
             except OSError:
                 sent = 0  # to be found out again, and dealt with, where all sends are
-            mean_ns += (handler_ns - mean_ns) / MEAN_OF
-            if not least <= handler_ns < below:
-                if as_long:
-                    pool_words[bits] += as_long
-                as_long = 0
-                bits = handler_ns.bit_length()
-                below = 1 << bits
-                least = below >> 1
-            as_long += 1
-            total_ns += handler_ns
-            slot = number % MOST_SLOTS
-            begun_ns = scoreboard[slot] if log_times or sent != len(wire) else 0
             del owners[number]
-            free_slot(slot)
-            if sent != len(wire):
+            free(number + MOST_SLOTS)  # as in Worker.give_number
+            if sent != size:
+                partly += 1
                 exchange.status = status
                 exchange.handler_ns = handler_ns
-                exchange.begun_ns = begun_ns
-                self._responses.go_on_with_small(exchange, wire, length, sent)
+                exchange.begun_ns = worker.begun(number)
+                self._responses.go_on_with_small(exchange, start + body, length, sent)
                 continue
-            count += 1
             sent_bytes += sent
             exchange.state = ENDED
             conn.exchange = None
             conn.state = IDLE
             conn.deadline = deadline
             if records is not None:
+                begun_ns = scoreboard[number % MOST_SLOTS] if log_times else 0
                 records.append(
                     (
                         conn.when,
@@ -339,15 +326,22 @@ class Replies:
                     )
                 )
             conn.request_count += 1
-        pool.mean_ns = mean_ns
-        if as_long:
+        done = before - len(owners)
+        if done:
             words = self._endings.counts.words
-            words[STATUS + status] += count
+            words[STATUS + status] += done - partly
             words[BYTES_SENT] += sent_bytes
-            pool_words[bits] += as_long
-            pool_words[TOTAL_NS] = (pool_words[TOTAL_NS] + total_ns) & WORD
-            worker.request_count += before - len(owners)
+            worker.pool.took_times(_without(replies.handler_ns, left))
+            worker.request_count += done
             worker.response_bytes += sent_bytes
+
+
+def _without(times: list[int], left: list[int]) -> list[int]:
+    if left:
+        times = times.copy()
+        for one in left:
+            times.remove(one)
+    return times
 
 
 def _check(messages: ToPump) -> None:

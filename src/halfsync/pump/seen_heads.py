@@ -37,7 +37,7 @@ class SeenHead:
 
     def admitted(self, conn: Connection, route: Route) -> None:
         """A request with it came on `conn`, and went to `route`."""
-        if self.known is not conn.known and conn.known.read_at_once:
+        if self.known is not conn.known and conn.known.read_at_once and route.pool is not None:
             self.known = conn.known
             self.route = route
             self.pool = route.pool

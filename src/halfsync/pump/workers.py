@@ -4,7 +4,6 @@ them has which task."""
 from __future__ import annotations
 
 import errno
-import itertools
 import mmap
 import os
 import select
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from halfsync.counts import PoolCounts
+from halfsync.counts import TOTAL_NS, WORD, PoolCounts
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
@@ -47,6 +46,8 @@ FAST_NS = 1_000_000
 """A mean time in the handler under this earns look-ahead: the cost that batching saves is some
 50 µs a request, so a handler of milliseconds gains nothing by it."""
 MEAN_OF = 8
+KEPT = 1 - 1 / MEAN_OF
+"""Of a running mean over that many, what is left of it after each further one."""
 NUDGE_AFTER = 0.004
 """Seconds. A fast batch of LOOK_AHEAD tasks takes less than this; a slow one shows by then."""
 
@@ -55,14 +56,18 @@ SHORTAGE = 0.01
 SAY_SHORT_EVERY = 60.0
 """Seconds between two lines about it."""
 
-LOG_BATCH = object()
-"""What owns a LogTask; a request is owned by its Exchange."""
-DROPPED = object()
+
+class NotAnExchange:
+    """What owns a task that is no request's. A request is owned by its Exchange."""
+
+    state = None  # so that nobody need ask first whether it is one
+
+
+LOG_BATCH = NotAnExchange()
+"""What owns a LogTask."""
+DROPPED = NotAnExchange()
 """What owns a task whose response is not wanted any more: its request went elsewhere, or got its
 response from the pump."""
-
-numbers = itertools.count(1)
-"""Of the tasks of all workers, without their slots."""
 
 
 class Sent(Enum):
@@ -113,7 +118,8 @@ class Worker:
         self.tasks.setblocking(False)
         self.watch.setblocking(False)
         self.owners: dict[int, object] = {}  # of the tasks that are outstanding, by number
-        self.free = list(range(self.slots - 1, -1, -1))  # slots
+        # For each free slot the number of its next task.
+        self.free = [MOST_SLOTS + slot for slot in range(self.slots - 1, -1, -1)]
         # Why it gets no more tasks:
         self.retiring = False  # for good; closed when the last has ended
         self.full = False  # it took no more: until it does, or until `short_until`
@@ -147,17 +153,17 @@ class Worker:
         return min(self.threads + ahead - self.outstanding, len(self.free))
 
     def take_number(self, owner: object) -> int:
-        """A new task's: `number % MOST_SLOTS` is its slot, and no task of this pump ever had it."""
-        slot = self.free.pop()
-        number = next(numbers) * MOST_SLOTS + slot
+        """A new task's: `number % MOST_SLOTS` is its slot, and no task of this worker and this pump ever had
+        it."""
+        number = self.free.pop()
         self.owners[number] = owner
-        self.scoreboard[slot] = 0
+        self.scoreboard[number % MOST_SLOTS] = 0
         return number
 
     def give_number(self, number: int) -> None:
         """The task has ended: its slot is free."""
         del self.owners[number]
-        self.free.append(number % MOST_SLOTS)
+        self.free.append(number + MOST_SLOTS)
 
     def begun(self, number: int) -> int:
         """When its handler began (monotonic nanoseconds); 0: it has not."""
@@ -266,6 +272,21 @@ class Pool:
         if not (self.costs or self._is_shared or self.queue):
             self.queue = Queue()
 
+    def took_times(self, times: list[int]) -> None:
+        """Handlers took so long for requests that have their responses, one or some (nanoseconds each)."""
+        total = sum(times)
+        mean = total / len(times)
+        self.mean_ns = mean + (self.mean_ns - mean) * KEPT ** len(times)
+        words = self.counts.words
+        words[TOTAL_NS] = (words[TOTAL_NS] + total) & WORD
+        bits = max(times).bit_length()
+        if min(times) >= 1 << bits >> 1:  # of one class, as those of a packet often are
+            words[bits] += len(times)
+            return
+        classes = [*map(int.bit_length, times)]
+        for bits in set(classes):
+            words[bits] += classes.count(bits)
+
     @property
     def waiting(self) -> int:
         """How many requests of living clients wait in the queue."""
@@ -343,15 +364,7 @@ class Tasks:
         self.messages = TaskMessages(poller)
         self.reroute: Callable[[Exchange], None]  # set by whoever knows the routes: see reconfigure.py
         self.look_at = NEVER  # monotonic: the next look at scoreboards (see stalls.py)
-        self.newest_ns = 0
         self._say_short_at = 0.0
-
-    def next_ns(self) -> int:
-        """The time, for a request that is queued now. Each has one of its own, which so is its place in the
-        queue too."""
-        now_ns = self._clock.now_ns
-        self.newest_ns = now_ns = now_ns if now_ns > self.newest_ns else self.newest_ns + 1
-        return now_ns
 
     def look_within(self, seconds: float) -> None:
         due = self._clock.now + seconds
@@ -447,7 +460,6 @@ class Tasks:
         if exchange.state is not WORKING:  # the worker says so of a response that it had begun
             conn.protocol.abort(exchange, CloseReason.WORKER_DIED)
             return
-        exchange.attempts -= 1
         exchange.move(ExchangeEvent.TAKEN_BACK)
         if self.rerouted(exchange):
             return

@@ -26,9 +26,9 @@ boundaries and can carry descriptors (SCM_RIGHTS):
 Beside the channels, one `scoreboard` of shared memory for each worker (see `SCOREBOARD_SLOTS`), and that of
 the server (see scoreboard.py).
 
-A task has a number, which no other task of the same pump ever has: `number % MOST_SLOTS` is its slot
-on the scoreboard, and messages name it by the number. So whatever comes late, or twice, or from a process
-that has no business here, is told from what is due, and dropped.
+A task has a number, which no other task of the same pump and worker ever has: `number % MOST_SLOTS` is its
+slot on the scoreboard, and messages name it by the number. So whatever comes late, or twice, or from a
+process that has no business here, is told from what is due, and dropped.
 
 A request's body is in its Task, whole: in memory or in a file. Or it is *streamed*, if the backend takes it
 so: the StreamedTask leaves when the head is complete, with what has come of the body by then; the worker
@@ -187,6 +187,10 @@ class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
 
     number: int
     records: list[LogRecord]
+
+    body: ClassVar[None] = None  # as a Task, so that a thread need not ask which it is before it knows more
+    route: ClassVar[int] = -1
+    queued_ns: ClassVar[int] = 1 << 63
 
 
 class Nudge(msgspec.Struct, tag=2, array_like=True, gc=False):

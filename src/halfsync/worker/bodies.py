@@ -288,10 +288,11 @@ class TaskReplier:
 class TaskResponder:
     """A thread's Responder: most tasks need no TaskReplier."""
 
-    __slots__ = ("_limits", "_others", "_replier", "outbox", "sent")
+    __slots__ = ("_limits", "_others", "_replier", "outbox", "put_small", "sent")
 
     def __init__(self, outbox: Outbox, limits: ResponseLimits, others: Sized) -> None:
         self.outbox = outbox
+        self.put_small = outbox.put_small
         self._limits = limits
         self._others = others
         self._replier: TaskReplier | None = None

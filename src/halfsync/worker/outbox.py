@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe, Tunnel
 from halfsync.primitives import os, select, socket, threading, time
-from halfsync.response import Head
+from halfsync.response import SLIGHT, Head, SmallReply
 from halfsync.wire.messages import (
     ALIKE_TAG,
     DONE,
@@ -42,15 +42,15 @@ from halfsync.wire.messages import (
 from halfsync.wire.packets import BEHIND_FROM, buffers_of
 from halfsync.worker.forks import end_if_child
 
-SmallReply = tuple[Head, int, bytes, int]
-"""The whole of a small response that waits: its head, its task's number, the body, the handler's time."""
-
-SLIGHT = 1024
-"""Bytes of a body up to which it is not counted in `size`: no more than some 70 tasks are here at a time, and
-so many small ones fit a packet."""
+MAX_WAIT = 1_000_000
+"""Nanoseconds that a response waits to be batched while further tasks begin."""
+MAX_WAITING = 128 * 1024
+"""Bytes that wait."""
 
 Waiting = FromWorker | MessageColumns | PartColumns
 """What else can wait here."""
+
+NEVER = 1 << 63
 
 _FEW = 256
 """Messages of a packet that are encoded without a look at their sizes first."""
@@ -59,20 +59,21 @@ _OVERHEAD = 160
 
 
 class Outbox:
-    """Any thread may call any method. To put is an append, which needs no lock; `size` and `since` tell when
-    to flush, and nothing else, so they may be a little wrong."""
+    """Any thread may call any method. To put is an append, which needs no lock; `size` and `flush_at` tell
+    when to flush, and nothing else, so they may be a little wrong."""
 
     def __init__(self, tasks: socket.socket) -> None:
         self._tasks = tasks
         self._sending = threading.Lock()
         self.waiting: deque[Waiting] = deque()
         self.small: list[SmallReply] = []  # what else waits; in a packet they stand behind the others
+        self.put_small = self.small.append  # (who calls it sees to `flush_at`)
         self._with_objects: deque[int] = deque()  # one entry for each message that waits and has objects
         self._behind: dict[int, list[bytes]] = {}  # what stands behind messages, by id() of these
         self.gone = False  # the pump will read nothing more
         self._disconnected: dict[int, int] = {}  # slot -> number of its task, if that has no client any more
         self.size = 0  # bytes of bodies that wait
-        self.since = 0  # monotonic nanoseconds when the oldest that waits was put; 0: none does
+        self.flush_at = NEVER  # monotonic nanoseconds until which what waits may do so
 
     def put(self, message: FromWorker, size: int, now: int) -> None:
         """`size` is that of its body; `now` is monotonic nanoseconds. The descriptors of its objects
@@ -80,9 +81,10 @@ class Outbox:
         if message.objects:
             self._with_objects.append(message.number)  # first: who takes the message finds the entry
         self.waiting.append(message)
-        self.size += size
-        if not self.since:
-            self.since = now
+        if size:
+            self._grow(size)
+        if self.flush_at is NEVER:
+            self.flush_at = now + MAX_WAIT
 
     def put_pieces(self, part: Part, pieces: list[bytes], size: int, now: int) -> None:
         """The same for a part of which the only object is these pieces, together."""
@@ -92,15 +94,20 @@ class Outbox:
     def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
         """Put the whole of a small response (see `response.SmallReplies`)."""
         now = _now()
-        self.small.append((head, number, body, now - began))
+        self.put_small((head, number, body, now - began))
         if len(body) > SLIGHT:
-            self.size += len(body)
-        if not self.since:
-            self.since = now
+            self._grow(len(body))
+        if self.flush_at is NEVER:
+            self.flush_at = now + MAX_WAIT
         return now
 
+    def _grow(self, size: int) -> None:
+        self.size += size
+        if self.size > MAX_WAITING:
+            self.flush_at = 0
+
     def say(self, message: MessageColumns | PartColumns) -> None:
-        """Put a message of a WebSocket, or a small piece of a body. `size` and `since` do not count it: an
+        """Put a message of a WebSocket, or a small piece of a body. `size` and `flush_at` do not count it: an
         event loop flushes at the end of its turn."""
         self.waiting.append(message)
 
@@ -115,7 +122,7 @@ class Outbox:
     def flush(self) -> None:
         """Send all that waits. Waits while the pump reads too slowly; never raises."""
         with self._sending:
-            self.size = self.since = 0
+            self.size, self.flush_at = 0, NEVER
             small = self.small[:]  # these first: what their tasks have said before is in `waiting` by now
             del self.small[: len(small)]
             messages = []

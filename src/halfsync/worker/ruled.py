@@ -9,7 +9,7 @@ import msgspec
 
 from halfsync.error_pages import ErrorPages
 from halfsync.header_rules import HeaderRules
-from halfsync.response import Head
+from halfsync.response import Head, SmallReply
 from halfsync.worker.bodies import TaskReplier, TaskResponder
 from halfsync.worker.outbox import Outbox
 
@@ -26,19 +26,26 @@ class RuledReplies:
         self._heads: dict[int, tuple[Head, Head]] = {}  # by identity, which costs less than by content
 
     def whole(self, number: int, head: Head, body: bytes, began: int) -> int:
+        return self._outbox.whole(number, self._ruled(head), body, began)
+
+    def put_small(self, reply: SmallReply) -> None:
+        head, number, body, handler_ns = reply
+        self._outbox.put_small((self._ruled(head), number, body, handler_ns))
+
+    def _ruled(self, head: Head) -> Head:
         found = self._heads.get(id(head))
         if found is None or found[0] is not head:
             found = head, msgspec.structs.replace(head, fields=self._rules.apply(head.fields))
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
             self._heads[id(head)] = found
-        return self._outbox.whole(number, found[1], body, began)
+        return found[1]
 
 
 class RuledResponder:
     """See Responder. Made for each request."""
 
-    __slots__ = ("_pages", "_responder", "_rules", "outbox", "sent")
+    __slots__ = ("_pages", "_responder", "_rules", "outbox", "put_small", "sent")
 
     def __init__(
         self,
@@ -52,6 +59,7 @@ class RuledResponder:
         self._pages = pages
         self.outbox = outbox
         self.sent = 0
+        self.put_small = outbox.put_small
 
     def replier(self, number: int, began: int) -> TaskReplier:
         return self._responder.replier(number, began, self._rules, self._pages)

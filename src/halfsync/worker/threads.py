@@ -64,14 +64,10 @@ from halfsync.worker import forks
 from halfsync.worker.bodies import ASK_EVERY, ResponseLimits, TaskReplier, TaskResponder
 from halfsync.worker.interrupts import Interrupts
 from halfsync.worker.osthreads import Handle, start_thread
-from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
+from halfsync.worker.outbox import MAX_WAIT, NEVER, Outbox, OutboxOfChild, end_if_lost
 from halfsync.worker.ruled import ruled
 from halfsync.worker.streamed import StreamedBodies
 
-MAX_WAIT = 1_000_000
-"""Nanoseconds that a response waits to be batched while further tasks begin."""
-MAX_WAITING = 128 * 1024
-"""Bytes that wait."""
 FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0
 """Seconds after an error of the thread's own, so that one that comes again and again neither takes the
 processor nor fills the error log."""
@@ -103,8 +99,8 @@ class Handler(Protocol):
 
 Quick = Callable[[Task, int, TaskResponder], int]
 """A handler may have a method `quick`, its fast path. It is invoked for a task whose body is in memory,
-with the time when it begins. It gives the time of its end, if it responded by `responder.outbox`; else it
-has used a Replier, or none, and gives 0."""
+with the time when it begins. It gives the time of its end, if it responded by `responder.put_small` or
+`responder.outbox`; else it has used a Replier, or none, and gives 0."""
 
 
 class LogHandler(Protocol):
@@ -320,15 +316,9 @@ class Threads:
                 task = take()
             except IndexError:
                 break
-            if isinstance(task, LogTask):
-                began, quick = _now(), None
-            else:
-                # It may have come while this thread waited for the interpreter lock, after `ended`.
-                began = ended if ended > task.queued_ns else _now()
-                quick = quick_of[task.route] if task.body is not None else None
-                count += 1
-            since = outbox.since
-            if since and (began - since > MAX_WAIT or outbox.size > MAX_WAITING):
+            # It may have come while this thread waited for the interpreter lock, after `ended`.
+            began = ended if ended > task.queued_ns else _now()
+            if began > outbox.flush_at:
                 outbox.flush()
                 began = _now()
             number = task.number
@@ -336,13 +326,15 @@ class Threads:
             scoreboard[slot] = began
             if scoreboard[SCOREBOARD_SLOTS + slot] == number:  # not before: see SCOREBOARD_SLOTS
                 self._drop(number)
-                count -= 1
                 continue
             at[identity] = task
+            quick = quick_of[task.route] if task.body is not None else None
             if quick is None:
+                count += type(task) is not LogTask
                 self._general(task, began, responder)
                 ended = 0
                 continue
+            count += 1
             try:
                 ended = quick(task, began, responder)  # type: ignore[arg-type]
             except BaseException:  # noqa: BLE001
@@ -350,6 +342,8 @@ class Threads:
                 ended = 0
             if not ended:
                 self._conclude_quick(task, began, responder)
+            elif outbox.flush_at is NEVER:
+                outbox.flush_at = ended + MAX_WAIT
         if outbox.small or outbox.waiting:
             outbox.flush()
         at[identity] = None
