@@ -58,6 +58,9 @@ SIZES = (0, 1, 10, 1000, 4095, 16_384, 16_385, 65_535, 65_536, 200_000)
 WINDOWS = (0, 1, 100, 16_384, 65_535, 100_000, 2**20)
 MOST = 90
 """Streams that are open at once. The server takes 100."""
+STEPS = 200
+"""Of a conversation, at most. (With many more, so many streams are reset that the server can't know all of
+them any more, and frames that were under way for the first of them are an error.)"""
 AT_A_TIME = (1, 9, 100, 5000, 100_000)
 """Bytes that are sent or read in one call."""
 
@@ -114,7 +117,12 @@ class Talk:
         self.unopened = 0
         self.etags: dict[int, str] = {}
         self.block: tuple[int, int, bytes] | None = None
+        plan = random.Random(seed)  # of its own: how much is drawn from the other depends on the time
+        self.share = plan.random()  # of the steps that it may take
+        self.mistake = plan.choice(["", *FATAL]) if plan.random() < 0.5 else ""  # by which it ends
+        self.amid = plan.random() < 0.5  # that comes while responses are under way
         self.goaway: int | None = None
+        self.why = ""
         self.closed = False
 
     # --- what the client does ---------------------------------------------------------------------
@@ -406,7 +414,7 @@ class Talk:
         elif kind == 6:
             assert payload == self.pings.pop(0)
         elif kind == 7:
-            self.goaway = int.from_bytes(payload[4:8], "big")
+            self.goaway, self.why = int.from_bytes(payload[4:8], "big"), payload[8:].decode()
         elif kind == 8:
             more = int.from_bytes(payload, "big")
             assert more
@@ -524,7 +532,7 @@ class Talks:
 
     def run(self, count: int, *, at_once: int, steps: int) -> None:
         going = [self.another() for _ in range(at_once)]
-        left = {talk.seed: self.random.randrange(steps) for talk in going}
+        left = {talk.seed: int(talk.share * steps) for talk in going}
         while going:
             talk = self.random.choice(going)
             try:
@@ -541,7 +549,7 @@ class Talks:
             going.remove(talk)
             if self.begun < count:
                 going.append(self.another())
-                left[going[-1].seed] = self.random.randrange(steps)
+                left[going[-1].seed] = int(going[-1].share * steps)
 
     def another(self) -> Talk:
         self.begun += 1
@@ -550,14 +558,13 @@ class Talks:
     def finish(self, talk: Talk, going: list[Talk]) -> None:
         """Let it end; others go on. A half of them end by a mistake."""
         deadline = time.monotonic() + 5 * LONG
-        mistake = self.random.choice([*FATAL, *[""] * len(FATAL)])
-        amid = bool(mistake) and self.random.random() < 0.5
-        if not amid:
+        mistake = talk.mistake
+        if not mistake or not talk.amid:
             talk.open_all()
             while talk.open or talk.changes or talk.pings:
                 assert time.monotonic() < deadline, f"no response: {talk.open[:2]!r:.1000}"
                 assert not talk.closed, f"closed amid {talk.open[:2]!r:.1000}"
-                assert talk.goaway is None, CODES[talk.goaway or 0]
+                assert talk.goaway is None, f"{CODES[talk.goaway or 0]}: {talk.why}"
                 talk.upload()
                 self.random.choice(going).move()
                 talk.move()
@@ -570,7 +577,7 @@ class Talks:
                 assert time.monotonic() < deadline, f"{mistake}: the connection is not closed"
                 talk.move()
             assert talk.goaway is not None, mistake
-            assert CODES[talk.goaway] == code, mistake
+            assert CODES[talk.goaway] == code, f"{mistake}: {talk.why}"
         talk.socket.close()
 
 
@@ -600,12 +607,12 @@ def main() -> None:
             seed, until = arguments.seed, time.monotonic() + arguments.seconds
             while time.monotonic() < until:
                 talks = Talks(server, seed)
-                talks.run(40, at_once=8, steps=300)
+                talks.run(40, at_once=8, steps=STEPS)
                 used = resident(server.pump) // 1024
                 print(f"seed {seed}: {talks.responses} responses; the pump uses {used} KiB", flush=True)
                 seed += 1
 
 
 if __name__ == "__main__":
-    os.nice(19)
+    os.nice(int(os.environ.get("TALKS_NICE", "19")))
     main()
