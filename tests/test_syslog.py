@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import re
 import socket
@@ -162,6 +163,96 @@ def test_a_file_that_has_taken_the_descriptors_number_is_not_written_to(tmp_path
                 theirs.recv(100)
         os.close(made.detach() if made.fileno() >= 0 else os.dup(0))
         assert [m.rpartition(b" ")[2] for m in received(receiver, 2)] == [b"one", b"two"]
+
+
+# --- a unix socket that is a stream ----------------------------------------------------------------------
+
+
+def unix_stream_receiver(path: Path, backlog: int = 8) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    made.listen(backlog)
+    made.settimeout(LONG)
+    return made
+
+
+def unix_target(path: Path) -> Syslog:
+    return syslog_of(f"server=unix:{path}/log")
+
+
+def test_to_a_unix_stream_each_message_ends_in_a_nul(tmp_path):
+    """As the C library's syslog(3) does."""
+    target = unix_target(tmp_path)
+    with unix_stream_receiver(tmp_path / "log") as receiver:
+        assert target.send("one\ntwo", 6)
+        assert target.send("Grüße\0", 3)
+        with accepted(receiver) as peer:
+            got = peer.recv(65536)
+    pattern = r"<(\d+)>\w{3} [ \d]\d [\d:]{8} halfsync\[\d+\]: (.*)"
+    found = [re.fullmatch(pattern, one.decode()) for one in got.split(b"\0")[:-1]]
+    assert [one and one.groups() for one in found] == [("190", "one"), ("190", "two"), ("187", "Grüße\\x00")]
+    assert got.endswith(b"\0")
+
+
+def test_a_unix_receiver_that_starts_again_may_be_of_the_other_kind(tmp_path):
+    target = unix_target(tmp_path)
+    for number in range(3):
+        with unix_stream_receiver(tmp_path / "log") as stream:
+            assert target.send(f"stream {number}", 6)
+            with accepted(stream) as peer:
+                assert peer.recv(65536).endswith(b": stream %d\0" % number)
+        (tmp_path / "log").unlink()
+        with unix_receiver(tmp_path / "log") as receiver:
+            assert target.send(f"datagram {number}", 6)
+            assert receiver.recv(65536).endswith(b": datagram %d" % number)
+        (tmp_path / "log").unlink()
+    assert not target.send("lost", 6)
+    assert target.why == "No such file or directory"
+
+
+def test_a_unix_stream_that_is_not_read_or_not_accepted_holds_nobody(tmp_path):
+    with unix_stream_receiver(tmp_path / "log") as receiver:
+        target = unix_target(tmp_path)
+        sent = 0
+        while target.send(f"{sent} {'x' * 8000}", 6):
+            sent += 1
+        assert target.why == "it reads too slowly"
+        with accepted(receiver) as peer, peer.makefile("rb") as stream:
+            got = b""
+            while got.count(b"\0") < sent - 1:  # the last one may have been taken in part
+                got += stream.read1()
+            assert target.send("again", 6, wait=LONG)
+            while got.count(b"\0") < sent + 1:
+                got += stream.read1()
+    numbers = [one.partition(b"]: ")[2].partition(b" ")[0] for one in got.split(b"\0")[:-1]]
+    assert numbers == [*(b"%d" % number for number in range(sent)), b"again"]
+
+
+def test_a_unix_stream_whose_queue_is_full_is_a_receiver_that_is_away(tmp_path):
+    with unix_stream_receiver(tmp_path / "log", backlog=0), socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(tmp_path / "log"))  # its queue is full
+        target = unix_target(tmp_path)
+        assert not target.send("lost", 6)
+        assert target.why == os.strerror(errno.EAGAIN)
+
+
+def test_a_unix_socket_of_a_third_kind_is_tried_as_seldom_as_one_that_is_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(datagrams, "RETRY", 3600.0)
+    tries: list[int] = []
+    connecting = datagrams.connecting
+
+    def noted(address: datagrams.Address, kind: int) -> socket.socket:
+        tries.append(kind)
+        return connecting(address, kind)
+
+    monkeypatch.setattr(datagrams, "connecting", noted)
+    monkeypatch.setattr("halfsync.logs.streams.connecting", noted)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as receiver:
+        receiver.bind(str(tmp_path / "log"))
+        receiver.listen()
+        target = unix_target(tmp_path)
+        assert not any(target.send("lost", 6) for _ in range(5))
+        assert tries == [socket.SOCK_DGRAM, socket.SOCK_STREAM]
 
 
 # --- syslog by TCP -----------------------------------------------------------------------------------

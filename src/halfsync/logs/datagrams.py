@@ -29,7 +29,8 @@ Address = str | tuple[str, int]
 
 
 class Datagrams:
-    """`why` says, after a `send` that gave False, why."""
+    """`why` says, after a `send` that gave False, why. `is_of_other_kind`: because the receiver's socket is
+    not of the kind that was tried."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -37,6 +38,7 @@ class Datagrams:
         self._identity: tuple[int, int, int] | None = None  # process, device, inode
         self._retry_at = 0.0
         self.why = ""
+        self.is_of_other_kind = False
 
     def send(self, data: bytes, wait: float = 0.0, fds: tuple[int, ...] = ()) -> bool:
         """Whether it was sent. Raises OSError (EMSGSIZE) if it is too long, and nothing else."""
@@ -72,6 +74,7 @@ class Datagrams:
             self._socket.detach()  # the number is somebody else's now
             self._socket = None
             self._retry_at = 0.0
+        self.is_of_other_kind = False
         now = time.monotonic()
         if now < self._retry_at:
             return None
@@ -81,6 +84,7 @@ class Datagrams:
             self._identity = _identity_of(self._socket.fileno())
         except OSError as error:
             self.why = os.strerror(error.errno or 0)
+            self.is_of_other_kind = error.errno == errno.EPROTOTYPE
             self._drop()
         return self._socket
 
@@ -107,11 +111,10 @@ def connecting(address: Address, kind: int) -> socket.socket:
     try:
         made.setblocking(False)
         made.connect(address)
-    except BlockingIOError:
-        pass
-    except OSError:
-        made.close()
-        raise
+    except OSError as error:
+        if error.errno != errno.EINPROGRESS:
+            made.close()
+            raise
     return made
 
 

@@ -1,4 +1,5 @@
-"""Sending log messages by TCP, framed as RFC 6587 has it, without ever waiting long.
+"""Sending log messages by TCP, framed as RFC 6587 has it, without ever waiting long. Also to a unix socket
+that is a stream, each with a NUL behind it, as the C library does.
 
 Everything that datagrams.py says holds here, too. And:
 
@@ -19,6 +20,8 @@ import errno
 from halfsync.logs.datagrams import Address, Datagrams, connecting, has_room, moved_up
 from halfsync.primitives import os, socket, time
 
+LINE_END, NUL = b"\n", b"\0"
+"""What may stand behind a message."""
 FIRST_WAIT = 0.05
 """Seconds for a connection to be made. It takes a round trip; a handler or the pump may be who waits."""
 UNCONFIRMED_MS = 30_000
@@ -27,18 +30,18 @@ UNCONFIRMED_MS = 30_000
 
 
 class MessageStream(Datagrams):
-    """`is_counted`: each message has its size before it (RFC 6587 3.4.1), and not a line end behind it
-    (3.4.2)."""
+    """`is_counted`: each message has its size before it (RFC 6587 3.4.1), and not `end` behind it (3.4.2)."""
 
-    def __init__(self, address: Address, *, is_counted: bool) -> None:
+    def __init__(self, address: Address, *, is_counted: bool = False, end: bytes = LINE_END) -> None:
         super().__init__(address)
         self._is_counted = is_counted
+        self._end = end
         self._is_connected = False  # for certain
         self._rest = b""  # of a message whose beginning was sent
 
     def send(self, data: bytes, wait: float = 0.0, fds: tuple[int, ...] = ()) -> bool:
         """Whether the kernel has it. Raises nothing. `data`: a message without a line end."""
-        framed = b"%d %b" % (len(data), data) if self._is_counted else data + b"\n"
+        framed = b"%d %b" % (len(data), data) if self._is_counted else data + self._end
         until = time.monotonic() + wait
         for _ in range(2):  # the receiver may have started again
             sock = self._connected()
@@ -58,6 +61,8 @@ class MessageStream(Datagrams):
         self._is_connected = False
         self._rest = b""
         made = moved_up(connecting(self._address, socket.SOCK_STREAM))
+        if isinstance(self._address, str):
+            return made  # it is connected at once, or not at all
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNCONFIRMED_MS)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

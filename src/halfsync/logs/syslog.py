@@ -23,7 +23,7 @@ import ipaddress
 import re
 
 from halfsync.logs.datagrams import Address, Datagrams
-from halfsync.logs.streams import MessageStream
+from halfsync.logs.streams import NUL, MessageStream
 from halfsync.primitives import os, socket, time
 
 DEFAULT_SERVER = "unix:/dev/log"
@@ -77,6 +77,7 @@ class Syslog:
         address = address_of(server)
         self._host = "" if isinstance(address, str) and not modern else host
         is_stream = server.startswith(TCP)
+        self._address = address
         self._sender = MessageStream(address, is_counted=is_counted) if is_stream else Datagrams(address)
 
     @property
@@ -96,6 +97,16 @@ class Syslog:
         return is_sent
 
     def _send(self, data: bytes, wait: float) -> bool:
+        """To a unix socket of either kind, as the C library's syslog(3) does."""
+        if self._try(data, wait):
+            return True
+        if not self._sender.is_of_other_kind:
+            return False
+        is_stream = isinstance(self._sender, MessageStream)
+        self._sender = Datagrams(self._address) if is_stream else MessageStream(self._address, end=NUL)
+        return self._try(data, wait)
+
+    def _try(self, data: bytes, wait: float) -> bool:
         try:
             return self._sender.send(data, wait)
         except OSError:  # this machine's socket takes less
