@@ -32,6 +32,7 @@ over_plain_sockets = pytest.mark.skipif(
 )
 
 SETTINGS = """
+{first}
 bind = {bind}
 pid = "pid"
 control_socket = "control"
@@ -57,13 +58,18 @@ def configure(
     folder: Path,
     *,
     bind: list[str] | None = None,
+    first: str = "",
     more: str = "",
     graceful: float = 120,
     startup_timeout: float = 60,
     broken: str = "",
 ) -> None:
     text = SETTINGS.format(
-        bind=bind or ["127.0.0.1:0"], more=more, graceful=graceful, startup_timeout=startup_timeout
+        first=first,
+        bind=bind or ["127.0.0.1:0"],
+        more=more,
+        graceful=graceful,
+        startup_timeout=startup_timeout,
     )
     (folder / "halfsync.toml").write_text(text + broken)
 
@@ -316,6 +322,42 @@ def test_what_was_counted_goes_on(tmp_path):
         server.until(lambda: handled() == 22)
         assert shown()["requests"] > after["requests"]
         assert shown()["refused"] == {"malformed": 1}
+
+
+def test_it_takes_over_when_all_of_its_workers_are_ready(tmp_path):
+    """As a reload does: it gets all the load at once."""
+    configure(tmp_path, first="workers = 2")
+    with serving(tmp_path, bind=False) as server:
+        (tmp_path / "one-at-first").touch()
+        server.signal(signal.SIGUSR2)
+        words = r"upgrading: the new version is process (\d+)"
+        server.until_logged(words)
+        server.until((tmp_path / "first").exists)
+        ready = r"worker\(upgraded:app\) \[\d+\] is ready"
+        server.until(lambda: len(re.findall(ready, server.log())) == 3)
+        for _ in range(20):
+            served_by(server.get("/"))
+        (tmp_path / "others").touch()
+        server.until_logged("is the server from now on")
+        before = server.log().partition("is the server from now on")[0]
+        assert len(re.findall(ready, before)) == 4
+
+
+def test_where_the_number_of_workers_follows_the_load_it_goes_on_with_as_many(tmp_path):
+    """With the fewest ones that the settings allow, requests would wait until there are enough again."""
+    configure(tmp_path, first="min_workers = 1\nmax_workers = 4\nmax_spare = 400")
+
+    def sizes() -> list[int]:
+        pools = json.loads(said(server, "--json", "status"))["pools"]
+        return [one["size"] for one in pools if one["pool"] == "upgraded:app"]
+
+    with serving(tmp_path, bind=False) as server:
+        said(server, "scale", "3")
+        upgrade(server)
+        assert sizes() == [3]
+        configure(tmp_path, first="min_workers = 1\nmax_workers = 2\nmax_spare = 400")
+        upgrade(server)
+        assert sizes() == [2]
 
 
 # --- failures --------------------------------------------------------------------------------------

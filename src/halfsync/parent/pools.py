@@ -163,6 +163,17 @@ class WorkerPool(ChildPool):
     def works(self) -> bool:
         return any(child.state is ChildState.WORKING for child in self.workers(self.current))
 
+    @property
+    def is_complete(self) -> bool:
+        """As many work as there should be."""
+        working = sum(child.state is ChildState.WORKING for child in self.workers(self.current))
+        return working >= self.current.size
+
+    def start_with(self, size: int) -> None:
+        """So many, where the number follows the load and as far as the settings allow."""
+        if self.scaling is not None:
+            self.current.size = self.scaling.within(size)
+
     def told_once(self, failure: Failed) -> str:
         """The sentence; the traceback before it, unless it is the same as last time."""
         sentence = failure.sentence.rstrip(".") + "."

@@ -22,6 +22,7 @@ from halfsync.parent import certificates, listeners
 from halfsync.parent.control_socket import ControlSocket
 from halfsync.parent.limits import EXIT_WRONG
 from halfsync.parent.pidfile import PidFile
+from halfsync.parent.pools import WorkerPool
 from halfsync.parent.privileges import Identity
 from halfsync.plan import Listener, Plan
 from halfsync.settings.table import Settings
@@ -143,6 +144,15 @@ class Predecessor:
         """The descriptor of what is counted there, which is the caller's from now on; -1: there is none."""
         counted, self._inherited.counted = self._inherited.counted, -1
         return counted
+
+    def keep_sizes(self, pools: Sequence[WorkerPool]) -> None:
+        """Pools of a name begin with the size of those of the same name, in order."""
+        sizes = list(self._inherited.sizes)
+        for pool in pools:
+            same = next((one for one in sizes if one[0] == pool.name), None)
+            if same is not None:
+                sizes.remove(same)
+                pool.start_with(same[1])
 
     # --- handing over
 

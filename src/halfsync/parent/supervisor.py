@@ -18,7 +18,8 @@ What the comparison aims at depends on the phase:
 
     STARTING   fork the pump and all workers; when each pool has one that works, tell the pump to
                accept. An application that fails now ends everything (exit status 2).
-               (One that is to take another version's place waits here until that has handed over.)
+               (One that is to take another version's place waits until all work, for it gets all the load at
+               once; and then until that has handed over.)
     SERVING    replace what dies; start generations and switch over to them (HUP); start another
                version (USR2), which takes this one's place when it is ready.
     DRAINING   as before, but the pump was told to finish. When it has, or its limit is past:
@@ -124,6 +125,8 @@ class Supervisor:
         counted = -1 if holdings.predecessor is None else holdings.predecessor.take_counted()
         self._counts_before = CountsFromBefore(counted, scoreboard)
         self._tree.is_successor = self._predecessor is not None
+        if self._predecessor is not None:
+            self._predecessor.keep_sizes(self._tree.pools)
         self._identity = identity
         self._holdings = holdings
         self._doubles = Doubles()
@@ -407,7 +410,7 @@ class Supervisor:
 
     def _advance(self, now: float) -> None:
         tree = self._tree
-        if tree.phase is Phase.STARTING and tree.pump is not None and all(pool.works for pool in tree.pools):
+        if tree.phase is Phase.STARTING and tree.pump is not None and self._can_serve:
             if self._predecessor is None or self._takes_over(self._predecessor, tree.pump):
                 self._begin_serving(now)
         elif tree.phase is Phase.STARTING:
@@ -418,6 +421,12 @@ class Supervisor:
             self._advance_draining(now)
         elif tree.phase is Phase.EXITING:
             self._advance_exiting(now)
+
+    @property
+    def _can_serve(self) -> bool:
+        if self._predecessor is None:
+            return all(pool.works for pool in self._tree.pools)
+        return all(pool.is_complete for pool in self._tree.pools)
 
     def _begin_serving(self, now: float) -> None:
         self._tree.phase = Phase.SERVING

@@ -234,6 +234,7 @@ class Upgrades:
             -1 if certificates is None else certificates.fd,
             None if certificates is None else certificates.tickets,
             -1 if self._counts is None else self._counts.fd,
+            [(pool.name, pool.current.size) for pool in self._tree.pools if pool.current.size],
         )
 
     # --- in each turn

@@ -72,6 +72,7 @@ class Inherited(msgspec.Struct, tag="inherited"):
     certificates: int = -1  # descriptor of the file in memory that has `tickets`
     tickets: tuple[int, int] | None = None  # offset and size of their secret
     counted: int = -1  # descriptor of the file in memory that has `Counted`
+    sizes: list[tuple[str, int]] = []  # of the pools: name, and how many processes it has now
 
 
 class Begun(msgspec.Struct, tag="begun"):

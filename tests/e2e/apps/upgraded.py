@@ -13,6 +13,12 @@ if Path("broken").exists():
     raise RuntimeError("this code does not import")
 while Path("hangs").exists():
     time.sleep(0.01)
+if Path("one-at-first").exists():
+    try:
+        Path("first").touch(exist_ok=False)
+    except FileExistsError:
+        while not Path("others").exists():
+            time.sleep(0.01)
 
 PIECE = b"0123456789abcdef" * 4096
 
