@@ -33,6 +33,7 @@ from halfsync.plan import (
 )
 from halfsync.settings.error_pages import PageEntry
 from halfsync.settings.errors import Mistakes, SettingError
+from halfsync.settings.probes import probes_of
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.table import Settings
@@ -84,6 +85,8 @@ def work_out(
             "There is nothing to serve: name an application such as app:app, or a folder such as ./public."
         )
     _check_hosts(sites, settings.bind, found)
+    with found.noted():
+        probes_of(settings.upgrade_probe)
     pools = [PoolPlan("built-in", None, 1, settings.builtin_threads)]
     files = PageFiles(found)
     of_all = files.load(error_pages)

@@ -19,11 +19,13 @@ from halfsync import __version__, channel
 from halfsync.certificates import Certificates
 from halfsync.logs.error import log
 from halfsync.parent import certificates, listeners
+from halfsync.parent.children import Child
 from halfsync.parent.control_socket import ControlSocket
 from halfsync.parent.limits import EXIT_WRONG
 from halfsync.parent.pidfile import PidFile
 from halfsync.parent.pools import WorkerPool
 from halfsync.parent.privileges import Identity
+from halfsync.parent.probes import Probes
 from halfsync.plan import Listener, Plan
 from halfsync.settings.table import Settings
 from halfsync.wire import upgrade
@@ -44,6 +46,7 @@ class Predecessor:
         self._taken: list[int] = []
         self._owned_files: list[tuple[str, tuple[int, int] | None]] = []
         self._is_asked = False
+        self._probes = Probes()
         self.has_left = False
         self.keeper: socket.socket | None = None
         self.is_gone = False
@@ -89,9 +92,8 @@ class Predecessor:
         found: list[Listener] = []
         missing: list[str] = []
         for address in addresses:
-            where = listeners.parse(address)
-            same = [one for one in self._inherited.listeners if listeners.parse(one.bound_as) == where]
             scheme = listeners.scheme_of(address, settings)
+            same = self._bound_as(address, scheme)
             found += [self._take(one, scheme, address) for one in same]
             if not same:
                 missing.append(address)
@@ -105,6 +107,15 @@ class Predecessor:
                 pass
         held = {one.port for one in self._inherited.listeners}
         return (*found, *listeners.bind_missing(settings, identity, addresses, missing, held))
+
+    def _bound_as(self, address: str, scheme: str) -> list[upgrade.InheritedListener]:
+        """(A name may stand for several sockets; and what is spoken there may have changed. But if several
+        have the same address, as with port 0, each is for its scheme.)"""
+        where = listeners.parse(address)
+        same = [one for one in self._inherited.listeners if listeners.parse(one.bound_as) == where]
+        if len({one.bound_as for one in same}) > 1:
+            same = [one for one in same if one.scheme == scheme]
+        return [one for one in same if one.place not in self._taken]
 
     def _take(self, one: upgrade.InheritedListener, scheme: str, bound_as: str) -> Listener:
         self._taken.append(one.place)
@@ -156,10 +167,11 @@ class Predecessor:
 
     # --- handing over
 
-    def prepare(self, plan: Plan) -> tuple[socket.socket, dict[int, int]] | None:
-        """Say that we could serve; once. Gives the pump's end of the channel between the pumps, and the
-        places of the listeners whose connections it gets, by what they are there. Raises OSError."""
-        if self._is_asked:
+    def prepare(self, plan: Plan, pump: Child, now: float) -> tuple[socket.socket, dict[int, int]] | None:
+        """Say that we could serve; once, and when that is tried. Gives the pump's end of the channel between
+        the pumps, and the places of the listeners whose connections it gets, by what they are there. Raises
+        OSError, and NotServed if it can't take over."""
+        if self._is_asked or not self._probes.are_over(plan, pump, now):
             return None
         places = self._places(plan)
         ours, theirs = channel.pair()
@@ -213,6 +225,7 @@ class Predecessor:
     def register(self, poller: select.poll) -> None:
         if self._heard is not None and not self.is_gone:
             poller.register(self._heard, select.POLLIN)
+        self._probes.register(poller)
 
     def receive(self) -> list[int]:
         """Signals that came to the keeper since. The end, and that it has handed over, are noted."""
@@ -251,6 +264,7 @@ class Predecessor:
     def forget_in_child(self) -> None:
         """In a forked process: the descriptors are closed already. (The listening sockets are the plan's.)"""
         self._sock.detach()
+        self._probes.forget_in_child()
         if self.keeper is not None:
             self.keeper.detach()
 

@@ -48,6 +48,7 @@ from halfsync.parent.limits import EXIT_WRONG, LAST_WORD, LONGEST_WAIT, SHORTEST
 from halfsync.parent.logfiles import ErrorLog
 from halfsync.parent.predecessor import Predecessor
 from halfsync.parent.privileges import Identity
+from halfsync.parent.probes import NotServed
 from halfsync.parent.process_rows import ProcessRows
 from halfsync.parent.progress import StartReport
 from halfsync.parent.reaping import UnknownChildren
@@ -411,7 +412,7 @@ class Supervisor:
     def _advance(self, now: float) -> None:
         tree = self._tree
         if tree.phase is Phase.STARTING and tree.pump is not None and self._can_serve:
-            if self._predecessor is None or self._takes_over(self._predecessor, tree.pump):
+            if self._predecessor is None or self._takes_over(self._predecessor, tree.pump, now):
                 self._begin_serving(now)
         elif tree.phase is Phase.STARTING:
             self._start_report.look(tree.pools, now)
@@ -437,12 +438,15 @@ class Supervisor:
             self._predecessor.serving()
         self._reloads.serving()
 
-    def _takes_over(self, predecessor: Predecessor, pump: Child) -> bool:
+    def _takes_over(self, predecessor: Predecessor, pump: Child, now: float) -> bool:
         """Whether it is our turn to serve."""
         try:
-            prepared = predecessor.prepare(self._tree.plan)
+            prepared = predecessor.prepare(self._tree.plan, pump, now)
         except OSError:
             return False  # there is no room for it now
+        except NotServed as wrong:
+            self._tree.give_up(str(wrong), "", now)
+            return False
         if prepared is not None:
             sock, places = prepared
             pump.order(messages.TakeOver(places), (sock.detach(),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
     if path == "/events":
         start("200 OK", [("Content-Type", "text/event-stream")])
         return _events()
+    if path == "/probe":
+        return _probe(environ, start)
     if path.startswith("/wait/"):
         Path(f"here-{path[6:]}").touch()
         while not Path("go").exists():
@@ -41,6 +44,18 @@ def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
     said = f"{os.getppid()} {environ['REMOTE_ADDR']}".encode()
     start("200 OK", [("Content-Length", str(len(said)))])
     return [said]
+
+
+def _probe(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    """Does what the file `probe` says: a status, or a crash."""
+    what = Path("probe").read_text("ascii") if Path("probe").exists() else "200 OK"
+    seen = [environ[name] for name in ("wsgi.url_scheme", "HTTP_HOST", "REMOTE_ADDR")]
+    with Path("probes").open("a", encoding="ascii") as probes:
+        probes.write(" ".join([str(os.getppid()), *seen, what]) + "\n")
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    start(what, [("Content-Length", "0")])
+    return []
 
 
 def _events() -> Iterator[bytes]:

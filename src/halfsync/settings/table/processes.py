@@ -232,3 +232,13 @@ class Processes(ClientAccess, frozen=True, kw_only=True):
             most=86400,
         ),
     ] = 60.0
+    upgrade_probe: Annotated[
+        list[str],
+        about(
+            "Processes",
+            "Before a new version takes over at an upgrade, it must respond to a GET of this path, such as "
+            "/healthz or shop.example/healthz, with a status from 200 to 399. Else the running version "
+            "goes on.",
+            metavar="PATH",
+        ),
+    ] = []
