@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -289,7 +290,7 @@ def test_files_have_a_progress_bar_on_a_terminal_and_statistics(tmp_path):
         shown = on_terminal(
             lambda end: halfsync("-s", str(statistics), str(log), str(log), stdout=output, stderr=end)
         )
-    assert re.search(r"\r\[#{30}\] 100% 8,000 lines, [01] names\r\n$", shown), shown
+    assert re.search(r"\r\[#{30}\] 100% 8,000 lines, (1 name|0 names)\r\n$", shown), shown
     assert len(out.read_bytes().splitlines()) == 8000
     assert re.search(r"^lines with an address +4,000$", statistics.read_text(), re.MULTILINE)
     with out.open("wb") as output, log.open("rb") as given:
@@ -314,6 +315,44 @@ def test_a_mistake_is_told_in_one_sentence(arguments, words):
     assert errors.startswith(b"halfsync: ")
     assert words.encode() in errors
     assert errors.count(b"\n") == 1
+
+
+def test_what_gzip_has_compressed_is_read_as_what_it_was_before(tmp_path):
+    """As a file, with a progress bar; and on standard input."""
+    plain, packed, out = tmp_path / "1", tmp_path / "2.gz", tmp_path / "out"
+    plain.write_bytes(b"none 1\n" * 3)
+    packed.write_bytes(gzip.compress(b"none 2\n" * 50_000))
+    with out.open("wb") as output:
+        shown = on_terminal(lambda end: halfsync(str(plain), str(packed), stdout=output, stderr=end))
+    assert out.read_bytes() == b"none 1\n" * 3 + b"none 2\n" * 50_000
+    shares = [int(one) for one in re.findall(r"(\d+)% ", shown)]
+    assert shares == sorted(shares)
+    assert shares[0] < 50
+    assert shares[-1] == 100
+    with (
+        packed.open("rb") as given,
+        out.open("wb") as output,
+        halfsync(stdin=given, stdout=output) as process,
+    ):
+        assert process.wait(LONG) == 0
+    assert out.read_bytes() == b"none 2\n" * 50_000
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "a head alone", "in the head"])
+def test_a_compressed_file_that_is_damaged_is_told_in_one_sentence(tmp_path, harm):
+    whole = gzip.compress(os.urandom(50_000).hex().encode())
+    packed = {
+        "cut": whole[:-9],
+        "changed": whole[:20_000] + bytes(100) + whole[20_100:],
+        "a head alone": whole[:2],
+        "in the head": whole[:2] + b"\xff" * 10 + whole[12:],
+    }
+    file = tmp_path / "a.gz"
+    file.write_bytes(packed[harm])
+    with halfsync(str(file), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        _, errors = process.communicate(timeout=LONG)
+    assert errors.decode() == f"halfsync: {file}: it is compressed, and damaged or not complete\n"
+    assert process.returncode == 2
 
 
 def test_nobody_reads_what_it_writes(tmp_path):

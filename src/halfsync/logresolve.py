@@ -2,22 +2,27 @@
 
 Lines are read, looked up and written at the same time, and written in the order in which they were read, each
 as soon as the names of all before it are known. Each address is looked up once. What a line begins with
-counts, if it is an address; of a line of JSON, `client_name` is set.
+counts, if it is an address; of a line of JSON, `client_name` is set. What gzip has compressed, as logrotate's
+`compress` does, is read as what it was before.
 """
 
 from __future__ import annotations
 
+import errno
+import gzip
+import io
 import os
 import queue
 import re
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import click
 
@@ -28,6 +33,9 @@ WAITING = 50_000
 BAR = 30
 REDRAW = 0.1
 """Seconds."""
+
+GZIP = b"\x1f\x8b"
+"""What a compressed file begins with (RFC 1952 2.3.1), and no line of a log does."""
 
 _CLIENT = re.compile(rb'"client":"([0-9A-Fa-f.:]+)"')
 _NO_NAME = b'"client_name":null'
@@ -71,9 +79,14 @@ class Progress:
         self._drawn_at = now
         share = min(1.0, self.read / self._total)
         bar = "#" * int(share * BAR)
-        shown = f"{self._statistics.lines:,} lines, {self._statistics.found:,} names"
+        lines, names = self._statistics.lines, self._statistics.found
+        shown = f"{lines:,} {_plural('line', lines)}, {names:,} {_plural('name', names)}"
         sys.stderr.write(f"\r[{bar:{BAR}}] {share:4.0%} {shown}" + ("\n" if is_last else ""))
         sys.stderr.flush()
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
 
 
 class Resolving:
@@ -195,13 +208,14 @@ def command(files: Sequence[str], double: bool, statistics: str | None, jobs: in
 
     \b
       halfsync logresolve access.log > named.log
+      halfsync logresolve access.log.*.gz > named.log
       tail -f access.log | halfsync logresolve
     """
     started = time.monotonic()
     work = Resolving(name_of_checked if double else name_of, jobs, timeout, sys.stdout.buffer)
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
     if files and "-" not in files and is_shown:
-        work.progress = Progress(sum(os.path.getsize(one) for one in files), work.statistics)
+        work.progress = Progress(sum(map(_size, files)), work.statistics)
     try:
         work.run(_lines(files))
     except BrokenPipeError:  # as in | head
@@ -219,7 +233,29 @@ def command(files: Sequence[str], double: bool, statistics: str | None, jobs: in
 def _lines(files: Sequence[str]) -> Iterator[bytes]:
     with ExitStack() as opened:
         for name in files or ("-",):
-            yield from sys.stdin.buffer if name == "-" else opened.enter_context(open(name, "rb"))
+            if name == "-":
+                yield from _lines_of(cast(io.BufferedReader, sys.stdin.buffer), "standard input")
+            else:
+                yield from _lines_of(opened.enter_context(open(name, "rb")), name)
+
+
+def _lines_of(file: io.BufferedReader, name: str) -> Iterator[bytes]:
+    if not file.peek(len(GZIP)).startswith(GZIP):
+        yield from file
+        return
+    try:
+        yield from gzip.GzipFile(fileobj=file)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise OSError(errno.EIO, "it is compressed, and damaged or not complete", name) from None
+
+
+def _size(name: str) -> int:
+    """Bytes of the lines. Of a compressed file, what its end says: less than there is, from 4 GiB on."""
+    with open(name, "rb") as file:
+        if file.peek(len(GZIP)).startswith(GZIP):
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4))
+            return int.from_bytes(file.read(), "little")
+        return file.seek(0, os.SEEK_END)
 
 
 def _write_statistics(file: str, text: str) -> None:
