@@ -81,7 +81,7 @@ ALLOWED: dict[str, set[str]] = {
         "command_line", "counts", "early_signals", "memory", "scoreboard",
         "parent", "wire", "layout", "plan", "plan_codec", "channel", "logs", "settings", "prctl",
         "temporary_files", "folders", "seen_files", "routes_table", "certificates",
-        "issuing.files", "ticket_keys", "stacks_signal", *ENTRY_POINTS,
+        "hosts", "issuing.files", "ticket_keys", "stacks_signal", *ENTRY_POINTS,
     },
     "toml_text": {"header_rules", "settings"},
     "habits": {"habits", "settings", "toml_text"},

@@ -175,6 +175,21 @@ def test_the_page_is_whole_and_needs_nothing_else(server):
     assert b'http-equiv="refresh" content="7"' in server.get("/status?refresh=7").body
 
 
+def test_the_documentation_names_all_members_of_the_json_and_no_other(server):
+    server.get("/")
+    page = (Path(__file__).parents[2] / "docs/how-to/status.md").read_text()
+    table = page.partition("## As JSON")[2].partition("## ")[0]
+    rows = dict(re.findall(r"^\| (`.*`) \| (.*) \|$", table, re.MULTILINE))
+    members = {name for names in rows for name in re.findall(r"`([a-z_]+)`", names)}
+    seen = found(server)
+    assert members == set(seen)
+    for name in ("pools", "handlers"):
+        assert {*re.findall(r"`([a-z_]+)`", rows[f"`{name}`"])} == set(seen[name][0])
+    assert {*re.findall(r"`([a-z_]+)`", rows["`workers`"])} == set(seen["workers"][0])
+    worker = next(one for one in seen["processes"] if one["role"] == "worker")
+    assert {*re.findall(r"`([a-z_]+)`", rows["`processes`"])} == set(worker)
+
+
 def test_as_mod_status_has_it(server):
     server.get("/status")  # it may be the server's first
     lines = dict(line.split(": ", 1) for line in server.get("/status?auto").body.decode().splitlines())
@@ -195,6 +210,8 @@ def test_tasks_of_an_event_loop(server):
         return str(worker["letters"])
 
     server.until(lambda: letters() == "WWW_")
+    lines = dict(line.split(": ", 1) for line in server.get("/status?auto").body.decode().splitlines())
+    assert (lines["BusyWorkers"], lines["GracefulWorkers"]) == ("3", "0")
     go.touch()
     for client in clients:
         assert client.answer().status == 200

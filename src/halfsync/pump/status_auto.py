@@ -34,8 +34,8 @@ def auto(found: dict[str, Any]) -> str:
         "BytesPerSec": f"{sent / uptime:.6g}" if uptime else 0,
         "BytesPerReq": f"{sent / requests:.6g}" if requests else 0,
         "DurationPerReq": f"{handled_ms / handled:.6g}" if handled else 0,
-        "BusyWorkers": letters.count("W") + letters.count("G"),
-        "GracefulWorkers": letters.count("G"),
+        "BusyWorkers": sum(worker["busy"] for worker in found["workers"]),  # not all have a letter
+        "GracefulWorkers": sum(worker["busy"] for worker in found["workers"] if "G" in worker["letters"]),
         "IdleWorkers": letters.count("_"),
         "Processes": len(found["workers"]),
         "ConnsTotal": sum(states.values()),

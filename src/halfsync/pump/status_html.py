@@ -117,7 +117,9 @@ def _letters(worker: dict[str, Any]) -> str:
         said = f"{slot['request']} for {slot['seconds']:.1f} s" if "request" in slot else ""
         title = f' title="{escape(said)}"' if said else ""
         found.append(f'<b class="{LETTERS[slot["letter"]][0]}"{title}>{slot["letter"]}</b>')
-    return "".join(found)
+    shown = sum(letter in "WG" for letter in worker["letters"])
+    more = f" and {worker['busy'] - shown:,} more" if worker["busy"] > shown else ""
+    return "".join(found) + more
 
 
 def _slots_of_loop(worker: dict[str, Any]) -> list[dict[str, Any]]:

@@ -65,7 +65,12 @@ def _families(found: dict[str, Any]) -> Iterator[tuple[str, str, str, Samples]]:
         by("reason", found["refused"]),
     )  # fmt: skip
     yield "sent_bytes_total", "counter", "Bytes sent to clients.", alone(found["bytes_sent"])
-    yield "connections_total", "counter", "Connections accepted.", alone(found["connections_accepted"])
+    yield (
+        "connections_accepted_total",
+        "counter",
+        "Connections accepted.",
+        alone(found["connections_accepted"]),
+    )
     yield (
         "connections_closed_total", "counter", "Connections closed, by reason.",
         by("reason", found["connections_closed"]),

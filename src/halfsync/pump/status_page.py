@@ -139,11 +139,14 @@ class StatusPages:
 
     def _worker(self, worker: Worker) -> dict[str, Any]:
         slots = [] if worker.is_loop else overview.slots_of(self._pump, worker)
+        letters = "".join(one["letter"] for one in slots)
+        busy = _busy(worker) if worker.is_loop else sum(letter in "WG" for letter in letters)
         return {
             "pid": worker.pid,
             "pool": worker.pool.name,
             "threads": worker.threads,
-            "letters": _loop_letters(worker) if worker.is_loop else "".join(one["letter"] for one in slots),
+            "busy": busy,
+            "letters": _loop_letters(worker, busy) if worker.is_loop else letters,
             "memory": self._memory(worker),
             "tasks": overview.tasks_of(self._pump, worker),
             "slots": slots,
@@ -183,10 +186,14 @@ def _below(exchange: Exchange) -> bytes:
     return below_prefix(target_parts(exchange.head.target)[0], exchange.route.prefix).strip(b"/")
 
 
-def _loop_letters(worker: Worker) -> str:
-    """Of a worker with an event loop, which takes a thousand tasks: one letter for each that it has, and one
-    for the places left. The letters are those of threads (see overview.slots_of)."""
-    busy = min(worker.threads, sum(worker.begun(number) > 0 for number in worker.owners))
+def _busy(worker: Worker) -> int:
+    """The tasks that an event loop runs."""
+    return min(worker.threads, sum(worker.begun(number) > 0 for number in worker.owners))
+
+
+def _loop_letters(worker: Worker, busy: int) -> str:
+    """Of a worker with an event loop, which takes thousands of tasks: one letter for each that it runs, up to
+    MOST_LETTERS, and one for the places left. The letters are those of threads (see overview.slots_of)."""
     idle = "." if worker.retiring else "!" if worker.stalled else "_"
     left = min(worker.threads - busy, 1)
     return ("G" if worker.retiring else "W") * min(busy, MOST_LETTERS) + idle * left
