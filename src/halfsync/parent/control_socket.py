@@ -20,6 +20,8 @@ from halfsync.wire.control import MAX_LINE, encode_response, failed
 MOST_CLIENTS = 16
 SILENT = 60.0
 """Seconds for which a client may neither say nor take anything."""
+CROWDED = 2.0
+"""The same while there are as many as there may be: then others wait, perhaps."""
 DEAF = 1.0
 """Seconds until the next try, when a client could not be accepted."""
 _RECV = 64 * 1024
@@ -33,6 +35,11 @@ class ControlClient:
         self.is_waiting = False  # a command of his is being carried out
         self.ended = False  # he says no more
         self.heard_at = now
+
+    @property
+    def may_say_more(self) -> bool:
+        """What he has said and is not yet carried out is bounded."""
+        return not self.ended and len(self.inbox) <= MAX_LINE
 
     def say(self, said: dict[str, object]) -> None:
         self.outbox += encode_response(said)
@@ -89,14 +96,15 @@ class ControlSocket:
         if self.is_ours and now >= self._deaf_until and len(self.clients) < MOST_CLIENTS:
             poller.register(self.listener.socket, select.POLLIN)
         for client in self.clients:
-            wanted = (0 if client.ended else select.POLLIN) | (select.POLLOUT if client.outbox else 0)
-            poller.register(client.socket, wanted)
+            wanted = (select.POLLIN if client.may_say_more else 0) | (select.POLLOUT if client.outbox else 0)
+            if wanted:  # else poll(2) would tell, again and again, that he has gone
+                poller.register(client.socket, wanted)
 
     def receive(self, now: float) -> None:
         """Accept who has come, and read what they say."""
         self._accept(now)
         for client in self.clients:
-            if not client.ended:
+            if client.may_say_more:
                 self._read(client, now)
 
     def requests(self) -> Iterator[tuple[ControlClient, bytes]]:
@@ -109,10 +117,11 @@ class ControlSocket:
 
     def flush(self, now: float) -> None:
         """Send what there is room for, and let go of who has ended."""
+        silent = SILENT if len(self.clients) < MOST_CLIENTS else CROWDED
         for client in list(self.clients):
             if client.outbox and self._send(client):
                 client.heard_at = now
-            is_silent = not client.is_waiting and now - client.heard_at > SILENT
+            is_silent = not client.is_waiting and now - client.heard_at > silent
             is_done = client.ended and not (client.outbox or client.is_waiting or b"\n" in client.inbox)
             if is_done or is_silent:
                 client.socket.close()
@@ -141,6 +150,8 @@ class ControlSocket:
         client.heard_at = now
         client.inbox += data
         client.ended = not data
+        if client.ended and client.inbox:
+            client.inbox += b"\n"  # (an empty line is nothing)
         if len(client.inbox) > MAX_LINE and b"\n" not in client.inbox[: MAX_LINE + 1]:
             client.inbox, client.ended = b"", True
             client.say(failed(f"A request has {MAX_LINE} bytes at most."))
