@@ -177,9 +177,8 @@ def test_the_page_is_whole_and_needs_nothing_else(server):
 
 def test_the_documentation_names_all_members_of_the_json_and_no_other(server):
     server.get("/")
-    page = (Path(__file__).parents[2] / "docs/how-to/status.md").read_text()
-    table = page.partition("## As JSON")[2].partition("## ")[0]
-    rows = dict(re.findall(r"^\| (`.*`) \| (.*) \|$", table, re.MULTILINE))
+    page = (Path(__file__).parents[2] / "docs/reference/status-json.md").read_text()
+    rows = dict(re.findall(r"^\| (`.*`) \| (.*) \|$", page, re.MULTILINE))
     members = {name for names in rows for name in re.findall(r"`([a-z_]+)`", names)}
     seen = found(server)
     assert members == set(seen)
