@@ -194,6 +194,24 @@ def test_to_a_unix_stream_each_message_ends_in_a_nul(tmp_path):
     assert got.endswith(b"\0")
 
 
+@pytest.mark.parametrize(("framing", "expected"), [("traditional", b"%b\n"), ("octet-counted", b"%d %b")])
+def test_to_a_unix_stream_with_a_framing_that_is_named(tmp_path, framing, expected):
+    """As rsyslog's imptcp wants it. Then it is no datagram socket, whatever is there."""
+    target = syslog_of(f"server=unix:{tmp_path}/log,framing={framing}")
+    with unix_stream_receiver(tmp_path / "log") as receiver:
+        assert target.send("one", 6)
+        assert target.send("two", 6)
+        with accepted(receiver) as peer:
+            got = peer.recv(65536)
+    found = re.findall(rb"<190>\w{3} [ \d]\d [\d:]{8} halfsync\[\d+\]: \w{3}", got)
+    assert len(found) == 2
+    assert got == b"".join(expected % ((len(one), one) if b"%d" in expected else one) for one in found)
+    (tmp_path / "log").unlink()
+    with unix_receiver(tmp_path / "log"):
+        assert not target.send("lost", 6)
+        assert target.why == os.strerror(errno.EPROTOTYPE)
+
+
 def test_a_unix_receiver_that_starts_again_may_be_of_the_other_kind(tmp_path):
     target = unix_target(tmp_path)
     for number in range(3):
@@ -415,8 +433,8 @@ def test_by_tcp_a_file_that_has_taken_the_descriptors_number_is_not_written_to()
         ("server=tls://a:514", "none of HOST"),
         ("server=tcp://no-such-host.invalid", "is not found"),
         ("server=tcp://127.0.0.1,framing=json", "neither traditional nor octet-counted"),
-        ("server=127.0.0.1,framing=traditional", "framing is for TCP"),
-        ("framing=octet-counted", "framing is for TCP"),
+        ("server=127.0.0.1,framing=traditional", "framing is for streams"),
+        ("framing=octet-counted", "framing is for streams"),
         ("format=json", "neither rfc3164 nor rfc5424"),
         ("colour=red", "'colour' is not known"),
     ],

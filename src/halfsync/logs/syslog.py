@@ -66,9 +66,10 @@ class Syslog:
         host: str,
         *,
         modern: bool,
-        is_counted: bool = False,
+        framing: str = "",
     ) -> None:
-        """`host`: "" for none. `is_counted`: see MessageStream. Raises ValueError with a sentence."""
+        """`host`: "" for none. `framing`: of a stream. A unix socket with one is a stream; without one,
+        whatever is there. Raises ValueError with a sentence."""
         self.name = f"syslog at {server}"
         self.severity = severity  # of the access log
         self._facility = facility
@@ -76,9 +77,12 @@ class Syslog:
         self._modern = modern
         address = address_of(server)
         self._host = "" if isinstance(address, str) and not modern else host
-        is_stream = server.startswith(TCP)
+        is_stream = server.startswith(TCP) or bool(framing)
         self._address = address
-        self._sender = MessageStream(address, is_counted=is_counted) if is_stream else Datagrams(address)
+        self._may_change = not is_stream
+        self._sender = (
+            MessageStream(address, is_counted=framing == COUNTED) if is_stream else Datagrams(address)
+        )
 
     @property
     def why(self) -> str:
@@ -100,7 +104,7 @@ class Syslog:
         """To a unix socket of either kind, as the C library's syslog(3) does."""
         if self._try(data, wait):
             return True
-        if not self._sender.is_of_other_kind:
+        if not (self._may_change and self._sender.is_of_other_kind):
             return False
         is_stream = isinstance(self._sender, MessageStream)
         self._sender = Datagrams(self._address) if is_stream else MessageStream(self._address, end=NUL)
@@ -155,13 +159,13 @@ def syslog_of(text: str) -> Syslog:
         raise ValueError(f"the format {form!r} is neither rfc3164 nor rfc5424.")
     host = "" if "nohostname" in given else socket.gethostname().partition(".")[0]
     server = given.get("server") or DEFAULT_SERVER
-    framing = given.get("framing", TRADITIONAL)
-    if framing not in (TRADITIONAL, COUNTED):
+    framing = given.get("framing", "")
+    if framing not in (TRADITIONAL, COUNTED) and "framing" in given:
         raise ValueError(f"the framing {framing!r} is neither {TRADITIONAL} nor {COUNTED}.")
-    if "framing" in given and not server.startswith(TCP):
-        raise ValueError(f"framing is for TCP, as in server={TCP}192.0.2.1:514.")
-    number, modern, counted = FACILITIES.index(facility), form == "rfc5424", framing == COUNTED
-    return Syslog(server, number, SEVERITIES[severity], tag, host, modern=modern, is_counted=counted)
+    if framing and not given.get("server", "").startswith((TCP, "unix:")):
+        raise ValueError(f"framing is for streams, as in server={TCP}192.0.2.1:514.")
+    number, modern = FACILITIES.index(facility), form == "rfc5424"
+    return Syslog(server, number, SEVERITIES[severity], tag, host, modern=modern, framing=framing)
 
 
 def address_of(server: str) -> Address:
