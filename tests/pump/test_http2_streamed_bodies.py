@@ -13,6 +13,7 @@ from halfsync.objects import Memory
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.http2_streams import Session, Stream
 from halfsync.pump.streamed_bodies import WORTH_A_PIECE
+from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.messages import BODY_WINDOW, ClientDisconnected, Ending, Piece, StreamedTask, Task
 from tests.pump.harness import Hand, Stage, no_descriptor_left, skip_with_single_bytes
 from tests.pump.http2_client import Http2Client, RawHttp2
@@ -152,8 +153,38 @@ def test_the_client_may_send_no_more_than_is_taken():
             taken += size
             got = len(hand.bodies[task.number])
             assert taken - WORTH_A_PIECE < got <= taken
-            assert sum(map(len, stream_of(stage).parts)) <= WINDOW
+            stream = stream_of(stage)
+            assert sum(map(len, stream.parts)) <= WINDOW + stream.state_of.grown
         assert hand.bodies[task.number] == b"x" + DATA[: got - 1]
+
+
+def test_what_has_come_for_a_handler_that_pauses_is_passed_on_in_pieces_that_fit_a_packet():
+    """Its window has grown while it kept up, and is full when it reads again."""
+    with streaming() as stage:
+        client, hand, number, task = begun(stage, first=b"x")
+        rest = memoryview(DATA)
+        hand.ask(task)
+        stream = stream_of(stage)
+        for _ in range(100):
+            if stream.state_of.grown >= 2 * BODY_WINDOW:
+                break
+            before = len(hand.bodies[task.number])
+            rest = send_what_may_be(client, number, rest)
+            hand.collect(task)
+            hand.ask(task, len(hand.bodies[task.number]) - before)
+        for _ in range(10):
+            rest = send_what_may_be(client, number, rest)
+        assert sum(map(len, stream.parts)) > BODY_WINDOW
+        got = len(hand.bodies[task.number])
+        for _ in range(10):
+            hand.ask(task, BODY_WINDOW)
+            client.settle()
+            for piece in hand.heard():
+                if isinstance(piece, Piece):
+                    assert 0 < len(piece.data) <= BLOCK_SIZE
+                    assert piece.data == DATA[got - 1 : got - 1 + len(piece.data)]
+                    got += len(piece.data)
+        assert got == 1 + len(DATA) - len(rest)
 
 
 def test_pieces_do_not_become_ever_smaller():

@@ -17,7 +17,13 @@ from halfsync.wire.http2 import MAX_BLOCKS, Http2Connection
 from halfsync.wire.http2_events import DataReceived, RequestReceived
 from halfsync.wire.http2_frames import MAX_WINDOW
 from halfsync.wire.http2_requests import Requests
-from halfsync.wire.http2_state import MAX_RESET, MAX_SKIPPED, RECEIVE_WINDOW, Http2Limits
+from halfsync.wire.http2_state import (
+    MAX_RESET,
+    MAX_SKIPPED,
+    MOST_GROWN,
+    RECEIVE_WINDOW,
+    Http2Limits,
+)
 from tests.wire.http2_frames import (
     EH,
     ES,
@@ -162,7 +168,9 @@ def check(server: Http2Connection) -> None:
     if server.failed:
         return
     kept = sum(stream.unconsumed for stream in server.streams.values())
-    assert server.receive_window + kept + server._unopened == RECEIVE_WINDOW
+    grown = sum(stream.grown for stream in server.streams.values())
+    assert grown + server._may_grow == MOST_GROWN
+    assert server.receive_window + kept + server._unopened == RECEIVE_WINDOW + grown
     assert server.window <= MAX_WINDOW
     assert all(stream.window <= MAX_WINDOW for stream in server.streams.values())
     assert len(server.streams) <= server.limits.streams

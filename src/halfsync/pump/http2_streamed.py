@@ -2,8 +2,8 @@
 other half.
 
 What has come of a body and has not been passed on waits in `Stream.parts`, which the stream's window bounds
-(64 KiB). As it is passed on, the client may send as much again: so the handler's window (`grant`) opens the
-client's.
+(64 KiB, and more for a handler that keeps up). As it is passed on, the client may send as much again: so the
+handler's window (`grant`) opens the client's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from halfsync.pump.refused_bodies import RefusedBodies
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import WORKING, BodyEvent, BodyState
 from halfsync.pump.streamed_bodies import BodyStreams, is_worth_a_piece
+from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.messages import Ending
 from halfsync.wire.refusals import Refusal
 
@@ -72,7 +73,7 @@ class Http2BodyStreams(BodyStreams):
         """What has come, as far as there is room."""
         assert isinstance(conn, Stream)
         data = b"".join(conn.parts)
-        piece = data[: self._room(exchange, stream)]
+        piece = data[: min(self._room(exchange, stream), BLOCK_SIZE)]
         conn.parts = [data[len(piece) :]] if len(piece) < len(data) else []
         self._check_size(exchange, stream.size + len(piece))
         exchange.received += len(piece)

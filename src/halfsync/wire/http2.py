@@ -294,6 +294,8 @@ class Http2Connection(Http2State):
         if head is None:
             head, refusal = self._read_head(block, stream_id, ended)
         self.streams[stream_id] = stream = StreamState(stream_id, self.stream_window, ended)
+        if head.upgrades:
+            stream.grows = False  # small messages in both directions, whose credit is another
         if not ended and refusal is None and head.body_size >= 0 and not head.upgrades:
             stream.expected = head.body_size
         events.append(RequestReceived(stream, head, refusal))
