@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import os
 import random
+import select
 import socket
 import struct
 import tempfile
@@ -367,8 +368,10 @@ class Talk:
 
     # --- what comes -------------------------------------------------------------------------------
 
-    def move(self) -> None:
-        """Send and read a piece, as far as the sockets take and give any."""
+    def move(self, wait: float = 0.0) -> None:
+        """Send and read a piece, as far as the socket takes and gives any; `wait` so many seconds for it."""
+        if wait:
+            select.select([self.socket], [self.socket] if self.out else [], [], wait)
         size = self.random.choice(AT_A_TIME)
         try:
             if self.out and not self.closed:
@@ -567,7 +570,7 @@ class Talks:
                 assert talk.goaway is None, f"{CODES[talk.goaway or 0]}: {talk.why}"
                 talk.upload()
                 self.random.choice(going).move()
-                talk.move()
+                talk.move(wait=0.01)
         self.responses += sum(stream.over and not stream.given_up for stream in talk.streams.values())
         if mistake:
             self.mistakes += 1
@@ -575,7 +578,7 @@ class Talks:
             talk.out += make(talk)
             while not talk.closed:
                 assert time.monotonic() < deadline, f"{mistake}: the connection is not closed"
-                talk.move()
+                talk.move(wait=0.01)
             assert talk.goaway is not None, mistake
             assert CODES[talk.goaway] == code, f"{mistake}: {talk.why}"
         talk.socket.close()

@@ -12,13 +12,13 @@ MOST = 64 * 1024 * 1024
 
 
 def test_every_stream_gets_the_response_to_its_request(tmp_path: Path):
-    """Eight connections at a time, twelve in all, with resets, mistakes and windows of all sizes."""
+    """Eight connections at a time, ten in all, with resets, mistakes and windows of all sizes."""
     make_files(tmp_path)
     with serving(tmp_path, *ROUTES) as server:
         server.tracebacks = -1  # some handlers fail amid their responses
         before = resident(server.pump)
         talks = Talks(server, 1)
-        talks.run(12, at_once=8, steps=80)
+        talks.run(10, at_once=8, steps=60)
         assert talks.responses > 150
         assert resident(server.pump) - before < MOST
-        assert talks.mistakes > 3
+        assert talks.mistakes > 2
