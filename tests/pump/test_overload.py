@@ -14,6 +14,7 @@ import pytest
 
 from halfsync import ctl_text
 from halfsync.plan import Kind, Limits, RoutePlan
+from halfsync.pump.overload import run_delay
 from halfsync.pump.status_html import page
 from halfsync.pump.status_metrics import metrics
 from halfsync.pump.status_page import StatusPages
@@ -189,6 +190,64 @@ def test_clients_that_wait_for_their_responses_are_no_overload():
         load.run(5, rate=0, clients=30)
         assert set(load.since(0)[0]) == {200}
         assert max(load.since(0)[1]) > 1
+
+
+@pytest.mark.parametrize("pause", [0.12, 0.25])
+def test_clients_that_have_no_processor_now_and_then_are_no_overload(pause: float):
+    """They send all at once when they have it again: the number of those that wait goes down and up."""
+    with loaded(0.02) as load:
+        for _ in range(12):
+            load.run(0.15, rate=0, clients=60)
+            load.run(pause, rate=0)
+        assert set(load.since(0)[0]) == {200}
+        assert max(load.since(0)[1]) > 0.4, "they have waited"
+
+
+def test_more_than_the_queue_holds_is_an_overload_though_the_queue_does_not_grow():
+    with loaded(queue_limit=40) as load:
+        load.run(4, rate=200)
+        assert load.stage.pump.pools.pools[APP].is_overloaded
+        begun = load.now
+        load.run(3, rate=200)
+        statuses, served, refused = load.since(begun)
+        assert statuses[200] >= 50  # of 60 that it can
+        assert max(served) <= 0.1 * 1.5 + 4 * STEP
+        assert max(refused) <= 0.1 * 0.5 + 4 * STEP
+
+
+def test_a_route_whose_own_queue_is_short_makes_no_overload_of_clients_that_wait():
+    usual = Limits.of(Settings())
+    routes = (
+        RoutePlan("/short", "app:app", Kind.WSGI, APP, limits=replace(usual, queue_limit=2)),
+        RoutePlan("", "app:app", Kind.WSGI, APP, limits=usual),
+    )
+    with Stage(routes=routes) as stage:
+        load = Load(stage, stage.hand(threads=2), 0.1)
+        for _ in range(40):
+            load.run(0.1, rate=0, clients=30)
+            client = stage.client()
+            client.send(get("/short"))
+            assert client.answer().status == 503
+            client.sock.close()
+        assert set(load.since(0)[0]) == {200}
+
+
+def test_while_this_process_waits_for_a_processor_nothing_is_decided():
+    with loaded() as load:
+        load.run(2, rate=16)
+        overload = load.stage.pump.pools.overload
+        overload.delay = lambda: 0.9 * load.now
+        load.run(4, rate=40)
+        assert set(load.since(0)[0]) == {200}
+        waited = 0.9 * load.now
+        overload.delay = lambda: waited
+        load.run(5, rate=40)
+        assert load.stage.pump.pools.pools[APP].is_overloaded
+
+
+def test_the_kernel_tells_how_long_this_process_has_waited():
+    before = run_delay()
+    assert 0.0 <= before <= run_delay()
 
 
 def test_a_burst_is_served():

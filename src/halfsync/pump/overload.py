@@ -9,10 +9,14 @@ the requests had been refused. So what counts is how long requests wait, not how
 RFC 8289):
 
  - A pool is watched from when a request has waited for longer than the target. If that stays so for PATIENCE,
-   more come than end (the number of those that wait goes on growing), and some do end, it is *overloaded*. A
-   burst is over by then. A fixed number of clients, each of which sends its next request when it has its
-   response, is no overload, however long each waits: then as many come as end. Nor are handlers that hang
-   (`queue_timeout` is for those).
+   more come than end, and some do end, it is *overloaded*. A burst is over by then. Handlers that hang are no
+   overload (`queue_timeout` is for those).
+ - More come than end if the number of those that wait goes on growing: of late it was at no time as small as
+   at any time in the first half. (Or requests are turned away now, since the queue is as long as it may be.)
+   A fixed number of clients, each of which sends its next request when it has its response, is no overload,
+   however long each waits. On a busy machine their number seems to grow: they, or the workers, have no
+   processor for a while, and then send all at once. But it comes to no more than before.
+ - Time in which this process waits for a processor itself does not count: so little happens in it.
  - While it is overloaded, a request that has waited for longer than the target gets a 503; and so does, at
    once, one that would have to: no more are let into the queue than threads can begin within the target.
  - It is over when in the last PATIENCE nothing had to be refused, or threads were idle for IDLE of it, since
@@ -29,8 +33,9 @@ requests out of the queue is the `queue_limit` of its routes, which is compared 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from halfsync.counts import TOTAL_NS, WORD
 from halfsync.plan import BUILT_IN, Plan
@@ -51,7 +56,11 @@ take. A page with all its images, or a scheduled job, is a burst of a second."""
 GROWING = 10.0
 """The same for a pool that can have more workers: they are on their way."""
 MOST_STEP = 32
-"""By so many, or by half, the number of those that wait has to grow; by fewer if there are fewer threads."""
+"""By so many, or by a quarter, the number of those that wait has to grow; by fewer if there are fewer
+threads."""
+WINDOWS = 8
+"""In PATIENCE: of each it is known how many waited at least, and at most."""
+REMEMBERED = 8 * WINDOWS
 IDLE = 0.4
 """Of the time. At the full load some thread is idle for a third of it at most: for moments, until the next
 request comes."""
@@ -71,13 +80,21 @@ class _Mean:
     mean_ns: float = 0.0
 
 
+MANY = 1 << 30
+
+
 @dataclass
 class _Watch:
     """Of a pool whose requests wait too long. Times are monotonic seconds."""
 
     since: float
     ended: int  # requests that had ended by then
-    least: int = 1 << 30  # that waited, in the second half of PATIENCE and later
+    delayed: float  # seconds that this process had waited for a processor by then
+    count: int = 0  # windows that are over; of the last ones, how many waited at least, and at most:
+    windows: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    least: int = MANY  # the same, in the window that is not over
+    most: int = 0
+    turned_away: int = 0  # by `queue_limit`, in that window
     is_overload: bool = False
     # while it is one:
     looked_at: float = 0.0
@@ -97,6 +114,7 @@ class Overload:
         self._means: dict[Pool, _Mean] = {}
         self._watches: dict[Pool, _Watch] = {}
         self._log = QuietLog()
+        self.delay = run_delay
 
     def configure(self, plan: Plan, pools: Sequence[Pool], routes: Sequence[Route]) -> None:
         self._watches.clear()
@@ -113,6 +131,9 @@ class Overload:
         """A request is not let into the queue: which setting that is."""
         assert exchange.route is not None
         if not pool.is_overloaded or pool.waiting >= exchange.route.limits.queue_limit:
+            watch = self._watches.get(pool)
+            if watch is not None and pool.waiting >= self._longest(pool):
+                watch.turned_away += 1
             return "queue_limit"
         self._watches[pool].refused += 1
         return "queue_target"
@@ -142,25 +163,33 @@ class Overload:
         elif not any(age > target for age, target in found):
             self._watches.pop(pool, None)
         elif watch is None:
-            self._watches[pool] = _Watch(self._clock.now, sum(pool.counts.times))
+            self._watches[pool] = _Watch(self._clock.now, sum(pool.counts.times), self.delay())
         elif self._is_overload(pool, watch):
             self._begin(pool, watch)
 
     # --- is it one? --------------------------------------------------------------------------------
 
     def _is_overload(self, pool: Pool, watch: _Watch) -> bool:
-        elapsed, patience = self._clock.now - watch.since, self._patience(pool)
-        if elapsed < patience / 2:
-            return False
         watch.least = min(watch.least, pool.waiting)
-        threads = _threads(pool)
-        step = max(watch.least // 2, min(threads, MOST_STEP), FEW)
+        watch.most = max(watch.most, pool.waiting)
+        elapsed = self._clock.now - watch.since - (self.delay() - watch.delayed)
+        patience = self._patience(pool)
+        if elapsed < (watch.count + 1) * patience / WINDOWS:
+            return False
+        watch.count += 1
+        watch.windows.append((watch.least, watch.most))
+        turned_away, threads = watch.turned_away, _threads(pool)
+        watch.least, watch.most, watch.turned_away = MANY, 0, 0
         return (
-            elapsed >= patience
-            and pool.waiting >= watch.least + step
+            watch.count >= WINDOWS
+            and (turned_away > 0 or _grows([*watch.windows], threads))
             and sum(pool.counts.times) >= watch.ended + max(threads, FEW)
             and threads > 0
         )
+
+    def _longest(self, pool: Pool) -> int:
+        """How many may wait at most."""
+        return max((route.limits.queue_limit for route in self._routes.get(pool, ())), default=MANY)
 
     def _patience(self, pool: Pool) -> float:
         can_grow = sum(not worker.retiring for worker in pool.workers) < self._most[pool]
@@ -236,6 +265,22 @@ class Overload:
             f"{pool.name} is no longer overloaded: {watch.refused} requests got a 503 (queue_target).",
             self._clock.now,
         )
+
+
+def _grows(windows: Sequence[tuple[int, int]], threads: int) -> bool:
+    """Whether more wait now than at any time in the first half of these windows, by far."""
+    before = max(most for _, most in windows[: len(windows) // 2])
+    return windows[-1][0] >= before + max(before // 4, min(threads, MOST_STEP), FEW)
+
+
+def run_delay() -> float:
+    """Seconds in which this process could run, and another one had the processor (see proc_pid_schedstat in
+    the kernel's Documentation/scheduler/sched-stats). 0 where the kernel does not tell."""
+    try:
+        with open("/proc/self/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _threads(pool: Pool) -> int:

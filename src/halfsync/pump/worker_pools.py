@@ -176,13 +176,13 @@ class WorkerPools:
             for index, pool in enumerate(plan.pools)
         ]
         self._saturation = Saturation(clock)
-        self._overload = Overload(clock, self.tasks, self._saturation)
+        self.overload = Overload(clock, self.tasks, self._saturation)
         self.stalls = Stalls(clock, self.tasks, self._saturation)
         self._hung = HungHandlers(clock, self.tasks, report_hung, report_interrupted)
         self._websockets = websockets
         self.deaths = WorkerDeaths(clock, access, self.tasks, report_lost, websockets, retry=settings.retry)
         self.dispatcher = Dispatcher(
-            clock, endings, leases, self.tasks, self.stalls, self._saturation, self._overload
+            clock, endings, leases, self.tasks, self.stalls, self._saturation, self.overload
         )
         self._replies = Replies(
             clock,
@@ -251,7 +251,7 @@ class WorkerPools:
         for route, pool in self.dispatcher.pools.items():
             route.pool = pool
             pool.handler_timeout = max(pool.handler_timeout, route.limits.handler_timeout)
-        self._overload.configure(plan, self.pools, self.routes)
+        self.overload.configure(plan, self.pools, self.routes)
 
     def _backend(self, planned: RoutePlan) -> Backend:
         if planned.shows:
@@ -337,7 +337,7 @@ class WorkerPools:
             pool.sweep(self._clock.now)
             if pool.queue or pool.retries:  # as a rule it can't be helped; but an error may have come between
                 self.tasks.due.add(pool)
-        self._overload.sweep()
+        self.overload.sweep()
         for worker in list(self.workers.values()):
             self.stalls.overdue(worker, now_ns)
             describe_tasks(self._scoreboard, worker)
