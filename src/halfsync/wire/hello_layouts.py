@@ -20,7 +20,7 @@ shuffle their extensions."""
 _ABSENT = slice(0)
 
 
-class Layout:
+class HelloLayout:
     """Of hellos in one record, with nothing behind it. Raises IndexError, struct.error if this is none."""
 
     __slots__ = ("_fields", "_unpack", "name", "protocols")
@@ -64,7 +64,7 @@ class Layouts:
     """By the size of the record. `get` is the look-up."""
 
     def __init__(self) -> None:
-        self._known: dict[int, Layout] = {}
+        self._known: dict[int, HelloLayout] = {}
         self._missed: dict[int, int] = {}
         self.get = self._known.get
 
@@ -79,7 +79,7 @@ class Layouts:
         if count % EVERY:
             return
         try:
-            self._known[size] = Layout(record, name_kind, protocols_kind)
+            self._known[size] = HelloLayout(record, name_kind, protocols_kind)
         except (IndexError, struct.error):
             pass  # it has more extensions than are looked at
 
