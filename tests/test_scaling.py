@@ -223,6 +223,15 @@ def test_at_its_most_it_says_so_once(capfd):
     assert capfd.readouterr().err.count("there are max_workers (3) already") == 1
 
 
+def test_a_bound_that_was_moved_is_not_called_by_the_settings_number(capfd):
+    load = Load(ScalePlan(1, 3, 2, 4), 1, 1)
+    load.scaling.shift(-1)
+    load.report(20, 30)
+    assert load.size == 2
+    said = "there are 2 (max_workers is 3; TTIN, TTOU or scale have moved it) already"
+    assert capfd.readouterr().err.count(said) == 1
+
+
 def test_workers_with_event_loops_have_as_many_places_as_the_pump_says():
     """The plan's threads are not theirs. Two that are half busy are not one too many."""
     load = Load(ScalePlan(1, 4, 2, 18), 1000, 1)

@@ -117,7 +117,13 @@ class Scaling:
         """Once, until there was enough again."""
         if not self._told_of_most:
             self._told_of_most = True
-            log("warning", f"{self._name}: {self._busy}, and there are max_workers ({self.most}) already.")
+            log("warning", f"{self._name}: {self._busy}, and there are {self._as_many_as_may_be} already.")
+
+    @property
+    def _as_many_as_may_be(self) -> str:
+        if self.most == self.planned.most:
+            return f"max_workers ({self.most})"
+        return f"{self.most} (max_workers is {self.planned.most}; TTIN, TTOU or scale have moved it)"
 
     @property
     def _busy(self) -> str:
