@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from bench import asgi_apps, asgi_cases, compare, servers
+from bench import asgi_apps, asgi_cases, compare, processes, report, servers
 from bench.compare import Pace, Rates
 from bench.load import CannotLoad, Outcome
 
@@ -28,20 +28,56 @@ def _compare(pace: Pace, size: int, targets: dict[str, float]) -> None:
     app = "bench.asgi_apps:echo"
     with compare.workplace() as place:
         with compare.running(asgi_cases.chosen_servers(place, pace, app), "/", asgi_apps.HELLO) as up:
-            rates = _measure(up, pace, size)
+            rates, used = _measure(up, pace, size)
         compare.show(rates, targets)
+        _show_used(rates, used)
 
 
-def _measure(up: list[servers.Server], pace: Pace, size: int) -> dict[str, Rates]:
+def _measure(
+    up: list[servers.Server], pace: Pace, size: int
+) -> tuple[dict[str, Rates], dict[str, dict[str, float]]]:
+    """The rates; and the processor seconds of each server, by the names of its processes."""
     rates = {server.name: Rates() for server in up}
+    used: dict[str, dict[str, float]] = {server.name: {} for server in up}
     for server in up:
         _load(server, pace, size, WARM_UP)
     for turn in range(pace.rounds):
         first = turn % len(up) if up else 0
         for server in up[first:] + up[:first]:
+            before = _processor_seconds(server)
             rates[server.name].outcomes.append(_load(server, pace, size, pace.seconds))
+            for process, seconds in _processor_seconds(server).items():
+                more = seconds - before.get(process, 0.0)
+                used[server.name][process] = used[server.name].get(process, 0.0) + more
             server.empty_logs()
-    return rates
+    return rates, used
+
+
+def _processor_seconds(server: servers.Server) -> dict[str, float]:
+    used: dict[str, float] = {}
+    for pid in (server.pid, *processes.children(server.pid)):
+        name = processes.command_name(pid)
+        used[name] = used.get(name, 0.0) + processes.processor_seconds(pid)
+    return used
+
+
+def _show_used(rates: dict[str, Rates], used: dict[str, dict[str, float]]) -> None:
+    """What an echo costs, all processes of a server together: steadier than the rates, which depend on the
+    load's core too."""
+    costs: dict[str, dict[str, float]] = {}
+    for name, seconds in used.items():
+        count = sum(outcome.requests for outcome in rates[name].outcomes)
+        costs[name] = {process: 1e6 * spent / count for process, spent in seconds.items() if count}
+    ours = sum(costs.get("halfsync", {}).values())
+    rows = []
+    for name, parts in costs.items():
+        total = sum(parts.values())
+        ratio = f"{total / ours:.2f}" if ours and name != "halfsync" else ""
+        largest = ", ".join(f"{process} {cost:.1f}" for process, cost in parts.items() if cost >= 0.1)
+        rows.append([name, f"{total:.1f}", ratio, largest])
+    print()
+    print(report.table(["", "µs an echo", "it / halfsync", "of which"], rows))
+    print()
 
 
 def _load(server: servers.Server, pace: Pace, size: int, seconds: int) -> Outcome:
