@@ -275,6 +275,7 @@ def last(stage: Stage, hand: Hand, head: bytes) -> Answer:
     answer = repeated(client, hand, head)
     assert answer.closes
     assert client.rest() == b""
+    client.finish()  # where it is not known that all was read, the connection waits for that
     return answer
 
 
