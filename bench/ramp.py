@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from bench import apps, compare, report, servers
-from halfsync.pump.status_plots import Line, plot, standalone
+from halfsync.pump.status.plots import Line, plot, standalone
 
 BUSY = 100
 TARGET = 20.0

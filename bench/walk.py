@@ -34,10 +34,10 @@ WARM_UP = 20
 REPEATS = 8
 BY_THE_CLOCK = (
     "pump/clock.py",
-    "pump/costs.py",
-    "pump/overload.py",
-    "pump/queues.py",
-    "pump/stalls.py",
+    "pump/pools/costs.py",
+    "pump/pools/overload.py",
+    "pump/pools/queues.py",
+    "pump/pools/stalls.py",
     "pump/timeouts.py",
 )
 """What the loop does once a turn, or when so many milliseconds have passed, or because earlier requests took

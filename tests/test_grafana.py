@@ -10,8 +10,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from halfsync.pump.status_metrics import metrics
-from halfsync.pump.status_page import StatusPages
+from halfsync.pump.status.metrics import metrics
+from halfsync.pump.status.page import StatusPages
 from tests.pump.harness import Stage
 
 DASHBOARD = Path(__file__).parent.parent / "examples/grafana.json"

@@ -212,6 +212,24 @@ def test_no_circles():
         visit(name, ())
 
 
+def test_no_circles_between_folders_of_the_pump():
+    """A folder that needs another one is not needed by it, nor by what that one needs."""
+    needs: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        match name.split("."):
+            case ["pump", folder, _]:
+                others = {
+                    one.split(".")[1] for one in ours(path) if one.startswith("pump.") and one.count(".") == 2
+                }
+                needs.setdefault(folder, set()).update(others - {folder})
+    assert len(needs) > 5
+    while needs:
+        free = {folder for folder, others in needs.items() if not others & needs.keys()}
+        assert free, f"these need each other: {needs}"
+        for folder in free:
+            del needs[folder]
+
+
 def test_only_known_packages_are_needed():
     """Beside the standard library: click, httptools, msgspec; and what the extras install."""
     for name, path in MODULES.items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfsync.pump.status_auto import auto
-from halfsync.pump.status_html import _letters
+from halfsync.pump.status.auto import auto
+from halfsync.pump.status.html import _letters
 
 MOMENT: dict[str, Any] = {
     "version": "1", "generation": 0, "uptime": 10.0, "requests": 5, "bytes_sent": 5000, "connections": {},

@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from halfsync.pump.tls_facts import in_text
+from halfsync.pump.tls.facts import in_text
 from halfsync.tls_facts import ClientCertificate, TLSFacts, encode, variables
 
 LONG_NAMES = {

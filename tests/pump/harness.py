@@ -38,8 +38,8 @@ from halfsync.pump import clock as clock_module
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.loop import Pump
+from halfsync.pump.pools.workers import Worker
 from halfsync.pump.transport import PlainTransport
-from halfsync.pump.workers import Worker
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     BODY_WINDOW,

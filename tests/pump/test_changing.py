@@ -11,7 +11,7 @@ import pytest
 from halfsync.objects import File
 from halfsync.pump.changing import FileCopy
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.leased import MAX_COPY
+from halfsync.pump.leases.leased import MAX_COPY
 from halfsync.stamps import is_same_content, stamp_of
 from halfsync.wire.messages import Lease
 from tests.certificates import client_context

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from halfsync.pump import client_rates
-from halfsync.pump.client_rates import ClientRate, key_of
 from halfsync.pump.connection import Exchange
+from halfsync.pump.limits import client_rates
+from halfsync.pump.limits.client_rates import ClientRate, key_of
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.refusals import Refusal
 

@@ -11,8 +11,8 @@ import pytest
 
 from halfsync.plan import Kind, Limits, RoutePlan
 from halfsync.pump.connection import Exchange, Route
-from halfsync.pump.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of, kind_of
-from halfsync.pump.queues import FairQueue, Queue
+from halfsync.pump.pools.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of, kind_of
+from halfsync.pump.pools.queues import FairQueue, Queue
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import RequestHead
 from tests.pump.harness import APP, Client, Hand, Stage, get
@@ -203,7 +203,7 @@ def test_slow_paths_that_are_requested_once_each_are_known_by_their_kind(form: s
         (b"*", b"*"),
         (b"/a/", b"/a/*"),
         (b"/1/", b"/*/"),
-        (b"/" + b"x" * 60_000, b"/*"),  # in no time: see costs.py
+        (b"/" + b"x" * 60_000, b"/*"),  # in no time: see pools/costs.py
         (b"/" + b"x" * 60_000 + b"/1" * 1000, b"/" + b"x" * 60_000 + b"/*" * 1000),
     ],
 )

@@ -11,10 +11,10 @@ import pytest
 from halfsync.counts import PoolCounts
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.dispatch import Dispatcher
-from halfsync.pump.replies import Replies
+from halfsync.pump.pools.dispatch import Dispatcher
+from halfsync.pump.pools.replies import Replies
+from halfsync.pump.pools.workers import Pool, Worker
 from halfsync.pump.states import ConnectionState, ExchangeState
-from halfsync.pump.workers import Pool, Worker
 from halfsync.wire.messages import (
     ALIKE_TAG,
     MOST_SLOTS,

@@ -13,7 +13,7 @@ import pytest
 from halfsync.pump import loop
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
-from halfsync.pump.known_heads import cut_cookie
+from halfsync.pump.leases.known_heads import cut_cookie
 from tests.pump import tls_ends
 from tests.pump.harness import TIMEOUT, Stage, get
 

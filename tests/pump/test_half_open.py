@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.half_open import PATIENCE, HalfOpen
-from halfsync.pump.handshakes import MAX_BUFFERED
 from halfsync.pump.states import HANDSHAKE
-from halfsync.pump.tls import TLSTransport
+from halfsync.pump.tls.half_open import PATIENCE, HalfOpen
+from halfsync.pump.tls.handshakes import MAX_BUFFERED
+from halfsync.pump.tls.transport import TLSTransport
 from tests.pump.harness import Client, Stage, get
 from tests.pump.test_tls import Raw, hello
 from tests.pump.tls_ends import certificates

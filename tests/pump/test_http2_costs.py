@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from halfsync.objects import Memory
-from halfsync.pump import http2_streams
+from halfsync.pump.http2 import streams as http2_streams
 from halfsync.wire.http1 import HeadLimits
 from halfsync.wire.http2 import Http2Connection
 from halfsync.wire.http2_events import RequestReceived, WindowsOpened

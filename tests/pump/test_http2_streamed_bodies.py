@@ -10,9 +10,9 @@ import h2.exceptions
 import pytest
 
 from halfsync.objects import Memory
+from halfsync.pump.bodies.streamed import WORTH_A_PIECE
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.http2_streams import Session, Stream
-from halfsync.pump.streamed_bodies import WORTH_A_PIECE
+from halfsync.pump.http2.streams import Session, Stream
 from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.messages import BODY_WINDOW, ClientDisconnected, Ending, Piece, StreamedTask, Task
 from tests.pump.harness import Hand, Stage, no_descriptor_left, skip_with_single_bytes

@@ -9,8 +9,8 @@ import struct
 from dataclasses import replace
 
 from halfsync.plan import Kind, Limits, RoutePlan
-from halfsync.pump import overview
-from halfsync.pump.workers import Worker
+from halfsync.pump.pools.workers import Worker
+from halfsync.pump.status import overview
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import ABORTED, DONE, SCOREBOARD_SLOTS, UNFINISHED, Cancel, Stacks, Task
 from tests.pump.harness import APP, Client, Hand, Stage, get

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from halfsync.counts import BYTES_SENT
 from halfsync.objects import File
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.known_heads import cut_cookie
-from halfsync.pump.lease_rules import objection
+from halfsync.pump.leases.known_heads import cut_cookie
+from halfsync.pump.leases.rules import objection
 from halfsync.wire.http1 import HeadLimits, parse_head
 from halfsync.wire.messages import Lease, Reply
 from halfsync.wire.refusals import Refusal

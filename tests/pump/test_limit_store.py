@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from halfsync.plan import Kind, RoutePlan
-from halfsync.pump.limit_store import LimitStore
+from halfsync.pump.limits.limit_store import LimitStore
 from tests import certificates
 from tests.ports import free_port
 from tests.pump.harness import APP, Stage

@@ -14,10 +14,10 @@ import pytest
 
 from halfsync import ctl_text
 from halfsync.plan import Kind, Limits, RoutePlan
-from halfsync.pump.overload import run_delay
-from halfsync.pump.status_html import page
-from halfsync.pump.status_metrics import metrics
-from halfsync.pump.status_page import StatusPages
+from halfsync.pump.pools.overload import run_delay
+from halfsync.pump.status.html import page
+from halfsync.pump.status.metrics import metrics
+from halfsync.pump.status.page import StatusPages
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import Task
 from tests.pump.harness import APP, BUILT_IN, Client, Hand, Stage, get, parse_answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halfsync.pump import overview
+from halfsync.pump.status import overview
 from halfsync.wire.messages import Lease
 from tests.pump.harness import Stage, get
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from halfsync.pump import http1 as http1_module
-from halfsync.pump import http1 as http1_of_pump
 from halfsync.pump import loop
 from halfsync.pump.connection import Connection
+from halfsync.pump.http1 import protocol as http1_module
+from halfsync.pump.http1 import protocol as http1_of_pump
 from halfsync.pump.loop import STEPS_A_TURN
 from halfsync.pump.reading import READS_A_TURN
 from halfsync.pump.run_queue import RunQueue

@@ -15,8 +15,8 @@ from halfsync.objects import File
 from halfsync.parent import joins
 from halfsync.pump.descriptors import RESERVE, Reserve
 from halfsync.pump.main import Orders, _take_order
+from halfsync.pump.pools.workers import Worker
 from halfsync.pump.reconfigure import PlanChange
-from halfsync.pump.workers import Worker
 from halfsync.wire.messages import Cut, Join, Reply, decode_report, encode
 from tests.pump.harness import Client, Hand, Stage, get, open_descriptors, skip_with_single_bytes
 

@@ -12,8 +12,8 @@ from websockets.frames import Frame, Opcode
 
 from halfsync.objects import File
 from halfsync.pump.poller import Poller
-from halfsync.pump.small_messages import AT_ONCE
 from halfsync.pump.task_messages import GATHER_TURNS, MOST, OVERHEAD, TaskMessages
+from halfsync.pump.websocket.small_messages import AT_ONCE
 from halfsync.wire.messages import (
     MAX_PACKET,
     MESSAGE_TAG,
@@ -34,7 +34,7 @@ from tests.wire.websocket_frames import frame
 def roads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which steps were taken on the general road."""
     taken: list[str] = []
-    from halfsync.pump.websockets import WebSockets
+    from halfsync.pump.websocket.protocol import WebSockets
 
     for name in ("step", "send"):
         usual = getattr(WebSockets, name)

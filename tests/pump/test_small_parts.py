@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from halfsync.objects import Memory
+from halfsync.pump.http1.small_parts import SmallParts
 from halfsync.pump.output import Output
-from halfsync.pump.small_parts import SmallParts
 from halfsync.pump.states import PRODUCING
 from halfsync.wire.messages import (
     ABORTED,

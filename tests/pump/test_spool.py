@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from halfsync.pump import spool as spool_module
-from halfsync.pump.spool import DIRECT, Spool
+from halfsync.pump.bodies import spool as spool_module
+from halfsync.pump.bodies.spool import DIRECT, Spool
 from halfsync.wire.messages import Task
 from tests.pump.harness import Client, Hand, Stage, get
 

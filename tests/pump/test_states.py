@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from halfsync.objects import Memory, Tunnel
-from halfsync.pump.body_stream import BodyStream
+from halfsync.pump.bodies.stream import BodyStream
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.states import (

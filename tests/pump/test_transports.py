@@ -12,7 +12,7 @@ import os
 import pytest
 
 from halfsync.objects import File, Memory
-from halfsync.pump.tls import TLSTransport
+from halfsync.pump.tls.transport import TLSTransport
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get
 from tests.pump.test_connections import (  # noqa: F401 (each is run here with every transport)

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from halfsync.pump.connection import Exchange
-from halfsync.pump.workers import Worker
+from halfsync.pump.pools.workers import Worker
 from halfsync.wire.messages import SCOREBOARD_SLOTS, Ending, Part, Recall, Task, decode_tasks
 from tests.pump.harness import Client, Hand, Stage, get
 from tests.pump.test_dispatch import ask_at_once, make_fast

@@ -12,7 +12,7 @@ import socket
 from typing import Any
 
 from halfsync.pump import acceptor
-from halfsync.pump.tls import TLSTransport
+from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.transport import PlainTransport
 
 RECORD = 16 * 1024

@@ -13,7 +13,7 @@ from websockets.uri import parse_uri
 
 from halfsync.objects import File
 from halfsync.pump.connection import Connection, Exchange
-from halfsync.pump.websocket import WebSocket
+from halfsync.pump.websocket.state import WebSocket
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,

@@ -92,7 +92,7 @@ class Invocation:
         `public`: it is the same for all, also for those who send Authorization.
 
         For GET and HEAD. Ignored, with a warning in the log, if its body is not whole when it is handed
-        over, or a rule is against it (see pump/lease_rules.py).
+        over, or a rule is against it (see pump/leases/rules.py).
         """
         for name in names:
             if not isinstance(name, str) or not _NAME.fullmatch(name):

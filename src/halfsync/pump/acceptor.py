@@ -17,16 +17,16 @@ from halfsync.plan import Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
 from halfsync.pump.endings import Endings
-from halfsync.pump.http1_special import RedirectingHttp1
-from halfsync.pump.known_heads import KnownHeads
-from halfsync.pump.leases import Leases
+from halfsync.pump.http1.special import RedirectingHttp1
+from halfsync.pump.leases.known_heads import KnownHeads
+from halfsync.pump.leases.leases import Leases
 from halfsync.pump.origin import Origin
 from halfsync.pump.poller import READ_EVENTS, Poller
 from halfsync.pump.proxied import ProxyHeaders
 from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import HANDSHAKE, ConnectionEvent, ConnectionState
-from halfsync.pump.tls import TLSTransport
+from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.transport import PlainTransport
 from halfsync.wire.upgrade import Passed
 

@@ -7,16 +7,16 @@ all of it is here, it goes to the route's backend.
 from __future__ import annotations
 
 from halfsync.counts import LEASE_SLOW_HITS
-from halfsync.pump.challenges import ShownChallenges
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, Exchange
-from halfsync.pump.leased import Leased
-from halfsync.pump.leases import Leases
+from halfsync.pump.leases.leased import Leased
+from halfsync.pump.leases.leases import Leases
 from halfsync.pump.request_ids import RequestIds
 from halfsync.pump.routes import Sites
+from halfsync.pump.tls.challenges import ShownChallenges
 from halfsync.pump.traces import Traces
-from halfsync.pump.websockets import WebSockets
+from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2_requests import NOT_HTTP1
 from halfsync.wire.messages import Reply

@@ -24,7 +24,7 @@ import os
 
 from halfsync import channel
 from halfsync.pump.descriptors import Descriptor
-from halfsync.pump.leased import MAX_COPY, Leased
+from halfsync.pump.leases.leased import MAX_COPY, Leased
 from halfsync.pump.sendables import FileSpan
 from halfsync.stamps import Stamp, is_same_content, stamp_of
 from halfsync.temporary_files import temporary_file

@@ -15,14 +15,14 @@ from typing import Any, Protocol
 
 from halfsync.header_rules import HeaderRules
 from halfsync.plan import Limits
-from halfsync.pump.body_stream import BodyStream
+from halfsync.pump.bodies.spool import Spool
+from halfsync.pump.bodies.stream import BodyStream
 from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.descriptors import Descriptor
-from halfsync.pump.known_heads import KnownHeads
-from halfsync.pump.leased import Leased
+from halfsync.pump.leases.known_heads import KnownHeads
+from halfsync.pump.leases.leased import Leased
 from halfsync.pump.origin import Origin
 from halfsync.pump.sendables import FileSpan, PipeEnd
-from halfsync.pump.spool import Spool
 from halfsync.pump.states import (
     CONNECTION_TABLE,
     EXCHANGE_TABLE,
@@ -35,7 +35,7 @@ from halfsync.pump.states import (
 from halfsync.pump.task_messages import MessageQueue
 from halfsync.pump.transport import Transport
 from halfsync.pump.tunnel_ends import TunnelEnds
-from halfsync.pump.websocket import WebSocket
+from halfsync.pump.websocket.state import WebSocket
 from halfsync.wire.chunked import ChunkedBody
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.messages import Ending, Message, Reply
@@ -185,9 +185,9 @@ class Exchange:
     websocket: WebSocket | None = None  # if that is what it asks for, and then is
     # its task
     attempts = 0  # that ended with their worker
-    place: object = None  # among its HTTP/2 connection's streams, after it was reset (see http2_streams.py)
+    place: object = None  # among its HTTP/2 connection's streams, after it was reset (see http2/streams.py)
     line: tuple[int, int] | None = None  # in which it waits, if the queue has several (see queues.py)
-    took_long = False  # which was counted (see costs.py)
+    took_long = False  # which was counted (see pools/costs.py)
     begun_ns = 0
     handler_ns = -1
     # the response
@@ -358,7 +358,7 @@ class Route:
         self.index = index  # into Plan.routes, which is how a worker knows it
         self.backend = backend
         self.limits = limits
-        self.queue_limit = limits.queue_limit  # less while its pool is overloaded: see overload.py
+        self.queue_limit = limits.queue_limit  # less while its pool is overloaded: see pools/overload.py
         self.headers: HeaderRules | None = None  # for responses of our own; workers apply them to theirs
         self.look: Look | None = None  # of refusals; None: as they are
         self.access: AccessCheck | None = None  # None: it is for everybody

@@ -12,15 +12,15 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection
 from halfsync.pump.endings import Endings
 from halfsync.pump.handing_over import HandingOver
-from halfsync.pump.handshakes import Handshakes
-from halfsync.pump.http1_responses import Http1Responses
-from halfsync.pump.http2 import Http2
+from halfsync.pump.http1.responses import Http1Responses
+from halfsync.pump.http2.protocol import Http2
 from halfsync.pump.states import FRESH, HANDSHAKE, IDLE, LINGERING, MULTIPLEXED, TUNNEL
 from halfsync.pump.stopping import StopReport, cut_off_sentence
 from halfsync.pump.taking_over import TakingOver
 from halfsync.pump.timeouts import Timeouts
+from halfsync.pump.tls.handshakes import Handshakes
 from halfsync.pump.tunnel import Tunnels
-from halfsync.pump.websockets import WebSockets
+from halfsync.pump.websocket.protocol import WebSockets
 
 FRESH_TIMEOUT = 1.0
 """Seconds that a client which has just connected has, at a stop, for its first request to come."""

@@ -22,7 +22,7 @@ from halfsync.pump.connection import Connection
 from halfsync.pump.endings import Endings
 from halfsync.pump.poller import Poller
 from halfsync.pump.states import FRESH, HANDSHAKE, HEAD, IDLE, ConnectionEvent
-from halfsync.pump.tls import TLSTransport
+from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.transport import PlainTransport
 from halfsync.wire.upgrade import MAX_PASSED, PASSED_AT_ONCE, Passed, encode
 

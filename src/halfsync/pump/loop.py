@@ -27,8 +27,8 @@ from functools import partial
 from halfsync.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
-from halfsync.pump.known_heads import cut_cookie
-from halfsync.pump.leased import Leased
+from halfsync.pump.leases.known_heads import cut_cookie
+from halfsync.pump.leases.leased import Leased
 from halfsync.pump.output import LEFT_AFTER
 from halfsync.pump.parts import Parts
 from halfsync.pump.reading import RECV_SIZE

@@ -12,13 +12,13 @@ from halfsync import channel
 from halfsync.logs.error import log, reopen
 from halfsync.logs.formats import needs_cookie, needs_times
 from halfsync.plan import Plan
-from halfsync.pump import overview
 from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.handing_over import HandingOver
 from halfsync.pump.loop import Pump
+from halfsync.pump.pools.spare import spare_of
 from halfsync.pump.reconfigure import PlanChange
-from halfsync.pump.spare import spare_of
-from halfsync.pump.status_page import StatusPages
+from halfsync.pump.status import overview
+from halfsync.pump.status.page import StatusPages
 from halfsync.pump.taking_over import TakingOver
 from halfsync.scoreboard import Scoreboard
 from halfsync.wire.messages import (

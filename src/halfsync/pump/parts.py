@@ -12,18 +12,17 @@ from halfsync.plan import Plan
 from halfsync.pump.acceptor import Acceptor
 from halfsync.pump.access import AccessLog
 from halfsync.pump.admit import Admission
-from halfsync.pump.challenges import ShownChallenges
+from halfsync.pump.bodies.spool import SpoolSpace
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
 from halfsync.pump.draining import Draining
 from halfsync.pump.endings import Endings
-from halfsync.pump.handshakes import Handshakes
 from halfsync.pump.helpers import Helpers
-from halfsync.pump.http1 import Http1, limits_of
-from halfsync.pump.http1_last import LastRequests
-from halfsync.pump.http1_responses import Http1Responses
-from halfsync.pump.http1_special import (
+from halfsync.pump.http1.last import LastRequests
+from halfsync.pump.http1.protocol import Http1, limits_of
+from halfsync.pump.http1.responses import Http1Responses
+from halfsync.pump.http1.special import (
     ClearHttp1,
     ClosingGuardedHttp1,
     ClosingHttp1,
@@ -31,28 +30,29 @@ from halfsync.pump.http1_special import (
     LimitedHttp1,
     RedirectingHttp1,
 )
-from halfsync.pump.http2 import Http2
+from halfsync.pump.http2.protocol import Http2
 from halfsync.pump.internal_errors import InternalErrors
-from halfsync.pump.known_heads import MAX_CUT_HEAD
-from halfsync.pump.leases import Leases
-from halfsync.pump.limit_store import LimitStore
+from halfsync.pump.leases.known_heads import MAX_CUT_HEAD
+from halfsync.pump.leases.leases import Leases
+from halfsync.pump.limits.limit_store import LimitStore
 from halfsync.pump.output import Output
 from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.page_cache import PageCache
 from halfsync.pump.poller import Poller
+from halfsync.pump.pools.worker_pools import WorkerPools
+from halfsync.pump.pools.workers import Worker
 from halfsync.pump.proxied import ProxyHeaders
 from halfsync.pump.request_ids import request_ids_of
 from halfsync.pump.room import Room
 from halfsync.pump.routes import Sites
 from halfsync.pump.run_queue import RunQueue
-from halfsync.pump.spool import SpoolSpace
 from halfsync.pump.timeouts import Timeouts
-from halfsync.pump.tls_contexts import Contexts
+from halfsync.pump.tls.challenges import ShownChallenges
+from halfsync.pump.tls.contexts import Contexts
+from halfsync.pump.tls.handshakes import Handshakes
 from halfsync.pump.traces import traces_of
 from halfsync.pump.tunnel import Tunnels
-from halfsync.pump.websockets import WebSockets
-from halfsync.pump.worker_pools import WorkerPools
-from halfsync.pump.workers import Worker
+from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.scoreboard import Scoreboard
 from halfsync.settings.table import Settings
 

@@ -21,14 +21,14 @@ from halfsync.logs.formats import needs_cookie, needs_site, needs_times
 from halfsync.plan import Plan
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.pump.http1 import limits_of
-from halfsync.pump.http1_special import last_of
-from halfsync.pump.known_heads import MAX_CUT_HEAD, KnownHeads
+from halfsync.pump.http1.protocol import limits_of
+from halfsync.pump.http1.special import last_of
+from halfsync.pump.leases.known_heads import MAX_CUT_HEAD, KnownHeads
 from halfsync.pump.loop import Pump
 from halfsync.pump.request_ids import request_ids_of
 from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
-from halfsync.pump.tls import TLSTransport
-from halfsync.pump.tls_contexts import Contexts
+from halfsync.pump.tls.contexts import Contexts
+from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.traces import traces_of
 from halfsync.wire.messages import Configure
 from halfsync.wire.refusals import Refusal

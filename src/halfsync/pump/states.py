@@ -27,7 +27,7 @@ SENDING -> ENDED. A response from a lease that the socket takes whole is IDLE ->
 exchange: the request begins and ends within one step, so the hot path changes no state at all.
 
 With HTTP/2 a connection is MULTIPLEXED, and each of its streams has an exchange. A stream is a connection to
-whoever serves that exchange (see http2_streams.py): it is FRESH, BUSY, and CLOSED.
+whoever serves that exchange (see http2/streams.py): it is FRESH, BUSY, and CLOSED.
 
 `python -m halfsync.pump.states` prints the tables as diagrams; docs/architecture.md shows them, and a
 test holds them together.

@@ -21,15 +21,15 @@ from itertools import islice
 
 from halfsync.logs.error import log
 from halfsync.plan import Limits
-from halfsync.pump.body_stream import BodyStream
+from halfsync.pump.bodies.spool import Spool
+from halfsync.pump.bodies.stream import BodyStream
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.endings import Endings
-from halfsync.pump.http1 import Http1
-from halfsync.pump.http2 import Http2
+from halfsync.pump.http1.protocol import Http1
+from halfsync.pump.http2.protocol import Http2
 from halfsync.pump.output import RECHECK
 from halfsync.pump.run_queue import RunQueue
-from halfsync.pump.spool import Spool
 from halfsync.pump.states import (
     BUSY,
     CLOSED,
@@ -47,7 +47,7 @@ from halfsync.pump.states import (
     WORKING,
 )
 from halfsync.pump.tunnel import Tunnels
-from halfsync.pump.websockets import WebSockets
+from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.refusals import Refusal
 

@@ -1,6 +1,6 @@
 """What carries a connection's bytes. The plain transport is the socket itself, so it costs nothing.
 
-Another kind (TLS, see tls.py) is a class with the same methods. What differs between kinds:
+Another kind (TLS, see tls/transport.py) is a class with the same methods. What differs between kinds:
 
  - *When a read has emptied it.* Client sockets are edge-triggered, so this has to be known. A plain socket is
    empty after a short read; what decrypts records may hold more, and is empty when it says so.

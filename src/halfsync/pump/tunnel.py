@@ -29,7 +29,7 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Exchange, Mark, Outcome
 from halfsync.pump.endings import Endings
-from halfsync.pump.http1_responses import Http1Responses
+from halfsync.pump.http1.responses import Http1Responses
 from halfsync.pump.output import Output
 from halfsync.pump.poller import Poller
 from halfsync.pump.run_queue import RunQueue

@@ -506,7 +506,7 @@ class Describe(msgspec.Struct, tag="describe"):
     Described."""
 
     number: int  # of the question
-    what: str  # see pump/overview.py
+    what: str  # see pump/status/overview.py
 
 
 class Ping(msgspec.Struct, tag="ping"):

@@ -1,0 +1,1 @@
+"""Bodies of requests: kept aside until they are complete, or passed on while they come."""

@@ -1,0 +1,1 @@
+"""Responses that the pump may repeat by itself."""

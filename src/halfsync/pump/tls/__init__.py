@@ -1,0 +1,1 @@
+"""TLS: contexts, handshakes, and the transport of a connection that has made one."""

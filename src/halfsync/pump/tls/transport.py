@@ -1,0 +1,493 @@
+"""TLS: a transport with the methods of a plain one, over a socket of its own.
+
+Theory of operation
+-------------------
+OpenSSL reads and writes memory (`ssl.MemoryBIO`), and the socket is ours. That it reads the socket itself
+(`ssl.SSLSocket`) was measured against it: a small response took 16.5 µs so and 19.3 with SSLSocket, which
+makes two read(2) of each record and can't tell whether the kernel has more; of a large response several
+records go into one send(2). And what OpenSSL works on is bounded: given the socket, it goes on for
+as long as records without data come (KeyUpdate), which a client can send faster than they are read.
+
+*Reading.* The kernel tells of new bytes once (edge-triggered). So whoever reads must know whether all was
+read: the kernel's part is known by a short recv(2), ours by what the memory holds (`drained`). If a read
+leaves something, `more` is called, which puts the connection into the run queue: so the loop's fast
+paths may read once and be done.
+
+*Writing.* What is encrypted can't be taken back. If the socket takes only a part of it, `send` raises
+BlockingIOError and remembers how many bytes it stands for; the next send must be given the same bytes again
+(a connection's queue holds them still), and says that they are taken when the socket has all. So a
+response is over when the kernel has its last byte, as without TLS.
+
+*Ending.* `finish` sends a close_notify, by which the client knows that what it has is all. A response that
+was cut short has none, so that it can be told.
+
+Memory: a BIO keeps the capacity that it once had. What is put into one at a time is therefore bounded:
+idle connections have some 16 KiB, and up to 110 after large bodies.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _ssl import MemoryBIO, SSLError, SSLWantReadError, SSLZeroReturnError
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from halfsync import channel
+from halfsync.logs.error import log
+from halfsync.pump.transport import PlainTransport
+
+if TYPE_CHECKING:
+    # Never at run time: workers have this file in memory, and gevent can't patch an `ssl` that is there
+    # before it.
+    import ssl
+
+    from halfsync.pump.tls.contexts import KeptRules
+
+RECEIVE = 32 * 1024
+"""Bytes of records that are read at a time."""
+FIRST_RECEIVE = 4 * 1024
+"""The same, until the client has sent as much at once."""
+SEND = 48 * 1024
+"""Bytes that are encrypted at a time: three full records. (1 MiB took 1.05 ms with one record, 0.8 with
+three, 0.75 with eight.)"""
+SEND_AT_ONCE = 4 * SEND
+"""Bytes that a send takes, piece by piece, as long as the socket takes each whole. (The way from the queue to
+here takes 5 µs. But of what is read for a slow client, a part only may be sent.)"""
+OVERHEAD = 32
+"""Bytes that a record may have beside its data. (22 with TLS 1.3, 29 with 1.2.)"""
+MAX_WITHOUT_DATA = 20 * 1024
+"""Bytes that may come before there is any data, or with what there is. A record has 16 KiB, and is of no use
+before it is whole. A KeyUpdate has 27 bytes, and costs 28 µs: OpenSSL would take any number of them."""
+WITHOUT_DATA_A_SECOND = 1024
+"""Bytes of that which may come for ever."""
+
+
+_buffer = channel.page_buffer(SEND)
+"""What is read into it is encrypted at once."""
+
+
+class TLSError(OSError):
+    """The client broke the protocol, or can't agree with us."""
+
+
+class TLSTransport:
+    """A client that has shaken hands (see handshakes.py)."""
+
+    sends_files = False
+    tells_of_more = True
+    send_size = SEND_AT_ONCE
+    read_size = SEND
+
+    __slots__ = (
+        "_emptied",
+        "_fed",
+        "_give",
+        "_held",
+        "_incoming",
+        "_outgoing",
+        "_over",
+        "_read",
+        "_receive",
+        "_room",
+        "_said_end",
+        "_surplus",
+        "_surplus_at",
+        "_tls",
+        "_unsent",
+        "_write",
+        "ends_by_close",
+        "ends_unsaid",
+        "full",
+        "inner",
+        "is_newest",
+        "kept",
+        "more",
+        "owed",
+        "plain",
+        "server_name",
+        "shown_name",
+        "wants_certificate",
+    )
+
+    def __init__(self, sock: PlainTransport) -> None:
+        self.plain = sock  # what is beneath
+        self._receive = sock.recv
+        self._give = sock.send
+        self.server_name = ""  # that the client asked for
+        self.shown_name = ""  # of the certificate that it is shown; "": not known
+        self.kept: KeptRules | None = None  # what the client has kept
+        self.wants_certificate = False  # by these rules it may have one, or has to
+        self.more: Callable[[], None] = _nothing  # called when a read leaves something
+        self.full: Callable[[int], None] | None = None  # called when the socket was full for the first time
+        self._emptied = False  # the last recv(2) took all that the kernel had
+        self._over = False  # nothing more can be read
+        self._room = FIRST_RECEIVE  # bytes of a recv(2)
+        self._fed = 0  # bytes of records that have come, and of which nothing was given out
+        self._surplus = 0.0  # bytes that were no data, and too many; as of `_surplus_at`
+        self._surplus_at = 0.0
+        self._held = 0  # bytes that wait for something to go with (see `shake`)
+        self._said_end = False
+        self.ends_by_close = False  # our close_notify is sent
+        self.ends_unsaid = False  # `finish` has yet to be called again
+        self._unsent: bytes | memoryview = b""  # encrypted, and not yet taken by the socket
+        self.owed = 0  # bytes of the caller's that these stand for
+        self._tls: ssl.SSLObject | None = None
+        self.inner: Any = None  # of `_tls`; None: nothing has come that OpenSSL has to know
+        self.is_newest = False  # TLS 1.3
+
+    def begin(self, context: ssl.SSLContext) -> None:
+        """Be the server's side of a handshake."""
+        self._incoming = MemoryBIO()
+        self._outgoing = MemoryBIO()
+        self._tls = tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.inner = inner = getattr(tls, "_sslobj", tls)  # its methods only call these: 0.1 µs each
+        self._read = inner.read
+        self._write = inner.write
+
+    @property
+    def has_begun(self) -> bool:
+        return self.inner is not None
+
+    @property
+    def tls(self) -> ssl.SSLObject:
+        assert self._tls is not None
+        return self._tls
+
+    def fileno(self) -> int:
+        return self.plain.fileno()
+
+    # --- the handshake -----------------------------------------------------------------------------
+
+    def shake(self, data: bytes) -> bool:
+        """Go on with the handshake, after `data` has come. Whether it is done. Raises TLSError (the alert is
+        sent), OSError.
+
+        With TLS 1.3 our side is done with the client's last flight, and all that is left to send are tickets.
+        If a request came with that, they go with its response. (Else at once: a client that waits for an
+        acknowledgement before it sends a small segment, Nagle's algorithm, would wait for 40 ms.)"""
+        self._incoming.write(data)
+        inner = self.inner
+        try:
+            inner.do_handshake()
+        except SSLWantReadError:
+            self._flush_control()
+            return False
+        except SSLError as error:
+            self._fail()
+            raise TLSError(_reason(error)) from None
+        self.is_newest = inner.version() == "TLSv1.3"
+        if self._incoming.pending and self.is_newest:
+            self._held = self._outgoing.pending
+        else:
+            self._flush_control()
+        return True
+
+    def take_along(self, size: int, *, emptied: bool) -> bytes:
+        """What came together with the client's last part of the handshake, and behind it; b"" if that is
+        nothing, or is not whole. `emptied`: the kernel had no more when that was read. Raises TLSError."""
+        incoming = self._incoming
+        if not incoming.pending:
+            return b""
+        self._emptied = emptied
+        try:
+            return self._decrypt(size)
+        except BlockingIOError:
+            return b""
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    def recv(self, size: int, /) -> bytes:
+        if self._over:
+            return b""
+        incoming = self._incoming
+        if incoming.pending:
+            # True only if this call has emptied the kernel: what came since another may have been told.
+            self._emptied = False
+            return self._decrypt(size)
+        room = self._room
+        raw = self._receive(room)
+        self._emptied = emptied = len(raw) < room
+        if not raw:
+            self._over = True
+            return b""
+        incoming.write(raw)
+        self._fed += len(raw)
+        try:
+            data = self._read(size)
+        except SSLWantReadError:
+            self._take_in_more()
+            return self._decrypt(size)
+        except SSLError as error:
+            return self._read_failed(error)
+        # As most are: one record, and nothing else.
+        if (
+            emptied
+            and 0 < len(data) < size
+            and self._fed - len(data) <= OVERHEAD
+            and not (incoming.pending or self._outgoing.pending)
+        ):
+            self._fed = 0
+            return data
+        return self._given(data, size)
+
+    def _decrypt(self, size: int) -> bytes:
+        """The next data of what has come. Raises as `recv`."""
+        while True:
+            try:
+                data = self._read(size)
+            except SSLWantReadError:
+                self._take_in_more()
+                continue
+            except SSLError as error:
+                return self._read_failed(error)
+            return self._given(data, size)
+
+    def _given(self, data: bytes, size: int) -> bytes:
+        """OpenSSL has given this, of at most `size` bytes. Raises TLSError."""
+        if not data:  # a close_notify
+            self._over = True
+            return b""
+        if self._outgoing.pending > self._held:
+            self._flush_control()
+        pending = self._incoming.pending
+        self._fed -= len(data)
+        if len(data) < size:  # else OpenSSL may have more of this record
+            if self._fed - pending > OVERHEAD:
+                self._count_surplus(self._fed - pending)
+            self._fed = pending
+        if len(data) == size or pending or not self._emptied:
+            self._room = RECEIVE
+            self.more()
+        return data
+
+    def _count_surplus(self, size: int) -> None:
+        """So many bytes have come that were no data. Raises TLSError if there were too many of late."""
+        if not self.is_newest:
+            return  # it has no KeyUpdate, and some of its cipher suites add more to a record
+        now = time.monotonic()
+        self._surplus = max(0.0, self._surplus - WITHOUT_DATA_A_SECOND * (now - self._surplus_at)) + size
+        self._surplus_at = now
+        if self._surplus > MAX_WITHOUT_DATA:
+            self._fail_for_nothing()
+
+    def _fail_for_nothing(self) -> NoReturn:
+        self._over = True
+        log("info", f"TLS: {_peer_of(self.plain)} sends many records without data: connection closed")
+        raise TLSError("many records without data")
+
+    def _take_in_more(self) -> None:
+        """A record is not whole yet. Raises BlockingIOError if there is nothing more of it, OSError."""
+        if self._outgoing.pending > self._held:
+            self._flush_control()
+        if self._fed > MAX_WITHOUT_DATA:
+            self._fail_for_nothing()
+        if self._emptied:
+            raise BlockingIOError
+        raw = self._receive(self._room)
+        self._emptied = len(raw) < self._room
+        if not raw:
+            self._over = True
+            raise TLSError("the connection ended within a record")
+        self._fed += len(raw)
+        self._incoming.write(raw)
+
+    def _read_failed(self, error: SSLError) -> bytes:
+        """Gives the end, or raises TLSError."""
+        if isinstance(error, SSLZeroReturnError):  # a close_notify, after ours
+            self._over = True
+            return b""
+        self._fail()
+        log("debug", f"TLS: {_reason(error)}: connection closed")
+        raise TLSError(_reason(error)) from None
+
+    def drained(self, received: int, size: int, /) -> bool:
+        return received < size and self._emptied and not self._incoming.pending
+
+    def _flush_control(self) -> None:
+        """Send what OpenSSL has to say for itself. Raises OSError if too much of it waits."""
+        self._held = 0
+        wire = self._outgoing.read()
+        self._unsent = bytes(self._unsent) + wire if self._unsent else wire
+        self._push()
+        if len(self._unsent) > 2 * SEND:
+            self._over = True
+            raise TLSError("the client reads nothing of what TLS itself has to say")
+
+    def _fail(self) -> None:
+        """OpenSSL gave up: send its alert."""
+        self._over = True
+        self._said_end = True  # an alert is the end already, and close_notify would be refused
+        self.say(self._outgoing.read())
+
+    def say(self, data: bytes) -> None:
+        """Send bytes as they are (an alert), if the socket takes them."""
+        try:
+            self._unsent = bytes(self._unsent) + data
+            self._push()
+        except OSError:
+            pass
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    def send(self, data: bytes | memoryview, _flags: int = 0, /) -> int:
+        if self._unsent or self.owed:
+            self._push()
+            if self._unsent:
+                raise BlockingIOError
+            if self.owed:
+                return self._paid()
+        size = len(data)
+        if size > SEND:
+            return self._send_pieces(memoryview(data)[:SEND_AT_ONCE])
+        done = self._write(data)  # one record, at most
+        if done < size:
+            self._encrypt(memoryview(data)[done:])
+        wire = self._outgoing.read()
+        self._held = 0
+        try:
+            sent = self._give(wire)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(wire):
+            return size
+        self._unsent = memoryview(wire)[sent:]
+        self.owed = size
+        self._is_full()
+        raise BlockingIOError
+
+    def _is_full(self) -> None:
+        if self.full is not None:
+            self.full(self.plain.fileno())
+            self.full = None
+
+    def send_last(self, data: bytes, /) -> int:
+        """So response and close_notify are one segment, and the client wakes once."""
+        if self._unsent or self.owed or len(data) > SEND:
+            return self.send(data)
+        self._encrypt(memoryview(data))
+        self._unsent = self._outgoing.read()
+        self._held = 0
+        return len(data)
+
+    def _send_pieces(self, data: memoryview) -> int:
+        taken = 0
+        try:
+            while taken < len(data):
+                taken += self.send(data[taken : taken + SEND])
+        except BlockingIOError:
+            if not taken:
+                raise
+        return taken
+
+    def _encrypt(self, data: memoryview) -> None:
+        while data:
+            data = data[self._write(data) :]
+
+    def _paid(self) -> int:
+        """What the last send was given is taken now."""
+        owed, self.owed = self.owed, 0
+        return owed
+
+    def _push(self) -> None:
+        """Give the socket as much of what is encrypted as it accepts. Raises OSError, not BlockingIOError."""
+        if not self._unsent:
+            return
+        try:
+            sent = self._give(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(self._unsent):
+            self._unsent = b""
+        else:
+            self._unsent = self._unsent[sent:]
+            self._is_full()
+
+    def offer(self, data: bytes, /) -> None:
+        """Nothing is remembered of it, so the next send may be given other bytes."""
+        if self._unsent:
+            return
+        self._encrypt(memoryview(data))
+        self._unsent = self._outgoing.read()
+        self._held = 0
+        self._push()
+
+    def sendmsg(
+        self,
+        buffers: Iterable[bytes | memoryview],
+        _ancillary: Iterable[tuple[int, int, bytes]] = (),
+        _flags: int = 0,
+        /,
+    ) -> int:
+        pieces: list[bytes | memoryview] = []
+        room = SEND
+        for buffer in buffers:
+            if len(buffer) >= room:
+                pieces.append(memoryview(buffer)[:room])
+                break
+            pieces.append(buffer)
+            room -= len(buffer)
+        return self.send(b"".join(pieces))
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        if self.owed:
+            return self.send(b"")
+        size = os.preadv(fd, [_buffer[:count]], offset)
+        return self.send(_buffer[:size]) if size else 0
+
+    def unsent(self) -> int:
+        return self.plain.unsent() + len(self._unsent)
+
+    # --- ending ------------------------------------------------------------------------------------
+
+    def finish(self, *, closing: bool = False) -> None:
+        if self.ends_by_close:
+            return
+        self.ends_unsaid = True
+        if not self._said_end and self._tls is not None and not self.owed:
+            self._said_end = True
+            try:
+                self._tls.unwrap()
+            except SSLError:  # the client's is not waited for
+                pass
+            wire = self._outgoing.read()
+            self._unsent = bytes(self._unsent) + wire if self._unsent else wire
+        self._push()
+        if self._unsent:
+            raise BlockingIOError
+        self.ends_unsaid = False
+        self.ends_by_close = True
+        self.plain.finish(closing=closing)
+
+    def reset_at_close(self, wanted: bool) -> None:
+        self.plain.reset_at_close(wanted)
+
+    def close(self) -> None:
+        self.more = _nothing
+        self._tls = self.inner = None
+        self.plain.close()
+
+
+def _peer_of(sock: PlainTransport) -> str:
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return "a client"
+
+
+def _nothing() -> None:
+    pass
+
+
+def _reason(error: SSLError) -> str:
+    """In words: "no shared cipher"."""
+    return (error.reason or str(error)).lower().replace("_", " ")
+
+
+def alert(description: int) -> bytes:
+    """A fatal alert before a handshake has begun (RFC 8446 6)."""
+    return bytes((21, 3, 1, 0, 2, 2, description))
+
+
+UNRECOGNIZED_NAME = 112
+NO_APPLICATION_PROTOCOL = 120

@@ -1,0 +1,1 @@
+"""WebSockets, over HTTP/1.1 and HTTP/2."""
