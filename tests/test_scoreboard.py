@@ -158,7 +158,7 @@ def test_what_has_a_place_here_fits():
 
 def reasons_in_the_code() -> Iterator[tuple[str, str]]:
     """Names that are counted, and where: what a Refusal is given as its reason, and a pool's setting."""
-    for path in sorted([*PACKAGE.glob("pump/*.py"), *PACKAGE.glob("wire/*.py")]):
+    for path in sorted([*PACKAGE.glob("pump/**/*.py"), *PACKAGE.glob("wire/*.py")]):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
