@@ -40,6 +40,8 @@ from halfsync.wire.messages import (
     LogFile,
     Lost,
     Open,
+    Ping,
+    Pong,
     Ready,
     Retire,
     Spawn,
@@ -98,6 +100,8 @@ def pump(plan: Plan, orders: socket.socket) -> int:
             channel.close_all(seams.pop(order.worker, []))
         elif isinstance(order, Open):
             tell("open")
+        elif isinstance(order, Ping):
+            confirm(order, orders)
         elif isinstance(order, Drain):
             tell("drain", seconds=order.seconds)
             if order.seconds:
@@ -107,6 +111,12 @@ def pump(plan: Plan, orders: socket.socket) -> int:
             channel.send(orders, encode(Drained()))
             return 0
     return 0
+
+
+def confirm(ping: Ping, orders: socket.socket) -> None:
+    tell("ping", number=ping.number)
+    if script().get("pump") != "is slow":
+        channel.send(orders, encode(Pong(ping.number)))
 
 
 def wait_for_another_drain(orders: socket.socket, seconds: float) -> None:

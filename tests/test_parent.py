@@ -420,6 +420,32 @@ def test_reload_raises_new_workers_before_the_old_retire(tmp_path, preload):
         assert_told(parent, "app:app is reloaded")
 
 
+def test_a_reload_is_over_when_the_pump_has_done_as_ordered(tmp_path, preload):
+    """Not when it has the orders: in a turn that had begun before, old workers still get requests."""
+    with stage(tmp_path, workers=2, preload=preload) as parent:
+        old = serving(parent, 2)
+        parent.script(pump="is slow")
+        parent.signal(signal.SIGHUP)
+        parent.next("ping")
+        parent.until(lambda: not any(map(alive, old)))  # the parent has had many a turn
+        assert "app:app is reloaded" not in parent.log()
+        parent.script()
+        parent.signal(signal.SIGHUP)
+        parent.until(lambda: parent.log().count("app:app is reloaded") == 2)
+
+
+def test_a_pump_that_dies_before_it_has_done_as_ordered_delays_no_reload(tmp_path):
+    """The next one knows nothing else."""
+    with stage(tmp_path, workers=1) as parent:
+        [pump] = [told["pid"] for told in parent.next_all("pump", 1)]
+        serving(parent)
+        parent.script(pump="is slow")
+        parent.signal(signal.SIGHUP)
+        parent.next("ping")
+        os.kill(pump, signal.SIGKILL)
+        assert_told(parent, "app:app is reloaded")
+
+
 def test_reload_follows_the_link_that_a_deployment_moved(tmp_path, preload):
     """The server was started in `now`, which then links to another release."""
     for release in ("one", "two"):

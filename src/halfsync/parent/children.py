@@ -64,7 +64,8 @@ class Child(msgspec.Struct, eq=False):
     has_plan: int = 0  # and the newest that it said it has; of a watcher: what it watches
     failure: messages.Failed | None = None
     drained: bool = False
-    has_responded: bool = True  # to the last Ping
+    has_responded: bool = True  # to the watchdog's last Ping
+    has_done: int = 0  # of a pump: the latest Ping of Reloads that it has confirmed, by its number
     worn: str = ""  # why it is to be replaced, in words, as soon as another one is there
     luck: float = msgspec.field(default_factory=_luck)  # from 0 to 1, at random: how much later that is
     at_fault: bool = False  # it was killed for what it did

@@ -37,6 +37,8 @@ class Reloads:
         self.failures: list[str] = []
         self._switched: list[WorkerPool] = []  # and not yet logged
         self._new_plan: Plan | None = None  # and not yet logged
+        self._pings = 0  # that were sent behind the orders of a switch
+        self._pinged = -1  # the pump that was sent the last one, by its id
         self._deferred = ""  # the cause of one that waits for the outcome of an upgrade
 
     def on_change(self, files: str, is_configuration: bool) -> None:
@@ -79,6 +81,7 @@ class Reloads:
             and self._next_plan is None
             and self._try_again_at == NEVER
             and not (self._is_due or self._may_differ)
+            and self._pump_has_switched
             and all(pool.next is None for pool in self._tree.pools)
         )
 
@@ -220,11 +223,27 @@ class Reloads:
             if pump is not None and self._all_are_ready:
                 self._switch_plan(self._next_plan, pump, now)
             return
-        for pool in self._tree.pools:
-            if pool.next_is_ready and pump is not None:
+        if pump is not None:
+            ready = [pool for pool in self._tree.pools if pool.next_is_ready]
+            for pool in ready:
                 self._switch_over(pool, now)
-        if all(pool.next is None for pool in self._tree.pools) and not self._tree.is_upgrading:
+            if ready:
+                self._ping(pump)
+        is_over = all(pool.next is None for pool in self._tree.pools) and self._pump_has_switched
+        if is_over and not self._tree.is_upgrading:
             self._notifier.reload_is_over()
+
+    def _ping(self, pump: Child) -> None:
+        """Behind the orders of a switch."""
+        self._pings += 1
+        self._pinged = pump.id
+        pump.order(messages.Ping(self._pings))
+
+    @property
+    def _pump_has_switched(self) -> bool:
+        """What it was ordered; another pump, made since, knows nothing else."""
+        pump = self._tree.pump
+        return pump is None or pump.id != self._pinged or pump.has_done >= self._pings
 
     @property
     def _all_are_ready(self) -> bool:
@@ -243,6 +262,7 @@ class Reloads:
         for pool in tree.pools:
             if pool.next is not None:
                 self._switch_over(pool, now)
+        self._ping(pump)
         self._reconfiguration.switched(before, plan)
         self._notifier.serving_at(plan.addresses)
         self._new_plan = plan
@@ -281,8 +301,11 @@ class Reloads:
             self._report.ended(pool, child)
 
     def log_switched(self) -> None:
-        """When the pump has its orders, and not before: a request that comes after these words gets a
-        response of the new code."""
+        """When the pump has done as ordered, and not before: a request that comes after these words gets a
+        response of the new code. (That it has the orders would not do: in a turn that had begun before they
+        came, it still accepts clients.)"""
+        if not self._pump_has_switched:
+            return
         if self._new_plan is not None:
             log("info", f"The new configuration is in effect: {self._new_plan.in_words}")
             self._new_plan = None

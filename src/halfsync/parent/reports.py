@@ -55,8 +55,7 @@ class Reports:
         elif isinstance(report, messages.Failed):
             child.failure = report
         elif isinstance(report, messages.Drained | messages.Pong):
-            child.drained = child.drained or isinstance(report, messages.Drained)
-            child.has_responded = True
+            _has_confirmed(child, report)
         elif isinstance(report, messages.Lost):
             self._kill_lost(child, report.worker)
         elif isinstance(report, messages.Cut):
@@ -147,3 +146,11 @@ class Reports:
             if child is sender or (child.id == worker and sender.role is Role.PUMP):
                 child.pump = -1
                 child.join_after = now + JOIN_AGAIN
+
+
+def _has_confirmed(pump: Child, report: messages.Drained | messages.Pong) -> None:
+    pump.has_responded = True
+    if isinstance(report, messages.Drained):
+        pump.drained = True
+    else:
+        pump.has_done = max(pump.has_done, report.number)

@@ -175,7 +175,7 @@ def _take_other(pump: Pump, orders: Orders, order: object, owned: list[Descripto
     if isinstance(order, Describe):
         _describe(pump, orders, order, owned)
     elif isinstance(order, Ping):
-        orders.report(Pong())
+        orders.report(Pong(order.number))
     elif isinstance(order, Challenges):
         pump.challenges.show(order)
         orders.report(ChallengesShown(order.number))

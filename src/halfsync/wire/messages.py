@@ -510,7 +510,10 @@ class Describe(msgspec.Struct, tag="describe"):
 
 
 class Ping(msgspec.Struct, tag="ping"):
-    """To the pump, which confirms it with Pong: does its loop turn?"""
+    """To the pump, which confirms it with Pong: does its loop turn, and has it done what it was ordered
+    before?"""
+
+    number: int = 0
 
 
 class Spawn(msgspec.Struct, tag="spawn"):
@@ -578,6 +581,8 @@ class Described(msgspec.Struct, tag="described"):
 
 class Pong(msgspec.Struct, tag="pong"):
     """From the pump."""
+
+    number: int = 0  # the Ping's
 
 
 class Spare(msgspec.Struct, tag="spare"):
