@@ -51,11 +51,16 @@ class Site:
         before = len(self.server.log())
         self.file.write_text(text, "utf-8")
         self.server.signal(signal.SIGHUP)
-        return self.server.until(lambda: self._outcome(self.server.log()[before:]))
+        return self.server.until(lambda: self._outcome(self.server.log()[before:], text))
 
     @staticmethod
-    def _outcome(log: str) -> str:
-        return log if re.search("configuration is in effect|Reload failed|app is reloaded", log) else ""
+    def _outcome(log: str, text: str) -> str:
+        """It is complete when each application of the new file has its line, which are the last ones."""
+        if "Reload failed" in log:
+            return log
+        applications = set(re.findall(r'= "(\w+:app)"', text))
+        is_over = all(f"{one} is reloaded" in log for one in applications)
+        return log if is_over and (applications or "configuration is in effect" in log) else ""
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def reload(server: Server, folder: Path, text: str) -> str:
     before = len(server.log())
     (folder / "gunicorn.conf.py").write_text(text)
     server.signal(signal.SIGHUP)
-    outcome = "configuration is in effect|Reload failed|app is reloaded"
+    outcome = "Reload failed|app is reloaded"  # the latter is the last line of a reload
 
     def said() -> str:
         log = server.log()[before:]
