@@ -9,12 +9,12 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test transports faults check format bench trace walk docs screenshot clean python-is-fit
+.PHONY: help demo test transports transport-bytes transport-records faults check format bench trace walk docs screenshot clean python-is-fit
 
 help:
 	@echo 'make demo    serve the demo application at http://127.0.0.1:8000'
 	@echo 'make test    all tests                     (ARGS="-k name -x" goes to pytest)'
-	@echo 'make transports  the same over two transports that are no plain sockets'
+	@echo 'make transports  the same over two transports that are no plain sockets (or one: make transport-bytes)'
 	@echo 'make faults  look for wrong responses while something goes wrong  (ARGS="--help")'
 	@echo 'make check   ruff and mypy                 (make format mends what ruff can)'
 	@echo 'make bench   measure against the peers     (ARGS="--help" shows what can be set)'
@@ -60,10 +60,12 @@ test: $(VENV)/made-dev
 	$(PY) -m pytest -n 4 --dist worksteal $(ARGS)
 
 # The tests of the pump and the end-to-end tests over each transport of tests/pump/transports.py; `make test`
-# runs a part of them so.
-transports: $(VENV)/made-dev
-	HALFSYNC_TEST_TRANSPORT=bytes $(PY) -m pytest -n 4 --dist worksteal tests/pump tests/e2e $(ARGS)
-	HALFSYNC_TEST_TRANSPORT=records $(PY) -m pytest -n 4 --dist worksteal tests/pump tests/e2e $(ARGS)
+# runs a part of them so. `make transport-bytes ARGS=--lf`: over that one, what failed there last time.
+transports: transport-bytes transport-records
+
+transport-bytes transport-records: transport-%: $(VENV)/made-dev
+	HALFSYNC_TEST_TRANSPORT=$* $(PY) -m pytest -n 4 --dist worksteal -o cache_dir=.pytest_cache/$* \
+		tests/pump tests/e2e $(ARGS)
 
 faults: $(VENV)/made-dev
 	$(PY) -m faults $(ARGS)

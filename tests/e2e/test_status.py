@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -51,6 +52,10 @@ SETTINGS = """
 "/hidden" = { status_page = true, allow = ["192.0.2.0/24"] }
 """
 
+HITS = "lease_slow_hits" if "HALFSYNC_TEST_TRANSPORT" in os.environ else "lease_hits"
+"""What most responses that leases give are counted as. On the hot path, what a read gave is looked up as it
+is: that serves where a read gives all that has come."""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -93,7 +98,7 @@ def test_what_is_counted_is_what_was_done(server):
     assert more("requests") == 51
     assert more("responses", "404") == 10
     assert more("responses", "200") + more("lease_hits") == 41
-    assert more("lease_hits") >= 10
+    assert more(HITS) >= 10
     assert more("connections_accepted") == 2
     assert 20 * 1000 < more("bytes_sent") < 40_000
     [app], [app_before] = (
@@ -295,7 +300,7 @@ def test_what_leases_save(server):
 
     assert more("lease_hits") + more("lease_slow_hits") + more("lease_misses") == 20
     assert more("lease_misses") >= 1
-    assert more("lease_hits") > 10
+    assert more(HITS) > 10
 
 
 def test_processes_with_their_generation(server):

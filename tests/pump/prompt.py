@@ -15,8 +15,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-LONGEST = 0.5
-"""Seconds. What has not arrived by then was dropped, for want of room at the other end, and is sent again."""
+LONGEST = 5.0
+"""Seconds. What has not arrived by then was dropped, for want of room at the other end, and is sent again. (A
+machine that is busy with tasks of real-time priority delivers nothing for 0.95 s.)"""
+LONGEST_END = 0.5
+"""Seconds. An end that has not come by then stands behind bytes for which there is no room."""
 
 OPEN = 1
 """TCP_ESTABLISHED in the kernel's net/tcp_states.h: neither FIN nor RST has come."""
@@ -68,11 +71,11 @@ class PromptSocket(socket.socket):
     def shutdown(self, how: int, /) -> None:
         super().shutdown(how)
         if how != socket.SHUT_RD:
-            self._wait(self._is_ended)
+            self._wait(self._is_ended, LONGEST_END)
 
     def close(self) -> None:
         super().close()
-        self._wait(self._is_ended)
+        self._wait(self._is_ended, LONGEST_END)
 
     def recv_promptly(self, size: int) -> bytes:
         """As `recv` of a non-blocking socket, but also what is still on its way from the other end."""
@@ -82,10 +85,10 @@ class PromptSocket(socket.socket):
             self._wait(self._is_received)
             return self.recv(size)
 
-    def _wait(self, is_there: Callable[[socket.socket], bool]) -> None:
+    def _wait(self, is_there: Callable[[socket.socket], bool], longest: float = LONGEST) -> None:
         if self.peer is None:
             return
-        give_up = time.monotonic() + LONGEST
+        give_up = time.monotonic() + longest
         while not is_there(self.peer) and time.monotonic() < give_up:
             time.sleep(0.0002)
 
