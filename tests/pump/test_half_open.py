@@ -9,7 +9,7 @@ import pytest
 
 from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import HANDSHAKE
-from halfsync.pump.tls.half_open import PATIENCE, HalfOpen
+from halfsync.pump.tls.half_open import SILENCE, HalfOpen
 from halfsync.pump.tls.handshakes import MAX_BUFFERED
 from halfsync.pump.tls.transport import TLSTransport
 from tests.pump.harness import Client, Stage, get
@@ -71,7 +71,7 @@ def test_who_waits_goes_on_when_another_has_shaken_hands(stage: Stage):
 def test_who_says_nothing_for_long_is_ended_if_others_wait(stage: Stage, capfd: Any):
     """The oldest first; log and count of closes name the reason, and a client that goes on is served."""
     raws = [half_open(stage) for _ in range(MOST)]
-    stage.later(2 * PATIENCE)
+    stage.later(2 * SILENCE)
     assert held(stage) == MOST  # nobody waits
     client = Client(stage)  # (Stage.client waits until the connections are more)
     stage.clients.append(client)
@@ -89,11 +89,11 @@ def test_who_is_not_slow_is_not_ended(stage: Stage):
     for _ in range(MOST):
         half_open(stage)
     late = half_open(stage)
-    stage.later(PATIENCE / 2)
+    stage.later(SILENCE / 2)
     assert not closes(stage)
     with pytest.raises(BlockingIOError):
         late.sock.recv(1)
-    stage.later(PATIENCE)
+    stage.later(SILENCE)
     assert closes(stage) == {int(CloseReason.HANDSHAKES_FULL): 1}
     assert late.sock.recv(1) == b"\x16"
 

@@ -30,13 +30,14 @@ class FixedBackend:
     """See Backend. A response is on its connection when `submit` returns; so it needs no bodies streamed, and
     of one that comes to it by a reload it reads nothing more."""
 
-    __slots__ = ("_fields", "_fixed", "_prefix")
+    __slots__ = ("_fields", "_fixed", "_needs_host", "_prefix")
     streams = takes_websockets = False
 
     def __init__(self, prefix: bytes, fixed: Fixed) -> None:
         self._prefix = prefix
         self._fixed = fixed
         self._fields = f"Content-Type: {fixed.content_type}\r\n".encode() if fixed.content_type else b""
+        self._needs_host = "$host" in fixed.location
 
     def submit(self, exchange: Exchange) -> None:
         conn = exchange.conn
@@ -49,7 +50,7 @@ class FixedBackend:
             conn.protocol.refuse(exchange, refusal)
             return
         fields, body = self._fields, fixed.body
-        if b"$host" in fixed.location.encode() and not exchange.head.host:
+        if self._needs_host and not exchange.head.host:
             conn.protocol.refuse(exchange, Refusal(400, "This redirect needs the Host.", close=False))
             return
         if fixed.location:

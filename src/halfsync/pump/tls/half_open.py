@@ -1,7 +1,7 @@
 """Half-open TLS handshakes: those for which OpenSSL holds memory, and whose clients have yet to say the rest.
 
 A client that has sent a whole ClientHello costs 45 KiB until it goes on. So no more than `max_handshakes` are
-under way. If there are as many, one that has kept us waiting for longer than PATIENCE is ended, the oldest
+under way. If there are as many, one that has kept us waiting for longer than SILENCE is ended, the oldest
 first: on most networks a client needs a tenth of that. If none has, the next client waits, with its
 ClientHello and nothing else. (So 1,000 a second are begun in any case, which is all that one core can do;
 and whoever opens more and says nothing is ended after a second.)
@@ -16,7 +16,7 @@ from halfsync.pump.endings import Endings
 from halfsync.pump.quiet_log import QuietLog
 from halfsync.pump.states import HANDSHAKE
 
-PATIENCE = 1.0
+SILENCE = 1.0
 """Seconds for which a client may say nothing amid its handshake, while others wait."""
 
 
@@ -67,7 +67,7 @@ class HalfOpen:
             return True
         now = self._clock.now
         oldest, since = next(iter(begun.items()))
-        if now - since < PATIENCE:
+        if now - since < SILENCE:
             return False
         del begun[oldest]
         if oldest.state is HANDSHAKE:
