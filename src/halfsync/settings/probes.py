@@ -20,7 +20,6 @@ _PROBE = re.compile(
 class Probe(NamedTuple):
     host: str  # as a Host field has it
     target: str
-    is_named: bool  # its host was
 
 
 def probes_of(texts: Sequence[str]) -> list[Probe]:
@@ -35,6 +34,5 @@ def probes_of(texts: Sequence[str]) -> list[Probe]:
                 f"upgrade_probe: {text!r} is no path such as /healthz, nor one behind a host's name, such as "
                 "shop.example/healthz."
             )
-        host = parts["host"]
-        found.append(Probe(host or DEFAULT_HOST, parts["target"], host is not None))
+        found.append(Probe(parts["host"] or DEFAULT_HOST, parts["target"]))
     return found
