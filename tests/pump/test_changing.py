@@ -145,6 +145,31 @@ def test_a_lease_on_a_file_ends_with_its_content(
     assert client.answer().body == b"fresh"
 
 
+def test_who_sees_that_a_file_has_changed_ends_all_leases_on_it(stage: Stage, path: Path):
+    """HEAD and validators have leases of their own, with no file to look at."""
+    size = MAX_COPY + 1
+    path.write_bytes(b"a" * size)
+    hand = stage.hand()
+    others = (get("/x", method="HEAD"), get("/x", "Connection: close", method="HEAD"))
+    for head in (get("/x"), *others):
+        client = stage.client()
+        client.send(head)
+        if hand.tasks:
+            give(hand, path, lease=10)
+        assert client.answer(head[:4].decode().strip()).fields["content-length"] == str(size)
+    for head in others:
+        client = stage.client()
+        client.send(head)
+        assert not hand.tasks
+        client.answer("HEAD")
+    append(path, b"b")
+    for head in (get("/x"), *others):
+        client = stage.client()
+        client.send(head)
+        give(hand, path)
+        assert client.answer(head[:4].decode().strip()).fields["content-length"] == str(size + 1)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_copy_stays_what_it_was(stage: Stage, path: Path, size: int):
     path.write_bytes(b"a" * size)

@@ -191,6 +191,108 @@ def test_a_lease_is_renewed_early(stage: Stage):
     assert repeated(second, hand, get("/x")).body == b"new"
 
 
+WAYS = {
+    "kept": get("/x"),
+    "with a cookie": get("/x", "Cookie: a=1"),
+    "closing": get("/x", "Connection: close"),
+    "1.0": get("/x", "Host: a", version="1.0"),
+    "HEAD": get("/x", method="HEAD"),
+    "closing HEAD": get("/x", "Connection: close", method="HEAD"),
+}
+"""Each is found by its bytes in another table, or by another step."""
+
+RENEWED: dict[str, dict[str, Any]] = {
+    "by a lease": {"lease": Lease(10, ())},
+    "by one that names more": {"lease": Lease(10, ("accept",))},
+    "without a lease": {},
+    "without a lease, large": {"fields": b"X-Large: " + b"x" * 70_000 + b"\r\n"},
+    "by one that is refused": {"lease": Lease(10, ()), "fields": b"Cache-Control: private\r\n"},
+    "by what is not there": {"status": 404, "reason": "Not Found"},
+}
+
+
+@pytest.mark.parametrize("how", RENEWED)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_before_a_renewal_is_never_repeated_behind_it(stage: Stage, way: str, how: str):
+    """Who asks for the new lease may get no lease at all. The old one, whose time is not over, would show
+    what is no longer true to those who have seen the new response already."""
+    hand, head = stage.hand(), WAYS[way]
+    method = "HEAD" if "HEAD" in way else "GET"
+
+    def asks(body: bytes, **reply: Any) -> bytes:
+        """What a client gets, and `body` if a worker is asked."""
+        client = stage.client()
+        client.send(head)
+        if hand.tasks:
+            hand.reply(hand.take(), body, **reply)
+        return client.answer(method).fields["content-length"].encode()
+
+    assert asks(b"of 1", lease=Lease(10, ())) == b"4"
+    for _ in range(3):
+        assert asks(b"is not asked") == b"4"
+    stage.time.advance(8.5)
+    renewing = stage.client()
+    renewing.send(head)
+    task = hand.take()
+    for _ in range(2):
+        assert asks(b"is not asked") == b"4"
+    hand.reply(task, b"another", **RENEWED[how])
+    assert renewing.answer(method).fields["content-length"] == "7"
+    for _ in range(2):
+        assert asks(b"another") == b"7"
+    stage.time.advance(1)
+    assert asks(b"another") == b"7"
+
+
+def test_an_error_is_no_renewal(stage: Stage):
+    """The old response is repeated for as long as it was granted."""
+    hand = stage.hand()
+    for head in (get("/x"), get("/x", "Connection: close")):
+        grant(stage.client(), hand, head)
+        repeated(stage.client(), hand, head)
+        stage.time.advance(8.5)
+        client = stage.client()
+        client.send(head)
+        hand.reply(hand.take(), b"sorry", status=500)
+        assert client.answer().status == 500
+        for _ in range(2):
+            assert repeated(stage.client(), hand, head).body == b"leased"
+        stage.time.advance(2)
+        asked(stage.client(), hand, head)
+
+
+def test_other_names_end_what_was_granted_with_fewer(stage: Stage):
+    """What depends on the cookie now did so before, for all that is known."""
+    hand = stage.hand()
+    closing = get("/x", "Connection: close")
+    grant(stage.client(), hand, closing)
+    last(stage, hand, closing)
+    last(stage, hand, closing)
+    client = stage.client()
+    client.send(get("/x", "Authorization: a"))
+    hand.reply(hand.take(), b"Ann's", lease=Lease(10, ("authorization",)))
+    assert client.answer().body == b"Ann's"
+    asked(stage.client(), hand, closing)
+
+
+def test_a_slow_handler_takes_nothing_back(stage: Stage):
+    """It began before the one whose response is repeated now, so it may have seen less."""
+    hand = stage.hand(threads=2)
+    slow, quick = stage.client(), stage.client()
+    slow.send(get("/x"))
+    first = hand.take()
+    stage.time.advance(0.1)
+    quick.send(get("/x"))
+    hand.reply(hand.take(), b"new", lease=Lease(10, ()))
+    assert quick.answer().body == b"new"
+    hand.reply(first, b"old", lease=Lease(10, ()))
+    assert slow.answer().body == b"old"
+    assert repeated(quick, hand, get("/x")).body == b"new"
+    stage.time.advance(8.5)
+    grant(quick, hand, get("/x"), b"newer")
+    assert repeated(slow, hand, get("/x")).body == b"newer"
+
+
 def test_date_is_made_each_second(stage: Stage):
     """A repeated response shows the present second, not the one of its making."""
     hand, client = stage.hand(), stage.client()
@@ -217,14 +319,18 @@ def test_head_has_a_lease_of_its_own(stage: Stage):
     asked(client, hand, get("/x"))
 
 
-def test_304_is_repeated_without_length(stage: Stage):
-    """It has no body and says nothing of one."""
+@pytest.mark.parametrize("length", [0, -1])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_304_is_repeated_without_length(stage: Stage, method: str, length: int):
+    """It has no body and says nothing of one. (The handler of files gives it no length.)"""
     hand, client = stage.hand(), stage.client()
-    client.send(get("/x", 'If-None-Match: "a"'))
-    hand.reply(hand.take(), status=304, reason="Not Modified", lease=Lease(10, ("if-none-match",)))
-    assert client.answer().status == 304
+    conditional = get("/x", 'If-None-Match: "a"', method=method)
+    client.send(conditional)
+    lease = Lease(10, ("if-none-match",))
+    hand.reply(hand.take(), status=304, reason="Not Modified", length=length, lease=lease)
+    assert client.answer(method).status == 304
     for _ in range(3):
-        answer = repeated(client, hand, get("/x", 'If-None-Match: "a"'))
+        answer = repeated(client, hand, conditional, method)
         assert answer.status == 304
         assert "content-length" not in answer.fields
     asked(client, hand, get("/x"))
@@ -311,8 +417,13 @@ def test_last_requests_find_a_lease_no_longer_than_others(stage: Stage):
     assert dates[::2] == dates[1::2]
     assert len(set(dates)) == 4
     stage.time.advance(4.5)
-    asked(stage.client(), hand, head)
-    last(stage, hand, head)  # one has asked for a new lease, which does not come; the others have the old one
+    renewing = stage.client()
+    renewing.send(head)
+    task = hand.take()
+    last(stage, hand, head)  # the new lease has not come yet: the others have the old one
+    hand.reply(task, b"leased", lease=Lease(10, ()))
+    assert renewing.answer().body == b"leased"
+    last(stage, hand, head)
     (leased,) = set(stage.pump.leases.known[0].last.values())
     stage.pump.leases.end_of(leased.granted_by)
     asked(stage.client(), hand, head)

@@ -100,8 +100,10 @@ class Admission:
             return False
         if now >= leased.renew_at:
             leased.renew_at = leased.expires  # this request asks for a new lease, for all
+            exchange.renew(leased)
             return False
         if leased.stamp is not None and not self._changing.may_repeat(leased):
+            self._leases.end_of_target(head, origin.listener)
             return False
         if exchange.is_marked:
             pass  # no other one is like it

@@ -194,6 +194,7 @@ class Exchange:
     status = 0
     id_line = b""  # of its id, if it has one: a field line (see request_ids.py)
     notes = b""  # lines that its log record has besides (see traces.py)
+    renews: Leased | None = None  # the lease that was the response to its like until now
     body_end = BodyEnd.LENGTH
     memory = 0  # bytes of its body that came in memory
     window = 0  # of RESPONSE_WINDOW, if a worker with an event loop responds: what the client has to take yet
@@ -244,6 +245,13 @@ class Exchange:
         if self.websocket is not None and self.websocket.has_begun:
             return False  # what it has sent before is yet to be read
         return self.route.backend.is_told(self)
+
+    def renew(self, leased: Leased) -> None:
+        """Its response takes the place of this lease's. (So it takes the general road, also if its head is
+        plain.)"""
+        self.renews = leased
+        if self.head.plain:
+            self.head = self.head.with_raw(self.head.raw)
 
     def own_fields(self, fields: bytes) -> bytes:
         """Field lines that its response has beside `fields`: its id, unless they have one."""

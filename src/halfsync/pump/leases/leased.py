@@ -24,6 +24,7 @@ class Leased:
 
     __slots__ = (
         "_cost_of_file",
+        "begun_ns",
         "block",
         "block_start",
         "block_until",
@@ -76,6 +77,7 @@ class Leased:
         self.body_bytes = 0  # that `wire` holds
         self.ignores_cookie = True
         self.granted_by = -1  # a worker's id
+        self.begun_ns = 0  # when its handler began
         self.expires = 0.0
         self.renew_at = 0.0
         self.wire = b""

@@ -19,7 +19,8 @@ Two look-ups, the short one first:
 
 `Leased.wire` is the complete response, head, Date and body, made at most once a second. A lease is renewed
 early: the first request in its last fifth goes to a worker while the others are still served
-here, so a hot file's expiry is not a stampede.
+here, so a hot file's expiry is not a stampede. Once that one has its response nobody gets the old one: the
+lease that is renewed is over, in whatever table it is found, and also if there is no new one.
 
 A lease ends with the worker that granted it, when that is told to retire: after a reload nothing of the
 old code is repeated.
@@ -48,6 +49,8 @@ MAX_KNOWN = 4096
 """Heads."""
 MAX_REFUSED = 64
 """Kinds of leases that were refused, of which the log is told."""
+MAX_VARIANTS = 64
+"""Of one method and target: ranges and validators are the client's to choose."""
 EARLY = 0.8
 """Of a lease's time, after which one request goes to a worker to renew it."""
 
@@ -65,6 +68,10 @@ class _Variants:
     @property
     def bytes_held(self) -> int:
         return sum(leased.cost for leased in self.by_values.values())
+
+    def end(self) -> None:
+        for leased in self.by_values.values():
+            leased.end()
 
 
 class Leases:
@@ -152,6 +159,13 @@ class Leases:
         if why := objection(head, reply, names, lease.public, has_certificate=has_certificate):
             self._refuse(application, why)
             return
+        key = (listener, head.method, head.host, head.target)
+        values = _values(head, names)
+        variants = self.table.get(key)
+        is_alike = variants is not None and variants.names == names and variants.public == lease.public
+        old = variants.by_values.get(values) if variants is not None and is_alike else None
+        if old is not None and now < old.expires and 0 < leased.begun_ns < old.begun_ns:
+            return  # its handler was slow, and a later one has seen what is newer
         self.words[LEASE_MISSES] += 1
         leased.expires = now + lease.seconds
         leased.renew_at = now + lease.seconds * EARLY
@@ -160,18 +174,18 @@ class Leases:
             leased.length = reply.length
             leased.file = leased.stamp = None  # nothing of it will be sent
         leased.ignores_cookie = b"cookie" not in names
-        key = (listener, head.method, head.host, head.target)
-        variants = self.table.pop(key, None)
         if variants is not None:
+            del self.table[key]  # for its place
             self.held -= variants.bytes_held
-        if variants is None or (variants.names, variants.public) != (names, lease.public):
+            if not is_alike or (old is None and len(variants.by_values) >= MAX_VARIANTS):
+                variants.end()
+                variants = None
+        if variants is None:
             variants = _Variants(names, lease.public)
-        values = _values(head, names)
-        if (old := variants.by_values.get(values)) is not None:
+        if old is not None:
             leased.take_copy(old)
+            old.end()
         variants.by_values[values] = leased
-        if len(variants.by_values) > 64:  # ranges and validators are the client's to choose
-            variants.by_values = {values: leased}
         self.table[key] = variants
         known = self.known_of(listener).http2
         if head in known and leased.file is None and may_use(head, names, lease.public):
@@ -192,6 +206,13 @@ class Leases:
                 f"{application} asked for a lease of a response that can't have one, because {why}. "
                 "(Said once; see 'What a lease is' in the documentation.)",
             )
+
+    def end_of_target(self, head: RequestHead, listener: int) -> None:
+        """What this request asks for is no longer what it was, whatever the method, range or validator."""
+        for method in (b"GET", b"HEAD"):
+            variants = self.table.get((listener, method, head.host, head.target))
+            if variants is not None:
+                variants.end()
 
     def end_of(self, worker: int) -> None:
         """This worker is to retire: other code may be next."""

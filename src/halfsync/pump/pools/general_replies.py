@@ -27,6 +27,7 @@ from halfsync.pump.states import WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websocket.protocol import WebSockets
+from halfsync.wire.http1_responses import BODILESS
 from halfsync.wire.messages import (
     ABORTED,
     DONE,
@@ -177,6 +178,8 @@ class GeneralReplies:
         exchange.begun_ns = worker.begun(reply.number)
         if reply.lease is not None:
             self._grant_lease(worker, conn, exchange, reply, fds)
+        if exchange.renews is not None and reply.status < 500:  # (an error is no reason to show it to all)
+            exchange.renews.end()
         if reply.objects and isinstance(reply.objects[0], Tunnel):
             self._tunnels.switch(exchange, reply, TunnelEnds(fds[reply.objects[0].fd]))
             return
@@ -246,10 +249,12 @@ class GeneralReplies:
         leased = Leased(reply)
         if span is not None:
             leased = Leased(reply, fds[span.fd], span.offset, span.count, span.stamp)
-        if head.method == b"GET" and leased.length != reply.length:
+        is_bodiless = reply.status in BODILESS
+        if head.method == b"GET" and leased.length != reply.length and not is_bodiless:
             return
-        if head.method == b"GET" or (head.method == b"HEAD" and reply.length >= 0):
+        if head.method == b"GET" or (head.method == b"HEAD" and (reply.length >= 0 or is_bodiless)):
             leased.granted_by = worker.id
+            leased.begun_ns = exchange.begun_ns
             origin = conn.origin
             self._leases.grant(
                 head,
