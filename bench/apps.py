@@ -39,6 +39,19 @@ def crowd(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
     return [body]
 
 
+def taking(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Sleep for `?sleep=` seconds, or compute for `?compute=` seconds of processor time."""
+    for what, values in parse_qs(environ["QUERY_STRING"]).items():
+        seconds = min(float(values[0]), 60.0)
+        if what == "sleep":
+            time.sleep(seconds)
+            continue
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            sum(range(100))
+    return hello(environ, start_response)
+
+
 def burn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Compute for `?seconds=` without a pause, then say how many threads did so at the same time."""
     seconds = min(float(parse_qs(environ["QUERY_STRING"])["seconds"][0]), 60.0)

@@ -16,6 +16,7 @@ from bench import (
     handshakes,
     http2,
     load,
+    overload,
     ramp,
     report,
     servers,
@@ -189,6 +190,7 @@ CASES: dict[str, Case] = {
     "tls-idle": idle_tls_memory,
     "ramp": ramp.case,
     "crowd": crowd.case,
+    "overload": overload.case,
     **http2.CASES,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,7 +16,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import compare, crowd, http2, load, processes, ramp, report, servers, trace
+from bench import compare, crowd, http2, load, overload, processes, ramp, report, servers, trace
+from bench.open_loop import OpenLoop
 from tests.e2e.harness import until
 from tests.ports import free_port
 
@@ -220,3 +222,26 @@ def test_a_crowd_comes_and_an_ordinary_client_is_measured(tmp_path, monkeypatch,
     assert calm.startswith("0 idle;")
     assert re.match("5 idle; .*new: served [1-9]", busy)
     assert "ended" not in calm + busy
+
+
+def test_an_open_loop_sends_whatever_becomes_of_it(tmp_path):
+    """Ten times as many as the one thread can take: the queue holds two, and the others are refused."""
+    options = ("--queue-limit", "2", "--queue-target", "0")
+    server = servers.halfsync(tmp_path, "bench.apps:taking", threads=1, options=options)
+    with compare.running([server], "/", b"Hello, world\n") as up:
+        assert up == [server]
+        with contextlib.closing(OpenLoop(server.port, "/?sleep=0.1")) as load:
+            seen = load.run(100, 1.0, even=True)
+        assert overload.capacity(server.port, "/?sleep=0.01", 2, 0.5) > 1
+    assert 99 <= seen.sent <= 101
+    assert not seen.others
+    assert len(seen.served) + len(seen.refused) == seen.sent
+    assert seen.served
+    assert len(seen.refused) > 10
+    assert seen.served == sorted(seen.served)
+    assert seen.served[0] >= 0.1
+    found = overload.Found(10.0, 0.1, seen)
+    assert found.p95 >= found.median >= 1
+    row = overload.cells(overload.ROWS[0], found)
+    assert len(row) == 9
+    assert all(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from halfsync.plan import Kind, Limits, RoutePlan
 from halfsync.pump.connection import Exchange, Route
 from halfsync.pump.pools.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of, kind_of
-from halfsync.pump.pools.queues import FairQueue, Queue
+from halfsync.pump.pools.queues import FairQueue, NewestFirst, Queue
 from halfsync.settings.table import Settings
 from halfsync.wire.http1 import RequestHead
 from tests.pump.harness import APP, Client, Hand, Stage, get
@@ -336,27 +337,35 @@ class One(Exchange):
 
     __slots__ = ()
 
-    def __init__(self, route: int, queued_ns: int) -> None:
-        self.route = Route(b"", route, None, Limits.of(Settings()))  # type: ignore[arg-type]
+    def __init__(self, route: int, queued_ns: int, target: float | Literal["auto"] = "auto") -> None:
+        limits = replace(Limits.of(Settings()), queue_target=target)
+        self.route = Route(b"", route, None, limits)  # type: ignore[arg-type]
         self.head = RequestHead(b"", b"GET", b"/", 1)
         self.queued_ns = queued_ns
 
 
+PATIENT = 3
+"""A route without a queue_target."""
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_a_fair_queue_loses_nothing_whatever_is_done_to_it(seed: int):
+def test_a_fair_queue_loses_nothing_whatever_is_done_to_it(seed: int, newest_first: bool):
     """Random calls: sizes agree, each route's order is kept, and who is oldest is the oldest."""
     dice = random.Random(seed)
-    queue = FairQueue(Costs())
+    queue = FairQueue(Costs(), newest_first=newest_first)
     model: list[Exchange] = []
     taken: list[Exchange] = []
     for now in range(2000):
-        match dice.randrange(7):
+        match dice.randrange(8):
             case 0 | 1 | 2:
-                model.append(One(dice.randrange(4), now))
+                index = dice.randrange(4)
+                model.append(One(index, now, 0 if index == PATIENT else "auto"))
                 queue.append(model[-1])
             case 3 | 4 if model:
                 one = queue.popleft()
-                assert one is min((other for other in model if route(other) == route(one)), key=age)
+                first = max if newest_first and route(one) != PATIENT else min
+                assert one is first((other for other in model if route(other) == route(one)), key=age)
                 model.remove(one)
                 taken.append(one)
                 if dice.random() < 0.2:
@@ -374,6 +383,12 @@ def test_a_fair_queue_loses_nothing_whatever_is_done_to_it(seed: int):
                     model.remove(oldest)
                 else:
                     queue.remove(model.pop(dice.randrange(len(model))))
+            case 7 if dice.random() < 0.1:
+                refused = queue.take_surplus(5)
+                assert not refused or newest_first
+                assert all(route(one) != PATIENT for one in refused)
+                model = [one for one in model if one not in refused]
+                assert not newest_first or sum(route(one) != PATIENT for one in model) <= 5
         assert len(queue) == len(model)
         assert bool(queue) == bool(model)
         assert queue.oldest() is min(model, key=age, default=None)
@@ -398,3 +413,23 @@ def test_a_plain_queue_puts_back_by_age():
     for one in (0, 4, 9, 2):
         queue.put_back(One(0, one))
     assert [one.queued_ns for one in queue] == [0, 1, 2, 3, 4, 5, 9]
+
+
+def test_the_surplus_is_the_oldest_of_the_longest_line():
+    queue = FairQueue(Costs(), newest_first=True)
+    for now in range(12):
+        queue.append(One(1 if now < 2 else 2, now))
+    assert [one.queued_ns for one in queue.take_surplus(5)] == [2, 3, 4, 5, 6, 7, 8]
+    assert [queue.popleft().queued_ns for _ in range(5)] == [1, 11, 0, 10, 9]
+
+
+def test_a_plain_queue_may_give_the_newest_first():
+    queue = NewestFirst(One(0, age) for age in range(6))
+    first = queue.popleft()
+    assert first.queued_ns == 5
+    queue.appendleft(first)
+    queue.drop_oldest()
+    assert [one.queued_ns for one in queue.take_surplus(3)] == [1, 2]
+    queue.put_back(One(0, 2))
+    assert queue.oldest() is queue[0]
+    assert [queue.popleft().queued_ns for _ in range(4)] == [5, 4, 3, 2]

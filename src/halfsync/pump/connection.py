@@ -366,7 +366,7 @@ class Route:
         self.index = index  # into Plan.routes, which is how a worker knows it
         self.backend = backend
         self.limits = limits
-        self.queue_limit = limits.queue_limit  # less while its pool is overloaded: see pools/overload.py
+        self.queue_limit = limits.queue_limit  # for Dispatcher.take_in
         self.headers: HeaderRules | None = None  # for responses of our own; workers apply them to theirs
         self.look: Look | None = None  # of refusals; None: as they are
         self.access: AccessCheck | None = None  # None: it is for everybody

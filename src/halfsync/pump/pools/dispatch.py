@@ -97,9 +97,9 @@ class Dispatcher:
         conn = exchange.conn
         assert conn is not None
         if pool.waiting >= exchange.route.queue_limit:  # type: ignore[union-attr]
-            setting = self._overload.refuse(pool, exchange)
-            self._saturation.refused(pool, setting)
-            conn.protocol.refuse(exchange, overloaded(setting))
+            self._overload.turned_away(pool)
+            self._saturation.refused(pool, "queue_limit")
+            conn.protocol.refuse(exchange, overloaded("queue_limit"))
             return
         exchange.queued_ns = self._clock.next_ns()
         exchange.move(WHOLE)
@@ -187,6 +187,8 @@ class Dispatcher:
         while queue:
             workers = [worker for worker in pool.workers if worker.room > 0]
             if not workers:
+                if pool.is_overloaded:
+                    self._overload.shed(pool)
                 return
             worker = min(reversed(workers), key=lambda w: w.outstanding)
             count = -(-len(queue) // len(workers)) if pool.fast else 1

@@ -6,28 +6,39 @@ Theory of operation
 With twice the load that an application can take, a queue of any length is full soon, and all that is handled
 then has waited for as long as the queue is long: each response comes late, and none sooner than if half of
 the requests had been refused. So what counts is how long requests wait, not how many there are (as in CoDel,
-RFC 8289):
+RFC 8289).
 
- - A pool is watched from when a request has waited for longer than the target. If that stays so for PATIENCE,
-   more come than end, and some do end, it is *overloaded*. A burst is over by then. Handlers that hang are no
-   overload (`queue_timeout` is for those).
+Whether it is an overload is decided slowly, so that a burst is none:
+
+ - A pool is watched from when a request has waited for longer than the target (LEAST_SIGN at least). If that
+   stays so for PATIENCE, more come than end, and some do end, it is *overloaded*. A burst is over by then.
+   Handlers that hang are no overload (`queue_timeout` is for those).
  - More come than end if the number of those that wait goes on growing: of late it was at no time as small as
    at any time in the first half. (Or requests are turned away now, since the queue is as long as it may be.)
    A fixed number of clients, each of which sends its next request when it has its response, is no overload,
    however long each waits. On a busy machine their number seems to grow: they, or the workers, have no
    processor for a while, and then send all at once. But it comes to no more than before.
  - Time in which this process waits for a processor itself does not count: so little happens in it.
- - While it is overloaded, a request that has waited for longer than the target gets a 503; and so does, at
-   once, one that would have to: no more are let into the queue than threads can begin within the target.
- - It is over when in the last PATIENCE nothing had to be refused, or threads were idle for IDLE of it, since
-   nothing waited.
+
+While it is overloaded,
+
+ - the newest request is handed over first (*adaptive LIFO*; see "Fail at Scale", ACM Queue 13.8). At twice
+   the load one has come a moment before any thread is free, so what is handled has hardly waited, however
+   short a time handlers take. First come, first served, each would wait for as long as the queue is, and
+   where that is shorter than the jitter of the machine, threads idle.
+ - Those that wait for longer than the target get a 503, and so do the oldest of more than KEPT_PART of what
+   threads can begin at a time. That comes after all that threads have room for was handed over, so if this
+   process had no processor for a moment, threads take what has come meanwhile before any of it is refused.
+ - A worker of fast handlers holds no more in advance than it handles within the target.
+ - It is over when in the last PATIENCE threads were idle for longer than those that were refused would have
+   taken them.
 
 The target "auto" is half of the time that handlers take, so that a response comes within 1.5 times the usual
 time; LEAST_TARGET at least.
 
 It costs a request nothing: the queues are looked at with the scoreboards, every 25 ms while there are tasks
-(see stalls.py), and while a pool is overloaded when its oldest request reaches the target. What keeps
-requests out of the queue is the `queue_limit` of its routes, which is compared anyway.
+(see stalls.py), and while a pool is overloaded at the end of each turn in which requests came, and when its
+oldest one reaches the target.
 """
 
 from __future__ import annotations
@@ -43,13 +54,18 @@ from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Exchange, Route
 from halfsync.pump.pools.saturation import Saturation
 from halfsync.pump.pools.stalls import LOOK
-from halfsync.pump.pools.workers import Pool, Tasks, overloaded
+from halfsync.pump.pools.workers import LOOK_AHEAD, Pool, Tasks, overloaded
 from halfsync.pump.quiet_log import QuietLog
 
 PART = 0.5
 """Of the time that handlers take: the target, if it is "auto"."""
-LEAST_TARGET = 0.05
-"""Seconds; less would be the jitter of the machine."""
+LEAST_TARGET = 0.005
+"""Seconds. Of the others the newest are handled first, so this is for moments in which fewer came."""
+LEAST_SIGN = 0.05
+"""Seconds; to wait for less is no sign of an overload, but the jitter of the machine."""
+KEPT_PART = 0.25
+"""Of the threads: so many requests, and one, may wait. With fewer, threads idle if some become free together;
+with more, those that are refused wait longer for it: at twice the load a quarter of what handlers take."""
 PATIENCE = 1.0
 """Seconds for which requests may wait too long until that is an overload; or twice the time that handlers
 take. A page with all its images, or a scheduled job, is a burst of a second."""
@@ -61,9 +77,6 @@ threads."""
 WINDOWS = 8
 """In PATIENCE: of each it is known how many waited at least, and at most."""
 REMEMBERED = 8 * WINDOWS
-IDLE = 0.4
-"""Of the time. At the full load some thread is idle for a third of it at most: for moments, until the next
-request comes."""
 FEW = 3
 """So many requests have to end meanwhile, at least, and by so many has the number to grow: with one thread,
 two that wait for a slow one are no overload."""
@@ -99,7 +112,7 @@ class _Watch:
     # while it is one:
     looked_at: float = 0.0
     window_at: float = 0.0  # when the last PATIENCE began
-    idle: float = 0.0  # seconds of it in which threads were
+    idle: float = 0.0  # seconds of it in which threads were, summed over the threads
     refused: int = 0
     refused_before: int = 0  # the last PATIENCE
 
@@ -125,18 +138,13 @@ class Overload:
         }
         self._routes = {pool: [route for route in routes if route.pool is pool] for pool in self._most}
         for pool in pools:
-            pool.is_overloaded = False
+            pool.set_overloaded(is_overloaded=False)
 
-    def refuse(self, pool: Pool, exchange: Exchange) -> str:
-        """A request is not let into the queue: which setting that is."""
-        assert exchange.route is not None
-        if not pool.is_overloaded or pool.waiting >= exchange.route.limits.queue_limit:
-            watch = self._watches.get(pool)
-            if watch is not None and pool.waiting >= self._longest(pool):
-                watch.turned_away += 1
-            return "queue_limit"
-        self._watches[pool].refused += 1
-        return "queue_target"
+    def turned_away(self, pool: Pool) -> None:
+        """A request is not let into the queue, since that is as long as it may be."""
+        watch = self._watches.get(pool)
+        if watch is not None and pool.waiting >= self._longest(pool):
+            watch.turned_away += 1
 
     def sweep(self) -> None:
         """Twice a second."""
@@ -155,12 +163,10 @@ class Overload:
                 self._look_at(pool)
 
     def _look_at(self, pool: Pool) -> None:
-        now_ns = self._clock.now_ns
-        found = [(now_ns - one.queued_ns, self._target_ns(pool, one)) for one in pool.heads()]
         watch = self._watches.get(pool)
         if watch is not None and watch.is_overload:
-            self._shed(pool, watch)
-        elif not any(age > target for age, target in found):
+            self._go_on(pool, watch)
+        elif not any(self._clock.now_ns - one.queued_ns > self._sign_ns(pool, one) for one in pool.heads()):
             self._watches.pop(pool, None)
         elif watch is None:
             self._watches[pool] = _Watch(self._clock.now, sum(pool.counts.times), self.delay())
@@ -207,59 +213,77 @@ class Overload:
             return max(LEAST_TARGET * 1e9, PART * self._mean_ns(pool))
         return target * 1e9 if target else math.inf
 
+    def _sign_ns(self, pool: Pool, exchange: Exchange) -> float:
+        """If it waits for longer than this, its pool is watched."""
+        assert exchange.route is not None
+        target_ns = self._target_ns(pool, exchange)
+        return max(LEAST_SIGN * 1e9, target_ns) if exchange.route.limits.queue_target == "auto" else target_ns
+
     def _begin(self, pool: Pool, watch: _Watch) -> None:
-        now = self._clock.now
-        watch.is_overload = pool.is_overloaded = True
+        now, heads = self._clock.now, pool.heads()
+        watch.is_overload = True
         watch.looked_at = watch.window_at = now
-        target = min(self._target_ns(pool, one) for one in pool.heads()) / 1e9
+        pool.set_overloaded(is_overloaded=True)
+        sign = min(self._sign_ns(pool, one) for one in heads) / 1e9
+        target = min(self._target_ns(pool, one) for one in heads) / 1e9
         self._log.say(
             "warning",
             f"{pool.name} is overloaded: for {now - watch.since:.1f} s requests have waited longer than "
-            f"{target:.2g} s, and more come than end. Those that would still do get a 503 (queue_target).",
+            f"{sign:.2g} s, and more come than end. Now the newest are handled first, and those that would "
+            f"wait longer than {target:.2g} s get a 503 (queue_target).",
             now,
         )
-        self._shed(pool, watch)
+        self._go_on(pool, watch)
 
     # --- while it is one ---------------------------------------------------------------------------
 
-    def _shed(self, pool: Pool, watch: _Watch) -> None:
-        now, now_ns = self._clock.now, self._clock.now_ns
-        if not pool.waiting and any(worker.outstanding < worker.threads for worker in pool.workers):
-            watch.idle += now - watch.looked_at
+    def _go_on(self, pool: Pool, watch: _Watch) -> None:
+        now = self._clock.now
+        threads = _threads(pool)
+        busy = sum(worker.outstanding for worker in pool.workers) + pool.waiting
+        watch.idle += max(0, threads - busy) * (now - watch.looked_at)
         watch.looked_at = now
-        patience = self._patience(pool)
-        if now - watch.window_at >= patience:
-            if watch.idle >= IDLE * patience or watch.refused == watch.refused_before:
+        if not threads:  # a new worker is on its way
+            self._end(pool, watch)
+            return
+        mean_ns = max(1.0, self._mean_ns(pool))
+        if now - watch.window_at >= self._patience(pool):
+            if watch.idle * 1e9 >= (watch.refused - watch.refused_before) * mean_ns:
                 self._end(pool, watch)
                 return
             watch.window_at, watch.idle, watch.refused_before = now, 0.0, watch.refused
-        if not _threads(pool):  # a new worker is on its way
-            self._end(pool, watch)
-            return
-        for exchange in pool.take(lambda one: now_ns - one.queued_ns > self._target_ns(pool, one)):
-            watch.refused += 1
-            self._saturation.refused(pool, "queue_target")
-            self._tasks.refuse(exchange, overloaded("queue_target"))
-        self._let_in(pool)
+        for worker in pool.workers:
+            if not worker.is_loop:
+                worker.look_ahead = min(LOOK_AHEAD, int(LEAST_TARGET * 1e9 / mean_ns))
+        self._tasks.due.add(pool)  # and so to `shed`, unless threads have room for all
+        self._look_again(pool)
+
+    def _look_again(self, pool: Pool) -> None:
+        """When the next one has waited for too long."""
+        now_ns = self._clock.now_ns
         left = [self._target_ns(pool, one) - (now_ns - one.queued_ns) for one in pool.heads()]
         self._tasks.look_within(min(LOOK, max(0.001, min(left, default=math.inf) / 1e9)))
 
-    def _let_in(self, pool: Pool) -> None:
-        """No more into the queue than can be begun within the target."""
-        mean_ns = max(self._mean_ns(pool), 1.0)
-        room = sum(max(0, worker.room) for worker in pool.workers)
-        for route in self._routes[pool]:
-            target = route.limits.queue_target
-            target_ns = max(LEAST_TARGET * 1e9, PART * mean_ns) if target == "auto" else target * 1e9
-            if target_ns:
-                most = room + 1 + int(_threads(pool) * target_ns / mean_ns)
-                route.queue_limit = min(route.limits.queue_limit, most)
+    def shed(self, pool: Pool) -> None:
+        """At the end of a turn, when all that there is room for has been handed over: refuse what has waited
+        too long, and what is too much."""
+        watch, threads = self._watches[pool], _threads(pool)
+        if not threads:
+            return
+        now_ns = self._clock.now_ns
+        late = pool.take(lambda one: now_ns - one.queued_ns > self._target_ns(pool, one))
+        surplus = pool.take_surplus(1 + math.ceil(KEPT_PART * threads))
+        for exchange in (*late, *surplus):
+            watch.refused += 1
+            self._saturation.refused(pool, "queue_target")
+            self._tasks.refuse(exchange, overloaded("queue_target"))
 
     def _end(self, pool: Pool, watch: _Watch) -> None:
         del self._watches[pool]
-        pool.is_overloaded = False
-        for route in self._routes[pool]:
-            route.queue_limit = route.limits.queue_limit
+        pool.set_overloaded(is_overloaded=False)
+        for worker in pool.workers:
+            if not worker.is_loop:
+                worker.look_ahead = LOOK_AHEAD
         self._log.say(
             "info",
             f"{pool.name} is no longer overloaded: {watch.refused} requests got a 503 (queue_target).",

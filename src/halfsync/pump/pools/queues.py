@@ -4,12 +4,15 @@ Where one route leads to a pool, its queue is a `Queue`: first come, first serve
 some paths are known to take long (costs.py), six hundred requests for large files would delay the next
 request for anything else by all of them. Such a pool has a `FairQueue`: for each route, and in it for paths
 that take about as long, a line of requests in their order; and of the lines one request each in turn.
+
+While a pool is overloaded (overload.py), a line gives the newest request first.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from halfsync.pump.connection import Exchange
 from halfsync.pump.pools.costs import Costs
@@ -31,7 +34,14 @@ class Queue(deque[Exchange]):
         return [] if found is None else [found]
 
     def drop_oldest(self) -> None:
-        self.popleft()
+        del self[0]
+
+    def take_surplus(self, most: int) -> list[Exchange]:
+        """Take off the oldest, so that no more than `most` stay."""
+        found = [*islice(self, max(0, len(self) - most))]
+        for _ in found:
+            del self[0]
+        return found
 
     def put_back(self, exchange: Exchange) -> None:
         """To the place that it had, which is most likely the front."""
@@ -48,11 +58,25 @@ class Queue(deque[Exchange]):
         self.insert(at, exchange)
 
 
-class FairQueue:
-    """As much of a deque as is needed. `popleft` gives the request that is next in turn."""
+class NewestFirst(Queue):
+    """In the same order, and `popleft` gives the newest."""
 
-    def __init__(self, costs: Costs) -> None:
+    def popleft(self) -> Exchange:
+        return self.pop()
+
+    def appendleft(self, exchange: Exchange) -> None:
+        """What was just taken."""
+        self.append(exchange)
+
+
+class FairQueue:
+    """As much of a deque as is needed. `popleft` gives the request that is next in turn.
+
+    `newest_first`: of the lines of those routes that have a `queue_target`."""
+
+    def __init__(self, costs: Costs, *, newest_first: bool = False) -> None:
         self._costs = costs
+        self._newest_first = newest_first
         self._lines: dict[Line, Queue] = {}  # none is empty, and the next in turn is the first
         self._size = 0
 
@@ -119,6 +143,18 @@ class FairQueue:
         if (oldest := self.oldest()) is not None:
             self.remove(oldest)
 
+    def take_surplus(self, most: int) -> list[Exchange]:
+        """Take off the oldest of the longest line, until no more than `most` stay in the lines that give the
+        newest first."""
+        lines = [queue for queue in self._lines.values() if isinstance(queue, NewestFirst)]
+        found: list[Exchange] = []
+        for _ in range(sum(map(len, lines)) - most):
+            longest = max(lines, key=len)
+            found += longest.take_surplus(len(longest) - 1)
+        self._lines = {line: queue for line, queue in self._lines.items() if queue}
+        self._size -= len(found)
+        return found
+
     def remove(self, exchange: Exchange) -> None:
         """Raises ValueError if it is not in the queue."""
         line = self._line_of(exchange)
@@ -148,5 +184,9 @@ class FairQueue:
         line = self._line_of(exchange)
         queue = self._lines.get(line)
         if queue is None:
-            queue = self._lines[line] = Queue()
+            queue = self._lines[line] = self._new_line(exchange)
         return queue
+
+    def _new_line(self, exchange: Exchange) -> Queue:
+        assert exchange.route is not None
+        return NewestFirst() if self._newest_first and exchange.route.limits.queue_target else Queue()

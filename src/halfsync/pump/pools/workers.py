@@ -21,7 +21,7 @@ from halfsync.pump.connection import NEVER, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.poller import Poller
 from halfsync.pump.pools.costs import Costs
-from halfsync.pump.pools.queues import FairQueue, Queue
+from halfsync.pump.pools.queues import FairQueue, NewestFirst, Queue
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import QUEUED, WORKING, ExchangeEvent
 from halfsync.pump.task_messages import TaskMessages
@@ -242,6 +242,7 @@ class Pool:
         """`routes`: how many lead to it."""
         self.name = name
         self.costs = Costs()
+        self.is_overloaded = False  # see overload.py
         self.is_shared_by(routes)
         self._disconnected = 0  # of those in the queue, how many have no client any more
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker
@@ -249,19 +250,32 @@ class Pool:
         self.mean_ns = 10.0 * FAST_NS  # of the time in the handler; at first it has to be earned
         self.counts = counts
         self.handler_timeout = 0.0  # the longest of its routes
-        self.is_overloaded = False  # see overload.py
         self.has_loops = False  # its workers have an event loop, and so take all that comes, in batches
 
     def is_shared_by(self, routes: int) -> None:
         """Its queue is a new one, for so many routes."""
         self._is_shared = routes > 1
-        self.queue: Queue | FairQueue = FairQueue(self.costs) if routes > 1 or self.costs else Queue()
+        self.queue: Queue | FairQueue = self._new_queue(fair=routes > 1 or bool(self.costs))
+
+    def _new_queue(self, *, fair: bool) -> Queue | FairQueue:
+        if fair:
+            return FairQueue(self.costs, newest_first=self.is_overloaded)
+        return NewestFirst() if self.is_overloaded else Queue()
+
+    def set_overloaded(self, *, is_overloaded: bool) -> None:
+        """While it is, the newest requests are handed over first."""
+        if self.is_overloaded == is_overloaded:
+            return
+        self.is_overloaded = is_overloaded
+        waiting = sorted(self.queue, key=lambda one: one.queued_ns)
+        self.queue = self._new_queue(fair=isinstance(self.queue, FairQueue))
+        self.queue.extend(waiting)
 
     def took(self, exchange: Exchange, handler_ns: int, now: float) -> None:
         """A handler took so long for one of its requests, which is long, or takes it."""
         self.costs.note(exchange, handler_ns, now)
-        if type(self.queue) is Queue and self.costs:
-            plain, self.queue = self.queue, FairQueue(self.costs)
+        if self.costs and not isinstance(self.queue, FairQueue):
+            plain, self.queue = self.queue, self._new_queue(fair=True)
             self.queue.extend(plain)
 
     def sweep(self, now: float) -> None:
@@ -270,7 +284,7 @@ class Pool:
             return
         self.costs.sweep(now)
         if not (self.costs or self._is_shared or self.queue):
-            self.queue = Queue()
+            self.queue = self._new_queue(fair=False)
 
     def took_times(self, times: list[int]) -> None:
         """Handlers took so long for requests that have their responses, one or some (nanoseconds each)."""
@@ -320,6 +334,16 @@ class Pool:
         while (oldest := self.oldest()) is not None and is_late(oldest):
             queue.drop_oldest()
             found.append(oldest)
+        return found
+
+    def take_surplus(self, most: int) -> list[Exchange]:
+        """While it is overloaded: take the oldest off the queue, so that no more than `most` stay."""
+        found = []
+        for exchange in self.queue.take_surplus(most):
+            if exchange.state is QUEUED:
+                found.append(exchange)
+            else:
+                self._disconnected -= 1
         return found
 
     def take_all(self) -> list[Exchange]:

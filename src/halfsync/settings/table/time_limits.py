@@ -88,9 +88,9 @@ class TimeLimits(Logging, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0)] | Literal["auto"],
         about(
             "Time limits",
-            "While more requests come than an application can handle, those that would wait longer than this "
-            "for a thread get a 503 at once, so that the others are served soon. auto: half of the time that "
-            "its handlers take, and 50 ms at least. A burst of a second is let pass. 0: no such limit.",
+            "While more requests come than an application can handle, the newest are handled first, and "
+            "those that would wait longer than this for a thread get a 503. auto: half of the time that its "
+            "handlers take, and 5 ms at least. A burst of a second is let pass. 0: no such limit.",
             unit="seconds",
             of_routes="applications",
         ),
