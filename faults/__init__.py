@@ -5,7 +5,7 @@
     make faults ARGS=--help                   all faults, with a sentence each
 
 For each fault a server is started, clients send it a steady mix of requests (load.py), and meanwhile the
-fault happens (table.py). Every response is compared with the one right response to its request
+fault happens (processes.py, crowds.py). Every response is compared with the one right response to its request
 (requests.py), which both sides derive from the request's number (content.py, app.py). What a POST has done is
 counted by the application, so that a request that ran twice is found, too. Each response is one of
 
@@ -19,5 +19,6 @@ counted by the application, so that a request that ran twice is found, too. Each
 Faults that harm no request (a reload, a slow client) are marked `harmless`: there an error or an abort is
 WRONG, too. WRONG and HUNG must be zero; the exit status says whether they are.
 
-To add a fault, write a function in table.py (or crowds.py, http2_crowds.py) under the decorator `fault`.
+To add a fault, write a function under the decorator `fault` (table.py) in the file of its kind: processes.py,
+crowds.py, http2_crowds.py or asgi_faults.py.
 """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from faults import asgi_faults, crowds, http2_crowds
+from faults import asgi_faults, crowds, http2_crowds, processes
 from faults.run import Verdict, run
 from faults.server import CannotStart
 from faults.table import TABLE
 
-assert crowds  # its faults are in TABLE, too
+assert processes  # its faults are in TABLE, too
+assert crowds
 assert http2_crowds
 assert asgi_faults
 

@@ -11,45 +11,9 @@ import time
 from collections.abc import Callable
 
 from faults.requests import LARGE
-from faults.run import Aside, Scene
+from faults.run import Scene
+from faults.slow_clients import STEP, connect, crowd, drip, drip_heads
 from faults.table import fault
-
-CROWD = 40
-STEP = 0.02
-
-Work = Callable[[Callable[[], bool]], None]
-
-
-def connect(port: int, receive_buffer: int = 0) -> socket.socket:
-    sock = socket.socket()
-    sock.settimeout(1.0)  # so that a client of whom nothing is read notices when its fault is over
-    if receive_buffer:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.connect(("127.0.0.1", port))
-    return sock
-
-
-def crowd(scene: Scene, work: Work, count: int = CROWD) -> None:
-    with Aside([work] * count):
-        scene.lasts(scene.seconds)
-
-
-def _drip(port: int, start: bytes, piece: bytes) -> Work:
-    """`start` at once, then `piece` again and again, until the server has enough."""
-
-    def work(goes_on: Callable[[], bool]) -> None:
-        with connect(port) as sock:
-            sock.sendall(start)
-            while goes_on():
-                sock.sendall(piece)
-                time.sleep(STEP)
-
-    return work
-
-
-def drip_heads(port: int) -> Work:
-    return _drip(port, b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"y")
 
 
 @fault(harmless=True)
@@ -62,14 +26,14 @@ def slow_heads(scene: Scene) -> None:
 def long_slow_heads(scene: Scene) -> None:
     """Forty clients whose heads of many fields come byte by byte behind the first 50 KB."""
     lines = b"".join(b"X-%04d: %s\r\n" % (number, b"v" * 580) for number in range(85))
-    crowd(scene, _drip(scene.server.port, b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"Y: ", b"y"))
+    crowd(scene, drip(scene.server.port, b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"Y: ", b"y"))
 
 
 @fault(harmless=True)
 def slow_uploads(scene: Scene) -> None:
     """Forty clients whose bodies come byte by byte."""
     head = b"POST /post?n=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
-    crowd(scene, _drip(scene.server.port, head, b"x"))
+    crowd(scene, drip(scene.server.port, head, b"x"))
 
 
 @fault(quick=True, harmless=True)

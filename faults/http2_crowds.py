@@ -6,8 +6,8 @@ import random
 import socket
 from collections.abc import Callable
 
-from faults.crowds import Work, connect, crowd
 from faults.run import Scene
+from faults.slow_clients import Work, connect, crowd
 from faults.table import fault
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

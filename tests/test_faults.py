@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import asgi_faults, crowds, http2_crowds
+from faults import asgi_faults, crowds, http2_crowds, processes
 from faults.__main__ import describe
 from faults.content import content
 from faults.judge import Judge
@@ -28,7 +28,8 @@ SECONDS = 1.0
 LONG = 60.0
 CLIENTS = 6
 
-assert crowds  # its faults are in TABLE, too
+assert processes  # its faults are in TABLE, too
+assert crowds
 assert http2_crowds
 assert asgi_faults
 
