@@ -187,7 +187,7 @@ class Exchange:
     attempts = 0  # that ended with their worker
     place: object = None  # among its HTTP/2 connection's streams, after it was reset (see http2/streams.py)
     line: tuple[int, int] | None = None  # in which it waits, if the queue has several (see queues.py)
-    took_long = False  # which was counted (see pools/costs.py)
+    cost = 0  # the class of the time that it took, if that was counted (see pools/costs.py)
     begun_ns = 0
     handler_ns = -1
     # the response

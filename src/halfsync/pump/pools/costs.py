@@ -81,13 +81,13 @@ class Costs:
             known = _add(self._paths, path, _Known())
             known.begun = 1
             self._of_kind(path).count()
-        if not exchange.took_long:
-            exchange.took_long = True
+        if not exchange.cost:
             if not known.long:
                 kind = self._of_kind(path)
                 kind.long += 1
                 self._has_slow_kinds = self._has_slow_kinds or kind.long >= ALIKE
             known.long += 1
+        exchange.cost = cost
         known.took(cost, now)
         self._of_kind(path).took(cost, now)
 
