@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import mmap
 import os
 import signal
 import socket
 import sys
+import tempfile
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +89,7 @@ class Process:
         if not self.pid:
             status = 99
             try:
+                atexit._clear()  # the test run's own
                 self.orders.close()
                 status = entry(the_plan, pool, theirs, *more)
             finally:
@@ -253,6 +259,28 @@ def test_an_application_that_can_not_be_imported_is_reported(folder):
         assert worker.exit_status() == 3
 
 
+def beside_exit_functions(entry: Any, folder: Path, *arguments: Any) -> int:
+    """In the child: what `opentelemetry-instrument` and others register in the process that becomes the
+    parent."""
+    atexit.register(lambda: (folder / "ended").open("a").write(f"before, in {os.getpid()}\n"))
+    kept = Path(tempfile.mkdtemp(dir=folder))
+    weakref.finalize(Process, kept.rmdir)
+    return int(entry(*arguments))
+
+
+def test_exit_functions_from_before_the_fork_run_at_the_end_of_a_worker(folder):
+    """What weakref.finalize would remove is the parent's."""
+    with process(partial(beside_exit_functions, main.run, folder), None, 1, None) as worker:
+        worker.report()
+        assert get(worker.attach()).done
+        channel.send(worker.orders, encode(Retire(0)))
+        worker.let_go()
+        pid = worker.pid
+        assert worker.exit_status() == 0
+    assert (folder / "ended").read_text() == f"ended\nbefore, in {pid}\n"
+    assert [one.name for one in folder.iterdir() if one.name.startswith("tmp")]
+
+
 def test_a_retired_worker_leaves_when_the_pump_lets_go_and_its_last_task_has_ended(folder):
     with process() as worker:
         worker.report()
@@ -370,10 +398,11 @@ def subreaper():
 
 
 def test_a_template_forks_workers_that_have_the_application_already(folder, subreaper):
-    with process(template.run) as parent_of_workers:
+    entry = partial(beside_exit_functions, template.run, folder)
+    with process(entry, None, 1) as parent_of_workers:
         assert parent_of_workers.report() == Ready(parent_of_workers.pid)
         (folder / "app_of_test.py").write_text("1 / 0\n")  # nobody imports it again
-        pids = set()
+        pids: list[int] = []
         for number in range(2):
             ours, theirs = channel.pair()
             channel.send(parent_of_workers.orders, encode(Spawn(number)), (theirs.fileno(),))
@@ -384,11 +413,14 @@ def test_a_template_forks_workers_that_have_the_application_already(folder, subr
             report = worker.report()
             assert isinstance(report, Ready)
             assert get(worker.attach()).body == str(report.pid).encode()
-            pids.add(report.pid)
+            pids.append(report.pid)
             ours.close()
             worker.let_go()
             os.waitpid(report.pid, 0)
-        assert len(pids - {parent_of_workers.pid}) == 2
+        assert len({*pids} - {parent_of_workers.pid}) == 2
+        ended = (folder / "ended").read_text().splitlines()
+        assert ended == [line for pid in pids for line in ("ended", f"before, in {pid}")]
+        assert [one.name for one in folder.iterdir() if one.name.startswith("tmp")]
         parent_of_workers.orders.close()
         assert parent_of_workers.exit_status() == 0
 

@@ -272,8 +272,8 @@ def test_content_length_is_taken_out_of_the_fields_and_a_date_is_marked():
         ("200 OK", [["X", "list"]], "must be a tuple"),
         ("200 OK", [("X", "1", "2")], "must be a tuple"),
         ("200 OK", (("X", "1"),), "must be a list"),
-        ("200 OK", [("Upgrade", "h2c")], "between server and client"),
-        ("200 OK", [("Transfer-Encoding", "chunked")], "between server and client"),
+        ("200 OK", [("Transfer-Encoding", "gzip, chunked")], "between server and client"),
+        ("200 OK", [("Transfer-Encoding", "")], "between server and client"),
         ("200 OK", [("Content-Length", "-1")], "not a number"),
         ("200 OK", [("Content-Length", "1"), ("Content-Length", "2")], "two Content-Length"),
         ("200 OK", [("X", "y" * 70_000)], "take 70005 bytes"),
@@ -330,6 +330,44 @@ def test_the_connection_field_of_event_stream_recipes_is_left_out_with_a_warning
     assert answers[0].reply is not None
     assert b"nnection" not in answers[0].reply.fields
     assert capfd.readouterr().err.count("'cOnnection'") == 1
+
+
+def test_what_another_server_said_can_be_passed_on(capfd):
+    """Applications that fetch a page pass its header fields on as they are."""
+    fields = [
+        ("Content-Type", "text/plain"),
+        ("Transfer-Encoding", "Chunked"),
+        ("Connection", "close"),
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Connection", "close"),
+        ("TE", "trailers"),
+        ("Trailers", "X"),
+        ("Upgrade", "h2c"),
+    ]
+    with Stage(lambda e, start_response: start_response("200 OK", fields) and [b"hello"]) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert answer.reply is not None
+    assert answer.reply.fields == b"Content-Type: text/plain\r\n"
+    assert "is the server's: it is left out" in capfd.readouterr().err
+
+
+def test_a_stream_may_say_that_it_is_chunked():
+    fields = [("Transfer-Encoding", "chunked")]
+    with Stage(lambda e, start_response: start_response("200 OK", fields) and iter([b"a", b"b"])) as stage:
+        answer = stage.get("/")
+    assert (answer.status, answer.body, answer.length) == (200, b"ab", -1)
+
+
+@pytest.mark.parametrize(
+    ("status", "field"),
+    [("426 Upgrade Required", ("Upgrade", "websocket")), ("407 Log In", ("Proxy-Authenticate", "Basic"))],
+)
+def test_fields_that_a_status_must_have_are_sent(status, field):
+    with Stage(lambda e, start_response: start_response(status, [field]) and [b"no"]) as stage:
+        answer = stage.get("/")
+    assert answer.reply is not None
+    assert answer.reply.fields == "{}: {}\r\n".format(*field).encode()
 
 
 def test_head_gives_the_length_and_no_body():

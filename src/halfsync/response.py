@@ -151,21 +151,17 @@ _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _STATUS = re.compile(r"([2-9][0-9][0-9])(?: (.*))?", re.DOTALL)
 
-_HOP_BY_HOP = frozenset(
-    (
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailers",
-        "transfer-encoding",
-        "upgrade",
-    )
+_DROPPED = frozenset(
+    ("connection", "keep-alive", "proxy-connection", "te", "trailers", "transfer-encoding", "upgrade")
 )
-"""PEP 3333: "Other HTTP Features"; the list is RFC 2616's, as in `wsgiref.util`."""
+"""Fields between server and client. PEP 3333 forbids them to applications ("Other HTTP Features"). But
+recipes for event streams set them, an application that passes on another server's response has them in it,
+and other servers drop them or let them pass. What they ask for is the pump's to decide: so they are dropped,
+with one warning. (Upgrade stays in a 426, which must have it, as in ASGI. Proxy-Authenticate, on the list of
+the PEP too, is what a 407 is for, and passes.)"""
 
-_DROPPED = frozenset(("connection", "keep-alive"))
-"""These belong to that list. But many recipes for event streams set them, other servers let them pass or
-drop them, and what they ask for is the pump's to decide: so they are dropped, with one warning."""
+_CODINGS = frozenset(("chunked", "identity"))
+"""Of Transfer-Encoding, what can be dropped: with another one, the body would be something else."""
 
 MAX_LINES = 4096
 """Encoded field lines that are remembered. An application's fields are mostly the same few."""
@@ -221,7 +217,8 @@ def _make(status: str, fields: list[tuple[str, str]]) -> Head:
         if lower == "content-length":
             length = _length(value, length)
             continue
-        if lower in _DROPPED:
+        if lower in _DROPPED and not (lower == "upgrade" and number == 426):
+            _check_coding(lower, value)
             dropped = name
             continue
         dated = dated or lower == "date"
@@ -275,12 +272,13 @@ def _line(name: str, value: str) -> bytes:
 def _checked_line(name: str, value: str) -> bytes:
     if not _TOKEN.fullmatch(name):
         raise BadHead(f"{name!r} can't be the name of a header field.")
-    if name.lower() in _HOP_BY_HOP:
-        raise BadHead(
-            f"The header field {name!r} is between server and client; an application must not set it."
-        )
     _check_text(f"value of the header field {name!r}", value, value)
     return f"{name}: {value.strip(' 	')}\r\n".encode("latin-1")
+
+
+def _check_coding(name: str, value: str) -> None:
+    if name == "transfer-encoding" and value.strip(" \t").lower() not in _CODINGS:
+        raise BadHead(f"The Transfer-Encoding {value!r} is between server and client, and can't be left out.")
 
 
 def _check_text(what: str, whole: str, text: str) -> None:

@@ -8,6 +8,7 @@ head is remembered (wsgi_response.py), and a response of one small piece needs n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import Any
@@ -105,7 +106,8 @@ class WSGIHandler:
                 invocation.replier_made = None
             _timed_out(task, invocation.replier)
         except BaseException:  # noqa: BLE001
-            _fail(task, invocation.replier)
+            if not _has_conversed(invocation):
+                _fail(task, invocation.replier)
         return 0
 
     def __call__(self, task: Task, spool: RequestBody | None, replier: Replier) -> None:
@@ -118,7 +120,8 @@ class WSGIHandler:
         except HandlerTimeout:
             _timed_out(task, replier)
         except BaseException:  # noqa: BLE001
-            _fail(task, replier)
+            if not _has_conversed(invocation):
+                _fail(task, replier)
 
 
 # --- when it goes wrong ---------------------------------------------------------------------------
@@ -137,6 +140,17 @@ def _timed_out(task: Task, replier: Replier) -> None:
         _abort(replier)
     else:
         replier.own(*internal_error(task.head))
+
+
+def _has_conversed(invocation: Invocation) -> bool:
+    """In an exception handler: whether that is only how a library that has used `gunicorn.socket` ends."""
+    if invocation.socket is None or not invocation.socket.has_client:
+        return False
+    invocation.replier.end_if_child()
+    invocation.socket.end()
+    error = sys.exception()
+    # Behind a generator, such as one of middleware, it is a RuntimeError (PEP 479).
+    return isinstance(error, StopIteration) or isinstance(error and error.__cause__, StopIteration)
 
 
 def _fail(task: Task, replier: Replier) -> None:

@@ -132,6 +132,7 @@ class Environs:
         environ["halfsync.lease"] = invocation.ask_lease
         if "HTTP_UPGRADE" in environ and may_switch(environ):
             environ["halfsync.tunnel"] = TunnelMaker(environ["HTTP_UPGRADE"])
+            environ["gunicorn.socket"] = invocation.give_socket()
         if by_proxy:
             self._believe(environ, task, invocation)
         return environ

@@ -34,7 +34,9 @@ class FileWrapper:
 def send(invocation: Invocation, result: Iterable[bytes]) -> None:
     """Send what the application returned, and close it whatever happens."""
     try:
-        if type(result) is list or type(result) is tuple:
+        if invocation.socket is not None and invocation.socket.has_client:
+            pass  # it has talked to its client by that
+        elif type(result) is list or type(result) is tuple:
             invocation.send_all(result)
         elif type(result) is TunnelResponse:
             _send_tunnel(invocation, result)
@@ -44,6 +46,8 @@ def send(invocation: Invocation, result: Iterable[bytes]) -> None:
         if hasattr(result, "close"):
             invocation.soon()  # close() may take its time: work for after the response is done there
             result.close()
+        if invocation.socket is not None:
+            invocation.socket.end()
 
 
 def _send_tunnel(invocation: Invocation, result: TunnelResponse) -> None:

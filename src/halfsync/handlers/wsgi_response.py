@@ -13,6 +13,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, ClassVar
 
+from halfsync.handlers.wsgi_socket import UpgradeSocket
 from halfsync.logs.error import log
 from halfsync.primitives import os
 from halfsync.response import Head, Replier, Responder, head_of, known_head
@@ -44,6 +45,7 @@ class Invocation:
     sent = 0
     dropped = False
     lease: Lease | None = None
+    socket: UpgradeSocket | None = None
 
     shaping: ClassVar[tuple[str, ...]] = ()
     """X-Forwarded fields on which every response may depend, so that every lease does."""
@@ -105,6 +107,11 @@ class Invocation:
     def refuse_lease(self, _seconds: float, *_names: str, public: bool = False) -> None:
         """In place of `ask_lease`."""
         _warn_of_lease("the request has X-Forwarded fields from a peer that is not in forwarded_allow_ips")
+
+    def give_socket(self) -> UpgradeSocket:
+        """`environ["gunicorn.socket"]`."""
+        self.socket = UpgradeSocket(lambda: self.replier)
+        return self.socket
 
     # --- what it hands back -------------------------------------------------------------------------
 

@@ -64,7 +64,11 @@ class TunnelMaker:
             raise TypeError("a tunnel needs a plain socket: what an SSLSocket encrypts, the server can't")
         if not stat.S_ISSOCK(os.fstat(sock.fileno()).st_mode) or sock.type != socket.SOCK_STREAM:
             raise TypeError("a tunnel needs a stream socket")
-        lines = head_of("200 OK", list(fields)).fields
-        upgrade = f"Upgrade: {protocol}\r\nConnection: Upgrade\r\n".encode("latin-1")
-        head = Head(101, "Switching Protocols", upgrade + lines)
-        return TunnelResponse(head, out_of_reach(os.dup(sock.fileno())))
+        return TunnelResponse(switching(protocol, list(fields)), out_of_reach(os.dup(sock.fileno())))
+
+
+def switching(protocol: str, fields: list[tuple[str, str]]) -> Head:
+    """The head of a 101. Raises response.BadHead."""
+    lines = head_of("200 OK", fields).fields
+    upgrade = f"Upgrade: {protocol}\r\nConnection: Upgrade\r\n".encode("latin-1")
+    return Head(101, "Switching Protocols", upgrade + lines)

@@ -15,6 +15,16 @@ PUMP_TIMEOUT = 5.0
 forks a new pump at once when one dies."""
 
 
+def leave_finalizers_to_the_parent() -> None:
+    """To be called in a process that was forked from the parent, first. Exit functions that were registered
+    before the fork run here as well: `opentelemetry-instrument` and others register theirs in the process
+    that becomes the parent, and what they have to send is here. But weakref.finalize's are not run: what
+    they would remove, such as a temporary folder, is the parent's."""
+    finalize = getattr(sys.modules.get("weakref"), "finalize", None)
+    for finalizer in list(getattr(finalize, "_registry", ())):
+        finalizer.atexit = False
+
+
 def stop_timers() -> None:
     """The application's: a signal handler that raises would interrupt its exit functions."""
     for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):

@@ -15,7 +15,6 @@ it (end of file on `watch`) and no new pump comes: after Retire at once, else af
 
 from __future__ import annotations
 
-import atexit
 import gc
 import mmap
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from halfsync.error_pages import ErrorPages
 from halfsync.forwarded import Trust
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
+from halfsync.handlers.wsgi_socket import hang_up_all
 from halfsync.header_rules import HeaderRules
 from halfsync.hosts import HostTable
 from halfsync.logs.error import failure, log, reopen
@@ -65,7 +65,7 @@ from halfsync.worker.callables import is_asgi
 from halfsync.worker.counting import RequestCount
 from halfsync.worker.green import warn_of_patches
 from halfsync.worker.importing import CannotImport, load
-from halfsync.worker.leaving import PUMP_TIMEOUT, leave, stop_timers
+from halfsync.worker.leaving import PUMP_TIMEOUT, leave, leave_finalizers_to_the_parent, stop_timers
 from halfsync.worker.osthreads import check_room_for
 from halfsync.worker.stacks import show_when_told
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS, Handler, Threads
@@ -83,7 +83,7 @@ Application = Callable[..., Any]
 
 def run(plan: Plan, pool: int, orders: socket.socket, log_fd: int | None) -> int:
     """A worker's whole life; the process's exit status."""
-    atexit._clear()  # what the parent registered is the parent's
+    leave_finalizers_to_the_parent()
     orders = channel.adopt(orders.detach())
     forks.install()
     forks.close_in_child(orders)
@@ -296,6 +296,7 @@ class WatchThread:
             channel.close_all(descriptors)
         elif isinstance(order, Retire):
             self._retired = True
+            hang_up_all()
         else:
             channel.close_all(descriptors)
         return True

@@ -6,7 +6,6 @@ runs nothing else: no thread of ours is alive when it forks.
 
 from __future__ import annotations
 
-import atexit
 import gc
 
 from halfsync import channel, prctl
@@ -18,12 +17,13 @@ from halfsync.wire.messages import ErrorLogFile, Failed, Ready, Spawn, decode_or
 from halfsync.worker import forks
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.importing import CannotImport
+from halfsync.worker.leaving import leave_finalizers_to_the_parent
 from halfsync.worker.main import Application, Failures, import_application, work
 
 
 def run(plan: Plan, pool: int, orders: socket.socket) -> int:
     """A template's whole life; the process's exit status. A forked worker's also."""
-    atexit._clear()  # what the parent registered is the parent's
+    leave_finalizers_to_the_parent()
     orders = channel.adopt(orders.detach())
     forks.install()
     forks.close_in_child(orders)

@@ -597,5 +597,6 @@ HOSTILE: dict[str, Row] = {
     "unknown_status": Row(do=says("599"), status=599, body=b"said"),
     "blank_reason": Row(do=says("299 "), status=299, body=b"said"),
     "split_field": Row(do=says("200 OK", [("X", "a\r\nY: b")]), **FAILS),
-    "chunked": Row(do=says("200 OK", [("Transfer-Encoding", "chunked")]), **FAILS),
+    "chunked": Row(do=says("200 OK", [("Transfer-Encoding", "chunked")])),
+    "squeezed": Row(do=says("200 OK", [("Transfer-Encoding", "gzip, chunked")]), **FAILS),
 }
