@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import AT_ONCE, Answer, Client, Crowd, Server, kill, request, serving
+from faults.tree import state
+from tests.e2e.harness import AT_ONCE, Answer, Client, Crowd, Server, frozen, kill, request, serving
 
 RELEASE = """
 import asyncio
@@ -200,6 +204,34 @@ def test_a_stop_waits_for_what_is_in_flight_and_cuts_it_off_in_time(tmp_path):
         assert server.ends() == 0
     assert (tmp_path / "cancelled").exists()
     assert (tmp_path / "shut-down").exists()
+
+
+def refuses(server: Server) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+def has_ended(pid: int) -> bool:
+    """With all its threads; only its parent has yet to know."""
+    return state(f"/proc/{pid}") == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
+
+
+def test_a_worker_that_has_left_at_a_stop_before_the_parent_looks_is_no_error(tmp_path):
+    """The pump has finished, and the worker has followed it, while the parent got no processor."""
+    with serving(tmp_path, "asgis:app") as server:
+        processes = [server.pump, *server.workers("asgis:app")]
+        with server.client() as client:
+            client.send(request("/held?file=go"))
+            server.until((tmp_path / "go-began").exists)
+            server.signal(signal.SIGTERM)
+            server.until(lambda: refuses(server))  # the pump has its order, and the worker had one before
+            with frozen(server.process.pid):
+                (tmp_path / "go").touch()
+                assert client.answer().body == b"let go\n"
+                server.until(lambda: all(map(has_ended, processes)))
+        assert server.ends() == 0
+        assert "ERROR" not in server.log()
+        assert len(re.findall(r"worker\(asgis:app\) \[\d+\] is started", server.log())) == 1
 
 
 def test_workers_are_replaced_after_max_requests(tmp_path):

@@ -64,6 +64,7 @@ class Child(msgspec.Struct, eq=False):
     has_plan: int = 0  # and the newest that it said it has; of a watcher: what it watches
     failure: messages.Failed | None = None
     drained: bool = False
+    may_leave: bool = False  # at a stop, when the pump lets go of it: maybe before that is known here
     has_responded: bool = True  # to the watchdog's last Ping
     has_done: int = 0  # of a pump: the latest Ping of Reloads that it has confirmed, by its number
     worn: str = ""  # why it is to be replaced, in words, as soon as another one is there

@@ -99,7 +99,8 @@ class Deaths:
             return
         if tree.pump is not None and child.pump == tree.pump.id:
             tree.pump.order(messages.Ended(child.id, -1 if status is None else status))
-        if (before in COUNTED or child.at_fault) and tree.phase is not Phase.EXITING:
+        has_left = child.may_leave and status == 0
+        if (before in COUNTED or child.at_fault) and tree.phase is not Phase.EXITING and not has_left:
             self._worker_ended(tree.pools[child.pool], child, ending, now)
         else:
             log("debug", f"{child.who} {ending}.")

@@ -40,7 +40,7 @@ class Staffing:
     def staff(self, now: float) -> None:
         tree = self._tree
         self.is_behind = False
-        if tree.phase in (Phase.EXITING, Phase.OVER):
+        if tree.phase in (Phase.EXITING, Phase.OVER) or self._has_drained:
             return
         if self._lacks_pump(now):
             self._start_pump(now)
@@ -71,6 +71,12 @@ class Staffing:
         return any(self.is_to_join(child) for child in self._tree.children())
 
     # --- starting
+
+    @property
+    def _has_drained(self) -> bool:
+        """There is nothing left that a worker could do."""
+        pump = self._tree.pump
+        return self._tree.phase is Phase.DRAINING and (pump is None or pump.drained)
 
     def _lacks_pump(self, now: float) -> bool:
         tree = self._tree

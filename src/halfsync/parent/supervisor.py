@@ -341,6 +341,7 @@ class Supervisor:
         for child in self._tree.children():
             if child.concurrency:  # event loops have to know how long they may go on
                 child.order(messages.Retire(child.id))
+                child.may_leave = True
 
     def _hand_over(self, places: list[int], descriptor: int) -> None:
         """Another process is the server now."""
