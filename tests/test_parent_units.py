@@ -237,6 +237,30 @@ def test_a_name_of_which_no_address_is_here(monkeypatch):
         listeners.bind(Settings(bind=["many.test:0"]))
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("[::]:8000", "there is no IPv6 here; write 0.0.0.0:8000."),
+        ("[::1]:8000", "there is no IPv6 here; write 127.0.0.1:8000."),
+        ("[2001:db8::7]:8000", "there is no IPv6 here."),
+        ("many.test:8000", "there is no IPv6 here."),
+    ],
+)
+def test_a_machine_without_ipv6(monkeypatch, address, words):
+    named(monkeypatch, "2001:db8::7")
+    real = socket.socket
+
+    def without_ipv6(family: int, *more: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return real(family, *more)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    with pytest.raises(SettingError) as refused:
+        listeners.bind(Settings(bind=[address]))
+    assert str(refused.value) == f"bind {address!r}: {words}"
+
+
 @pytest.mark.parametrize("umask", [0o077, 0o000])
 def test_a_unix_socket_has_its_mode_from_the_beginning(tmp_path, monkeypatch, umask):
     """No chmod(2) afterwards, which would follow a link."""

@@ -6,6 +6,7 @@ or can tell that it did not.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import tempfile
@@ -439,3 +440,37 @@ def test_a_file_that_cannot_be_read_is_a_fault_and_a_reset(version: str, capfd: 
         assert client.reset
         assert stage.reasons() == [CloseReason.INTERNAL_ERROR]
     assert "cannot read what is being sent" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_is_read_where_sendfile_is_refused(error: int, monkeypatch: pytest.MonkeyPatch):
+    """By a file system, or by a sandbox."""
+    monkeypatch.setattr(os, "sendfile", raising(error))
+    with Stage() as stage:
+        hand, client = stage.hand(), stage.client()
+        client.send(get("/x"))
+        give_files(hand, hand.take(), LARGE, len(LARGE), ending=Ending.DONE)
+        assert client.answer().body == LARGE
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.EUCLEAN, errno.EBADMSG, errno.EACCES])
+def test_what_a_file_system_says_is_not_taken_for_the_client_having_left(
+    error: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    for name in ("sendfile", "preadv", "pread"):  # whichever the transport sends with
+        monkeypatch.setattr(os, name, raising(error))
+    with Stage(access_logfile="-") as stage:
+        hand, client = stage.hand(), stage.client()
+        client.send(get("/x"))
+        give_files(hand, hand.take(), DATA, len(DATA), ending=Ending.DONE)
+        client.rest()
+        assert client.reset
+        assert stage.reasons() == [CloseReason.INTERNAL_ERROR]
+    assert os.strerror(error) in capfd.readouterr().err
+
+
+def raising(error: int) -> Callable[..., int]:
+    def call(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    return call

@@ -275,8 +275,13 @@ def why_not(error: OSError, where: tuple[str, int] | str) -> str:
         return "this machine has no such address"
     if error.errno == errno.EACCES:
         return "permission denied (ports below 1024 are often root's)"
+    if error.errno == errno.EAFNOSUPPORT and isinstance(where, tuple):
+        ipv4 = _IN_IPV4.get(where[0])
+        return "there is no IPv6 here" + (f"; write {ipv4}:{where[1]}" if ipv4 else "")
     return in_words(error)
 
+
+_IN_IPV4 = {"::": "0.0.0.0", "::1": "127.0.0.1"}
 
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """One of a name's addresses is not this machine's, or it has no IPv6."""

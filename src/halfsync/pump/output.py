@@ -52,7 +52,12 @@ that goes on until it is told that the client has left."""
 RECHECK = 1.0
 """Seconds between the sweep's looks at a client that is sending or receiving (see timeouts.py)."""
 
-_NOT_THE_CLIENT = {errno.EIO, errno.ENOMEM, errno.EBADF, errno.EINVAL, errno.EOVERFLOW}
+_NOT_THE_CLIENT = {
+    *(errno.EIO, errno.ENOMEM, errno.EBADF, errno.EINVAL, errno.EOVERFLOW),
+    *(errno.ESTALE, errno.EREMOTEIO, errno.ENODATA),  # network file systems
+    *(errno.EUCLEAN, errno.EBADMSG),  # damaged ones
+    *(errno.EPERM, errno.EACCES, errno.ENOSYS),  # sandboxes
+}
 """Errors of a file or pipe, not of the client's socket."""
 
 

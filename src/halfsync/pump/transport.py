@@ -12,6 +12,7 @@ Another kind (TLS, see tls/transport.py) is a class with the same methods. What 
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 import socket
@@ -24,6 +25,9 @@ _family_of: Callable[[socket.socket], int] = _socket.socket.family.__get__
 """As a number: to make it an AddressFamily takes 1 µs."""
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
 _NO_RESET = struct.pack("ii", 0, 0)
+
+_NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP}
+"""Of file systems that sendfile(2) can't read from, and of sandboxes that do not permit it."""
 
 
 class Transport(Protocol):
@@ -129,7 +133,12 @@ class PlainTransport(socket.socket):
                 ) from None
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
-        return os.sendfile(self.fileno(), fd, offset, count)
+        try:
+            return os.sendfile(self.fileno(), fd, offset, count)
+        except OSError as error:
+            if error.errno not in _NO_SENDFILE:
+                raise
+        return self.send(os.pread(fd, min(count, self.read_size), offset))
 
     def unsent(self) -> int:
         """SIOCOUTQ (tcp(7), unix(7))."""
