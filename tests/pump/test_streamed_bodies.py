@@ -177,6 +177,40 @@ def test_pieces_do_not_become_ever_smaller():
         assert 1 <= pieces <= 150_000 // most + 2
 
 
+def test_while_the_handler_has_some_only_full_blocks_are_passed_on():
+    """And what ends the body. The rest comes when the handler has given back all it has, as it does before it
+    waits."""
+    with streaming() as stage:
+        client, hand, task = begun(stage, post(BLOCK_SIZE + 8000))
+        hand.ask(task)
+        client.send(DATA[:1000])
+        stage.until(lambda: hand.collect(task) or hand.bodies[task.number])
+        got = len(hand.bodies[task.number])
+        for start in range(1000, 4000, 1000):
+            client.send(DATA[start : start + 1000])
+            assert client.quiet()
+            hand.collect(task)
+            assert len(hand.bodies[task.number]) == got, "it has some"
+        hand.ask(task, got)
+        stage.until(lambda: hand.collect(task) or len(hand.bodies[task.number]) > got, "it waits")
+        assert hand.bodies[task.number] == DATA[: len(hand.bodies[task.number])]
+        client.send(DATA[4000 : BLOCK_SIZE + 8000])
+        stage.until(lambda: hand.collect(task) is Ending.DONE, "the end, though it has given nothing back")
+        assert hand.bodies[task.number] == DATA[: BLOCK_SIZE + 8000]
+
+
+def test_a_client_that_leaves_behind_a_held_piece_is_noticed():
+    with streaming() as stage:
+        client, hand, task = begun(stage, post(8000))
+        hand.ask(task)
+        client.send(DATA[:1000])
+        stage.until(lambda: hand.collect(task) or hand.bodies[task.number])
+        client.send(DATA[1000:2000])
+        client.leave()
+        stage.until(lambda: not stage.pump.connections, "its end")
+        assert ClientDisconnected(task.number) in hand.heard() or hand.collect(task) is Ending.ABORTED
+
+
 class Giving:
     """A connection of which each read gives so much, as long as it has some."""
 

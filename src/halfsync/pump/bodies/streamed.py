@@ -68,11 +68,18 @@ class BodyStreams:
             for _ in range(READS_A_TURN):
                 if not self._room(exchange, stream):
                     return None
-                if not conn.inbox and not read_a_piece(conn, stream.window):
+                if conn.inbox:
+                    if stream.state is BodyState.OFFERED and len(conn.inbox) < BLOCK_SIZE:
+                        read_more(conn, BLOCK_SIZE - len(conn.inbox))
+                elif not read_a_piece(conn, stream.window):
                     if conn.ended and not conn.readable:
                         return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                     return None
                 if not is_worth_a_piece(stream, len(conn.inbox)):
+                    return None
+                if _is_held(conn, exchange, stream):
+                    if conn.readable:
+                        continue
                     return None
                 self._take_in(conn, exchange, stream)
         except Refusal as refusal:
@@ -191,6 +198,17 @@ def read_a_piece(conn: Connection, window: int) -> bool:
         if len(conn.inbox) >= RECV_SIZE or not read_more(conn):
             break
     return True
+
+
+def _is_held(conn: Connection, exchange: Exchange, stream: BodyStream) -> bool:
+    """Whether what has come is kept for now. While the handler has some yet, only a full block is passed on,
+    or what ends the body: a handler gives back all that it has taken before it waits, and gets the rest then.
+    (Where the kernel lets the pump run for each segment that comes, in the middle of the handler's work, a
+    piece for each costs 2.6 ms of processor time a MiB in place of 1.5.)"""
+    size = len(conn.inbox)
+    if stream.state is not BodyState.OFFERED or conn.ended or size >= BLOCK_SIZE:
+        return False
+    return exchange.chunks is not None or size < exchange.body_left
 
 
 def is_worth_a_piece(stream: BodyStream, size: int) -> bool:
