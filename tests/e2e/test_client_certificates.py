@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.certificates import authority, client_context, issued, issued_to, write
-from tests.e2e.harness import LONG, Server, curl, serving
+from tests.e2e.harness import LONG, Server, curl, serving, until
 
 SETTINGS = """
 bind = ["https://127.0.0.1:0"]
@@ -257,6 +259,35 @@ def test_a_certificate_of_another_authority_is_refused(server: Server):
     authority().configure_trust(context)
     with pytest.raises((ssl.SSLError, ConnectionError)), Member(server, context=context) as client:
         client.ask()
+
+
+def test_why_a_certificate_is_refused_is_in_the_log(tmp_path: Path):
+    """Once a second, whoever tries again and again; in words that tell one mistake from another."""
+    write(tmp_path, issued("server.test"))
+    (tmp_path / "environ.py").write_text(APPLICATION)
+    options = ("--ca-certs", "ca.pem", "--cert-reqs", "required", "--certfile", "server.pem")
+    with serving(tmp_path, "environ:app", *options, "--keyfile", "server.key") as server:
+        then = datetime(2020, 1, 1, tzinfo=UTC)
+        old = authority().issue_cert("ann@example.test", not_before=then, not_after=then + timedelta(days=9))
+        stranger = client_context(leaf=trustme.CA().issue_cert("eve@example.test"))
+        authority().configure_trust(stranger)
+        for context, words in (
+            (client_context(leaf=old), "certificate verify failed: certificate has expired"),
+            (stranger, "certificate verify failed: unable to get local issuer certificate"),
+            (client_context(), "peer did not return a certificate"),
+        ):
+            said = (
+                f"127.0.0.1: the TLS handshake failed: {words}. "
+                r"\(Client certificates are required here: cert_reqs, ca_certs.\)"
+            )
+
+            def is_logged(context: ssl.SSLContext = context, said: str = said) -> bool:
+                refused = pytest.raises((ssl.SSLError, ConnectionError))
+                with refused, Member(server, "server.test", context=context) as client:
+                    client.ask()
+                return re.search(said, server.log()) is not None
+
+            until(is_logged)
 
 
 def test_one_that_is_too_large_is_refused(server: Server):

@@ -18,6 +18,7 @@ import pytest
 
 from tests.certificates import (
     RSA,
+    authority,
     chain_of,
     client_context,
     encrypted_key_of,
@@ -75,6 +76,7 @@ def server(folder):
         *("environ:app", "/files=./public", "--certfile", "server.pem", "--keyfile", "server.key"),
         *("-b", "https://127.0.0.1:0", "-b", "http://127.0.0.1:0"),
         bind=False,
+        environment={"SSLKEYLOGFILE": str(folder / "keys.log")},
     ) as server:
         yield server
 
@@ -98,6 +100,17 @@ def environ_of(server: Server, **more: Any) -> dict[str, Any]:
 def test_curl_gets_a_page(server: Server):
     got = curl("--cacert", f"{server.folder}/ca.pem", f"https://127.0.0.1:{server.port}/")
     assert json.loads(got.stdout)["wsgi.url_scheme"] == "https"
+
+
+def test_what_could_decrypt_connections_is_written_to_no_file(folder: Path, server: Server):
+    """Python writes the secrets of clients' connections there, and of servers' whose contexts it made."""
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = client_context()
+        context.minimum_version = context.maximum_version = version
+        with closing(connected(server, context)) as client:
+            client.request("GET", "/")
+            assert client.getresponse().status == 200
+    assert not (folder / "keys.log").exists()
 
 
 def test_the_application_knows_the_scheme(server: Server):
@@ -245,6 +258,8 @@ def mistakes(folder):
     (folder / "other.key").write_bytes(key_of(issued("other.example")))
     (folder / "encrypted.key").write_bytes(encrypted_key_of(leaf, b"secret"))
     (folder / "both.pem").write_bytes(key_of(leaf) + chain_of(leaf))
+    (folder / "wrong-order.pem").write_bytes(authority().cert_pem.bytes() + chain_of(leaf))
+    (folder / "marked.pem").write_bytes(b"\xef\xbb\xbf" + chain_of(leaf) + authority().cert_pem.bytes())
     (folder / "text.pem").write_text("hello\n")
     (folder / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nabcd\n-----END CERTIFICATE-----\n")
     os.mkfifo(folder / "pipe.pem")
@@ -275,6 +290,18 @@ def mistakes(folder):
         (
             "--certfile server.pem --keyfile other.key",
             "keyfile: the key in other.key does not fit the certificate in server.pem.",
+        ),
+        (
+            "--certfile wrong-order.pem --keyfile server.key",
+            "the key in server.key does not fit the first certificate in wrong-order.pem, but another",
+        ),
+        (
+            "--certfile marked.pem --keyfile server.key",
+            "does not fit the first certificate in marked.pem, but another one in it",
+        ),
+        (
+            "--certfile wrong-order.pem --keyfile other.key",
+            "keyfile: the key in other.key does not fit the certificate in wrong-order.pem.",
         ),
         (
             "--certfile server.pem --keyfile encrypted.key",

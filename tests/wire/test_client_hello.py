@@ -134,6 +134,28 @@ def test_an_odd_name_is_as_good_as_none(name):
     assert found.server_name in ("", ".......")
 
 
+@pytest.mark.parametrize(
+    "offered",
+    [
+        b"\0\0\6qqqqqq",  # none, and something behind the list
+        b"\0\7\0qqqqqq",  # one that is empty
+        b"\0\7\0\0\0\0\0\0\0",
+        b"\0\7\2h2\0\0\0\0",
+        b"\0\7\2h2\4h3",  # the last one goes beyond the list
+        b"\0\3\2h2h2h2",
+        b"\0\x08\6qqqqqq",
+        b"\xff\xff\6qqqqqq",
+    ],
+)
+def test_protocols_that_are_malformed_are_left_to_openssl(offered):
+    """It knows the right alert (decode_error)."""
+    data, list_of_one = hello("example.org", "qqqqqq"), b"\0\7\6qqqqqq"
+    assert data.count(list_of_one) == 1
+    assert look_at(data.replace(list_of_one, (offered + bytes(9))[:9])) == (OTHER, NO_HELLO)
+    assert look_at(data) == (HELLO, ClientHello("example.org", (b"qqqqqq",)))
+    assert look_at(data.replace(list_of_one, (offered + bytes(9))[:9])) == (OTHER, NO_HELLO)
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_something(data):
     """Whatever comes, nothing is raised; and what is no part of a hello does not become one by more bytes."""

@@ -153,7 +153,13 @@ def _look(
         context_of(wanted, [path])
     except ssl.SSLError as error:
         if error.reason in MISFITS:
-            return f"{site.at('keyfile')}: the key in {keyfile} does not fit the certificate in {certfile}."
+            misfit = f"{site.at('keyfile')}: the key in {keyfile} does not fit the"
+            if _fits_another(wanted, data):
+                return (
+                    f"{misfit} first certificate in {certfile}, but another one in it: the server's own has "
+                    "to come first, and each has to begin on a line of its own."
+                )
+            return f"{misfit} certificate in {certfile}."
         if data.find(b"ENCRYPTED") >= 0:
             what = "is wrong" if wanted.password else "is missing: the key is encrypted"
             return f"{site.at('keyfile_password')} for {keyfile} {what}."
@@ -163,6 +169,25 @@ def _look(
     verdict.shown.append(_first_in(data))
     _add_notes(site, certfile, facts, verdict.notes)
     return ""
+
+
+def _fits_another(wanted: SiteCertificates, data: mmap.mmap) -> bool:
+    """Whether the key is that of a certificate which is not the first: an authority's stands before it, or
+    what is before its "-----BEGIN" (a byte order mark) hides it from OpenSSL."""
+    import ssl
+
+    keys = b"\n".join(found[0] for found in _ANY_KEY.finditer(data))
+    for found in _ANY_CERTIFICATE.finditer(data):
+        copy = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        os.write(copy, found[0] + b"\n" + keys + b"\n")
+        try:
+            context_of(replace(wanted, ca_certs=None, cert_reqs="none"), [f"/proc/self/fd/{copy}"])
+        except ssl.SSLError:
+            continue
+        finally:
+            os.close(copy)
+        return True
+    return False
 
 
 def _first_in(data: mmap.mmap) -> str:
@@ -175,6 +200,7 @@ def _first_in(data: mmap.mmap) -> str:
     return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(found[0].decode("latin-1")))
 
 
+_ANY_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 _ANY_CERTIFICATE = re.compile(
     rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
 )

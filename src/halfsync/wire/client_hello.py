@@ -162,9 +162,11 @@ def _protocols(value: bytes) -> tuple[bytes, ...]:
     found = []
     while at < end:
         begin, at = _vector(value, at, 1)
-        if at > end:
+        if at > end or at == begin:
             raise IndexError
         found.append(value[begin:at])
+    if not found or end != len(value):
+        raise IndexError  # RFC 7301 3.1: there is at least one, and none is empty
     return tuple(found)
 
 

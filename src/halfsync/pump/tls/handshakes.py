@@ -28,6 +28,7 @@ from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
 from halfsync.pump.endings import Endings
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases.known_heads import KnownHeads
+from halfsync.pump.quiet_log import QuietLog
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import HANDSHAKE, ConnectionEvent
 from halfsync.pump.tls.challenges import PROTOCOL, ShownChallenges
@@ -88,6 +89,7 @@ class Handshakes(BeforeHttp):
         self.removed: set[int] = set()  # listeners that a reload has taken out of `bind`
         self.close_soon: Callable[[Connection], None] = _nothing  # what is done about a connection of theirs
         self._known_facts: dict[object, bytes] = {}
+        self._uncertified = QuietLog()
 
     @property
     def protocols(self) -> dict[str, WireProtocol]:
@@ -161,10 +163,23 @@ class Handshakes(BeforeHttp):
             if done:
                 self._finished(conn, transport, drained)
         except OSError as error:
-            log("debug", f"{conn.origin}: the TLS handshake failed: {error}")
+            self._say_failed(conn, transport, error)
             self.half_open.ended(conn)
             self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
             return
+
+    def _say_failed(self, conn: Connection, transport: TLSTransport, error: OSError) -> None:
+        """Where a client certificate is asked for, whoever has issued one wants to know why it is refused."""
+        if not transport.wants_certificate:
+            log("debug", f"{conn.origin}: the TLS handshake failed: {error}")
+            return
+        assert transport.kept is not None
+        self._uncertified.say(
+            "info",
+            f"{conn.origin}: the TLS handshake failed: {error}. (Client certificates are "
+            f"{transport.kept.cert_reqs} here: cert_reqs, ca_certs.)",
+            self._clock.now,
+        )
 
     def _look(self, conn: Connection, transport: TLSTransport) -> bool:
         """At what has come before OpenSSL has begun. Whether the handshake is done. Raises OSError."""

@@ -480,8 +480,10 @@ def _nothing() -> None:
 
 
 def _reason(error: SSLError) -> str:
-    """In words: "no shared cipher"."""
-    return (error.reason or str(error)).lower().replace("_", " ")
+    """In words: "no shared cipher", "certificate verify failed: certificate has expired"."""
+    words = (error.reason or str(error)).lower().replace("_", " ")
+    why = getattr(error, "verify_message", "")
+    return f"{words}: {why}" if why else words
 
 
 def alert(description: int) -> bytes:
