@@ -23,7 +23,7 @@ from bench import (
     websocket,
 )
 from bench.compare import Pace, own_folder
-from bench.handshakes import make_public, over_tls
+from bench.handshakes import make_certificate, make_public, over_tls
 from bench.idle import idle_connections
 
 SMALL = 6 * 1024
@@ -156,6 +156,20 @@ def resumed_handshakes(pace: Pace) -> None:
     handshakes.compare_handshakes(pace, SMALL, "reuse", 0.85)
 
 
+def application_over_tls(pace: Pace) -> None:
+    """TLS 1.3: trivial WSGI application, one worker process of 8 threads, 64 kept connections"""
+    app = "bench.apps:hello"
+    with compare.workplace() as place:
+        certificate = make_certificate(place)
+        options = ("--certfile", str(certificate))
+        chosen = [servers.halfsync(own_folder(place, "halfsync"), app, threads=THREADS, options=options)]
+        if compare.say_missing(["granian"]):
+            for threads, name in ((THREADS, "granian-8"), (None, "granian")):
+                folder = own_folder(place, name)
+                chosen.append(servers.granian(folder, app, threads, certificate=certificate))
+        _compare(chosen, pace, "/", apps.HELLO, {"granian-8": 1.0, "granian": 1.0})
+
+
 def idle_tls_memory(pace: Pace) -> None:
     """memory of 2,000 idle kept TLS connections"""
     with compare.workplace() as place:
@@ -185,6 +199,7 @@ CASES: dict[str, Case] = {
     "tls": tls_small,
     "tls-large": tls_large,
     "tls-huge": tls_huge,
+    "tls-wsgi": application_over_tls,
     "handshakes": full_handshakes,
     "resumed": resumed_handshakes,
     "tls-idle": idle_tls_memory,

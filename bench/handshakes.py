@@ -17,8 +17,8 @@ from bench.compare import Pace, own_folder
 from bench.idle import holder
 
 
-def over_tls(place: Path, *, http2: bool = False) -> list[servers.Server]:
-    """Servers of the folder `public` in `place`, with the same key."""
+def make_certificate(place: Path) -> Path:
+    """A file with a key and its certificate, in this order."""
     certificate = place / "certificate.pem"
     subprocess.run(
         [
@@ -32,6 +32,12 @@ def over_tls(place: Path, *, http2: bool = False) -> list[servers.Server]:
     with certificate.open("ab") as file:
         file.write((place / "part.pem").read_bytes())
     certificate.chmod(0o644)
+    return certificate
+
+
+def over_tls(place: Path, *, http2: bool = False) -> list[servers.Server]:
+    """Servers of the folder `public` in `place`, with the same key."""
+    certificate = make_certificate(place)
     public = place / "public"
     options = ("--certfile", str(certificate))
     found = [servers.halfsync(own_folder(place, "halfsync"), str(public), options=options, http2=http2)]

@@ -294,8 +294,9 @@ def granian(
     log: bool = True,
     interface: str = "wsgi",
     http2: bool = False,
+    certificate: Path | None = None,
 ) -> Server:
-    """`blocking_threads` None leaves the number to granian."""
+    """`blocking_threads` None leaves the number to granian. `certificate`: with its key, for TLS."""
     port = free_port()
     command = [sys.executable, "-m", "granian", "--interface", interface, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
@@ -305,8 +306,11 @@ def granian(
         command += ["--blocking-threads", str(blocking_threads)]
     if http2:
         command += ["--http", "2"]
+    if certificate is not None:
+        command += ["--ssl-certificate", str(certificate), "--ssl-keyfile", str(certificate)]
     name = "granian" if blocking_threads is None else f"granian-{blocking_threads}"
-    return Server(name, port, [*command, app], folder, http2=http2)
+    scheme = "http" if certificate is None else "https"
+    return Server(name, port, [*command, app], folder, scheme=scheme, http2=http2)
 
 
 def waitress(folder: Path, app: str) -> Server:
