@@ -268,6 +268,39 @@ def test_clients_that_wait_for_their_responses_are_no_overload():
         assert max(load.since(0)[1]) > 1
 
 
+def test_a_load_test_that_has_more_and_more_clients_is_no_overload():
+    """Each waits for its response before it sends its next request."""
+    with loaded(0.02) as load:
+        for clients in range(60):  # 4 more in a second, in which 80 are served
+            load.run(0.25, rate=0, clients=clients)
+        assert set(load.since(0)[0]) == {200}
+        assert max(load.since(0)[1]) > 0.5, "they have waited"
+
+
+def test_clients_that_send_again_at_once_what_was_refused_wait_in_the_end(capfd):
+    """A load test with so many more clients at first that it looks like an overload."""
+    with loaded(0.02) as load:
+        for clients in range(80):
+            load.run(0.04, rate=0, clients=clients)
+        begun = load.now
+        load.run(10, rate=0, clients=80)
+        assert set(load.since(begun + 1)[0]) == {200}
+        assert 0 < load.since(0)[0][503] < 600
+    said = capfd.readouterr().err
+    assert said.count("is overloaded") == 1
+    assert "app:app: more than 5 times as many requests come since " in said
+
+
+def test_after_that_a_full_queue_is_still_an_overload():
+    with loaded(0.02, queue_limit=100) as load:
+        for clients in range(80):
+            load.run(0.04, rate=0, clients=clients)
+        states = [load.is_overload()]
+        load.run(4, rate=200)
+        states.append(load.is_overload())
+        assert states == [False, True]
+
+
 @pytest.mark.parametrize("pause", [0.12, 0.25])
 def test_clients_that_have_no_processor_now_and_then_are_no_overload(pause: float):
     """They send all at once when they have it again: the number of those that wait goes down and up."""

@@ -14,10 +14,12 @@ Whether it is an overload is decided slowly, so that a burst is none:
    stays so for PATIENCE, more come than end, and some do end, it is *overloaded*. A burst is over by then.
    Handlers that hang are no overload (`queue_timeout` is for those).
  - More come than end if the number of those that wait goes on growing: of late it was at no time as small as
-   at any time in the first half. (Or requests are turned away now, since the queue is as long as it may be.)
+   at any time in the first half, and it has grown by a tenth of those that ended meanwhile (or by less, if
+   they wait for LONG by now). Or requests are turned away now, since the queue is as long as it may be.
    A fixed number of clients, each of which sends its next request when it has its response, is no overload,
    however long each waits. On a busy machine their number seems to grow: they, or the workers, have no
-   processor for a while, and then send all at once. But it comes to no more than before.
+   processor for a while, and then send all at once. But it comes to no more than before. And a load test that
+   begins with few clients has more and more, but not by so many.
  - Time in which this process waits for a processor itself does not count: so little happens in it.
 
 While it is overloaded,
@@ -30,6 +32,9 @@ While it is overloaded,
    threads can begin at a time. That comes after all that threads have room for was handed over, so if this
    process had no processor for a moment, threads take what has come meanwhile before any of it is refused.
  - A worker of fast handlers holds no more in advance than it handles within the target.
+ - If requests come RUSH times as often as before, clients send what was refused again at once. Then to refuse
+   is of no use: each of them waits for its response, and would wait for no longer than it takes to serve all
+   of them. So they wait, for PEACE at least.
  - It is over when in the last PATIENCE threads were idle for longer than those that were refused would have
    taken them.
 
@@ -47,8 +52,10 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from halfsync.counts import TOTAL_NS, WORD
+from halfsync.logs.error import log
 from halfsync.plan import BUILT_IN, Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Exchange, Route
@@ -80,6 +87,17 @@ REMEMBERED = 8 * WINDOWS
 FEW = 3
 """So many requests have to end meanwhile, at least, and by so many has the number to grow: with one thread,
 two that wait for a slow one are no overload."""
+GROWTH = 0.1
+"""Of the requests that end meanwhile: by so many has the number of those that wait to grow."""
+LONG = 5.0
+"""Seconds. If some wait for longer, to grow at all is enough."""
+RUSH = 5
+"""Times as many requests as before the overload; and RUSH_MORE, for a page with all its images is no rush."""
+RUSH_SECONDS = 0.1
+"""That is no shorter time than this."""
+RUSH_MORE = 100
+PEACE = 30.0
+"""Seconds after a rush in which only a full queue is an overload."""
 SMOOTHING = 0.3
 """Weight of the last half second in the mean time of handlers."""
 
@@ -96,6 +114,14 @@ class _Mean:
 MANY = 1 << 30
 
 
+class _Window(NamedTuple):
+    """A part of PATIENCE."""
+
+    least: int  # that waited meanwhile
+    most: int
+    ended: int  # requests, until then
+
+
 @dataclass
 class _Watch:
     """Of a pool whose requests wait too long. Times are monotonic seconds."""
@@ -103,13 +129,16 @@ class _Watch:
     since: float
     ended: int  # requests that had ended by then
     delayed: float  # seconds that this process had waited for a processor by then
-    count: int = 0  # windows that are over; of the last ones, how many waited at least, and at most:
-    windows: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    count: int = 0  # windows that are over; the last ones:
+    windows: deque[_Window] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     least: int = MANY  # the same, in the window that is not over
     most: int = 0
     turned_away: int = 0  # by `queue_limit`, in that window
     is_overload: bool = False
     # while it is one:
+    began: float = 0.0
+    rate: float = 0.0  # requests a second that came before
+    refused_first: int = -1  # those that had waited before it was one
     looked_at: float = 0.0
     window_at: float = 0.0  # when the last PATIENCE began
     idle: float = 0.0  # seconds of it in which threads were, summed over the threads
@@ -126,11 +155,13 @@ class Overload:
         self._routes: dict[Pool, list[Route]] = {}
         self._means: dict[Pool, _Mean] = {}
         self._watches: dict[Pool, _Watch] = {}
+        self._peace: dict[Pool, float] = {}  # until when; monotonic
         self._log = QuietLog()
         self.delay = run_delay
 
     def configure(self, plan: Plan, pools: Sequence[Pool], routes: Sequence[Route]) -> None:
         self._watches.clear()
+        self._peace.clear()
         self._most = {
             pool: planned.most_processes
             for index, (pool, planned) in enumerate(zip(pools, plan.pools, strict=False))
@@ -183,15 +214,23 @@ class Overload:
         if elapsed < (watch.count + 1) * patience / WINDOWS:
             return False
         watch.count += 1
-        watch.windows.append((watch.least, watch.most))
+        ended = sum(pool.counts.times)
+        watch.windows.append(_Window(watch.least, watch.most, ended))
         turned_away, threads = watch.turned_away, _threads(pool)
         watch.least, watch.most, watch.turned_away = MANY, 0, 0
         return (
             watch.count >= WINDOWS
-            and (turned_away > 0 or _grows([*watch.windows], threads))
-            and sum(pool.counts.times) >= watch.ended + max(threads, FEW)
+            and (turned_away > 0 or self._grows(pool, watch, threads))
+            and ended >= watch.ended + max(threads, FEW)
             and threads > 0
         )
+
+    def _grows(self, pool: Pool, watch: _Watch, threads: int) -> bool:
+        if self._clock.now < self._peace.get(pool, 0.0):
+            return False
+        oldest = pool.oldest()
+        waits_long = oldest is not None and self._clock.now_ns - oldest.queued_ns > LONG * 1e9
+        return _grows([*watch.windows], threads, 0.0 if waits_long else GROWTH)
 
     def _longest(self, pool: Pool) -> int:
         """How many may wait at most."""
@@ -222,7 +261,8 @@ class Overload:
     def _begin(self, pool: Pool, watch: _Watch) -> None:
         now, heads = self._clock.now, pool.heads()
         watch.is_overload = True
-        watch.looked_at = watch.window_at = now
+        watch.looked_at = watch.window_at = watch.began = now
+        watch.rate = (sum(pool.counts.times) - watch.ended + pool.waiting) / (now - watch.since)
         pool.set_overloaded(is_overloaded=True)
         sign = min(self._sign_ns(pool, one) for one in heads) / 1e9
         target = min(self._target_ns(pool, one) for one in heads) / 1e9
@@ -277,24 +317,51 @@ class Overload:
             watch.refused += 1
             self._saturation.refused(pool, "queue_target")
             self._tasks.refuse(exchange, overloaded("queue_target"))
+        if watch.refused_first < 0:
+            watch.refused_first = watch.refused
+        elif self._is_rush(watch):
+            self._make_peace(pool, watch)
+
+    def _is_rush(self, watch: _Watch) -> bool:
+        expected = watch.rate * max(RUSH_SECONDS, self._clock.now - watch.began)
+        return watch.refused - watch.refused_first > RUSH * expected + RUSH_MORE
+
+    def _make_peace(self, pool: Pool, watch: _Watch) -> None:
+        """Clients that send again at once what was refused."""
+        now = self._clock.now
+        self._peace[pool] = now + PEACE
+        log(
+            "warning",
+            f"{pool.name}: more than {RUSH} times as many requests come since {watch.refused} got a 503 "
+            "(queue_target), as if clients sent them again at once, so all wait in the queue now. "
+            f"For {PEACE:.0f} s only a full queue (queue_limit) is an overload.",
+        )
+        self._stop(pool)
 
     def _end(self, pool: Pool, watch: _Watch) -> None:
-        del self._watches[pool]
-        pool.set_overloaded(is_overloaded=False)
-        for worker in pool.workers:
-            if not worker.is_loop:
-                worker.look_ahead = LOOK_AHEAD
+        self._stop(pool)
         self._log.say(
             "info",
             f"{pool.name} is no longer overloaded: {watch.refused} requests got a 503 (queue_target).",
             self._clock.now,
         )
 
+    def _stop(self, pool: Pool) -> None:
+        del self._watches[pool]
+        pool.set_overloaded(is_overloaded=False)
+        for worker in pool.workers:
+            if not worker.is_loop:
+                worker.look_ahead = LOOK_AHEAD
 
-def _grows(windows: Sequence[tuple[int, int]], threads: int) -> bool:
-    """Whether more wait now than at any time in the first half of these windows, by far."""
-    before = max(most for _, most in windows[: len(windows) // 2])
-    return windows[-1][0] >= before + max(before // 4, min(threads, MOST_STEP), FEW)
+
+def _grows(windows: Sequence[_Window], threads: int, part: float) -> bool:
+    """Whether more wait now than at any time in the first half of these windows, by far; `part`: of those
+    that ended since."""
+    half = len(windows) // 2
+    before = max(window.most for window in windows[:half])
+    ended = windows[-1].ended - windows[half - 1].ended
+    least = max(before // 4, min(threads, MOST_STEP), FEW, part * ended)
+    return windows[-1].least >= before + least
 
 
 def run_delay() -> float:
