@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -10,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from halfsync.parent.control_socket import CROWDED, MOST_CLIENTS, SILENT, ControlClient, ControlSocket
+from halfsync.parent.control_socket import (
+    CROWDED,
+    MOST_CLIENTS,
+    MOST_UNREAD,
+    SILENT,
+    ControlClient,
+    ControlSocket,
+)
 from halfsync.wire.control import MAX_LINE, done
 
 
@@ -114,3 +122,43 @@ def test_silent_clients_give_way_when_there_are_too_many(stage):
     assert [line for _, line in stage.turn()] == [b"status"]
     assert len(stage.control.clients) == 1
     assert last.recv(10) == b""
+
+
+def test_what_is_kept_for_who_never_reads_is_bounded(stage):
+    client = stage.client()
+    client.setblocking(False)
+    sent, responses = 0, 0
+    for _ in range(300):
+        with contextlib.suppress(BlockingIOError):
+            sent += client.send(b"dance\n" * 1000)
+        stage.control.receive(stage.now)
+        for served, _line in stage.control.requests():
+            served.say(done(text="x" * 100))
+            responses += 1
+        stage.control.flush(stage.now)
+    [served] = stage.control.clients
+    assert len(served.outbox) < 2 * MOST_UNREAD
+    assert len(served.inbox) <= MAX_LINE + 64 * 1024
+    assert not stage.wakes()
+    client.settimeout(60)
+    while responses < sent // len("dance\n"):  # once he reads, the rest is carried out, with no word from him
+        client.recv(1 << 20)
+        assert stage.wakes()
+        stage.control.receive(stage.now)
+        for served, _line in stage.control.requests():
+            served.say(done(text="x" * 100))
+            responses += 1
+        stage.control.flush(stage.now)
+    client.close()
+
+
+def test_who_never_reads_is_sent_away(stage):
+    client = stage.client()
+    client.sendall(b"dance\n")
+    for _ in range(50):
+        for served, _line in stage.turn():
+            served.say(done(text="x" * 500_000))
+        stage.control.flush(stage.now)
+    stage.now += SILENT + 1
+    stage.turn()
+    assert stage.control.clients == []

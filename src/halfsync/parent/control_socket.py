@@ -24,6 +24,8 @@ CROWDED = 2.0
 """The same while there are as many as there may be: then others wait, perhaps."""
 DEAF = 1.0
 """Seconds until the next try, when a client could not be accepted."""
+MOST_UNREAD = 64 * 1024
+"""Bytes of responses that wait for a client; beyond that his next request waits until he has read."""
 _RECV = 64 * 1024
 
 
@@ -40,6 +42,11 @@ class ControlClient:
     def may_say_more(self) -> bool:
         """What he has said and is not yet carried out is bounded."""
         return not self.ended and len(self.inbox) <= MAX_LINE
+
+    @property
+    def has_request(self) -> bool:
+        """One that can be carried out now."""
+        return not self.is_waiting and len(self.outbox) <= MOST_UNREAD and b"\n" in self.inbox
 
     def say(self, said: dict[str, object]) -> None:
         self.outbox += encode_response(said)
@@ -96,7 +103,9 @@ class ControlSocket:
         if self.is_ours and now >= self._deaf_until and len(self.clients) < MOST_CLIENTS:
             poller.register(self.listener.socket, select.POLLIN)
         for client in self.clients:
-            wanted = (select.POLLIN if client.may_say_more else 0) | (select.POLLOUT if client.outbox else 0)
+            wanted = select.POLLIN if client.may_say_more else 0
+            if client.outbox or client.has_request:  # the latter: since the last turn
+                wanted |= select.POLLOUT
             if wanted:  # else poll(2) would tell, again and again, that he has gone
                 poller.register(client.socket, wanted)
 
@@ -108,9 +117,9 @@ class ControlSocket:
                 self._read(client, now)
 
     def requests(self) -> Iterator[tuple[ControlClient, bytes]]:
-        """Lines of clients that wait for no earlier one's response."""
+        """Lines of clients that wait for no earlier one's response, and have read most of what was said."""
         for client in list(self.clients):
-            while not client.is_waiting and b"\n" in client.inbox:
+            while client.has_request:
                 line, _, client.inbox = client.inbox.partition(b"\n")
                 if line.strip():
                     yield client, line
