@@ -206,6 +206,28 @@ def test_a_stop_waits_for_what_is_in_flight_and_cuts_it_off_in_time(tmp_path):
     assert (tmp_path / "shut-down").exists()
 
 
+def test_at_a_reload_endless_streams_are_cancelled_in_time_and_the_lifespan_ends(tmp_path):
+    """The pump goes on, so nobody else ends them; and they must not cost the application its shutdown."""
+    with serving(tmp_path, "asgis:app", "--graceful-timeout", "1") as server:
+        old = server.workers("asgis:app")
+        with server.client() as stream, server.client() as waits:
+            stream.send(request("/steps?file=step&steps=9"))
+            waits.send(request("/wait?file=cancelled"))
+            server.until((tmp_path / "cancelled-began").exists)
+            while b"0 " not in stream.unread:
+                stream.unread += stream.socket.recv(4096)
+            server.signal(signal.SIGHUP)
+            server.until_gone(old)
+            assert waits.answer().status == 500
+            assert not stream.rest().endswith(b"0\r\n\r\n"), "it was visibly cut"
+        assert (tmp_path / "cancelled").exists()
+        assert (tmp_path / "shut-down").exists()
+        assert "2 requests, or their background tasks, are cancelled at graceful_timeout" in server.log()
+        assert "is killed" not in server.log()
+        assert "Exception" not in server.log()
+        assert server.get("/").status == 200
+
+
 def refuses(server: Server) -> bool:
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", server.port)) != 0

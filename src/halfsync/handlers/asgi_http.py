@@ -69,7 +69,7 @@ class HTTPInvocation(OutgoingResponse):
         "_application",
         "_body",
         "_broken",
-        "_by_deadline",
+        "_is_cancelled",
         "_pages",
         "_plain",
         "_request_ended",
@@ -102,7 +102,7 @@ class HTTPInvocation(OutgoingResponse):
         self._shaping = shaping
         self._plain = False  # it may be sent as one small message
         self._request_ended = False
-        self._by_deadline = False
+        self._is_cancelled = False
         self._broken = False
 
     def take_body(self, body: Body) -> None:
@@ -154,8 +154,13 @@ class HTTPInvocation(OutgoingResponse):
 
     def cancel(self) -> None:
         """It is past its deadline, and the pump has responded."""
-        self._by_deadline = True
+        self._is_cancelled = True
         self.disconnected()
+        self.running.cancel()
+
+    def end(self) -> None:
+        """Its worker ends, and can't wait for it. The pump is told by what becomes of it."""
+        self._is_cancelled = True
         self.running.cancel()
 
     # --- receive -----------------------------------------------------------------------------------
@@ -338,8 +343,8 @@ class HTTPInvocation(OutgoingResponse):
 
     def _raised(self, error: BaseException) -> None:
         self._line.end_if_child()
-        if self._by_deadline:
-            pass  # its stack is logged
+        if self._is_cancelled:
+            pass  # by the server, which has logged it
         elif self._gone or stems_from_leaving(error):
             if not stems_from_leaving(error):
                 log("info", f"{self.named}: its client had left, and the application raised {error!r:.200}")

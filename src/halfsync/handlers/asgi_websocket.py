@@ -89,10 +89,10 @@ class WebSocketInvocation:
         "_application",
         "_began",
         "_broken",
-        "_by_deadline",
         "_end",
         "_files",
         "_is_begun",
+        "_is_cancelled",
         "_line",
         "_messages",
         "_pages",
@@ -138,7 +138,7 @@ class WebSocketInvocation:
         self._unacknowledged = 0  # of RESPONSE_WINDOW
         self._end: tuple[int, str] | None = None  # the code and reason of the end
         self._response: HTTPInvocation | None = None  # the one with which it was rejected
-        self._by_deadline = False
+        self._is_cancelled = False
         self._broken = False
         self._told: BrokenRule | None = None  # it is logged
         self._receiver: Any = None  # the future for which its task waits that receives
@@ -203,8 +203,13 @@ class WebSocketInvocation:
 
     def cancel(self) -> None:
         """It is past its deadline, and the pump has responded."""
-        self._by_deadline = True
+        self._is_cancelled = True
         self.disconnected()
+        self.running.cancel()
+
+    def end(self) -> None:
+        """Its worker ends, and can't wait for it. The pump is told by what becomes of it."""
+        self._is_cancelled = True
         self.running.cancel()
 
     def _wake(self) -> None:
@@ -419,8 +424,8 @@ class WebSocketInvocation:
         if self._response is not None:
             self._response.application_ended(error)
             return
-        if self._by_deadline:
-            pass  # its stack is logged
+        if self._is_cancelled:
+            pass  # by the server, which has logged it
         elif self._phase in (CLOSED, LEFT) or stems_from_leaving(error):
             if not stems_from_leaving(error):
                 log("info", f"{self.named}: it was closed, and then the application raised {error!r:.200}")

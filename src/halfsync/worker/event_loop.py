@@ -7,7 +7,8 @@ says of them (loop_tasks.py). Only what must be read while the loop is blocked i
 Its life: the application's lifespan starts; Ready is reported, with the number of tasks that it takes; it
 attaches to the pump. At its end, when the pump has let go: requests that still run, and background tasks of
 requests, go on until graceful_timeout, which runs since Retire (if there was none, the server stops at once);
-the lifespan ends; then Python's own end.
+the lifespan ends; then Python's own end. A pump that goes on, as at a reload, lets go only when all requests
+have ended; if some are endless streams, the worker comes to its end by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from halfsync import channel
 from halfsync.error_pages import ErrorPages
 from halfsync.forwarded import Trust
 from halfsync.handlers.asgi import ASGIHandler
-from halfsync.handlers.asgi_response import Application
+from halfsync.handlers.asgi_response import Application, ASGIInvocation
 from halfsync.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.plan import Limits, Plan
@@ -38,6 +39,9 @@ CANCELLED_WITHIN = 1.0
 """Seconds for tasks that were cancelled at the end."""
 LAST = 1.0
 """Seconds of graceful_timeout's that are kept for what has to be done after the last request."""
+CUT_OFF_AFTER = 0.5
+"""Seconds beyond graceful_timeout, so that a pump that stops, too, has cut off by then what is in flight.
+(The parent kills this process 2 s beyond it.)"""
 
 
 def work(plan: Plan, pool: int, orders: socket.socket, application: Application) -> int:
@@ -191,7 +195,9 @@ class EventLoopWorker:
             self._stop()
 
     def _retire(self) -> None:
-        self._retired_at = self._retired_at or time.monotonic()
+        if not self._retired_at:
+            self._retired_at = time.monotonic()
+            self._loop.call_later(self._graceful + CUT_OFF_AFTER, self._stop)
         if self._tasks is None and self._former:
             self._stop()
 
@@ -228,9 +234,9 @@ class EventLoopWorker:
                 forks.end_if_child()
                 log("error", f"At the worker's end:\n{failure()}")
 
-    def _running(self) -> set[asyncio.Task[Any]]:
+    def _running(self) -> dict[asyncio.Task[Any], ASGIInvocation]:
         parts = [*self._former, *([self._tasks] if self._tasks is not None else [])]
-        return {invocation.running for tasks in parts for invocation in tasks.invocations.values()}
+        return {one.running: one for tasks in parts for one in tasks.invocations.values()}
 
     async def _end_tasks(self, until: float) -> None:
         """Requests, and what they do after their responses."""
@@ -244,7 +250,7 @@ class EventLoopWorker:
                 f"{len(left)} requests, or their background tasks, are cancelled at graceful_timeout.",
             )
             for one in left:
-                one.cancel()
+                running[one].end()
             await asyncio.wait(left, timeout=CANCELLED_WITHIN)
         if self._tasks is not None:
             self._tasks.close()

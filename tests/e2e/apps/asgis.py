@@ -189,6 +189,8 @@ async def do_block(scope, receive, send, seconds):
 
 
 async def do_wait(scope, receive, send, file=""):
+    if file:
+        Path(f"{file}-began").touch()
     try:
         await asyncio.sleep(3600)
     finally:
