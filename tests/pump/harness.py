@@ -64,6 +64,7 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from halfsync.wire.thread_rows import WORDS, at_work
 from tests.ports import free_port
 from tests.pump import tls_ends
 from tests.pump.prompt import PromptSocket
@@ -591,6 +592,11 @@ class Hand:
             struct.pack("Q", self.stage.time.monotonic_ns()),
             task.number % SCOREBOARD_SLOTS * 8,
         )
+
+    def thread_works(self, thread: int) -> None:
+        """Its row says so from now on."""
+        word = struct.pack("Q", at_work(self.stage.time.monotonic_ns()))
+        os.pwrite(self._scoreboard_fd, word, SCOREBOARD_BYTES - 8 * (WORDS - thread))
 
     def heard(self) -> ToWatch:
         """What came on the watch socket."""

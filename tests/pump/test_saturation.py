@@ -47,6 +47,23 @@ def test_requests_that_wait_long_are_logged_with_what_keeps_the_threads_busy(cap
         )
 
 
+def test_threads_that_are_busy_after_their_response_are_counted(capfd):
+    """Such as one with a WebSocket by `gunicorn.socket`, which holds its thread."""
+    with Stage() as stage:
+        hand = stage.hand(threads=3)
+        hand.thread_works(0)
+        hand.reply(busy(stage, hand, "/websocket"))
+        hand.thread_works(1)
+        busy(stage, hand, "/slow")
+        ask(stage, "/waits")
+        stage.later(6)
+        [told] = warnings(capfd)
+        assert told.startswith(
+            "app:app: 1 of 3 threads are busy, and 1 after their response (in a WebSocket or a close()); "
+            "1 request waits"
+        )
+
+
 def test_it_is_logged_once_a_minute_while_it_lasts(capfd):
     with Stage(queue_timeout=1000) as stage:
         hand = stage.hand(threads=1)

@@ -80,6 +80,9 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
     at_work = min(len(begun), threads)  # of some that have begun, the response may be on its way
     busy = f"{at_work} of {threads} {what}" if threads else "there is no worker"
     parts = [f"{pool.name}: {busy}"]
+    longer = 0 if pool.has_loops else _busy_threads(pool) - at_work
+    if longer > 0:
+        parts[0] += f", and {longer} after their response (in a WebSocket or a close())"
     if waiting:
         seconds = max(0, now_ns - min(waiting)) / 1e9
         requests = _count(len(waiting), "request waits", "requests wait")
@@ -88,6 +91,11 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
         parts.append(f"{_count(number, 'request', 'requests')} got a 503 ({setting})")
     more = "A larger limit_concurrency, or more workers," if pool.has_loops else "More threads or workers"
     return f"{'; '.join(parts)}.{_longest(begun, now_ns)} {more} may help."
+
+
+def _busy_threads(pool: Pool) -> int:
+    """As they say it themselves: also those whose handlers have more to do than to respond."""
+    return sum(row.is_busy for worker in pool.workers for row in worker.thread_rows)
 
 
 def _longest(begun: list[tuple[int, object]], now_ns: int) -> str:
