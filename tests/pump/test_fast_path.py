@@ -15,6 +15,7 @@ from halfsync.pump.pools.dispatch import Dispatcher
 from halfsync.pump.pools.replies import Replies
 from halfsync.pump.pools.workers import Pool, Worker
 from halfsync.pump.states import ConnectionState, ExchangeState
+from halfsync.pump.transport import FIRST_READ
 from halfsync.wire.messages import (
     ALIKE_TAG,
     MOST_SLOTS,
@@ -26,7 +27,16 @@ from halfsync.wire.messages import (
     encode,
     one_by_one,
 )
-from tests.pump.harness import APP, Client, Hand, Stage, get, skip_with_records, skip_with_single_bytes
+from tests.pump.harness import (
+    APP,
+    Client,
+    Hand,
+    Stage,
+    get,
+    skip_with_records,
+    skip_with_single_bytes,
+    transport,
+)
 
 
 class Counted:
@@ -279,6 +289,90 @@ def test_a_plain_request_takes_the_fast_path(counted: Counted):
                     assert client.answer().body == b"%d" % number
     assert counted.put_out == 16
     assert counted.taken_in == 16 - 2 - 1  # the first of a kind; and each connection's first is not from IDLE
+
+
+# --- how much is read at once ----------------------------------------------------------------------
+
+SIZES = [FIRST_READ - 1, FIRST_READ, FIRST_READ + 1, 2 * FIRST_READ]
+
+
+def of_size(size: int, *, cookie: bool = False) -> bytes:
+    """A plain request of so many bytes."""
+    fields = ("Cookie: id=1",) if cookie else ()
+    empty = get("/x", *fields, "X: ")
+    return empty.replace(b"X: ", b"X: " + b"y" * (size - len(empty)))
+
+
+@pytest.mark.parametrize("cookie", [False, True], ids=["", "cookie"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_request_may_fill_the_first_read(size: int, cookie: bool, counted: Counted):
+    """Or be longer: what is behind it is read at once, too."""
+    request = of_size(size, cookie=cookie)
+    assert len(request) == size
+    with Stage() as stage:
+        hand = stage.hand()
+        client = stage.client()
+        for number in range(4):
+            client.send(request)
+            task = hand.take()
+            assert task.head == request
+            hand.reply(task, b"%d" % number)
+            assert client.answer().body == b"%d" % number
+    if transport() in ("plain", "tls"):
+        assert counted.taken_in == 4 - 1
+
+
+@pytest.mark.parametrize("lease", [None, Lease(100, ())], ids=["", "leased"])
+@pytest.mark.parametrize("cookie", [False, True], ids=["", "cookie"])
+@pytest.mark.parametrize("size", SIZES)
+def test_what_comes_with_a_request_that_fills_the_first_read_is_served(
+    size: int, cookie: bool, lease: Lease | None
+):
+    """The next request, or the first bytes of it."""
+    request = of_size(size, cookie=cookie)
+    for behind in (0, 1, 7, len(request) - 1, len(request)):
+        with Stage() as stage:
+            hand = stage.hand()
+            client = stage.client()
+            hand.answers = True
+            stage.handler = lambda hand, task: hand.reply(task, b"body", lease=lease)
+            assert client.ask(request).body == b"body"
+            assert client.ask(request).body == b"body"
+            client.send(request + request[:behind])
+            assert client.answer().body == b"body"
+            client.send(request[behind:])
+            assert client.answer().body == b"body"
+            assert client.ask(get("/last")).body == b"body"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_request_that_comes_in_two_parts(size: int):
+    """The first of which may fill the first read."""
+    request = of_size(size)
+    for first in sorted({1, FIRST_READ - 1, FIRST_READ, size - 1}):
+        if first >= size:
+            continue
+        with Stage() as stage:
+            hand = stage.hand()
+            client = warm(stage, hand, request)
+            client.send(request[:first])
+            assert not hand.tasks
+            client.send(request[first:])
+            hand.reply(hand.take(), b"body")
+            assert client.answer().body == b"body"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_client_that_closes_its_side_with_such_a_request_has_its_response(size: int):
+    request = of_size(size)
+    with Stage() as stage:
+        hand = stage.hand()
+        client = warm(stage, hand, request)
+        client.sock.send(request)
+        client.finish()
+        hand.reply(hand.take(), b"last")
+        assert client.answer().body == b"last"
+        assert client.rest() == b""
 
 
 # --- what is left to the general road --------------------------------------------------------------

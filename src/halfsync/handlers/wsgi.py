@@ -19,7 +19,7 @@ from halfsync.forwarded import Trust
 from halfsync.handlers.wsgi_environ import PORTS, Environ, Environs
 from halfsync.handlers.wsgi_intercepting import InterceptedWSGI
 from halfsync.handlers.wsgi_iterables import send
-from halfsync.handlers.wsgi_response import OVER, Invocation
+from halfsync.handlers.wsgi_response import OVER, Invocation, invocation_of
 from halfsync.logs.error import failure, log
 from halfsync.plan import Listener, PoolPlan, RoutePlan
 from halfsync.primitives import time
@@ -30,7 +30,6 @@ from halfsync.wire.messages import Task
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-_new = Invocation.__new__
 _now = time.monotonic_ns
 
 
@@ -62,10 +61,10 @@ class WSGIHandler:
 
         Gives the time when it ended, or 0 if a Replier was used (see `worker.threads.Quick`).
         """
-        invocation = _new(Invocation)  # as in its __init__, which would cost a call
+        invocation = Invocation()  # as in `invocation_of`, which would cost a call
         invocation.replier_made = None
         invocation.responder = responder
-        invocation.number = number = task.number
+        invocation.task = task
         invocation.began = began
         invocation.head = None
         try:
@@ -78,8 +77,8 @@ class WSGIHandler:
                 environ["REMOTE_PORT"] = PORTS[task.client_port]
                 environ["halfsync.lease"] = invocation.ask_lease
                 environ["wsgi.input"] = BytesIO()
-                invocation.method = environ["REQUEST_METHOD"]
-            result = self._application(environ, invocation.start_response)
+            application = self._application  # called as an attribute, it is looked up among methods first
+            result = application(environ, invocation.start_response)
             head: Any = invocation.head  # a Head, or None
             if type(result) is list and len(result) == 1 and head is not None:
                 piece = result[0]
@@ -89,14 +88,15 @@ class WSGIHandler:
                     and size <= SMALL
                     and invocation.replier_made is None
                     and not head.bodiless
-                    and invocation.method != "HEAD"
+                    and (found is not None or invocation.method != "HEAD")  # of which none is found
                 ):
                     invocation.replier_made = OVER
                     responder.sent += size
                     if size > SLIGHT:
-                        return responder.outbox.whole(number, head, piece, began)
+                        return responder.outbox.whole(task.number, head, piece, began)
+                    put_small = responder.put_small  # as above
                     ended = _now()
-                    responder.put_small((head, number, piece, ended - began))
+                    put_small((head, task.number, piece, ended - began))
                     return ended
             send(invocation, result)
         except ClientDisconnectedError:
@@ -111,7 +111,7 @@ class WSGIHandler:
         return 0
 
     def __call__(self, task: Task, spool: RequestBody | None, replier: Replier) -> None:
-        invocation = Invocation(replier)
+        invocation = invocation_of(task, replier)
         try:
             environ = self._environs.of(task, spool, invocation)
             send(invocation, self._application(environ, invocation.start_response))

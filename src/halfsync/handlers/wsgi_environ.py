@@ -52,11 +52,10 @@ class Environs:
         self._bases = [self._base(pool, listener) for listener in listeners]
         # By listener: heads that were read before, and what they said.
         self._seen: list[dict[bytes, Environ]] = [{} for _ in listeners]
-        # The fast path looks there by itself, except over TLS, where each connection has facts of its own.
-        self.seen_in_clear: list[dict[bytes, Environ]] = [
-            {} if listener.scheme == "https" else seen
-            for listener, seen in zip(listeners, self._seen, strict=True)
-        ]
+        # Where the fast path looks by itself. It has no HEAD, and nothing over TLS, where each connection has
+        # facts of its own.
+        self.seen_in_clear: list[dict[bytes, Environ]] = [{} for _ in listeners]
+        self._in_clear = [listener.scheme != "https" for listener in listeners]
 
     def _base(self, pool: PoolPlan, listener: Listener) -> Environ:
         """What is the same in every request of this route and listener."""
@@ -102,7 +101,6 @@ class Environs:
             environ = self._first_environ(task, head, invocation)
         if task.tls:
             environ.update(variables(task.tls))
-        invocation.method = environ["REQUEST_METHOD"]
         if spool is not None:
             environ["wsgi.input"] = io.BufferedReader(spool, READ_SIZE)
         else:
@@ -124,9 +122,12 @@ class Environs:
             seen = self._seen[task.listener]
             if len(seen) >= MAX_SEEN:
                 seen.clear()
+                self.seen_in_clear[task.listener].clear()
             seen[head] = kept = environ.copy()
             kept.pop("HTTP_COOKIE", None)
             kept.update(_EACH)
+            if self._in_clear[task.listener] and kept["REQUEST_METHOD"] != "HEAD":
+                self.seen_in_clear[task.listener][head] = kept
         environ["REMOTE_ADDR"] = task.client
         environ["REMOTE_PORT"] = str(task.client_port)
         environ["halfsync.lease"] = invocation.ask_lease

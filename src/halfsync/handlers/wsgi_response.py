@@ -18,7 +18,7 @@ from halfsync.logs.error import log
 from halfsync.primitives import os
 from halfsync.response import Head, Replier, Responder, head_of, known_head
 from halfsync.stamps import is_at_rest, stamp_of
-from halfsync.wire.messages import Ending, Lease
+from halfsync.wire.messages import Ending, Lease, Task
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -36,10 +36,9 @@ class Invocation:
         "began",
         "head",
         "length",
-        "method",
-        "number",
         "replier_made",
         "responder",
+        "task",
     )  # fmt: skip
 
     sent = 0
@@ -50,17 +49,13 @@ class Invocation:
     shaping: ClassVar[tuple[str, ...]] = ()
     """X-Forwarded fields on which every response may depend, so that every lease does."""
 
-    def __init__(
-        self, replier: Replier | None, responder: Responder | None = None, number: int = 0, began: int = 0
-    ) -> None:
-        """Without a `replier`, one is got from `responder` when it is needed."""
-        self.replier_made = replier
-        self.responder = responder
-        self.number = number
-        self.began = began
-        self.head: Head | None = None
-        self.length: int  # of the whole body, or -1; set with `head`
-        self.method: str  # the request's, set before the application is called
+    # Set by whoever makes it. It has no __init__, which would cost the fast path 0.02 µs.
+    task: Task
+    replier_made: Replier | None
+    responder: Responder | None  # without a Replier, from here it is got when it is needed
+    began: int
+    head: Head | None
+    length: int  # of the whole body, or -1; set with `head`
 
     # --- what the application calls ---------------------------------------------------------------
 
@@ -79,12 +74,11 @@ class Invocation:
         head = last_head if status == last_status and fields == last_fields else _head_of(status, fields)
         self.head = head
         self.length = head.length
-        if head.dropped:
-            _warn_of_dropped(head.dropped)
-        return self.write
+        return self
 
-    def write(self, data: bytes) -> None:
-        """What start_response returns."""
+    def __call__(self, data: bytes) -> None:
+        """The `write` that start_response returns, which is the object itself: to bind a method costs
+        0.04 µs, and hardly any application writes."""
         self.send(data)
 
     def ask_lease(self, seconds: float, *names: str, public: bool = False) -> None:
@@ -119,8 +113,13 @@ class Invocation:
     def replier(self) -> Replier:
         if self.replier_made is None:
             assert self.responder is not None
-            self.replier_made = self.responder.replier(self.number, self.began)
+            self.replier_made = self.responder.replier(self.task.number, self.began)
         return self.replier_made
+
+    @property
+    def method(self) -> str:
+        """The request's."""
+        return self.task.head.partition(b" ")[0].decode("latin-1")
 
     def send_all(self, pieces: Sequence[bytes]) -> None:
         """All the pieces that remain, when it is known that these are all."""
@@ -284,11 +283,25 @@ def _head_of(status: str, fields: list[tuple[str, str]]) -> Head:
     except TypeError:  # not a sequence, or of lists: `head_of` says so
         head = None
     if head is None:
-        return head_of(status, fields)
+        head = head_of(status, fields)
+    if head.dropped:  # such a head is never the last
+        _warn_of_dropped(head.dropped)
+        return head
     if head is _last.found:
         _last.told = (status, list(fields), head)
     _last.found = head
     return head
+
+
+def invocation_of(task: Task, replier: Replier) -> Invocation:
+    """One that responds with this Replier."""
+    invocation = Invocation()
+    invocation.task = task
+    invocation.replier_made = replier
+    invocation.responder = None
+    invocation.began = 0
+    invocation.head = None
+    return invocation
 
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

@@ -27,7 +27,7 @@ from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import HANDSHAKE, ConnectionEvent, ConnectionState
 from halfsync.pump.tls.transport import TLSTransport
-from halfsync.pump.transport import PlainTransport
+from halfsync.pump.transport import FIRST_READ, PlainTransport
 from halfsync.wire.upgrade import Passed
 
 ACCEPTS_A_TURN = 64
@@ -242,6 +242,8 @@ class Acceptor:
             conn = Connection(transport, self._redirecting, origin, known, now + self._head_timeout)
         else:
             conn = Connection(transport, self._protocol, origin, known, now + self._head_timeout)
+            if known.read_at_once:
+                conn.read_size = FIRST_READ
         clients = self._endings.clients
         counts = clients.most and index not in self._uncounted
         if counts and not clients.has_room(client, now):

@@ -33,7 +33,7 @@ from halfsync.pump.states import (
     ExchangeState,
 )
 from halfsync.pump.task_messages import MessageQueue
-from halfsync.pump.transport import Transport
+from halfsync.pump.transport import RECV_SIZE, Transport
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websocket.state import WebSocket
 from halfsync.wire.chunked import ChunkedBody
@@ -98,6 +98,7 @@ class Connection:
         "origin",
         "out",
         "protocol",
+        "read_size",
         "readable",
         "request_count",
         "scanned",
@@ -123,6 +124,7 @@ class Connection:
         self.inbox = b""  # read and not yet framed
         self.scanned = 0  # bytes of the inbox in which no end of head was found
         self.out: deque[Queued] | None = None  # framed, and not yet taken by the socket
+        self.read_size = RECV_SIZE  # bytes of a read in IDLE: see FIRST_READ
         self.readable = False  # the kernel may have bytes for us (edge-triggered: it says so once)
         self.ended = False  # the client's end of file is on its way, behind what is unread
         self.request_count = 0  # before the present one
@@ -159,7 +161,8 @@ class Exchange:
 
     What every exchange uses has a slot. What most never touch stands in the class, and in an exchange's
     dictionary when it is set. To make one, and use it up to its end, takes 0.2 µs so; 0.4 without
-    slots, and 0.5 with a slot for each attribute. (`Dispatcher.take_in` makes them without __init__.)
+    slots, and 0.5 with a slot for each attribute. (`new_exchange` makes one; `Dispatcher.take_in` does it
+    itself, without a call, for which there is no __init__.)
     """
 
     __slots__ = (
@@ -212,18 +215,17 @@ class Exchange:
     timed = 0.0
     unsent_before = 0  # bytes of earlier responses that the transport held
 
-    def __init__(self, conn: Connection, head: RequestHead, raw: bytes) -> None:
-        self.conn: Connection | None = conn  # None: the client is gone
-        self.head = head  # may be shared with requests that differ in their cookies alone: see `raw`
-        self.raw = raw  # the head as received
-        self.logged = b""  # the same without its cookie, if that is known already
-        self.state = ExchangeState.RECEIVING
-        self.route: Route | None = None  # None: its response was made before there was one
-        self.spool: Spool | BodyStream | WebSocket | None = None  # of its body, until its task is handed over
-        # its task
-        self.task = -1  # number
-        self.holder: object = None  # the backend's: who has it
-        self.queued_ns = 0
+    conn: Connection | None  # None: the client is gone
+    head: RequestHead  # may be shared with requests that differ in their cookies alone: see `raw`
+    raw: bytes  # the head as received
+    logged: bytes  # the same without its cookie, if that is known already
+    state: ExchangeState
+    route: Route | None  # None: its response was made before there was one
+    spool: Spool | BodyStream | WebSocket | None  # of its body, until its task is handed over
+    # its task
+    task: int  # number
+    holder: object  # the backend's: who has it
+    queued_ns: int
 
     @property
     def is_marked(self) -> bool:
@@ -275,6 +277,20 @@ class Exchange:
             return "?"
         target = self.head.target.decode("latin-1")[:200]
         return f"{self.head.method.decode('latin-1')} {target!r}{self._said}"
+
+
+def new_exchange(conn: Connection, head: RequestHead, raw: bytes) -> Exchange:
+    """Of a request whose head has come."""
+    exchange = Exchange()
+    exchange.conn = conn
+    exchange.head = head
+    exchange.raw = raw
+    exchange.logged = b""
+    exchange.state = ExchangeState.RECEIVING
+    exchange.route = exchange.spool = exchange.holder = None
+    exchange.task = -1
+    exchange.queued_ns = 0
+    return exchange
 
 
 class Multiplexing(Protocol):

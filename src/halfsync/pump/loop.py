@@ -26,12 +26,12 @@ from functools import partial
 
 from halfsync.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import MORE, NEVER, Connection, Exchange
+from halfsync.pump.connection import MORE, NEVER, Connection, new_exchange
 from halfsync.pump.leases.known_heads import cut_cookie
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.output import LEFT_AFTER
 from halfsync.pump.parts import Parts
-from halfsync.pump.reading import RECV_SIZE
+from halfsync.pump.reading import read_on
 from halfsync.pump.states import (
     BUSY,
     EXCHANGE_BEGAN,
@@ -45,6 +45,7 @@ from halfsync.pump.states import (
     WORKING,
 )
 from halfsync.pump.timeouts import SWEEP
+from halfsync.pump.transport import FIRST_READ, RECV_SIZE
 from halfsync.wire.http1 import parse_head
 
 EVENTS_A_TURN = 512
@@ -119,7 +120,9 @@ class Pump(Parts):
                     continue
                 # The hot path. `mask` says that there is something to read and nothing else.
                 try:
-                    data = conn.transport.recv(RECV_SIZE)
+                    data = conn.transport.recv(conn.read_size)
+                    if len(data) == FIRST_READ:
+                        data = read_on(conn, data)
                 except BlockingIOError:
                     continue
                 except OSError:
@@ -181,12 +184,13 @@ class Pump(Parts):
             self._take_steps()
         if self.acceptor.due:
             self._guard(self.acceptor.accept_due, "accepting")
-        if self.pools.tasks.due or self.pools.tasks.look_at <= now:
+        tasks = self.pools.tasks
+        if tasks.due or tasks.look_at <= now:
             self._guard(partial(self.pools.dispatcher.end_of_turn, len(events)), "handing requests over")
         if self.run_queue.carried:
             self._take_shares()
-        if self.pools.tasks.messages.gathered:
-            self._guard(partial(self.pools.tasks.messages.end_of_turn, len(events)), "handing messages over")
+        if tasks.messages.gathered:
+            self._guard(partial(tasks.messages.end_of_turn, len(events)), "handing messages over")
         if self.handshakes.due:
             self._guard(self._shake_hands, "in TLS handshakes")
         if now >= self.acceptor.retry_at and not draining.is_on:
@@ -214,15 +218,14 @@ class Pump(Parts):
         queue = self.run_queue
         if queue.later or queue.due or queue.carried or self.pools.dispatcher.gathered or self.handshakes.due:
             return 0.0
-        if self.pools.tasks.messages.gathered:
+        tasks = self.pools.tasks
+        if tasks.messages.gathered:
             return 0.0
-        due = min(
-            self._next_sweep,
-            self.pools.tasks.look_at,
-            self.draining.until,
-            self.access.due,
-            self.acceptor.retry_at,
-        )
+        due = self._next_sweep
+        others = (tasks.look_at, self.draining.until, self.access.due, self.acceptor.retry_at)
+        for other in others:  # (`min` takes longer)
+            if other < due:
+                due = other
         return max(0.0, due - self.clock.now)
 
     def _call_source(self, fd: int, mask: int) -> None:
@@ -311,7 +314,7 @@ class Pump(Parts):
         """The send buffer is full, or the client gone: the rest goes the way of every other response."""
         conn.when, conn.first_byte = self.clock.wall, self.clock.now
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, parse_head(raw, self.head_limits), raw)
+        conn.exchange = exchange = new_exchange(conn, parse_head(raw, self.head_limits), raw)
         self.responses.queue(exchange, leased)
         self.output.taken(conn, sent)
         self.run_queue.ready(conn)

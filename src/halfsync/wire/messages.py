@@ -196,7 +196,7 @@ class LogTask(msgspec.Struct, tag=1, array_like=True, gc=False):
 class Nudge(msgspec.Struct, tag=2, array_like=True, gc=False):
     """Tasks were handed over some milliseconds ago and are not begun. On `tasks` it wakes a
     sibling thread, which takes from the task queue; on `watch` the watch thread sends responses that
-    wait to be sent in a batch."""
+    wait to be sent in a batch. It is alone in its packet."""
 
 
 # --- tasks: worker -> pump ---------------------------------------------------------------------

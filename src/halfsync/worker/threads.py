@@ -283,9 +283,8 @@ class Threads:
         messages = decode_tasks(buffer[:size])
         if ancillary:
             self._keep_spools(messages, ancillary)
-        if Nudge in set(map(type, messages)):  # (which is seldom, and costs less than a look at each)
-            messages = [message for message in messages if not isinstance(message, Nudge)]
-        self._task_queue.extend(messages)  # type: ignore[arg-type]
+        if type(messages[0]) is not Nudge:  # which comes alone
+            self._task_queue.extend(messages)  # type: ignore[arg-type]
         return True
 
     def _keep_spools(

@@ -29,9 +29,10 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
 from halfsync.pump.endings import Endings
 from halfsync.pump.output import RECHECK
-from halfsync.pump.reading import READS_A_TURN, RECV_SIZE, read_more
+from halfsync.pump.reading import READS_A_TURN, read_more
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import PRODUCING, QUEUED, RECEIVING, SENDING, WORKING, BodyEvent, BodyState
+from halfsync.pump.transport import RECV_SIZE
 from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.http1_responses import CONTINUE
 from halfsync.wire.messages import BODY_WINDOW, FIRST_OF_BODY, Ending

@@ -13,7 +13,7 @@ from halfsync.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
+from halfsync.pump.connection import MORE, Connection, Outcome, new_exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1.responses import SMALL, Http1Responses
 from halfsync.pump.leases.leased import Leased
@@ -54,7 +54,7 @@ class LastRequests:
             sent = 0  # to be found out again, and dealt with, where all sends are
         if sent != len(wire):
             # The rest goes the way of every other response.
-            conn.exchange = exchange = Exchange(conn, parse_head(raw, limits), raw)
+            conn.exchange = exchange = new_exchange(conn, parse_head(raw, limits), raw)
             self._responses.queue(exchange, leased)
             self._output.taken(conn, sent)
             return MORE

@@ -16,7 +16,7 @@ from halfsync.pump.bodies.spool import Spool, SpoolSpace
 from halfsync.pump.bodies.streamed import BodyStreams
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import GONE, MORE, WAIT, Connection, Exchange, Outcome, Route
+from halfsync.pump.connection import GONE, MORE, WAIT, Connection, Exchange, Outcome, Route, new_exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1.last import LastRequests
@@ -228,7 +228,7 @@ class Http1:
 
     def _begin_exchange(self, conn: Connection, head: RequestHead, seen: SeenHead | None) -> Outcome:
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        conn.exchange = exchange = new_exchange(conn, head, head.raw)
         if seen is not None and seen.head is head:
             exchange.logged = seen.uncookied
         try:
@@ -250,7 +250,7 @@ class Http1:
         if conn.exchange is None:
             conn.move(EXCHANGE_BEGAN)
             shown = without_notes(raw[:MAX_SHOWN])
-            conn.exchange = Exchange(conn, RequestHead(shown, b"", b"", 1), shown)
+            conn.exchange = new_exchange(conn, RequestHead(shown, b"", b"", 1), shown)
         return conn.exchange
 
     # --- bodies ------------------------------------------------------------------------------------

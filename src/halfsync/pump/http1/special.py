@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 
 from halfsync.hosts import name_of
-from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
+from halfsync.pump.connection import MORE, Connection, Outcome, new_exchange
 from halfsync.pump.http1.protocol import Http1
 from halfsync.pump.http1.seen_heads import SeenHead
 from halfsync.pump.states import EXCHANGE_BEGAN
@@ -38,7 +38,7 @@ class ClearHttp1(Http1):
 
     def _begin_exchange(self, conn: Connection, head: RequestHead, _seen: SeenHead | None) -> Outcome:
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        conn.exchange = exchange = new_exchange(conn, head, head.raw)
         place = head.host.decode("latin-1") or "..."
         sentence = f"This port is for https: ask for https://{place}/ instead."
         self.refuse(exchange, OfServer(400, sentence, reason="https_only"))
@@ -50,7 +50,7 @@ class LimitedHttp1(Http1):
 
     def _begin_exchange(self, conn: Connection, head: RequestHead, _seen: SeenHead | None) -> Outcome:
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        conn.exchange = exchange = new_exchange(conn, head, head.raw)
         sentence = "There are too many connections from your address. Please close some."
         self.refuse(exchange, OfServer(429, sentence, retry_after=RETRY_AFTER, reason="client_connections"))
         return MORE
@@ -64,7 +64,7 @@ class RedirectingHttp1(Http1):
 
     def _begin_exchange(self, conn: Connection, head: RequestHead, _seen: SeenHead | None) -> Outcome:
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        conn.exchange = exchange = new_exchange(conn, head, head.raw)
         if not head.body_size and (shown := self.challenges.response(head.target)) is not None:
             self.repeat(exchange, shown)
             return MORE
@@ -99,7 +99,7 @@ class GuardedHttp1(Http1):
         if self.handshakes.contexts.admits(conn.origin.listener, kept, head.host):
             return super()._begin_exchange(conn, head, seen)
         conn.move(EXCHANGE_BEGAN)
-        conn.exchange = exchange = Exchange(conn, head, head.raw)
+        conn.exchange = exchange = new_exchange(conn, head, head.raw)
         sentence = "This host has to be asked on a connection of its own, made with its name (SNI)."
         self.refuse(exchange, Refusal(421, sentence))
         return MORE

@@ -23,7 +23,7 @@ from halfsync.pump.admit import Admission
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.closes import CloseReason
-from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Exchange, Outcome
+from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Outcome, new_exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
 from halfsync.pump.http1.protocol import Http1
@@ -296,7 +296,7 @@ class Http2:
         conn.request_count += 1
         session.streams[stream] = None
         self._endings.streams[stream] = None
-        stream.exchange = exchange = Exchange(stream, head, head.raw)
+        stream.exchange = exchange = new_exchange(stream, head, head.raw)
         set_priority(state, head)
         try:
             if event.refusal is not None:

@@ -64,8 +64,6 @@ WEBSOCKET = 10
 TASK_OVERHEAD = 128
 """Bytes of a task beside its head and body, at most."""
 
-_new = Exchange.__new__
-
 
 class Dispatcher:
     def __init__(
@@ -82,7 +80,7 @@ class Dispatcher:
         self._endings = endings
         self._leases = leases.table
         self._tasks = tasks
-        self._say_due = tasks.due.add
+        self._last_due: Pool | None = None  # one of those that are due
         self._stalls = stalls
         self._saturation = saturation
         self._overload = overload
@@ -122,7 +120,7 @@ class Dispatcher:
             return False
         clock = self._clock
         clock.newest_ns = queued_ns = clock.newest_ns + 1  # as in Clock.next_ns
-        conn.exchange = exchange = _new(Exchange)  # each of its slots is set here, as in __init__
+        conn.exchange = exchange = Exchange()  # each of its slots is set here, as in `new_exchange`
         exchange.conn = conn
         exchange.head = seen.head
         exchange.raw = raw
@@ -137,7 +135,9 @@ class Dispatcher:
         conn.when = clock.wall
         conn.first_byte = clock.now
         queue.append(exchange)
-        self._say_due(pool)
+        if pool is not self._last_due:
+            self._tasks.due.add(pool)
+            self._last_due = pool
         return True
 
     # --- to the workers ----------------------------------------------------------------------------
@@ -160,6 +160,7 @@ class Dispatcher:
         if tasks.due:
             due = list(tasks.due)
             tasks.due.clear()
+            self._last_due = None
             for pool in due:
                 if pool.queue or pool.retries:
                     self._hand_over(pool)

@@ -270,7 +270,9 @@ class Replies:
         before = len(owners)
         sent_bytes = partly = 0
         left: list[int] = []  # the handlers' times of what is left to the general road
-        length, size, start = -1, 0, b""  # of the head that was made last
+        # What was made last: often the next one is the same.
+        last: bytes | None = None
+        length, size, start, response = -1, 0, b"", b""
         for number, body, handler_ns in zip(replies.numbers, replies.bodies, replies.handler_ns, strict=True):
             exchange = owner_of(number, DROPPED)
             if (
@@ -278,20 +280,20 @@ class Replies:
                 or (conn := exchange.conn).readable
                 or conn.inbox
                 or not exchange.head.plain
+                or (body != last and len(body) > SMALL)
             ):
                 left.append(handler_ns)
                 others.append(_one(replies, number, body, handler_ns))
                 continue
-            if len(body) != length:
-                if len(body) > SMALL:
-                    left.append(handler_ns)
-                    others.append(_one(replies, number, body, handler_ns))
-                    continue
-                length = len(body)
-                start = head_start(status, reason, fields, length) + date_end
-                size = len(start) + length
+            if body != last:
+                last = body
+                if len(body) != length:
+                    length = len(body)
+                    start = head_start(status, reason, fields, length) + date_end
+                response = start + body
+                size = len(response)
             try:
-                sent = conn.transport.send(start + body)
+                sent = conn.transport.send(response)
             except OSError:
                 sent = 0  # to be found out again, and dealt with, where all sends are
             del owners[number]
@@ -301,7 +303,7 @@ class Replies:
                 exchange.status = status
                 exchange.handler_ns = handler_ns
                 exchange.begun_ns = worker.begun(number)
-                self._responses.go_on_with_small(exchange, start + body, length, sent)
+                self._responses.go_on_with_small(exchange, response, length, sent)
                 continue
             sent_bytes += sent
             exchange.state = ENDED

@@ -15,10 +15,10 @@ from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.output import Output
-from halfsync.pump.reading import RECV_SIZE
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import Framing
 from halfsync.pump.task_messages import OVERHEAD, MessageQueue
+from halfsync.pump.transport import RECV_SIZE
 from halfsync.pump.websocket.state import WebSocket
 from halfsync.wire.messages import (
     MESSAGE_TAG,
