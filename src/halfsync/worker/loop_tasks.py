@@ -193,6 +193,9 @@ class LoopTasks:
         else:
             invocation = handler.invocation(task, descriptor, now, self)
         self.invocations[task.number] = invocation
+        # Not started eagerly, as Python 3.12 can (eager_start): that saves 0.5 of the 13.9 us that the worker
+        # takes for a small response (3.13), and an application that computes before it awaits would keep the
+        # other tasks of this packet from beginning, without being named as the one that blocks the loop.
         invocation.running = self._loop.create_task(invocation.run())
 
     def _beat(self) -> None:
