@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +15,7 @@ import pytest
 from halfsync import HandlerTimeout
 from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.worker import interrupts
+from tests.e2e.harness import until
 from tests.worker_stage import TIMEOUT, Stage
 
 Environ = dict[str, Any]
@@ -25,6 +28,7 @@ class Application:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.lock = threading.Lock()
+        self.pipe = os.pipe()
         self.notes: list[str] = []
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
@@ -66,6 +70,11 @@ class Application:
         return self.quick(start)
 
     def waits_in_c(self, start: Start) -> Iterable[bytes]:
+        self.begun.set()
+        os.read(self.pipe[0], 1)
+        return self.quick(start)
+
+    def waits_for_a_lock(self, start: Start) -> Iterable[bytes]:
         self.begun.set()
         with self.lock:
             self.notes.append("has it")
@@ -128,14 +137,41 @@ def test_between_two_pieces_of_a_response_the_client_sees_that_it_is_not_whole()
 def test_a_handler_that_waits_in_c_code_gets_it_when_that_returns():
     application = Application()
     with Stage(application, threads=1) as stage:
-        with application.lock:
-            number = stage.start("GET /waits_in_c HTTP/1.1\nHost: a")
-            assert application.begun.wait(TIMEOUT)
-            interrupt(stage, number)
+        number = stage.start("GET /waits_in_c HTTP/1.1\nHost: a")
+        assert application.begun.wait(TIMEOUT)
+        interrupt(stage, number)
+        os.write(application.pipe[1], b"x")
         assert stage.wait(number).status == 500
+        for _ in range(50):
+            assert stage.get("/quick").body == b"quick"
+    for end in application.pipe:
+        os.close(end)
+
+
+def test_a_lock_that_a_handler_waits_for_is_let_go_of():
+    """Whether the exception comes in the block or behind it, or too late."""
+    application = Application()
+    with Stage(application, threads=1) as stage:
+        with application.lock:
+            number = stage.start("GET /waits_for_a_lock HTTP/1.1\nHost: a")
+            assert application.begun.wait(TIMEOUT)
+            until(waits_for_a_lock)
+            stage.threads.interrupts.want(number, TIMEOUT)
+        while (again := stage.threads.interrupts.timeout) is not None:
+            time.sleep(again / 1000)
+            stage.threads.interrupts.work()
+        assert stage.wait(number).status in (200, 500)
         assert not application.lock.locked()
         for _ in range(50):
             assert stage.get("/quick").body == b"quick"
+
+
+def waits_for_a_lock() -> bool:
+    """A thread is where the lock is taken: where it lets go of it, it would not stay."""
+    code = Application.waits_for_a_lock.__code__
+    with_line = code.co_firstlineno + 2
+    frames = sys._current_frames().values()
+    return any(frame.f_code is code and frame.f_lineno == with_line for frame in frames)
 
 
 def test_a_task_that_is_over_is_not_interrupted_and_neither_is_the_next():
@@ -166,7 +202,7 @@ def test_it_gives_up_after_its_time(monkeypatch):
     monkeypatch.setattr(interrupts, "is_applications", lambda frame: False)
     with Stage(application, threads=1) as stage:
         with application.lock:
-            number = stage.start("GET /waits_in_c HTTP/1.1\nHost: a")
+            number = stage.start("GET /waits_for_a_lock HTTP/1.1\nHost: a")
             assert application.begun.wait(TIMEOUT)
             interrupt(stage, number, 0.01)
         assert stage.wait(number).body == b"quick"
@@ -174,8 +210,6 @@ def test_it_gives_up_after_its_time(monkeypatch):
 
 def test_which_frames_are_an_applications():
     """One that was called by a caller of applications, and calls nothing of ours."""
-    import sys
-
     seen: list[bool] = []
 
     def look(frame: Any) -> None:

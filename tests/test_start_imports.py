@@ -3,10 +3,15 @@ the parent does once and before the first fork, so that its children share them.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+
+from halfsync.start import NEEDED
 
 BEGIN = "import halfsync.cli, halfsync.parent.main as main; main.entry_points(None)"
 
@@ -53,3 +58,22 @@ def test_masking_in_c_comes_without_the_package_around_it(at_start):
     check = "from halfsync.wire import websocket as w; assert w.unmasked is not w.unmasked_in_python"
     later = "import websockets.speedups as s; assert s.apply_mask(b'a', b'1234') == w.unmasked(b'a', b'1234')"
     assert "websockets.speedups" in imported(f"{check}; {later}")
+
+
+@pytest.mark.parametrize("command", ["main", "control"])
+@pytest.mark.parametrize("package", ["click", "msgspec"])
+def test_a_package_that_is_not_installed_is_told_in_a_sentence(command, package):
+    """As with `pip install --no-deps`."""
+    code = f"import sys; sys.modules[{package!r}] = None; from halfsync.start import {command}; {command}()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    name = {"main": "halfsync", "control": "halfsyncctl"}[command]
+    sentence = f"{name}: the package {package}, which it needs, is not in {sys.prefix}: pip install halfsync."
+    assert (ended.stderr.strip(), ended.returncode) == (sentence, 1)
+
+
+def test_what_is_needed_is_what_is_installed():
+    with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
+        wanted = tomllib.load(file)["project"]["dependencies"]
+    assert [re.split(r"[^a-z]", one)[0] for one in wanted] == list(NEEDED)

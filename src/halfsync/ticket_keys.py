@@ -7,7 +7,7 @@ OpenSSL makes keys of its own for each context, so that no other process's, nor 
 can read a ticket; it has a call to set others (SSL_CTX_set_tlsext_ticket_keys), and Python has none. So it is
 called by ctypes, in the very library that Python's `_ssl` uses, with the pointer that an SSLContext begins
 with. That layout is old, but nobody promises it. Hence three guards: it is done with versions alone for which
-this was tried (3.11, 3.12, 3.13); a child that lives for a moment tries it first, with a context of its own,
+this was tried (3.11 to 3.14); a child that lives for a moment tries it first, with a context of its own,
 and reads the keys back (a wrong pointer crashes the child, and nobody else); and where that fails, sessions
 end with their context, which costs clients a full handshake and nothing more.
 
@@ -39,7 +39,7 @@ LIFE = 12 * 3600.0
 SECRET = struct.Struct("d64s")
 """When it was made (seconds since 1970), and what it is."""
 
-CHECKED = ((3, 11), (3, 13))
+CHECKED = ((3, 11), (3, 14))
 """Versions of CPython, from and up to, in whose SSLContext the pointer is where we take it."""
 
 _SIZE = 80

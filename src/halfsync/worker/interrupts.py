@@ -19,6 +19,9 @@ it. They are one while this thread holds the interpreter lock, which others ask 
 that is made long, and the lock is let go of and taken again, so that it starts now. And in the last line, in
 which nothing but a C function is called, it is seen that the thread has not moved since the look.
 
+From Python 3.14 on, what waits in the `__enter__` of a lock, or of anything else in C, would raise it with
+the lock taken and its `with` block not begun, so that nobody lets go of the lock. That is no good moment either.
+
 If it is not a good moment, it is tried again, until `handler_grace` is over. The thread of a handler that
 never runs code of its own gets no exception, and its worker is replaced.
 """
@@ -102,7 +105,9 @@ class Interrupts:
             time.sleep(0.0001)  # lets go of the interpreter lock
             frame = sys._current_frames()[identity]
             place = frame.f_lasti
-            if not is_applications(frame) or sys._current_frames()[identity] is not frame:
+            if not is_applications(frame) or _enters_with(frame):
+                return False
+            if sys._current_frames()[identity] is not frame:
                 return False
             if frame.f_lasti == place and at[identity] is task and set_exception(thread, exception) == 1:
                 return True
@@ -121,6 +126,15 @@ def is_applications(innermost: FrameType) -> bool:
             return frame is not innermost and frame.f_code in CALLERS
         frame = frame.f_back
     return False
+
+
+def _enters_with(frame: FrameType) -> bool:
+    """Whether it is in the call of an `__enter__`, by the instruction before that (two bytes long), which is
+    there from Python 3.14 on."""
+    from opcode import opmap
+
+    before = frame.f_lasti - 2
+    return before >= 0 and frame.f_code.co_code[before] == opmap.get("LOAD_SPECIAL")
 
 
 def can_interrupt() -> bool:
