@@ -93,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     "logresolve": {"logs"},
     "ctl": {"ctl_text", "wire"},
     "ctl_text": set(),
-    "start": {"cli", "early_signals"},
+    "start": {"cli", "ctl", "early_signals"},
     "__main__": {"start"},
     "__init__": {"exceptions"},
 }  # fmt: skip

@@ -20,7 +20,8 @@ that is made long, and the lock is let go of and taken again, so that it starts 
 which nothing but a C function is called, it is seen that the thread has not moved since the look.
 
 From Python 3.14 on, what waits in the `__enter__` of a lock, or of anything else in C, would raise it with
-the lock taken and its `with` block not begun, so that nobody lets go of the lock. That is no good moment either.
+the lock taken and its `with` block not begun, so that nobody lets go of the lock. That is no good moment
+either.
 
 If it is not a good moment, it is tried again, until `handler_grace` is over. The thread of a handler that
 never runs code of its own gets no exception, and its worker is replaced.
