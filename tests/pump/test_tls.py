@@ -9,8 +9,10 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
 import socket
 import ssl
+import struct
 import time
 from dataclasses import replace
 from typing import Any
@@ -818,6 +820,91 @@ def test_a_request_that_comes_with_the_end_of_a_handshake_is_answered_in_the_sam
     assert tls.read(65536).endswith(b"leased")
     assert tls.read(65536) == b""  # a close_notify
     assert len(sends) == 1
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("what", ["all", "a part", "the end", "all and the end", "a reset", "nothing"])
+def test_what_comes_while_openssl_ends_a_handshake(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, version: str, what: str
+):
+    """A request, as most clients send it: it is read at once, and with TLS 1.3 the ticket goes with the
+    response. A client that says nothing yet, or a part, has the ticket at once."""
+    stage.hand(answers=True)
+    raw = Raw(stage)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = client_context(checks=False)
+    context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, f"TLSv1_{version[-1]}")
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="a")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    raw.send(outgoing.read())
+    incoming.write(raw.sock.recv(65536))
+    if version == "1.3":
+        tls.do_handshake()
+    else:
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+    flight = outgoing.read()
+    later = b""
+    shake = TLSTransport.shake
+
+    def shake_and_more_comes(transport: TLSTransport, data: bytes) -> bool:
+        nonlocal later
+        assert shake(transport, data)
+        if version == "1.2":
+            incoming.write(raw.sock.recv(65536))
+            tls.do_handshake()
+        tls.write(get("/x"))
+        wire = outgoing.read()
+        size = {"all": len(wire), "all and the end": len(wire), "a part": 30}.get(what, 0)
+        later = wire[size:]
+        raw.sock.send(wire[:size])
+        if "the end" in what:
+            raw.sock.shutdown(socket.SHUT_WR)
+        if what == "a reset":
+            raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.sock.close()
+        if what != "nothing":
+            assert select.select([transport.plain], [], [], TIMEOUT)[0]
+        return True
+
+    monkeypatch.setattr(TLSTransport, "shake", shake_and_more_comes)
+    sends: list[int] = []
+    transport = the(stage).transport
+    assert isinstance(transport, TLSTransport)
+    give = transport.plain.send
+
+    def send(data: Any, flags: int = 0) -> int:
+        sends.append(len(data))
+        return give(data, flags)
+
+    transport._give = send
+    raw.send(flight)
+    if what in ("the end", "a reset"):
+        stage.until(lambda: not stage.pump.connections, "the end of the connection")
+        (reason,) = stage.pump.endings.counts.closes
+        assert reason in (CloseReason.CLIENT_CLOSED, CloseReason.CLIENT_DISCONNECTED)
+        return
+    if what in ("a part", "nothing"):
+        stage.settle()
+        assert len(sends) == 1
+        raw.sock.send(later)
+    answer = b""
+
+    def is_answered() -> bool:
+        nonlocal answer
+        try:
+            data = raw.sock.recv(65536)
+        except BlockingIOError:
+            return False
+        incoming.write(data)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            answer += tls.read(65536)
+        return answer.endswith(b"GET /x HTTP/1.1\n")
+
+    stage.until(is_answered, "the response")
+    together = "all" in what and version == "1.3"
+    assert len(sends) == (1 if together else 2) + (what == "all and the end")  # and a close_notify
 
 
 def test_nothing_is_waited_for_if_the_client_wants_the_end(stage: Stage):

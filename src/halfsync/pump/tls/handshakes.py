@@ -161,7 +161,7 @@ class Handshakes(BeforeHttp):
             else:
                 done = transport.shake(data)
             if done:
-                self._finished(conn, transport, drained)
+                self._finished(conn, transport, transport.look_further(RECEIVE, emptied=drained))
         except OSError as error:
             self._say_failed(conn, transport, error)
             self.half_open.ended(conn)

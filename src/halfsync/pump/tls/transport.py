@@ -163,9 +163,8 @@ class TLSTransport:
         """Go on with the handshake, after `data` has come. Whether it is done. Raises TLSError (the alert is
         sent), OSError.
 
-        With TLS 1.3 our side is done with the client's last flight, and all that is left to send are tickets.
-        If a request came with that, they go with its response. (Else at once: a client that waits for an
-        acknowledgement before it sends a small segment, Nagle's algorithm, would wait for 40 ms.)"""
+        With TLS 1.3 our side is done with the client's last flight, and all that is left to send are tickets:
+        see `look_further`."""
         self._incoming.write(data)
         inner = self.inner
         try:
@@ -177,11 +176,37 @@ class TLSTransport:
             self._fail()
             raise TLSError(_reason(error)) from None
         self.is_newest = inner.version() == "TLSv1.3"
-        if self._incoming.pending and self.is_newest:
+        if self.is_newest:
             self._held = self._outgoing.pending
         else:
             self._flush_control()
         return True
+
+    def look_further(self, size: int, *, emptied: bool) -> bool:
+        """When the handshake is done: has the client's request come, with its last flight or since? (Most
+        clients send it at once, and OpenSSL takes longer for a ticket than they do.) If so, the tickets go
+        with its response; else at once. (A client that waits for an acknowledgement before it sends a small
+        segment, Nagle's algorithm, would wait for 40 ms.) `emptied`: the kernel had no more when the last
+        flight was read. Gives the same, as it is now. Raises OSError.
+
+        This saves a turn of the loop and a send: 5 to 8 % of a connection for one small file."""
+        if self._incoming.pending or not self.is_newest:
+            return emptied
+        if not emptied:
+            self._flush_control()
+            return False
+        try:
+            raw = self._receive(size)
+        except BlockingIOError:
+            self._flush_control()
+            return True
+        except OSError:
+            return False  # to be found out again, where all reads are
+        if not raw:
+            self._flush_control()
+            return False  # the end, which will be read again
+        self._incoming.write(raw)
+        return len(raw) < size
 
     def take_along(self, size: int, *, emptied: bool) -> bytes:
         """What came together with the client's last part of the handshake, and behind it; b"" if that is
@@ -193,6 +218,7 @@ class TLSTransport:
         try:
             return self._decrypt(size)
         except BlockingIOError:
+            self._flush_control()
             return b""
 
     # --- reading -----------------------------------------------------------------------------------
