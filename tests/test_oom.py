@@ -127,3 +127,24 @@ def test_a_death_names_the_signal_the_counts_and_the_requests_in_flight(tmp_path
     assert re.search(r"was killed by SIGSEGV( and dumped core)?\. Another starts", log)
     assert "1 new OOM kill in its control group, 2 in all" in log
     assert log.count("requests in flight: POST '/hang?as=one&file=never' from 127.0.0.1 (begun: 502)") == 3
+
+
+def test_the_score_is_a_part_of_what_the_group_may_have(group):
+    assert 1 <= oom.score_of(1) <= oom.score_of(oom.LARGER) <= oom.MOST_SCORE
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        group.limit(name, str(1 << 62) if name == "memory.limit_in_bytes" else "max")
+    unlimited = oom.score_of(1 << 20)
+    group.limit("memory.max", str(100 << 20))
+    assert oom.score_of(1 << 20) == 10 >= unlimited
+    assert oom.score_of(oom.LARGER) == oom.MOST_SCORE
+    group.limit("memory.max", "0")
+    assert oom.score_of(oom.LARGER) == oom.MOST_SCORE
+
+
+@pytest.mark.parametrize(("before", "after"), [("0", "30"), ("-500\n", "-470"), ("990", "1000"), ("x", "x")])
+def test_a_process_asks_to_be_killed_sooner(tmp_path, monkeypatch, before, after):
+    monkeypatch.setattr(oom, "SCORE", tmp_path / "score")
+    oom.be_killed_sooner(30)  # where there is no such file
+    oom.SCORE.write_text(before)
+    oom.be_killed_sooner(30)
+    assert oom.SCORE.read_text() == after

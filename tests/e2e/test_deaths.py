@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -182,3 +183,13 @@ def test_an_application_that_dies_at_every_start_after_a_good_one_is_tried_with_
             waiting.send(request("/"))
             (tmp_path / "bad").unlink()
             assert waiting.answer().body == b"fine"
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["forked", "preloaded"])
+def test_if_memory_runs_out_the_parent_is_not_the_first_to_be_killed(tmp_path, preload):
+    """The kernel kills whoever has most, by this score; all of them may be of about one size."""
+    with serving(tmp_path, "story:app", *preload) as server:
+        server.until(lambda: server.workers("story:app"))
+        pids = [server.process.pid, server.pump, server.workers("story:app")[0]]
+        parent, pump, worker = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids]
+        assert parent < pump <= worker <= parent + 100 or parent > 900

@@ -29,7 +29,7 @@ import msgspec
 from halfsync import channel, early_signals, prctl
 from halfsync.command_line import CommandLine
 from halfsync.logs import error
-from halfsync.parent import privileges, signals
+from halfsync.parent import oom, privileges, signals
 from halfsync.parent.forking import Mask, forked
 from halfsync.wire import upgrade
 
@@ -53,6 +53,7 @@ class Start(msgspec.Struct, frozen=True):
     log_format: str
     gains_no_privileges: bool = True
     umask: int | None = None
+    oom_score: int = 0  # see oom.py
 
 
 def fork(start: Start) -> int:
@@ -102,6 +103,8 @@ def _child_main(start: Start, parent: int, mask: Mask) -> NoReturn:
         signals.reset_in_child()
         error.be(start.name, start.log_level, start.log_format)
         close_all_but([*start.keep, error.descriptor()])
+        if start.oom_score:
+            oom.be_killed_sooner(start.oom_score)
         if start.identity is not None:
             privileges.drop(start.identity)
         if start.gains_no_privileges:

@@ -17,7 +17,7 @@ import msgspec
 from halfsync import channel
 from halfsync.folders import here, here_in_words
 from halfsync.logs.error import log
-from halfsync.parent import processes
+from halfsync.parent import oom, processes
 from halfsync.parent.children import NEVER, UNKNOWN, Child, Role
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.pools import Generation, WorkerPool
@@ -165,6 +165,7 @@ class Spawner:
             return entry(theirs)
 
         settings = plan.settings
+        score = oom.score_of(oom.LARGER)
         start = processes.Start(
             name,
             processes.title(settings.name, role.value),
@@ -176,6 +177,7 @@ class Spawner:
             # The pump starts no programs. An application may, and only root's service promises not to.
             role is Role.PUMP or (settings.no_new_privs and self._identity is not None),
             None if settings.umask is None else octal("umask", settings.umask),
+            score if role is not Role.PUMP else -(-score // 2),
         )
         try:
             pid = processes.fork(start)
