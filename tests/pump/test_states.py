@@ -31,6 +31,7 @@ from halfsync.pump.states import (
     TunnelState,
 )
 from halfsync.pump.tunnel_ends import TunnelEnds
+from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.pump.harness import Client, Stage, get, skip_with_records, skip_with_single_bytes
 from tests.pump.tls_ends import TLSSocket, certificates
@@ -182,6 +183,16 @@ def awaited(stage: Stage) -> Client:
 def offered(stage: Stage) -> Client:
     """It has got one byte more, and not taken it."""
     client = awaited(stage)
+    client.send(b"l")
+    return client
+
+
+def offered_of_a_large_body(stage: Stage) -> Client:
+    """The same, and the body has more than a block to come."""
+    client = stage.client()
+    client.send(UPLOAD.replace(b"Length: 5", b"Length: %d" % (2 * BLOCK_SIZE)))
+    stage.hand().take()
+    stage.hands[-1].ask(its_task(stage))
     client.send(b"l")
     return client
 
@@ -425,7 +436,7 @@ SCENARIOS: dict[str, tuple[Before, Then]] = {
     named(B.AWAITED, W.PIECE): (awaited, sends(b"l")),
     named(B.AWAITED, W.LAST): (awaited, sends(b"llo")),
     named(B.AWAITED, W.DROPPED): (awaited, it_is_not_read),
-    named(B.OFFERED, W.PIECE): (offered, sends(b"l")),
+    named(B.OFFERED, W.PIECE): (offered_of_a_large_body, sends(bytes(BLOCK_SIZE))),
     named(B.OFFERED, W.TAKEN): (offered, it_is_taken),
     named(B.OFFERED, W.LAST): (offered, sends(b"lo")),
     named(B.OFFERED, W.DROPPED): (offered, it_is_not_read),
