@@ -56,16 +56,20 @@ demo: $(VENV)/made-demo
 
 # Most tests wait for processes rather than for a core, hence more of pytest's workers than cores:
 # on 2 cores 4 take 5 minutes, where one takes over 15. ARGS="-n 0" runs them one after another.
-test: $(VENV)/made-dev
-	$(PY) -m pytest -n 4 --dist worksteal $(ARGS)
+# The plugins are those of packages that are here for another reason, and take each worker 2 s to load.
+PARALLEL := -n 4 --dist worksteal -p no:anyio -p no:faker
 
-# The tests of the pump and the end-to-end tests over each transport of tests/pump/transports.py; `make test`
-# runs a part of them so. `make transport-bytes ARGS=--lf`: over that one, what failed there last time.
-transports: transport-bytes transport-records
+test: $(VENV)/made-dev
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
+
+# The tests of the pump and the end-to-end tests over each transport of tests/pump/transports.py, also if some
+# fail over the first; `make test` runs a part of them so. `make transport-bytes ARGS=--lf`: over that one,
+# what failed there last time.
+transports: $(VENV)/made-dev
+	$(PY) -m tests.over_transports -- $(PARALLEL) $(ARGS)
 
 transport-bytes transport-records: transport-%: $(VENV)/made-dev
-	HALFSYNC_TEST_TRANSPORT=$* $(PY) -m pytest -n 4 --dist worksteal -o cache_dir=.pytest_cache/$* \
-		tests/pump tests/e2e $(ARGS)
+	$(PY) -m tests.over_transports $* -- $(PARALLEL) $(ARGS)
 
 faults: $(VENV)/made-dev
 	$(PY) -m faults $(ARGS)

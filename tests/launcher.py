@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent / "src"
 APPS = HERE / "e2e/apps"
+TRANSPORTS = HERE / "pump/transports.py"
 PATHS = (str(SOURCES), str(APPS))
 MARK = "HALFSYNC_STORY"
 _MOST = 1 << 20  # bytes of a request: an environment is the largest thing in it
@@ -84,15 +85,18 @@ def launch(
     output: int,
     errors: int,
     own_group: bool = False,
+    transport: str | None = None,
 ) -> Launched:
     """`python` with these arguments: `-m module ...`, or a script and what follows. Its standard input is
-    empty. `own_group`: it begins a process group."""
+    empty. `own_group`: it begins a process group. `transport`: its servers have that one of
+    pump/transports.py."""
     return _launcher().start(
         {
             "arguments": list(arguments),
             "folder": str(folder),
             "environment": dict(environment),
             "own_group": own_group,
+            "transport": transport,
         },
         (output, errors),
     )
@@ -227,6 +231,8 @@ def become(wanted: dict[str, Any], descriptors: list[int]) -> None:
     arguments = wanted["arguments"]
     sys.orig_argv = [sys.executable, *arguments]
     _note_the_start()
+    if wanted["transport"] is not None:
+        runpy.run_path(str(TRANSPORTS))["install"](wanted["transport"])
     if arguments[0] == "-m":
         sys.argv = ["-m", *arguments[2:]]
         sys.path.insert(0, wanted["folder"])

@@ -7,7 +7,7 @@ them carry a mark in their environment, by which even orphans are found.
 
 Since there are hundreds of servers, most are forked from a process that has imported the code
 (tests/launcher.py). `serving_by_command` starts one by its command, as users do; so do all tests that give it
-a variable that matters before its first line, start it through another program, or use another transport.
+a variable that matters before its first line, or start it through another program.
 
 Nothing here sleeps to let something happen; `until` polls a condition, with a deadline.
 """
@@ -35,11 +35,10 @@ import pytest
 
 from faults.tree import Mark, is_alive, state
 from tests.launcher import APPS as APPS
-from tests.launcher import MARK, PATHS, Launched, launch
+from tests.launcher import MARK, PATHS, TRANSPORTS, Launched, launch
 from tests.launcher import SOURCES as SOURCES
 
 HERE = Path(__file__).parent
-TRANSPORTS = HERE.parent / "pump/transports.py"
 
 WITH_TRANSPORT = """
 import os, runpy, sys
@@ -55,9 +54,14 @@ READ_BEFORE = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_")
 """What variables begin with that the interpreter and the C library read when they start."""
 
 
+def transport() -> str | None:
+    """The name of one that servers have in place of the plain socket."""
+    return os.environ.get("HALFSYNC_TEST_TRANSPORT")
+
+
 def command() -> list[str]:
-    """What starts a server. HALFSYNC_TEST_TRANSPORT names a transport in place of the plain socket."""
-    if (name := os.environ.get("HALFSYNC_TEST_TRANSPORT")) is None:
+    """What starts a server, with that transport."""
+    if (name := transport()) is None:
         return COMMAND
     return [sys.executable, "-c", WITH_TRANSPORT.format(path=str(TRANSPORTS), name=name)]
 
@@ -89,7 +93,7 @@ def pattern(size: int) -> bytes:
 
 def large(size: int) -> int:
     """The size of a large body: an eighth where it is read in small pieces (HALFSYNC_TEST_TRANSPORT)."""
-    return size // 8 if "HALFSYNC_TEST_TRANSPORT" in os.environ else size
+    return size // 8 if transport() is not None else size
 
 
 def digest(data: bytes) -> str:
@@ -129,14 +133,14 @@ class Server:
             self._mark.variable: self._mark.value,
             **environment,
         }
-        start = [*(program or command()), "--log-level", "debug", *arguments]
-        by_command = by_command or bool(through or program) or command() != COMMAND
+        more = ["--log-level", "debug", *arguments]
+        by_command = by_command or bool(through or program)
         by_command = by_command or any(name.startswith(READ_BEFORE) for name in environment)
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process: subprocess.Popen[bytes] | Launched
             if by_command:
                 self.process = subprocess.Popen(
-                    [*through, *start],
+                    [*through, *(program or command()), *more],
                     cwd=folder,
                     env=whole,
                     stdin=subprocess.DEVNULL,
@@ -145,11 +149,12 @@ class Server:
                 )
             else:
                 self.process = launch(
-                    start[1:],
+                    [*COMMAND[1:], *more],
                     folder=folder,
                     environment=whole,
                     output=output.fileno(),
                     errors=errors.fileno(),
+                    transport=transport(),
                 )
 
     def log(self) -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import TRANSPORTS, Server
+from tests.e2e.harness import Server, serving, serving_by_command
 from tests.e2e.test_http import *  # noqa: F403 (each is run here with every transport)
 from tests.e2e.test_http import serving_site
 from tests.e2e.test_pipelining import serving_leased, test_leased_and_unleased_ones_mixed_on_many_connections
 from tests.e2e.test_reconfigure import test_listeners_come_and_go
+from tests.pump.transports import TRANSPORTS, is_installed
 
 __all__ = ["test_leased_and_unleased_ones_mixed_on_many_connections", "test_listeners_come_and_go"]
 
@@ -41,7 +41,8 @@ def server(_transport: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield server
 
 
-def test_the_server_was_started_with_it(site: Server):
-    arguments = Path(f"/proc/{site.pump}/cmdline").read_bytes()
-    name = os.environ["HALFSYNC_TEST_TRANSPORT"]
-    assert f"runpy.run_path({str(TRANSPORTS)!r})['install']({name!r})".encode() in arguments
+@pytest.mark.parametrize("start", [serving, serving_by_command], ids=["forked", "by command"])
+def test_the_server_was_started_with_it(tmp_path, start):
+    with start(tmp_path, "story:app") as server:
+        has = [name for name in TRANSPORTS if is_installed(name, server.pump)]
+        assert has == [os.environ["HALFSYNC_TEST_TRANSPORT"]]
