@@ -37,23 +37,6 @@ NOT_REPEATED = {
         "e2e/test_http2_tls.py",
         "e2e/test_https.py",
     ),
-    "it is about processes, files or logs, and looks at small responses at most": (
-        "e2e/test_acme.py",
-        "e2e/test_being_told.py",
-        "e2e/test_descriptors.py",
-        "e2e/test_error_log.py",
-        "e2e/test_habits.py",
-        "e2e/test_missing.py",
-        "e2e/test_privileges.py",
-        "e2e/test_reload_on_change.py",
-        "e2e/test_scoreboard.py",
-        "e2e/test_serving.py",
-        "e2e/test_settings_and_users.py",
-        "e2e/test_starting.py",
-        "e2e/test_syslog.py",
-        "e2e/test_systemd.py",
-        "e2e/test_upgrade_probe.py",
-    ),
 }
 """Files of tests, by why a transport makes no difference to them."""
 
