@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from halfsync.certificates import INTERMEDIATE
+from halfsync.tls.certificates import INTERMEDIATE
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT = 20.0  # seconds until a server must answer

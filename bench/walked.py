@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 import halfsync
-from halfsync.cli import main
+from halfsync.commands.cli import main
 
 SOURCE = str(Path(halfsync.__file__).resolve().parent) + os.sep
 NOT_FUNCTIONS = "<"

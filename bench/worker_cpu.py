@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan
+from halfsync.plan.plan import Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     MAX_PACKET,

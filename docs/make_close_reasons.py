@@ -1,10 +1,10 @@
-"""Writes docs/reference/close-reasons.md from the table in halfsync.pump.closes."""
+"""Writes docs/reference/close-reasons.md from the table in halfsync.wire.closes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from halfsync.pump.closes import CloseReason
+from halfsync.wire.closes import CloseReason
 
 PAGE = Path(__file__).resolve().parent / "reference/close-reasons.md"
 

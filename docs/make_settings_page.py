@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halfsync.at_reload import NEEDS_RESTART
-from halfsync.cli import in_words
+from halfsync.commands.cli import in_words
+from halfsync.plan.at_reload import NEEDS_RESTART
 from halfsync.settings.rows import ROWS, Row
 from halfsync.settings.table import SECTIONS
-from halfsync.toml_text import in_toml
+from halfsync.settings.toml_text import in_toml
 
 PAGE = Path(__file__).with_name("settings.md")
 

@@ -9,11 +9,11 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from halfsync.forwarded import Trust
 from halfsync.handlers.asgi import ASGIHandler
+from halfsync.http.forwarded import Trust
+from halfsync.http.response import Head
 from halfsync.objects import File, Memory
-from halfsync.plan import Kind, Listener, RoutePlan
-from halfsync.response import Head
+from halfsync.plan.plan import Kind, Listener, RoutePlan
 from halfsync.wire.messages import Ending, Piece, Reply, StreamedTask, Task, decode_replies, encode
 
 LISTENERS = (

@@ -172,7 +172,7 @@ class _Marker:
 
 def serve(connection: socket.socket) -> None:
     """Until nobody asks any more."""
-    import halfsync.cli
+    import halfsync.commands.cli
     import halfsync.parent.main
 
     halfsync.parent.main.entry_points(None)  # type: ignore[arg-type]
@@ -247,9 +247,9 @@ def _note_the_start() -> None:
     """What the server notes when it is imported."""
     import time
 
-    import halfsync.parent.overview
+    import halfsync.parent.status.overview
 
-    vars(halfsync.parent.overview)["_STARTED"] = time.monotonic()
+    vars(halfsync.parent.status.overview)["_STARTED"] = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -16,19 +16,21 @@ import sys
 import time
 from typing import Any
 
-from halfsync import channel, prctl
-from halfsync.layout import work_out
+from halfsync import channel
 from halfsync.logs import error
-from halfsync.parent import listeners, processes
+from halfsync.parent import listeners
 from halfsync.parent import supervisor as supervisor_module
 from halfsync.parent.limits import LAST_WORD
 from halfsync.parent.logfiles import AccessLogFile
-from halfsync.parent.reconfigure import Reconfiguration
-from halfsync.parent.spawn import EntryPoints
+from halfsync.parent.reload.reconfigure import Reconfiguration
 from halfsync.parent.supervisor import Supervisor
-from halfsync.plan import Plan
+from halfsync.parent.workers import processes
+from halfsync.parent.workers.spawn import EntryPoints
+from halfsync.plan.layout import work_out
+from halfsync.plan.plan import Plan
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
+from halfsync.system import prctl
 from halfsync.wire.messages import (
     Attach,
     Changed,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from halfsync import tls_facts
 from halfsync.objects import Memory
+from halfsync.tls import facts as tls_facts
 from halfsync.wire.messages import (
     ABORTED,
     BODY_WINDOW,

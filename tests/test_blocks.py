@@ -8,7 +8,7 @@ import resource
 
 from halfsync import channel
 from halfsync.objects import Memory, SimpleObject
-from halfsync.parent import joins
+from halfsync.parent.workers import joins
 from halfsync.pump.blocks import LentBlocks
 from halfsync.wire.blocks import (
     AREA,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from halfsync.parent.control_socket import (
+from halfsync.parent.service.control_socket import (
     CROWDED,
     MOST_CLIENTS,
     MOST_UNREAD,

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from halfsync.counts import (
+from halfsync.parent.status import counted
+from halfsync.parent.status.counted import CountsForNext, CountsFromBefore, carry, gathered
+from halfsync.scoreboard.counts import (
     BYTES_SENT,
     CLOSED_FOR,
     LEASE_HITS,
@@ -18,9 +20,7 @@ from halfsync.counts import (
     History,
     PoolCounts,
 )
-from halfsync.parent import counted
-from halfsync.parent.counted import CountsForNext, CountsFromBefore, carry, gathered
-from halfsync.scoreboard import POOLS, SAMPLES, TIMES, Scoreboard
+from halfsync.scoreboard.scoreboard import POOLS, SAMPLES, TIMES, Scoreboard
 from halfsync.wire.upgrade import Counted, CountedPool
 
 POOL_NAMES = ["built-in", "app:app", "shop:app"]

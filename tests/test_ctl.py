@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from halfsync import ctl
+from halfsync.commands import ctl
 
 LONG = 60.0
 

@@ -34,9 +34,9 @@ import pytest
 
 from halfsync.habits.table import BY_GUNICORN_NAME, TABLE
 from halfsync.logs.formats import NAMED, compile_format
-from halfsync.pump.closes import CloseReason
 from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.sources import TABLES
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import LogRecord
 from tests.ports import free_port
 

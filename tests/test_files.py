@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, seconds, span
-from halfsync.handlers.types import content_type
-from halfsync.stamps import REST, stamp_of
+from halfsync.http.content_types import content_type
+from halfsync.system.stamps import REST, stamp_of
 from tests.worker_stage import Stage
 
 TEXT = b"0123456789" * 10

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from halfsync.layout import target_of, work_out
-from halfsync.plan import Kind
+from halfsync.plan.layout import target_of, work_out
+from halfsync.plan.plan import Kind
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.worker.importing import CannotImport, load

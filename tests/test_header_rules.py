@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halfsync.header_rules import HeaderRule, HeaderRules, nearest
+from halfsync.http.header_rules import HeaderRule, HeaderRules, nearest
 from halfsync.settings.errors import Mistakes
 from halfsync.settings.headers import header_rules, in_table
 from halfsync.settings.places import Place

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from halfsync.error_pages import ErrorPage, ErrorPages
 from halfsync.handlers.asgi_intercepting import InterceptedASGI
 from halfsync.handlers.wsgi_intercepting import InterceptedWSGI
 from halfsync.handlers.wsgi_iterables import FileWrapper
+from halfsync.http.error_pages import ErrorPage, ErrorPages
 
 PAGES = ErrorPages(
     [

@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from halfsync.logresolve import Resolving, address_in, with_name
+from halfsync.commands.logresolve import Resolving, address_in, with_name
 from halfsync.logs import names
 from halfsync.logs.formats import compile_format
 from halfsync.logs.names import Names
 from halfsync.logs.writer import AccessLogWriter
-from halfsync.primitives import socket
+from halfsync.system.primitives import socket
 from halfsync.wire.messages import LogRecord
 from tests.e2e.harness import serving
 

@@ -17,7 +17,7 @@ import pytest
 
 from halfsync.logs.formats import compile_format, needs_cookie, needs_times
 from halfsync.logs.writer import AccessLogWriter
-from halfsync.pump.closes import CloseReason
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import LogRecord, LogTask
 from tests.worker_stage import Stage
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from halfsync.parent import oom
-from halfsync.parent.oom import OOMKills
+from halfsync.parent.workers import oom
+from halfsync.parent.workers.oom import OOMKills
 from tests.e2e.harness import kill, serving
 
 V2 = "low 0\nhigh 3\nmax 7\noom 2\noom_kill {}\noom_group_kill 0\n"
@@ -93,7 +93,7 @@ import runpy, sys
 from pathlib import Path
 folder = sys.argv[1]
 del sys.argv[:4]  # and what starts it as a program of its own
-from halfsync.parent import oom
+from halfsync.parent.workers import oom
 oom.GROUPS, oom.MOUNTED = Path(folder, "cgroup"), Path(folder, "mounted")
 runpy.run_module("halfsync", run_name="__main__", alter_sys=True)
 """

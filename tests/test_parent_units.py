@@ -17,18 +17,19 @@ import pytest
 
 from halfsync import channel
 from halfsync.logs import error
-from halfsync.parent import joins, listeners, privileges, processes
-from halfsync.parent.backoff import DELAYS, Backoff
-from halfsync.parent.children import Child, ProtocolError, Role
+from halfsync.parent import listeners, privileges
 from halfsync.parent.logfiles import AccessLogFile
-from halfsync.parent.pidfile import PidFile
-from halfsync.parent.reaping import UnknownChildren
-from halfsync.parent.staffing import Staffing
+from halfsync.parent.service.pidfile import PidFile
+from halfsync.parent.service.systemd import Notifier
+from halfsync.parent.service.watchdog import Watchdog
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
-from halfsync.parent.systemd import Notifier
 from halfsync.parent.tree import Tree
-from halfsync.parent.watchdog import Watchdog
-from halfsync.plan import Plan, PoolPlan
+from halfsync.parent.workers import joins, processes
+from halfsync.parent.workers.backoff import DELAYS, Backoff
+from halfsync.parent.workers.children import Child, ProtocolError, Role
+from halfsync.parent.workers.reaping import UnknownChildren
+from halfsync.parent.workers.staffing import Staffing
+from halfsync.plan.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import messages

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import msgspec
 
-from halfsync import plan_codec
-from halfsync.at_reload import NEEDS_RESTART, kept
-from halfsync.parent.reconfigure import aligned
-from halfsync.plan import FileRules, Kind, Listener, Plan, PoolPlan, RoutePlan
+from halfsync.parent.reload.reconfigure import aligned
+from halfsync.plan import codec as plan_codec
+from halfsync.plan.at_reload import NEEDS_RESTART, kept
+from halfsync.plan.plan import FileRules, Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.table import Settings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from halfsync.header_rules import HeaderRule, HeaderRules
-from halfsync.response import Head, head_of
+from halfsync.http.header_rules import HeaderRule, HeaderRules
+from halfsync.http.response import Head, head_of
 from halfsync.wire.messages import Reply, decode_replies, one_by_one
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.outbox import Outbox

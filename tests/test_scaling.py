@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from halfsync import cores
-from halfsync.layout import target_of, work_out
-from halfsync.parent.pools import WorkerPool
-from halfsync.parent.scaling import SURPLUS, Scaling
-from halfsync.plan import Plan, PoolPlan, ScalePlan
+from halfsync.parent.workers.pools import WorkerPool
+from halfsync.parent.workers.scaling import SURPLUS, Scaling
+from halfsync.plan.layout import target_of, work_out
+from halfsync.plan.plan import Plan, PoolPlan, ScalePlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.sources import load
+from halfsync.system import cores
 
 # --- what the settings mean
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from halfsync.counts import REFUSALS, Counts, History, PoolCounts
-from halfsync.parent.process_rows import FreeRows
-from halfsync.scoreboard import (
+from halfsync.parent.status.process_rows import FreeRows
+from halfsync.scoreboard.counts import REFUSALS, Counts, History, PoolCounts
+from halfsync.scoreboard.scoreboard import (
     CONTENT,
     HALF,
     POOLS,

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from halfsync.layout import target_of, work_out
-from halfsync.plan import FileRules, Kind
+from halfsync.plan.layout import target_of, work_out
+from halfsync.plan.plan import FileRules, Kind
 from halfsync.settings.errors import SettingError
 from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.sources import Loaded, load

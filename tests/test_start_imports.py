@@ -13,7 +13,7 @@ import pytest
 
 from halfsync.start import NEEDED
 
-BEGIN = "import halfsync.cli, halfsync.parent.main as main; main.entry_points(None)"
+BEGIN = "import halfsync.commands.cli, halfsync.parent.main as main; main.entry_points(None)"
 
 COSTLY = {
     "asyncio": "is imported by a worker that has an event loop",

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from halfsync.store_url import StoreUrl, parse_store_url
+from halfsync.settings.store_url import StoreUrl, parse_store_url
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from halfsync.response import ClientDisconnectedError
+from halfsync.http.response import ClientDisconnectedError
 from halfsync.wire.messages import BODY_WINDOW, Ending, Piece, StreamedTask, encode
 from halfsync.worker.main import WatchThread
 from halfsync.worker.streamed import BodyCutError, StreamedBodies, StreamedBody

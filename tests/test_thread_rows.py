@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from halfsync.parent.thread_rows import TRIES, ThreadRows
+from halfsync.parent.workers.thread_rows import TRIES, ThreadRows
 from halfsync.wire.messages import SCOREBOARD_BYTES, SCOREBOARD_SLOTS, Ending, LogTask
 from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, at_work, idle, paired, rows_of
 from tests.e2e.harness import until

@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from halfsync.pump.tls.facts import in_text
-from halfsync.tls_facts import ClientCertificate, TLSFacts, encode, variables
+from halfsync.tls.facts import ClientCertificate, TLSFacts, encode, variables
 
 LONG_NAMES = {
     NameOID.COUNTRY_NAME: "countryName",

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from halfsync.header_rules import HeaderRule
-from halfsync.layout import Layout, work_out
+from halfsync.http.header_rules import HeaderRule
 from halfsync.parent import listeners
+from halfsync.plan.layout import Layout, work_out
 from halfsync.settings.errors import SettingError
 from halfsync.settings.sources import Loaded, load
 

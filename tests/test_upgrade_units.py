@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from halfsync import channel
-from halfsync.parent import predecessor
-from halfsync.parent.probes import SECONDS, NotServed, Probes
 from halfsync.parent.signals import TWICE, Doubles
+from halfsync.parent.upgrade import predecessor
+from halfsync.parent.upgrade.probes import SECONDS, NotServed, Probes
 from halfsync.settings.errors import SettingError
 from halfsync.settings.probes import MOST, probes_of
 from halfsync.wire import upgrade

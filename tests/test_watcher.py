@@ -14,10 +14,10 @@ from threading import Thread
 import pytest
 
 from halfsync import channel
-from halfsync.cli import main
-from halfsync.plan import Plan, PoolPlan
-from halfsync.seen_files import seen
+from halfsync.commands.cli import main
+from halfsync.plan.plan import Plan, PoolPlan
 from halfsync.settings.table import Settings
+from halfsync.system.seen_files import seen
 from halfsync.watcher import code
 from halfsync.watcher.files import SingleFiles
 from halfsync.watcher.main import run

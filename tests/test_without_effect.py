@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from halfsync.layout import target_of, work_out
+from halfsync.plan.layout import target_of, work_out
+from halfsync.plan.without_effect import NEEDS, without_effect
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sources import load
-from halfsync.without_effect import NEEDS, without_effect
 from tests.command_line import command
 from tests.e2e.harness import serving
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 
-from halfsync import channel, prctl
-from halfsync.plan import Kind, Plan, PoolPlan, RoutePlan
+from halfsync import channel
+from halfsync.plan.plan import Kind, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
+from halfsync.system import prctl
 from halfsync.wire.messages import (
     SCOREBOARD_BYTES,
     Attach,

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from halfsync.http.response import Head
 from halfsync.objects import File, Memory
-from halfsync.response import Head
-from halfsync.temporary_files import temporary_file
+from halfsync.system.temporary_files import temporary_file
 from halfsync.wire.messages import MAX_PACKET, Ending, Nudge, Part, Reply, Task
 from halfsync.worker.bodies import ResponseLimits, TaskReplier
 from halfsync.worker.outbox import Outbox

@@ -20,7 +20,7 @@ from wsgiref.validate import validator
 import pytest
 
 from halfsync.objects import File
-from halfsync.stamps import stamp_of
+from halfsync.system.stamps import stamp_of
 from halfsync.wire.messages import Ending
 from tests.worker_stage import Stage
 

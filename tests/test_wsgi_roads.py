@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from halfsync.handlers import wsgi_response
-from halfsync.response import head_of
+from halfsync.http.response import head_of
 from halfsync.wire.messages import (
     MAX_PACKET,
     SCOREBOARD_SLOTS,

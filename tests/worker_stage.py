@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from halfsync.header_rules import HeaderRule
+from halfsync.http.header_rules import HeaderRule
 from halfsync.objects import SAME_FILE, File, Memory
-from halfsync.plan import BUILT_IN, FileRules, Kind, Listener, Plan, PoolPlan, RoutePlan
+from halfsync.plan.plan import BUILT_IN, FileRules, Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,

@@ -14,8 +14,8 @@ import mmap
 from enum import Enum
 from typing import cast
 
-from halfsync.primitives import os, socket
-from halfsync.temporary_files import out_of_reach
+from halfsync.system.primitives import os, socket
+from halfsync.system.temporary_files import out_of_reach
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from halfsync.stamps import Stamp
+from halfsync.system.stamps import Stamp
 
 SAME_FILE = -1
 """In a message, `File.fd` with this value means the file that this response's last `File` named."""

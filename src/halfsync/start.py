@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from halfsync.early_signals import hold
+from halfsync.system.early_signals import hold
 
 hold()  # before anything else
 
@@ -20,7 +20,7 @@ NEEDED = ("click", "httptools", "msgspec")
 
 def main() -> NoReturn:
     try:
-        from halfsync.cli import main as run
+        from halfsync.commands.cli import main as run
     except KeyboardInterrupt:  # Ctrl-C, which comes too early for a sentence
         os._exit(INTERRUPTED)
     except ModuleNotFoundError as missing:
@@ -30,7 +30,7 @@ def main() -> NoReturn:
 
 def control() -> NoReturn:
     try:
-        from halfsync.ctl import main as run
+        from halfsync.commands.ctl import main as run
     except ModuleNotFoundError as missing:
         fail("halfsyncctl", missing)
     run()

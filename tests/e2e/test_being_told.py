@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from halfsync.parent import progress
+from halfsync.parent.reload import progress
 from halfsync.pump import stopping
 from tests.e2e.harness import Server, request, serving
 

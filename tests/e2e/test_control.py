@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from halfsync.parent.control_socket import MOST_CLIENTS
+from halfsync.parent.service.control_socket import MOST_CLIENTS
 from halfsync.wire.control import MAX_LINE
 from tests.e2e.harness import LONG, Server, request, serving
 
@@ -44,7 +44,7 @@ def ctl(
     server: Server, *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "halfsync.ctl", *arguments],
+        [sys.executable, "-m", "halfsync.commands.ctl", *arguments],
         cwd=server.errors.parent,
         env={**os.environ, **(environment or {})},
         capture_output=True,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from halfsync import channel
-from halfsync.parent import joins
+from halfsync.parent.workers import joins
 from tests.e2e.harness import AT_ONCE, LONG, pattern, request
 from tests.e2e.harness import serving_by_command as serving
 

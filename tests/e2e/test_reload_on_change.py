@@ -171,7 +171,7 @@ def test_ctrl_c_ends_all_at_once(tmp_path):
 
 
 def test_without_watchfiles_one_sentence(tmp_path):
-    blocked = "import sys; sys.modules['watchfiles'] = None; import halfsync.cli as c; c.main()"
+    blocked = "import sys; sys.modules['watchfiles'] = None; import halfsync.commands.cli as c; c.main()"
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
     done = subprocess.run(
         [sys.executable, "-c", blocked, "--reload", "app:app"],

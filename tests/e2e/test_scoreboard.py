@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from halfsync.ctl import ask
+from halfsync.commands.ctl import ask
 from halfsync.wire.control import ControlRequest
 from tests.e2e.harness import Server, frozen, kill, request, serving
 from tests.e2e.test_status import LOOP

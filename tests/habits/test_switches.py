@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halfsync.cli import parsed
+from halfsync.commands.cli import parsed
 from halfsync.habits.switches import without_values
 
 DEFLATE = "--ws-per-message-deflate"

@@ -30,17 +30,17 @@ from unittest import mock
 import msgspec
 import pytest
 
-from halfsync.certificates import Certificates
 from halfsync.objects import SimpleObject
-from halfsync.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
+from halfsync.plan.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
 from halfsync.pump import acceptor as acceptor_module
 from halfsync.pump import clock as clock_module
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.loop import Pump
 from halfsync.pump.pools.workers import Worker
 from halfsync.pump.transport import PlainTransport
 from halfsync.settings.table import Settings
+from halfsync.tls.certificates import Certificates
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     BODY_WINDOW,
     MAX_DESCRIPTORS,

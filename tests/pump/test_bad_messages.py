@@ -11,7 +11,7 @@ import pytest
 
 from halfsync import channel
 from halfsync.objects import SAME_FILE, File, Memory, Pipe
-from halfsync.parent import joins
+from halfsync.parent.workers import joins
 from halfsync.pump.checks import MAX_OUT
 from halfsync.wire.messages import Ending, Part, Reply, Task
 from tests.pump.harness import Client, Hand, Stage, get, no_descriptor_left

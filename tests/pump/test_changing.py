@@ -10,9 +10,9 @@ import pytest
 
 from halfsync.objects import File
 from halfsync.pump.changing import FileCopy
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.leases.leased import MAX_COPY
-from halfsync.stamps import is_same_content, stamp_of
+from halfsync.system.stamps import is_same_content, stamp_of
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Lease
 from tests.certificates import client_context
 from tests.pump.harness import Hand, Stage, get, no_descriptor_left, transport

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from halfsync.plan import Kind, RoutePlan
-from halfsync.pump.closes import CloseReason
+from halfsync.plan.plan import Kind, RoutePlan
 from halfsync.pump.transport import RECV_SIZE
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Lease, Part
 from tests.pump.harness import BUILT_IN, Client, Stage, get, no_descriptor_left, skip_with_records
 

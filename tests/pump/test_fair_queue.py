@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from halfsync.plan import Kind, Limits, RoutePlan
+from halfsync.plan.plan import Kind, Limits, RoutePlan
 from halfsync.pump.connection import Exchange, Route
 from halfsync.pump.pools.costs import ALIKE, COUNTED, MOST, PART, REMEMBERED, Costs, class_of, kind_of
 from halfsync.pump.pools.queues import FairQueue, NewestFirst, Queue

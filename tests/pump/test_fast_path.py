@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from halfsync.counts import PoolCounts
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.pools.dispatch import Dispatcher
 from halfsync.pump.pools.replies import Replies
 from halfsync.pump.pools.workers import Pool, Worker
 from halfsync.pump.states import ConnectionState, ExchangeState
 from halfsync.pump.transport import FIRST_READ
+from halfsync.scoreboard.counts import PoolCounts
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     ALIKE_TAG,
     MOST_SLOTS,

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from halfsync.pump import loop
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.leases.known_heads import cut_cookie
+from halfsync.wire.closes import CloseReason
 from tests.pump import tls_ends
 from tests.pump.harness import TIMEOUT, Stage, get
 

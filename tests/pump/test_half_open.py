@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import HANDSHAKE
 from halfsync.pump.tls.half_open import SILENCE, HalfOpen
 from halfsync.pump.tls.handshakes import MAX_BUFFERED
 from halfsync.pump.tls.transport import TLSTransport
+from halfsync.wire.closes import CloseReason
 from tests.pump.harness import Client, Stage, get
 from tests.pump.test_tls import Raw, hello
 from tests.pump.tls_ends import certificates

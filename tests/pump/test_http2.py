@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from halfsync.objects import File, Memory, Pipe
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.reconfigure import PlanChange
-from halfsync.stamps import stamp_of
+from halfsync.system.stamps import stamp_of
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get, no_descriptor_left
 from tests.pump.http2_client import Http2Client, RawHttp2, prompt

@@ -13,10 +13,10 @@ import pytest
 from hpack import Encoder, NeverIndexedHeaderTuple
 
 from halfsync.objects import File
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.http2.leased import Http2Leased
 from halfsync.pump.http2.output import AHEAD
 from halfsync.pump.http2.streams import Session
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.hpack import Decoder
 from halfsync.wire.messages import Lease
 from tests.pump.harness import Hand, Stage, skip_with_records, skip_with_single_bytes

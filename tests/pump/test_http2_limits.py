@@ -9,9 +9,9 @@ import pytest
 
 from halfsync.logs import error
 from halfsync.objects import Memory
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.http2.output import AHEAD
 from halfsync.pump.http2.streams import Session
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get
 from tests.pump.http2_client import Http2Client, RawHttp2

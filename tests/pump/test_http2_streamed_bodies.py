@@ -11,9 +11,9 @@ import pytest
 
 from halfsync.objects import Memory
 from halfsync.pump.bodies.streamed import WORTH_A_PIECE
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.http2.streams import Session, Stream
 from halfsync.wire.blocks import BLOCK_SIZE
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import BODY_WINDOW, ClientDisconnected, Ending, Piece, StreamedTask, Task
 from tests.pump.harness import Hand, Stage, no_descriptor_left, skip_with_single_bytes
 from tests.pump.http2_client import Http2Client, RawHttp2

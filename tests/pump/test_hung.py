@@ -8,7 +8,7 @@ import signal
 import struct
 from dataclasses import replace
 
-from halfsync.plan import Kind, Limits, RoutePlan
+from halfsync.plan.plan import Kind, Limits, RoutePlan
 from halfsync.pump.pools.workers import Worker
 from halfsync.pump.status import overview
 from halfsync.settings.table import Settings

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfsync.counts import BYTES_SENT
 from halfsync.objects import File
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.leases.known_heads import cut_cookie
 from halfsync.pump.leases.rules import objection
+from halfsync.scoreboard.counts import BYTES_SENT
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1 import HeadLimits, parse_head
 from halfsync.wire.messages import Lease, Reply
 from halfsync.wire.refusals import Refusal

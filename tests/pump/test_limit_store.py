@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as changed
 
-from halfsync.plan import Kind, RoutePlan
+from halfsync.plan.plan import Kind, RoutePlan
 from halfsync.pump.limits.limit_store import LimitStore
 from tests import certificates
 from tests.ports import free_port

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from halfsync.objects import Memory
-from halfsync.pump.closes import CloseReason
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending
 from tests.pump.harness import Client, Stage, get
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from halfsync import ctl_text
-from halfsync.plan import Kind, Limits, RoutePlan
+from halfsync.commands import ctl_text
+from halfsync.plan.plan import Kind, Limits, RoutePlan
 from halfsync.pump.pools.overload import run_delay
 from halfsync.pump.pools.queues import NewestFirst
 from halfsync.pump.pools.workers import LOOK_AHEAD

@@ -12,7 +12,7 @@ import pytest
 
 from halfsync import channel
 from halfsync.objects import File
-from halfsync.parent import joins
+from halfsync.parent.workers import joins
 from halfsync.pump.descriptors import RESERVE, Reserve
 from halfsync.pump.main import Orders, _take_order
 from halfsync.pump.pools.workers import Worker

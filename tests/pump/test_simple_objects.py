@@ -16,7 +16,7 @@ from typing import Protocol
 import pytest
 
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
-from halfsync.pump.closes import CloseReason
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Task
 from tests.pump.harness import Client, Hand, Stage, get, no_descriptor_left, parse_answer
 

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from msgspec.structs import replace
 
-from halfsync.header_rules import HeaderRule
-from halfsync.hosts import HostTable
-from halfsync.plan import NO_POOL, Fixed, Kind, Limits, RoutePlan, SitePlan
+from halfsync.http.header_rules import HeaderRule
+from halfsync.http.hosts import HostTable
+from halfsync.plan.plan import NO_POOL, Fixed, Kind, Limits, RoutePlan, SitePlan
 from halfsync.pump.routes import below_prefix, target_parts
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import Ending, Lease

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from halfsync.objects import Memory
-from halfsync.plan import Kind, RoutePlan
+from halfsync.plan.plan import Kind, RoutePlan
 from halfsync.pump.bodies.streamed import WORTH_A_PIECE, read_a_piece
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import BodyState, ExchangeState
 from halfsync.wire.blocks import BLOCK_SIZE
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     BODY_WINDOW,
     FIRST_OF_BODY,

@@ -19,16 +19,16 @@ from typing import Any
 
 import pytest
 
-from halfsync import ticket_keys
-from halfsync.certificates import SiteCertificates
 from halfsync.objects import File, Memory
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.states import FRESH, HANDSHAKE, LINGERING
 from halfsync.pump.tls.contexts import Contexts
 from halfsync.pump.tls.handshakes import STEPS
 from halfsync.pump.tls.transport import SEND, TLSTransport
+from halfsync.tls import ticket_keys
+from halfsync.tls.certificates import SiteCertificates
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.certificates import ECDSA, RSA, client_context, issued, issued_to
 from tests.pump.harness import TIMEOUT, Hand, Stage, get, no_descriptor_left

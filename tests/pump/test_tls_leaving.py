@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from halfsync.objects import Memory
-from halfsync.pump.closes import CloseReason
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import DONE, UNFINISHED, ClientDisconnected, Part
 from tests.pump.harness import Client, Stage, get
 from tests.pump.test_event_loops import ask, turn

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from halfsync.objects import Memory, SimpleObject, Tunnel
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import ConnectionState
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending
 from tests.pump.harness import TIMEOUT, Stage, get, no_descriptor_left
 

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from halfsync.objects import Memory, Pipe
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import ConnectionState
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Lease
 from tests.pump.harness import Stage, get, no_descriptor_left
 

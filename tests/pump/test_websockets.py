@@ -10,8 +10,8 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from halfsync.objects import File
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.states import WebSocketState
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     MESSAGE_IN_PACKET,
     MESSAGE_WINDOW,

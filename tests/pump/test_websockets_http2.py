@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halfsync.pump.closes import CloseReason
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     Accept,
     ClientDisconnected,

@@ -15,7 +15,7 @@ from typing import Any
 
 import trustme
 
-from halfsync.certificates import Certificates, SiteCertificates
+from halfsync.tls.certificates import Certificates, SiteCertificates
 from tests.certificates import authority, chain_of, client_context, issued, key_of
 from tests.pump.prompt import PromptSocket
 

@@ -7,7 +7,7 @@ import textwrap
 from halfsync.habits import gunicorn
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sources import Layer, load
-from halfsync.toml_text import in_toml
+from halfsync.settings.toml_text import in_toml
 
 USAGE = "Usage: halfsync convert gunicorn.conf.py > halfsync.toml"
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from halfsync.error_pages import ErrorPages
-from halfsync.forwarded import Trust
 from halfsync.handlers.asgi_bodies import ArrivingBody, Body, KeptBody
 from halfsync.handlers.asgi_http import HTTPInvocation
 from halfsync.handlers.asgi_intercepting import InterceptedASGI
 from halfsync.handlers.asgi_response import Application, Line
 from halfsync.handlers.asgi_scope import Scopes
 from halfsync.handlers.asgi_websocket import LineOfWebSocket, WebSocketInvocation
-from halfsync.header_rules import HeaderRules
-from halfsync.plan import Listener, RoutePlan
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.forwarded import Trust
+from halfsync.http.header_rules import HeaderRules
+from halfsync.plan.plan import Listener, RoutePlan
 from halfsync.wire.messages import StreamedTask, Task, WebSocketTask
 
 

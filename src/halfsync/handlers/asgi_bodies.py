@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from halfsync.primitives import os
+from halfsync.system.primitives import os
 from halfsync.wire.messages import ABORTED, BODY_WINDOW, DONE, Piece, StreamedTask
 
 READ_SIZE = 64 * 1024

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halfsync.response import ClientDisconnectedError
+from halfsync.http.response import ClientDisconnectedError
 
 
 class BrokenRule(RuntimeError):

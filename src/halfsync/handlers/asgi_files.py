@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from halfsync.handlers.asgi_errors import BrokenRule
-from halfsync.primitives import os
-from halfsync.stamps import Stamp, is_at_rest, stamp_of
-from halfsync.temporary_files import out_of_reach
+from halfsync.system.primitives import os
+from halfsync.system.stamps import Stamp, is_at_rest, stamp_of
+from halfsync.system.temporary_files import out_of_reach
 
 
 def opened_path(path: object) -> tuple[int, int, Stamp, bool]:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from halfsync.handlers.asgi_errors import BrokenRule
+from halfsync.http.response import MAX_FIELDS, MAX_HEADS, MAX_REMEMBERED, Head, usual_reason
 from halfsync.logs.error import log
-from halfsync.response import MAX_FIELDS, MAX_HEADS, MAX_REMEMBERED, Head, usual_reason
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from halfsync.error_pages import ErrorPages
 from halfsync.handlers.asgi_bodies import ArrivingBody, Body
 from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError, stems_from_leaving
 from halfsync.handlers.asgi_files import OpenFile, opened_path
@@ -36,12 +35,13 @@ from halfsync.handlers.asgi_response import (
     OutgoingResponse,
     warn_of_lease,
 )
-from halfsync.header_rules import HeaderRules
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.request import request_named
+from halfsync.http.response import MAX_FIELDS, SMALL, internal_error
 from halfsync.logs.error import failure, log
 from halfsync.objects import File
-from halfsync.primitives import os
-from halfsync.request import request_named
-from halfsync.response import MAX_FIELDS, SMALL, internal_error
+from halfsync.system.primitives import os
 from halfsync.wire.messages import (
     ABORTED,
     DONE,

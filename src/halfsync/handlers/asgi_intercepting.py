@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from halfsync.error_pages import DESCRIBE_BODY, ErrorPage, ErrorPages
+from halfsync.http.error_pages import DESCRIBE_BODY, ErrorPage, ErrorPages
 
 
 class InterceptedASGI:

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError
 from halfsync.handlers.asgi_files import shared_file
-from halfsync.header_rules import HeaderRules
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.response import INTERNAL_ERROR, SMALL, Head
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, SimpleObject
-from halfsync.primitives import time
-from halfsync.response import INTERNAL_ERROR, SMALL, Head
+from halfsync.system.primitives import time
 from halfsync.wire.messages import (
     DONE,
     MEMORY_TAG,

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from halfsync import tls_facts
-from halfsync.forwarded import FIELDS, Trust
-from halfsync.plan import Listener, RoutePlan
-from halfsync.request import authority_of, decoded, path_and_query
-from halfsync.request_ids import without_id
+from halfsync.handlers.forwarded_fields import apply_forwarded_fields, remove_forwarded_fields
+from halfsync.http.forwarded import FIELDS, Trust
+from halfsync.http.request import authority_of, decoded, path_and_query
+from halfsync.http.request_ids import without_id
+from halfsync.plan.plan import Listener, RoutePlan
+from halfsync.tls import facts as tls_facts
 from halfsync.wire.messages import Task
 
 Scope = dict[str, Any]
@@ -162,10 +163,10 @@ class Scopes:
         if not self._trust.believes_peer(task.client):
             # A lease would be the same for requests of a trusted peer with the same fields.
             del scope["extensions"]["halfsync.lease"]
-            self._trust.remove(environ, task.client)
+            remove_forwarded_fields(self._trust, environ, task.client)
             scope["headers"] = [one for one in scope["headers"] if one[0] not in _FORWARDED]
             return scope
-        self._trust.apply(environ, task.client)
+        apply_forwarded_fields(self._trust, environ, task.client)
         scope["scheme"] = environ["wsgi.url_scheme"]
         scope["root_path"] = f"{environ['SCRIPT_NAME']}{scope['root_path']}"
         scope["path"] = f"{environ['SCRIPT_NAME']}{scope['path']}"

@@ -19,18 +19,18 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
-from halfsync.error_pages import ErrorPages
 from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError, stems_from_leaving
 from halfsync.handlers.asgi_files import shared_file
 from halfsync.handlers.asgi_heads import checked_field, warn_of_dropped
 from halfsync.handlers.asgi_http import HTTPInvocation
 from halfsync.handlers.asgi_response import Application, Line
 from halfsync.handlers.asgi_response import Message as Event
-from halfsync.header_rules import HeaderRules
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.request import request_named
 from halfsync.logs.error import failure, log
 from halfsync.objects import File
-from halfsync.primitives import os, time
-from halfsync.request import request_named
+from halfsync.system.primitives import os, time
 from halfsync.wire.messages import (
     ABORTED,
     DONE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 
-from halfsync.plan import FileRules
+from halfsync.plan.plan import FileRules
 from halfsync.wire.messages import Lease
 
 _NAMES = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")

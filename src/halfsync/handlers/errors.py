@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from halfsync.logs.error import write_through
-from halfsync.primitives import threading
+from halfsync.system.primitives import threading
 
 MAX_LINE = 64 * 1024
 """Characters. A longer line is cut into several."""

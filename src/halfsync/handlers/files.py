@@ -32,16 +32,16 @@ from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
-from halfsync.folders import absolute
 from halfsync.handlers.caching import Caching
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdict, judge, span
 from halfsync.handlers.encodings import SUFFIXES, preferred
-from halfsync.handlers.types import content_type
-from halfsync.plan import RoutePlan
-from halfsync.request import RequestBody, fields_of, lines_of, path_and_query
-from halfsync.response import Head, Replier, head_of, plain
+from halfsync.http.content_types import content_type
+from halfsync.http.request import RequestBody, fields_of, lines_of, path_and_query
+from halfsync.http.response import Head, Replier, head_of, plain
+from halfsync.plan.plan import RoutePlan
 from halfsync.settings.table import Settings
-from halfsync.stamps import REST, age, is_at_rest, is_same_content, stamp_of
+from halfsync.system.folders import absolute
+from halfsync.system.stamps import REST, age, is_at_rest, is_same_content, stamp_of
 from halfsync.wire.messages import Ending, Lease, Task
 
 _MAX_BODY = 64 * 1024

@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
-from halfsync.error_pages import ErrorPages
 from halfsync.exceptions import HandlerTimeout
-from halfsync.forwarded import Trust
 from halfsync.handlers.wsgi_environ import PORTS, Environ, Environs
 from halfsync.handlers.wsgi_intercepting import InterceptedWSGI
 from halfsync.handlers.wsgi_iterables import send
 from halfsync.handlers.wsgi_response import OVER, Invocation, invocation_of
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.forwarded import Trust
+from halfsync.http.request import RequestBody, request_named
+from halfsync.http.request_ids import said
+from halfsync.http.response import SLIGHT, SMALL, ClientDisconnectedError, Replier, Responder, internal_error
 from halfsync.logs.error import failure, log
-from halfsync.plan import Listener, PoolPlan, RoutePlan
-from halfsync.primitives import time
-from halfsync.request import RequestBody, request_named
-from halfsync.request_ids import said
-from halfsync.response import SLIGHT, SMALL, ClientDisconnectedError, Replier, Responder, internal_error
+from halfsync.plan.plan import Listener, PoolPlan, RoutePlan
+from halfsync.system.primitives import time
 from halfsync.wire.messages import Task
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]

@@ -12,15 +12,20 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
-from halfsync.forwarded import Trust
 from halfsync.handlers.errors import ErrorStream
+from halfsync.handlers.forwarded_fields import (
+    apply_forwarded_fields,
+    has_forwarded_fields,
+    remove_forwarded_fields,
+)
 from halfsync.handlers.wsgi_iterables import FileWrapper
 from halfsync.handlers.wsgi_response import Invocation
 from halfsync.handlers.wsgi_tunnel import TunnelMaker, may_switch
-from halfsync.plan import Listener, PoolPlan, RoutePlan
-from halfsync.request import RequestBody, authority_of, decoded, path_and_query, without_cookie
-from halfsync.request_ids import without_id
-from halfsync.tls_facts import variables
+from halfsync.http.forwarded import Trust
+from halfsync.http.request import RequestBody, authority_of, decoded, path_and_query, without_cookie
+from halfsync.http.request_ids import without_id
+from halfsync.plan.plan import Listener, PoolPlan, RoutePlan
+from halfsync.tls.facts import variables
 from halfsync.wire.messages import Task
 
 Environ = dict[str, Any]
@@ -110,7 +115,7 @@ class Environs:
     def _first_environ(self, task: Task, head: bytes, invocation: Invocation) -> Environ:
         """Of a head that was not read before. It is kept if it may come again and says all there is."""
         environ = self._read(task)
-        by_proxy = self._trust is not None and self._trust.concerns(environ)
+        by_proxy = self._trust is not None and has_forwarded_fields(environ)
         # Kept without any cookie: it is each client's own.
         if (
             not task.body_size
@@ -142,11 +147,11 @@ class Environs:
         """The request has X-Forwarded fields."""
         assert self._trust is not None
         if self._trust.believes_peer(task.client):
-            self._trust.apply(environ, task.client)
+            apply_forwarded_fields(self._trust, environ, task.client)
         else:
             # A lease would be the same for requests of a trusted peer with the same fields.
             environ["halfsync.lease"] = invocation.refuse_lease
-            self._trust.remove(environ, task.client)
+            remove_forwarded_fields(self._trust, environ, task.client)
 
     def _read(self, task: Task) -> Environ:
         """What the head says, and the size of the body."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from halfsync.error_pages import DESCRIBE_BODY, ErrorPage, ErrorPages
+from halfsync.http.error_pages import DESCRIBE_BODY, ErrorPage, ErrorPages
 
 
 class InterceptedWSGI:

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 from halfsync.handlers.wsgi_response import BadApplication, Invocation
 from halfsync.handlers.wsgi_tunnel import TunnelResponse
-from halfsync.primitives import os
-from halfsync.temporary_files import out_of_reach
+from halfsync.system.primitives import os
+from halfsync.system.temporary_files import out_of_reach
 
 
 class FileWrapper:

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from halfsync.handlers.wsgi_socket import UpgradeSocket
+from halfsync.http.response import Head, Replier, Responder, head_of, known_head
 from halfsync.logs.error import log
-from halfsync.primitives import os
-from halfsync.response import Head, Replier, Responder, head_of, known_head
-from halfsync.stamps import is_at_rest, stamp_of
+from halfsync.system.primitives import os
+from halfsync.system.stamps import is_at_rest, stamp_of
 from halfsync.wire.messages import Ending, Lease, Task
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from halfsync.handlers.wsgi_tunnel import switching
-from halfsync.primitives import _thread, socket
-from halfsync.response import BadHead, Head, Replier
-from halfsync.temporary_files import out_of_reach
+from halfsync.http.response import BadHead, Head, Replier
+from halfsync.system.primitives import _thread, socket
+from halfsync.system.temporary_files import out_of_reach
 
 MAX_HEAD = 64 * 1024
 """Bytes of a header section."""

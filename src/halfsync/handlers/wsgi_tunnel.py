@@ -6,9 +6,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from halfsync.primitives import os, socket
-from halfsync.response import Head, Replier, head_of
-from halfsync.temporary_files import out_of_reach
+from halfsync.http.response import Head, Replier, head_of
+from halfsync.system.primitives import os, socket
+from halfsync.system.temporary_files import out_of_reach
 
 
 class TunnelResponse:

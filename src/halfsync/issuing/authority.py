@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from halfsync import __version__
-from halfsync.acme_plan import AcmePlan
 from halfsync.issuing import files
+from halfsync.tls.acme_plan import AcmePlan
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

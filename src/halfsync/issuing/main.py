@@ -16,9 +16,9 @@ import traceback
 from collections.abc import Mapping
 
 from halfsync import channel
-from halfsync.acme_plan import AcmePlan, AcmeSite
 from halfsync.logs.error import log, reopen
-from halfsync.plan import Plan
+from halfsync.plan.plan import Plan
+from halfsync.tls.acme_plan import AcmePlan, AcmeSite
 from halfsync.wire.messages import (
     Challenges,
     ChallengesShown,

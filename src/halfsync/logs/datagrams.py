@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 
-from halfsync.primitives import os, select, socket, time
+from halfsync.system.primitives import os, select, socket, time
 
 RETRY = 1.0
 """Seconds between two attempts to reach a receiver that is away."""

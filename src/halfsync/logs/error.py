@@ -31,7 +31,7 @@ import msgspec
 from halfsync.logs.journal import Journal
 from halfsync.logs.syslog import OF_LEVELS
 from halfsync.logs.target import Target
-from halfsync.primitives import os, select, threading, time
+from halfsync.system.primitives import os, select, threading, time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 

@@ -52,7 +52,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 from msgspec.structs import replace
 
-from halfsync.forwarded import FOR, FORWARDED, Trust, named_clients
+from halfsync.http.forwarded import FOR, FORWARDED, Trust, named_clients
 from halfsync.logs import atoms, letters
 from halfsync.logs.letters import (
     CLIENT_BY_PROXY,

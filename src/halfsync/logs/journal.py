@@ -15,7 +15,7 @@ import fcntl
 from collections.abc import Mapping
 
 from halfsync.logs.datagrams import Datagrams
-from halfsync.primitives import os
+from halfsync.system.primitives import os
 
 SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "halfsync"

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from halfsync import request_ids
-from halfsync.forwarded import named_clients
-from halfsync.pump.closes import CloseReason
-from halfsync.request import authority_of, fields_of, path_and_query
+from halfsync.http import request_ids
+from halfsync.http.forwarded import named_clients
+from halfsync.http.request import authority_of, fields_of, path_and_query
+from halfsync.wire.closes import CloseReason
 
 ENDINGS = {int(reason): reason.name.lower() for reason in CloseReason}
 

@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from halfsync.primitives import socket, threading, time
+from halfsync.system.primitives import socket, threading, time
 
 KEPT = 3600.0
 NOT_FOUND_KEPT = 600.0

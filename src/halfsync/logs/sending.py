@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from halfsync.http.request_ids import id_in
 from halfsync.logs.journal import Journal
 from halfsync.logs.letters import RequestLine, ending
 from halfsync.logs.target import Target
-from halfsync.primitives import time
-from halfsync.request_ids import id_in
+from halfsync.system.primitives import time
 from halfsync.wire.messages import LogRecord
 
 LONGEST = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halfsync.hosts import HostTable
+from halfsync.http.hosts import HostTable
 from halfsync.logs.letters import escape
 
 

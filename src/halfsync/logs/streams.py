@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 
 from halfsync.logs.datagrams import Address, Datagrams, connecting, has_room, moved_up
-from halfsync.primitives import os, socket, time
+from halfsync.system.primitives import os, socket, time
 
 LINE_END, NUL = b"\n", b"\0"
 """What may stand behind a message."""

@@ -24,7 +24,7 @@ import re
 
 from halfsync.logs.datagrams import Address, Datagrams
 from halfsync.logs.streams import NUL, MessageStream
-from halfsync.primitives import os, socket, time
+from halfsync.system.primitives import os, socket, time
 
 DEFAULT_SERVER = "unix:/dev/log"
 DEFAULT_PORT = 514

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from halfsync.forwarded import PROTO, Trust, named_clients
+from halfsync.http.forwarded import PROTO, Trust, named_clients
+from halfsync.http.request import path_and_query
+from halfsync.http.request_ids import FIELD, are_enabled
 from halfsync.logs.error import log
 from halfsync.logs.letters import Fields, RequestLine, ending, fields_in, host_of, named_host
-from halfsync.pump.closes import CloseReason
-from halfsync.request import path_and_query
-from halfsync.request_ids import FIELD, are_enabled
 from halfsync.settings.table import Settings
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import LogRecord
 
 if TYPE_CHECKING:

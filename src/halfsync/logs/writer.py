@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
-from halfsync.forwarded import Trust
+from halfsync.http.forwarded import Trust
 from halfsync.logs.error import log
 from halfsync.logs.formats import compile_format
 from halfsync.logs.names import Names

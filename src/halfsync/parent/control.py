@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import msgspec
 
 from halfsync.logs.error import log
-from halfsync.parent.children import NEVER, Child
-from halfsync.parent.control_socket import ControlClient, ControlSocket
 from halfsync.parent.limits import Phase
-from halfsync.parent.overview import rows_of, status_of, workers_of
-from halfsync.parent.reloads import Reloads
+from halfsync.parent.reload.reloads import Reloads
+from halfsync.parent.service.control_socket import ControlClient, ControlSocket
 from halfsync.parent.shortages import in_words
+from halfsync.parent.status.overview import rows_of, status_of, workers_of
 from halfsync.parent.tree import Tree
-from halfsync.parent.upgrades import Upgrades
-from halfsync.scoreboard import Scoreboard
+from halfsync.parent.upgrade.upgrades import Upgrades
+from halfsync.parent.workers.children import NEVER, Child
+from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.wire import messages
 from halfsync.wire.control import ControlRequest, decode_request, done, failed
 

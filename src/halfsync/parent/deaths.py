@@ -11,17 +11,17 @@ import signal
 import time
 
 from halfsync.logs.error import log
-from halfsync.parent import processes
-from halfsync.parent.backoff import in_seconds
-from halfsync.parent.children import UNKNOWN, Child, ProtocolError, Role
 from halfsync.parent.limits import REAPING, STUCK, TRIES_AT_FIRST, Phase
-from halfsync.parent.oom import OOMKills
-from halfsync.parent.pools import COUNTED, WorkerPool
-from halfsync.parent.reaping import UnknownChildren, ended_processes
-from halfsync.parent.reloads import Reloads
-from halfsync.parent.reports import Reports
+from halfsync.parent.reload.reloads import Reloads
 from halfsync.parent.states import ChildEvent, ChildState
+from halfsync.parent.status.reports import Reports
 from halfsync.parent.tree import Tree
+from halfsync.parent.workers import processes
+from halfsync.parent.workers.backoff import in_seconds
+from halfsync.parent.workers.children import UNKNOWN, Child, ProtocolError, Role
+from halfsync.parent.workers.oom import OOMKills
+from halfsync.parent.workers.pools import COUNTED, WorkerPool
+from halfsync.parent.workers.reaping import UnknownChildren, ended_processes
 from halfsync.wire import messages
 
 STACKS_TAKE = 2.0

@@ -16,7 +16,7 @@ from halfsync.logs.error import log
 from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
-from halfsync.plan import DEFAULT_SITE, Listener, SitePlan
+from halfsync.plan.plan import DEFAULT_SITE, Listener, SitePlan
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal

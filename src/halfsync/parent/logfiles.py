@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from halfsync.logs import error
 from halfsync.logs.target import is_target
 from halfsync.parent import trust
-from halfsync.parent.children import Child
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
 from halfsync.parent.states import ChildState
+from halfsync.parent.workers.children import Child
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire.messages import ErrorLogFile

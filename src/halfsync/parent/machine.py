@@ -11,13 +11,14 @@ from contextlib import nullcontext
 import msgspec
 
 from halfsync.logs.error import log
-from halfsync.parent import joins, trust
+from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
-from halfsync.plan import Kind, PoolPlan, RoutePlan
-from halfsync.scoreboard import Scoreboard
+from halfsync.parent.workers import joins
+from halfsync.plan.plan import Kind, PoolPlan, RoutePlan
+from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
-from halfsync.temporary_files import temporary_file
+from halfsync.system.temporary_files import temporary_file
 
 PROC = "/proc/self/fd"
 PUMPS_OWN = 16

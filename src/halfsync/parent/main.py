@@ -10,32 +10,37 @@ from contextlib import ExitStack
 from functools import partial
 from typing import ParamSpec
 
-from halfsync import __version__, prctl
-from halfsync.command_line import CommandLine
-from halfsync.folders import current_folder
-from halfsync.layout import Layout
+from halfsync import __version__
 from halfsync.logs import error
 from halfsync.logs.target import target_of
-from halfsync.parent import certificates, listeners, machine, predecessor, privileges, processes, systemd
-from halfsync.parent.control_socket import ControlSocket
-from halfsync.parent.keeper import keep
+from halfsync.parent import listeners, machine, privileges
 from halfsync.parent.logfiles import ErrorLog, access_log_of
-from halfsync.parent.pidfile import PidFile
-from halfsync.parent.predecessor import Predecessor
 from halfsync.parent.privileges import Identity
-from halfsync.parent.reconfigure import ReadConfiguration, Reconfiguration
+from halfsync.parent.reload import certificates
+from halfsync.parent.reload.reconfigure import ReadConfiguration, Reconfiguration
+from halfsync.parent.service import systemd
+from halfsync.parent.service.control_socket import ControlSocket
+from halfsync.parent.service.pidfile import PidFile
+from halfsync.parent.service.watchdog import Watchdog
 from halfsync.parent.signals import Signals
-from halfsync.parent.spawn import EntryPoints
 from halfsync.parent.supervisor import Supervisor
-from halfsync.parent.upgrades import Holdings, Upgrades
-from halfsync.parent.watchdog import Watchdog
-from halfsync.plan import Listener, Plan
-from halfsync.routes_table import table_of
-from halfsync.scoreboard import Scoreboard
-from halfsync.seen_files import SeenFile
+from halfsync.parent.upgrade import predecessor
+from halfsync.parent.upgrade.keeper import keep
+from halfsync.parent.upgrade.predecessor import Predecessor
+from halfsync.parent.upgrade.upgrades import Holdings, Upgrades
+from halfsync.parent.workers import processes
+from halfsync.parent.workers.spawn import EntryPoints
+from halfsync.plan.layout import Layout
+from halfsync.plan.plan import Listener, Plan
+from halfsync.plan.routes_table import table_of
+from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.settings.site_tls import SiteTLS, acme_of
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal
+from halfsync.system import prctl
+from halfsync.system.command_line import CommandLine
+from halfsync.system.folders import current_folder
+from halfsync.system.seen_files import SeenFile
 
 Arguments = ParamSpec("Arguments")
 

@@ -12,7 +12,7 @@ import signal
 import socket
 from types import FrameType
 
-from halfsync import early_signals
+from halfsync.system import early_signals
 
 HANDLED = (
     signal.SIGTERM,

@@ -36,35 +36,35 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from halfsync import prctl
-from halfsync.command_line import CommandLine
 from halfsync.logs.error import log
-from halfsync.parent.children import Child
 from halfsync.parent.control import Control
-from halfsync.parent.control_socket import ControlSocket
-from halfsync.parent.counted import CountsFromBefore
 from halfsync.parent.deaths import Deaths
 from halfsync.parent.limits import EXIT_WRONG, LAST_WORD, LONGEST_WAIT, SHORTEST_WAIT, Phase
 from halfsync.parent.logfiles import ErrorLog
-from halfsync.parent.predecessor import Predecessor
 from halfsync.parent.privileges import Identity
-from halfsync.parent.probes import NotServed
-from halfsync.parent.process_rows import ProcessRows
-from halfsync.parent.progress import StartReport
-from halfsync.parent.reaping import UnknownChildren
-from halfsync.parent.reconfigure import Reconfiguration
-from halfsync.parent.reloads import Reloads
-from halfsync.parent.reports import Reports
+from halfsync.parent.reload.progress import StartReport
+from halfsync.parent.reload.reconfigure import Reconfiguration
+from halfsync.parent.reload.reloads import Reloads
+from halfsync.parent.service.control_socket import ControlSocket
+from halfsync.parent.service.systemd import Notifier
+from halfsync.parent.service.watchdog import Watchdog
 from halfsync.parent.signals import Doubles, Signals, name_of
-from halfsync.parent.spawn import EntryPoints, Spawner
-from halfsync.parent.staffing import Staffing
 from halfsync.parent.states import ChildState
-from halfsync.parent.systemd import Notifier
+from halfsync.parent.status.counted import CountsFromBefore
+from halfsync.parent.status.process_rows import ProcessRows
+from halfsync.parent.status.reports import Reports
 from halfsync.parent.tree import Tree
-from halfsync.parent.upgrades import Holdings, Upgrades
-from halfsync.parent.watchdog import Watchdog
-from halfsync.plan import BUILT_IN, Listener, Plan
-from halfsync.scoreboard import Scoreboard
+from halfsync.parent.upgrade.predecessor import Predecessor
+from halfsync.parent.upgrade.probes import NotServed
+from halfsync.parent.upgrade.upgrades import Holdings, Upgrades
+from halfsync.parent.workers.children import Child
+from halfsync.parent.workers.reaping import UnknownChildren
+from halfsync.parent.workers.spawn import EntryPoints, Spawner
+from halfsync.parent.workers.staffing import Staffing
+from halfsync.plan.plan import BUILT_IN, Listener, Plan
+from halfsync.scoreboard.scoreboard import Scoreboard
+from halfsync.system import prctl
+from halfsync.system.command_line import CommandLine
 from halfsync.wire import messages
 
 

@@ -4,11 +4,11 @@ are, and the ways in which they end. (The words for those: see states.py.)"""
 from __future__ import annotations
 
 from halfsync.logs.error import tell
-from halfsync.parent.children import NEVER, Child, Role
 from halfsync.parent.limits import EXIT_WRONG, LAST_WORD, REAPING, Phase
-from halfsync.parent.pools import COUNTED, ChildPool, WorkerPool
 from halfsync.parent.states import ChildEvent, ChildState
-from halfsync.plan import Plan
+from halfsync.parent.workers.children import NEVER, Child, Role
+from halfsync.parent.workers.pools import COUNTED, ChildPool, WorkerPool
+from halfsync.plan.plan import Plan
 from halfsync.settings.table import Settings
 from halfsync.wire import messages
 

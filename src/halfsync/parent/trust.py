@@ -17,8 +17,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from halfsync.folders import here
 from halfsync.parent.privileges import Identity
+from halfsync.system.folders import here
 
 _MOST_LINKS = 40
 """As many as the kernel follows."""

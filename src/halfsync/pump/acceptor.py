@@ -11,9 +11,8 @@ import resource
 import socket
 from collections.abc import Callable, Collection
 
-from halfsync.counts import CONNECTIONS_ACCEPTED
 from halfsync.logs.formats import needs_site
-from halfsync.plan import Plan
+from halfsync.plan.plan import Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, WireProtocol
 from halfsync.pump.endings import Endings
@@ -28,6 +27,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import HANDSHAKE, ConnectionEvent, ConnectionState
 from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.transport import FIRST_READ, PlainTransport
+from halfsync.scoreboard.counts import CONNECTIONS_ACCEPTED
 from halfsync.wire.upgrade import Passed
 
 ACCEPTS_A_TURN = 64

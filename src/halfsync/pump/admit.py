@@ -6,7 +6,6 @@ all of it is here, it goes to the route's backend.
 
 from __future__ import annotations
 
-from halfsync.counts import LEASE_SLOW_HITS
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import NEVER, Connection, Exchange
@@ -17,6 +16,7 @@ from halfsync.pump.routes import Sites
 from halfsync.pump.tls.challenges import ShownChallenges
 from halfsync.pump.traces import Traces
 from halfsync.pump.websocket.protocol import WebSockets
+from halfsync.scoreboard.counts import LEASE_SLOW_HITS
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2_requests import NOT_HTTP1
 from halfsync.wire.messages import Reply

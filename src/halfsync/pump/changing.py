@@ -26,8 +26,8 @@ from halfsync import channel
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases.leased import MAX_COPY, Leased
 from halfsync.pump.sendables import FileSpan
-from halfsync.stamps import Stamp, is_same_content, stamp_of
-from halfsync.temporary_files import temporary_file
+from halfsync.system.stamps import Stamp, is_same_content, stamp_of
+from halfsync.system.temporary_files import temporary_file
 
 PIECE = 256 * 1024
 """Bytes read at a time: they fit the second level cache."""

@@ -13,11 +13,10 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Protocol
 
-from halfsync.header_rules import HeaderRules
-from halfsync.plan import Limits
+from halfsync.http.header_rules import HeaderRules
+from halfsync.plan.plan import Limits
 from halfsync.pump.bodies.spool import Spool
 from halfsync.pump.bodies.stream import BodyStream
-from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases.known_heads import KnownHeads
 from halfsync.pump.leases.leased import Leased
@@ -37,6 +36,7 @@ from halfsync.pump.transport import RECV_SIZE, Transport
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websocket.state import WebSocket
 from halfsync.wire.chunked import ChunkedBody
+from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.messages import Ending, Message, Reply
 from halfsync.wire.refusals import Refusal

@@ -8,7 +8,6 @@ from halfsync.logs.error import log
 from halfsync.pump.acceptor import Acceptor
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection
 from halfsync.pump.endings import Endings
 from halfsync.pump.handing_over import HandingOver
@@ -21,6 +20,7 @@ from halfsync.pump.timeouts import Timeouts
 from halfsync.pump.tls.handshakes import Handshakes
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websocket.protocol import WebSockets
+from halfsync.wire.closes import CloseReason
 
 FRESH_TIMEOUT = 1.0
 """Seconds that a client which has just connected has, at a stop, for its first request to come."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 
-from halfsync.counts import BYTES_SENT, CLOSED_FOR, CONNECTIONS_CLOSED, STATUS, Counts
 from halfsync.pump.access import AccessLog
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, Outcome
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases.known_heads import cut_cookie
@@ -15,6 +13,8 @@ from halfsync.pump.limits.client_connections import ClientConnections
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd
 from halfsync.pump.states import CLOSED, ConnectionEvent, ExchangeEvent, WebSocketEvent
+from halfsync.scoreboard.counts import BYTES_SENT, CLOSED_FOR, CONNECTIONS_CLOSED, STATUS, Counts
+from halfsync.wire.closes import CloseReason
 
 
 class Endings:

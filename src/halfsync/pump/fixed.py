@@ -6,8 +6,8 @@ import re
 from http import HTTPStatus
 from urllib.parse import quote_from_bytes
 
-from halfsync.hosts import name_of
-from halfsync.plan import Fixed
+from halfsync.http.hosts import name_of
+from halfsync.plan.plan import Fixed
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.routes import below_prefix, target_parts

@@ -24,8 +24,6 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from halfsync.counts import BYTES_SENT, LEASE_HITS
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, Connection, new_exchange
 from halfsync.pump.leases.known_heads import cut_cookie
 from halfsync.pump.leases.leased import Leased
@@ -46,6 +44,8 @@ from halfsync.pump.states import (
 )
 from halfsync.pump.timeouts import SWEEP
 from halfsync.pump.transport import FIRST_READ, RECV_SIZE
+from halfsync.scoreboard.counts import BYTES_SENT, LEASE_HITS
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1 import parse_head
 
 EVENTS_A_TURN = 512

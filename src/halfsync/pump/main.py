@@ -11,7 +11,7 @@ import tempfile
 from halfsync import channel
 from halfsync.logs.error import log, reopen
 from halfsync.logs.formats import needs_cookie, needs_times
-from halfsync.plan import Plan
+from halfsync.plan.plan import Plan
 from halfsync.pump.descriptors import Descriptor, Reserve
 from halfsync.pump.handing_over import HandingOver
 from halfsync.pump.loop import Pump
@@ -20,7 +20,7 @@ from halfsync.pump.reconfigure import PlanChange
 from halfsync.pump.status import overview
 from halfsync.pump.status.page import StatusPages
 from halfsync.pump.taking_over import TakingOver
-from halfsync.scoreboard import Scoreboard
+from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.wire.messages import (
     NO_WORKER,
     Challenges,

@@ -14,7 +14,7 @@ class Origin:
         self.client_port = client_port
         self.counted_as: bytes | None = None  # while it counts for `client_connections`
         self.listener = listener  # index into Plan.listeners, which say address and scheme
-        self.tls = b""  # over TLS: what is known of that (see tls_facts.py)
+        self.tls = b""  # over TLS: what is known of that (see tls/facts.py)
         self.has_certificate = False  # the client has shown one
 
     def __str__(self) -> str:

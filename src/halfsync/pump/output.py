@@ -28,7 +28,6 @@ from itertools import islice
 
 from halfsync.pump.changing import ChangingFiles, FileChangedError, FileCopy
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import MORE, NEVER, WAIT, Connection, Exchange, Mark, Outcome, Queued
 from halfsync.pump.endings import Endings
 from halfsync.pump.internal_errors import InternalErrors
@@ -37,6 +36,7 @@ from halfsync.pump.poller import Poller
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import ExchangeEvent
+from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.messages import RESPONSE_WINDOW
 
 SEND_SHARE = 1024 * 1024

@@ -6,12 +6,12 @@ request the response is in the server's own words."""
 
 from __future__ import annotations
 
-from halfsync.error_pages import ErrorPages
-from halfsync.header_rules import HeaderRules
-from halfsync.hosts import HostTable
-from halfsync.plan import Plan, RoutePlan, SitePlan
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.hosts import HostTable
+from halfsync.http.request_ids import LINE_START
+from halfsync.plan.plan import Plan, RoutePlan, SitePlan
 from halfsync.pump.connection import Exchange, Look
-from halfsync.request_ids import LINE_START
 from halfsync.wire.refusals import Refusal
 
 

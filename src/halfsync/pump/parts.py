@@ -7,8 +7,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from halfsync.counts import Counts
-from halfsync.plan import Plan
+from halfsync.plan.plan import Plan
 from halfsync.pump.acceptor import Acceptor
 from halfsync.pump.access import AccessLog
 from halfsync.pump.admit import Admission
@@ -53,7 +52,8 @@ from halfsync.pump.tls.handshakes import Handshakes
 from halfsync.pump.traces import traces_of
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websocket.protocol import WebSockets
-from halfsync.scoreboard import Scoreboard
+from halfsync.scoreboard.counts import Counts
+from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.settings.table import Settings
 
 

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from halfsync.forwarded import Trust
+from halfsync.http.forwarded import Trust
 from halfsync.pump.before_http import BeforeHttp
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
 from halfsync.pump.endings import Endings
 from halfsync.pump.origin import Origin
 from halfsync.pump.quiet_log import QuietLog
 from halfsync.pump.transport import PlainTransport
 from halfsync.settings.table import Settings
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
 
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import os
 import socket
 
-from halfsync import plan_codec
 from halfsync.logs import error
 from halfsync.logs.formats import needs_cookie, needs_site, needs_times
-from halfsync.plan import Plan
+from halfsync.plan import codec as plan_codec
+from halfsync.plan.plan import Plan
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.http1.protocol import limits_of

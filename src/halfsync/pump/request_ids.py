@@ -13,9 +13,9 @@ import itertools
 import re
 import secrets
 
-from halfsync.forwarded import Trust
+from halfsync.http.forwarded import Trust
+from halfsync.http.request_ids import MAX_LENGTH
 from halfsync.pump.connection import Exchange
-from halfsync.request_ids import MAX_LENGTH
 from halfsync.settings.table import Settings
 
 _LINES = re.compile(rb"\r\nX-Request-ID:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)

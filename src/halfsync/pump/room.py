@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.endings import Endings
 from halfsync.pump.states import FRESH, HEAD, LINGERING
+from halfsync.wire.closes import CloseReason
 
 ROOM_FOR = 16
 """Connections that are closed at once when there is no room."""

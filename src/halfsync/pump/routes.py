@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-from halfsync.hosts import HostTable
-from halfsync.plan import Plan
+from halfsync.http.hosts import HostTable
+from halfsync.plan.plan import Plan
 from halfsync.pump.connection import Route
 
 MAX_KEPT = 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from halfsync.pump.descriptors import Descriptor
-from halfsync.stamps import Stamp
+from halfsync.system.stamps import Stamp
 
 
 class Framing(bytes):

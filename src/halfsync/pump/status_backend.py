@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from halfsync.plan import Fixed
+from halfsync.plan.plan import Fixed
 from halfsync.pump.connection import Exchange
 from halfsync.pump.fixed import FixedBackend
 from halfsync.wire.messages import Reply

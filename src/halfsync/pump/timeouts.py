@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from halfsync.logs.error import log
-from halfsync.plan import Limits
+from halfsync.plan.plan import Limits
 from halfsync.pump.bodies.spool import Spool
 from halfsync.pump.bodies.stream import BodyStream
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1.protocol import Http1
@@ -49,6 +48,7 @@ from halfsync.pump.states import (
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.settings.table import Settings
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.refusals import Refusal
 
 _REASONS = {CloseReason.BODY_TIMEOUT: "body_timeout", CloseReason.BODY_TOO_SLOW: "min_rate"}

@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Mapping
 
-from halfsync.plan import Plan
+from halfsync.plan.plan import Plan
 from halfsync.pump.connection import Exchange
 
 _PARENT = re.compile(

@@ -26,7 +26,6 @@ from collections import deque
 from contextlib import suppress
 
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Exchange, Mark, Outcome
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1.responses import Http1Responses
@@ -45,6 +44,7 @@ from halfsync.pump.states import (
     TunnelState,
 )
 from halfsync.pump.tunnel_ends import TunnelEnds
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1_responses import status_line
 from halfsync.wire.messages import Reply
 

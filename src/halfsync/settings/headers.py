@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from halfsync.header_rules import HeaderRule
+from halfsync.http.header_rules import HeaderRule
 from halfsync.settings.errors import SettingError
 from halfsync.settings.places import Place
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from halfsync.acme_plan import AcmePlan, AcmeSite, path_of
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.sites import OWN_TLS, SiteEntry
 from halfsync.settings.table import Settings
+from halfsync.tls.acme_plan import AcmePlan, AcmeSite, path_of
 
 
 @dataclass(frozen=True)

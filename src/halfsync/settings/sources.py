@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from halfsync.header_rules import HeaderRule
+from halfsync.http.header_rules import HeaderRule
 from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.headers import header_rules

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import cache_from_source, find_spec
 from pathlib import PurePath
 
-from halfsync.plan import Plan
+from halfsync.plan.plan import Plan
 
 CODE = "*.py"
 

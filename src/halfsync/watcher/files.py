@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from halfsync.seen_files import SeenFile, State, state_of
+from halfsync.system.seen_files import SeenFile, State, state_of
 
 
 class SingleFiles:

@@ -16,10 +16,10 @@ from importlib.util import find_spec
 
 from halfsync import channel
 from halfsync.logs.error import log, reopen
-from halfsync.plan import Plan
-from halfsync.seen_files import SeenFile, seen
+from halfsync.plan.plan import Plan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
+from halfsync.system.seen_files import SeenFile, seen
 from halfsync.watcher.code import CODE, Filter, folders, forget_compiled, in_words, included_files
 from halfsync.watcher.files import SingleFiles
 from halfsync.watcher.missed import changed_since

@@ -486,7 +486,7 @@ class TakeOver(msgspec.Struct, tag="takeover"):
 
 class Configure(msgspec.Struct, tag="configure"):
     """To the pump: get ready for another plan. Confirmed by Configured, or Cut comes back. Descriptors: a
-    file with the plan (see plan_codec.py), then one with its certificates if it has any, then the listening
+    file with the plan (see plan/codec.py), then one with its certificates if it has any, then the listening
     sockets that are new."""
 
     number: int  # the plan's

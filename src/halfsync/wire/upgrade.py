@@ -13,7 +13,8 @@ it has started:
     old -> new   Forwarded   a signal came to the process that the service manager knows
     new -> old   Succeeded   the new one was upgraded itself: another process is the server now
 
-In a file in memory the old one says what it has counted, as long as it runs: `Counted` (parent/counted.py).
+In a file in memory the old one says what it has counted, as long as it runs: `Counted`
+(parent/status/counted.py).
 
 And between the pumps, old to new: lists of `Passed`, each with the descriptors of its connections in order.
 

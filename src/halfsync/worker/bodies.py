@@ -34,14 +34,14 @@ from collections.abc import Sized
 
 import msgspec
 
-from halfsync.error_pages import ErrorPages
-from halfsync.header_rules import HeaderRules
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.response import SMALL, ClientDisconnectedError, Head
 from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject, Tunnel
-from halfsync.primitives import os, time
-from halfsync.response import SMALL, ClientDisconnectedError, Head
 from halfsync.settings.table import Settings
-from halfsync.stamps import Stamp
-from halfsync.temporary_files import out_of_reach, temporary_file
+from halfsync.system.primitives import os, time
+from halfsync.system.stamps import Stamp
+from halfsync.system.temporary_files import out_of_reach, temporary_file
 from halfsync.wire.messages import DONE, Ending, Lease, Part, Reply
 from halfsync.worker.forks import end_if_child
 from halfsync.worker.outbox import Outbox

@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable
 from itertools import count
 
-from halfsync.request import RequestBody
-from halfsync.response import Replier, Responder
+from halfsync.http.request import RequestBody
+from halfsync.http.response import Replier, Responder
 from halfsync.wire.messages import Task
 
 Handler = Callable[[Task, RequestBody | None, Replier], None]

@@ -18,14 +18,14 @@ import mmap
 from typing import Any
 
 from halfsync import channel
-from halfsync.error_pages import ErrorPages
-from halfsync.forwarded import Trust
 from halfsync.handlers.asgi import ASGIHandler
 from halfsync.handlers.asgi_response import Application, ASGIInvocation
-from halfsync.header_rules import HeaderRules
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.forwarded import Trust
+from halfsync.http.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
-from halfsync.plan import Limits, Plan
-from halfsync.primitives import _thread, os, socket, time
+from halfsync.plan.plan import Limits, Plan
+from halfsync.system.primitives import _thread, os, socket, time
 from halfsync.wire.messages import Failed, MaxRequests, Ready, encode
 from halfsync.worker import forks
 from halfsync.worker.counting import RequestCount

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from halfsync.logs.error import failure, log
-from halfsync.primitives import _thread, os, signal, socket
+from halfsync.system.primitives import _thread, os, signal, socket
 
 _STOPPING = (signal.SIGTTIN, signal.SIGTTOU)
 """Where there is a terminal, the server ignores them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from halfsync.logs.error import log
-from halfsync.primitives import threading_is_patched
+from halfsync.system.primitives import threading_is_patched
 
 LIBRARIES = ("gevent", "eventlet")
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
 
-from halfsync.folders import here, here_in_words
-from halfsync.primitives import os
+from halfsync.system.folders import here, here_in_words
+from halfsync.system.primitives import os
 from halfsync.worker.callables import NAMES, names_in, objection
 from halfsync.worker.forks import end_if_child
 

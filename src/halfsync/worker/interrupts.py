@@ -39,7 +39,7 @@ from halfsync.exceptions import HandlerTimeout
 from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.handlers.wsgi_iterables import _iterate, send
 from halfsync.logs.error import log
-from halfsync.primitives import os, time
+from halfsync.system.primitives import os, time
 from halfsync.wire.messages import LogTask, Task
 
 AGAIN = 20

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from halfsync.logs.error import failure, log
-from halfsync.primitives import signal, threading
+from halfsync.system.primitives import signal, threading
 
 PUMP_TIMEOUT = 5.0
 """Seconds without a pump after which a worker that was not retired leaves all the same. The parent

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from halfsync import channel
 from halfsync.logs.error import failure, log, reopen
-from halfsync.primitives import os, select, socket, time
+from halfsync.system.primitives import os, select, socket, time
 from halfsync.wire.messages import Attach, Cut, ErrorLogFile, Retire, decode_order, encode
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS
 

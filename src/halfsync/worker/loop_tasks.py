@@ -27,11 +27,11 @@ from halfsync import channel
 from halfsync.handlers.asgi import ASGIHandler
 from halfsync.handlers.asgi_response import ASGIInvocation, OutgoingResponse
 from halfsync.handlers.asgi_websocket import WebSocketInvocation
+from halfsync.http.response import Head
 from halfsync.logs.error import failure, log
 from halfsync.objects import File, Memory
-from halfsync.primitives import os, socket, time
-from halfsync.response import Head
-from halfsync.temporary_files import out_of_reach
+from halfsync.system.primitives import os, socket, time
+from halfsync.system.temporary_files import out_of_reach
 from halfsync.wire.blocks import AREA, BLOCK_FROM, BlockCopier, BlockWriter, has_blocks, scoreboard_of
 from halfsync.wire.messages import (
     DONE,

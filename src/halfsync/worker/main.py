@@ -22,23 +22,24 @@ from typing import Any
 
 import msgspec
 
-from halfsync import channel, request_ids
-from halfsync.error_pages import ErrorPages
-from halfsync.forwarded import Trust
+from halfsync import channel
 from halfsync.handlers.files import FilesHandler
 from halfsync.handlers.wsgi import WSGIHandler
 from halfsync.handlers.wsgi_socket import hang_up_all
-from halfsync.header_rules import HeaderRules
-from halfsync.hosts import HostTable
+from halfsync.http import request_ids
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.forwarded import Trust
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.hosts import HostTable
 from halfsync.logs.error import failure, log, reopen
 from halfsync.logs.names import Names
 from halfsync.logs.sites import SiteNames
 from halfsync.logs.target import target_of
 from halfsync.logs.traces import RequestSpans
 from halfsync.logs.writer import AccessLogWriter
-from halfsync.plan import BUILT_IN, Kind, Plan, PoolPlan
-from halfsync.primitives import os, select, socket, time
+from halfsync.plan.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.settings.table import Settings
+from halfsync.system.primitives import os, select, socket, time
 from halfsync.wire.messages import (
     Attach,
     ClientDisconnected,

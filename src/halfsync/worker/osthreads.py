@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from halfsync.primitives import _thread, threading, threading_is_patched
+from halfsync.system.primitives import _thread, threading, threading_is_patched
 
 SMALL_STACK = 512 * 1024
 """Bytes. An application that asks for less stack for its own threads (`threading.stack_size`) does not get

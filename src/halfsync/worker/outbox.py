@@ -16,10 +16,10 @@ import errno
 from collections import deque
 from collections.abc import Iterator
 
+from halfsync.http.response import SLIGHT, Head, SmallReply
 from halfsync.logs.error import log
 from halfsync.objects import File, Memory, Pipe, Tunnel
-from halfsync.primitives import os, select, socket, threading, time
-from halfsync.response import SLIGHT, Head, SmallReply
+from halfsync.system.primitives import os, select, socket, threading, time
 from halfsync.wire.messages import (
     ALIKE_TAG,
     DONE,

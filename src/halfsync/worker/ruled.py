@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from halfsync.error_pages import ErrorPages
-from halfsync.header_rules import HeaderRules
-from halfsync.response import Head, SmallReply
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.response import Head, SmallReply
 from halfsync.worker.bodies import TaskReplier, TaskResponder
 from halfsync.worker.outbox import Outbox
 

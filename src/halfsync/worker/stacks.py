@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 
-from halfsync import prctl
 from halfsync.logs.error import descriptor
-from halfsync.stacks_signal import SHOW_STACKS
+from halfsync.system import prctl
+from halfsync.system.stacks_signal import SHOW_STACKS
 
 _register = faulthandler.register
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from queue import SimpleQueue  # before an application can replace it
 from typing import Any
 
-from halfsync.response import ClientDisconnectedError
+from halfsync.http.response import ClientDisconnectedError
 from halfsync.wire.messages import ABORTED, BODY_WINDOW, DONE, Piece, StreamedTask
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gc
 
-from halfsync import channel, prctl
+from halfsync import channel
 from halfsync.logs import error as error_log
 from halfsync.logs.error import failure, log
-from halfsync.plan import Plan
-from halfsync.primitives import os, socket, time
+from halfsync.plan.plan import Plan
+from halfsync.system import prctl
+from halfsync.system.primitives import os, socket, time
 from halfsync.wire.messages import ErrorLogFile, Failed, Ready, Spawn, decode_order, encode
 from halfsync.worker import forks
 from halfsync.worker.bodies import ResponseLimits

@@ -37,14 +37,14 @@ from types import FrameType
 from typing import Protocol
 
 from halfsync import channel
-from halfsync.error_pages import ErrorPages
-from halfsync.header_rules import HeaderRules
+from halfsync.http.error_pages import ErrorPages
+from halfsync.http.header_rules import HeaderRules
+from halfsync.http.request import RequestBody, SpooledBody, request_named
+from halfsync.http.request_ids import named_in
+from halfsync.http.response import Head, Replier, internal_error
 from halfsync.logs.error import failure, log
-from halfsync.primitives import _thread, os, socket, threading, time
-from halfsync.request import RequestBody, SpooledBody, request_named
-from halfsync.request_ids import named_in
-from halfsync.response import Head, Replier, internal_error
-from halfsync.temporary_files import out_of_reach
+from halfsync.system.primitives import _thread, os, socket, threading, time
+from halfsync.system.temporary_files import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 
 from halfsync.pump.descriptors import Descriptor
-from halfsync.temporary_files import temporary_file
+from halfsync.system.temporary_files import temporary_file
 
 Submit = Callable[[Callable[[], None]], None]
 """Has a job done by a helper thread, and wakes who waits for it."""

@@ -25,7 +25,6 @@ from __future__ import annotations
 from halfsync.pump.bodies.refused import RefusedBodies
 from halfsync.pump.bodies.stream import BodyStream
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
 from halfsync.pump.endings import Endings
 from halfsync.pump.output import RECHECK
@@ -34,6 +33,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import PRODUCING, QUEUED, RECEIVING, SENDING, WORKING, BodyEvent, BodyState
 from halfsync.pump.transport import RECV_SIZE
 from halfsync.wire.blocks import BLOCK_SIZE
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1_responses import CONTINUE
 from halfsync.wire.messages import BODY_WINDOW, FIRST_OF_BODY, Ending
 from halfsync.wire.refusals import Refusal

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import time
 
-from halfsync.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, Connection, Outcome, new_exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1.responses import SMALL, Http1Responses
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.output import Output
 from halfsync.pump.states import EXCHANGE_BEGAN, ConnectionEvent
+from halfsync.scoreboard.counts import BYTES_SENT, LEASE_HITS
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1 import HeadLimits, parse_head
 
 

@@ -15,7 +15,6 @@ from halfsync.pump.bodies.refused import RefusedBodies
 from halfsync.pump.bodies.spool import Spool, SpoolSpace
 from halfsync.pump.bodies.streamed import BodyStreams
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, MORE, WAIT, Connection, Exchange, Outcome, Route, new_exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
@@ -40,6 +39,7 @@ from halfsync.pump.traces import without_notes
 from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.settings.table import Settings
 from halfsync.wire.chunked import ChunkedBody
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1 import CHUNKED, HEAD_END, HeadLimits, RequestHead, check_partial, without_empty_lines
 from halfsync.wire.http1_responses import CONTINUE
 from halfsync.wire.http2_frames import PREFACE_HEAD

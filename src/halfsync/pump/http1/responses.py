@@ -16,7 +16,6 @@ from collections.abc import Iterable
 
 from halfsync.pump.bodies.stream import BodyStream
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import MORE, WAIT, BodyEnd, Connection, Exchange, Mark, Object, Outcome, Queued
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1.small_parts import SmallParts
@@ -27,6 +26,7 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, BodyEvent, ConnectionEvent
 from halfsync.settings.table import Settings
+from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.http1 import without_empty_lines
 from halfsync.wire.http1_responses import (
     BODILESS,

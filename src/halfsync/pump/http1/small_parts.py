@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from halfsync.objects import Memory
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, BodyEnd, Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.output import Output
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import PRODUCING
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import PIECE_COST, RESPONSE_WINDOW, UNFINISHED, Credit, Part, ToPump
 
 SMALL = 16 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 
-from halfsync.hosts import name_of
+from halfsync.http.hosts import name_of
 from halfsync.pump.connection import MORE, Connection, Outcome, new_exchange
 from halfsync.pump.http1.protocol import Http1
 from halfsync.pump.http1.seen_heads import SeenHead

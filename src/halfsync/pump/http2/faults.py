@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.quiet_log import QuietLog
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http2_events import ConnectionFailed
 from halfsync.wire.http2_state import Limit
 

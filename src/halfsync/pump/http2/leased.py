@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 
-from halfsync.counts import BYTES_SENT, LEASE_HITS
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Connection, Record
@@ -24,6 +23,7 @@ from halfsync.pump.http2.streams import Session, TakenMark
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.tls.handshakes import Handshakes
+from halfsync.scoreboard.counts import BYTES_SENT, LEASE_HITS
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2_frames import END_HEADERS, END_STREAM, FRAME_HEADER, FRAME_SIZE, HEADERS
 from halfsync.wire.http2_state import MOST_UPDATES, UPDATES_A_FRAME, StreamState

@@ -22,7 +22,6 @@ from collections import deque
 from halfsync.pump.access import AccessLog
 from halfsync.pump.changing import ChangingFiles, FileChangedError
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Mark, Queued
 from halfsync.pump.endings import Endings
 from halfsync.pump.http2.streams import TURN, Block, Session, Stream, TakenMark, error_code_of
@@ -30,6 +29,7 @@ from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.output import Output, ShrunkError, in_memory
 from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import SENDING, TAKEN
+from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.http2_frames import SETTINGS_ACK, ErrorCode
 from halfsync.wire.http2_responses import fields_block
 

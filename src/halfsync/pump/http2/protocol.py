@@ -22,7 +22,6 @@ from halfsync.pump.access import AccessLog
 from halfsync.pump.admit import Admission
 from halfsync.pump.changing import ChangingFiles
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import GONE, MORE, NEVER, WAIT, Connection, Outcome, new_exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
@@ -44,6 +43,7 @@ from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.traces import without_notes
 from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.settings.table import Settings
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1 import HeadLimits
 from halfsync.wire.http2 import Http2Connection
 from halfsync.wire.http2_events import (

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from halfsync.pump.bodies.streamed import BodyStreams
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import WAIT, Connection, Exchange, Mark, Object, Outcome
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1.responses import SMALL, SMALL_FIELDS, drop_body, grant
@@ -37,6 +36,7 @@ from halfsync.pump.sendables import FileSpan, PipeEnd
 from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
 from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.pump.websocket.state import WebSocket
+from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.http1_responses import BODILESS, wants_trailers
 from halfsync.wire.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame_start
 from halfsync.wire.http2_responses import date_block, fields_block, hints_block, response_block

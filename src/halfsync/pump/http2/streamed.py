@@ -14,13 +14,13 @@ from halfsync.pump.bodies.refused import RefusedBodies
 from halfsync.pump.bodies.stream import BodyStream
 from halfsync.pump.bodies.streamed import BodyStreams, is_worth_a_piece
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, Connection, Exchange, Outcome
 from halfsync.pump.endings import Endings
 from halfsync.pump.http2.streams import Stream
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import WORKING, BodyEvent, BodyState
 from halfsync.wire.blocks import BLOCK_SIZE
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending
 from halfsync.wire.refusals import Refusal
 

@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections import deque
 from typing import cast
 
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange, Record, WireProtocol
 from halfsync.pump.sendables import Framing
 from halfsync.pump.states import BUSY
 from halfsync.pump.transport import Transport
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2 import Http2Connection
 from halfsync.wire.http2_frames import ErrorCode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from halfsync.pump.clock import Clock
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.sendables import FileSpan
-from halfsync.stamps import Stamp
+from halfsync.system.stamps import Stamp
 from halfsync.wire.http1_responses import BODILESS, connection_line, status_line
 from halfsync.wire.messages import Reply
 

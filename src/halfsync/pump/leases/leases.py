@@ -32,11 +32,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from halfsync.counts import LEASE_MISSES
 from halfsync.logs.error import log
 from halfsync.pump.leases.known_heads import KnownHeads, cut_cookie
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.leases.rules import may_use, objection
+from halfsync.scoreboard.counts import LEASE_MISSES
 from halfsync.wire.http1 import CONDITIONAL, RequestHead
 from halfsync.wire.messages import Reply
 

@@ -10,8 +10,8 @@ import ipaddress
 import re
 from functools import lru_cache
 
-from halfsync.forwarded import Trust, named_clients
-from halfsync.plan import RoutePlan
+from halfsync.http.forwarded import Trust, named_clients
+from halfsync.plan.plan import RoutePlan
 from halfsync.pump.connection import Exchange
 from halfsync.pump.limits.client_rates import ClientRate, Prefixes, Share
 from halfsync.pump.quiet_log import QuietLog

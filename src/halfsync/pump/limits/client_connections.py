@@ -9,7 +9,7 @@ With a `limit_store` those at other machines count too: see shared_connections.p
 
 from __future__ import annotations
 
-from halfsync.forwarded import Trust
+from halfsync.http.forwarded import Trust
 from halfsync.pump.limits.client_rates import USUAL, Prefixes, key_of
 from halfsync.pump.limits.limit_store import LimitStore
 from halfsync.pump.limits.shared_connections import SharedConnections

@@ -44,7 +44,7 @@ from halfsync.pump.helpers import Helpers
 from halfsync.pump.limits import shared_connections
 from halfsync.pump.limits.shared_connections import SharedConnections
 from halfsync.pump.poller import Poller
-from halfsync.store_url import StoreUrl, parse_store_url
+from halfsync.settings.store_url import StoreUrl, parse_store_url
 from halfsync.wire.resp import Incomplete, Reply, ReplyReader, StoreError, command
 
 if TYPE_CHECKING:

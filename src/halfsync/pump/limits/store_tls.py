@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from halfsync.store_url import StoreUrl
+from halfsync.settings.store_url import StoreUrl
 
 
 def context_of(url: StoreUrl) -> ssl.SSLContext:

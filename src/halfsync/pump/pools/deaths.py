@@ -25,11 +25,11 @@ from collections.abc import Callable
 from halfsync.logs.error import log
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Exchange
 from halfsync.pump.pools.workers import LOG_BATCH, Tasks, Worker
 from halfsync.pump.states import WORKING, ExchangeEvent
 from halfsync.pump.websocket.protocol import WebSockets
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.refusals import Refusal
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2

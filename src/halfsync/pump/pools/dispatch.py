@@ -29,7 +29,6 @@ from halfsync.logs.error import log
 from halfsync.pump.bodies.spool import Spool
 from halfsync.pump.bodies.stream import BodyStream
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Connection, Exchange, Route
 from halfsync.pump.endings import Endings
 from halfsync.pump.http1.seen_heads import SeenHead
@@ -43,6 +42,7 @@ from halfsync.pump.pools.stalls import LOOK, Stalls
 from halfsync.pump.pools.workers import NUDGE_AFTER, Pool, Sent, Tasks, Worker, overloaded
 from halfsync.pump.states import BUSY, QUEUED, WHOLE, WORKING
 from halfsync.pump.websocket.state import WebSocket
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, MOST_SLOTS
 from halfsync.wire.refusals import Refusal
 

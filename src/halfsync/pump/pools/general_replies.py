@@ -13,7 +13,6 @@ from halfsync.objects import File, Memory, Pipe, SimpleObject, Tunnel
 from halfsync.pump.access import AccessLog
 from halfsync.pump.checks import UnsendableError, check_objects, count_window
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import KEPT, CloseReason
 from halfsync.pump.connection import Connection, Exchange, Object
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
@@ -27,6 +26,7 @@ from halfsync.pump.states import WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.tunnel_ends import TunnelEnds
 from halfsync.pump.websocket.protocol import WebSockets
+from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.http1_responses import BODILESS
 from halfsync.wire.messages import (
     ABORTED,

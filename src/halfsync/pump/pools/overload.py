@@ -54,15 +54,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from halfsync.counts import TOTAL_NS, WORD
 from halfsync.logs.error import log
-from halfsync.plan import BUILT_IN, Plan
+from halfsync.plan.plan import BUILT_IN, Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Exchange, Route
 from halfsync.pump.pools.saturation import Saturation
 from halfsync.pump.pools.stalls import LOOK
 from halfsync.pump.pools.workers import LOOK_AHEAD, Pool, Tasks, overloaded
 from halfsync.pump.quiet_log import QuietLog
+from halfsync.scoreboard.counts import TOTAL_NS, WORD
 
 PART = 0.5
 """Of the time that handlers take: the target, if it is "auto"."""

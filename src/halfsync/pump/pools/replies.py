@@ -14,10 +14,8 @@ import traceback
 from typing import Any
 
 from halfsync import channel
-from halfsync.counts import BYTES_SENT, STATUS
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
@@ -33,7 +31,9 @@ from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import ENDED, IDLE, PRODUCING, WORKING
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websocket.protocol import WebSockets
+from halfsync.scoreboard.counts import BYTES_SENT, STATUS
 from halfsync.settings.table import Settings
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1_responses import BODILESS, head_start
 from halfsync.wire.messages import (
     DONE,

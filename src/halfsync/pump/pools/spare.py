@@ -1,4 +1,4 @@
-"""How busy pools are, for the parent, which starts and ends workers by it (see parent/scaling.py).
+"""How busy pools are, for the parent, which starts and ends workers by it (see parent/workers/scaling.py).
 
 Looked at from the sweep, twice a second, and only where the number of workers changes with the load; so it
 costs requests nothing.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halfsync.plan import Plan
+from halfsync.plan.plan import Plan
 from halfsync.pump.pools.workers import Pool
 from halfsync.wire.messages import Spare
 

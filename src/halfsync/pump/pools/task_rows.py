@@ -11,7 +11,7 @@ from itertools import islice
 
 from halfsync.pump.connection import Exchange
 from halfsync.pump.pools.workers import Worker
-from halfsync.scoreboard import NO_TASK, Scoreboard, TaskRow, cut
+from halfsync.scoreboard.scoreboard import NO_TASK, Scoreboard, TaskRow, cut
 
 
 def describe_tasks(scoreboard: Scoreboard, worker: Worker) -> None:

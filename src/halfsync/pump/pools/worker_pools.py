@@ -11,10 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from halfsync.counts import PoolCounts
-from halfsync.forwarded import Trust
-from halfsync.header_rules import HeaderRules
-from halfsync.plan import NO_POOL, Limits, Plan, RoutePlan
+from halfsync.http.forwarded import Trust
+from halfsync.http.header_rules import HeaderRules
+from halfsync.plan.plan import NO_POOL, Limits, Plan, RoutePlan
 from halfsync.pump.access import AccessLog
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Backend, Exchange, Route
@@ -45,7 +44,8 @@ from halfsync.pump.status_backend import Shown, StatusBackend
 from halfsync.pump.task_messages import MessageQueue
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websocket.protocol import WebSockets
-from halfsync.scoreboard import Scoreboard
+from halfsync.scoreboard.counts import PoolCounts
+from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.wire.blocks import BLOCK_FROM, BLOCK_SIZE
 from halfsync.wire.messages import (
     Close,

@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from halfsync.counts import TOTAL_NS, WORD, PoolCounts
 from halfsync.logs.error import log
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import NEVER, Exchange
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.poller import Poller
@@ -25,7 +23,9 @@ from halfsync.pump.pools.queues import FairQueue, NewestFirst, Queue
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import QUEUED, WORKING, ExchangeEvent
 from halfsync.pump.task_messages import TaskMessages
+from halfsync.scoreboard.counts import TOTAL_NS, WORD, PoolCounts
 from halfsync.wire.blocks import AREA, BlockWriter, has_blocks, scoreboard_of
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     MAX_PACKET,
     MOST_SLOTS,

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
-from halfsync.counts import Point
 from halfsync.pump.status.look import PAGE_STYLE, SCRIPT
 from halfsync.pump.status.plots import plot
+from halfsync.scoreboard.counts import Point
 
 LETTERS = {
     "W": ("W", "handles a request"),

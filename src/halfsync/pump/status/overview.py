@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from halfsync.counts import TOTAL_NS
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.loop import Pump
 from halfsync.pump.pools.task_rows import describe_tasks
 from halfsync.pump.pools.workers import LOG_BATCH, Pool, Worker
-from halfsync.scoreboard import TaskRow
+from halfsync.scoreboard.counts import TOTAL_NS
+from halfsync.scoreboard.scoreboard import TaskRow
 from halfsync.wire.thread_rows import paired
 
 MOST = 2000

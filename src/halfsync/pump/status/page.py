@@ -13,16 +13,6 @@ from typing import Any
 import msgspec
 
 from halfsync import __version__
-from halfsync.counts import (
-    BYTES_SENT,
-    CONNECTIONS_ACCEPTED,
-    LEASE_HITS,
-    LEASE_MISSES,
-    LEASE_SLOW_HITS,
-    History,
-)
-from halfsync.memory import resident
-from halfsync.pump.closes import name_of
 from halfsync.pump.connection import Exchange
 from halfsync.pump.loop import Pump
 from halfsync.pump.pools.workers import Worker
@@ -32,7 +22,17 @@ from halfsync.pump.status.auto import auto
 from halfsync.pump.status.html import QUARTER, page
 from halfsync.pump.status.look import POLICY
 from halfsync.pump.status.metrics import metrics
-from halfsync.scoreboard import PROCESSES
+from halfsync.scoreboard.counts import (
+    BYTES_SENT,
+    CONNECTIONS_ACCEPTED,
+    LEASE_HITS,
+    LEASE_MISSES,
+    LEASE_SLOW_HITS,
+    History,
+)
+from halfsync.scoreboard.scoreboard import PROCESSES
+from halfsync.system.memory import resident
+from halfsync.wire.closes import name_of
 from halfsync.wire.refusals import Refusal
 
 HTML = b"Content-Type: text/html; charset=utf-8\r\nContent-Security-Policy: " + POLICY.encode() + b"\r\n"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from halfsync.hosts import name_of
+from halfsync.http.hosts import name_of
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.routes import path_of

@@ -10,11 +10,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from halfsync.certificates import SiteCertificates, Span, context_of
-from halfsync.hosts import HostTable
-from halfsync.plan import Plan
+from halfsync.http.hosts import HostTable
+from halfsync.plan.plan import Plan
 from halfsync.pump.descriptors import Descriptor
-from halfsync.ticket_keys import LIFE, SECRET, keys_of, new_secret, set_keys
+from halfsync.tls.certificates import SiteCertificates, Span, context_of
+from halfsync.tls.ticket_keys import LIFE, SECRET, keys_of, new_secret, set_keys
 
 if TYPE_CHECKING:
     import ssl

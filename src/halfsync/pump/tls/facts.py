@@ -1,4 +1,4 @@
-"""What a handshake has shown, for handlers: see halfsync/tls_facts.py."""
+"""What a handshake has shown, for handlers: see halfsync/tls/facts.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from halfsync.pump.tls.transport import TLSError
-from halfsync.tls_facts import MAX_CERTIFICATE, ClientCertificate, TLSFacts
+from halfsync.tls.facts import MAX_CERTIFICATE, ClientCertificate, TLSFacts
 
 if TYPE_CHECKING:
     import ssl

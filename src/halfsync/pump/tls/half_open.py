@@ -10,11 +10,11 @@ and whoever opens more and says nothing is ended after a second.)
 from __future__ import annotations
 
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection
 from halfsync.pump.endings import Endings
 from halfsync.pump.quiet_log import QuietLog
 from halfsync.pump.states import HANDSHAKE
+from halfsync.wire.closes import CloseReason
 
 SILENCE = 1.0
 """Seconds for which a client may say nothing amid its handshake, while others wait."""

@@ -23,7 +23,6 @@ from typing import NoReturn
 from halfsync.logs.error import log
 from halfsync.pump.before_http import BeforeHttp
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import WAIT, Connection, Outcome, WireProtocol
 from halfsync.pump.endings import Endings
 from halfsync.pump.internal_errors import InternalErrors
@@ -42,8 +41,9 @@ from halfsync.pump.tls.transport import (
     TLSTransport,
     alert,
 )
-from halfsync.tls_facts import MAX_KNOWN, encode
+from halfsync.tls.facts import MAX_KNOWN, encode
 from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, Opening, look_at
+from halfsync.wire.closes import CloseReason
 
 STEPS = 4
 """Of handshakes, in one turn of the loop."""

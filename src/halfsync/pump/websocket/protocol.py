@@ -30,7 +30,6 @@ from halfsync.objects import File
 from halfsync.pump.bodies.spool import Spool, SpoolSpace
 from halfsync.pump.checks import UnsendableError
 from halfsync.pump.clock import Clock
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import MORE, NEVER, WAIT, Connection, Exchange, Outcome
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
@@ -43,6 +42,7 @@ from halfsync.pump.states import PRODUCING, SENDING, WORKING, WebSocketEvent, We
 from halfsync.pump.websocket.small_messages import AT_ONCE, ROOM, SmallMessages
 from halfsync.pump.websocket.state import WebSocket
 from halfsync.settings.table import Settings
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     ABORTED,
     MESSAGE_IN_PACKET,

@@ -11,7 +11,6 @@ direction.
 
 from __future__ import annotations
 
-from halfsync.pump.closes import CloseReason
 from halfsync.pump.connection import Connection, Exchange
 from halfsync.pump.endings import Endings
 from halfsync.pump.output import Output
@@ -20,6 +19,7 @@ from halfsync.pump.sendables import Framing
 from halfsync.pump.task_messages import OVERHEAD, MessageQueue
 from halfsync.pump.transport import RECV_SIZE
 from halfsync.pump.websocket.state import WebSocket
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     MESSAGE_TAG,
     MESSAGE_WINDOW,

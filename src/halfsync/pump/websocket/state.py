@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from halfsync.pump.bodies.spool import Spool
-from halfsync.pump.closes import KEPT
 from halfsync.pump.states import WEBSOCKET_TABLE, WebSocketEvent, WebSocketState
 from halfsync.pump.task_messages import MessageQueue
+from halfsync.wire.closes import KEPT
 from halfsync.wire.websocket import FrameReader
 from halfsync.wire.websocket_deflate import Deflator
 from halfsync.wire.websocket_handshake import Offer

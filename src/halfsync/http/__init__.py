@@ -1,0 +1,1 @@
+"""HTTP as all parts know it: requests, responses, header fields."""

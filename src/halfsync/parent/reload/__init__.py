@@ -1,0 +1,1 @@
+"""The configuration is read again, and takes effect."""

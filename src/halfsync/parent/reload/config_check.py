@@ -1,0 +1,81 @@
+"""`--check-config`: whether each application can be imported, tried in a child of its own."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+
+from halfsync import channel
+from halfsync.parent.workers import processes
+from halfsync.parent.workers.children import Child, ProtocolError, Role
+from halfsync.parent.workers.spawn import EntryPoints
+from halfsync.plan.plan import Plan
+from halfsync.system.folders import here
+from halfsync.wire.messages import Failed
+
+
+def check_applications(plan: Plan, entry_points: EntryPoints) -> list[Failed]:
+    """Start one worker of each application and let it go again. Gives the failures, one of each
+    application."""
+    found: dict[str, Failed] = {}
+    for index, pool in enumerate(plan.pools):
+        if pool.target is None or pool.target in found:
+            continue
+        failure = _check_one(plan, entry_points, index)
+        if failure is not None:
+            found[pool.target] = failure
+    return list(found.values())
+
+
+def _check_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | None:
+    ours, theirs = channel.pair()
+    name = f"worker({plan.pools[index].name})"
+
+    def child_main() -> int:
+        ours.detach()
+        processes.make_importable(here(), plan.settings.pythonpath)
+        return entry_points.worker(plan, index, theirs, None)
+
+    start = processes.Start(
+        name,
+        "halfsync worker",
+        child_main,
+        [theirs.fileno()],
+        None,
+        plan.settings.log_level,
+        plan.settings.log_format,
+        gains_no_privileges=False,
+    )
+    child = Child(0, Role.WORKER, name, index, 0, ours, 0.0, processes.fork(start))
+    theirs.close()
+    try:
+        report = (
+            child.receive()
+            if _says_something(ours, plan.settings.startup_timeout)
+            else _too_late(plan, index)
+        )
+    except ProtocolError as error:
+        report = Failed(
+            f"Target {plan.pools[index].name!r}: its worker sent a malformed report ({error}).", ""
+        )
+    if report is None:
+        _, status = os.waitpid(child.pid, 0)
+        ending = processes.how_it_ended(status)
+        return Failed(f"Target {plan.pools[index].name!r}: its worker {ending} while starting.", "")
+    child.close_channel()
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    return report if isinstance(report, Failed) else None
+
+
+def _says_something(channel: socket.socket, seconds: float) -> bool:
+    return bool(select.select([channel], [], [], seconds or None)[0])
+
+
+def _too_late(plan: Plan, index: int) -> Failed:
+    seconds = plan.settings.startup_timeout
+    return Failed(
+        f"Target {plan.pools[index].name!r}: it was not ready within {seconds:g} s (startup_timeout).", ""
+    )

@@ -1,0 +1,1 @@
+"""What stands between the parent and who manages the service."""

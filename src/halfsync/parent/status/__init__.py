@@ -1,0 +1,1 @@
+"""What the parent tells of itself and of all others."""

@@ -1,0 +1,1 @@
+"""The worker processes: made, counted, replaced, reaped."""

@@ -1,0 +1,1 @@
+"""Shared memory that says what every process and thread is doing."""
