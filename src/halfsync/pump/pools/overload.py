@@ -11,7 +11,7 @@ RFC 8289).
 Whether it is an overload is decided slowly, so that a burst is none:
 
  - A pool is watched from when a request has waited for longer than the target (LEAST_SIGN at least). If that
-   stays so for PATIENCE, more come than end, and some do end, it is *overloaded*. A burst is over by then.
+   stays so for INTERVAL, more come than end, and some do end, it is *overloaded*. A burst is over by then.
    Handlers that hang are no overload (`queue_timeout` is for those).
  - More come than end if the number of those that wait goes on growing: of late it was at no time as small as
    at any time in the first half, and it has grown by a tenth of those that ended meanwhile (or by less, if
@@ -35,7 +35,7 @@ While it is overloaded,
  - If requests come RUSH times as often as before, clients send what was refused again at once. Then to refuse
    is of no use: each of them waits for its response, and would wait for no longer than it takes to serve all
    of them. So they wait, for PEACE at least.
- - It is over when in the last PATIENCE threads were idle for longer than those that were refused would have
+ - It is over when in the last INTERVAL threads were idle for longer than those that were refused would have
    taken them.
 
 The target "auto" is half of the time that handlers take, so that a response comes within 1.5 times the usual
@@ -73,16 +73,16 @@ LEAST_SIGN = 0.05
 KEPT_PART = 0.25
 """Of the threads: so many requests, and one, may wait. With fewer, threads idle if some become free together;
 with more, those that are refused wait longer for it: at twice the load a quarter of what handlers take."""
-PATIENCE = 1.0
-"""Seconds for which requests may wait too long until that is an overload; or twice the time that handlers
-take. A page with all its images, or a scheduled job, is a burst of a second."""
+INTERVAL = 1.0
+"""Seconds for which requests may wait too long until that is an overload (RFC 8289's INTERVAL); or twice the
+time that handlers take. A page with all its images, or a scheduled job, is a burst of a second."""
 GROWING = 10.0
 """The same for a pool that can have more workers: they are on their way."""
 MOST_STEP = 32
 """By so many, or by a quarter, the number of those that wait has to grow; by fewer if there are fewer
 threads."""
 WINDOWS = 8
-"""In PATIENCE: of each it is known how many waited at least, and at most."""
+"""In INTERVAL: of each it is known how many waited at least, and at most."""
 REMEMBERED = 8 * WINDOWS
 FEW = 3
 """So many requests have to end meanwhile, at least, and by so many has the number to grow: with one thread,
@@ -115,7 +115,7 @@ MANY = 1 << 30
 
 
 class _Window(NamedTuple):
-    """A part of PATIENCE."""
+    """A part of INTERVAL."""
 
     least: int  # that waited meanwhile
     most: int
@@ -140,10 +140,10 @@ class _Watch:
     rate: float = 0.0  # requests a second that came before
     refused_first: int = -1  # those that had waited before it was one
     looked_at: float = 0.0
-    window_at: float = 0.0  # when the last PATIENCE began
+    window_at: float = 0.0  # when the last INTERVAL began
     idle: float = 0.0  # seconds of it in which threads were, summed over the threads
     refused: int = 0
-    refused_before: int = 0  # the last PATIENCE
+    refused_before: int = 0  # the last INTERVAL
 
 
 class Overload:
@@ -210,8 +210,8 @@ class Overload:
         watch.least = min(watch.least, pool.waiting)
         watch.most = max(watch.most, pool.waiting)
         elapsed = self._clock.now - watch.since - (self.delay() - watch.delayed)
-        patience = self._patience(pool)
-        if elapsed < (watch.count + 1) * patience / WINDOWS:
+        interval = self._interval(pool)
+        if elapsed < (watch.count + 1) * interval / WINDOWS:
             return False
         watch.count += 1
         ended = sum(pool.counts.times)
@@ -236,9 +236,9 @@ class Overload:
         """How many may wait at most."""
         return max((route.limits.queue_limit for route in self._routes.get(pool, ())), default=MANY)
 
-    def _patience(self, pool: Pool) -> float:
+    def _interval(self, pool: Pool) -> float:
         can_grow = sum(not worker.retiring for worker in pool.workers) < self._most[pool]
-        return max(GROWING if can_grow else PATIENCE, 2 * self._mean_ns(pool) / 1e9)
+        return max(GROWING if can_grow else INTERVAL, 2 * self._mean_ns(pool) / 1e9)
 
     def _mean_ns(self, pool: Pool) -> float:
         found = self._means.get(pool)
@@ -287,7 +287,7 @@ class Overload:
             self._end(pool, watch)
             return
         mean_ns = max(1.0, self._mean_ns(pool))
-        if now - watch.window_at >= self._patience(pool):
+        if now - watch.window_at >= self._interval(pool):
             if watch.idle * 1e9 >= (watch.refused - watch.refused_before) * mean_ns:
                 self._end(pool, watch)
                 return
