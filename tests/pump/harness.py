@@ -291,10 +291,10 @@ class Stage:
     def client(self, *, rcvbuf: int = 0, in_clear: bool = False, **tls: Any) -> Client:
         """A connected client that the pump has accepted. `tls`: see TLSSocket; with `in_clear` it does not
         speak that."""
-        before = len(self.pump.connections)
+        before = set(self.pump.connections.values())  # some of them may end meanwhile
         client = Client(self, rcvbuf, in_clear=in_clear, **tls)
         self.clients.append(client)
-        self.until(lambda: len(self.pump.connections) > before, "a connection")
+        self.until(lambda: not before.issuperset(self.pump.connections.values()), "a connection")
         transports = [
             getattr(conn.transport, "plain", conn.transport) for conn in self.pump.connections.values()
         ]

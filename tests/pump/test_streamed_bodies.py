@@ -7,7 +7,6 @@ import hashlib
 import random
 import signal
 import socket
-from functools import partial
 from typing import Any
 
 import pytest
@@ -74,10 +73,20 @@ def body_state(stage: Stage) -> BodyState:
     return conn.exchange.stream.state
 
 
-def has_come(stage: Stage, size: int) -> bool:
-    """Whether so much of the body has been read; or nobody reads it any more."""
-    exchanges = [conn.exchange for conn in stage.pump.connections.values()]
-    return all(one is None or one.received >= size or one.status == 408 for one in exchanges)
+def take_to(stage: Stage, hand: Hand, task: Task, size: int) -> None:
+    """Take so much of the body, as a worker does: it gives back each piece before it waits for another. Or
+    nobody reads it any more."""
+
+    def is_taken() -> bool:
+        before = len(hand.bodies[task.number])
+        hand.collect(task)
+        now = len(hand.bodies[task.number])
+        if now > before:
+            hand.ask(task, now - before)
+        exchanges = [conn.exchange for conn in stage.pump.connections.values()]
+        return now >= size or all(one is None or one.status == 408 for one in exchanges)
+
+    stage.until(is_taken, "the body")
 
 
 def exchange_state(stage: Stage) -> ExchangeState:
@@ -442,10 +451,11 @@ def test_a_client_that_stalls_while_it_is_awaited():
     with streaming(body_timeout=10, access_logfile="-", handler_timeout=5) as stage:
         client, hand, task = begun(stage, first=DATA[:10])
         hand.ask(task)
+        take_to(stage, hand, task, 10)
         stage.later(9)
         assert client.quiet()
         client.send(DATA[10:20])
-        hand.ask(task, 10)
+        take_to(stage, hand, task, 20)
         stage.later(9)
         assert client.quiet()
         stage.later(3)
@@ -464,7 +474,7 @@ def test_no_limit_of_the_clients_runs_while_the_handler_has_to_read():
         assert body_state(stage) is BodyState.OFFERED
         stage.later(100)
         assert client.quiet()
-        hand.ask(task, 1990)
+        take_to(stage, hand, task, 2000)
         assert body_state(stage) is BodyState.AWAITED
         stage.later(5)
         assert client.answer().status == 408
@@ -483,9 +493,8 @@ def test_a_client_that_is_too_slow(responds: bool):
         while not client.over and b"HTTP/1.1 408" not in client.inbox and sent < 3000:
             client.send(DATA[sent : sent + 20])
             sent += 20
-            stage.until(partial(has_come, stage, sent))
+            take_to(stage, hand, task, sent)
             client.receive()
-            hand.ask(task, 20)
             stage.later(0.2)
             client.receive()
         assert 900 < sent < 1500
