@@ -27,7 +27,7 @@ MAX_HEAD = 64 * 1024
 class _Process:
     """What is known of all of them."""
 
-    has_client: ClassVar[set[UpgradeSocket]] = set()
+    conversing: ClassVar[set[UpgradeSocket]] = set()
     leaves: ClassVar = False  # the worker
 
 
@@ -78,7 +78,7 @@ class UpgradeSocket:
     def end(self) -> None:
         """The application has returned, and with that its conversation ends. A thread of its own that reads
         here still is woken."""
-        _Process.has_client.discard(self)
+        _Process.conversing.discard(self)
         self.hang_up()
         self.close()
 
@@ -103,7 +103,7 @@ class UpgradeSocket:
         except (BadHead, ValueError) as error:
             raise OSError(errno.EPROTO, f"gunicorn.socket is for a 101, and this is none: {error}") from None
         self._sock, theirs = socket.socketpair()
-        _Process.has_client.add(self)
+        _Process.conversing.add(self)
         replier.tunnel(parsed, out_of_reach(theirs.detach()))
         replier.soon()
         if _Process.leaves:
@@ -134,5 +134,5 @@ def hang_up_all() -> None:
     """The worker leaves: who reads is told that nothing comes any more, so that it returns. Its client
     connects again, and talks to another worker."""
     _Process.leaves = True
-    for one in list(_Process.has_client):
+    for one in list(_Process.conversing):
         one.hang_up()
