@@ -95,9 +95,25 @@ def test_a_reload_ends_it(tmp_path):
         upgraded(client)
         server.signal(signal.SIGHUP)
         assert client.rest() == b""
-        server.until_logged("the reload is over")
+        server.until_logged("upgrading:app: the old workers are gone; the reload is over")
         with server.client() as another:
             upgraded(another)
             server.signal(signal.SIGTERM)
             assert another.rest() == b""
         assert server.ends() == 0
+
+
+def test_one_that_begins_while_its_worker_leaves(tmp_path):
+    """What the application writes is sent, and then it reads that there is nothing more."""
+    with serving(tmp_path, "upgrading:app", "--threads", "2", "--graceful-timeout", "600") as server:
+        with server.client() as early, server.client() as late:
+            upgraded(early)
+            late.send(request("/late", *UPGRADE))
+            server.until((tmp_path / "waits").exists)
+            server.signal(signal.SIGHUP)
+            assert early.rest() == b""
+            (tmp_path / "go").touch()
+            answer = late.answer()
+            assert answer.status == 101
+            assert late.rest() == b"at once "
+        server.until_logged("upgrading:app: the old workers are gone; the reload is over")

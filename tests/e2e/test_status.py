@@ -312,7 +312,7 @@ def test_processes_with_their_generation(server):
 
 def test_certificates_and_when_they_expire(tmp_path):
     """One that expires soon is marked."""
-    expires = datetime.now(UTC) + timedelta(days=3)
+    expires = datetime.now(UTC) + timedelta(days=2, hours=23, minutes=30)
     names = certificates.write(tmp_path, certificates.issued("soon.test", not_after=expires))
     (tmp_path / "halfsync.toml").write_text(
         f'bind = "https://127.0.0.1:0"\ncertfile = "{names[0]}"\nkeyfile = "{names[1]}"\n'

@@ -106,8 +106,10 @@ class UpgradeSocket:
         _Process.conversing.add(self)
         replier.tunnel(parsed, out_of_reach(theirs.detach()))
         replier.soon()
-        if _Process.leaves:
-            self.hang_up()
+        if (
+            _Process.leaves
+        ):  # what the application writes now is still sent, and it reads that the client has ended
+            self._sock.shutdown(socket.SHUT_RD)
         return self._sock
 
 

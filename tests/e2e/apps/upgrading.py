@@ -3,7 +3,9 @@ do it wrong."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 Environ = dict[str, Any]
@@ -51,6 +53,13 @@ def ends_as_gunicorn_wants_it(sock: Any, _start: Any) -> Iterable[bytes]:
     raise StopIteration
 
 
+def begins_late(sock: Any, start: Any) -> Iterable[bytes]:
+    Path("waits").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return ends_as_gunicorn_wants_it(sock, start)
+
+
 def ends_behind_a_generator(sock: Any, start: Any) -> Iterable[bytes]:
     yield from ends_as_gunicorn_wants_it(sock, start)
 
@@ -88,6 +97,7 @@ def splits_a_field(sock: Any, start: Any) -> Iterable[bytes]:
 
 ACTS = {
     "/shout": ends_as_gunicorn_wants_it,
+    "/late": begins_late,
     "/generator": ends_behind_a_generator,
     "/returns": returns,
     "/fails": fails,

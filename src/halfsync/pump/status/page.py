@@ -6,6 +6,7 @@ workers' scoreboards.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Any
@@ -173,7 +174,7 @@ class StatusPages:
                 "site": site.name,
                 "hosts": site.hosts,
                 "expires": time.strftime("%Y-%m-%d", time.gmtime(expires)),
-                "seconds": round(expires - wall),
+                "seconds": math.floor(expires - wall),
             }
             for site in (certificates.sites if certificates is not None else ())
             for expires in site.expire
