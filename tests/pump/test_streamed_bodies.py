@@ -15,6 +15,7 @@ from halfsync.objects import Memory
 from halfsync.plan.plan import Kind, RoutePlan
 from halfsync.pump.bodies.streamed import WORTH_A_PIECE, read_a_piece
 from halfsync.pump.states import BodyState, ExchangeState
+from halfsync.pump.transport import PlainTransport
 from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
@@ -329,6 +330,34 @@ def test_a_client_that_asks_and_does_not_wait_is_not_told():
         client, hand, task = begun(stage, post(5, "Expect: 100-continue"), b"he")
         hand.ask(task)
         assert client.quiet()
+
+
+@pytest.mark.skipif(transport() != "plain", reason="it is about what the kernel takes of a few bytes")
+@pytest.mark.parametrize("taken", [0, 10])
+def test_a_socket_without_room_for_100_continue(monkeypatch: pytest.MonkeyPatch, taken: int):
+    """It is full of responses that the client does not read. What is said is whole, or is not said; else a
+    part of it would stand before the response."""
+    with streaming() as stage:
+        client, hand, task = begun(stage, post(5, "Expect: 100-continue"))
+        sent = [taken]
+
+        def send(self: PlainTransport, data: bytes, flags: int = 0, /) -> int:
+            room = sent.pop() if sent else 0
+            if not room:
+                raise BlockingIOError
+            return socket.socket.send(self, data[:room], flags)
+
+        with monkeypatch.context() as full:
+            full.setattr(PlainTransport, "send", send)
+            hand.ask(task)
+        if taken:
+            assert client.rest() == b"HTTP/1.1 1"
+            assert isinstance(hand.heard()[-1], ClientDisconnected)
+            return
+        client.send(b"hello")
+        assert hand.collect(task) is Ending.DONE
+        hand.reply(task, b"well")
+        assert client.interim().body == b"well"
 
 
 def test_a_refused_upload_is_never_sent():

@@ -711,6 +711,28 @@ def test_a_client_waits_for_100_continue(stage: Stage):
     assert client.answer().body == b"POST / HTTP/1.1\nbody"
 
 
+def test_a_100_continue_that_finds_no_room_is_no_part_of_the_response(monkeypatch: pytest.MonkeyPatch):
+    """The socket may be full of responses to earlier requests, when a handler begins to read."""
+    with Stage(tls=certificates(), stream_body=True) as stage:
+        hand, client = stage.hand(), stage.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        task = hand.take()
+        transport = the(stage).transport
+        with monkeypatch.context() as full:
+            full.setattr(transport, "_give", has_no_room)
+            hand.ask(task)
+        client.send(b"body")
+        assert hand.collect(task) is Ending.DONE
+        hand.reply(task, b"well")
+        assert client.interim().status == 100
+        answer = client.interim()
+        assert (answer.status, answer.body) == (200, b"well")
+
+
+def has_no_room(_data: bytes) -> int:
+    raise BlockingIOError
+
+
 # --- writing ----------------------------------------------------------------------------------------------
 
 

@@ -164,11 +164,9 @@ class BodyStreams:
         then it has been told what it wanted to know. False: it has disconnected."""
         if not exchange.head.expects or exchange.received or conn.inbox or exchange.state is not WORKING:
             return True
-        # As in http1: nothing of ours is unsent, so the socket takes it whole.
+        # As in http1: it is said whole, or not at all if the socket is full of earlier responses.
         try:
-            conn.transport.send(CONTINUE)
-        except BlockingIOError:
-            pass
+            conn.transport.offer(CONTINUE)
         except OSError:
             self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return False
