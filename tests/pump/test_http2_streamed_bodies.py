@@ -11,6 +11,7 @@ import pytest
 
 from halfsync.objects import Memory
 from halfsync.pump.bodies.streamed import WORTH_A_PIECE
+from halfsync.pump.http2.output import AHEAD
 from halfsync.pump.http2.streams import Session, Stream
 from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.closes import CloseReason
@@ -271,6 +272,23 @@ def test_early_hints():
         stream_of(stage).protocol.hint(exchange, b"Link: </a.css>; rel=preload\r\nConnection: close\r\n")
         client.settle()
         assert client.responses[number].interim == [103]
+        hand.reply(task, b"a")
+        assert client.early_response(number).body == b"a"
+
+
+def test_hints_to_a_client_that_does_not_read_are_bounded():
+    """They are no use to it, and an application may send any number of them."""
+    with streaming() as stage:
+        client, hand, number, task = begun(stage)
+        stream = stream_of(stage)
+        assert stream.exchange is not None
+        line = b"Link: </%b>; rel=preload\r\n" % (b"a" * 8000)
+        for _ in range(1000):  # 8 MB: sockets on both sides hold less
+            stream.protocol.hint(stream.exchange, line)
+            stage.turn()
+        [conn] = stage.pump.connections.values()
+        session = session_of(stage)
+        assert session.framed - conn.wire_bytes < 2 * AHEAD
         hand.reply(task, b"a")
         assert client.early_response(number).body == b"a"
 

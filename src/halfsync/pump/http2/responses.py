@@ -164,7 +164,11 @@ class Http2Responses(StreamCloser):
         self._start_output(stream, exchange, block)
 
     def hint(self, exchange: Exchange, fields: bytes) -> None:
-        self.uploads.say_in_between(stream_of(exchange), hints_block(fields))
+        """As with HTTP/1.1, they are no use to a client that is slow: it gets none."""
+        stream = stream_of(exchange)
+        session = stream.carrier.session
+        if isinstance(session, Session) and session.framed - stream.carrier.wire_bytes < AHEAD:
+            self.uploads.say_in_between(stream, hints_block(fields))
 
     def _start_output(self, stream: Stream, exchange: Exchange, block: bytes) -> None:
         exchange.wire_before = stream.wire_bytes
