@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import halfsync
+from halfsync.parent.kept_code import LATE
 from halfsync.start import NEEDED
 
 BEGIN = "import halfsync.commands.cli, halfsync.parent.main as main; main.entry_points(None)"
@@ -44,6 +46,23 @@ def imported(code: str) -> set[str]:
 def at_start() -> set[str]:
     """Without what the interpreter imports by itself, which differs from one environment to another."""
     return imported(BEGIN) - imported("pass")
+
+
+OF_COMMANDS = re.compile(
+    r"halfsync\.(commands\..*|start|__main__|parent\.reload\.config_check|plan\.without_effect)"
+)
+"""What a server that runs has no further use for."""
+
+
+def test_all_of_our_code_is_in_memory_at_the_start(at_start):
+    """Imported, or kept: what a process imports later may be another version's by then."""
+    package = Path(halfsync.__file__).parent
+    names = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in package.rglob("*.py")
+    }
+    missing = {name for name in names - at_start if not OF_COMMANDS.fullmatch(name)}
+    assert missing == {f"halfsync.{name}" for name in LATE}
 
 
 @pytest.mark.parametrize("name", COSTLY)

@@ -14,6 +14,7 @@ from halfsync import __version__
 from halfsync.logs import error
 from halfsync.logs.target import target_of
 from halfsync.parent import listeners, machine, privileges
+from halfsync.parent.kept_code import keep_code
 from halfsync.parent.logfiles import ErrorLog, access_log_of
 from halfsync.parent.privileges import Identity
 from halfsync.parent.reload import certificates
@@ -187,13 +188,16 @@ def _control_socket(
 
 
 def entry_points(scoreboard: Scoreboard) -> EntryPoints:
-    """The children's code, imported before the first fork: it is in memory once, and no child can
-    fail to find it, whatever happens to the files. The pump alone keeps the scoreboard."""
+    """The children's code, imported before the first fork, or at least read: it is in memory once, and no
+    child can fail to find it or get another version, whatever happens to the files. The pump alone keeps the
+    scoreboard."""
     from halfsync.issuing import main as issuing
     from halfsync.pump import main as pump
     from halfsync.watcher import main as watcher
     from halfsync.worker import main as worker
     from halfsync.worker import template
+
+    keep_code()
 
     def without(run: Callable[Arguments, int]) -> Callable[Arguments, int]:
         def run_without(*arguments: Arguments.args, **named: Arguments.kwargs) -> int:
