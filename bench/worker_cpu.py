@@ -21,16 +21,8 @@ from typing import Any
 
 from halfsync.plan.plan import Kind, Listener, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
-from halfsync.wire.messages import (
-    MAX_PACKET,
-    SCOREBOARD_BYTES,
-    SCOREBOARD_SLOTS,
-    Reply,
-    Task,
-    decode_replies,
-    encode,
-    one_by_one,
-)
+from halfsync.wire.messages import MAX_PACKET, Reply, Task, decode_replies, encode, one_by_one
+from halfsync.wire.task_slots import SCOREBOARD_BYTES, SCOREBOARD_SLOTS
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of
 from halfsync.worker.threads import Threads

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from halfsync.pump.states import diagrams
-from halfsync.wire import messages
+from halfsync.wire import messages, orders
 
 PAGE = Path(__file__).resolve().parent / "architecture.md"
 WALK = PAGE.with_name("walk.txt")
@@ -24,11 +24,15 @@ def page() -> str:
     text = _fill(text, "body states", f"```mermaid\n{body}\n```\n")
     text = _fill(text, "tunnel states", f"```mermaid\n{tunnel.rstrip()}\n```\n")
     text = _fill(text, "websocket states", f"```mermaid\n{websocket.rstrip()}\n```\n")
-    channels = (messages.__doc__ or "").partition("descriptors (SCM_RIGHTS):\n\n")[2].partition("\n\n")[0]
+    channels = "\n".join(_channels(module.__doc__ or "") for module in (messages, orders))
     text = _fill(text, "channels", f"```text\n{channels}\n```\n")
     return _fill(
         text, "functions of a request", f"```text\n{WALK.read_text(encoding='utf-8').rstrip()}\n```\n"
     )
+
+
+def _channels(docstring: str) -> str:
+    return docstring.partition("(SCM_RIGHTS):\n\n")[2].partition("\n\n")[0].rstrip()
 
 
 def _fill(text: str, name: str, content: str) -> str:

@@ -31,7 +31,7 @@ from halfsync.plan.plan import Plan
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
 from halfsync.system import prctl
-from halfsync.wire.messages import (
+from halfsync.wire.orders import (
     Attach,
     Changed,
     Drain,

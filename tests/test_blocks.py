@@ -20,7 +20,7 @@ from halfsync.wire.blocks import (
     has_blocks,
     scoreboard_of,
 )
-from halfsync.wire.messages import SCOREBOARD_SLOTS, scoreboard_bytes
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS, scoreboard_bytes
 
 
 def both() -> tuple[BlockWriter, LentBlocks]:

@@ -32,7 +32,7 @@ from halfsync.parent.workers.staffing import Staffing
 from halfsync.plan.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
-from halfsync.wire import messages
+from halfsync.wire import orders
 from tests.ports import free_port
 
 # --- states
@@ -509,7 +509,7 @@ def child_and_end():
 
 
 @pytest.mark.parametrize(
-    "sent", [b"\xc1", b"garbage", b"\x91" * 5000, messages.encode(messages.Drain(1.0)), b"\x80"]
+    "sent", [b"\xc1", b"garbage", b"\x91" * 5000, orders.encode(orders.Drain(1.0)), b"\x80"]
 )
 def test_a_malformed_report_is_a_protocol_error(child_and_end, sent):
     child, theirs = child_and_end
@@ -521,8 +521,8 @@ def test_a_malformed_report_is_a_protocol_error(child_and_end, sent):
 def test_descriptors_that_come_with_a_report_are_closed(child_and_end):
     child, theirs = child_and_end
     before = len(os.listdir("/proc/self/fd"))
-    channel.send(theirs, messages.encode(messages.Ready(5)), (0, 1, 2))
-    assert child.receive() == messages.Ready(5)
+    channel.send(theirs, orders.encode(orders.Ready(5)), (0, 1, 2))
+    assert child.receive() == orders.Ready(5)
     assert len(os.listdir("/proc/self/fd")) == before
     assert child.receive() is None
     assert child.channel is not None
@@ -533,7 +533,7 @@ def test_orders_wait_for_room_and_keep_their_descriptors(child_and_end):
     child, theirs = child_and_end
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(1000):
-        child.order(messages.LogFile(), (os.dup(0),))
+        child.order(orders.LogFile(), (os.dup(0),))
     child.flush(now=1.0)
     assert child.has_unsent
     assert child.stuck_since == 1.0
@@ -542,7 +542,7 @@ def test_orders_wait_for_room_and_keep_their_descriptors(child_and_end):
         received = channel.receive(theirs)
         assert received is not None
         packet, descriptors = received
-        assert messages.decode_order(packet) == messages.LogFile()
+        assert orders.decode_order(packet) == orders.LogFile()
         assert len(descriptors) == 1
         channel.close_all(descriptors)
         arrived += 1
@@ -555,7 +555,7 @@ def test_orders_to_the_dead_are_dropped(child_and_end):
     child, theirs = child_and_end
     before = len(os.listdir("/proc/self/fd"))
     theirs.close()
-    child.order(messages.LogFile(), (os.dup(0),))
+    child.order(orders.LogFile(), (os.dup(0),))
     child.flush(now=1.0)
     assert not child.has_unsent
     assert child.receive() is None
@@ -631,7 +631,7 @@ def test_the_watchdog_is_told_while_the_pump_responds(capfd):
     pump.flush(104.0)
     packet = channel.receive(theirs)
     assert packet is not None
-    assert isinstance(messages.decode_order(packet[0]), messages.Ping)
+    assert isinstance(orders.decode_order(packet[0]), orders.Ping)
     watchdog.look(pump, 106.0)  # it has not responded
     watchdog.look(pump, 108.0)
     assert len(told) == 3

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from halfsync.parent.workers.thread_rows import TRIES, ThreadRows
-from halfsync.wire.messages import SCOREBOARD_BYTES, SCOREBOARD_SLOTS, Ending, LogTask
+from halfsync.wire.messages import Ending, LogTask
+from halfsync.wire.task_slots import SCOREBOARD_BYTES, SCOREBOARD_SLOTS
 from halfsync.wire.thread_rows import THREAD_ROWS, ThreadRow, at_work, idle, paired, rows_of
 from tests.e2e.harness import until
 from tests.test_worker_threads import GET, Gate, wait

@@ -22,7 +22,7 @@ from halfsync.watcher import code
 from halfsync.watcher.files import SingleFiles
 from halfsync.watcher.main import run
 from halfsync.watcher.missed import CLOCK_STEP, changed_since
-from halfsync.wire.messages import Changed, Failed, Ready, decode_report
+from halfsync.wire.orders import Changed, Failed, Ready, decode_report
 from tests.e2e.harness import until
 from tests.test_parent import Stage, alive, assert_told, descendants, preload, serving, stage, with_script
 

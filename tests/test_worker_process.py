@@ -26,23 +26,9 @@ from halfsync import channel
 from halfsync.plan.plan import Kind, Plan, PoolPlan, RoutePlan
 from halfsync.settings.table import Settings
 from halfsync.system import prctl
-from halfsync.wire.messages import (
-    SCOREBOARD_BYTES,
-    Attach,
-    Cut,
-    Failed,
-    LogFile,
-    LogRecord,
-    LogTask,
-    Nudge,
-    Ready,
-    Report,
-    Retire,
-    Spawn,
-    Stacks,
-    decode_report,
-    encode,
-)
+from halfsync.wire.messages import LogRecord, LogTask, Nudge, Stacks, encode
+from halfsync.wire.orders import Attach, Cut, Failed, LogFile, Ready, Report, Retire, Spawn, decode_report
+from halfsync.wire.task_slots import SCOREBOARD_BYTES
 from halfsync.worker import main, template
 from halfsync.worker.importing import CannotImport, load
 from tests.worker_stage import TIMEOUT, Seam, plan_of

@@ -19,7 +19,6 @@ from halfsync.handlers import wsgi_response
 from halfsync.http.response import head_of
 from halfsync.wire.messages import (
     MAX_PACKET,
-    SCOREBOARD_SLOTS,
     EarlyHints,
     Ending,
     Part,
@@ -29,6 +28,7 @@ from halfsync.wire.messages import (
     encode,
     one_by_one,
 )
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS
 from halfsync.worker.bodies import TaskResponder
 from halfsync.worker.counting import RequestCount
 from tests.worker_stage import Stage

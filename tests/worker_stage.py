@@ -19,7 +19,6 @@ from halfsync.settings.table import Settings
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    SCOREBOARD_BYTES,
     Credit,
     Ending,
     Lease,
@@ -32,6 +31,7 @@ from halfsync.wire.messages import (
     one_by_one,
 )
 from halfsync.wire.packets import unpack
+from halfsync.wire.task_slots import SCOREBOARD_BYTES
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.main import handlers_of, header_rules_of
 from halfsync.worker.threads import LogHandler, Threads

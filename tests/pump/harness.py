@@ -45,12 +45,9 @@ from halfsync.wire.messages import (
     BODY_WINDOW,
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    SCOREBOARD_BYTES,
-    SCOREBOARD_SLOTS,
     AlikeReplies,
     Credit,
     Ending,
-    Join,
     Lease,
     LogTask,
     Part,
@@ -64,6 +61,8 @@ from halfsync.wire.messages import (
     decode_watch,
     encode,
 )
+from halfsync.wire.orders import Join
+from halfsync.wire.task_slots import SCOREBOARD_BYTES, SCOREBOARD_SLOTS
 from halfsync.wire.thread_rows import WORDS, at_work
 from tests.ports import free_port
 from tests.pump import tls_ends

@@ -11,17 +11,8 @@ from pathlib import Path
 import pytest
 
 from halfsync.objects import Memory
-from halfsync.wire.messages import (
-    SCOREBOARD_SLOTS,
-    Ending,
-    Nudge,
-    Part,
-    Recall,
-    Reply,
-    Stacks,
-    Task,
-    encode,
-)
+from halfsync.wire.messages import Ending, Nudge, Part, Recall, Reply, Stacks, Task, encode
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS
 from tests.pump.harness import Client, Hand, Stage, get
 
 ROOT = Path(__file__).resolve().parents[2]

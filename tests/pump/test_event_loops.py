@@ -15,7 +15,6 @@ from halfsync.wire.messages import (
     DONE,
     PIECE_COST,
     RESPONSE_WINDOW,
-    SCOREBOARD_SLOTS,
     UNFINISHED,
     Cancel,
     ClientDisconnected,
@@ -26,6 +25,7 @@ from halfsync.wire.messages import (
     Taken,
     Task,
 )
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS
 from tests.pump.harness import Client, Hand, Stage, get, skip_with_single_bytes
 
 HALF = RESPONSE_WINDOW // 2

@@ -18,7 +18,6 @@ from halfsync.scoreboard.counts import PoolCounts
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     ALIKE_TAG,
-    MOST_SLOTS,
     FromWorker,
     Lease,
     Task,
@@ -27,6 +26,7 @@ from halfsync.wire.messages import (
     encode,
     one_by_one,
 )
+from halfsync.wire.task_slots import MOST_SLOTS
 from tests.pump.harness import (
     APP,
     Client,

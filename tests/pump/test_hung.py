@@ -12,7 +12,8 @@ from halfsync.plan.plan import Kind, Limits, RoutePlan
 from halfsync.pump.pools.workers import Worker
 from halfsync.pump.status import overview
 from halfsync.settings.table import Settings
-from halfsync.wire.messages import ABORTED, DONE, SCOREBOARD_SLOTS, UNFINISHED, Cancel, Stacks, Task
+from halfsync.wire.messages import ABORTED, DONE, UNFINISHED, Cancel, Stacks, Task
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS
 from tests.pump.harness import APP, Client, Hand, Stage, get
 
 

@@ -17,7 +17,8 @@ from halfsync.pump.descriptors import RESERVE, Reserve
 from halfsync.pump.main import Orders, _take_order
 from halfsync.pump.pools.workers import Worker
 from halfsync.pump.reconfigure import PlanChange
-from halfsync.wire.messages import Cut, Join, Reply, decode_report, encode
+from halfsync.wire.messages import Reply, encode
+from halfsync.wire.orders import Cut, Join, decode_report
 from tests.pump.harness import Client, Hand, Stage, get, open_descriptors, skip_with_single_bytes
 
 

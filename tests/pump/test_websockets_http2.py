@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from halfsync.wire.closes import CloseReason
-from halfsync.wire.messages import (
-    Accept,
-    ClientDisconnected,
-    Close,
-    Message,
-    WebSocketTask,
-)
+from halfsync.wire.messages import Accept, ClientDisconnected, Close, Message, WebSocketTask
 from halfsync.wire.websocket import BINARY, TEXT
 from tests.pump.harness import Hand, Stage
 from tests.pump.http2_client import Http2Client, Response

@@ -9,7 +9,8 @@ import pytest
 
 from halfsync.pump.connection import Exchange
 from halfsync.pump.pools.workers import Worker
-from halfsync.wire.messages import SCOREBOARD_SLOTS, Ending, Part, Recall, Task, decode_tasks
+from halfsync.wire.messages import Ending, Part, Recall, Task, decode_tasks
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS
 from tests.pump.harness import Client, Hand, Stage, get
 from tests.pump.test_dispatch import ask_at_once, make_fast
 

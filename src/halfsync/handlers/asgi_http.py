@@ -42,15 +42,7 @@ from halfsync.http.response import MAX_FIELDS, SMALL, internal_error
 from halfsync.logs.error import failure, log
 from halfsync.objects import File
 from halfsync.system.primitives import os
-from halfsync.wire.messages import (
-    ABORTED,
-    DONE,
-    EarlyHints,
-    Lease,
-    Part,
-    Piece,
-    Task,
-)
+from halfsync.wire.messages import ABORTED, DONE, EarlyHints, Lease, Part, Piece, Task
 
 _EXPECTED = (
     "'http.response.start' is to come first",

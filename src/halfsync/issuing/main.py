@@ -19,7 +19,7 @@ from halfsync import channel
 from halfsync.logs.error import log, reopen
 from halfsync.plan.plan import Plan
 from halfsync.tls.acme_plan import AcmePlan, AcmeSite
-from halfsync.wire.messages import (
+from halfsync.wire.orders import (
     Challenges,
     ChallengesShown,
     Changed,

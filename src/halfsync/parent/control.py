@@ -22,7 +22,7 @@ from halfsync.parent.tree import Tree
 from halfsync.parent.upgrade.upgrades import Upgrades
 from halfsync.parent.workers.children import NEVER, Child
 from halfsync.scoreboard.scoreboard import Scoreboard
-from halfsync.wire import messages
+from halfsync.wire import orders
 from halfsync.wire.control import ControlRequest, decode_request, done, failed
 
 PUMP_TIMEOUT = 5.0
@@ -206,7 +206,7 @@ class Control:
         number, asked = self._questions, pump.id
         self._files[number] = file
         self._until[number] = until
-        pump.order(messages.Describe(number, what), (copy,))
+        pump.order(orders.Describe(number, what), (copy,))
 
         def look(now: float) -> Said | None:
             there = self._tree.pump

@@ -22,7 +22,7 @@ from halfsync.parent.workers.children import UNKNOWN, Child, ProtocolError, Role
 from halfsync.parent.workers.oom import OOMKills
 from halfsync.parent.workers.pools import COUNTED, WorkerPool
 from halfsync.parent.workers.reaping import UnknownChildren, ended_processes
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 STACKS_TAKE = 2.0
 """Seconds that a worker has to write where its threads are. It takes a millisecond; but on a machine that is
@@ -98,7 +98,7 @@ class Deaths:
             self._issuer_ended(child, before, ending, now)
             return
         if tree.pump is not None and child.pump == tree.pump.id:
-            tree.pump.order(messages.Ended(child.id, -1 if status is None else status))
+            tree.pump.order(orders.Ended(child.id, -1 if status is None else status))
         has_left = child.may_leave and status == 0
         if (before in COUNTED or child.at_fault) and tree.phase is not Phase.EXITING and not has_left:
             self._worker_ended(tree.pools[child.pool], child, ending, now)
@@ -156,9 +156,9 @@ class Deaths:
         is_starting = self._tree.phase is Phase.STARTING
         if is_starting and pool.backoff.early_ends >= TRIES_AT_FIRST and not pool.works:
             sentence = f"Target {pool.name!r}: its worker {ending} while starting, {TRIES_AT_FIRST} times."
-            self._failed_to_import(pool, child, messages.Failed(sentence, ""), now)
+            self._failed_to_import(pool, child, orders.Failed(sentence, ""), now)
 
-    def _failed_to_import(self, pool: WorkerPool, child: Child, failure: messages.Failed, now: float) -> None:
+    def _failed_to_import(self, pool: WorkerPool, child: Child, failure: orders.Failed, now: float) -> None:
         if self._tree.settings.reload and not self._tree.is_successor:
             self._wait_for_change(pool, failure)
             return
@@ -168,7 +168,7 @@ class Deaths:
         delay = pool.backoff.ended(now, now - child.started, was_ready=failure.is_shortage)
         log("error", f"{child.who}: {pool.told_once(failure)} Another starts {in_seconds(delay)}.")
 
-    def _wait_for_change(self, pool: WorkerPool, failure: messages.Failed) -> None:
+    def _wait_for_change(self, pool: WorkerPool, failure: orders.Failed) -> None:
         """With `reload`: no other try until something changes (or a SIGHUP comes)."""
         for child in pool.of(pool.current):
             if child.state is ChildState.STARTING:
@@ -212,7 +212,7 @@ class Deaths:
         sentence = (
             f"Target {target!r}: it was not ready within {seconds:g} s (startup_timeout) and is killed."
         )
-        child.failure = messages.Failed(sentence, "")
+        child.failure = orders.Failed(sentence, "")
         self._tree.kill_at_fault(child)
 
 

@@ -16,7 +16,7 @@ from halfsync.parent.states import ChildState
 from halfsync.parent.workers.children import Child
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
-from halfsync.wire.messages import ErrorLogFile
+from halfsync.wire.orders import ErrorLogFile
 
 STANDARD_OUTPUT = "-"
 

@@ -65,7 +65,7 @@ from halfsync.plan.plan import BUILT_IN, Listener, Plan
 from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.system import prctl
 from halfsync.system.command_line import CommandLine
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 
 class Supervisor:
@@ -329,7 +329,7 @@ class Supervisor:
         was_serving = self._tree.phase is Phase.SERVING
         self._begin_draining(now)
         if self._tree.pump is not None and was_serving:
-            self._tree.pump.order(messages.Drain(self._tree.settings.graceful_timeout))
+            self._tree.pump.order(orders.Drain(self._tree.settings.graceful_timeout))
         elif self._tree.pump is not None:
             self._tree.kill(self._tree.pump)
 
@@ -340,7 +340,7 @@ class Supervisor:
         self._reloads.drop()
         for child in self._tree.children():
             if child.concurrency:  # event loops have to know how long they may go on
-                child.order(messages.Retire(child.id))
+                child.order(orders.Retire(child.id))
                 child.may_leave = True
 
     def _hand_over(self, places: list[int], descriptor: int) -> None:
@@ -350,7 +350,7 @@ class Supervisor:
         for issuer in self._tree.issuers.children:
             self._tree.close_orders(issuer, now + LAST_WORD)
         if self._tree.pump is not None:
-            order = messages.HandOver(self._tree.settings.graceful_timeout, places)
+            order = orders.HandOver(self._tree.settings.graceful_timeout, places)
             self._tree.pump.order(order, (descriptor,))
         else:
             os.close(descriptor)
@@ -371,7 +371,7 @@ class Supervisor:
         self._reloads.drop()
         self._tree.phase = Phase.DRAINING
         self._tree.phase_limit = now + LAST_WORD
-        pump.order(messages.Drain(0.0))
+        pump.order(orders.Drain(0.0))
 
     def reopen_logs(self, cause: str) -> list[str]:
         """Gives a sentence for each that can't be."""
@@ -396,7 +396,7 @@ class Supervisor:
             access_log.reopen()
             for child in self._tree.pools[BUILT_IN].children:
                 if child.state is not ChildState.KILLED:
-                    child.order(messages.LogFile(), (os.dup(access_log.fd),))
+                    child.order(orders.LogFile(), (os.dup(access_log.fd),))
         except OSError as error:
             return _told("error", cause, f"the access log can't be reopened: {error}; the old one stays.")
         _told("info", cause, "the access log is reopened.")
@@ -450,7 +450,7 @@ class Supervisor:
             return False
         if prepared is not None:
             sock, places = prepared
-            pump.order(messages.TakeOver(places), (sock.detach(),))
+            pump.order(orders.TakeOver(places), (sock.detach(),))
         if not predecessor.has_left:
             return False
         self._tree.is_successor = False

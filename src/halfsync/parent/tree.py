@@ -10,7 +10,7 @@ from halfsync.parent.workers.children import NEVER, Child, Role
 from halfsync.parent.workers.pools import COUNTED, ChildPool, WorkerPool
 from halfsync.plan.plan import Plan
 from halfsync.settings.table import Settings
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 
 class Tree:
@@ -26,7 +26,7 @@ class Tree:
         self.pumps = ChildPool()
         self.watchers = ChildPool()  # none without `reload`
         self.issuers = ChildPool()  # none without `acme`
-        self.challenges: messages.Challenges | None = None  # that the pump is to show
+        self.challenges: orders.Challenges | None = None  # that the pump is to show
         self.pools = [WorkerPool(index, plan, pool.processes) for index, pool in enumerate(plan.pools)]
 
     @property
@@ -68,9 +68,9 @@ class Tree:
         was told too, it then exits instead of waiting for a new pump."""
         child.on(ChildEvent.RETIRED)
         child.limit = now + self.settings.graceful_timeout + LAST_WORD
-        child.order(messages.Retire(child.id))
+        child.order(orders.Retire(child.id))
         if self.pump is not None:
-            self.pump.order(messages.Retire(child.id))
+            self.pump.order(orders.Retire(child.id))
 
     def close_orders(self, child: Child, limit: float) -> None:
         if child.state is ChildState.KILLED:

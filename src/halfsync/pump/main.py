@@ -21,7 +21,7 @@ from halfsync.pump.status import overview
 from halfsync.pump.status.page import StatusPages
 from halfsync.pump.taking_over import TakingOver
 from halfsync.scoreboard.scoreboard import Scoreboard
-from halfsync.wire.messages import (
+from halfsync.wire.orders import (
     NO_WORKER,
     Challenges,
     ChallengesShown,

@@ -30,7 +30,7 @@ from halfsync.pump.states import HANDSHAKE, QUEUED, RECEIVING
 from halfsync.pump.tls.contexts import Contexts
 from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.traces import traces_of
-from halfsync.wire.messages import Configure
+from halfsync.wire.orders import Configure
 from halfsync.wire.refusals import Refusal
 
 

@@ -5,7 +5,7 @@ Theory of operation
 The parent makes it before the first fork. The parent and each pump have it mapped; every other child unmaps
 it before it does anything else, so an application can't write to it. (What a worker has to say in shared
 memory, such as what each thread does, is on a scoreboard of its own: see SCOREBOARD_SLOTS in
-wire/messages.py.) It is anonymous memory: no descriptor leads to it, nobody can change its size, and it is
+wire/task_slots.py.) It is anonymous memory: no descriptor leads to it, nobody can change its size, and it is
 there until the last process is gone. So what stands in it outlives each of them, and a new pump counts on
 where the one before was killed.
 

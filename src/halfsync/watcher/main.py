@@ -23,7 +23,7 @@ from halfsync.system.seen_files import SeenFile, seen
 from halfsync.watcher.code import CODE, Filter, folders, forget_compiled, in_words, included_files
 from halfsync.watcher.files import SingleFiles
 from halfsync.watcher.missed import changed_since
-from halfsync.wire.messages import Changed, ErrorLogFile, Failed, Ready, decode_order, encode
+from halfsync.wire.orders import Changed, ErrorLogFile, Failed, Ready, decode_order, encode
 
 LONGEST = 1000
 """Milliseconds for which changes are gathered while more come: an editor, `git checkout` or `pip install`

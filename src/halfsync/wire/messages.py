@@ -1,6 +1,7 @@
-"""All that crosses between two processes. Messages and their encoding; no I/O.
+"""What the pump and a worker say to each other. Messages and their encoding; no I/O. (What the parent says to
+its children is in orders.py.)
 
-Four channels, each a `SOCK_SEQPACKET` pair made by the parent, so packets keep their
+Two channels, each a `SOCK_SEQPACKET` pair made by the parent, so packets keep their
 boundaries and can carry descriptors (SCM_RIGHTS):
 
     tasks      pump -> worker   [Task | StreamedTask | WebSocketTask | LogTask | Nudge, ...]
@@ -10,21 +11,8 @@ boundaries and can carry descriptors (SCM_RIGHTS):
     watch      pump -> worker   [Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel |
                                 Message | Close, ...]
                                 (read by the watch thread, whatever the handlers do; or by the event loop)
-    orders     parent -> child  Attach | Retire | LogFile       (worker)
-               parent -> child  Join | Retire | Ended | Open | Drain | Configure | SwitchOver (pump)
-               parent -> child  HandOver | TakeOver             (pump)
-               parent -> child  Describe | Challenges | Ping    (pump)
-               parent -> child  ChallengesShown | TryAgain      (acme)
-               parent -> child  Spawn                           (template)
-               parent -> child  ErrorLogFile                    (each of them)
-    reports    child -> parent  Ready | Failed | Drained | Hung | Lost | Cut (the same pair as `orders`)
-               child -> parent  Configured | Spare | Described | ChallengesShown | Pong (pump)
-               child -> parent  Ready | Failed | Cut | MaxRequests      (worker)
-               child -> parent  Ready | Failed | Changed        (watcher)
-               child -> parent  Ready | Challenges | Changed    (acme)
 
-Beside the channels, one `scoreboard` of shared memory for each worker (see `SCOREBOARD_SLOTS`), and that of
-the server (see scoreboard.py).
+Beside the channels, one `scoreboard` of shared memory for each worker (task_slots.py).
 
 A task has a number, which no other task of the same pump and worker ever has: `number % MOST_SLOTS` is its
 slot on the scoreboard, and messages name it by the number. So whatever comes late, or twice, or from a
@@ -54,7 +42,6 @@ from typing import ClassVar
 import msgspec
 
 from halfsync.objects import Memory, SimpleObject
-from halfsync.wire.thread_rows import WORDS
 
 MAX_PACKET = 160 * 1024
 """Bytes. A packet must fit the socket's send buffer whole; 212,992 is Linux's default limit."""
@@ -85,44 +72,6 @@ MESSAGE_WINDOW = 256 * 1024
 
 MESSAGE_IN_PACKET = 64 * 1024
 """Bytes of a WebSocket message that is in a packet; a larger one is in a descriptor beside it."""
-
-MOST_SLOTS = 64 * 1024
-"""No scoreboard has more slots."""
-
-SCOREBOARD_SLOTS = 1024
-"""Slots of the scoreboard of a worker with threads: one for each task that can be outstanding there. That of
-a worker with an event loop has more, if it takes more. The scoreboard is two arrays of that many unsigned
-64-bit integers, one number more, and a row for each thread (thread_rows.py).
-
-`scoreboard[slot]`, *begun*: the pump zeroes it before it hands a task over; the worker writes
-`time.monotonic_ns()` there when the handler begins. So the pump knows, with no message, which
-tasks were begun when a worker dies or dawdles.
-
-`scoreboard[slots + slot]`, *withdrawn*: the pump writes the number of a task that it wants back.
-The worker looks there after it has written *begun* and before it invokes the handler; if it finds the
-task's number, it drops the task and says NOT_BEGUN. The pump looks at *begun* again some milliseconds
-after it wrote: if that is zero still, no handler will ever see the task, whenever the worker gets at it,
-and the request is free to go elsewhere. (Each side writes its own word first and then reads the other's,
-and the milliseconds are what makes a memory barrier needless.) The slot stays taken until NOT_BEGUN.
-
-`scoreboard[2 * slots]`, *turned*: a worker with an event loop writes `time.monotonic_ns()` there when the
-loop takes tasks, and from time to time while it has any. If that is long ago, the loop is blocked."""
-
-
-def scoreboard_bytes(slots: int) -> int:
-    return 8 * (2 * slots + 1 + WORDS)
-
-
-def slots_of(scoreboard: memoryview) -> int:
-    """`scoreboard` consists of 64-bit integers."""
-    return (len(scoreboard) - 1 - WORDS) // 2
-
-
-SCOREBOARD_BYTES = scoreboard_bytes(SCOREBOARD_SLOTS)
-
-
-NO_WORKER = -1
-NO_PLAN = -1
 
 
 class Ending(IntEnum):
@@ -411,264 +360,11 @@ class Piece(msgspec.Struct, tag=7, array_like=True, gc=False):
     size: int = 0
 
 
-# --- orders: parent -> child -------------------------------------------------------------------
-
-
-class Attach(msgspec.Struct, tag="attach"):
-    """To a worker. Descriptors: its ends of `tasks` and `watch`, then the scoreboard. Sent at first
-    when the worker is ready, again whenever there is a new pump."""
-
-
-class Retire(msgspec.Struct, tag="retire"):
-    """To the pump: give this worker no more tasks; when its last has ended, close its channels.
-    The worker leaves when it sees them closed."""
-
-    worker: int
-
-
-class Ended(msgspec.Struct, tag="ended"):
-    """To the pump: this worker's process is no more. Its channels need not say so: a process that
-    the application forked has them open still. From how it ended the pump knows whether the requests
-    that it had begun may be tried again."""
-
-    worker: int
-    status: int  # as wait(2) gave it; -1: not known
-
-
-class LogFile(msgspec.Struct, tag="logfile"):
-    """To a worker of the built-in pool. Descriptor: the access log, reopened."""
-
-
-class ErrorLogFile(msgspec.Struct, tag="errorlogfile"):
-    """To any child. Descriptor: the error log, opened again."""
-
-
-class Join(msgspec.Struct, tag="join"):
-    """To the pump: a worker is ready. Descriptors: the pump's ends of `tasks` and `watch`, then
-    the scoreboard."""
-
-    worker: int
-    pid: int
-    pool: int  # index into Plan.pools
-    threads: int  # how many tasks it takes at a time
-    is_loop: bool = False  # it has an event loop, and no threads
-    row: int = -1  # of the server's scoreboard; -1: it has none
-    first_task: int = 0  # its task rows there
-    task_rows: int = 0
-
-
-class Open(msgspec.Struct, tag="open"):
-    """To the pump: accept connections from now on."""
-
-
-class Drain(msgspec.Struct, tag="drain"):
-    """To the pump: stop accepting, finish what is in flight, log it, report Drained, exit. A second one
-    may shorten the time."""
-
-    seconds: float  # what is in flight after that is cut off; 0: at once
-
-
-class HandOver(msgspec.Struct, tag="handover"):
-    """To the pump: another server takes the place of this one. As Drain; but nobody is refused, and
-    connections that were accepted at these listeners are passed on as soon as they have no request.
-    Descriptor: the channel to the other pump (see wire/upgrade.py)."""
-
-    seconds: float
-    places: list[int]  # in Plan.listeners
-
-
-class TakeOver(msgspec.Struct, tag="takeover"):
-    """To the pump: connections come from the pump of the server before, also before Open. Descriptor: the
-    channel to that pump."""
-
-    places: dict[int, int]  # of listeners: there -> in Plan.listeners
-
-
-class Configure(msgspec.Struct, tag="configure"):
-    """To the pump: get ready for another plan. Confirmed by Configured, or Cut comes back. Descriptors: a
-    file with the plan (see plan/codec.py), then one with its certificates if it has any, then the listening
-    sockets that are new."""
-
-    number: int  # the plan's
-    has_certificates: bool
-    listeners: list[int]  # the places of those sockets in Plan.listeners
-
-
-class SwitchOver(msgspec.Struct, tag="switchover"):
-    """To the pump: from now on the plan of that number is in effect. If it is not the one of the last
-    Configure, that one is dropped."""
-
-    number: int
-
-
-class Describe(msgspec.Struct, tag="describe"):
-    """To the pump: write what it knows of this, as JSON, into a file. Descriptor: the file. Confirmed by
-    Described."""
-
-    number: int  # of the question
-    what: str  # see pump/status/overview.py
-
-
-class Ping(msgspec.Struct, tag="ping"):
-    """To the pump, which confirms it with Pong: does its loop turn, and has it done what it was ordered
-    before?"""
-
-    number: int = 0
-
-
-class Spawn(msgspec.Struct, tag="spawn"):
-    """To a template: fork a worker. Descriptor: the worker's end of its `orders` channel."""
-
-    worker: int
-
-
-# --- reports: child -> parent ------------------------------------------------------------------
-
-
-class Ready(msgspec.Struct, tag="ready"):
-    """The child has imported what it needs and can work. `pid` is the sender's: a template's
-    worker is not the parent's own fork, and this is how the parent learns of it."""
-
-    pid: int
-    concurrency: int = 0  # tasks that a worker with an event loop takes at a time; 0: it has threads
-
-
-class Failed(msgspec.Struct, tag="failed"):
-    """The application can't be imported. The child exits after this."""
-
-    sentence: str  # one clear sentence that names the target
-    traceback: str  # the application's; "" if its code is not to blame
-    is_shortage: bool = False  # of what the machine has: that may be over soon
-
-
-class Drained(msgspec.Struct, tag="drained"):
-    """From the pump: nothing is in flight and all records are logged."""
-
-
-class Hung(msgspec.Struct, tag="hung"):
-    """From the pump: a handler of this worker passed its deadline. If it has not ended since, the pump gives
-    the worker no more tasks; it is to be replaced. If it has, the worker goes on until another is there."""
-
-    worker: int
-    has_ended: bool = False
-
-
-class Lost(msgspec.Struct, tag="lost"):
-    """From the pump: this worker's channel ended, or what came through it was no message, so the pump
-    has closed it. If the process lives it is of no use: it is to be killed. Ended follows."""
-
-    worker: int
-
-
-class Cut(msgspec.Struct, tag="cut"):
-    """An order's descriptors did not all arrive, for the process had no room for them: Join (from the
-    pump) or Attach (from the worker). The worker is to be joined once more."""
-
-    worker: int  # as Join names it; -1: from a worker itself; NO_WORKER, from the pump: Configure
-
-
-class Configured(msgspec.Struct, tag="configured"):
-    """From the pump: it is ready to switch over to the plan of that number."""
-
-    number: int
-
-
-class Described(msgspec.Struct, tag="described"):
-    """From the pump: that is written. An empty file means that its descriptor found no room."""
-
-    number: int  # of Describe
-
-
-class Pong(msgspec.Struct, tag="pong"):
-    """From the pump."""
-
-    number: int = 0  # the Ping's
-
-
-class Spare(msgspec.Struct, tag="spare"):
-    """From the pump, twice a second: how busy the pools are whose number of workers changes with the load."""
-
-    pools: list[tuple[int, int, int, int]]
-    """Index into Plan.pools, idle threads, requests that wait for one, threads of one worker. Where workers
-    have event loops, it is tasks in place of threads: see Join."""
-
-
-class Changed(msgspec.Struct, tag="changed"):
-    """From the watcher: these files of the code, or of the configuration, have changed. From the process that
-    gets certificates: there is a new one."""
-
-    files: str  # in words: "app.py and 2 other files"
-    is_configuration: bool = False
-
-
-class MaxRequests(msgspec.Struct, tag="maxrequests"):
-    """From a worker: it has served as many requests as `max_requests` says, and is to be replaced. It goes
-    on until it is retired."""
-
-    request_count: int
-
-
-class Challenges(msgspec.Struct, tag="challenges"):
-    """From the process that gets certificates, by the parent to the pump: what the authority has to find now,
-    in place of all that was said before. ChallengesShown follows, the other way."""
-
-    number: int
-    texts: dict[str, str]  # by token (http-01)
-    certificates: dict[str, bytes]  # by host a key with its certificate, PEM (tls-alpn-01)
-
-
-class ChallengesShown(msgspec.Struct, tag="challengesshown"):
-    """From the pump, by the parent: clients see the challenges of that number."""
-
-    number: int
-
-
-class TryAgain(msgspec.Struct, tag="tryagain"):
-    """To the process that gets certificates: what has failed is to be tried now."""
-
-
 ToWorker = list[Task | StreamedTask | WebSocketTask | LogTask | Nudge]
 FromWorker = Reply | Part | Credit | EarlyHints | Accept | Message | Close
 ToPump = list[FromWorker | AlikeReplies]
 WatchMessage = Nudge | Recall | Stacks | ClientDisconnected | Piece | Taken | Cancel | Message | Close
 ToWatch = list[WatchMessage]
-Order = (
-    Attach
-    | Retire
-    | Ended
-    | LogFile
-    | ErrorLogFile
-    | Join
-    | Open
-    | Drain
-    | HandOver
-    | TakeOver
-    | Spawn
-    | Configure
-    | SwitchOver
-    | Describe
-    | Ping
-    | Challenges
-    | ChallengesShown
-    | TryAgain
-)
-Report = (
-    Ready
-    | Failed
-    | Drained
-    | Hung
-    | Lost
-    | Cut
-    | Configured
-    | Spare
-    | Described
-    | Pong
-    | MaxRequests
-    | Changed
-    | Challenges
-    | ChallengesShown
-)
-
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_tasks = msgspec.msgpack.Decoder(ToWorker).decode
@@ -687,5 +383,3 @@ def one_by_one(messages: ToPump) -> list[FromWorker]:
 
 
 decode_watch = msgspec.msgpack.Decoder(ToWatch).decode
-decode_order = msgspec.msgpack.Decoder(Order).decode
-decode_report = msgspec.msgpack.Decoder(Report).decode

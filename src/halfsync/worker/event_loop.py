@@ -26,7 +26,7 @@ from halfsync.http.header_rules import HeaderRules
 from halfsync.logs.error import failure, log
 from halfsync.plan.plan import Limits, Plan
 from halfsync.system.primitives import _thread, os, socket, time
-from halfsync.wire.messages import Failed, MaxRequests, Ready, encode
+from halfsync.wire.orders import Failed, MaxRequests, Ready, encode
 from halfsync.worker import forks
 from halfsync.worker.counting import RequestCount
 from halfsync.worker.leaving import PUMP_TIMEOUT, leave, stop_timers

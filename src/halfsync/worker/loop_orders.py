@@ -14,7 +14,7 @@ from typing import Protocol
 from halfsync import channel
 from halfsync.logs.error import failure, log, reopen
 from halfsync.system.primitives import os, select, socket, time
-from halfsync.wire.messages import Attach, Cut, ErrorLogFile, Retire, decode_order, encode
+from halfsync.wire.orders import Attach, Cut, ErrorLogFile, Retire, decode_order, encode
 from halfsync.worker.threads import OUT_OF_DESCRIPTORS
 
 LOOK = 0.25

@@ -37,7 +37,6 @@ from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    MOST_SLOTS,
     NOT_BEGUN,
     Cancel,
     ClientDisconnected,
@@ -58,8 +57,8 @@ from halfsync.wire.messages import (
     WebSocketTask,
     decode_tasks,
     decode_watch,
-    slots_of,
 )
+from halfsync.wire.task_slots import MOST_SLOTS, slots_of
 from halfsync.worker import forks
 from halfsync.worker.outbox import Outbox, OutboxOfChild, end_if_lost
 from halfsync.worker.resuming import resume

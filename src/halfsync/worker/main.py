@@ -41,23 +41,25 @@ from halfsync.plan.plan import BUILT_IN, Kind, Plan, PoolPlan
 from halfsync.settings.table import Settings
 from halfsync.system.primitives import os, select, socket, time
 from halfsync.wire.messages import (
-    Attach,
     ClientDisconnected,
+    Nudge,
+    Piece,
+    Recall,
+    Stacks,
+    WatchMessage,
+    decode_watch,
+    encode,
+)
+from halfsync.wire.orders import (
+    Attach,
     Cut,
     ErrorLogFile,
     Failed,
     LogFile,
     MaxRequests,
-    Nudge,
-    Piece,
     Ready,
-    Recall,
     Retire,
-    Stacks,
-    WatchMessage,
     decode_order,
-    decode_watch,
-    encode,
 )
 from halfsync.wire.thread_rows import THREAD_ROWS
 from halfsync.worker import forks

@@ -25,7 +25,6 @@ from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    SCOREBOARD_SLOTS,
     Accept,
     AlikeColumns,
     Close,
@@ -40,6 +39,7 @@ from halfsync.wire.messages import (
     encode,
 )
 from halfsync.wire.packets import BEHIND_FROM, buffers_of
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS
 from halfsync.worker.forks import end_if_child
 
 MAX_WAIT = 1_000_000

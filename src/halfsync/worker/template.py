@@ -14,7 +14,7 @@ from halfsync.logs.error import failure, log
 from halfsync.plan.plan import Plan
 from halfsync.system import prctl
 from halfsync.system.primitives import os, socket, time
-from halfsync.wire.messages import ErrorLogFile, Failed, Ready, Spawn, decode_order, encode
+from halfsync.wire.orders import ErrorLogFile, Failed, Ready, Spawn, decode_order, encode
 from halfsync.worker import forks
 from halfsync.worker.bodies import ResponseLimits
 from halfsync.worker.importing import CannotImport

@@ -48,7 +48,6 @@ from halfsync.system.temporary_files import out_of_reach
 from halfsync.wire.messages import (
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    SCOREBOARD_SLOTS,
     Credit,
     Ending,
     LogRecord,
@@ -59,6 +58,7 @@ from halfsync.wire.messages import (
     Task,
     decode_tasks,
 )
+from halfsync.wire.task_slots import SCOREBOARD_SLOTS
 from halfsync.wire.thread_rows import THREAD_ROWS, WORDS, idle
 from halfsync.worker import forks
 from halfsync.worker.bodies import ASK_EVERY, ResponseLimits, TaskReplier, TaskResponder

@@ -13,7 +13,7 @@ from halfsync.parent.workers.children import Child, ProtocolError, Role
 from halfsync.parent.workers.spawn import EntryPoints
 from halfsync.plan.plan import Plan
 from halfsync.system.folders import here
-from halfsync.wire.messages import Failed
+from halfsync.wire.orders import Failed
 
 
 def check_applications(plan: Plan, entry_points: EntryPoints) -> list[Failed]:

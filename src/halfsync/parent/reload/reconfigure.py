@@ -29,7 +29,7 @@ from halfsync.settings.site_tls import SiteTLS, acme_of
 from halfsync.settings.table import Settings
 from halfsync.system.seen_files import SeenFile
 from halfsync.tls.certificates import Certificates
-from halfsync.wire import messages
+from halfsync.wire import messages, orders
 
 MOST_NEW = messages.MAX_DESCRIPTORS - 2
 """Listening sockets that one reload can add."""
@@ -188,7 +188,7 @@ class Reconfiguration:
             channel.close_all(descriptors)
             raise
         places = [plan.listeners.index(one) for one in added]
-        pump.order(messages.Configure(plan.number, plan.certificates is not None, places), tuple(descriptors))
+        pump.order(orders.Configure(plan.number, plan.certificates is not None, places), tuple(descriptors))
         pump.sent_plan = plan.number
 
     def switched(self, before: Plan, plan: Plan) -> None:

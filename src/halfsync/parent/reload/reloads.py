@@ -17,7 +17,7 @@ from halfsync.parent.workers.pools import COUNTED, WorkerPool
 from halfsync.parent.workers.staffing import Staffing
 from halfsync.plan.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 
 class Reloads:
@@ -95,7 +95,7 @@ class Reloads:
         if self._tree.phase is Phase.SERVING:
             log("info", f"{cause}: reloading.")
             for issuer in self._tree.issuers.children:
-                issuer.order(messages.TryAgain())
+                issuer.order(orders.TryAgain())
             self._start()
         elif self._tree.phase is Phase.STARTING:
             self._restart_imports(cause)
@@ -187,7 +187,7 @@ class Reloads:
             return
         pump = self._tree.pump
         if pump is not None and pump.sent_plan == plan.number:
-            pump.order(messages.SwitchOver(self._tree.plan.number))
+            pump.order(orders.SwitchOver(self._tree.plan.number))
         self._reconfiguration.dropped(self._tree.plan, plan)
 
     def failed(self, pool: WorkerPool, child: Child, ending: str) -> None:
@@ -237,7 +237,7 @@ class Reloads:
         """Behind the orders of a switch."""
         self._pings += 1
         self._pinged = pump.id
-        pump.order(messages.Ping(self._pings))
+        pump.order(orders.Ping(self._pings))
 
     @property
     def _pump_has_switched(self) -> bool:
@@ -258,7 +258,7 @@ class Reloads:
             return
         self._next_plan = None
         before, tree.plan = tree.plan, plan
-        pump.order(messages.SwitchOver(plan.number))
+        pump.order(orders.SwitchOver(plan.number))
         for pool in tree.pools:
             if pool.next is not None:
                 self._switch_over(pool, now)

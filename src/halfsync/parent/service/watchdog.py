@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from halfsync.logs.error import log
 from halfsync.parent.service.systemd import Notifier
 from halfsync.parent.workers.children import NEVER, Child
-from halfsync.wire.messages import Ping
+from halfsync.wire.orders import Ping
 
 PER_PERIOD = 4
 """Looks in the manager's time. With two, which would do, a turn that is late would be one too many."""

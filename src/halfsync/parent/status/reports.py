@@ -11,7 +11,7 @@ from halfsync.parent.tree import Tree
 from halfsync.parent.workers.children import NEVER, UNKNOWN, Child, ProtocolError, Role
 from halfsync.parent.workers.pools import WorkerPool
 from halfsync.parent.workers.reaping import UnknownChildren
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 
 class Reports:
@@ -48,29 +48,29 @@ class Reports:
                 return
             self._handle(child, report, now)
 
-    def _handle(self, child: Child, report: messages.Report, now: float) -> None:
-        if isinstance(report, messages.Ready):
+    def _handle(self, child: Child, report: orders.Report, now: float) -> None:
+        if isinstance(report, orders.Ready):
             child.concurrency = report.concurrency
             self._is_ready(child, report.pid)
-        elif isinstance(report, messages.Failed):
+        elif isinstance(report, orders.Failed):
             child.failure = report
-        elif isinstance(report, messages.Drained | messages.Pong):
+        elif isinstance(report, orders.Drained | orders.Pong):
             _has_confirmed(child, report)
-        elif isinstance(report, messages.Lost):
+        elif isinstance(report, orders.Lost):
             self._kill_lost(child, report.worker)
-        elif isinstance(report, messages.Cut):
+        elif isinstance(report, orders.Cut):
             self._join_again(child, report.worker, now)
-        elif isinstance(report, messages.Configured):
+        elif isinstance(report, orders.Configured):
             child.has_plan = report.number
-        elif isinstance(report, messages.Changed):
+        elif isinstance(report, orders.Changed):
             self._on_change(child, report)
-        elif isinstance(report, messages.Spare):
+        elif isinstance(report, orders.Spare):
             self._note_spare(report)
-        elif isinstance(report, messages.Described):
+        elif isinstance(report, orders.Described):
             self._described(report.number)
-        elif isinstance(report, messages.Challenges | messages.ChallengesShown):
+        elif isinstance(report, orders.Challenges | orders.ChallengesShown):
             self._pass_on(child, report)
-        elif isinstance(report, messages.MaxRequests):
+        elif isinstance(report, orders.MaxRequests):
             child.worn = f"has served {report.request_count} requests (max_requests)"
         else:
             self._replace_hung(child, report, now)
@@ -86,16 +86,16 @@ class Reports:
             child.ready_by = NEVER
             log("debug", f"{child.who} is ready.")
 
-    def _on_change(self, watcher: Child, report: messages.Changed) -> None:
+    def _on_change(self, watcher: Child, report: orders.Changed) -> None:
         if watcher.role not in (Role.WATCHER, Role.ISSUER):
             raise ProtocolError("it is not the watcher")
         for pool in self._tree.pools:
             pool.last_failure = ""  # show a traceback again, though it be the same: someone works on it
         self._changed(report.files, report.is_configuration)
 
-    def _pass_on(self, child: Child, report: messages.Challenges | messages.ChallengesShown) -> None:
+    def _pass_on(self, child: Child, report: orders.Challenges | orders.ChallengesShown) -> None:
         """Between the process that gets certificates and the pump."""
-        if isinstance(report, messages.ChallengesShown):
+        if isinstance(report, orders.ChallengesShown):
             for issuer in self._tree.issuers.children:
                 issuer.order(report)
             return
@@ -105,13 +105,13 @@ class Reports:
         if self._tree.pump is not None and self._tree.pump.opened:
             self._tree.pump.order(report)
 
-    def _note_spare(self, report: messages.Spare) -> None:
+    def _note_spare(self, report: orders.Spare) -> None:
         pools = self._tree.pools
         for index, idle, waiting, threads in report.pools:
             if 0 <= index < len(pools) and (scaling := pools[index].scaling) is not None:
                 scaling.note(idle, waiting, threads)
 
-    def _replace_hung(self, pump: Child, report: messages.Hung, now: float) -> None:
+    def _replace_hung(self, pump: Child, report: orders.Hung, now: float) -> None:
         if pump.role is not Role.PUMP:
             return
         for child in self._tree.children():
@@ -140,17 +140,17 @@ class Reports:
 
     def _join_again(self, sender: Child, worker: int, now: float) -> None:
         """A worker's descriptors found no room, in the pump or in the worker; or a plan's in the pump."""
-        if sender.role is Role.PUMP and worker == messages.NO_WORKER:
-            sender.sent_plan = messages.NO_PLAN
+        if sender.role is Role.PUMP and worker == orders.NO_WORKER:
+            sender.sent_plan = orders.NO_PLAN
         for child in self._tree.children():
             if child is sender or (child.id == worker and sender.role is Role.PUMP):
                 child.pump = -1
                 child.join_after = now + JOIN_AGAIN
 
 
-def _has_confirmed(pump: Child, report: messages.Drained | messages.Pong) -> None:
+def _has_confirmed(pump: Child, report: orders.Drained | orders.Pong) -> None:
     pump.has_responded = True
-    if isinstance(report, messages.Drained):
+    if isinstance(report, orders.Drained):
         pump.drained = True
     else:
         pump.has_done = max(pump.has_done, report.number)

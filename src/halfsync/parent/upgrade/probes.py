@@ -20,7 +20,7 @@ from halfsync.http.hosts import HostTable
 from halfsync.parent.workers.children import Child
 from halfsync.plan.plan import Plan
 from halfsync.settings.probes import Probe, probes_of
-from halfsync.wire import messages
+from halfsync.wire import orders
 from halfsync.wire.phrases import PHRASES
 from halfsync.wire.upgrade import Passed, encode
 
@@ -97,7 +97,7 @@ class Probes:
         with ours, theirs:
             if channel.send(ours, packet, descriptors) is not channel.SendResult.YES:
                 raise OSError("there is no room for the descriptors")
-            pump.order(messages.TakeOver({place: place for place in places}), (theirs.detach(),))
+            pump.order(orders.TakeOver({place: place for place in places}), (theirs.detach(),))
 
     def register(self, poller: select.poll) -> None:
         for one in self._sent or ():

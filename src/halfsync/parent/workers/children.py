@@ -16,7 +16,7 @@ from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
 from halfsync.parent.workers.thread_rows import ThreadRows
 from halfsync.settings.table import Settings
 from halfsync.system.stacks_signal import SHOW_STACKS
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 UNKNOWN = 0
 """The process id of a worker that a template forks, until it has told it."""
@@ -62,7 +62,7 @@ class Child(msgspec.Struct, eq=False):
     opened: bool = False  # a pump that was told to accept
     sent_plan: int = 0  # the newest plan that a pump was sent, by its number
     has_plan: int = 0  # and the newest that it said it has; of a watcher: what it watches
-    failure: messages.Failed | None = None
+    failure: orders.Failed | None = None
     drained: bool = False
     may_leave: bool = False  # at a stop, when the pump lets go of it: maybe before that is known here
     has_responded: bool = True  # to the watchdog's last Ping
@@ -94,9 +94,9 @@ class Child(msgspec.Struct, eq=False):
 
     # --- orders
 
-    def order(self, message: messages.Order, descriptors: tuple[int, ...] = ()) -> None:
+    def order(self, message: orders.Order, descriptors: tuple[int, ...] = ()) -> None:
         """Send this when there is room, after what waits already. Takes the descriptors over."""
-        self._unsent.append((messages.encode(message), descriptors))
+        self._unsent.append((orders.encode(message), descriptors))
 
     @property
     def has_unsent(self) -> bool:
@@ -118,7 +118,7 @@ class Child(msgspec.Struct, eq=False):
 
     # --- reports
 
-    def receive(self) -> messages.Report | None:
+    def receive(self) -> orders.Report | None:
         """The next report; None if there is none now, or never again (then `channel` is None).
 
         Raises ProtocolError. Descriptors that came along are closed: no report has any.
@@ -134,7 +134,7 @@ class Child(msgspec.Struct, eq=False):
             return None
         channel.close_all(received[1])
         try:
-            report: messages.Report = messages.decode_report(received[0])
+            report: orders.Report = orders.decode_report(received[0])
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise ProtocolError(str(error)) from None
         return report

@@ -11,7 +11,8 @@ from halfsync.parent.states import ChildEvent
 from halfsync.parent.workers.children import Child
 from halfsync.parent.workers.thread_rows import ThreadRows
 from halfsync.wire.blocks import SHARED_BYTES
-from halfsync.wire.messages import MOST_SLOTS, SCOREBOARD_SLOTS, Attach, Join, scoreboard_bytes
+from halfsync.wire.orders import Attach, Join
+from halfsync.wire.task_slots import MOST_SLOTS, SCOREBOARD_SLOTS, scoreboard_bytes
 
 CHANNEL_BUFFER = 208 * 1024
 """Of the `tasks` and `watch` sockets: Linux's default limit, of which it then makes twice as much

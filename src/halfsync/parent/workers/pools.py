@@ -16,7 +16,7 @@ from halfsync.parent.workers.backoff import Backoff
 from halfsync.parent.workers.children import Child, Role
 from halfsync.parent.workers.scaling import Scaling
 from halfsync.plan.plan import Plan, PoolPlan
-from halfsync.wire.messages import Failed
+from halfsync.wire.orders import Failed
 
 COUNTED = (ChildState.STARTING, ChildState.READY, ChildState.WORKING)
 """States in which a worker counts toward the size of its generation."""

@@ -24,7 +24,7 @@ from halfsync.parent.workers.pools import Generation, WorkerPool
 from halfsync.plan.plan import BUILT_IN, Plan
 from halfsync.settings.values import octal
 from halfsync.system.folders import here, here_in_words
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 NO_POOL = -1
 """The pump's and the watcher's."""
@@ -106,7 +106,7 @@ class Spawner:
         ours, theirs = channel.pair()
         plan = generation.plan
         child = self._child(plan, Role.WORKER, name, pool.index, generation.number, ours, UNKNOWN)
-        template.order(messages.Spawn(child.id), (theirs.detach(),))
+        template.order(orders.Spawn(child.id), (theirs.detach(),))
         return child
 
     def watcher(self, plan: Plan, imported_since: float | None) -> Child:

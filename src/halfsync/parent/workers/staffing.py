@@ -21,7 +21,7 @@ from halfsync.parent.workers.pools import ChildPool, Generation, WorkerPool
 from halfsync.parent.workers.reaping import UnknownChildren
 from halfsync.parent.workers.recycling import Recycling
 from halfsync.parent.workers.spawn import Spawner
-from halfsync.wire import messages
+from halfsync.wire import orders
 
 QUIET = 10.0
 """Seconds without one after which a shortage is another one, which is told again."""
@@ -216,7 +216,7 @@ class Staffing:
     def open(self) -> None:
         pump = self._tree.pump
         assert pump is not None
-        pump.order(messages.Open())
+        pump.order(orders.Open())
         pump.opened = True
         if self._tree.challenges is not None:
             pump.order(self._tree.challenges)

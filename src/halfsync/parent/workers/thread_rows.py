@@ -6,7 +6,7 @@ import fcntl
 import os
 from array import array
 
-from halfsync.wire.messages import SCOREBOARD_BYTES
+from halfsync.wire.task_slots import SCOREBOARD_BYTES
 from halfsync.wire.thread_rows import WORDS, ThreadRow, rows_of
 
 _SIZE = 8 * WORDS

@@ -43,8 +43,9 @@ from halfsync.pump.pools.workers import NUDGE_AFTER, Pool, Sent, Tasks, Worker, 
 from halfsync.pump.states import BUSY, QUEUED, WHOLE, WORKING
 from halfsync.pump.websocket.state import WebSocket
 from halfsync.wire.closes import CloseReason
-from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET, MOST_SLOTS
+from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 from halfsync.wire.refusals import Refusal
+from halfsync.wire.task_slots import MOST_SLOTS
 
 GATHER_TURNS = 4
 """At most so many turns is a packet kept, for what the next ones bring."""

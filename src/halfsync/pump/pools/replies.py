@@ -39,7 +39,6 @@ from halfsync.wire.messages import (
     DONE,
     MAX_DESCRIPTORS,
     MAX_PACKET,
-    MOST_SLOTS,
     UNFINISHED,
     AlikeReplies,
     EarlyHints,
@@ -52,6 +51,7 @@ from halfsync.wire.messages import (
     one_by_one,
 )
 from halfsync.wire.packets import MARK, unpack
+from halfsync.wire.task_slots import MOST_SLOTS
 from halfsync.wire.websocket import CloseCode
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from halfsync.plan.plan import Plan
 from halfsync.pump.pools.workers import Pool
-from halfsync.wire.messages import Spare
+from halfsync.wire.orders import Spare
 
 
 def spare_of(plan: Plan, pools: Sequence[Pool]) -> Spare | None:

@@ -7,7 +7,7 @@ Three things can keep a task from being begun, and each has a remedy of its own:
    back what waits in the worker.
  - The whole process is frozen (C code or a slow regular expression holds the interpreter lock, or
    somebody stopped it), so that not even its watch thread reads a Nudge: what it has not begun in
-   some 50 ms is *withdrawn*, without its help (see SCOREBOARD_SLOTS in wire/messages.py), if another
+   some 50 ms is *withdrawn*, without its help (see SCOREBOARD_SLOTS in wire/task_slots.py), if another
    worker has room, and it gets nothing more until something comes from it.
 
 `queue_timeout` counts until the handler begins; so what a worker does not begin within it is withdrawn

@@ -47,16 +47,8 @@ from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.scoreboard.counts import PoolCounts
 from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.wire.blocks import BLOCK_FROM, BLOCK_SIZE
-from halfsync.wire.messages import (
-    Close,
-    Ending,
-    Join,
-    LogRecord,
-    LogTask,
-    Message,
-    Piece,
-    Taken,
-)
+from halfsync.wire.messages import Close, Ending, LogRecord, LogTask, Message, Piece, Taken
+from halfsync.wire.orders import Join
 
 
 class PoolBackend:

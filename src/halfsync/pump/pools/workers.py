@@ -26,18 +26,10 @@ from halfsync.pump.task_messages import TaskMessages
 from halfsync.scoreboard.counts import TOTAL_NS, WORD, PoolCounts
 from halfsync.wire.blocks import AREA, BlockWriter, has_blocks, scoreboard_of
 from halfsync.wire.closes import CloseReason
-from halfsync.wire.messages import (
-    MAX_PACKET,
-    MOST_SLOTS,
-    ClientDisconnected,
-    Join,
-    Nudge,
-    Recall,
-    Stacks,
-    encode,
-    slots_of,
-)
+from halfsync.wire.messages import MAX_PACKET, ClientDisconnected, Nudge, Recall, Stacks, encode
+from halfsync.wire.orders import Join
 from halfsync.wire.refusals import Refusal
+from halfsync.wire.task_slots import MOST_SLOTS, slots_of
 from halfsync.wire.thread_rows import WORDS, ThreadRow, rows_of
 
 LOOK_AHEAD = 64

@@ -10,7 +10,8 @@ from halfsync.http.hosts import name_of
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.routes import path_of
-from halfsync.wire.messages import Challenges, Reply
+from halfsync.wire.messages import Reply
+from halfsync.wire.orders import Challenges
 
 if TYPE_CHECKING:
     import ssl
