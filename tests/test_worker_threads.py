@@ -42,8 +42,8 @@ def wait(stage: Stage) -> Task:
 
 
 def test_responses_of_one_packet_leave_in_one_packet(monkeypatch: pytest.MonkeyPatch):
-    """Of one thread: that of a sibling which is in the middle of another task when the last one ends follows in
-    a packet of its own."""
+    """Of one thread: that of a sibling which is in the middle of another task when the last one ends follows
+    in a packet of its own."""
     monkeypatch.setattr("halfsync.worker.outbox.MAX_WAIT", 60_000_000_000)  # a busy machine takes its time
     with Stage(Gate(), threads=1) as stage:
         tasks = [stage.task(GET) for _ in range(20)]
