@@ -21,6 +21,7 @@ from halfsync.wire.http1 import HeadLimits, parse_head
 from halfsync.wire.messages import Lease, Reply
 from halfsync.wire.refusals import Refusal
 from tests.pump.harness import Answer, Client, Hand, Stage, get, no_descriptor_left
+from tests.pump.http2_client import Http2Client
 
 
 @pytest.fixture
@@ -334,6 +335,35 @@ def test_304_is_repeated_without_length(stage: Stage, method: str, length: int):
         assert answer.status == 304
         assert "content-length" not in answer.fields
     asked(client, hand, get("/x"))
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_body_where_there_is_none_is_not_repeated(stage: Stage, status: int, in_file: bool):
+    """Whatever a handler gives: it would be read as the beginning of the next response."""
+    hand, client, second = stage.hand(), stage.client(), Http2Client(stage)
+    head = get("/x", 'If-None-Match: "a"')
+    client.send(head)
+    lease = Lease(10, ("if-none-match",))
+    if in_file:
+        fd = os.memfd_create("body")
+        os.write(fd, b"body")
+        hand.reply(hand.take(), status=status, objects=[File(0, 0, 4)], fds=(fd,), lease=lease)
+    else:
+        hand.reply(hand.take(), b"body", status=status, lease=lease)
+    assert client.answer().status == status
+    for _ in range(3):
+        answer = repeated(client, hand, head)
+        assert (answer.status, client.inbox) == (status, b"")
+        assert "content-length" not in answer.fields
+        response = second.response(second.start("/x", fields=[(b"if-none-match", b'"a"')]))
+        assert (response.status, response.body, response.reset) == (status, b"", None)
+    assert client.quiet()
+    last = stage.client()
+    for _ in range(2):
+        last.send(get("/x", 'If-None-Match: "a"', "Connection: close"))
+        assert last.rest().endswith(b"\r\n\r\n")
+        last = stage.client()
 
 
 def test_a_file_is_leased_by_its_descriptor(stage: Stage):

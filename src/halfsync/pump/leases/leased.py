@@ -73,7 +73,7 @@ class Leased:
         self.stamp = stamp  # what the file has to be; None: nobody can change it (see changing.py)
         self.made_of = (stamp, offset, count)
         self.length = len(reply.body) + count
-        self.head_only = False  # to HEAD
+        self.head_only = False  # to HEAD, or with a status that has no body
         self.body_bytes = 0  # that `wire` holds
         self.ignores_cookie = True
         self.granted_by = -1  # a worker's id

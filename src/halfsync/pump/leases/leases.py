@@ -38,6 +38,7 @@ from halfsync.pump.leases.leased import Leased
 from halfsync.pump.leases.rules import may_use, objection
 from halfsync.scoreboard.counts import LEASE_MISSES
 from halfsync.wire.http1 import CONDITIONAL, RequestHead
+from halfsync.wire.http1_responses import BODILESS
 from halfsync.wire.messages import Reply
 
 Key = tuple[int, bytes, bytes, bytes]
@@ -169,7 +170,7 @@ class Leases:
         self.words[LEASE_MISSES] += 1
         leased.expires = now + lease.seconds
         leased.renew_at = now + lease.seconds * EARLY
-        if head.method == b"HEAD":
+        if head.method == b"HEAD" or reply.status in BODILESS:
             leased.head_only = True
             leased.length = reply.length
             leased.file = leased.stamp = None  # nothing of it will be sent
