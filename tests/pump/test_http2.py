@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -149,6 +150,29 @@ def test_a_file(stage: Stage, stamped: bool):
         assert client.response(number).body == b"begin" + body[10:]
         hand.close()
         client.client.leave()
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+def test_what_a_file_system_says_is_not_taken_for_the_client_having_left(
+    error: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """Frames that are made say how long they are, so without the file's bytes the connection can't go on."""
+
+    def fails(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    with Stage(access_logfile="-") as stage:
+        hand, client = stage.hand(), Http2Client(stage)
+        client.start()
+        task = hand.take()
+        fd = os.memfd_create("body")
+        os.write(fd, bytes(5000))
+        for name in ("sendfile", "preadv", "pread"):  # whichever the transport sends with
+            monkeypatch.setattr(os, name, fails)
+        hand.reply(task, objects=[File(0, 0, 5000)], fds=(fd,))
+        stage.until(lambda: stage.pump.access.records)
+        assert stage.reasons() == [CloseReason.INTERNAL_ERROR]
+    assert os.strerror(error) in capfd.readouterr().err
 
 
 def test_a_pipe_and_parts(stage: Stage):

@@ -58,7 +58,11 @@ _NOT_THE_CLIENT = {
     *(errno.EUCLEAN, errno.EBADMSG),  # damaged ones
     *(errno.EPERM, errno.EACCES, errno.ENOSYS),  # sandboxes
 }
-"""Errors of a file or pipe, not of the client's socket."""
+
+
+def is_of_file(error: OSError) -> bool:
+    """An error of a file or pipe, and not of the client's socket."""
+    return error.errno in _NOT_THE_CLIENT
 
 
 class Output:
@@ -144,7 +148,7 @@ class Output:
         except FileChangedError:
             return self._endings.reset(conn, CloseReason.FILE_CHANGED)
         except OSError as error:
-            if error.errno in _NOT_THE_CLIENT:
+            if is_of_file(error):
                 self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
                 return self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
             return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
