@@ -29,7 +29,6 @@ async def body(send: Any, data: bytes = b"", *, more: bool = False) -> None:
     ("pieces", "said", "length"),
     [
         ([b"abc"], None, 3),
-        ([b""], None, 0),
         ([b"abc", b"de"], None, -1),  # the same GET would have chunks
         ([b"abc", b""], None, -1),
         ([b"abc", b"de"], 5, 5),
@@ -48,6 +47,18 @@ def test_head_says_the_length_that_get_would_say(pieces: list[bytes], said: int 
     if said is None:
         got = respond(app, HEAD.replace("HEAD", "GET")).sent[0]
         assert got.length == length
+
+
+def test_head_with_an_empty_body_says_no_length():
+    """The application may give it because it was asked for the head alone: how long the body of GET would be
+    is not known."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await start(send)
+        await body(send)
+
+    [reply] = respond(app, HEAD).sent
+    assert (reply.length, reply.body, reply.ending) == (-1, b"", DONE)
 
 
 @pytest.mark.parametrize(("head", "status"), [(HEAD, 200), (HEAD, 204), (HEAD.replace("HEAD", "GET"), 304)])

@@ -376,6 +376,16 @@ def test_head_gives_the_length_and_no_body():
     assert (answer.length, answer.body, answer.messages) == (5, b"", 1)
 
 
+@pytest.mark.parametrize("body", [[], [b""], [b"", b""]])
+def test_head_with_an_empty_body_says_no_length(body):
+    """The application may give it because it was asked for the head alone: how long the body of GET would be
+    is not known."""
+    with Stage(app_of(lambda e: body)) as stage:
+        answer = stage.ask("HEAD / HTTP/1.1\nHost: a")
+        assert (answer.length, answer.body, answer.messages) == (-1, b"", 1)
+        assert stage.get("/").length == 0
+
+
 def test_head_does_not_run_a_generator_to_its_end():
     produced = []
 

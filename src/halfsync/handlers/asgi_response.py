@@ -231,7 +231,9 @@ class OutgoingResponse:
         given as much as may wait for a client. (Nothing else makes an endless stream wait, or end.)"""
         if not self._is_sent:
             length = self._head.length
-            if length < 0 and last and self._is_head and self._trailers is None and not self._head.bodiless:
+            # Of an empty one it is not known how long that of a GET would be (RFC 9110 8.6).
+            is_get_body = size > 0 and last and self._is_head and not self._head.bodiless
+            if length < 0 and is_get_body and self._trailers is None:
                 length = size
             self._reply(length, b"", [], DONE)
             self._is_sent = True

@@ -131,6 +131,10 @@ class Invocation:
             self.finish()
             return
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not body and self.length < 0 and self.method == "HEAD":
+            # How long that of a GET would be is not known: "Content-Length: 0" could be wrong (RFC 9110 8.6).
+            self._whole(head, -1, b"", self._granted(head, -1))
+            return
         length = len(body) if self.length < 0 else self.length
         if len(body) > length and not self._is_bodiless(head):
             self._warn_of_surplus()
