@@ -337,6 +337,64 @@ def test_leased_responses_that_are_not_read_are_bounded(stage: Stage):
         assert client.response(number).body == b"x" * 50_000
 
 
+def kept_back(stage: Stage) -> tuple[Http2Client, int, int]:
+    """A client that has the first part of a large response, which has used up the connection's window, and
+    waits for a small one behind it. The streams' own windows are wide."""
+    hand = stage.hand()
+    client = Http2Client(stage, window=1 << 24, opens=False)
+    large, small = client.start("/large"), client.start("/small")
+    task = hand.take()
+    hand.reply(task, length=1_000_000, ending=Ending.UNFINISHED)
+    for left in reversed(range(10)):
+        hand.part(task, Memory(b"x" * 100_000), ending=Ending.UNFINISHED if left else Ending.DONE)
+    hand.reply(hand.take(), b"y" * 5000)
+    client.settle()
+    assert len(client.responses[large].body) == 65_535
+    return client, large, small
+
+
+def open_the_connections_window(client: Http2Client, size: int) -> None:
+    client.engine.increment_flow_control_window(size)
+    client.flush()
+    client.settle()
+
+
+def test_a_response_waits_for_another_one_that_a_slow_client_takes(stage: Stage):
+    """All that is opened goes to the large one, for longer than send_timeout (60 s) and the grace period of
+    min_rate (30 s). The client takes what it gets; so the small one is not to be reset."""
+    client, large, small = kept_back(stage)
+    for _ in range(100):
+        open_the_connections_window(client, 2000)
+        stage.later(1)
+    assert not client.responses[large].over
+    assert not client.responses[small].over
+    open_the_connections_window(client, 1 << 24)
+    assert client.response(large).body == b"x" * 1_000_000
+    assert client.response(small).body == b"y" * 5000
+
+
+def test_a_connection_whose_window_is_opened_by_drips(stage: Stage):
+    """Slower than min_rate (500 bytes a second), all responses together."""
+    client, large, small = kept_back(stage)
+    for _ in range(200):
+        open_the_connections_window(client, 10)
+        stage.later(1)
+    assert stage.reasons() == [CloseReason.SEND_TOO_SLOW] * 2
+    assert (client.responses[large].reset, client.responses[small].reset) == (8, 8)
+
+
+def test_a_connection_whose_window_stays_shut(patient: Stage):
+    client, large, small = kept_back(patient)
+    patient.later(59)
+    client.settle()
+    assert not client.responses[large].over
+    assert not client.responses[small].over
+    patient.later(5)
+    client.settle()
+    assert patient.reasons() == [CloseReason.SEND_TIMEOUT] * 2
+    assert (client.responses[large].reset, client.responses[small].reset) == (8, 8)
+
+
 def test_one_slow_stream_does_not_keep_the_others(stage: Stage):
     """Its window is shut for longer than send_timeout would be for a fast one; the others are served
     meanwhile."""

@@ -143,6 +143,11 @@ class Connection:
         """Whether nothing but the client keeps back what there is to send."""
         return True
 
+    def taken_by_others(self) -> int:
+        """Bytes of other responses that the client has taken while this one's had to wait for that: they are
+        as good as bytes of this one (SENDING)."""
+        return 0
+
     @property
     def may_send_body(self) -> bool:
         """Whether nothing but the client keeps back what is to come of a request's body."""

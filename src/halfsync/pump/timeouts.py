@@ -226,7 +226,7 @@ class Timeouts:
         taken = conn.wire_bytes - exchange.wire_before - conn.transport.unsent()
         # An earlier response's bytes may be in the socket still: to take those is progress too.
         exchange.unsent_before = max(exchange.unsent_before, -taken)
-        taken += exchange.unsent_before
+        taken += exchange.unsent_before + conn.taken_by_others()
         limits = self._limits(exchange)
         stalled, slow = self._progress(exchange, limits, taken, limits.send_timeout, now)
         if stalled:

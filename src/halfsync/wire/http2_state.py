@@ -125,6 +125,7 @@ class Http2State:
         "pending_resets",
         "receive_window",
         "refuses_from",
+        "sent",
         "skipped",
         "stream_window",
         "streams",
@@ -136,6 +137,7 @@ class Http2State:
         self.limits = limits
         self.now = self._idle_until = self._resets_until = 0.0
         self.updates = 0  # WINDOW_UPDATEs that are the response to what was sent
+        self.sent = 0  # bytes of DATA, without those of responses from leases
         self.window = WINDOW  # bytes that may be sent
         self.stream_window = WINDOW  # the same, with which a stream begins
         self.receive_window = RECEIVE_WINDOW
@@ -223,6 +225,7 @@ class Http2State:
     def data(self, stream: StreamState, size: int, *, end: bool) -> bytes:
         """The header of a DATA frame of `size` bytes, which are to follow it."""
         self.window -= size
+        self.sent += size
         stream.window -= size
         if self.updates < MOST_UPDATES:
             self.updates += UPDATES_A_FRAME

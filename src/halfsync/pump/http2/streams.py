@@ -46,7 +46,18 @@ class Block(Framing):
 class Stream(Connection):
     """One exchange on an HTTP/2 connection."""
 
-    __slots__ = ("carrier", "error_code", "has_all", "parts", "share", "state_of", "stop_at", "window_shut")
+    __slots__ = (
+        "carrier",
+        "error_code",
+        "has_all",
+        "others",
+        "others_before",
+        "parts",
+        "share",
+        "state_of",
+        "stop_at",
+        "window_shut",
+    )
 
     def __init__(
         self, carrier: Connection, session: Session, state: StreamState, protocol: WireProtocol
@@ -74,6 +85,8 @@ class Stream(Connection):
         self.parts: list[bytes] = []  # of the request's body, not yet in its spool
         self.has_all = False  # nothing comes behind `parts`
         self.window_shut = False  # nothing more can be sent until the client opens a window
+        self.others = 0  # see taken_by_others
+        self.others_before = session.wire.sent  # bytes of other responses, when it was looked at last
         self.share = TURN
         self.stop_at = 0.0  # when a client that has its response is told to stop sending; 0: not yet
         self.error_code = ErrorCode.INTERNAL_ERROR  # if it has to be reset
@@ -87,6 +100,16 @@ class Stream(Connection):
     def is_clients_turn(self) -> bool:
         """Not while it waits for its turn among other streams: see Http2.expired."""
         return self.window_shut
+
+    def taken_by_others(self) -> int:
+        """If the connection's window alone keeps it back, what the client opens of that goes to more urgent
+        ones first. (To be called once in a while.)"""
+        session = self.carrier.session
+        if isinstance(session, Session):
+            before, self.others_before = self.others_before, session.wire.sent - self.body_bytes
+            if self.window_shut and self.state_of.window > 0:
+                self.others += max(0, self.others_before - before)
+        return self.others
 
     @property
     def may_send_body(self) -> bool:
