@@ -14,6 +14,7 @@ Nothing here sleeps to let something happen; `until` polls a condition, with a d
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -187,8 +188,13 @@ class Server:
 
     @property
     def pump(self) -> int:
-        """Its process id."""
-        return self._living(r"pump \[(\d+)\] is started")[-1]
+        """Its process id. Where one has died, the next one may respond before the parent has said that it is
+        started: then that is waited for."""
+        return self.until(self.pumps)[-1]
+
+    def pumps(self) -> list[int]:
+        """Process ids of the living ones, the oldest first."""
+        return self._living(r"pump \[(\d+)\] is started")
 
     def workers(self, name: str) -> list[int]:
         """Process ids of the living workers that were ready, the oldest first."""
@@ -310,6 +316,16 @@ def frozen(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def links(pid: int) -> list[str]:
+    """What the process has open."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # and this is closed
+                found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found
 
 
 def resident(pid: int) -> int:

@@ -60,7 +60,10 @@ def test_a_websocket_that_is_not_there_is_rejected(site, name):
 
 def test_consumers_of_channels_talk_through_their_layer(site):
     url = f"ws://127.0.0.1:{site.port}/django/rooms/blue"
-    with connect(url, compression=None, subprotocols=["chat"]) as one, connect(url, compression=None) as two:  # type: ignore[list-item]
+    with (
+        connect(url, compression=None, open_timeout=60, subprotocols=["chat"]) as one,  # type: ignore[list-item]
+        connect(url, compression=None, open_timeout=60) as two,
+    ):
         assert (one.subprotocol, two.subprotocol) == ("chat", None)
         one.send(json.dumps({"text": "hello"}))
         assert [json.loads(each.recv(timeout=60)) for each in (one, two)] == [{"text": "hello"}] * 2

@@ -196,6 +196,7 @@ def test_a_stop_waits_for_what_is_in_flight_and_cuts_it_off_in_time(tmp_path):
             soon.send(request("/held?file=go"))
             never.send(request("/wait?file=cancelled"))
             server.until((tmp_path / "go-began").exists)
+            server.until((tmp_path / "cancelled-began").exists)
             server.signal(signal.SIGTERM)
             server.until_logged("SIGTERM")
             (tmp_path / "go").touch()

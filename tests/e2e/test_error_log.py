@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tests.e2e.harness import Client, Server, serving, until
+from tests.e2e.harness import Client, Server, links, serving, until
 from tests.e2e.test_settings_and_users import halfsync
 
 APPLICATION = """
@@ -76,16 +76,6 @@ def test_all_processes_write_to_the_file_and_open_it_again(tmp_path, preload):
 def ask(port: int, target: str) -> int:
     with Client(("127.0.0.1", port)) as client:
         return client.ask(target).status
-
-
-def links(pid: int) -> list[str]:
-    found = []
-    for number in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
-        except FileNotFoundError:
-            pass
-    return found
 
 
 def test_a_mistake_is_reported_to_the_person_and_logged(tmp_path):

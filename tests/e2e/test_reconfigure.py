@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Answer, Client, Crowd, Server, request, serving
+from tests.e2e.harness import Answer, Client, Crowd, Server, links, request, serving
 from tests.ports import free_port
 
 APP = """
@@ -302,6 +302,10 @@ def test_the_access_log(tmp_path: Path):
         other.rename(tmp_path / "moved")
         here.server.signal(signal.SIGUSR1)
         here.server.until_logged("access log is reopened")
+        # the worker that writes may get its order later than the next record
+        here.server.until(
+            lambda: not any(str(tmp_path / "moved") in links(pid) for pid in here.server.processes())
+        )
         here.server.get("/d")
         here.server.until(lambda: other.exists() and other.read_text() == "three /d\n")
         here.reload(FIRST)

@@ -107,6 +107,7 @@ def test_an_old_worker_finishes_what_it_has(tmp_path):
         server.until(lambda: len(server.workers("release:app")) == 2)
         # its only thread is taken, so all others are the new one's
         assert server.get("/release").body == b"two"
+        server.until_logged("release:app is reloaded")  # before that, it might take another when it is free
         (tmp_path / "go").touch()
         assert waiting.answer().body == b"waited\n"
         assert waiting.ask("/release").body == b"two"

@@ -74,7 +74,7 @@ def test_an_error_at_the_first_start_is_shown_and_the_next_change_serves(tmp_pat
             "import helper\n"
             + GOOD.format(word="{helper.word}").replace("b'", "f'").replace("}'", "}'.encode()"),
         )
-        (tmp_path / "helper.py").write_text("word = 1 / 0\n")
+        edit(tmp_path / "helper.py", "word = 1 / 0\n")
         server.until_logged("ZeroDivisionError: division by zero\n.*Waiting for a change")
         edit(tmp_path / "helper.py", "word = 'good'\n")
         server.wait_until_it_serves()

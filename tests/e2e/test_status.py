@@ -67,7 +67,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "public/a.txt").write_text("a" * 1000)
     (folder / "public/b.txt").write_text("b" * 1000)
     with serving(folder) as running:
+        # It serves when the first worker of each application does.
+        running.until(lambda: idle_ones(running) == 2 * 3 + 4 + 1)
         yield running
+
+
+def idle_ones(server: Server) -> int:
+    """Threads, and places in event loops."""
+    return "".join(one["letters"] for one in found(server)["workers"]).count("_")
 
 
 def found(server: Server) -> dict[str, Any]:
@@ -196,6 +203,7 @@ def test_the_documentation_names_all_members_of_the_json_and_no_other(server):
 
 def test_as_mod_status_has_it(server):
     server.get("/status")  # it may be the server's first
+    server.until(lambda: idle_ones(server) == 11)  # what the test before has asked is over
     lines = dict(line.split(": ", 1) for line in server.get("/status?auto").body.decode().splitlines())
     assert int(lines["Total Accesses"]) > 0
     assert int(lines["IdleWorkers"]) == 2 * 3 + 4 + 1

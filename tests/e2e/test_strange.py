@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from faults.tree import is_alive
 from tests.e2e.harness import (
     APPS,
     LONG,
@@ -55,7 +54,7 @@ def test_whatever_happens_in_whatever_order_it_serves_on(tmp_path, preload):
                 ["HUP", "HUP", "USR1", "TTIN", "TTOU", "worker", "worker", "built-in", "pump"]
             )
             if what == "pump":
-                kill([server.pump] if is_there(server) else [])
+                kill(server.pumps()[-1:])
             elif what in ("worker", "built-in"):
                 kill(server.workers("story:app" if what == "worker" else what))
             else:
@@ -69,14 +68,6 @@ def test_whatever_happens_in_whatever_order_it_serves_on(tmp_path, preload):
         assert crowd.wrong == []
         assert server.get("/hello").body == b"hello\n"
         server.until(lambda: len(server.workers("built-in")) == 1)
-
-
-def is_there(server: Server) -> bool:
-    """Whether there is a pump just now."""
-    try:
-        return is_alive(server.pump)
-    except IndexError:
-        return False
 
 
 @pytest.mark.parametrize(

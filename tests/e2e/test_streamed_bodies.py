@@ -233,7 +233,7 @@ def test_a_reload_in_the_middle(tmp_path):
         client.send(head("/slow?reloaded", len(DATA)) + DATA[:1000])
         server.until((tmp_path / "reloaded-begun").exists)
         server.signal(signal.SIGHUP)
-        server.until_logged(r"worker\(reading:app\) \[\d+\] is ready", 2)
+        server.until_logged("reading:app is reloaded")
         (tmp_path / "reloaded").touch()
         client.send(DATA[1000:])
         assert client.answer(POST).body == DATA
@@ -259,6 +259,7 @@ def test_a_stop_that_can_not_wait_longer(tmp_path):
     with serving(tmp_path, "reading:app", "--stream-body", "--graceful-timeout", "1") as server:
         with server.client() as client:
             client.send(head("/lost", len(DATA)) + DATA[:1000])
+            server.until((tmp_path / "lost-begun").exists)
             server.signal(signal.SIGTERM)
             assert client.rest() == b""
         assert server.ends() == 0

@@ -328,6 +328,7 @@ def test_it_takes_over_when_all_of_its_workers_are_ready(tmp_path):
     """As a reload does: it gets all the load at once."""
     configure(tmp_path, first="workers = 2")
     with serving(tmp_path, bind=False) as server:
+        server.until(lambda: len(server.workers("upgraded:app")) == 2)  # it serves when the first one does
         (tmp_path / "one-at-first").touch()
         server.signal(signal.SIGUSR2)
         words = r"upgrading: the new version is process (\d+)"
@@ -470,6 +471,7 @@ def test_settings_may_have_changed(tmp_path):
         (tmp_path / "halfsync.toml").write_text(moved)
         server.signal(signal.SIGUSR2)
         server.until(lambda: (tmp_path / "pid2").exists() and not (tmp_path / "pid").exists())
+        server.until_logged("that wait are handed over")
         new = (tmp_path / "pid2").read_text().strip().encode()
         assert local.ask("/").body.startswith(new)
         for path in ("stays", "comes"):

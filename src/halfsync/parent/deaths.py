@@ -207,7 +207,7 @@ class Deaths:
 
     def _not_ready_in_time(self, child: Child) -> None:
         """What follows is what follows a failed import: `_worker_ended`."""
-        seconds = self._tree.settings.startup_timeout
+        seconds = child.ready_by - child.started  # what is in effect may be another, at a reload
         target = self._tree.pools[child.pool].name
         sentence = (
             f"Target {target!r}: it was not ready within {seconds:g} s (startup_timeout) and is killed."

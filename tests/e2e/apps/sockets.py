@@ -23,11 +23,11 @@ async def accept(receive: Any, send: Any, **more: Any) -> None:
     await send({"type": "websocket.accept", **more})
 
 
-async def do_echo(_scope: Any, receive: Any, send: Any) -> None:
+async def do_echo(scope: Any, receive: Any, send: Any) -> None:
     await accept(receive, send)
     while (message := await receive())["type"] == "websocket.receive":
         await send({**message, "type": "websocket.send"})
-    note(message)
+    note(scope, message)
 
 
 async def do_two_receivers(_scope: Any, receive: Any, send: Any) -> None:
@@ -62,9 +62,11 @@ async def do_fork(_scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.send", "text": "by the parent"})
 
 
-def note(message: Any) -> None:
+def note(scope: Any, message: Any) -> None:
+    """For the test, by its target."""
+    target = f"{scope['path']}?{scope['query_string'].decode()}".rstrip("?")
     with Path("ended").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(message) + "\n")
+        file.write(json.dumps([target, message]) + "\n")
 
 
 async def do_scope(scope: Any, receive: Any, send: Any, *_: str) -> None:
@@ -81,10 +83,10 @@ async def do_subprotocol(_scope: Any, receive: Any, send: Any, name: str) -> Non
     await receive()
 
 
-async def do_reject(_scope: Any, receive: Any, send: Any) -> None:
+async def do_reject(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "websocket.close", "code": 4000})
-    note(await receive())
+    note(scope, await receive())
 
 
 async def do_respond(_scope: Any, receive: Any, send: Any) -> None:
@@ -95,10 +97,10 @@ async def do_respond(_scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.http.response.body", "body": b"are you?"})
 
 
-async def do_close(_scope: Any, receive: Any, send: Any, code: str, reason: str = "") -> None:
+async def do_close(scope: Any, receive: Any, send: Any, code: str, reason: str = "") -> None:
     await accept(receive, send)
     await send({"type": "websocket.close", "code": int(code), "reason": reason})
-    note(await receive())
+    note(scope, await receive())
 
 
 async def do_return(_scope: Any, receive: Any, send: Any) -> None:
@@ -119,7 +121,7 @@ async def do_raise_early(_scope: Any, receive: Any, _send: Any) -> None:
     raise LookupError("nothing there")
 
 
-async def do_flood(_scope: Any, receive: Any, send: Any) -> None:
+async def do_flood(scope: Any, receive: Any, send: Any) -> None:
     """Sends without end, and says how far it came."""
     await accept(receive, send)
     count = 0
@@ -129,7 +131,7 @@ async def do_flood(_scope: Any, receive: Any, send: Any) -> None:
             count += 1
             Path("count").write_text(str(count), encoding="utf-8")
     except OSError as error:
-        note({"error": type(error).__name__, "count": count})
+        note(scope, {"error": type(error).__name__, "count": count})
 
 
 async def do_sleep(_scope: Any, receive: Any, send: Any) -> None:
@@ -145,10 +147,10 @@ async def do_sleep(_scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "websocket.send", "text": str(size)})
 
 
-async def do_pid(_scope: Any, receive: Any, send: Any) -> None:
+async def do_pid(scope: Any, receive: Any, send: Any) -> None:
     await accept(receive, send)
     await send({"type": "websocket.send", "text": str(os.getpid())})
-    note(await receive())
+    note(scope, await receive())
 
 
 async def do_rules(_scope: Any, receive: Any, send: Any, name: str) -> None:
