@@ -214,7 +214,7 @@ def test_a_crowd_comes_and_an_ordinary_client_is_measured(tmp_path, monkeypatch,
     server = servers.halfsync(tmp_path, "bench.apps:crowd")
     with compare.running([server], "/", b"Hello, world\n") as up:
         assert up == [server]
-        figures, cells = crowd.measured(server, 0.3, set(), slow=3, idle=5, new=20)
+        figures, cells = crowd.measured(server, 1.0, set(), slow=3, idle=5, new=20)
     assert len(figures) == 3
     assert all(0 < figure < 60 for figure in figures)
     assert len(cells) == 5

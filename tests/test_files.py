@@ -13,6 +13,7 @@ import pytest
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, seconds, span
 from halfsync.http.content_types import content_type
 from halfsync.system.stamps import REST, stamp_of
+from tests.descriptors import open_descriptors
 from tests.worker_stage import Stage
 
 TEXT = b"0123456789" * 10
@@ -510,7 +511,7 @@ def test_no_descriptor_is_left_behind(stage):
     targets = ["/a.txt", "/missing", "/sub", "/sub/", "/link-out", "/fifo", "/sub/empty/"]
     for target in targets:
         stage.get(target)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for target in targets * 5:
         stage.get(target)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

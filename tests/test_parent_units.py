@@ -33,6 +33,7 @@ from halfsync.plan.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import orders
+from tests.descriptors import open_descriptors
 from tests.ports import free_port
 
 # --- states
@@ -520,10 +521,10 @@ def test_a_malformed_report_is_a_protocol_error(child_and_end, sent):
 
 def test_descriptors_that_come_with_a_report_are_closed(child_and_end):
     child, theirs = child_and_end
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     channel.send(theirs, orders.encode(orders.Ready(5)), (0, 1, 2))
     assert child.receive() == orders.Ready(5)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert child.receive() is None
     assert child.channel is not None
 
@@ -531,7 +532,7 @@ def test_descriptors_that_come_with_a_report_are_closed(child_and_end):
 def test_orders_wait_for_room_and_keep_their_descriptors(child_and_end):
     """Nothing is lost and nothing blocks, however slowly the child reads."""
     child, theirs = child_and_end
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(1000):
         child.order(orders.LogFile(), (os.dup(0),))
     child.flush(now=1.0)
@@ -548,19 +549,19 @@ def test_orders_wait_for_room_and_keep_their_descriptors(child_and_end):
         arrived += 1
         child.flush(now=2.0)
     assert child.stuck_since == float("inf")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_orders_to_the_dead_are_dropped(child_and_end):
     child, theirs = child_and_end
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     theirs.close()
     child.order(orders.LogFile(), (os.dup(0),))
     child.flush(now=1.0)
     assert not child.has_unsent
     assert child.receive() is None
     assert child.channel is None
-    assert len(os.listdir("/proc/self/fd")) == before - 2
+    assert open_descriptors() == before - 2
 
 
 # --- the error log

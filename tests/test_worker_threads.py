@@ -16,6 +16,7 @@ from halfsync.system.temporary_files import temporary_file
 from halfsync.wire.messages import MAX_PACKET, Ending, Nudge, Part, Reply, Task
 from halfsync.worker.bodies import ResponseLimits, TaskReplier
 from halfsync.worker.outbox import Outbox
+from tests.descriptors import open_descriptors
 from tests.worker_stage import TIMEOUT, Seam, Stage
 
 GET = "GET / HTTP/1.1\nHost: a"
@@ -280,7 +281,7 @@ def test_what_no_packet_has_room_for_costs_its_own_response(capfd):
 @pytest.mark.parametrize("with_file", [False, True], ids=["memory", "descriptors"])
 def test_what_the_socket_never_takes_costs_its_own_response(capfd, with_file: bool):
     """Its buffer may be smaller than our packets (net.core.wmem_max). The pump is not gone for that."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
     with theirs:
@@ -308,7 +309,7 @@ def test_what_the_socket_never_takes_costs_its_own_response(capfd, with_file: bo
         assert seam.wait(large.number).status == 500
         assert seam.wait(part.number).ending is Ending.ABORTED
         seam.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert capfd.readouterr().err.count("too large to be sent") == 2
 
 

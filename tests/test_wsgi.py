@@ -22,6 +22,7 @@ import pytest
 from halfsync.objects import File
 from halfsync.system.stamps import stamp_of
 from halfsync.wire.messages import Ending
+from tests.descriptors import open_descriptors
 from tests.worker_stage import Stage
 
 PLAIN = [("Content-Type", "text/plain")]
@@ -900,12 +901,12 @@ def test_no_descriptor_is_left_behind():
     data = b"x" * (300 * KIB)
     with Stage(app_of(lambda e: iter([data, data])), threads=1) as stage:
         stage.get("/")
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         for _ in range(10):
             os.close(stage.get("/").file)
         for answer in stage.answers.values():
             answer.file = -1
-        assert len(os.listdir("/proc/self/fd")) <= before
+        assert open_descriptors() <= before
 
 
 # --- wsgi.file_wrapper ----------------------------------------------------------------------------------
