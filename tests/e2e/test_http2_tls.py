@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -14,7 +17,8 @@ import httpx
 import pytest
 
 from tests.certificates import client_context, issued, issued_to, write
-from tests.e2e.harness import LONG, Server, curl, digest, pattern, serving
+from tests.command_line import command
+from tests.e2e.harness import APPS, LONG, SOURCES, Server, curl, digest, pattern, serving
 
 SETTINGS = """
 bind = ["https://127.0.0.1:0"]
@@ -191,6 +195,150 @@ def test_without_http2(tmp_path):
     tls = ("--certfile", "server.pem", "--keyfile", "server.key", "--no-http2")
     with serving(tmp_path, "story:app", *tls, "-b", "https://127.0.0.1:0", bind=False) as server:
         assert over_tls(server, "--http2", "-w", "%{http_version}", "/hello") == b"hello\n1.1"
+
+
+def test_http2_is_turned_off_and_on_by_a_reload(tmp_path):
+    """The certificates are the same, and what is agreed upon in a handshake is not."""
+    write(tmp_path, issued("127.0.0.1"))
+    settings = tmp_path / "halfsync.toml"
+    settings.write_text(SETTINGS_OF_ONE)
+    version = ("-w", "%{http_version}")
+    with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server:
+        assert over_tls(server, *version, "/hello") == b"hello\n2"
+        for count, (http2, spoken) in enumerate((("false", b"1.1"), ("true", b"2"), ("false", b"1.1")), 1):
+            settings.write_text(f"http2 = {http2}\n{SETTINGS_OF_ONE}")
+            server.signal(signal.SIGHUP)
+            server.until_logged("The new configuration is in effect", count)
+            assert over_tls(server, *version, "/hello") == b"hello\n" + spoken
+
+
+SETTINGS_OF_ONE = """
+bind = ["https://127.0.0.1:0"]
+certfile = "server.pem"
+keyfile = "server.key"
+[routes]
+"/" = "story:app"
+"""
+
+
+# --- cipher suites with which HTTP/2 must not be spoken (RFC 9113 9.2.2) -----------------------------------
+
+MIXED = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA384"
+MIXED_SETTINGS = f"""
+bind = ["https://127.0.0.1:0"]
+certfile = "server.pem"
+keyfile = "server.key"
+ciphers = "{MIXED}"
+[routes]
+"/" = "story:app"
+[sites."strict.test"]
+certfile = "server.pem"
+keyfile = "server.key"
+ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256"
+[sites."strict.test".routes]
+"/" = "story:app"
+"""
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("mixed-ciphers")
+    write(folder, issued("127.0.0.1", "strict.test"))
+    (folder / "halfsync.toml").write_text(MIXED_SETTINGS)
+    with serving(folder, "-c", "halfsync.toml", bind=False) as server:
+        yield server
+
+
+def shake(
+    server: Server, *protocols: str, ciphers: str = "", newest: bool = False, name: str = "127.0.0.1"
+) -> ssl.SSLSocket:
+    context = client_context(protocols=protocols)
+    if not newest:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if ciphers:
+        context.set_ciphers(ciphers)
+    raw = socket.create_connection(("127.0.0.1", server.port), LONG)
+    return context.wrap_socket(raw, server_hostname=name)
+
+
+@pytest.mark.parametrize("suite", MIXED.split(":"))
+def test_a_client_of_tls_1_2_gets_http1_where_a_prohibited_suite_may_be_chosen(mixed: Server, suite: str):
+    with shake(mixed, "h2", "http/1.1", ciphers=suite) as sock:
+        assert (sock.cipher() or ("",))[0] == suite
+        assert sock.selected_alpn_protocol() == "http/1.1"
+        sock.sendall(b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_client_of_tls_1_3_gets_http2_there(mixed: Server):
+    with shake(mixed, "h2", "http/1.1", newest=True) as sock:
+        assert sock.selected_alpn_protocol() == "h2"
+    assert over_tls(mixed, "--http2", "-o", "/dev/null", "-w", "%{http_version}", "/hello") == b"2"
+    old = ("--http2", "--tls-max", "1.2", "-o", "/dev/null", "-w", "%{http_version} %{http_code}")
+    assert over_tls(mixed, *old, "/hello") == b"1.1 200"
+
+
+def test_a_site_without_such_suites_speaks_http2_with_both(mixed: Server):
+    for newest in (False, True):
+        with shake(mixed, "h2", "http/1.1", newest=newest, name="strict.test") as sock:
+            assert sock.selected_alpn_protocol() == "h2"
+
+
+def test_a_client_of_tls_1_2_that_speaks_http2_alone_is_refused_there(mixed: Server):
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+        shake(mixed, "h2")
+
+
+@pytest.mark.parametrize(("suite", "status"), [(MIXED.split(":")[0], None), (MIXED.split(":")[1], b"505")])
+def test_a_preface_that_was_not_agreed_upon_begins_nothing_with_such_a_suite(mixed, suite, status):
+    with shake(mixed, ciphers=suite) as sock:
+        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        begin = sock.recv(1000)
+        assert begin.split()[1] == status if status else begin[3] == 4, "SETTINGS, or a response"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"), [((), True), (("--no-http2",), False), (("--minimum-version", "1.3"), False)]
+)
+def test_who_names_such_a_suite_is_told_so(mixed: Server, more: tuple[str, ...], told: bool):
+    words = (
+        "halfsync.toml:5: ciphers: HTTP/2 must not be spoken with ECDHE-ECDSA-AES128-SHA, "
+        "ECDHE-ECDSA-AES256-SHA384 (RFC 9113, appendix A), so clients that speak no TLS 1.3 get HTTP/1.1."
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCES), str(APPS)])}
+    done = command(mixed.folder, "-c", "halfsync.toml", "--check-config", *more, environment=environment)
+    assert not done.returncode, done.stderr
+    assert (words in done.stdout + done.stderr) is told
+
+
+def test_a_session_does_not_keep_a_suite_that_is_no_longer_spoken(tmp_path):
+    """OpenSSL resumes a session of TLS 1.2 with the suite that it began with, whatever the context's are."""
+    write(tmp_path, issued("127.0.0.1"))
+    settings = tmp_path / "halfsync.toml"
+    settings.write_text(f'ciphers = "{MIXED}"\n{SETTINGS_OF_ONE}')
+    context = client_context(protocols=("h2", "http/1.1"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    weak, good = "ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES128-GCM-SHA256"
+    context.set_ciphers(f"{weak}:{good}")
+    with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server:
+        *before, session = connect(server, context, None)
+        assert before == [weak, "http/1.1", False]
+        assert connect(server, context, session)[:3] == (weak, "http/1.1", True)
+        settings.write_text(f'ciphers = "{good}"\n{SETTINGS_OF_ONE}')
+        server.signal(signal.SIGHUP)
+        server.until_logged("The new configuration is in effect")
+        assert connect(server, context, session)[:3] == (good, "h2", False)
+
+
+def connect(
+    server: Server, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[str, str | None, bool | None, ssl.SSLSession | None]:
+    """Cipher suite, protocol, whether it is resumed, and the session."""
+    raw = socket.create_connection(("127.0.0.1", server.port), LONG)
+    with context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as sock:
+        cipher = sock.cipher()
+        assert cipher is not None
+        return cipher[0], sock.selected_alpn_protocol(), sock.session_reused, sock.session
 
 
 @pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])

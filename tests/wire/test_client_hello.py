@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfsync.wire import client_hello
-from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, NO_HELLO, ClientHello, Opening, look_at
+from halfsync.wire.client_hello import (
+    MAX_HELLO,
+    MAX_RECORDS,
+    NO_HELLO,
+    ClientHello,
+    Opening,
+    look_at,
+    offers_tls_1_3,
+)
 from halfsync.wire.hello_layouts import EVERY, MAX_LAYOUTS, Layouts
 
 PART, HELLO, HTTP, OTHER = Opening
@@ -51,6 +59,21 @@ def in_records(message: bytes, size: int) -> bytes:
 )
 def test_a_hello_tells_the_name_and_the_protocols(version, name, protocols, expected):
     assert look_at(hello(name, *protocols, version=version)) == (HELLO, expected)
+
+
+@pytest.mark.parametrize(("version", "expected"), [("1.2", False), ("1.3", True)])
+def test_whether_it_offers_tls_1_3(version, expected):
+    data = hello("example.org", "h2", version=version)
+    assert offers_tls_1_3(data) is expected
+    assert offers_tls_1_3(in_records(data[5:], 100) + b"what is behind it") is expected
+    assert not any(offers_tls_1_3(data[:end]) for end in range(len(data)))
+
+
+@pytest.mark.parametrize("place", [5, 43, 44, 76, 77, 78, 110, 120])
+def test_what_is_malformed_offers_nothing(place):
+    data = bytearray(hello("example.org", "h2", version="1.2"))
+    data[place:] = b"\xff" * (len(data) - place)
+    assert not offers_tls_1_3(bytes(data))
 
 
 def test_it_may_come_in_pieces():

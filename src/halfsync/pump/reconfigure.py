@@ -54,10 +54,12 @@ class PlanChange:
         here = {i: one.socket for i, one in enumerate(self._pump.plan.listeners) if not one.is_removed}
         fd = -1 if certificates is None else certificates.fd
         plan = plan_codec.decode(data, {**here, **sockets}, fd)
-        if plan.certificates == self._pump.plan.certificates:
-            self._contexts = self._pump.handshakes.contexts  # clients can resume their sessions
+        present = self._pump.handshakes.contexts
+        protocols = list(self._pump.protocols(plan.settings))
+        if plan.certificates == self._pump.plan.certificates and protocols == present.protocols:
+            self._contexts = present  # clients can resume their sessions
         else:
-            self._contexts = Contexts(plan, tuple(self._pump.protocols(plan.settings)))
+            self._contexts = Contexts(plan, protocols)
         self._ready = plan
 
     def switch_over(self, number: int) -> None:
@@ -117,7 +119,7 @@ class PlanChange:
             protocol.configure(settings)
         pump.http2.configure(settings, pump.head_limits)
         pump.let_http2_begin(settings)
-        pump.handshakes.protocols = pump.protocols(settings)
+        pump.handshakes.speak(pump.protocols(settings))
         pump.http1.spool_space.limit = settings.spool_limit
         waiting = pump.pools.configure(plan)
         pump.sites.replace(plan, pump.pools.routes)

@@ -50,6 +50,10 @@ class Transport(Protocol):
     owed: int  # bytes of an earlier send that the next one takes, whatever it is given
     ends_unsaid: bool  # `finish` raised BlockingIOError, and has to be called again
 
+    @property
+    def suits_http2(self) -> bool:
+        """Whether what has been agreed upon permits it (see tls/http2_ciphers.py)."""
+
     def fileno(self) -> int: ...
 
     def recv(self, size: int, /) -> bytes: ...
@@ -99,6 +103,7 @@ class PlainTransport(socket.socket):
     send_size = read_size = 256 * 1024
     tells_of_more = True  # the kernel does
     ends_by_close = True
+    suits_http2 = True
     ends_unsaid = False
     owed = 0
     close = _socket.socket.close  # (that of socket.socket waits for files made of it; there are none)

@@ -33,6 +33,7 @@ class SiteTLS:
     cert_reqs: str
     minimum_version: str
     ciphers: str
+    http2: bool = field(compare=False)  # it is spoken
     acme_hosts: tuple[
         str, ...
     ] = ()  # for which certfile comes by ACME (there may be none yet); (): it does not
@@ -118,6 +119,7 @@ def _site(
         value["cert_reqs"],
         value["minimum_version"],
         value["ciphers"],
+        settings.http2,
         named,
     )
     _check(site)

@@ -17,7 +17,7 @@ makes another one every LIFE seconds, which ends the tickets before.
 
 Each site has keys of its own: else a session of one that asks for no client certificate would do for one that
 requires it. They depend on what a client had to show, and not on the server's certificate, which may be
-renewed.
+renewed, and on the cipher suites that are spoken.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def new_secret(now: float) -> bytes:
 
 
 def keys_of(secret: bytes, site: SiteCertificates) -> bytes:
-    told = repr((site.name, site.hosts, site.ca_certs, site.cert_reqs, site.minimum_version)).encode()
+    # (OpenSSL resumes a session of TLS 1.2 with its own cipher suite, whatever the context's are.)
+    kept = (site.name, site.hosts, site.ca_certs, site.cert_reqs, site.minimum_version, site.ciphers)
+    told = repr(kept).encode()
     return b"".join(
         hashlib.blake2b(told, key=secret[-64:], digest_size=40, person=person).digest()
         for person in (b"tickets-1", b"tickets-2")

@@ -34,6 +34,8 @@ _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _SERVER_NAME = 0
 _ALPN = 16
+_SUPPORTED_VERSIONS = 43
+_TLS_1_3 = b"\x03\x04"
 _extension = struct.Struct(">HH").unpack_from
 """Kind and size."""
 _HTTP = re.compile(rb"[A-Z]{3,20} [!-~]")  # the beginning of a request line; of HTTP/2's preface, too
@@ -141,6 +143,32 @@ def _parsed(body: bytes) -> ClientHello:
         elif kind == _ALPN:
             protocols = (_protocols if size > MAX_KEPT else _known_protocols)(body[begin:at])
     return ClientHello(name, protocols)
+
+
+def offers_tls_1_3(data: bytes) -> bool:
+    """Whether a client that began with this hello, and maybe more behind it, speaks TLS 1.3."""
+    kind, body = _joined(data)
+    if kind is not Opening.HELLO:
+        return False
+    try:
+        versions = _extension_of(body, _SUPPORTED_VERSIONS)
+    except (IndexError, struct.error):
+        return False
+    return _TLS_1_3 in (versions[at : at + 2] for at in range(1, len(versions), 2))
+
+
+def _extension_of(body: bytes, wanted: int) -> bytes:
+    """What it says; b"" if it is absent. Raises IndexError, struct.error."""
+    at = 2 + 32
+    at += 1 + body[at]
+    at += 2 + (body[at] << 8 | body[at + 1])
+    at += 1 + body[at] + 2
+    while at < len(body):
+        kind, size = _extension(body, at)
+        at += 4 + size
+        if kind == wanted:
+            return body[at - size : at]
+    return b""
 
 
 def _server_name(value: bytes) -> str:

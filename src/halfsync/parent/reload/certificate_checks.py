@@ -23,11 +23,14 @@ from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS
 from halfsync.tls import ticket_keys
 from halfsync.tls.certificates import SiteCertificates, context_of
+from halfsync.tls.http2_ciphers import prohibited_in
 
 SECONDS = 30.0
 """For the child; it takes 0.05."""
 
 
+NAMED = 3
+"""Cipher suites in a sentence."""
 MISFITS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """Why OpenSSL refuses a key that is another certificate's; the last, if it is of another kind."""
 
@@ -118,6 +121,7 @@ def _verdict(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> 
             return verdict
     verdict.digest = digest.hexdigest()
     verdict.error = _try_together(site, wanted, copies)
+    _note_ciphers(site, wanted, verdict.notes)
     return verdict
 
 
@@ -214,6 +218,18 @@ def _try_together(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]
     except ssl.SSLError as error:
         return f"{site.at('certfile')}: OpenSSL refuses them together: {error}."
     return ""
+
+
+def _note_ciphers(site: SiteTLS, wanted: SiteCertificates, notes: list[str]) -> None:
+    if not site.http2:
+        return
+    found = prohibited_in(context_of(replace(wanted, ca_certs=None, cert_reqs="none"), []))
+    if found:
+        named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+        notes.append(
+            f"{site.at('ciphers')}: HTTP/2 must not be spoken with {named} (RFC 9113, appendix A), so "
+            "clients that speak no TLS 1.3 get HTTP/1.1."
+        )
 
 
 def _add_notes(site: SiteTLS, certfile: str, facts: dict[str, Any], notes: list[str]) -> None:

@@ -188,8 +188,9 @@ class Http1:
             conn.scanned = 0
             head, seen = self.seen.parse(raw)
         except Refusal as refusal:
-            if raw == PREFACE_HEAD and self.begin_http2 is not None and not conn.request_count:
-                self.begin_http2(conn)
+            begin_http2 = self.begin_http2
+            if raw == PREFACE_HEAD and begin_http2 and not conn.request_count and conn.transport.suits_http2:
+                begin_http2(conn)
                 return WAIT  # it is the other protocol's now
             self.refuse(self.exchange_of(conn, raw), refusal)
             return MORE

@@ -14,7 +14,9 @@ from halfsync.http.hosts import HostTable
 from halfsync.plan.plan import Plan
 from halfsync.pump.descriptors import Descriptor
 from halfsync.tls.certificates import SiteCertificates, Span, context_of
+from halfsync.tls.http2_ciphers import HTTP2, may_speak_newest, prohibited_in
 from halfsync.tls.ticket_keys import LIFE, SECRET, keys_of, new_secret, set_keys
+from halfsync.wire.client_hello import offers_tls_1_3
 
 if TYPE_CHECKING:
     import ssl
@@ -46,12 +48,20 @@ class Contexts:
         sites = certificates.sites if certificates is not None else ()
         self._sites = sites
         self._contexts: list[ssl.SSLContext] = []
+        self.protocols = list(protocols)
+        self.without_http2: dict[ssl.SSLContext, ssl.SSLContext] = {}
+        """For clients that might choose a cipher suite which HTTP/2 must not be spoken with."""
         for site in sites:
             assert certificates is not None
             copies = [_copy(certificates.fd, *span) for span in site.pems]
-            context = context_of(site, [f"/proc/self/fd/{copy.fd}" for copy in copies])
-            context.set_alpn_protocols(list(protocols))
+            paths = [f"/proc/self/fd/{copy.fd}" for copy in copies]
+            context = context_of(site, paths)
+            context.set_alpn_protocols(self.protocols)
             self._contexts.append(context)
+            if HTTP2 in protocols and prohibited_in(context):
+                other = context_of(site, paths)
+                other.set_alpn_protocols([name for name in protocols if name != HTTP2])
+                self.without_http2[context] = other
         self._shown_names = [site.shown_name for site in sites]
         self._rules = [
             KeptRules(site.name, site.cert_reqs, site.ca_certs, site.minimum_version) for site in sites
@@ -59,7 +69,13 @@ class Contexts:
         self._have_changed = False  # while clients were connected that may still be
         self._tickets: TicketKeys | None = None
         if certificates is not None and certificates.tickets is not None:
-            self._tickets = TicketKeys(certificates.fd, certificates.tickets, sites, self._contexts)
+            keyed = [
+                (context, site)
+                for first, site in zip(self._contexts, sites, strict=True)
+                for context in (first, self.without_http2.get(first))
+                if context is not None
+            ]
+            self._tickets = TicketKeys(certificates.fd, certificates.tickets, keyed)
         self.has_guarded = len(sites) > 1 and self._are_guarding
         """Whether a client that is connected need not be let in by every site."""
         self.configure(plan)
@@ -104,6 +120,14 @@ class Contexts:
         rules = self._rules[index]
         return rules, self._contexts[index], rules.cert_reqs != "none", self._shown_names[index]
 
+    def instead_of(self, context: ssl.SSLContext, hello: bytes) -> ssl.SSLContext | None:
+        """The one without HTTP/2, if a client that began with this hello might choose a cipher suite with
+        which that must not be spoken."""
+        other = self.without_http2.get(context)
+        if other is None or (may_speak_newest(context) and offers_tls_1_3(hello)):
+            return None
+        return other
+
     def admits(self, listener: int, kept: KeptRules | None, host: bytes) -> bool:
         """Whether a request for a host, as a Host field has it, may come on a connection whose client has
         kept these rules."""
@@ -118,11 +142,10 @@ class TicketKeys:
     """Of all contexts: see ticket_keys.py."""
 
     def __init__(
-        self, fd: int, span: Span, sites: Sequence[SiteCertificates], contexts: Sequence[ssl.SSLContext]
+        self, fd: int, span: Span, contexts: Sequence[tuple[ssl.SSLContext, SiteCertificates]]
     ) -> None:
         self._file = Descriptor(os.dup(fd))
         self._offset, size = span
-        self._sites = sites
         self._contexts = contexts
         self.made = 0.0
         self._set(os.pread(fd, size, self._offset))
@@ -134,7 +157,7 @@ class TicketKeys:
 
     def _set(self, secret: bytes) -> None:
         self.made, _ = SECRET.unpack(secret)
-        for site, context in zip(self._sites, self._contexts, strict=True):
+        for context, site in self._contexts:
             set_keys(context, keys_of(secret, site))
 
 

@@ -78,7 +78,8 @@ class Handshakes(BeforeHttp):
         self._endings = endings
         self._errors = errors
         self.contexts = contexts
-        self.protocols = protocols
+        self._protocols: dict[str, WireProtocol] = {}
+        self.speak(protocols)
         self._http1 = http1
         self._in_clear = in_clear
         self._guarded = guarded
@@ -91,14 +92,11 @@ class Handshakes(BeforeHttp):
         self._known_facts: dict[object, bytes] = {}
         self._uncertified = QuietLog()
 
-    @property
-    def protocols(self) -> dict[str, WireProtocol]:
-        return self._protocols
-
-    @protocols.setter
-    def protocols(self, protocols: dict[str, WireProtocol]) -> None:
-        self._protocols = protocols
+    def speak(self, protocols: dict[str, WireProtocol]) -> None:
+        """From now on, by their ALPN names."""
         self._alpn_names = {name.encode() for name in protocols}
+        # A handshake that has begun before may agree upon one of before.
+        self._protocols = {**self._protocols, **protocols}
 
     def step(self, conn: Connection) -> Outcome:
         """Something has come: it is taken in at the end of a turn. (The loop does this by itself, if it is
@@ -205,12 +203,15 @@ class Handshakes(BeforeHttp):
         if chosen is None:
             transport.say(alert(UNRECOGNIZED_NAME))
             raise TLSError(f"there is no certificate for {hello.server_name or 'clients that name no host'}")
-        if hello.protocols is not None and self._alpn_names.isdisjoint(hello.protocols):
+        transport.kept, context, transport.wants_certificate, transport.shown_name = chosen
+        names = self._alpn_names
+        if self.contexts.without_http2 and (other := self.contexts.instead_of(context, conn.inbox)):
+            context, names = other, names - {b"h2"}
+        if hello.protocols is not None and names.isdisjoint(hello.protocols):
             self._refuse_protocols(transport, hello.protocols)
         if not self.half_open.may_begin(conn):
             return False
         data, conn.inbox = conn.inbox, b""
-        transport.kept, context, transport.wants_certificate, transport.shown_name = chosen
         transport.server_name = hello.server_name
         transport.begin(context)
         return transport.shake(data)

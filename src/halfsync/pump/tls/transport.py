@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.pump.transport import PlainTransport
+from halfsync.tls.http2_ciphers import suits_http2
 
 if TYPE_CHECKING:
     # Never at run time: workers have this file in memory, and gevent can't patch an `ssl` that is there
@@ -153,6 +154,12 @@ class TLSTransport:
     def tls(self) -> ssl.SSLObject:
         assert self._tls is not None
         return self._tls
+
+    @property
+    def suits_http2(self) -> bool:
+        """Where HTTP/2 is not offered for this reason, a client may begin it all the same."""
+        cipher = None if self.inner is None else self.inner.cipher()
+        return cipher is None or suits_http2(cipher[0])
 
     def fileno(self) -> int:
         return self.plain.fileno()

@@ -51,7 +51,9 @@ class Tls(Serving, frozen=True, kw_only=True):
         about(
             "TLS",
             "Cipher suites of TLS 1.2, in OpenSSL's words. The default is Mozilla's intermediate list. "
-            "Those of TLS 1.3 are all good, and always on.",
+            "Those of TLS 1.3 are all good, and always on. If one is named with which HTTP/2 must not be "
+            "spoken (RFC 9113, appendix A: those without ECDHE or DHE, and CBC), clients that speak no "
+            "TLS 1.3 get HTTP/1.1.",
             metavar="LIST",
         ),
     ] = ""
