@@ -34,6 +34,7 @@ from halfsync.objects import SimpleObject
 from halfsync.plan.plan import Kind, Listener, Plan, PoolPlan, RoutePlan, SitePlan
 from halfsync.pump import acceptor as acceptor_module
 from halfsync.pump import clock as clock_module
+from halfsync.pump.connection import Connection
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.loop import Pump
 from halfsync.pump.pools.workers import Worker
@@ -294,10 +295,10 @@ class Stage:
         client = Client(self, rcvbuf, in_clear=in_clear, **tls)
         self.clients.append(client)
         self.until(lambda: not before.issuperset(self.pump.connections.values()), "a connection")
-        transports = [
-            getattr(conn.transport, "plain", conn.transport) for conn in self.pump.connections.values()
-        ]
+        new = [conn for conn in self.pump.connections.values() if conn not in before]  # to ask all takes long
+        transports = [getattr(conn.transport, "plain", conn.transport) for conn in new]
         client.sock.find_peer([one for one in transports if isinstance(one, socket.socket)])
+        client.conn = new[-1]
         return client
 
     def hand(self, pool: int = APP, *, threads: int = 8, answers: bool = False) -> Hand:
@@ -312,6 +313,7 @@ class Client:
 
     def __init__(self, stage: Stage, rcvbuf: int = 0, *, in_clear: bool = False, **tls: Any) -> None:
         self.stage = stage
+        self.conn: Connection | None = None  # the pump's
         self.sock: Any = PromptSocket(stage.listener.family)
         self.sock.setblocking(True)  # the pump has changed the default
         if rcvbuf:
