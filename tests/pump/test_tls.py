@@ -949,6 +949,30 @@ def test_more_is_waited_for_if_some_has_come(stage: Stage):
     assert client.sock.said_goodbye
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("size", [40_000, 330_000, 400_000])
+def test_a_body_that_nobody_reads_is_dropped_until_the_client_ends(version: str, size: int):
+    """Were the connection closed while some of it is unread, the kernel would send a reset, which can destroy
+    the response before the client has read it (RFC 9112 9.6)."""
+    context = client_context()
+    context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, f"TLSv1_{version[-1]}")
+    with Stage(tls=certificates(), stream_body=True) as stage:
+        hand, client = stage.hand(), stage.client(context=context)
+        client.send(get("/", "Content-Length: 1000000", method="POST"))
+        task = hand.take()
+        hand.ask(task)
+        client.send(bytes(size))  # more than the handler's window has room for, or not
+        hand.reply(task, b"enough")
+        stage.settle()
+        client.send(bytes(200_000))
+        assert the(stage).state is LINGERING
+        assert client.answer().body == b"enough"
+        client.finish()
+        assert client.rest() == b""
+        assert client.sock.said_goodbye
+        stage.until(lambda: not stage.pump.connections)
+
+
 def test_a_kept_connection_that_idles_too_long_is_ended_in_good_order(stage: Stage):
     stage.hand(answers=True)
     client = stage.client()

@@ -15,6 +15,7 @@ from halfsync.pump.states import ConnectionState
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending
 from tests.pump.harness import TIMEOUT, Stage, get, no_descriptor_left
+from tests.pump.tls_ends import certificates
 
 UPGRADE = get("/", "Connection: Upgrade", "Upgrade: echo")
 DATA = random.Random(5).randbytes(3_000_000)
@@ -136,6 +137,23 @@ def test_the_other_way_round():
         pair.peer.send(b"hello")
         pair.peer.shutdown(socket.SHUT_WR)
         assert pair.from_client(100) == b"hello"
+        pair.client.send(b"goodbye")
+        assert pair.from_peer(7) == b"goodbye"
+        pair.client.finish()
+        assert pair.from_peer(1) == b""
+        stage.until(lambda: not stage.pump.connections)
+
+
+def test_what_a_client_sends_over_tls_comes_whole_behind_the_peers_end():
+    """Some of it was read by the pump, and is not decrypted, when the client is told that nothing more comes
+    from there."""
+    with Stage(tls=certificates()) as stage:
+        pair = Pair(stage)
+        sent = pair.push(pair.client.sock, DATA)
+        pair.peer.shutdown(socket.SHUT_WR)
+        stage.settle()
+        assert pair.from_peer(sent) == DATA[:sent]
+        assert pair.from_client(1) == b""
         pair.client.send(b"goodbye")
         assert pair.from_peer(7) == b"goodbye"
         pair.client.finish()

@@ -19,7 +19,8 @@ BlockingIOError and remembers how many bytes it stands for; the next send must b
 response is over when the kernel has its last byte, as without TLS.
 
 *Ending.* `finish` sends a close_notify, by which the client knows that what it has is all. A response that
-was cut short has none, so that it can be told.
+was cut short has none, so that it can be told. The client may go on sending, as with a socket of which one
+way is shut.
 
 Memory: a BIO keeps the capacity that it once had. What is put into one at a time is therefore bounded:
 idle connections have some 16 KiB, and up to 110 after large bodies.
@@ -81,7 +82,9 @@ class TLSTransport:
     read_size = SEND
 
     __slots__ = (
+        "_ahead",
         "_emptied",
+        "_ended",
         "_fed",
         "_give",
         "_held",
@@ -121,8 +124,10 @@ class TLSTransport:
         self.wants_certificate = False  # by these rules it may have one, or has to
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
         self.full: Callable[[int], None] | None = None  # called when the socket was full for the first time
+        self._ahead = b""  # what `finish` has read, and nobody has taken
+        self._ended = False  # and behind it is the end
         self._emptied = False  # the last recv(2) took all that the kernel had
-        self._over = False  # nothing more can be read
+        self._over = False  # nothing more can be read of OpenSSL, or not now (see `_take_ahead`)
         self._room = FIRST_RECEIVE  # bytes of a recv(2)
         self._fed = 0  # bytes of records that have come, and of which nothing was given out
         self._surplus = 0.0  # bytes that were no data, and too many; as of `_surplus_at`
@@ -232,7 +237,7 @@ class TLSTransport:
 
     def recv(self, size: int, /) -> bytes:
         if self._over:
-            return b""
+            return self._take_ahead(size)
         incoming = self._incoming
         if incoming.pending:
             # True only if this call has emptied the kernel: what came since another may have been told.
@@ -479,6 +484,7 @@ class TLSTransport:
         self.ends_unsaid = True
         if not self._said_end and self._tls is not None and not self.owed:
             self._said_end = True
+            self._read_ahead()
             try:
                 self._tls.unwrap()
             except SSLError:  # the client's is not waited for
@@ -491,6 +497,32 @@ class TLSTransport:
         self.ends_unsaid = False
         self.ends_by_close = True
         self.plain.finish(closing=closing)
+
+    def _read_ahead(self) -> None:
+        """All that OpenSSL has been given. (What says our close_notify looks for the client's as well. Were
+        there data, that would be an error, behind which nothing can be read any more.)"""
+        pieces = []
+        try:
+            while data := self._read(RECEIVE):
+                pieces.append(data)
+            self._ended = True
+        except SSLZeroReturnError:
+            self._ended = True
+        except SSLError:
+            pass  # there is no more; or it is found out again where all reads are
+        self._fed = 0
+        self._ahead = b"".join(pieces)
+        self._over = self._over or bool(pieces) or self._ended
+        if pieces:
+            self.more()
+
+    def _take_ahead(self, size: int) -> bytes:
+        """Nothing, at the end."""
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        if data:
+            self._over = bool(self._ahead) or self._ended
+            self._emptied = False
+        return data
 
     def reset_at_close(self, wanted: bool) -> None:
         self.plain.reset_at_close(wanted)
