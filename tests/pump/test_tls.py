@@ -702,6 +702,45 @@ def test_a_large_body(stage: Stage):
     assert client.answer().body == b"ok"
 
 
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("size", [1000, 15_999, 16_000, 16_001])
+def test_a_record_may_be_read_in_parts(stage: Stage, size: int, ends: bool):
+    """What OpenSSL has decrypted and not given is no more in any buffer of ours, nor in the kernel."""
+    client = stage.client()
+    transport = the(stage).transport
+    data = os.urandom(16_000)
+    client.sock.send(data)
+    if ends:
+        client.sock.raw.shutdown(socket.SHUT_WR)
+    found = [transport.recv(size)]
+    while sum(map(len, found)) < len(data):
+        assert not transport.drained(len(found[-1]), size)
+        found.append(transport.recv(size))
+        assert found[-1]
+    assert b"".join(found) == data
+    if ends:
+        assert transport.recv(size) == b""
+    else:
+        with pytest.raises(BlockingIOError):
+            transport.recv(size)
+
+
+def test_the_last_record_of_a_body_that_is_collected_into_blocks():
+    """Some of it fills a block up, and so is read by itself."""
+    with Stage(tls=certificates(), stream_body=True) as stage:
+        hand, client = stage.hand(), stage.client()
+        body = os.urandom(1000 + 120_000 + 16_000)
+        client.send(get("/", f"Content-Length: {len(body)}", method="POST"))
+        task = hand.take()
+        hand.ask(task)
+        for start, end in ((0, 1000), (1000, 121_000), (121_000, len(body))):
+            client.send(body[start:end])
+        if hand.collect(task) is Ending.UNFINISHED:
+            hand.ask(task, len(hand.bodies[task.number]))
+            assert hand.collect(task) is Ending.DONE
+        assert hand.bodies[task.number] == body
+
+
 def test_a_client_waits_for_100_continue(stage: Stage):
     stage.hand(answers=True)
     client = stage.client()

@@ -244,9 +244,16 @@ class TLSTransport:
             self._emptied = False
             return self._decrypt(size)
         room = self._room
-        raw = self._receive(room)
+        try:
+            raw = self._receive(room)
+        except BlockingIOError:
+            if self.inner.pending():
+                return self._rest_of_record(size)
+            raise
         self._emptied = emptied = len(raw) < room
         if not raw:
+            if self.inner.pending():
+                return self._rest_of_record(size)
             self._over = True
             return b""
         incoming.write(raw)
@@ -268,6 +275,11 @@ class TLSTransport:
             self._fed = 0
             return data
         return self._given(data, size)
+
+    def _rest_of_record(self, size: int) -> bytes:
+        """Of one of which a read before took less than it has."""
+        self._emptied = False  # what the kernel has said of itself is to be found out again
+        return self._decrypt(size)
 
     def _decrypt(self, size: int) -> bytes:
         """The next data of what has come. Raises as `recv`."""
