@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = False  # rewritten tests are kept for the next run: to collect all takes 6 s, not 14
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")  # how long an example takes depends on what else the machine does
+# How long an example takes depends on what else the machine does. The examples are the same in each run, so
+# that a change is judged by what it changes; --hypothesis-profile=seeking tries others.
+settings.register_profile("seeking", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("patient", settings.get_profile("seeking"), derandomize=True)
+settings.load_profile("patient")
 COMPILED = ("src", "tests/e2e/apps", "faults", "examples/demo")
 
 

@@ -71,7 +71,7 @@ def test_a_reload_says_when_the_old_workers_are_gone(folder, preload):
         server.until_logged("INFO slow:app: the old workers are gone; the reload is over", 1)
         server.until_gone(old)
         server.signal(signal.SIGHUP)
-        server.until_logged("the reload is over", 2)
+        server.until_logged("INFO slow:app: the old workers are gone; the reload is over", 2)
 
 
 def test_a_stop_says_what_it_waits_for(folder):
