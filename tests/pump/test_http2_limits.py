@@ -492,7 +492,10 @@ def test_a_priority_is_changed(stage: Stage):
 # --- nonsense -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("behind", [b"", get(), Random(1).randbytes(2000)], ids=["nothing", "HTTP/1.1", "noise"])
+NOISE = Random(1).randbytes(2000)
+
+
+@pytest.mark.parametrize("behind", [b"", get(), NOISE], ids=["nothing", "HTTP/1.1", "noise"])
 @pytest.mark.parametrize("wrong", [ping(b"1"), headers(2), data(7, b"x"), headers(1, b"\x80")])
 def test_a_broken_connection_ends_with_goaway(stage: Stage, wrong: bytes, behind: bytes):
     """In good order: the client can read what was wrong; and what it had going on is logged."""
