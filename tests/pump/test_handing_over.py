@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,9 @@ import pytest
 
 from halfsync import channel
 from halfsync.pump.handing_over import HandingOver
+from halfsync.pump.states import IDLE
 from halfsync.pump.taking_over import TakingOver
+from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Task
 from halfsync.wire.upgrade import PASSED_AT_ONCE
 from tests.pump.harness import Client, Hand, Stage, get, transport
@@ -97,6 +100,39 @@ def test_what_a_client_has_sent_so_far_goes_with_it():
             client.stage = new
             client.send(rest)
             assert client.answer().body == b"new"
+
+
+def test_a_number_that_is_used_again_in_the_same_turn():
+    """A connection of the new pump closes, its descriptor's number goes to a client that is passed on, and
+    behind that comes an event that was meant for the former one."""
+    with two() as (old, new), a_pair() as (ours, theirs):
+        (passed,) = kept(old, 1)
+        former = new.client()
+        assert former.ask("/").body == b"new"
+        [conn] = new.pump.connections.values()
+        first = os.eventfd(0, os.EFD_NONBLOCK)
+
+        def close(_mask: int) -> None:
+            new.pump.poller.forget(first)
+            os.close(first)
+            new.pump.endings.close(conn, CloseReason.INTERNAL_ERROR)
+
+        new.pump.poller.watch(first, close)
+        new.pump.draining.taking_over = TakingOver(theirs, {0: 0}, new.pump.acceptor, new.pump.poller)
+        os.eventfd_write(first, 1)  # the kernel tells of events in the order in which they came
+        begin(old, ours)
+        old.settle()
+        former.sock.shutdown(socket.SHUT_WR)
+        taken = [os.open(os.devnull, os.O_RDONLY)]
+        while taken[-1] < conn.fd:  # so that its number is the next one to be had
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        new.settle()
+        channel.close_all(taken)
+        [number] = new.pump.connections
+        assert number == conn.fd
+        assert new.pump.connections[number].state is IDLE
+        passed.stage = new
+        assert passed.ask("/").body == b"new"
 
 
 def test_if_the_other_pump_is_gone_connections_end_as_at_a_stop():

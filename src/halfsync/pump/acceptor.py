@@ -10,6 +10,7 @@ import errno
 import resource
 import socket
 from collections.abc import Callable, Collection
+from functools import partial
 
 from halfsync.logs.formats import needs_site
 from halfsync.plan.plan import Plan
@@ -95,7 +96,7 @@ class Acceptor:
         self.retry_at = NEVER  # monotonic: when a pause ends
         self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], plan)
         self._crowd_until = 0.0  # monotonic
-        self.due: list[tuple[int, socket.socket]] = []  # where clients wait, by this turn's events
+        self.due: list[Callable[[int], object]] = []  # accept up to so many, by this turn's events
 
     def start(self) -> None:
         """Accept from now on."""
@@ -180,8 +181,10 @@ class Acceptor:
                 self._poller.forget(listener.fileno())
 
     def _source(self, index: int, listener: socket.socket) -> Callable[[int], None]:
+        accept = partial(self._accept, index, listener)
+
         def event(_mask: int) -> None:
-            self.due.append((index, listener))
+            self.due.append(accept)
 
         return event
 
@@ -189,8 +192,8 @@ class Acceptor:
         """When all events of a turn are dealt with, and not before: a new client may get the
         descriptor's number of one that was closed in this turn, and that one's events with it."""
         due, self.due = self.due, []
-        for index, listener in due:
-            self._accept(index, listener, ACCEPTS_A_TURN if self._clock.now < self._crowd_until else 1)
+        for accept in due:
+            accept(ACCEPTS_A_TURN if self._clock.now < self._crowd_until else 1)
         self._crowd_until = self._clock.now + CROWD
 
     def _accept(self, index: int, listener: socket.socket, most: int = ACCEPTS_A_TURN) -> int:

@@ -29,7 +29,7 @@ class TakingOver:
         self._acceptor = acceptor
         self._poller = poller
         self.is_open = True
-        poller.watch(sock.fileno(), self._receive)
+        poller.watch(sock.fileno(), self._event)
 
     def close(self) -> None:
         """Take no more: the other pump closes what it has left."""
@@ -38,7 +38,11 @@ class TakingOver:
             self._poller.forget(self._sock.fileno())
             self._sock.close()
 
-    def _receive(self, _mask: int) -> None:
+    def _event(self, _mask: int) -> None:
+        """As with new clients: see `Acceptor.accept_due`."""
+        self._acceptor.due.append(self._receive)
+
+    def _receive(self, _most: int) -> None:
         for _ in range(PACKETS_A_TURN):
             try:
                 received = channel.receive(self._sock)
