@@ -176,10 +176,13 @@ def test_a_stop_under_load_loses_no_request(tmp_path):
     found = shutil.which("h2load")
     if found is None:
         pytest.skip("there is no h2load")
-    with serving(tmp_path, "story:app", "-w", "2") as server:
+    log = tmp_path / "access"
+    logged = ("--access-logfile", str(log), "--access-logformat", "%{User-Agent}i")
+    with serving(tmp_path, "story:app", "-w", "2", *logged) as server:
         command = [found, "-D4", "-c4", "-m10", f"{server.url}/hello"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             until(lambda: len(server.workers("story:app")) == 2)
+            until(lambda: "h2load" in log.read_text())  # a busy machine may take longer to start it
             with client(server) as one:
                 for _ in range(50):
                     assert one.get("/hello").status_code == 200
