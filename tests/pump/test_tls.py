@@ -32,7 +32,9 @@ from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.certificates import ECDSA, RSA, client_context, issued, issued_to
 from tests.pump.harness import TIMEOUT, Hand, Stage, get, no_descriptor_left
+from tests.pump.http2_client import Http2Client
 from tests.pump.tls_ends import TLSSocket, certificates, site
+from tests.wire.http2_frames import goaway, ping
 
 MIB = 1 << 20
 
@@ -1030,6 +1032,20 @@ def test_the_end_is_told_when_a_slow_client_has_read_all():
         send_large(hand, hand.take(), b"x" * (3 * MIB), length=-1)
         assert client.answer().body == b"x" * (3 * MIB)
         assert client.sock.said_goodbye
+
+
+def test_the_end_of_an_http2_connection_waits_for_room(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """The same with HTTP/2. (Were it closed at once, what the client still sends would make that a reset.)"""
+    stage.hand(answers=True)
+    client = Http2Client(stage, context=client_context(protocols=("h2",)))
+    assert client.ask("/x").status == 200
+    with monkeypatch.context() as full:
+        full.setattr(the(stage).transport, "_give", has_no_room)
+        client.client.send(goaway())
+        assert the(stage).state is LINGERING
+    client.client.send(ping())
+    client.until_closed()
+    assert client.client.sock.said_goodbye
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

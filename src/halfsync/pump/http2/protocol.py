@@ -395,13 +395,16 @@ class Http2:
         """RFC 9112 9.6 holds here as well: see Http1Responses.end_in_good_order."""
         conn.move(ConnectionEvent.ENDED_LAST)
         conn.out = None
+        timeout = self.linger_timeout
         try:
             conn.transport.finish()
+        except BlockingIOError:  # the client has yet to read more of the responses
+            timeout = self._settings.send_timeout
         except OSError:
             return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         conn.inbox = b""
         conn.readable = True
-        conn.deadline = self._clock.now + self.linger_timeout
+        conn.deadline = self._clock.now + timeout
         return MORE
 
     # --- time limits -------------------------------------------------------------------------------
