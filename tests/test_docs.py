@@ -262,7 +262,8 @@ NAMING_SETTINGS = [page for page in PAGES if page.parent != DOCS / "reference"]
 
 @pytest.mark.parametrize("page", NAMING_SETTINGS, ids=name)
 def test_settings_that_are_named_exist(page):
-    theirs = {"open_file_cache", "access_log", "limit_req", "send_file", *REASONS, *BY_GUNICORN_NAME}
+    nginx = {"open_file_cache", "access_log", "limit_req", "limit_conn"}
+    theirs = {*nginx, "send_file", *REASONS, *BY_GUNICORN_NAME}
     for word in SETTING_LIKE.findall(page.read_text(encoding="utf-8")):
         assert word in BY_NAME or word in theirs, word
 

@@ -79,8 +79,16 @@ def test_masking_in_c_comes_without_the_package_around_it(at_start):
     assert "websockets.speedups" in imported(f"{check}; {later}")
 
 
-@pytest.mark.parametrize("command", ["main", "control"])
-@pytest.mark.parametrize("package", ["click", "msgspec"])
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        ("main", "click"),
+        ("main", "msgspec"),
+        ("main", "httptools"),
+        ("control", "click"),
+        ("control", "msgspec"),
+    ],
+)
 def test_a_package_that_is_not_installed_is_told_in_a_sentence(command, package):
     """As with `pip install --no-deps`."""
     code = f"import sys; sys.modules[{package!r}] = None; from halfsync.start import {command}; {command}()"
@@ -90,6 +98,22 @@ def test_a_package_that_is_not_installed_is_told_in_a_sentence(command, package)
     name = {"main": "halfsync", "control": "halfsyncctl"}[command]
     sentence = f"{name}: the package {package}, which it needs, is not in {sys.prefix}: pip install halfsync."
     assert (ended.stderr.strip(), ended.returncode) == (sentence, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [("main", "msgspec._core"), ("control", "msgspec._core"), ("main", "httptools.parser.parser")],
+)
+def test_a_package_for_another_python_is_told_in_a_sentence(command, part):
+    """As in a folder that was copied from another machine, or in a zip file."""
+    code = f"import sys; sys.modules[{part!r}] = None; from halfsync.start import {command}; {command}()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    name = {"main": "halfsync", "control": "halfsyncctl"}[command]
+    start = f"{name}: the package {part.partition('.')[0]} has no {part} for this Python 3."
+    assert ended.stderr.startswith(start)
+    assert (len(ended.stderr.splitlines()), ended.returncode) == (1, 1)
 
 
 def test_what_is_needed_is_what_is_installed():

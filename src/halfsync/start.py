@@ -20,6 +20,8 @@ NEEDED = ("click", "httptools", "msgspec")
 
 def main() -> NoReturn:
     try:
+        import httptools  # noqa: F401 - imported late otherwise, when nobody makes a sentence of it
+
         from halfsync.commands.cli import main as run
     except KeyboardInterrupt:  # Ctrl-C, which comes too early for a sentence
         os._exit(INTERRUPTED)
@@ -37,8 +39,16 @@ def control() -> NoReturn:
 
 
 def fail(command: str, missing: ModuleNotFoundError) -> NoReturn:
-    """One that was installed without what it needs (pip install --no-deps)."""
-    if missing.name not in NEEDED:
+    """One that was installed without what it needs (pip install --no-deps), or with what is for another
+    Python or machine (a folder that was copied), or in a zip file, from which nothing compiled is loaded."""
+    package, _, part = (missing.name or "").partition(".")
+    if package not in NEEDED:
         raise missing
-    why = f"the package {missing.name}, which it needs, is not in {sys.prefix}"
+    if part:
+        here = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+        sys.exit(
+            f"{command}: the package {package} has no {missing.name} for this {here}: it was installed for "
+            "another Python or machine, or is in a zip file that is not unpacked (as shiv and pex are)."
+        )
+    why = f"the package {package}, which it needs, is not in {sys.prefix}"
     sys.exit(f"{command}: {why}: pip install halfsync.")
