@@ -128,3 +128,56 @@ def test_a_batch_fits_a_packet(size):
     batch = log.take_batch()
     assert batch
     assert sum(len(each[2]) + 80 for each in batch) < 160 * 1024
+
+
+# --- when the loop asks: it does not in most turns ----------------------------------------------------------
+
+
+def turn(log: AccessLog, now: float) -> bool:
+    """What the loop does at the end of a turn."""
+    return (len(log.records) >= log.look_at or now >= log.due) and log.ready(now)
+
+
+def test_the_first_record_sets_the_time_and_the_others_wait_with_it():
+    log = AccessLog(enabled=True)
+    assert not turn(log, 10.0)
+    for number in range(BATCH_RECORDS - 1):
+        log.records.append(record())
+        assert not turn(log, 10.0 + number * 1e-5)
+        assert log.due == 10.0 + DELAY
+    log.records.append(record())
+    assert turn(log, 10.01), "a whole batch does not wait"
+    assert len(log.take_batch()) == BATCH_RECORDS
+    assert log.due == NEVER, "nothing wakes the loop meanwhile"
+
+
+@pytest.mark.parametrize("how", ["written", "lost"])
+def test_what_came_while_a_batch_was_under_way_is_looked_at_when_that_is_over(how: str):
+    log = AccessLog(enabled=True)
+    log.records.append(record())
+    assert not turn(log, 10.0)
+    assert turn(log, 10.0 + DELAY)
+    assert log.take_batch()
+    log.records.append(record())
+    assert not turn(log, 20.0)
+    assert log.due == NEVER
+    getattr(log, how)()
+    assert not turn(log, 21.0)
+    assert log.due == 21.0 + DELAY
+    assert turn(log, 21.0 + DELAY)
+
+
+def test_records_pile_up_no_further_though_the_loop_asks_seldom(monkeypatch, capfd):
+    monkeypatch.setattr(access, "MAX_WAITING", 1_000_000)
+    log = AccessLog(enabled=True)
+    log.records.append(record())
+    assert log.take_batch()
+    for number in range(10_000):
+        log.records.append(record(bytes(1000)))
+        turn(log, 10.0 + number * 1e-6)
+        assert len(log.records) <= 1_000_000 // 1400 + access.COUNT_EVERY
+    assert "records dropped" in capfd.readouterr().err
+    assert log.due < NEVER, "what was dropped since has yet to be said"
+    turn(log, log.due)
+    assert log.due == NEVER
+    assert "records dropped" in capfd.readouterr().err

@@ -43,6 +43,7 @@ class AccessLog:
         self._dropped = 0  # and not yet said
         self._say_at = 0.0  # monotonic
         self.due = NEVER  # monotonic: when the loop has to look at `ready` by itself
+        self.look_at = 1  # so many records: the same
 
     @property
     def idle(self) -> bool:
@@ -50,20 +51,27 @@ class AccessLog:
 
     def ready(self, now: float) -> bool:
         """Whether a batch should be handed over: it is large, or its first record has waited. If it
-        can't be, ask again after DELAY."""
+        can't be, ask again after DELAY. To be called from `due` on, and when `look_at` records wait."""
         if len(self.records) - self._counted >= COUNT_EVERY:
             self._count()
         if self._dropped and now >= self._say_at:
             self._say_dropped(now)
         if not self.records or self.under_way:
-            self.due = self._say_at if self._dropped else NEVER
+            self._wait_for_more()
             return False
         if self.due == NEVER:
             self.due = now + DELAY
         if now < self.due and len(self.records) < BATCH_RECORDS:
+            self.look_at = min(BATCH_RECORDS, self._counted + COUNT_EVERY)
             return False
         self.due = now + DELAY
+        self.look_at = 1
         return True
+
+    def _wait_for_more(self) -> None:
+        """There is no batch now."""
+        self.due = self._say_at if self._dropped else NEVER
+        self.look_at = self._counted + COUNT_EVERY if self.under_way else 1
 
     def _count(self) -> None:
         """Count the bytes of what came since; drop the oldest if they are too many in all."""
@@ -109,10 +117,12 @@ class AccessLog:
         counted = min(count, self._counted)
         self._bytes -= _sizes(self.under_way[:counted])
         self._counted -= counted
+        self._wait_for_more()
         return self.under_way
 
     def written(self) -> None:
         self.under_way = []
+        self.look_at = 1
 
     def lost(self) -> None:
         """The worker died before it said that the batch is written: another gets it. Lines may
@@ -120,6 +130,7 @@ class AccessLog:
         self.records[:0] = self.under_way
         self.under_way = []
         self._bytes = self._counted = 0  # to be counted again, all of them
+        self.look_at = 1
 
 
 def _sizes(records: list[Record]) -> int:

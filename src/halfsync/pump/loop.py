@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from halfsync.pump.connection import MORE, NEVER, Connection, new_exchange
+from halfsync.pump.connection import MORE, Connection, new_exchange
 from halfsync.pump.leases.known_heads import cut_cookie
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.output import LEFT_AFTER
@@ -197,7 +197,8 @@ class Pump(Parts):
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
             self._guard(self._sweep, "in the sweep")
-        if (self.access.records or self.access.due != NEVER) and self.access.ready(now):
+        access = self.access
+        if (len(access.records) >= access.look_at or now >= access.due) and access.ready(now):
             self._guard(self.pools.hand_over_records, "handing log records over")
 
     def _event_failed(self, fd: int) -> None:
@@ -221,11 +222,15 @@ class Pump(Parts):
         tasks = self.pools.tasks
         if tasks.messages.gathered:
             return 0.0
-        due = self._next_sweep
-        others = (tasks.look_at, self.draining.until, self.access.due, self.acceptor.retry_at)
-        for other in others:  # (`min` takes longer)
-            if other < due:
-                due = other
+        due = self._next_sweep  # (one by one, for `min` or a loop over them takes longer)
+        if tasks.look_at < due:
+            due = tasks.look_at
+        if self.access.due < due:
+            due = self.access.due
+        if self.draining.until < due:
+            due = self.draining.until
+        if self.acceptor.retry_at < due:
+            due = self.acceptor.retry_at
         return max(0.0, due - self.clock.now)
 
     def _call_source(self, fd: int, mask: int) -> None:
@@ -266,8 +271,8 @@ class Pump(Parts):
         """On all connections that are ready, and on those that become so by it. When that has taken its time,
         those that only go on with a body or a response wait for a later turn."""
         until = time.monotonic() + SHARES_TIME
-        while ready := self.run_queue.take():
-            for conn in ready:
+        while self.run_queue.due:
+            for conn in self.run_queue.take():
                 if (conn.state is BUSY or conn.state is LINGERING) and time.monotonic() >= until:
                     self.run_queue.again(conn)
                 else:

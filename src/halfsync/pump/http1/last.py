@@ -46,7 +46,6 @@ class LastRequests:
             if self._clock.now >= leased.last_until:  # it is time to renew it
                 return None
         raw, conn.inbox = conn.inbox, b""
-        conn.move(EXCHANGE_BEGAN)
         wire = leased.last_wire
         try:
             sent = conn.transport.send_last(wire)
@@ -54,6 +53,7 @@ class LastRequests:
             sent = 0  # to be found out again, and dealt with, where all sends are
         if sent != len(wire):
             # The rest goes the way of every other response.
+            conn.move(EXCHANGE_BEGAN)
             conn.exchange = exchange = new_exchange(conn, parse_head(raw, limits), raw)
             self._responses.queue(exchange, leased)
             self._output.taken(conn, sent)
@@ -64,6 +64,15 @@ class LastRequests:
         words[BYTES_SENT] += sent
         if self._access.enabled:
             self._log(conn, raw, leased, sent)
+        if not conn.readable:
+            try:
+                conn.transport.finish(closing=True)
+                return self._endings.close(conn, CloseReason.ANSWERED)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+        conn.move(EXCHANGE_BEGAN)
         conn.move(ConnectionEvent.ENDED_LAST)
         return self._responses.end_in_good_order(conn, asked=True)
 

@@ -36,8 +36,9 @@ _SPECIAL = re.compile(r'[,+"\\<>;=]|^[# ]| $')
 Name = Iterable[Iterable[tuple[str, str]]]
 
 
-def facts_of(tls: ssl.SSLObject, server_name: str, shown_name: str = "") -> TLSFacts:
-    """`shown_name`: of the server's certificate. Raises TLSError."""
+def facts_of(tls: Any, server_name: str, shown_name: str = "") -> TLSFacts:
+    """`tls`: an ssl.SSLObject, or what is in it. `shown_name`: of the server's certificate. Raises
+    TLSError."""
     cipher, version, bits = tls.cipher() or ("", "", 0)
     return TLSFacts(
         version=tls.version() or version,
@@ -60,8 +61,8 @@ def _number(cipher: str, context: ssl.SSLContext) -> int:
     return _numbers.get(cipher, 0)
 
 
-def _certificate_of(tls: ssl.SSLObject) -> ClientCertificate | None:
-    der = tls.getpeercert(binary_form=True)
+def _certificate_of(tls: Any) -> ClientCertificate | None:
+    der = tls.getpeercert(True)
     if der is None:
         return None
     if len(der) > MAX_CERTIFICATE:

@@ -247,13 +247,13 @@ class Handshakes(BeforeHttp):
         if transport.wants_certificate and transport.inner.getpeercert(True) is not None:
             conn.origin.has_certificate = True
             conn.known = KnownHeads(read_at_once=False)  # what a lease repeats may be for others
-            return encode(facts_of(transport.tls, name, shown_name))
+            return encode(facts_of(transport.inner, name, shown_name))
         key = (transport.inner.cipher(), transport.is_newest, name, shown_name)
         found = self._known_facts.get(key)
         if found is None:
             if len(self._known_facts) >= MAX_KNOWN:
                 self._known_facts.clear()
-            self._known_facts[key] = found = encode(facts_of(transport.tls, name, shown_name))
+            self._known_facts[key] = found = encode(facts_of(transport.inner, name, shown_name))
         return found
 
     def _speak_in_clear(self, conn: Connection, transport: TLSTransport) -> None:
