@@ -1149,6 +1149,7 @@ def test_all_is_freed(stage: Stage):
     gc.disable()
     try:
         client.leave()
+        del client  # which knows its connection
         stage.until(lambda: not stage.pump.connections)
         assert sys.getrefcount(tls) == 2
     finally:

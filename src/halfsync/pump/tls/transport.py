@@ -489,7 +489,8 @@ class TLSTransport:
         self.ends_unsaid = True
         if not self._said_end and self.inner is not None and not self.owed:
             self._said_end = True
-            self._read_ahead()
+            if not closing:
+                self._read_ahead()
             try:
                 self.inner.shutdown()
             except SSLError:  # the client's is not waited for
