@@ -17,6 +17,7 @@ application that raises leaves its client with a 500, or with code 1011; one tha
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from halfsync.handlers.asgi_errors import BrokenRule, ClientLeftError, stems_from_leaving
@@ -75,8 +76,12 @@ class LineOfWebSocket(Line, Protocol):
 
     def put(self, message: FromWorker, size: int) -> None: ...
 
-    def say(self, message: MessageColumns | PartColumns) -> None:
-        """Send a message that is in no file; or as in Line."""
+    said: Callable[[MessageColumns | PartColumns], None]
+    """Send a message that is in no file. Call `flush_soon` then, unless it `flushes` in any case."""
+
+    flushes: bool
+
+    def flush_soon(self) -> None: ...
 
     def ask(self, number: int, size: int) -> None:
         """So much more of MESSAGE_WINDOW is free."""
@@ -89,25 +94,26 @@ class WebSocketInvocation:
         "_application",
         "_began",
         "_broken",
-        "_end",
         "_files",
         "_is_begun",
         "_is_cancelled",
         "_line",
-        "_messages",
         "_pages",
         "_phase",
-        "_receiver",
         "_response",
         "_rules",
         "_scope",
+        "_take_unread",
         "_taken",
         "_task",
         "_told",
         "_unacknowledged",
-        "_waiters",
+        "ending",
         "number",
+        "receiver",
         "running",
+        "unread",
+        "waiters",
     )
 
     def __init__(
@@ -132,17 +138,19 @@ class WebSocketInvocation:
         self._pages = pages
         self._phase = REQUESTED
         self._is_begun = False  # `websocket.connect` was received
-        self._messages: deque[Message] = deque()  # came, and were not received
+        # For the loop's tasks, which put in what comes from the client (`LoopTasks._hand_out`):
+        self.unread: deque[Message] = deque()  # came, and were not received
+        self._take_unread = self.unread.popleft
         self._files: dict[int, int] = {}  # descriptors of those that are in one, by id()
         self._taken = 0  # of MESSAGE_WINDOW, and not given back
         self._unacknowledged = 0  # of RESPONSE_WINDOW
-        self._end: tuple[int, str] | None = None  # the code and reason of the end
+        self.ending: tuple[int, str] | None = None  # the code and reason of the end
         self._response: HTTPInvocation | None = None  # the one with which it was rejected
         self._is_cancelled = False
         self._broken = False
         self._told: BrokenRule | None = None  # it is logged
-        self._receiver: Any = None  # the future for which its task waits that receives
-        self._waiters: list[Any] = []  # of other tasks of its
+        self.receiver: Any = None  # the future for which its task waits that receives
+        self.waiters: list[Any] = []  # of other tasks of its
 
     # --- what happens to it ------------------------------------------------------------------------
 
@@ -159,31 +167,21 @@ class WebSocketInvocation:
         self._files.clear()
         self._line.ended(self)
 
-    def message(self, message: Message) -> Any:
-        """From the client. Gives the future to be resolved of the task that waits for it, if one does."""
-        if self._end is not None:
-            return None
-        self._messages.append(message)
-        waiter = self._receiver
-        self._receiver = None
-        if self._waiters:
-            self._wake()
-        return waiter
-
     def in_file(self, message: Message, descriptor: int) -> None:
-        """Before the same, if it is in a file. `descriptor`: of that, which is this object's now; or -1."""
-        if descriptor >= 0 and self._end is None:
+        """Before a message is appended to `unread` that is in a file. `descriptor`: of that, which is this
+        object's now; or -1."""
+        if descriptor >= 0 and self.ending is None:
             self._files[id(message)] = descriptor
         elif descriptor >= 0:
             os.close(descriptor)
 
     def closed(self, code: int, reason: bytes) -> None:
         """By the client or by the pump."""
-        if self._end is None:
-            self._end = (code, reason.decode(errors="replace"))
+        if self.ending is None:
+            self.ending = (code, reason.decode(errors="replace"))
         if self._phase <= OPEN:
             self._phase = LEFT
-        self._wake()
+        self.wake()
 
     def deliver(self, _piece: Piece) -> None:
         """It has no body."""
@@ -193,7 +191,7 @@ class WebSocketInvocation:
         if self._response is not None:
             self._response.taken(size)
         self._unacknowledged -= size
-        self._wake()
+        self.wake()
 
     def disconnected(self) -> None:
         """The client has vanished; or the pump has."""
@@ -212,11 +210,11 @@ class WebSocketInvocation:
         self._is_cancelled = True
         self.running.cancel()
 
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        if self._receiver is not None:
-            waiters.append(self._receiver)
-            self._receiver = None
+    def wake(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        if self.receiver is not None:
+            waiters.append(self.receiver)
+            self.receiver = None
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -224,7 +222,7 @@ class WebSocketInvocation:
     async def _wait(self) -> None:
         """Until something happens."""
         waiter = self._line.wait()
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
         await waiter
 
     # --- receive -----------------------------------------------------------------------------------
@@ -233,16 +231,16 @@ class WebSocketInvocation:
         if not self._is_begun:
             self._is_begun = True
             return {"type": "websocket.connect"}
-        while not self._messages:
-            if self._end is not None:
-                code, reason = self._end
+        while not self.unread:
+            if self.ending is not None:
+                code, reason = self.ending
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            if self._receiver is None or self._receiver.done():
-                self._receiver = waiter = self._line.wait()
+            if self.receiver is None or self.receiver.done():
+                self.receiver = waiter = self._line.wait()
                 await waiter
             else:  # two of its tasks receive
                 await self._wait()
-        message = self._messages.popleft()
+        message = self._take_unread()
         data = message.data
         if message.objects:
             data = self._data_of(message)
@@ -282,7 +280,10 @@ class WebSocketInvocation:
                         _check_alone(message)
                     if type(data) is bytes and len(data) <= MESSAGE_IN_PACKET:
                         self._unacknowledged += len(data) + PIECE_COST
-                        self._line.say((MESSAGE_TAG, self.number, opcode, data))
+                        line = self._line
+                        line.said((MESSAGE_TAG, self.number, opcode, data))
+                        if not line.flushes:
+                            line.flush_soon()
                         return
                 await self._send(message)
             else:
@@ -366,16 +367,16 @@ class WebSocketInvocation:
                 f"the 'reason' of 'websocket.close' takes {len(encoded)} bytes; {MAX_REASON} may be sent"
             )
         self._phase = CLOSED
-        self._end = (int(code), reason)
+        self.ending = (int(code), reason)
         self._line.put(Close(self.number, int(code), encoded), 0)
-        self._wake()
+        self.wake()
 
     async def _respond(self, kind: str, message: Event) -> None:
         """A response in place of a WebSocket."""
         if self._response is None:
             self._response = self._new_response()
             self._phase = RESPONDING
-            self._end = (CloseCode.ABNORMAL.value, "")
+            self.ending = (CloseCode.ABNORMAL.value, "")
         try:
             await self._response.send({**message, "type": kind.removeprefix("websocket.")})
         except BrokenRule as error:

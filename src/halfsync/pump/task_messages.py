@@ -49,12 +49,13 @@ class MessageQueue:
     """What waits for one channel. To put a small message of a WebSocket here, which is in no file: append it
     to `messages`, count it in `size` (OVERHEAD and its data), and call `gather` unless it `is_known`."""
 
-    __slots__ = ("_all", "channel", "is_known", "is_silent", "messages", "size")
+    __slots__ = ("_all", "append", "channel", "is_known", "is_silent", "messages", "size")
 
     def __init__(self, channel: socket.socket, all_of_them: TaskMessages) -> None:
         self.channel = channel
         self._all = all_of_them
         self.messages: deque[TaskMessage | MessageColumns] = deque()
+        self.append = self.messages.append
         self.size = 0  # bytes that they take, at most
         self.is_known = False  # it is due or gathered, or the channel is full: they will be sent
         self.is_silent = False  # the worker got small messages, and has said nothing since: it is busy

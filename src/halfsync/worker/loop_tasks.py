@@ -99,12 +99,12 @@ class LoopTasks:
         self._buffer = channel.page_buffer(MAX_PACKET)
         self._watched = channel.page_buffer(MAX_PACKET)
         self._outbox = Outbox(tasks)
-        self._flushes = False  # soon
+        self.flushes = False  # soon
         self._due: list[OutgoingResponse] = []  # have something to send then
         self._beats = False
         self.invocations: dict[int, ASGIInvocation] = {}
         self.wait = partial(asyncio.Future, loop=loop)  # what every loop makes of `create_future`
-        self._said: Callable[[MessageColumns | PartColumns], None] = self._outbox.waiting.append
+        self.said: Callable[[MessageColumns | PartColumns], None] = self._outbox.waiting.append
         self.is_open = False
 
     def open(self) -> None:
@@ -133,7 +133,7 @@ class LoopTasks:
         """In a process that the application forked."""
         self._tasks.close()
         self._outbox.__class__ = OutboxOfChild
-        self._said = self._outbox.say
+        self.said = self._outbox.say
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -228,7 +228,7 @@ class LoopTasks:
             messages = decode_watch(self._watched[:size])
             woken = self._hand_out(messages, descriptors)
             if woken:
-                self._flushes = True  # what they send waits for the others, and leaves then
+                self.flushes = True  # what they send waits for the others, and leaves then
                 resume(woken, self._loop)
                 self._flush()
         except msgspec.MsgspecError as error:
@@ -250,9 +250,13 @@ class LoopTasks:
                     continue
                 if message.objects:
                     receiver.in_file(message, _descriptor_of(message, descriptors))
-                waiter = receiver.message(message)
-                if waiter is not None:
-                    woken.append(waiter)
+                if receiver.ending is None:
+                    receiver.unread.append(message)
+                    if (waiter := receiver.receiver) is not None:
+                        receiver.receiver = None
+                        woken.append(waiter)
+                    if receiver.waiters:
+                        receiver.wake()
                 continue
             if isinstance(message, Nudge):
                 continue
@@ -288,8 +292,8 @@ class LoopTasks:
 
     def put(self, message: FromWorker, size: int) -> None:
         self._outbox.put(message, size, time.monotonic_ns())
-        if not self._flushes:
-            self._flushes = True
+        if not self.flushes:
+            self.flushes = True
             self._loop.call_soon(self._flush)
 
     def put_pieces(self, part: Part, pieces: list[bytes], size: int) -> None:
@@ -302,20 +306,23 @@ class LoopTasks:
             self._outbox.put(part, size, time.monotonic_ns())
         else:
             self._outbox.put_pieces(part, pieces, size, time.monotonic_ns())
-        if not self._flushes:
-            self._flushes = True
+        if not self.flushes:
+            self.flushes = True
             self._loop.call_soon(self._flush)
 
     def say(self, message: MessageColumns | PartColumns) -> None:
-        self._said(message)
-        if not self._flushes:
-            self._flushes = True
-            self._loop.call_soon(self._flush)
+        self.said(message)
+        if not self.flushes:
+            self.flush_soon()
+
+    def flush_soon(self) -> None:
+        self.flushes = True
+        self._loop.call_soon(self._flush)
 
     def whole(self, number: int, head: Head, body: bytes, began: int) -> None:
         self._outbox.whole(number, head, body, began)
-        if not self._flushes:
-            self._flushes = True
+        if not self.flushes:
+            self.flushes = True
             self._loop.call_soon(self._flush)
 
     def ask(self, number: int, size: int) -> None:
@@ -331,15 +338,15 @@ class LoopTasks:
 
     def soon(self, response: OutgoingResponse) -> None:
         self._due.append(response)
-        if not self._flushes:
-            self._flushes = True
+        if not self.flushes:
+            self.flushes = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         due, self._due = self._due, []
         for response in due:
             response.send_kept()
-        self._flushes = False
+        self.flushes = False
         self._outbox.flush()
 
     def named_running(self) -> str:

@@ -9,7 +9,7 @@ its own context, and none within another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 
@@ -19,17 +19,16 @@ def resume(waiters: Sequence[asyncio.Future[None]], loop: asyncio.AbstractEventL
     if asyncio.current_task(loop) is not None:  # a loop within a loop
         _resolve(waiters)
         return
-    at = 0
+    rest = iter(waiters)
     try:
-        for waiter in waiters:
-            at += 1
+        for waiter in rest:
             if waiter.done():
                 continue  # cancelled, perhaps by one before it
-            callbacks = getattr(waiter, "_callbacks", None)  # a private name; without it, the loop does it
-            if not callbacks or len(callbacks) != 1:
-                waiter.set_result(None)
+            try:
+                [(callback, context)] = waiter._callbacks
+            except (AttributeError, TypeError, ValueError):  # a private name; or several, or none
+                waiter.set_result(None)  # the loop does it
                 continue
-            [(callback, context)] = callbacks
             waiter.remove_done_callback(callback)
             waiter.set_result(None)
             try:
@@ -37,11 +36,11 @@ def resume(waiters: Sequence[asyncio.Future[None]], loop: asyncio.AbstractEventL
             except RuntimeError:  # its context is in use further up, so nothing of the step was done
                 loop.call_soon(callback, waiter, context=context)
     except BaseException as error:  # noqa: BLE001 - it belongs to the loop
-        _resolve(waiters[at:])
+        _resolve(rest)
         loop.call_soon(_raise, error)
 
 
-def _resolve(waiters: Sequence[asyncio.Future[None]]) -> None:
+def _resolve(waiters: Iterable[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)

@@ -29,7 +29,7 @@ from halfsync.wire.messages import (
     Message,
     ToPump,
 )
-from halfsync.wire.websocket import SMALL_HEADERS, frame_header, whole_message
+from halfsync.wire.websocket import BINARY, SMALL_HEADERS, TEXT, frame_header, whole_message
 
 AT_ONCE = 64
 """Messages of one client that are passed on before others are served; further ones go by the general road."""
@@ -38,6 +38,9 @@ ROOM = MESSAGE_WINDOW // 2
 is RECV_SIZE, or counts PIECE_COST a message: less than the other half.)"""
 JOINED = 64 * 1024
 """Bytes of messages that are sent in one write."""
+HALF_WINDOW = RESPONSE_WINDOW // 2
+"""When so much was taken, the worker is told."""
+_KINDS = (TEXT, BINARY)
 
 
 class SmallMessages:
@@ -55,13 +58,15 @@ class SmallMessages:
         ws = exchange.websocket
         if ws is None or not ws.at_rest or conn.out or ws.outstanding > ROOM:
             return False
+        transport = conn.transport
         try:
-            data = conn.transport.recv(RECV_SIZE)
+            data = transport.recv(RECV_SIZE)
         except BlockingIOError:
             return True
         except OSError:
             return False  # found out again, and dealt with, where all reads are
-        if not data:
+        came = len(data)
+        if not came:
             return False  # the same
         ws.is_pinged = False
         payload = whole_message(data, ws.reader.limit)
@@ -69,17 +74,17 @@ class SmallMessages:
             size = len(payload)
             ws.outstanding += size + PIECE_COST
             queue: MessageQueue = ws.queue  # type: ignore[assignment]  # since it was accepted
-            queue.messages.append((MESSAGE_TAG, exchange.task, data[0] & 15, payload))
+            queue.append((MESSAGE_TAG, exchange.task, data[0] & 15, payload))
             queue.size += size + OVERHEAD
             if not queue.is_known:
                 queue.gather()
-            if conn.transport.drained(len(data), RECV_SIZE):
+            if (ws.is_clear and came < RECV_SIZE) or transport.drained(came, RECV_SIZE):
                 return True
             conn.readable = True
         else:
             ws.reader.feed(data)
             self.pass_on(exchange, ws, AT_ONCE)
-            conn.readable = not conn.transport.drained(len(data), RECV_SIZE)
+            conn.readable = not transport.drained(came, RECV_SIZE)
         if conn.readable or not ws.reader.is_read:
             ws.at_rest = False
             self._run_queue.ready(conn)
@@ -108,7 +113,9 @@ class SmallMessages:
 
     # --- to clients --------------------------------------------------------------------------------
 
-    def put_out(self, owners: dict[int, object], messages: ToPump) -> ToPump:
+    def put_out(  # noqa: C901 (a call would cost more than what is called)
+        self, owners: dict[int, object], messages: ToPump
+    ) -> ToPump:
         """Of a worker's packet, send the messages that are in it (not in a file) to clients that have taken
         everything before (which are in PRODUCING), in one write if several for one stand side by side. Gives
         the others."""
@@ -130,7 +137,7 @@ class SmallMessages:
                 or (conn := exchange.conn) is None
                 or conn.out
                 or (window := exchange.window) > RESPONSE_WINDOW
-                or (headers := SMALL_HEADERS.get(message.kind)) is None
+                or (kind := message.kind) not in _KINDS
                 or (others and number in waiting)
             ):
                 others.append(message)
@@ -139,13 +146,18 @@ class SmallMessages:
                 continue
             data = message.data
             size = len(data)
-            header = headers[size] if size < 126 else frame_header(message.kind, size)
+            if size < 126:
+                header = SMALL_HEADERS[kind][size]
+            elif size < 65536:
+                header = (0x807E0000 | kind << 24 | size).to_bytes(4, "big")
+            else:
+                header = frame_header(kind, size)
             wire = header + data
             window += size + PIECE_COST
             frames = None  # if they are several
             while at < count and messages[at].number == number and len(wire) < JOINED:
                 more = messages[at]
-                if type(more) is not Message or more.objects or more.kind not in SMALL_HEADERS:
+                if type(more) is not Message or more.objects or more.kind not in _KINDS:
                     break
                 at += 1
                 if frames is None:
@@ -170,7 +182,7 @@ class SmallMessages:
                 continue
             conn.wire_bytes += sent
             conn.body_bytes += size
-            if window >= RESPONSE_WINDOW // 2 and exchange.route is not None:
+            if window >= HALF_WINDOW and exchange.route is not None:
                 exchange.route.backend.taken(exchange)
                 self._run_queue.ready(conn)  # which sends that, too
         return others
