@@ -138,14 +138,14 @@ async def ask_many(server: Server) -> list[str]:
     return wrong
 
 
-def test_h2load(server):
+@pytest.mark.parametrize("more", [(), ("--header-table-size=0", "--encoder-header-table-size=0")])
+def test_h2load(server, more):
     found = shutil.which("h2load")
     if found is None:
         pytest.skip("there is no h2load")
     url = f"https://127.0.0.1:{server.port}/public/small.bin"
-    done = subprocess.run(
-        [found, "-n3200", "-c4", "-m32", url], capture_output=True, timeout=LONG, check=False
-    )
+    command = [found, "-n3200", "-c4", "-m32", *more, url]
+    done = subprocess.run(command, capture_output=True, timeout=LONG, check=False)
     assert b"3200 succeeded, 0 failed, 0 errored" in done.stdout, done.stdout
     assert re.search(rb"Application protocol: h2\b", done.stdout)
 

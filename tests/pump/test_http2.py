@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 
+import h2.settings
 import pytest
 
 from halfsync.objects import File, Memory, Pipe
@@ -67,6 +68,68 @@ def test_the_preface_behind_a_request_is_none(stage: Stage):
     assert client.ask("/").status == 200
     client.send(PREFACE + settings())
     assert client.answer().status == 505
+
+
+# --- a client with a smaller dynamic table (RFC 9113 4.3.1) -------------------------------------------------
+
+
+def table_of(client: Http2Client, size: int) -> None:
+    """From the acknowledgement on, the client's decoder insists on a header block that begins with this."""
+    client.engine.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+    client.flush()
+
+
+@pytest.mark.parametrize("leased", [False, True], ids=["made", "leased"])
+@pytest.mark.parametrize("size", [0, 100, 4095])
+def test_a_smaller_table_is_confirmed(stage: Stage, size: int, leased: bool):
+    """By the first header block, whether a worker makes the response or a lease repeats it."""
+    hand = stage.hand()
+    client = Http2Client(stage)
+    lease = Lease(60.0, ()) if leased else None
+
+    def ask() -> bytes:
+        number = client.start()
+        if not leased or number == 1:
+            hand.reply(hand.take(), b"body", lease=lease)
+        return client.response(number).body
+
+    assert [ask() for _ in range(4)] == [b"body"] * 4  # so the hot path knows the request
+    table_of(client, size)
+    client.settle()
+    assert [ask() for _ in range(3)] == [b"body"] * 3
+    table_of(client, 0)
+    client.settle()
+    assert ask() == b"body"
+
+
+def test_the_table_is_smaller_from_the_start(stage: Stage):
+    """As a client does that sends all in its first flight; and then others come in between."""
+    stage.hand(answers=True)
+    client = Http2Client(stage)
+    table_of(client, 0)
+    numbers = [client.start(f"/{number}") for number in range(5)]
+    for size in (4096, 10, 4096, 0):
+        table_of(client, size)
+        numbers.append(client.start("/more"))
+    for number in numbers:
+        assert client.response(number).status == 200
+
+
+@pytest.mark.parametrize(
+    ("sizes", "begins"), [((), b""), ((4096,), b""), ((65536,), b""), ((0,), b"\x20"), ((0, 4096), b"\x20")]
+)
+def test_what_the_first_header_block_begins_with(stage: Stage, sizes: tuple[int, ...], begins: bytes):
+    stage.hand(answers=True)
+    client = RawHttp2(stage, *(settings((1, size)) for size in sizes), headers(1), headers(3))
+    blocks: list[bytes] = []
+
+    def came() -> bool:
+        blocks.extend(payload for kind, _, _, payload in client.frames() if kind == 1)
+        return len(blocks) == 2
+
+    stage.until(came)
+    assert blocks[0].removeprefix(begins)[:1] == blocks[1][:1] == b"\x88", "the status 200"
+    assert blocks[0].startswith(begins)
 
 
 def test_http1_on_an_http2_connection(stage: Stage):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halfsync.wire import http2_frames as frames
+from halfsync.wire.hpack import TABLE_SIZE
 from halfsync.wire.http2_events import (
     ClientClosing,
     Event,
@@ -68,14 +69,15 @@ def _settings(state: Http2State, flags: int, stream_id: int, payload: bytes, eve
         _check_setting(key, value)
         if key == Setting.INITIAL_WINDOW_SIZE:
             windows.append(value)
+        elif key == Setting.HEADER_TABLE_SIZE and value < TABLE_SIZE:
+            state.shrink_table()
     if windows:
         _set_windows(state, windows, events)
     state.out.append(frames.SETTINGS_ACK)
 
 
 def _check_setting(key: int, value: int) -> None:
-    """RFC 9113 6.5.2. (The table that we would encode with has no entries, whatever its size may be, and our
-    frames are never larger than every client has to take.)"""
+    """RFC 9113 6.5.2. (Our frames are never larger than every client has to take.)"""
     if key in (Setting.ENABLE_PUSH, Setting.NO_RFC7540_PRIORITIES) and value > 1:
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"setting {key} is {value}")
     if key == Setting.MAX_FRAME_SIZE and not FRAME_SIZE <= value < 2**24:

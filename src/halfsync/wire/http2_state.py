@@ -27,6 +27,8 @@ MAX_SKIPPED = 8
 UPDATES_A_FRAME = 2
 """WINDOW_UPDATEs that each DATA frame may be answered with: for its stream, and for the connection."""
 MOST_UPDATES = 10_000
+NO_TABLE = b"\x20"
+"""The beginning of a header block: its dynamic table has room for nothing (RFC 7541 6.3)."""
 RESETS_REFILL = 3.0
 IDLE_FRAMES_REFILL = 10.0
 """Seconds in which an empty bucket is full again."""
@@ -125,11 +127,13 @@ class Http2State:
         "pending_resets",
         "receive_window",
         "refuses_from",
+        "says_no_table",
         "sent",
         "skipped",
         "stream_window",
         "streams",
         "updates",
+        "uses_no_table",
         "window",
     )
 
@@ -151,6 +155,8 @@ class Http2State:
         self.last_stream = 0
         self.refuses_from = MAX_STREAM + 1  # streams from this number on are ignored: GOAWAY said so
         self.pending_resets = 0
+        self.says_no_table = False  # in the next header block of ours
+        self.uses_no_table = False  # and the client knows
         values = {
             Setting.MAX_CONCURRENT_STREAMS: limits.streams,
             Setting.MAX_HEADER_LIST_SIZE: max_head,
@@ -211,8 +217,18 @@ class Http2State:
         if stream.local_closed:
             self.drop(stream)
 
+    def shrink_table(self) -> None:
+        """The client has a smaller dynamic table than it has by default. Our header blocks have no entries in
+        one; but the next of them has to say that it is no larger (RFC 9113 4.3.1), and then none has to any
+        more, as it can't be smaller."""
+        if not self.uses_no_table:
+            self.says_no_table = self.uses_no_table = True
+
     def headers(self, stream: StreamState, block: bytes, *, end: bool) -> bytes:
         """The frames of a header block of ours: of a response, or of its trailers."""
+        if self.says_no_table:
+            self.says_no_table = False
+            block = NO_TABLE + block
         wire = frames.headers(stream.id, block, end_stream=end)
         if end:
             self._end_local(stream)

@@ -64,6 +64,7 @@ class Http2Leased:
             or session.closing
             or wire.buffer
             or wire.block is not None
+            or wire.says_no_table
             or self.handshakes.contexts.has_guarded  # then each request has to be admitted
         ):
             return False
@@ -182,11 +183,11 @@ class Http2Leased:
         """If there is room for all of the response to a request that has come, or False. `alone`: there is
         nothing else to send, so it is sent at once."""
         found = conn.known.http2.get(head)
-        if found is None:
+        wire = session.wire
+        if found is None or wire.says_no_table:  # (a lease's header block does not)
             return False
         leased, logged = found
         now = self._clock.now
-        wire = session.wire
         body = b"" if leased.head_only else leased.body
         size = len(body)
         if now >= leased.renew_at or size > wire.room(stream) or not stream.remote_closed:
