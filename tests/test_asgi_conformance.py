@@ -287,6 +287,17 @@ def test_connection_close_closes_and_other_words_of_it_are_left_out():
     assert (reply.close, reply.fields) == (True, b"")
 
 
+def test_a_426_says_what_to_upgrade_to(capfd):
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await start(send, 426, [(b"connection", b"upgrade"), (b"upgrade", b"websocket")])
+        await body(send, b"x")
+
+    [reply] = respond(app).sent
+    assert reply.fields == b"upgrade: websocket\r\nConnection: Upgrade\r\n"
+    assert not reply.close
+    assert "left out" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("size", [0, 1, 65536, 65537, 131_072, 200_000])
 def test_a_body_of_any_size_is_whole(size):
     data = os.urandom(size)

@@ -357,6 +357,17 @@ def test_ranges(stage, fields, status, content_range, body):
         assert answer.body == body
 
 
+@pytest.mark.parametrize(("asked", "status"), [("-5", 200), ("-0", 416), ("0-", 416), ("0-0", 416)])
+def test_ranges_of_an_empty_file(stage, folder, asked, status):
+    """RFC 9110 14.1.2: its last five bytes are all of it, which no Content-Range can say."""
+    (folder / "empty").touch()
+    answer = stage.get("/empty", f"Range: bytes={asked}")
+    assert (answer.status, answer.fields.get("content-range")) == (
+        status,
+        "bytes */0" if status == 416 else None,
+    )
+
+
 def test_a_range_of_a_large_file_goes_by_descriptor(stage, folder):
     answer = stage.get("/big.bin", "Range: bytes=10000-89999")
     assert (answer.kinds, answer.length) == (["File"], 80_000)

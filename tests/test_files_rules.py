@@ -272,6 +272,19 @@ def test_a_range_is_of_the_file_as_it_is(folder):
         assert "content-encoding" not in whole.fields
 
 
+def test_a_range_means_nothing_of_a_head(folder):
+    """RFC 9110 14.2: so it is of the variant that a GET without it gets."""
+    compressed(folder)
+    with serving(folder, precompressed=True) as stage:
+        with_range, without = (
+            stage.ask(f"HEAD /app.js HTTP/1.1\nHost: a\nAccept-Encoding: br{more}")
+            for more in ("\nRange: bytes=1-2", "")
+        )
+        assert (with_range.status, header(with_range, "content-encoding")) == (200, "br")
+        assert with_range.fields == without.fields
+        assert with_range.length == without.length
+
+
 def test_an_older_neighbour_is_of_a_former_content(folder):
     compressed(folder)
     write(folder / "app.js.br", b"former", OLD - 1)

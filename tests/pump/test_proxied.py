@@ -171,6 +171,28 @@ def test_a_client_that_leaves_within_it():
         assert not s.pump.connections
 
 
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        (b"/a?b=/c", "/a?b=/c"),
+        (b"/%2f?", "/%2f?"),
+        (b'/"<>?{a}|', "/%22%3C%3E?%7Ba%7D%7C"),
+        (b"/a#b?c", "/a"),
+        (b"http://other.test/a?b", "/a?b"),
+        (b"http://other.test?b=/c", "/?b=/c"),
+        (b"http://other.test", "/"),
+        (b"//a/b", "//a/b"),
+    ],
+)
+def test_where_a_redirect_to_https_leads(target, place):
+    """To what was asked for, all of it, as an address in ASCII."""
+    with stage(redirect_http=True) as s:
+        client = s.client()
+        client.send(LINE + b"GET %b HTTP/1.1\r\nHost: other.test\r\n\r\n" % target)
+        answer = client.answer()
+        assert (answer.status, answer.fields["location"]) == (301, "https://other.test" + place)
+
+
 def test_a_redirect_to_https_behind_it():
     with stage(redirect_http=True) as s:
         client = s.client()

@@ -71,7 +71,7 @@ def _make(status: object, fields: Iterable[Any]) -> Head:
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
         raise BrokenRule(f"'status' must be an int from 200 to 999, not {status!r}")
     length = -1
-    dated = sets_cookie = close = False
+    dated = sets_cookie = close = upgrades = False
     lines = []
     for field in fields:
         name, value = checked_field(field)
@@ -81,14 +81,18 @@ def _make(status: object, fields: Iterable[Any]) -> Head:
             continue
         if lower == b"transfer-encoding":
             continue
-        if lower in _OURS and not (lower == b"upgrade" and status == 426):
+        if status == 426 and lower == b"upgrade":
+            upgrades = True
+        elif lower in _OURS:
             close = close or (lower == b"connection" and value.lower() == b"close")
-            if not close:
+            if not close and not (status == 426 and lower == b"connection"):
                 warn_of_dropped(lower.decode())
             continue
         dated = dated or lower == b"date"
         sets_cookie = sets_cookie or lower == b"set-cookie"
         lines.append(name + b": " + value + b"\r\n")
+    if upgrades:  # who sends Upgrade has to name it in Connection (RFC 9110 7.8)
+        lines.append(b"Connection: Upgrade\r\n")
     encoded = b"".join(lines)
     if len(encoded) > MAX_FIELDS:
         raise BrokenRule(f"'headers' take {len(encoded)} bytes; no more than {MAX_FIELDS} can be sent")

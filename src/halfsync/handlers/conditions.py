@@ -90,8 +90,10 @@ def span(fields: Mapping[str, str], validators: Validators, size: int) -> Span |
 def _suffix(last: str, size: int) -> Span | None:
     if not _NUMBER.fullmatch(last):
         return None
+    if not int(last):
+        return UNSATISFIABLE
     count = min(int(last), size)
-    return Span(size - count, count) if count else UNSATISFIABLE
+    return Span(size - count, count) if count else None  # of what is empty, the whole (14.1.2)
 
 
 def _may_be_partial(if_range: str | None, validators: Validators) -> bool:

@@ -197,7 +197,7 @@ class FilesHandler:
         """The file beside it that has the same content in a coding that the client prefers, open, if there is
         one and it is not older: that would be of a former content. Never for a range: a client that asks
         for one has, or wants, parts of the file as it is."""
-        if "range" in asked.fields:
+        if asked.method == "GET" and "range" in asked.fields:  # of HEAD it means nothing (RFC 9110 14.2)
             return None
         for coding in preferred(asked.fields.get("accept-encoding")):
             at = self._resolve(asked.name + SUFFIXES[coding])

@@ -157,8 +157,8 @@ _DROPPED = frozenset(
 """Fields between server and client. PEP 3333 forbids them to applications ("Other HTTP Features"). But
 recipes for event streams set them, an application that passes on another server's response has them in it,
 and other servers drop them or let them pass. What they ask for is the pump's to decide: so they are dropped,
-with one warning. (Upgrade stays in a 426, which must have it, as in ASGI. Proxy-Authenticate, on the list of
-the PEP too, is what a 407 is for, and passes.)"""
+with one warning. (Upgrade stays in a 426, which must have it, as in ASGI, and gets its Connection from us.
+Proxy-Authenticate, on the list of the PEP too, is what a 407 is for, and passes.)"""
 
 _CODINGS = frozenset(("chunked", "identity"))
 """Of Transfer-Encoding, what can be dropped: with another one, the body would be something else."""
@@ -209,6 +209,7 @@ def _make(status: str, fields: list[tuple[str, str]]) -> Head:
         raise BadHead(f"The header fields must be a list, not {_kind(fields)}.")
     length = -1
     dated = sets_cookie = False
+    upgrades = False
     dropped = ""
     lines = []
     for field in fields:
@@ -217,13 +218,18 @@ def _make(status: str, fields: list[tuple[str, str]]) -> Head:
         if lower == "content-length":
             length = _length(value, length)
             continue
-        if lower in _DROPPED and not (lower == "upgrade" and number == 426):
+        if number == 426 and lower == "upgrade":
+            upgrades = True
+        elif lower in _DROPPED:
             _check_coding(lower, value)
-            dropped = name
+            if not (number == 426 and lower == "connection"):
+                dropped = name
             continue
         dated = dated or lower == "date"
         sets_cookie = sets_cookie or lower == "set-cookie"
         lines.append(_line(name, value))
+    if upgrades:  # who sends Upgrade has to name it in Connection (RFC 9110 7.8)
+        lines.append(b"Connection: Upgrade\r\n")
     encoded = b"".join(lines)
     if len(encoded) > MAX_FIELDS:
         raise BadHead(f"The header fields take {len(encoded)} bytes; no more than {MAX_FIELDS} can be sent.")

@@ -20,11 +20,11 @@ from halfsync.scoreboard.counts import LEASE_SLOW_HITS
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2_requests import NOT_HTTP1
 from halfsync.wire.messages import Reply
-from halfsync.wire.refusals import Refusal
+from halfsync.wire.refusals import ALLOWED, Refusal, ServerOptions
 from halfsync.wire.websocket_handshake import asks_for_websocket
 
-SERVER_OPTIONS = Leased(Reply(0, 200, "OK", b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n", 0))
-"""The response to `OPTIONS *`, which asks the server and no resource of it (RFC 9110 9.3.7)."""
+SERVER_OPTIONS = Leased(Reply(0, 200, "OK", f"Allow: {ALLOWED}\r\n".encode(), 0))
+"""The response to `OPTIONS *`."""
 
 
 class Admission:
@@ -59,12 +59,14 @@ class Admission:
         if head.body_size == 0 and not head.upgrades:
             if self._leases.table and self._answer_from_lease(conn, exchange, head):
                 return
-            if head.target == b"*":
-                conn.protocol.repeat(exchange, SERVER_OPTIONS)
-                return
             if self._challenges.texts and (shown := self._challenges.response(head.target)) is not None:
                 conn.protocol.repeat(exchange, shown)
                 return
+        if head.target == b"*":
+            if head.body_size:
+                raise ServerOptions
+            conn.protocol.repeat(exchange, SERVER_OPTIONS)
+            return
         self.find_route(exchange)
         assert exchange.route is not None
         if exchange.route.backend.takes_websockets:

@@ -10,7 +10,7 @@ from halfsync.http.hosts import name_of
 from halfsync.plan.plan import Fixed
 from halfsync.pump.connection import Exchange
 from halfsync.pump.descriptors import Descriptor
-from halfsync.pump.routes import below_prefix, target_parts
+from halfsync.pump.routes import SAFE, below_prefix, target_parts
 from halfsync.pump.task_messages import MessageQueue
 from halfsync.wire.messages import Ending, Message, Reply
 from halfsync.wire.refusals import Refusal
@@ -22,21 +22,22 @@ SENTENCES = {
 }
 """What our own errors say."""
 
-_SAFE = "/%:@!$&'()*+,;=~"
-"""What stands in a path as it is (RFC 3986 3.3), and its escapes."""
-
 
 class FixedBackend:
     """See Backend. A response is on its connection when `submit` returns; so it needs no bodies streamed, and
     of one that comes to it by a reload it reads nothing more."""
 
-    __slots__ = ("_fields", "_fixed", "_needs_host", "_prefix")
+    __slots__ = ("_allow", "_fields", "_fixed", "_needs_host", "_prefix")
     streams = takes_websockets = False
 
     def __init__(self, prefix: bytes, fixed: Fixed) -> None:
         self._prefix = prefix
         self._fixed = fixed
         self._fields = f"Content-Type: {fixed.content_type}\r\n".encode() if fixed.content_type else b""
+        # A 405 has to say which methods there are (RFC 9110 15.5.6): none, unless `headers` say others.
+        self._allow = "" if fixed.status == 405 else None
+        if self._allow is not None:
+            self._fields += b"Allow: \r\n"
         self._needs_host = "$host" in fixed.location
 
     def submit(self, exchange: Exchange) -> None:
@@ -45,7 +46,7 @@ class FixedBackend:
         fixed = self._fixed
         if fixed.is_error:
             sentence = SENTENCES.get(fixed.status) or f"{HTTPStatus(fixed.status).description}."
-            refusal = Refusal(fixed.status, sentence, close=False)
+            refusal = Refusal(fixed.status, sentence, close=False, allow=self._allow)
             refusal.is_counted = False  # it is what the route is for
             conn.protocol.refuse(exchange, refusal)
             return
@@ -97,8 +98,8 @@ class FixedBackend:
             below = b"/" + below.lstrip(b"/")
         said = {
             b"$host": name_of(exchange.head.host),
-            b"$path": quote_from_bytes(below, _SAFE).encode(),
-            b"$query": quote_from_bytes(query, _SAFE + "?").encode(),
+            b"$path": quote_from_bytes(below, SAFE).encode(),
+            b"$query": quote_from_bytes(query, SAFE + "?").encode(),
         }
         return _VARIABLE.sub(lambda found: said[found[0]], text)
 

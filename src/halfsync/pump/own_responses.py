@@ -52,7 +52,7 @@ class OwnResponses:
         """Field lines, each ended by CRLF, and body."""
         look = self._look_of(exchange) if refusal.is_of_site else None
         fields, body = refusal.fields(), refusal.body()
-        if exchange.id_line:
+        if exchange.id_line and body:
             body += b"Request id: " + exchange.id_line[len(LINE_START) - 2 : -2] + b"\n"
         return (fields, body) if look is None else look.apply(refusal.status, fields, body)
 

@@ -12,6 +12,9 @@ from halfsync.http.hosts import HostTable
 from halfsync.plan.plan import Plan
 from halfsync.pump.connection import Route
 
+SAFE = "/%:@!$&'()*+,;=~"
+"""What stands in a path as it is (RFC 3986 3.3), and its escapes; in a query, with the question mark."""
+
 MAX_KEPT = 1024
 MAX_KEPT_TARGET = 256
 """Targets, and bytes of each, whose route is remembered: 0.1 µs where the search takes 1."""

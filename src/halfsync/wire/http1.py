@@ -130,6 +130,12 @@ class RequestHead:
         return head
 
 
+def is_unread_head_request(head: RequestHead) -> bool:
+    """Of what is refused before its head is read, or is whole: whether it begins as a HEAD does. Its response
+    has no body, as any other to HEAD (RFC 9110 9.3.2)."""
+    return not head.method and head.raw.startswith(b"HEAD ")
+
+
 def parse_head(raw: bytes, limits: HeadLimits) -> RequestHead:
     """A head, from its request line through its empty line and not a byte more.
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from halfsync.wire.phrases import PHRASES
 
+ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+"""What the server allows, which is asked by `OPTIONS *` and no resource of it (RFC 9110 9.3.7)."""
+
 
 class Refusal(Exception):
     """The pump responds with `status` by itself, without a worker.
@@ -29,14 +32,17 @@ class Refusal(Exception):
         *,
         close: bool = True,
         retry_after: int | None = None,
+        allow: str | None = None,
         reason: str = "",
     ) -> None:
-        """`reason`: as what it is counted (see counts.py); "": as its status says."""
+        """`allow`: the methods that there are, of a 405. `reason`: as what it is counted (see counts.py); "":
+        as its status says."""
         super().__init__(f"{status} {PHRASES[status]}: {sentence}")
         self.status = status
         self.sentence = sentence
         self.close = close
         self.retry_after = retry_after
+        self.allow = allow
         self.reason = reason
 
     def fields(self) -> bytes:
@@ -44,6 +50,8 @@ class Refusal(Exception):
         lines = b"Content-Type: text/plain; charset=utf-8\r\n"
         if self.retry_after is not None:
             lines += b"Retry-After: %d\r\n" % self.retry_after
+        if self.allow is not None:
+            lines += f"Allow: {self.allow}\r\n".encode("latin-1")
         return lines
 
     def body(self) -> bytes:
@@ -54,6 +62,21 @@ class OfServer(Refusal):
     """One that has nothing to do with any site."""
 
     is_of_site = False
+
+
+class ServerOptions(OfServer):
+    """The response to `OPTIONS *` with a body, which means nothing and is not read."""
+
+    is_counted = False
+
+    def __init__(self) -> None:
+        super().__init__(200, "", allow=ALLOWED)
+
+    def fields(self) -> bytes:
+        return f"Allow: {self.allow}\r\n".encode("latin-1")
+
+    def body(self) -> bytes:
+        return b""
 
 
 class Redirection(OfServer):

@@ -27,7 +27,7 @@ from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, BodyEvent, ConnectionEvent
 from halfsync.settings.table import Settings
 from halfsync.wire.closes import KEPT, CloseReason
-from halfsync.wire.http1 import without_empty_lines
+from halfsync.wire.http1 import is_unread_head_request, without_empty_lines
 from halfsync.wire.http1_responses import (
     BODILESS,
     LAST_CHUNK,
@@ -222,6 +222,8 @@ class Http1Responses:
         fields, body = self._own.of(exchange, refusal)
         close = refusal.close or not exchange.head.method
         self.begin(exchange, Reply(0, refusal.status, "", fields, len(body), close=close))
+        if is_unread_head_request(exchange.head):
+            exchange.body_owed = 0
         self.add(exchange, (body,))
         self.end(exchange)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
+from urllib.parse import quote_from_bytes
 
 from halfsync.http.hosts import name_of
 from halfsync.pump.connection import MORE, Connection, Outcome, new_exchange
 from halfsync.pump.http1.protocol import Http1
 from halfsync.pump.http1.seen_heads import SeenHead
+from halfsync.pump.routes import SAFE, target_parts
 from halfsync.pump.states import EXCHANGE_BEGAN
 from halfsync.pump.tls.challenges import ShownChallenges
 from halfsync.pump.tls.handshakes import Handshakes
@@ -79,10 +81,9 @@ class RedirectingHttp1(Http1):
                 400, "This address redirects to https, but the request names no host.", close=has_body
             )
         place = f"https://{host}" + ("" if self.port == 443 else f":{self.port}")
-        target = head.target.decode("latin-1")
-        if not target.startswith("/"):
-            rest = target.partition("://")[2]
-            target = "/" + rest.partition("/")[2] if "/" in rest else "/"
+        path, query = target_parts(head.target)
+        # What can't stand in an address (RFC 3986) is escaped.
+        target = quote_from_bytes(path, SAFE) + quote_from_bytes(query, SAFE + "?")
         return Redirection(301 if head.method in (b"GET", b"HEAD") else 308, place + target, close=has_body)
 
 

@@ -37,6 +37,7 @@ from halfsync.pump.states import PRODUCING, RECEIVING, RESPONSE, SENDING
 from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.pump.websocket.state import WebSocket
 from halfsync.wire.closes import KEPT, CloseReason
+from halfsync.wire.http1 import is_unread_head_request
 from halfsync.wire.http1_responses import BODILESS, wants_trailers
 from halfsync.wire.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame_start
 from halfsync.wire.http2_responses import date_block, fields_block, hints_block, response_block
@@ -233,6 +234,8 @@ class Http2Responses(StreamCloser):
             self._endings.counts.refused(refusal.status, refusal.reason)
         fields, body = self._own.of(exchange, refusal)
         self.begin(exchange, Reply(0, refusal.status, "", fields, len(body)))
+        if is_unread_head_request(exchange.head):
+            exchange.body_owed = 0
         self.add(exchange, (body,))
         self.end(exchange)
 

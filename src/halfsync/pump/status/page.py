@@ -64,7 +64,8 @@ class StatusPages:
     def respond(self, kind: str, exchange: Exchange) -> tuple[int, bytes, bytes]:
         """See Pages."""
         if exchange.head.method not in (b"GET", b"HEAD"):
-            raise Refusal(405, "This is only to be read.", close=exchange.head.body_size != 0)
+            has_body = exchange.head.body_size != 0
+            raise Refusal(405, "This is only to be read.", close=has_body, allow="GET, HEAD")
         if kind != "status" and _below(exchange) != b"":
             raise Refusal(404, "Nothing is served under this path.", close=False)
         if kind == "healthy":
