@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from halfsync import channel
 from halfsync.logs import error
@@ -244,9 +244,15 @@ def announce() -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def read_wrongly() -> NoReturn:
+    """In place of the configuration: a bug."""
+    raise LookupError("there is a bug")
+
+
 def main() -> int:
     told = json.loads(sys.argv[1])
     log = AccessLogFile(told.pop("log")) if "log" in told else None
+    reads = read_wrongly if told.pop("reads_wrongly", False) else None
     vars(supervisor_module).update(LAST_WORD=told.pop("last_word", LAST_WORD))
     settings = Settings(**{"bind": ["127.0.0.1:0"], **told})
     error.be("parent", "debug")
@@ -255,7 +261,7 @@ def main() -> int:
     supervisor = Supervisor(
         plan,
         EntryPoints(pump, worker, template, watcher, issuer),
-        reconfiguration=Reconfiguration(None, None, log),
+        reconfiguration=Reconfiguration(reads, None, log),
         folder=os.environ["PWD"],
         announce=announce,
     )

@@ -238,6 +238,18 @@ def test_every_application_that_can_not_be_imported_is_told(tmp_path):
     assert "'two:app'" in told[1]
 
 
+def test_an_application_that_closes_all_descriptors_and_stays_does_not_hold_up_the_check(tmp_path):
+    (tmp_path / "closes.py").write_text(
+        "import os, time\nos.closerange(3, 1000)\ntime.sleep(1000)\n", "utf-8"
+    )
+    found = halfsync(tmp_path, "closes:app", "--check-config")
+    assert found.returncode == 2
+    assert found.stderr == (
+        "halfsync: Target 'closes:app': its worker closed its channel to the parent and did not exit while "
+        "starting.\n"
+    )
+
+
 def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
     (tmp_path / "app.py").write_text("def app(environ, start_response): ...\n", "utf-8")
     write(tmp_path, issued("one.example"), "one")

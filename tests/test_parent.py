@@ -630,6 +630,18 @@ def test_a_worker_that_babbles_is_killed(tmp_path):
         parent.next("join", pool=1)
 
 
+def test_a_stop_that_comes_with_a_reload_is_not_lost_to_a_bug_in_the_reload(tmp_path):
+    with stage(tmp_path, reads_wrongly=True) as parent:
+        serving(parent)
+        parent.signal(signal.SIGSTOP)
+        parent.until(lambda: stands_still(parent.process.pid))
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCONT):
+            parent.signal(number)
+        assert parent.ends() == 0
+        assert_told(parent, "a bug, survived, at SIGHUP: ")
+        assert_told(parent, "LookupError: there is a bug")
+
+
 def test_usr1_reopens_the_access_log(tmp_path):
     """The built-in worker gets the new file; after the move, nothing goes to the old one."""
     with stage(tmp_path, log="access.log") as parent:

@@ -27,7 +27,7 @@ from halfsync.parent.tree import Tree
 from halfsync.parent.workers import joins, processes
 from halfsync.parent.workers.backoff import DELAYS, Backoff
 from halfsync.parent.workers.children import Child, ProtocolError, Role
-from halfsync.parent.workers.reaping import UnknownChildren
+from halfsync.parent.workers.reaping import MOST_UNKNOWN, UnknownChildren
 from halfsync.parent.workers.staffing import Staffing
 from halfsync.plan.plan import Plan, PoolPlan
 from halfsync.settings.errors import SettingError
@@ -119,6 +119,9 @@ def test_addresses(address, where):
         "unix:",
         "1.2.3.4:٣",
         "http://a",
+        "shop..example:80",
+        f"{'a' * 64}.example:80",
+        f"http://{'ä' * 60}.example:80",
     ],
 )
 def test_addresses_that_are_none(address):
@@ -414,6 +417,18 @@ def test_what_waits_to_be_sent_is_sent_before_a_join_fails(monkeypatch):
 
 
 # --- the pid file, the access log
+
+
+def test_of_many_children_that_end_at_once_none_is_lost_to_who_waits_for_it():
+    """Such as a new version's process, among the orphans that an application has left."""
+    unknown = UnknownChildren()
+    for pid in range(1, 2 * MOST_UNKNOWN):
+        unknown.add(pid, pid << 8)
+    assert unknown.take(1) == 1 << 8
+    unknown.drop_oldest()
+    assert unknown.take(2) is None
+    assert unknown.take(MOST_UNKNOWN) == MOST_UNKNOWN << 8
+    assert unknown.take(MOST_UNKNOWN) is None
 
 
 def test_the_pid_file_is_held_while_its_server_lives(tmp_path):

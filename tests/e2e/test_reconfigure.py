@@ -286,6 +286,34 @@ def test_the_handler_timeout(tmp_path: Path):
         here.server.tracebacks = -1
 
 
+def test_logs_that_are_reopened_during_a_reload_stay_apart(tmp_path: Path):
+    """The next generation's worker, which waits for an application's import, goes on with its own file."""
+    old, other, hold = tmp_path / "old", tmp_path / "other", tmp_path / "hold"
+    with site(tmp_path, f'access_logfile = "{old}"\naccess_logformat = "old %U"\n' + FIRST) as here:
+        server = here.server
+        code = (tmp_path / "first.py").read_text("utf-8")
+        waiting = "import os, time\nwhile os.path.exists('hold'):\n    time.sleep(0.01)\n"
+        (tmp_path / "first.py").write_text(waiting + code, "utf-8")
+        hold.touch()
+        here.file.write_text(f'access_logfile = "{other}"\naccess_logformat = "other %U"\n' + FIRST, "utf-8")
+        server.signal(signal.SIGHUP)
+        server.until(lambda: len(server.workers("built-in")) == 2)
+        for file in (old, other):
+            file.rename(f"{file}.1")
+        server.signal(signal.SIGUSR1)
+        server.until_logged("the access log is reopened")
+        moved = {f"{old}.1", f"{other}.1"}
+        server.until(lambda: not any(moved.intersection(links(pid)) for pid in server.processes()))
+        server.get("/a")
+        server.until(lambda: old.read_text() == "old /a\n")
+        hold.unlink()
+        server.until_logged("first:app is reloaded")
+        server.get("/b")
+        server.until(lambda: other.read_text() == "other /b\n")
+        assert old.read_text() == "old /a\n"
+        assert not (tmp_path / "old.1").read_text() + (tmp_path / "other.1").read_text()
+
+
 def test_the_access_log(tmp_path: Path):
     """On, another format, another file, off."""
     log, other = tmp_path / "log", tmp_path / "other"

@@ -41,6 +41,7 @@ class Deaths:
 
     def reap(self, now: float) -> None:
         by_pid = {child.pid: child for child in self._tree.children() if child.pid != UNKNOWN}
+        self._unknown.drop_oldest()
         for pid, status in ended_processes():
             if pid in by_pid:
                 child = by_pid[pid]

@@ -145,7 +145,19 @@ def parse(address: str) -> tuple[str, int] | str:
     bracketed = host.startswith("[") and host.endswith("]")
     if ":" in host and not bracketed:
         raise SettingError(f"bind {address!r}: write an IPv6 address in brackets, as in [{host}]:{port}.")
+    if not _may_be_looked_up(host):
+        raise SettingError(f"bind {address!r}: {host!r} is no name of a host.")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _may_be_looked_up(host: str) -> bool:
+    """Whether the parts between its dots are as long as parts of names may be. (For others Python's look-up
+    raises a UnicodeError.)"""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 ALL = "*"

@@ -45,6 +45,7 @@ from halfsync.parent.privileges import Identity
 from halfsync.parent.reload.progress import StartReport
 from halfsync.parent.reload.reconfigure import Reconfiguration
 from halfsync.parent.reload.reloads import Reloads
+from halfsync.parent.reopening import Reopening
 from halfsync.parent.service.control_socket import ControlSocket
 from halfsync.parent.service.systemd import Notifier
 from halfsync.parent.service.watchdog import Watchdog
@@ -61,7 +62,7 @@ from halfsync.parent.workers.children import Child
 from halfsync.parent.workers.reaping import UnknownChildren
 from halfsync.parent.workers.spawn import EntryPoints, Spawner
 from halfsync.parent.workers.staffing import Staffing
-from halfsync.plan.plan import BUILT_IN, Listener, Plan
+from halfsync.plan.plan import Listener, Plan
 from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.system import prctl
 from halfsync.system.command_line import CommandLine
@@ -105,7 +106,7 @@ class Supervisor:
         """
         self._tree = Tree(plan)
         self._reconfiguration = reconfiguration or Reconfiguration(None, identity, None)
-        self._error_log = error_log
+        self._reopening = Reopening(self._tree, self._reconfiguration, error_log)
         self._start_report = StartReport(plan)
         self._announce = announce
         self._stop_listening = stop_listening
@@ -258,10 +259,13 @@ class Supervisor:
         for number in self._signals.take():
             if number == signal.SIGCHLD:
                 continue
-            if self.upgrades.has_left:
-                self._handle_when_left(number, now)
-            elif not self._doubles.is_one(number, now, passed_on=False):
-                self._handle(number, now)
+            try:
+                if self.upgrades.has_left:
+                    self._handle_when_left(number, now)
+                elif not self._doubles.is_one(number, now, passed_on=False):
+                    self._handle(number, now)
+            except Exception:  # noqa: BLE001 - those that came with it are not to be lost: one may be a TERM
+                log("error", f"a bug, survived, at {name_of(number)}: {traceback.format_exc()}")
 
     def _handle(self, number: int, now: float) -> None:
         if number == signal.SIGQUIT or (number == signal.SIGINT and self._tree.settings.reload):
@@ -375,32 +379,7 @@ class Supervisor:
 
     def reopen_logs(self, cause: str) -> list[str]:
         """Gives a sentence for each that can't be."""
-        wrong = [self._reopen_error_log(cause), self._reopen_log(cause)]
-        return [sentence for sentence in wrong if sentence]
-
-    def _reopen_error_log(self, cause: str) -> str:
-        if self._error_log is None:
-            return ""
-        try:
-            self._error_log.reopen_in(self._tree.children())
-        except OSError as error:
-            return _told("error", cause, f"the error log can't be reopened: {error}; the old one stays.")
-        _told("info", cause, "the error log is reopened.")
-        return ""
-
-    def _reopen_log(self, cause: str) -> str:
-        access_log = self._reconfiguration.access_log(self._tree.plan)
-        if access_log is None:
-            return ""
-        try:
-            access_log.reopen()
-            for child in self._tree.pools[BUILT_IN].children:
-                if child.state is not ChildState.KILLED:
-                    child.order(orders.LogFile(), (os.dup(access_log.fd),))
-        except OSError as error:
-            return _told("error", cause, f"the access log can't be reopened: {error}; the old one stays.")
-        _told("info", cause, "the access log is reopened.")
-        return ""
+        return self._reopening.reopen_logs(cause)
 
     def _resize(self, by: int) -> None:
         for pool in self._tree.pools:
@@ -482,9 +461,3 @@ class Supervisor:
             left = ", ".join(child.who for child in self._tree.children())
             log("error", f"these do not end, though they were killed: {left}.")
             self._tree.phase = Phase.OVER
-
-
-def _told(level: str, cause: str, sentence: str) -> str:
-    """Gives it as a sentence by itself."""
-    log(level, f"{cause}: {sentence}")
-    return sentence[0].upper() + sentence[1:]

@@ -6,8 +6,10 @@ import os
 import select
 import signal
 import socket
+import time
 
 from halfsync import channel
+from halfsync.parent.limits import LAST_WORD
 from halfsync.parent.workers import processes
 from halfsync.parent.workers.children import Child, ProtocolError, Role
 from halfsync.parent.workers.spawn import EntryPoints
@@ -60,14 +62,28 @@ def _check_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | No
         report = Failed(
             f"Target {plan.pools[index].name!r}: its worker sent a malformed report ({error}).", ""
         )
-    if report is None:
-        _, status = os.waitpid(child.pid, 0)
-        ending = processes.how_it_ended(status)
-        return Failed(f"Target {plan.pools[index].name!r}: its worker {ending} while starting.", "")
+    ending = _how_it_ended_by_itself(child.pid) if report is None else ""
     child.close_channel()
-    os.kill(child.pid, signal.SIGKILL)
-    os.waitpid(child.pid, 0)
+    if not ending:
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+    if report is None:
+        why = ending or "closed its channel to the parent and did not exit"
+        return Failed(f"Target {plan.pools[index].name!r}: its worker {why} while starting.", "")
     return report if isinstance(report, Failed) else None
+
+
+def _how_it_ended_by_itself(pid: int) -> str:
+    """In words; "" if it lives LAST_WORD after its channel has ended, as one whose application closes all
+    descriptors."""
+    until = time.monotonic() + LAST_WORD
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return processes.how_it_ended(status)
+        if time.monotonic() >= until:
+            return ""
+        time.sleep(0.01)
 
 
 def _says_something(channel: socket.socket, seconds: float) -> bool:

@@ -359,8 +359,8 @@ class Upgrades:
         """The new version's process."""
         ending = processes.how_it_ended(status)
         process, self.process = self.process, 0
-        self._kill_at = NEVER
         self._receive(now)  # what it said before
+        self._kill_at = NEVER
         if self._stage is Stage.STARTING:
             self._failed([f"the new version, process {process}, {ending} before it was ready."])
         elif self.has_left:

@@ -75,6 +75,7 @@ class Child(msgspec.Struct, eq=False):
     task_rows: tuple[int, int] = (0, 0)  # there: the first one, and how many
     thread_rows: ThreadRows | None = None  # of a worker with threads that has joined
     ending: str = ""  # how it ended, in words
+    access_log: object = None  # the AccessLogFile that a built-in worker was given
     _unsent: deque[tuple[bytes, tuple[int, ...]]] = msgspec.field(default_factory=deque)
     stuck_since: float = NEVER
 

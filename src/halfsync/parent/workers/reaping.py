@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterable
 
 MOST_UNKNOWN = 100
-"""Statuses that are kept: of all but some of these, no report will ever come."""
+"""Statuses that are kept beyond the turn in which they came: of all but some of these, no report will ever
+come."""
 
 
 class UnknownChildren:
@@ -22,6 +23,10 @@ class UnknownChildren:
 
     def add(self, pid: int, status: int) -> None:
         self._statuses[pid] = status
+
+    def drop_oldest(self) -> None:
+        """To be called before a turn's are added: however many come at once, each is there for those who wait
+        for it."""
         while len(self._statuses) > MOST_UNKNOWN:
             self._statuses.pop(next(iter(self._statuses)))
 

@@ -90,7 +90,9 @@ class Spawner:
             return self._entry_points.worker(plan, pool.index, orders, log_fd)
 
         keep = [] if log_fd is None else [log_fd]
-        return self._fork(plan, Role.WORKER, name, pool.index, generation.number, keep, entry)
+        child = self._fork(plan, Role.WORKER, name, pool.index, generation.number, keep, entry)
+        child.access_log = access_log
+        return child
 
     def template(self, pool: WorkerPool, generation: Generation) -> Child:
         plan = generation.plan
