@@ -327,11 +327,14 @@ def _responds(server: Server) -> bool:
 
 
 def test_a_handler_past_its_deadline_is_cancelled_and_its_worker_goes_on(tmp_path):
-    with serving(tmp_path, "asgis:app", "--handler-timeout", "0.5") as server:
+    (tmp_path / "halfsync.toml").write_text(
+        '[routes]\n"/" = "asgis:app"\n"/late" = { app = "asgis:app", handler_timeout = 0.5 }\n'
+    )
+    with serving(tmp_path, "-c", "halfsync.toml") as server:
         workers = server.workers("asgis:app")
-        assert server.get("/wait?file=cancelled").status == 504
+        assert server.get("/late/wait?file=cancelled").status == 504
         server.until((tmp_path / "cancelled").exists)
-        server.until_logged(r"GET /wait from 127.0.0.1 passed its deadline and is cancelled; it waits here")
+        server.until_logged(r"GET /late/wait from 127.0.0.1 passed its deadline and is cancelled; it waits")
         assert "in do_wait" in server.log()
         assert server.get("/").status == 200
         assert server.workers("asgis:app") == workers
