@@ -138,3 +138,37 @@ def test_large_uploads_are_accepted_by_default(folder):
                 b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1073741825\r\n\r\n"
             )
             assert other.answer().status == 413
+
+
+LIMITS = (
+    *("--limit-request-line", "100", "--limit-request-fields", "10", "--limit-request-field-size", "200"),
+    *("--limit-request-head", "1000", "--head-timeout", "1", "--body-timeout", "1"),
+)
+
+BEYOND_A_LIMIT = {
+    "limit_request_line": (414, request("/" + "x" * 100), "warning"),
+    "limit_request_fields": (431, request("/a", *(f"X-{number}: a" for number in range(10))), "warning"),
+    "limit_request_field_size": (431, request("/a", "Cookie: " + "x" * 200), "warning"),
+    "limit_request_head": (
+        431,
+        request("/a", *(f"X-{number}: {'a' * 180}" for number in range(6))),
+        "warning",
+    ),
+    "head_timeout": (408, b"GET /a HTTP/1.1\r\nHos", "info"),
+    "body_timeout": (408, request("/a", "Content-Length: 9", method="POST") + b"part", "info"),
+}
+
+
+@pytest.mark.parametrize("setting", BEYOND_A_LIMIT)
+def test_a_request_beyond_a_limit_is_logged_with_the_setting(folder, setting):
+    """Once a second at most for each status."""
+    status, data, level = BEYOND_A_LIMIT[setting]
+    with serving(folder, "slow:app", *LIMITS) as server, server.client() as client:
+        client.send(data)
+        answer = client.answer()
+        assert answer.status == status
+        sentence = answer.body.decode().splitlines()[1]
+        assert sentence.endswith(f" ({setting}).")
+        server.until_logged(
+            rf"{level.upper()} {status} to 127\.0\.0\.1( for \w+ '/a')?: {re.escape(sentence)}"
+        )

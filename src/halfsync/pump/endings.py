@@ -10,11 +10,13 @@ from halfsync.pump.connection import GONE, Connection, Exchange, Multiplexing, O
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases.known_heads import cut_cookie
 from halfsync.pump.limits.client_connections import ClientConnections
+from halfsync.pump.limits.refused_requests import RefusedRequests
 from halfsync.pump.poller import Poller
 from halfsync.pump.sendables import PipeEnd
 from halfsync.pump.states import CLOSED, ConnectionEvent, ExchangeEvent, WebSocketEvent
 from halfsync.scoreboard.counts import BYTES_SENT, CLOSED_FOR, CONNECTIONS_CLOSED, STATUS, Counts
 from halfsync.wire.closes import CloseReason
+from halfsync.wire.refusals import Refusal
 
 
 class Endings:
@@ -31,8 +33,14 @@ class Endings:
         self.log_cookies = log_cookies
         self.counts = counts
         self.clients = ClientConnections()
+        self._refused = RefusedRequests()
         self.connections: dict[int, Connection] = {}
         self.streams: dict[Connection, None] = {}  # of HTTP/2, on all of them
+
+    def refused(self, exchange: Exchange, refusal: Refusal) -> None:
+        """It is counted, and what concerns a limit is logged."""
+        self.counts.refused(refusal.status, refusal.reason)
+        self._refused.tell(exchange, refusal)
 
     def close(self, conn: Connection, reason: CloseReason) -> Outcome:
         if conn.state is CLOSED:

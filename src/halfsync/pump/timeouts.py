@@ -179,9 +179,9 @@ class Timeouts:
         limits = self._limits(exchange)
         stalled, slow = self._progress(exchange, limits, exchange.received, limits.body_timeout, now)
         if stalled:
-            self._refuse(exchange, CloseReason.BODY_TIMEOUT, "The body stopped coming.")
+            self._refuse(exchange, CloseReason.BODY_TIMEOUT, "The body stopped coming (body_timeout).")
         elif slow:
-            self._refuse(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly.")
+            self._refuse(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly (min_rate).")
         else:
             conn.deadline = now + RECHECK
 
@@ -195,10 +195,12 @@ class Timeouts:
         elif stream.is_awaited:
             stalled, slow = self._progress(stream, limits, exchange.received, limits.body_timeout, now)
             if stalled:
-                sentence = "The body stopped coming."
+                sentence = "The body stopped coming (body_timeout)."
                 self._refuse_streamed(exchange, CloseReason.BODY_TIMEOUT, sentence)
             elif slow:
-                self._refuse_streamed(exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly.")
+                self._refuse_streamed(
+                    exchange, CloseReason.BODY_TOO_SLOW, "The body came too slowly (min_rate)."
+                )
         elif (limit := limits.stream_timeout) and exchange.state is PRODUCING:
             since = max(stream.paused_at, stream.handlers_turn_ns / 1e9)
             if now - since > limit:

@@ -158,7 +158,7 @@ def parse_head(raw: bytes, limits: HeadLimits) -> RequestHead:
     else:
         raise Refusal(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
     if raw.count(b"\r\n") - 2 > limits.fields:
-        raise Refusal(431, f"More than {limits.fields} header fields.")
+        raise Refusal(431, f"More than {limits.fields} header fields (limit_request_fields).")
     if method == b"CONNECT":
         raise Refusal(501, "This server is no proxy: it does not know CONNECT.")
     _pick_fields(head)
@@ -225,9 +225,11 @@ def _check_last_line(head: bytes | bytearray, limits: HeadLimits) -> None:
         _check_sizes(head, limits)
         return
     if len(head) > limits.head:
-        raise Refusal(431, f"The head is larger than {limits.head} bytes.")
+        raise Refusal(431, f"The headers are larger than {limits.head} bytes (limit_request_head).")
     if len(head) - begun > limits.field_size:
-        raise Refusal(431, f"A header field is longer than {limits.field_size} bytes.")
+        raise Refusal(
+            431, f"A header field is longer than {limits.field_size} bytes (limit_request_field_size)."
+        )
 
 
 def _check_sizes(head: bytes | bytearray, limits: HeadLimits) -> None:
@@ -237,14 +239,16 @@ def _check_sizes(head: bytes | bytearray, limits: HeadLimits) -> None:
     if line_end < 0 or line_end > limits.line:
         # 414 says that the target is too long; so it must have begun.
         if re.match(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} ", head):
-            raise Refusal(414, f"The request line is longer than {limits.line} bytes.")
+            raise Refusal(414, f"The request line is longer than {limits.line} bytes (limit_request_line).")
         raise Refusal(400, "This is not an HTTP request.")
     if len(head) > limits.head:
-        raise Refusal(431, f"The head is larger than {limits.head} bytes.")
+        raise Refusal(431, f"The headers are larger than {limits.head} bytes (limit_request_head).")
     if head.count(b"\r\n") - 2 > limits.fields:
-        raise Refusal(431, f"More than {limits.fields} header fields.")
+        raise Refusal(431, f"More than {limits.fields} header fields (limit_request_fields).")
     if max(map(len, head[line_end + 2 :].split(b"\r\n"))) > limits.field_size:
-        raise Refusal(431, f"A header field is longer than {limits.field_size} bytes.")
+        raise Refusal(
+            431, f"A header field is longer than {limits.field_size} bytes (limit_request_field_size)."
+        )
 
 
 def _why_refused(raw: bytes, error: httptools.HttpParserError) -> Refusal:

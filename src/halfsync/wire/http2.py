@@ -303,7 +303,11 @@ class Http2Connection(Http2State):
     def _read_head(self, block: bytes, stream_id: int, ended: bool) -> tuple[RequestHead, Refusal | None]:
         fields = self._decode(block)
         if fields is None:
-            why = f"The header fields are more than {self._requests.limits.head} bytes, or too many."
+            limits = self._requests.limits
+            why = (
+                f"The header fields are more than {limits.head} bytes (limit_request_head), or more than "
+                f"{limits.fields} (limit_request_fields)."
+            )
             return _unread_head(), Refusal(431, why)
         try:
             head = self._requests.head_of(fields, ended=ended)

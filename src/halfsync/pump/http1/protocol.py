@@ -363,7 +363,9 @@ class Http1:
     def expire_head(self, conn: Connection) -> None:
         """The head has not come in time."""
         exchange = self.exchange_of(conn, conn.inbox)
-        self.refuse(exchange, Refusal(408, "The head did not come in time.", reason="head_timeout"))
+        self.refuse(
+            exchange, Refusal(408, "The headers did not come in time (head_timeout).", reason="head_timeout")
+        )
         exchange.reason = CloseReason.HEAD_TIMEOUT
         self._run_queue.ready(conn)
 

@@ -218,7 +218,7 @@ class Http1Responses:
             conn.inbox = b""
             conn.scanned = 0
         if refusal.is_counted:
-            self._endings.counts.refused(refusal.status, refusal.reason)
+            self._endings.refused(exchange, refusal)
         fields, body = self._own.of(exchange, refusal)
         close = refusal.close or not exchange.head.method
         self.begin(exchange, Reply(0, refusal.status, "", fields, len(body), close=close))

@@ -231,7 +231,7 @@ class Http2Responses(StreamCloser):
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """The connection stays, whatever the refusal says: where the next request begins is certain."""
         if refusal.is_counted:
-            self._endings.counts.refused(refusal.status, refusal.reason)
+            self._endings.refused(exchange, refusal)
         fields, body = self._own.of(exchange, refusal)
         self.begin(exchange, Reply(0, refusal.status, "", fields, len(body)))
         if is_unread_head_request(exchange.head):
