@@ -156,6 +156,23 @@ def test_what_the_application_has_taken_is_no_obstacle(roads: list[str]):
         assert not roads
 
 
+@pytest.mark.parametrize("kind", [TEXT, BINARY])
+def test_headers_of_all_sizes(kind: int, roads: list[str]):
+    """Where a size takes 7 bits, 16 and 64, as one message of a packet and as the second one for a client."""
+    with stage() as one:
+        pair = Pair(one)
+        one.settle()
+        roads.clear()
+        for size in (0, 125, 126, 127, 255, 256, 32_768, 65_535, 65_536):
+            sent = Message(pair.task.number, kind, b"z" * size)
+            pair.hand.send([sent])
+            [found] = pair.wait(1)
+            assert (found.opcode, found.data) == (kind, sent.data)
+            pair.hand.send([pair.message("first"), sent])
+            assert [len(found.data) for found in pair.wait(2)] == [5, size]
+        assert "send" not in roads or os.environ.get("HALFSYNC_TEST_TRANSPORT", "plain") != "plain"
+
+
 def test_many_messages_side_by_side_to_a_client_that_is_slow():
     """The socket takes a part of what is sent in one write; the rest follows, and is counted once."""
     with stage() as one:
