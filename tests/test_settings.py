@@ -184,6 +184,7 @@ def route(table: str) -> str:
         (route("{respond = 99}"), "respond must be a text or a status, not 99."),
         (route("{respond = 204, type = 'a/b'}"), "must be a text where status or type is given, not 204."),
         (route("{respond = 'x', status = 204}"), "a response with status 204 has no text."),
+        (route("{respond = 'x', status = 205}"), "a response with status 205 has no text."),
         (route("{respond = 'x', type = 3}"), "type must be a text, not 3."),
         (route("{folder = 'x', status = 404}"), "status is not for folder."),
         (route("{status = 404, type = 'a/b'}"), "type is for respond."),

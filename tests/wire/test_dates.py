@@ -49,7 +49,26 @@ def test_all_three_forms_are_read(date):
         "Sun, 00 Nov 1994 08:49:37 GMT",
         "Sun, 06 Nov 0000 08:49:37 GMT",
         "Sun, 06 Nov 99999999999 08:49:37 GMT",
+        "Sun, 06 Nov 1994 08:49:37 +0200",
+        "Sun, 06 Nov 1994 08:49:37 EST",
+        "Sun, 06 Nov 1994 08:49:37",
+        "Sun, 06 Nov 1994 08:49 GMT",
+        "Sun, 06 Nov 94 08:49:37 GMT",
+        "06 Nov 1994 08:49:37 GMT",
+        "sun, 06 nov 1994 08:49:37 gmt",
+        "Sunday, 06-Nov-1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 CET",
+        "Sun Nov  6 08:49:37 1994 GMT",
+        "Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT",
     ],
 )
 def test_what_is_no_date_is_none(date):
     assert seconds_of(date) is None
+
+
+def test_a_year_of_two_digits_is_at_most_50_years_ahead():
+    """RFC 9110 5.6.7."""
+    this = datetime.now(UTC).year
+    for years in range(-49, 50):
+        at = datetime(this + years, 1, 1, tzinfo=UTC)
+        assert seconds_of(f"Sunday, 01-Jan-{at.year % 100:02} 00:00:00 GMT") == at.timestamp()

@@ -57,7 +57,7 @@ _ROUTE_KEYS = (*_KINDS, "type", "headers", "error_pages", *OWN_OF_ROUTES)
 _SAYS_WHAT = [does.value for does in Does if does not in (Does.TARGET, Does.ERROR)]
 
 REDIRECTS = (301, 302, 303, 307, 308)
-BODILESS = (204, 304)
+BODILESS = (204, 205, 304)
 
 
 def toml_targets(table: Any, where: Place) -> tuple[Target, ...]:
