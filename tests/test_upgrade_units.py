@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,9 +12,13 @@ import msgspec
 import pytest
 
 from halfsync import channel
+from halfsync.parent.service.systemd import Notifier
 from halfsync.parent.signals import TWICE, Doubles
 from halfsync.parent.upgrade import predecessor
 from halfsync.parent.upgrade.probes import SECONDS, NotServed, Probes
+from halfsync.parent.upgrade.upgrades import Holdings, Stage, Upgrades
+from halfsync.parent.workers.children import NEVER
+from halfsync.parent.workers.reaping import UnknownChildren
 from halfsync.settings.errors import SettingError
 from halfsync.settings.probes import MOST, probes_of
 from halfsync.wire import upgrade
@@ -70,6 +75,24 @@ def test_a_signal_to_the_whole_group_is_one():
     assert not doubles.is_one(15, 0.3 + TWICE, passed_on=True)
     assert not doubles.is_one(2, 0.0, passed_on=True)
     assert not doubles.is_one(2, 0.1, passed_on=True)
+
+
+def test_of_a_new_version_whose_channel_ends_with_it_nothing_is_left_to_do():
+    """A process that it was forking may hold its end of the channel a moment longer than it lives."""
+    tree: Any = SimpleNamespace(is_upgrading=True)
+    reloads: Any = SimpleNamespace(go_on=lambda: None)
+    no_file: Any = None
+    upgrades = Upgrades(
+        tree, reloads, UnknownChildren(), Notifier(), None, Holdings(), no_file, lambda _places, _fd: None
+    )
+    ours, theirs = channel.pair()
+    ours.setblocking(False)
+    upgrades._stage, upgrades._sock, upgrades.process = Stage.STARTING, ours, 4711
+    theirs.close()
+    upgrades._ended(signal.SIGKILL, 10.0)
+    assert upgrades.due == NEVER
+    assert upgrades.failure == "The new version, process 4711, was killed by SIGKILL before it was ready."
+    assert not upgrades.is_under_way
 
 
 # --- upgrade_probe -----------------------------------------------------------------------------------
