@@ -90,3 +90,46 @@ def test_some_are_served_and_the_others_refused_and_files_do_not_notice(tmp_path
         server.until_logged(r"requests got a 503 \(queue_target\)")
         server.until_logged(r"app:app is no longer overloaded: \d+ requests got a 503")
         assert server.get("/").status == 200
+
+
+COMPUTING = """
+import threading, time
+
+lock = threading.Lock()
+running = 0
+
+def app(environ, start):
+    global running
+    with lock:
+        running += 1
+        at_once = running
+    end = time.thread_time() + 0.05
+    while time.thread_time() < end:
+        sum(range(100))
+    with lock:
+        running -= 1
+    start("200 OK", [])
+    return [b"%d" % at_once]
+"""
+
+
+def test_of_handlers_that_compute_one_runs_at_a_time_while_there_are_too_many(tmp_path):
+    (tmp_path / "app.py").write_text(COMPUTING)
+    arguments = ("app:app", "--workers", "1", "--threads", "4", "--queue-target", "auto")
+    with serving(tmp_path, *arguments) as server:
+        with contextlib.closing(Crowd(server)) as crowd:
+            for _ in crowd.asks():
+                served = [answer.body for answer in crowd.answers if answer.status == 200]
+                if b"4" in served and served[-12:] == [b"1"] * 12 and "at once only make" in server.log():
+                    break
+        server.until_logged(r"its handlers compute, .* about \d of 4 run at once \(queue_target\)\.")
+        server.until_logged(r"app:app is no longer overloaded: \d+ requests got a 503")
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(server.client()) for _ in range(4)]
+
+            def at_once() -> bytes:
+                for client in clients:
+                    client.send(request("/"))
+                return max(client.answer().body for client in clients)
+
+            server.until(lambda: at_once() > b"1")

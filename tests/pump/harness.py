@@ -37,6 +37,7 @@ from halfsync.pump import clock as clock_module
 from halfsync.pump.connection import Connection
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.loop import Pump
+from halfsync.pump.pools.concurrency import Reading
 from halfsync.pump.pools.workers import Worker
 from halfsync.pump.transport import PlainTransport
 from halfsync.settings.table import Settings
@@ -204,6 +205,8 @@ class Stage:
             report_lost=self._lose,
         )
         self.pump.pools.overload.delay = lambda: 0.0  # this test's clock goes on by itself alone
+        # Its workers are no processes, so they have no processor time either.
+        self.pump.pools.overload.concurrency.read = lambda pids: Reading(self.time.monotonic(), {}, {})
         if tls is None:  # TLS is a transport of its own, and knows the plain one beneath it
             self.pump.acceptor.transport = TRANSPORTS.get(transport(), PlainTransport)
         self._watched = _Watched(self.pump.poller.poll)

@@ -16,13 +16,13 @@ import pytest
 
 from halfsync.commands import ctl_text
 from halfsync.plan.plan import Kind, Limits, RoutePlan
-from halfsync.pump.pools.overload import run_delay
 from halfsync.pump.pools.queues import NewestFirst
 from halfsync.pump.pools.workers import LOOK_AHEAD
 from halfsync.pump.status.html import page
 from halfsync.pump.status.metrics import metrics
 from halfsync.pump.status.page import StatusPages
 from halfsync.settings.table import Settings
+from halfsync.system.processor import run_delay
 from halfsync.wire.messages import Task
 from tests.pump.harness import APP, BUILT_IN, Client, Hand, Stage, get, parse_answer
 
@@ -93,6 +93,9 @@ class Load:
                 self.running.remove((until, task))
                 self.hand.reply(task, b"x", handler_ns=self.handler_ns or round(self.takes * 1e9))
         self.stage.settle()
+        self.read_responses()
+
+    def read_responses(self) -> None:
         for client, since in list(self.waiting.items()):
             if client.conn is not None and not client.conn.is_idle:
                 continue  # it has no response yet, and to look takes long where thousands wait

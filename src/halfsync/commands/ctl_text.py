@@ -38,6 +38,8 @@ def _pool(pool: Said, load: Said) -> Sequence[object]:
             workers += f", {pool[state]} {state}"
     mean = load.get("mean_handler_seconds")
     waiting = f"{load.get('waiting', '-')}{', overloaded' if load.get('overloaded') else ''}"
+    if load.get("concurrency_limit") is not None:
+        waiting += f", {load['concurrency_limit']} at once"
     return (
         pool["pool"], workers, load.get("threads", "-"), load.get("busy", "-"), waiting,
         "-" if mean is None else f"{1000 * mean:.1f} ms",

@@ -32,6 +32,7 @@ While it is overloaded,
    threads can begin at a time. That comes after all that threads have room for was handed over, so if this
    process had no processor for a moment, threads take what has come meanwhile before any of it is refused.
  - A worker of fast handlers holds no more in advance than it handles within the target.
+ - Where more requests at once only make each other slower, fewer run at once: see concurrency.py.
  - If requests come RUSH times as often as before, clients send what was refused again at once. Then to refuse
    is of no use: each of them waits for its response, and would wait for no longer than it takes to serve all
    of them. So they wait, for PEACE at least.
@@ -58,11 +59,13 @@ from halfsync.logs.error import log
 from halfsync.plan.plan import BUILT_IN, Plan
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Exchange, Route
+from halfsync.pump.pools.concurrency import Concurrency
 from halfsync.pump.pools.saturation import Saturation
 from halfsync.pump.pools.stalls import LOOK
 from halfsync.pump.pools.workers import LOOK_AHEAD, Pool, Tasks, overloaded
 from halfsync.pump.quiet_log import QuietLog
 from halfsync.scoreboard.counts import TOTAL_NS, WORD
+from halfsync.system.processor import run_delay
 
 PART = 0.5
 """Of the time that handlers take: the target, if it is "auto"."""
@@ -100,6 +103,8 @@ PEACE = 30.0
 """Seconds after a rush in which only a full queue is an overload."""
 SMOOTHING = 0.3
 """Weight of the last half second in the mean time of handlers."""
+LIMITED_SMOOTHING = 0.7
+"""The same while fewer run at once, since then they take a shorter time than before."""
 
 
 @dataclass
@@ -158,6 +163,7 @@ class Overload:
         self._peace: dict[Pool, float] = {}  # until when; monotonic
         self._log = QuietLog()
         self.delay = run_delay
+        self.concurrency = Concurrency()
 
     def configure(self, plan: Plan, pools: Sequence[Pool], routes: Sequence[Route]) -> None:
         self._watches.clear()
@@ -170,6 +176,7 @@ class Overload:
         self._routes = {pool: [route for route in routes if route.pool is pool] for pool in self._most}
         for pool in pools:
             pool.set_overloaded(is_overloaded=False)
+            self.concurrency.end(pool)
 
     def turned_away(self, pool: Pool) -> None:
         """A request is not let into the queue, since that is as long as it may be."""
@@ -184,7 +191,8 @@ class Overload:
             count, total_ns = sum(pool.counts.times), pool.counts.words[TOTAL_NS]
             if count > seen.count:
                 mean_ns = ((total_ns - seen.total_ns) & WORD) / (count - seen.count)
-                seen.mean_ns += (mean_ns - seen.mean_ns) * (SMOOTHING if seen.mean_ns else 1.0)
+                weight = SMOOTHING if pool.concurrency_limit is None else LIMITED_SMOOTHING
+                seen.mean_ns += (mean_ns - seen.mean_ns) * (weight if seen.mean_ns else 1.0)
             seen.count, seen.total_ns = count, total_ns
 
     def look(self) -> None:
@@ -279,11 +287,10 @@ class Overload:
 
     def _go_on(self, pool: Pool, watch: _Watch) -> None:
         now = self._clock.now
-        threads = _threads(pool)
         busy = sum(worker.outstanding for worker in pool.workers) + pool.waiting
-        watch.idle += max(0, threads - busy) * (now - watch.looked_at)
+        watch.idle += max(0, _at_once(pool) - busy) * (now - watch.looked_at)
         watch.looked_at = now
-        if not threads:  # a new worker is on its way
+        if not _threads(pool):  # a new worker is on its way
             self._end(pool, watch)
             return
         mean_ns = max(1.0, self._mean_ns(pool))
@@ -292,9 +299,11 @@ class Overload:
                 self._end(pool, watch)
                 return
             watch.window_at, watch.idle, watch.refused_before = now, 0.0, watch.refused
+        self.concurrency.look(pool, now, mean_ns / 1e9)
         for worker in pool.workers:
             if not worker.is_loop:
-                worker.look_ahead = min(LOOK_AHEAD, int(LEAST_TARGET * 1e9 / mean_ns))
+                ahead = min(LOOK_AHEAD, int(LEAST_TARGET * 1e9 / mean_ns))
+                worker.look_ahead = ahead if worker.at_once else 0
         self._tasks.due.add(pool)  # and so to `shed`, unless threads have room for all
         self._look_again(pool)
 
@@ -307,12 +316,12 @@ class Overload:
     def shed(self, pool: Pool) -> None:
         """At the end of a turn, when all that there is room for has been handed over: refuse what has waited
         too long, and what is too much."""
-        watch, threads = self._watches[pool], _threads(pool)
-        if not threads:
+        watch = self._watches[pool]
+        if not _threads(pool):
             return
         now_ns = self._clock.now_ns
         late = pool.take(lambda one: now_ns - one.queued_ns > self._target_ns(pool, one))
-        surplus = pool.take_surplus(1 + math.ceil(KEPT_PART * threads))
+        surplus = pool.take_surplus(1 + math.ceil(KEPT_PART * _at_once(pool)))
         for exchange in (*late, *surplus):
             watch.refused += 1
             self._saturation.refused(pool, "queue_target")
@@ -349,6 +358,7 @@ class Overload:
     def _stop(self, pool: Pool) -> None:
         del self._watches[pool]
         pool.set_overloaded(is_overloaded=False)
+        self.concurrency.end(pool)
         for worker in pool.workers:
             if not worker.is_loop:
                 worker.look_ahead = LOOK_AHEAD
@@ -364,15 +374,10 @@ def _grows(windows: Sequence[_Window], threads: int, part: float) -> bool:
     return windows[-1].least >= before + least
 
 
-def run_delay() -> float:
-    """Seconds in which this process could run, and another one had the processor (see proc_pid_schedstat in
-    the kernel's Documentation/scheduler/sched-stats). 0 where the kernel does not tell."""
-    try:
-        with open("/proc/self/schedstat", "rb") as file:
-            return int(file.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
 def _threads(pool: Pool) -> int:
     return sum(worker.threads for worker in pool.workers if not worker.retiring)
+
+
+def _at_once(pool: Pool) -> int:
+    """How many requests may run."""
+    return sum(worker.at_once for worker in pool.workers if not worker.retiring)

@@ -90,6 +90,9 @@ def _sentences(pool: Pool, waiting: list[int], refused: Counter[str], now_ns: in
     for setting, number in refused.items():
         parts.append(f"{_count(number, 'request', 'requests')} got a 503 ({setting})")
     more = "A larger limit_concurrency, or more workers," if pool.has_loops else "More threads or workers"
+    if pool.concurrency_limit is not None:
+        parts.append(f"more than {pool.concurrency_limit} at once would only make each other slower")
+        more = "More processors, with workers for them,"
     return f"{'; '.join(parts)}.{_longest(begun, now_ns)} {more} may help."
 
 

@@ -20,14 +20,13 @@ def spare_of(plan: Plan, pools: Sequence[Pool]) -> Spare | None:
 
 
 def _look(index: int, pool: Pool) -> tuple[int, int, int, int]:
-    """As Spare has it. A worker that is to be replaced, or begins nothing, has no idle threads. What was
+    """As Spare has it. A worker that is to be replaced, or begins nothing, has no idle threads, nor has
+    one beyond what it may run at once (see concurrency.py). What was
     handed to a worker beyond its threads waits there."""
     idle = waiting = 0
     for worker in pool.workers:
-        free = worker.threads - worker.outstanding
-        if free < 0:
-            waiting -= free
-        elif not (worker.retiring or worker.stalled or worker.full):
-            idle += free
+        waiting += max(0, worker.outstanding - worker.threads)
+        if not (worker.retiring or worker.stalled or worker.full):
+            idle += max(0, worker.at_once - worker.outstanding)
     threads = max((worker.threads for worker in pool.workers), default=0)
     return index, idle, waiting + pool.waiting, threads

@@ -97,6 +97,7 @@ class Worker:
         self.pid = join.pid
         self.row = join.row  # of the server's scoreboard
         self.threads = join.threads  # of a worker with an event loop: the tasks that it takes at a time
+        self.at_once = join.threads  # so many may run; fewer in some overloads: see concurrency.py
         self.is_loop = join.is_loop
         self.look_ahead = 0 if join.is_loop else LOOK_AHEAD
         self.pool = pool
@@ -142,7 +143,7 @@ class Worker:
         if self.retiring or self.full or self.stalled or self.reserved:
             return 0
         ahead = self.look_ahead if self.pool.fast and not self.recalled else 0
-        return min(self.threads + ahead - self.outstanding, len(self.free))
+        return min(self.at_once + ahead - self.outstanding, len(self.free))
 
     def take_number(self, owner: object) -> int:
         """A new task's: `number % MOST_SLOTS` is its slot, and no task of this worker and this pump ever had
@@ -235,6 +236,7 @@ class Pool:
         self.name = name
         self.costs = Costs()
         self.is_overloaded = False  # see overload.py
+        self.concurrency_limit: int | None = None  # while it is: see concurrency.py
         self.is_shared_by(routes)
         self._disconnected = 0  # of those in the queue, how many have no client any more
         self.retries: deque[Exchange] = deque()  # these may be what killed a worker

@@ -60,7 +60,7 @@ def page(found: dict[str, Any], points: Sequence[Point], now: float, refresh: in
                 (
                     p["pool"], p["threads"], p["busy"], p["waiting"],
                     milliseconds(p["mean_handler_seconds"]), sum(p["refused"].values()),
-                    Alarm("overloaded" if p["overloaded"] else ""),
+                    Alarm(_overload(p)),
                 )
                 for p in found["pools"]
             ),
@@ -91,6 +91,13 @@ def _summary(found: dict[str, Any]) -> str:
         f"{found['connections_accepted']:,} connections accepted, "
         f"{sum(found['connections'].values()):,} open.</p>"
     )
+
+
+def _overload(pool: dict[str, Any]) -> str:
+    limit = pool["concurrency_limit"]
+    if not pool["overloaded"]:
+        return ""
+    return "overloaded" if limit is None else f"overloaded, {limit} at once"
 
 
 def _by_number(counts: dict[str, int]) -> list[tuple[str, int]]:

@@ -90,6 +90,10 @@ def _families(found: dict[str, Any]) -> Iterator[tuple[str, str, str, Samples]]:
         [("", {"pool": one["pool"]}, int(one["overloaded"])) for one in found["pools"]],
     )  # fmt: skip
     yield (
+        "pool_concurrency_limit", "gauge", "How many requests may run at once: as many as threads, or fewer.",
+        [("", {"pool": one["pool"]}, _concurrency(one)) for one in found["pools"]],
+    )  # fmt: skip
+    yield (
         "pool_refused_total", "counter", "Requests that got a 503 because of a setting.",
         [
             ("", {"pool": one["pool"], "setting": setting}, count)
@@ -143,3 +147,9 @@ def _labels(labels: Labels) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _concurrency(pool: dict[str, Any]) -> int:
+    limit: int | None = pool["concurrency_limit"]
+    threads: int = pool["threads"]
+    return threads if limit is None else limit

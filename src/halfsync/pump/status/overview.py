@@ -121,6 +121,7 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "pool": pool.name,
         "waiting": pool.waiting,
         "overloaded": pool.is_overloaded,
+        "concurrency_limit": pool.concurrency_limit,
         "threads": sum(worker.threads for worker in living),
         "busy": sum(min(worker.threads, worker.outstanding) for worker in living),
         "mean_handler_seconds": round(pool.mean_ns / 1e9, 6) if pool.counts.words[TOTAL_NS] else 0.0,

@@ -90,7 +90,8 @@ class TimeLimits(Logging, frozen=True, kw_only=True):
             "Time limits",
             "While more requests come than an application can handle, the newest are handled first, and "
             "those that would wait longer than this for a thread get a 503. auto: half of the time that its "
-            "handlers take, and 5 ms at least. A burst of a second is let pass. 0: no such limit.",
+            "handlers take, and 5 ms at least. A burst of a second is let pass. Meanwhile, of handlers that "
+            "compute no more run at once than there are processors and interpreters for them. 0: neither.",
             unit="seconds",
             of_routes="applications",
         ),
