@@ -322,16 +322,16 @@ def test_without_an_overload_nobody_looks():
 
 def test_with_no_target_there_is_no_limit_either():
     with computing(queue_target=0) as load:
-        load.run(6, rate=20)
+        assert load.at_once(4, rate=15) == 4
         assert load.limit() is None
-        assert load.at_once(1, rate=20) == 4
+        assert load.at_once(0.5, rate=15) == 4
 
 
 def test_those_that_sleep_for_long_do_not_keep_the_others_out():
     with computing(threads=8) as load:
         load.run(6, rate=20)
         assert load.limit() == 1
-        slow = [load.stage.client() for _ in range(5)]
+        slow = [load.stage.client() for _ in range(3)]
         before = load.takes
         for client in slow:
             load.run(0.3, rate=0)
@@ -339,13 +339,12 @@ def test_those_that_sleep_for_long_do_not_keep_the_others_out():
             client.send(get("/sleep"))
             load.run(2 * STEP, rate=0)
             load.takes = before
-            load.run(2, rate=20)
+            load.run(1.5, rate=20)
         sleeping = sum(load.sleepers in task.head for _, task in load.running)
-        assert sleeping >= 3
+        assert sleeping == 3
         begun = load.now
-        load.run(6, rate=20)
-        assert load.since(begun)[0][200] >= 40  # of 60
-        assert load.stage.hands[0].worker is not None
+        load.run(4, rate=20)
+        assert load.since(begun)[0][200] >= 28  # of 40
 
 
 def test_what_the_handlers_take_now_is_the_target():
@@ -442,7 +441,7 @@ def test_processor_time_of_another_process_all_its_threads_included():
     code = (
         "import threading, time\n"
         "def run():\n"
-        "    while time.process_time() < 0.4: sum(range(1000))\n"
+        "    while time.process_time() < 0.2: sum(range(1000))\n"
         "threads = [threading.Thread(target=run) for _ in range(2)]\n"
         "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
         "print(time.process_time(), flush=True); input()\n"
@@ -467,7 +466,7 @@ def test_a_thread_that_shares_its_processor_has_waited_for_it():
     def spin() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         subprocess.run(
-            [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True
+            [sys.executable, "-c", "import time\nwhile time.process_time() < 0.1: pass"], check=True
         )
         stop.set()
 

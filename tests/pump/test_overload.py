@@ -329,6 +329,14 @@ def test_more_than_the_queue_holds_is_an_overload_though_the_queue_does_not_grow
         assert max(refused) <= 0.1 * 0.5 + 4 * STEP
 
 
+def test_those_that_the_queue_has_no_room_for_come_too(capfd):
+    """So ten times as many as are served are no clients that send again at once what was refused."""
+    with loaded(queue_limit=40) as load:
+        load.run(3, rate=600)
+        assert load.is_overload()
+    assert " times as many requests come since " not in capfd.readouterr().err
+
+
 def test_a_route_whose_own_queue_is_short_makes_no_overload_of_clients_that_wait():
     usual = Limits.of(Settings())
     routes = (

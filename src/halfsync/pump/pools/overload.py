@@ -139,6 +139,7 @@ class _Watch:
     least: int = MANY  # the same, in the window that is not over
     most: int = 0
     turned_away: int = 0  # by `queue_limit`, in that window
+    all_turned_away: int = 0
     is_overload: bool = False
     # while it is one:
     began: float = 0.0
@@ -183,6 +184,7 @@ class Overload:
         watch = self._watches.get(pool)
         if watch is not None and pool.waiting >= self._longest(pool):
             watch.turned_away += 1
+            watch.all_turned_away += 1
 
     def sweep(self) -> None:
         """Twice a second."""
@@ -270,7 +272,8 @@ class Overload:
         now, heads = self._clock.now, pool.heads()
         watch.is_overload = True
         watch.looked_at = watch.window_at = watch.began = now
-        watch.rate = (sum(pool.counts.times) - watch.ended + pool.waiting) / (now - watch.since)
+        came = sum(pool.counts.times) - watch.ended + pool.waiting + watch.all_turned_away
+        watch.rate = came / (now - watch.since)
         pool.set_overloaded(is_overloaded=True)
         sign = min(self._sign_ns(pool, one) for one in heads) / 1e9
         target = min(self._target_ns(pool, one) for one in heads) / 1e9
