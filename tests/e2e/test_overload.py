@@ -117,16 +117,16 @@ def app(environ, start):
 """
 
 
-def test_of_handlers_that_compute_one_runs_at_a_time_while_there_are_too_many(tmp_path):
+def test_of_handlers_that_compute_fewer_run_at_once_while_there_are_too_many(tmp_path):
     (tmp_path / "app.py").write_text(COMPUTING)
     # However slow the machine is, no more wait than that; that more come is the sign of the overload then.
-    limits = ("--queue-limit", "100", "--queue-target", "auto")
+    limits = ("--queue-limit", "100", "--queue-target", "auto", "--keep-alive", "600")
     arguments = ("app:app", "--workers", "1", "--threads", "4", *limits)
     with serving(tmp_path, *arguments) as server:
         with contextlib.closing(Crowd(server, 1 / 120)) as crowd:
             for _ in crowd.asks(2 * LONG):  # on a busy machine it may look like a rush first
                 served = [answer.body for answer in crowd.answers if answer.status == 200]
-                if b"4" in served and served[-3:] == [b"1"] * 3 and "at once only make" in server.log():
+                if b"4" in served and max(served[-5:]) < b"4" and "at once only make" in server.log():
                     break
         server.until_logged(r"its handlers compute, .* about \d of 4 run at once \(queue_target\)\.")
         server.until_logged(r"app:app is no longer overloaded: \d+ requests got a 503")

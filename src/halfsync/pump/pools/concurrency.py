@@ -120,6 +120,8 @@ class Thermostat:
         if limit > processors and want >= TOO_MANY * processors:
             floor = min(floor, processors)
         used = seen.used * limit / seen.running
+        if seen.waited > seen.used:  # other programs have most of the processors: so it says nothing
+            used = max(used, self.most_used)
         if self._is_too_few(used, limit, want / usable):
             self._too_few(used, limit, threads, want / usable, now)
             return False
