@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from halfsync.objects import File
 from halfsync.pump.bodies import spool as spool_module
 from halfsync.pump.bodies.spool import DIRECT, Spool
 from halfsync.wire.messages import Task
@@ -203,19 +202,3 @@ def test_without_room_for_a_thread_bodies_are_written_all_the_same(
             client.send(head(len(data)) + data)
             assert client.answer().body == digest_of(data)
     assert capfd.readouterr().err.count("no thread for the disk: can't start new thread (ulimit -u") == 1
-
-
-@pytest.mark.parametrize("size", [5000, 300_000])
-def test_a_body_is_not_kept_for_a_client_that_takes_its_response_slowly(size: int):
-    """What it takes of `spool_limit` is needed as long as its handler may be tried once more."""
-    with Stage() as stage:
-        hand, client = stage.hand(), stage.client(rcvbuf=4096)
-        client.send(head(size) + bytes(size))
-        task = hand.take()
-        assert stage.pump.http1.spool_space.used == size
-        fd = os.memfd_create("large")
-        os.truncate(fd, 5 * MIB)
-        hand.reply(task, objects=[File(0, 0, 5 * MIB)], fds=(fd,))
-        assert stage.pump.connections
-        assert stage.pump.http1.spool_space.used == 0
-        assert client.answer().body == bytes(5 * MIB)

@@ -226,7 +226,7 @@ class Exchange:
     logged: bytes  # the same without its cookie, if that is known already
     state: ExchangeState
     route: Route | None  # None: its response was made before there was one
-    spool: Spool | BodyStream | WebSocket | None  # of its body, as long as a task may be made of it
+    spool: Spool | BodyStream | WebSocket | None  # of its body, until its task is handed over
     # its task
     task: int  # number
     holder: object  # the backend's: who has it

@@ -130,7 +130,6 @@ class GeneralReplies:
         ended = message.ending is not UNFINISHED
         if ended:
             self._count_time(worker, message, exchange)
-            exchange.spool = None  # a slow client may take its response for hours
         conn = exchange.conn
         if conn is None:
             if not ended:
