@@ -10,19 +10,23 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from halfsync.commands import ctl_text
-from halfsync.pump.pools.concurrency import PROBE, WINDOW, Reading, Seen, Thermostat, read
+from halfsync.pump.pools.concurrency import PROBE, WINDOW, Concurrency, Reading, Seen, Thermostat, read
+from halfsync.pump.pools.workers import Pool
 from halfsync.pump.status.html import page
 from halfsync.pump.status.metrics import metrics
 from halfsync.pump.status.page import StatusPages
+from halfsync.scoreboard.counts import TOTAL_NS
 from halfsync.system import processor
 from halfsync.wire.messages import Task
 from tests.pump.harness import APP, Hand, Stage, get
@@ -425,6 +429,116 @@ def serve_by(load: Computing, hands: list[Hand], used: dict[int, float]) -> None
         load.read_responses()
 
     load.work = work  # type: ignore[method-assign]
+
+
+# --- pools that share the processors, and event loops -------------------------------------------------
+
+
+STEP_OF_POOLS = 0.2
+"""Seconds; longer than a window."""
+
+
+@dataclass(eq=False)
+class FakeWorker:
+    """As far as Concurrency looks."""
+
+    pid: int
+    threads: int
+    at_once: int
+    outstanding: int = 0
+    waits: int = 0  # tasks that it has, and has not begun
+    owners: dict[int, object] = field(default_factory=dict)
+    retiring: bool = False
+    stalled: bool = False
+    full: bool = False
+
+    @property
+    def id(self) -> int:
+        return self.pid
+
+    def unbegun(self) -> range:
+        return range(self.waits)
+
+
+class FakePool:
+    """All that may run compute, one in each worker at a time; or they sleep."""
+
+    def __init__(
+        self, pids: range, threads: int = 1, *, has_loops: bool = False, computes: bool = True
+    ) -> None:
+        self.name = "shop:app"
+        self.has_loops = has_loops
+        self.computes = computes
+        self.concurrency_limit: int | None = None
+        self.counts = SimpleNamespace(words=defaultdict[int, int](int))
+        self.workers = [FakeWorker(pid, threads, threads) for pid in pids]
+
+    @property
+    def at_once(self) -> int:
+        return sum(worker.at_once for worker in self.workers)
+
+    @property
+    def wanted(self) -> int:
+        """Processors."""
+        return sum(min(worker.at_once, 1) for worker in self.workers) if self.computes else 0
+
+    def run(self, had: dict[int, list[float]], part: float) -> None:
+        """For STEP_OF_POOLS, each that wants a processor with so much of one."""
+        for worker in self.workers:
+            computing = min(worker.at_once, 1) if self.computes else 0
+            had[worker.pid][0] += part * computing * STEP_OF_POOLS
+            had[worker.pid][1] += (1 - part) * computing * STEP_OF_POOLS
+            worker.outstanding = worker.at_once
+            worker.waits = worker.at_once - computing if self.has_loops else 0
+            self.counts.words[TOTAL_NS] += round((worker.at_once - worker.waits) * STEP_OF_POOLS * 1e9)
+
+
+class SharedMachine:
+    """Where pools run that have the same processors."""
+
+    def __init__(self, pools: list[FakePool], processors: int, measuring: Concurrency) -> None:
+        self.measuring = measuring
+        measuring.processors = processors
+        measuring.read = self.read
+        self.had = {worker.pid: [0.0, 0.0] for pool in pools for worker in pool.workers}
+        self.now = 1000.0
+
+    def read(self, pids: Sequence[int]) -> Reading:
+        used, waited = ({pid: self.had[pid][which] for pid in pids} for which in (0, 1))
+        return Reading(self.now, used, waited)
+
+    def run(self, pools: list[FakePool], times: int) -> None:
+        """With these overloaded."""
+        for _ in range(times):
+            for pool in pools:
+                self.measuring.look(cast(Pool, pool), self.now, 0.02)
+            part = min(1.0, self.measuring.processors / max(1, sum(pool.wanted for pool in pools)))
+            for pool in pools:
+                pool.run(self.had, part)
+            self.now += STEP_OF_POOLS
+
+
+@pytest.mark.parametrize("alone", [0, 20])
+def test_pools_that_are_overloaded_at_the_same_time_share_the_processors(alone: int):
+    """Equally, also if the overload of one has begun before that of the other."""
+    pools, measuring = [FakePool(range(1, 5)), FakePool(range(11, 15))], Concurrency()
+    machine = SharedMachine(pools, 4, measuring)
+    machine.run(pools[:1], alone)
+    machine.run(pools, 40)
+    assert [pool.at_once for pool in pools] == [2, 2]
+
+
+def test_a_pool_has_what_the_others_leave():
+    pools, measuring = [FakePool(range(1, 5)), FakePool(range(11, 15), computes=False)], Concurrency()
+    SharedMachine(pools, 4, measuring).run(pools, 40)
+    assert [pool.at_once for pool in pools] == [4, 4]
+
+
+def test_requests_that_wait_in_an_event_loop_count_as_running():
+    """It has begun one of eight, and computes; so no more than one is handed to it."""
+    pool, measuring = FakePool(range(1, 2), threads=8, has_loops=True), Concurrency()
+    SharedMachine([pool], 2, measuring).run([pool], 40)
+    assert pool.at_once == 1
 
 
 # --- what the kernel says ----------------------------------------------------------------------------

@@ -332,7 +332,7 @@ def test_a_client_that_asks_and_does_not_wait_is_not_told():
         assert client.quiet()
 
 
-@pytest.mark.skipif(transport() != "plain", reason="it is about what the kernel takes of a few bytes")
+@pytest.mark.skipif(transport() != "plain", reason="it is about a socket with room for a part of 25 bytes")
 @pytest.mark.parametrize("taken", [0, 10])
 def test_a_socket_without_room_for_100_continue(monkeypatch: pytest.MonkeyPatch, taken: int):
     """It is full of responses that the client does not read. What is said is whole, or is not said; else a

@@ -106,9 +106,8 @@ class UpgradeSocket:
         _Process.conversing.add(self)
         replier.tunnel(parsed, out_of_reach(theirs.detach()))
         replier.soon()
-        if (
-            _Process.leaves
-        ):  # what the application writes now is still sent, and it reads that the client has ended
+        if _Process.leaves:
+            # What the application writes now is still sent. When it reads, the client has ended.
             self._sock.shutdown(socket.SHUT_RD)
         return self._sock
 

@@ -42,8 +42,8 @@ from halfsync.wire.orders import (
     Ping,
     Pong,
     Ready,
+    Report,
     Retire,
-    Spare,
     SwitchOver,
     TakeOver,
     decode_order,
@@ -67,19 +67,7 @@ class Orders:
         self.reserve = Reserve()
         self.quiet_until = 0.0  # no word until then of workers that can't join
 
-    def report(
-        self,
-        message: Ready
-        | Drained
-        | Hung
-        | Lost
-        | Cut
-        | Configured
-        | Spare
-        | Described
-        | Pong
-        | ChallengesShown,
-    ) -> None:
+    def report(self, message: Report) -> None:
         channel.send(self.sock, encode(message))
 
 

@@ -60,11 +60,6 @@ _NOT_THE_CLIENT = {
 }
 
 
-def is_of_file(error: OSError) -> bool:
-    """An error of a file or pipe, and not of the client's socket."""
-    return error.errno in _NOT_THE_CLIENT
-
-
 class Output:
     def __init__(
         self,
@@ -148,11 +143,15 @@ class Output:
         except FileChangedError:
             return self._endings.reset(conn, CloseReason.FILE_CHANGED)
         except OSError as error:
-            if is_of_file(error):
-                self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
-                return self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
-            return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
+            return self.send_failed(conn, error)
         return self.wait_for_more(conn, exchange)
+
+    def send_failed(self, conn: Connection, error: OSError) -> Outcome:
+        """With that error, of what is sent or of the client's socket."""
+        if error.errno in _NOT_THE_CLIENT:
+            self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
+            return self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
+        return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
 
     def produce(self, conn: Connection) -> Outcome:
         """The step of PRODUCING: is there more to send?"""

@@ -34,7 +34,7 @@ from halfsync.pump.http2.streams import Closing, Session, Stream, StreamPlace, s
 from halfsync.pump.http2.uploads import Uploads
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases.leases import Leases
-from halfsync.pump.output import RECHECK, Output, ShrunkError, is_of_file
+from halfsync.pump.output import RECHECK, Output, ShrunkError
 from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import FRESH, LINGERING, MULTIPLEXED, QUEUED, SENDING, ConnectionEvent
@@ -97,7 +97,6 @@ class Http2:
         self._clock = clock
         self._run_queue = run_queue
         self._endings = endings
-        self._errors = errors
         self._access = access
         self._output = output
         self._frames = frames = Http2Output(clock, endings, errors, access, output, changing)
@@ -184,10 +183,7 @@ class Http2:
         except ShrunkError:
             return self._endings.reset(conn, CloseReason.FILE_SHRANK)
         except OSError as error:
-            if is_of_file(error):
-                self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
-                return self._endings.reset(conn, CloseReason.INTERNAL_ERROR)
-            return self._endings.reset(conn, CloseReason.CLIENT_DISCONNECTED)
+            return self._output.send_failed(conn, error)
 
     def _read_and_send(self, conn: Connection, session: Session) -> Outcome:
         """Raises ShrunkError, OSError of a send."""

@@ -21,9 +21,9 @@ The limit is lowered
  - where more want a processor than there are. (Pools that are overloaded at the same time share them.)
 
 It is raised as soon as fewer want one than could have it, or if fewer processors are used than with more at
-once. What was too low is not tried again for HOLD,
-twice as long each time. And each PROBE one step more is tried, if a processor may be free for it: handlers
-may have become others. When the overload is over, so is the limit.
+once. What was too low is not tried again for HOLD, twice as long each time. And each PROBE one step more is
+tried, if a processor may be free for it: handlers may have become others. When the overload is over, so is
+the limit.
 
 An event loop that computes begins one request after the other, while the others that it has been given wait:
 there those count as running, too.

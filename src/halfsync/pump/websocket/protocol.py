@@ -39,7 +39,6 @@ from halfsync.pump.reading import READS_A_TURN, read_more
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing
 from halfsync.pump.states import PRODUCING, SENDING, WORKING, WebSocketEvent, WebSocketState
-from halfsync.pump.transport import PlainTransport
 from halfsync.pump.websocket.small_messages import AT_ONCE, ROOM, SmallMessages
 from halfsync.pump.websocket.state import WebSocket
 from halfsync.settings.table import Settings
@@ -140,7 +139,6 @@ class WebSockets:
         assert exchange.route is not None
         ws.queue = exchange.route.backend.message_queue(exchange)
         ws.is_plain = agreed is None and type(conn) is Connection
-        ws.is_clear = type(conn.transport) is PlainTransport
         self._wait_for_ping(ws)
         self._run_queue.ready(conn)
         if self.draining:

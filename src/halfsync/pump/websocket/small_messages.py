@@ -78,7 +78,7 @@ class SmallMessages:
             queue.size += size + OVERHEAD
             if not queue.is_known:
                 queue.gather()
-            if (ws.is_clear and came < RECV_SIZE) or transport.drained(came, RECV_SIZE):
+            if transport.drained(came, RECV_SIZE):
                 return True
             conn.readable = True
         else:

@@ -20,7 +20,6 @@ class WebSocket:
         "deadline",
         "deflator",
         "has_begun",
-        "is_clear",
         "is_collected",
         "is_pinged",
         "is_plain",
@@ -57,7 +56,6 @@ class WebSocket:
         self.close_reason = KEPT  # why it is closed
         self.queue: MessageQueue | None = None  # of messages for its worker, since it was accepted
         # For the fast path (see small_messages.py):
-        self.is_clear = False  # its transport is the plain socket: a read that is short has emptied it
         self.is_plain = False  # it is open, on a connection of its own, and nothing is deflated
         self.at_rest = False  # the same, and all that was read of its client is passed on
 
