@@ -165,13 +165,16 @@ def test_each_of_several_gets_its_own_body(counted: Counted):
         tasks = [hand.take() for _ in clients]
         gone.leave()
         bodies = [b"a", b"b" * 20_000, b"c", b"dd", b"", b"e" * 20_000]
+        assert hand.worker is not None
+        bytes_before = hand.worker.response_bytes
         hand.reply_alike(list(zip(tasks, bodies, strict=True))[::-1])
         for client, body in zip(clients, bodies, strict=True):
             if client is not gone:
                 assert client.answer().body == body
-        assert hand.worker is not None
         assert hand.worker.outstanding == 0
         assert hand.worker.request_count == 2 * len(clients) + len(clients)
+        of_gone = len(bodies[3])
+        assert hand.worker.response_bytes - bytes_before == sum(map(len, bodies)) - of_gone
         assert len(set(hand.worker.free)) == len(hand.worker.free) == hand.worker.slots
 
 

@@ -268,7 +268,7 @@ class Replies:
         scoreboard = worker.scoreboard
         status, reason, fields = replies.status, replies.reason, replies.fields
         before = len(owners)
-        sent_bytes = partly = 0
+        sent_bytes = partly = left_bytes = 0
         left: list[int] = []  # the handlers' times of what is left to the general road
         # What was made last: often the next one is the same.
         last: bytes | None = None
@@ -283,6 +283,7 @@ class Replies:
                 or (body != last and len(body) > SMALL)
             ):
                 left.append(handler_ns)
+                left_bytes += len(body)
                 others.append(_one(replies, number, body, handler_ns))
                 continue
             if body != last:
@@ -335,7 +336,7 @@ class Replies:
             words[BYTES_SENT] += sent_bytes
             worker.pool.took_times(_without(replies.handler_ns, left))
             worker.request_count += done
-            worker.response_bytes += sent_bytes
+            worker.response_bytes += sum(map(len, replies.bodies)) - left_bytes
 
 
 def _without(times: list[int], left: list[int]) -> list[int]:
