@@ -179,6 +179,7 @@ def route(table: str) -> str:
         (route('{redirect = "/a", status = 200}'), "one of 301, 302, 303, 307 and 308, not 200."),
         (route('{redirect = "/$paht"}'), "$paht is none of $host, $path, $query - did you mean $path?"),
         (route('{redirect = "//a"}'), "such as https://$host$path$query, in ASCII, not '//a'."),
+        (route('{redirect = "/$path$query"}'), "write '$path$query', not '/$path$query'."),
         (route('{redirect = "/a b"}'), "such as https://$host$path$query, in ASCII, not '/a b'."),
         (route("{status = 200}"), "the number of an error, such as 404, 410 or 403, not 200."),
         (route("{respond = 99}"), "respond must be a text or a status, not 99."),

@@ -111,11 +111,12 @@ def target_parts(target: bytes) -> tuple[bytes, bytes]:
 
 
 def below_prefix(path: bytes, prefix: bytes) -> bytes:
-    """What is behind a route's prefix in a path that is not decoded: empty, or it begins with a slash."""
+    """What is behind a route's prefix in a path that is not decoded: empty, or it begins with a slash. An
+    escaped one becomes a slash: behind a host's name, "%2F@" would make the name another host's user."""
     at = 0
     for _ in prefix:
         at += 3 if _ESCAPE.match(path, at) else 1
-    return path[at:]
+    return b"/" + path[at + 3 :] if path[at : at + 1] == b"%" else path[at:]
 
 
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")

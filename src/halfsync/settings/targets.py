@@ -192,6 +192,11 @@ def _location(value: Mapping[str, Any], where: Place) -> str:
             f"{where}: redirect: {unknown[0]} is none of {', '.join(VARIABLES)}"
             + did_you_mean(unknown[0], VARIABLES).replace(";", " -")
         )
+    if text.startswith("/$path"):
+        raise SettingError(
+            f"{where}: redirect: $path has its own slash, and two of them would name a host: write "
+            f"{text[1:]!r}, not {text!r}."
+        )
     if not re.fullmatch(r"(?:https?://(?:\$host|[^\s/?#$]+)|/(?!/)|\$path)[!-~]*", text):
         raise SettingError(
             f"{where}: redirect must be a path such as /new$path, or an address such as "
