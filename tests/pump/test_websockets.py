@@ -387,6 +387,18 @@ def test_the_application_closes():
         ended(one, CloseReason.WEBSOCKET_CLOSED)
 
 
+def test_a_client_that_ends_its_side_in_place_of_a_close():
+    """It gets what the application had sent before it closed, and is not waited for."""
+    with stage(access_logfile="-") as one:
+        pair = Pair(one, rcvbuf=4096)
+        pair.tell_in_file(LARGE)
+        pair.close_by_application(4000, "enough")
+        pair.client.finish()
+        one.settle()
+        assert pair.client.rest()[-10:] == b"\x88\x08\x0f\xa0enough"
+        ended(one, CloseReason.WEBSOCKET_CLOSED)
+
+
 def test_what_comes_behind_the_applications_close_is_dropped():
     with stage() as one:
         pair = Pair(one)
@@ -512,6 +524,29 @@ def test_a_client_that_does_not_answer_pings():
         assert pair.wait_for_end() == (1011, "keepalive ping timeout")
         pair.client.sock.close()
         ended(one, CloseReason.PING_TIMEOUT)
+
+
+def test_pings_of_a_shorter_interval_than_their_timeout():
+    """They keep what is between alive, so they come as often as that says, answered or not."""
+    with stage(ws_ping_interval=20, ws_ping_timeout=70) as one:
+        pair = Pair(one)
+        one.later(19)
+        for _ in range(4):
+            assert pair.got() == []
+            one.later(2.5)
+            assert pair.got() == [Frame(Opcode.PING, b"")]
+            one.later(17.5)
+
+
+def test_the_timeout_runs_from_the_first_ping_that_is_not_answered():
+    with stage(access_logfile="-", ws_ping_interval=20, ws_ping_timeout=50) as one:
+        pair = Pair(one)
+        for _ in range(4):  # Pings at 20, 40 and 60 seconds
+            one.later(17)
+            assert pair.heard() == []
+        one.later(4)
+        assert pair.heard() == [Close(pair.task.number, 1011, b"keepalive ping timeout")]
+        assert [found.opcode for found in pair.wait(4)] == [Opcode.PING] * 3 + [Opcode.CLOSE]
 
 
 def test_any_bytes_of_the_client_are_a_sign_of_life():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from h2.errors import ErrorCodes
 
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Accept, ClientDisconnected, Close, Message, WebSocketTask
@@ -114,6 +115,20 @@ def test_the_application_closes():
         pair.wait_for_end()
 
 
+def test_a_client_that_ends_the_stream_in_place_of_a_close():
+    with stage() as one:
+        pair = Pair(one)
+        for _ in range(4):  # more than the client's window
+            pair.tell(BINARY, bytes(60_000))
+        pair.hand.send([Close(pair.task.number, 4000, b"")])
+        pair.client.engine.end_stream(pair.number)
+        pair.client.flush()
+        assert pair.got(4 * 60_004 + 4)[-4:] == b"\x88\x02\x0f\xa0"
+        response = pair.client.responses[pair.number]
+        one.until(lambda: response.over or pair.client.read() < 0)
+        assert response.reset is None
+
+
 def test_a_client_that_does_not_end_the_stream():
     with stage() as one:
         pair = Pair(one)
@@ -139,6 +154,65 @@ def test_a_client_that_ends_the_stream_without_a_close():
         pair.client.upload(pair.number, frame(TEXT, b"last"))
         number = pair.task.number
         assert pair.heard() == [Message(number, TEXT, b"last"), ClientDisconnected(number)]
+        response = pair.client.responses[pair.number]
+        one.until(lambda: pair.client.read() >= 0 and response.over)
+        assert response.reset == ErrorCodes.CANCEL
+
+
+@pytest.mark.parametrize("size", [4, 5000])
+def test_the_last_frame_of_the_stream_ends_it(size: int):
+    """Nothing of what came in it, or just before it, is lost."""
+    with stage(access_logfile="-") as one:
+        pair = Pair(one)
+        messages = frame(BINARY, bytes(size)) * 3
+        pair.client.engine.send_data(pair.number, messages)
+        pair.client.engine.send_data(pair.number, close_frame(1000, b"why"), end_stream=True)
+        pair.client.flush()
+        number = pair.task.number
+        message = Message(number, BINARY, bytes(size))
+        assert pair.heard() == [message, message, message, Close(number, 1000, b"why")]
+        response = pair.client.responses[pair.number]
+        one.until(lambda: pair.client.read() >= 0 and response.over)
+        assert (response.body, response.ended, response.reset) == (b"\x88\x02\x03\xe8", True, None)
+        assert one.reasons() == [CloseReason.WEBSOCKET_CLOSED]
+
+
+def test_the_end_of_the_stream_waits_behind_what_the_application_does_not_take():
+    with stage() as one:
+        pair = Pair(one)
+        engine = pair.client.engine
+        sent = 0
+        while engine.local_flow_control_window(pair.number) >= 8192:
+            engine.send_data(pair.number, frame(BINARY, bytes(8000)))
+            pair.client.flush()
+            sent += 1
+            pair.client.read()
+        engine.end_stream(pair.number)
+        pair.client.flush()
+        heard = pair.heard()
+        assert len(heard) < sent
+        exchange = next(iter(one.pump.endings.streams)).exchange
+        assert exchange is not None
+        assert exchange.websocket is not None
+        one.pump.websockets.grant(exchange, exchange.websocket.outstanding)
+        heard += pair.heard()
+        assert heard == [
+            *[Message(pair.task.number, BINARY, bytes(8000))] * sent,
+            ClientDisconnected(pair.task.number),
+        ]
+
+
+def test_what_came_before_it_is_accepted_and_the_end_of_the_stream():
+    with stage() as one:
+        hand, client = one.hand(), Http2Client(one)
+        number = begin(client)
+        task = hand.take()
+        client.engine.send_data(number, frame(TEXT, b"early") + close_frame(1000), end_stream=True)
+        client.flush()
+        one.settle()
+        hand.send([Accept(task.number, b"")])
+        found = [message for message in hand.heard() if isinstance(message, Message | Close)]
+        assert found == [Message(task.number, TEXT, b"early"), Close(task.number, 1000, b"")]
 
 
 def test_many_on_one_connection():

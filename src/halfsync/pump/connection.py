@@ -139,6 +139,11 @@ class Connection:
         return self.state is IDLE or (self.session is not None and self.session.is_idle)
 
     @property
+    def is_read_to_end(self) -> bool:
+        """The client has closed its side, and all that came before was read."""
+        return self.ended and not self.readable
+
+    @property
     def is_clients_turn(self) -> bool:
         """Whether nothing but the client keeps back what there is to send."""
         return True
@@ -152,6 +157,9 @@ class Connection:
     def may_send_body(self) -> bool:
         """Whether nothing but the client keeps back what is to come of a request's body."""
         return True
+
+    def cut_for(self, reason: CloseReason) -> None:
+        """It is closed amid an exchange, for this reason: of which the client may be told."""
 
     def move(self, event: ConnectionEvent) -> None:
         """To the state that the table names."""

@@ -50,6 +50,7 @@ class Endings:
         if exchange is not None:
             self._abort_exchange(exchange, reason)
             conn.exchange = None
+            conn.cut_for(reason)
         elif not conn.transport.ends_by_close:
             self._finish(conn)
         if conn.out is not None:

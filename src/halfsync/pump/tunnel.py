@@ -185,7 +185,7 @@ class Tunnels:
     def _to_peer(self, conn: Connection, ends: TunnelEnds) -> bool:
         """Whether anything moved. Raises OSError if the client has disconnected."""
         if not conn.inbox and not self._read(conn, ends):
-            if not (ends.stopping or (conn.ended and not conn.readable)):
+            if not (ends.stopping or conn.is_read_to_end):
                 return self._hung_up(ends)
             with suppress(OSError):
                 ends.peer.shutdown(socket.SHUT_WR)
@@ -261,7 +261,7 @@ class Tunnels:
         ends.close(self._poller)
         conn.exchange = None
         self._endings.log(exchange)
-        if conn.ended and not conn.readable:
+        if conn.is_read_to_end:
             return self._endings.close(conn, CloseReason.TUNNEL_ENDED)
         conn.move(ConnectionEvent.ENDED_LAST)
         conn.inbox = b""

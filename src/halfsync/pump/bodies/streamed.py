@@ -73,7 +73,7 @@ class BodyStreams:
                     if stream.state is BodyState.OFFERED and len(conn.inbox) < BLOCK_SIZE:
                         read_more(conn, BLOCK_SIZE - len(conn.inbox))
                 elif not read_a_piece(conn, stream.window):
-                    if conn.ended and not conn.readable:
+                    if conn.is_read_to_end:
                         return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                     return None
                 if not is_worth_a_piece(stream, len(conn.inbox)):

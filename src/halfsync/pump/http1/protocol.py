@@ -164,7 +164,7 @@ class Http1:
     def _read_head(self, conn: Connection) -> Outcome:
         """The step of FRESH, IDLE and HEAD."""
         if (not conn.inbox or conn.scanned) and not read_more(conn):
-            return self._head_ended(conn) if conn.ended and not conn.readable else WAIT
+            return self._head_ended(conn) if conn.is_read_to_end else WAIT
         if not conn.scanned:
             conn.when = self._clock.wall
             conn.first_byte = self._clock.now
@@ -310,7 +310,7 @@ class Http1:
                     self._admission.submit(exchange)
                     return MORE if exchange.state is SENDING else WAIT
                 if not conn.inbox and not read_more(conn):
-                    if conn.ended and not conn.readable:
+                    if conn.is_read_to_end:
                         return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
                     return WAIT
                 self._take_in(conn, exchange, spool)

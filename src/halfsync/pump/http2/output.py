@@ -24,7 +24,7 @@ from halfsync.pump.changing import ChangingFiles, FileChangedError
 from halfsync.pump.clock import Clock
 from halfsync.pump.connection import Connection, Exchange, Mark, Queued
 from halfsync.pump.endings import Endings
-from halfsync.pump.http2.streams import TURN, Block, Session, Stream, TakenMark, error_code_of
+from halfsync.pump.http2.streams import TURN, Block, Session, Stream, TakenMark
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.output import Output, ShrunkError, in_memory
 from halfsync.pump.sendables import FileSpan, PipeEnd
@@ -163,12 +163,12 @@ class Http2Output:
             try:
                 self._frame_one(conn, session, stream)
             except FileChangedError:
-                self._reset(stream, CloseReason.FILE_CHANGED)
+                self._endings.reset(stream, CloseReason.FILE_CHANGED)
             except ShrunkError:
-                self._reset(stream, CloseReason.FILE_SHRANK)
+                self._endings.reset(stream, CloseReason.FILE_SHRANK)
             except OSError as error:
                 self._errors.report(f"cannot read what is being sent to {conn.origin}: {error.strerror}")
-                self._reset(stream, CloseReason.INTERNAL_ERROR)
+                self._endings.reset(stream, CloseReason.INTERNAL_ERROR)
             stream.share -= session.framed - before
             if stream.share <= 0 or stream.state_of.incremental:
                 stream.share = TURN
@@ -213,7 +213,7 @@ class Http2Output:
         if reason is KEPT and mark.exchange.body_owed > 0:
             reason = CloseReason.REPLY_CUT_SHORT
         if reason is not KEPT:
-            self._reset(stream, reason)
+            self._endings.reset(stream, reason)
             return
         if not stream.state_of.remote_closed and not self._has_waited(stream):
             session.ready.pop(stream, None)
@@ -232,10 +232,6 @@ class Http2Output:
             stream.stop_at = now + STOP_AFTER
             stream.deadline = min(stream.deadline, stream.stop_at)
         return now >= stream.stop_at
-
-    def _reset(self, stream: Stream, reason: CloseReason) -> None:
-        stream.error_code = error_code_of(reason)
-        self._endings.reset(stream, reason)
 
     def _frame_data(
         self, conn: Connection, session: Session, stream: Stream, exchange: Exchange, out: deque[Queued]

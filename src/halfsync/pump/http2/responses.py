@@ -23,7 +23,6 @@ from halfsync.pump.http2.streams import (
     Stream,
     StreamCloser,
     TakenMark,
-    error_code_of,
     stream_of,
 )
 from halfsync.pump.leases.known_heads import cut_cookie
@@ -224,9 +223,7 @@ class Http2Responses(StreamCloser):
 
     def abort(self, exchange: Exchange, reason: CloseReason) -> None:
         if exchange.conn is not None:
-            stream = stream_of(exchange)
-            stream.error_code = error_code_of(reason)
-            self._endings.reset(stream, reason)
+            self._endings.reset(exchange.conn, reason)
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """The connection stays, whatever the refusal says: where the next request begins is certain."""

@@ -97,6 +97,10 @@ class Stream(Connection):
         return False
 
     @property
+    def is_read_to_end(self) -> bool:
+        return self.ended and not self.parts
+
+    @property
     def is_clients_turn(self) -> bool:
         """Not while it waits for its turn among other streams: see Http2.expired."""
         return self.window_shut
@@ -110,6 +114,9 @@ class Stream(Connection):
             if self.window_shut and self.state_of.window > 0:
                 self.others += max(0, self.others_before - before)
         return self.others
+
+    def cut_for(self, reason: CloseReason) -> None:
+        self.error_code = _CODES.get(reason, ErrorCode.INTERNAL_ERROR)
 
     @property
     def may_send_body(self) -> bool:
@@ -260,11 +267,6 @@ def set_priority(state: StreamState, head: RequestHead) -> None:
         state.urgency, state.incremental = priority_of(raw[start + 12 : raw.index(b"\r\n", start + 12)])
 
 
-def error_code_of(reason: CloseReason) -> ErrorCode:
-    """What a stream that we end for this reason is reset with."""
-    return _CODES.get(reason, ErrorCode.INTERNAL_ERROR)
-
-
 _CODES = {
     CloseReason.CLIENT_DISCONNECTED: ErrorCode.CANCEL,
     CloseReason.STREAM_RESET: ErrorCode.CANCEL,
@@ -272,6 +274,7 @@ _CODES = {
     CloseReason.SEND_TOO_SLOW: ErrorCode.CANCEL,
     CloseReason.CUT_OFF: ErrorCode.CANCEL,
 }
+"""What a stream is reset with; INTERNAL_ERROR for all other reasons."""
 
 
 def stream_of(exchange: Exchange) -> Stream:

@@ -179,9 +179,7 @@ class WebSockets:
             return None  # what was read in an earlier step
         for _ in range(READS_A_TURN):
             if not conn.inbox and not read_more(conn):
-                if conn.ended and not conn.readable:
-                    return self._endings.close(conn, ws.close_reason or CloseReason.CLIENT_DISCONNECTED)
-                return None
+                return self._client_left(conn, exchange, ws) if conn.is_read_to_end else None
             ws.is_pinged = False
             reader.feed(conn.inbox)
             conn.inbox = b""
@@ -309,6 +307,14 @@ class WebSockets:
             ws.close_reason = CloseReason.WEBSOCKET_CLOSED
             self._tell(exchange, ws, code, reason)
         self._end(exchange, ws, WebSocketEvent.CLIENT_CLOSE)
+
+    def _client_left(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> Outcome | None:
+        """Without a Close. If it was sent one, it may still read that, and what stands before it."""
+        if ws.is_open:
+            return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
+        self._end(exchange, ws, WebSocketEvent.CLIENT_CLOSE)
+        conn.readable = True  # the end is found again where it is dealt with
+        return None
 
     def _fail(self, exchange: Exchange, ws: WebSocket, code: CloseCode, reason: str) -> None:
         """Section 7.1.7: the client has broken the rules."""
@@ -449,7 +455,7 @@ class WebSockets:
             self._run_queue.ready(conn)
         elif not ws.is_open or now < ws.deadline:
             conn.deadline = ws.deadline if ws.is_open else NEVER
-        elif ws.is_pinged and ws.outstanding < MESSAGE_WINDOW:  # (else it is we who do not read)
+        elif ws.is_pinged and now >= ws.pong_by and ws.outstanding < MESSAGE_WINDOW:
             log(
                 "info",
                 f"{exchange.request_line} from {conn.origin}: closed with {CloseCode.INTERNAL_ERROR.value}: "
@@ -457,20 +463,30 @@ class WebSockets:
             )
             reason = b"keepalive ping timeout"
             self.close(exchange, CloseCode.INTERNAL_ERROR, reason, why=CloseReason.PING_TIMEOUT)
-        elif now < ws.ping_at:
-            conn.deadline = ws.deadline = ws.ping_at
         else:
-            self._ping(conn, exchange, ws)
+            if now >= ws.ping_at:
+                self._ping(conn, exchange, ws)
+            self._wait_for_pong(conn, ws)
 
     def _ping(self, conn: Connection, exchange: Exchange, ws: WebSocket) -> None:
         self._wait_for_ping(ws)
         timeout = self._settings.ws_ping_timeout
-        if timeout:
+        if timeout and not ws.is_pinged:
             ws.is_pinged = True
-            ws.deadline = self._clock.now + timeout
-        conn.deadline = ws.deadline
+            ws.pong_by = self._clock.now + timeout
         self._put(exchange, control_frame(PING))
         self._run_queue.ready(conn)
+
+    def _wait_for_pong(self, conn: Connection, ws: WebSocket) -> None:
+        """And for the next Ping, which may be due before."""
+        if ws.is_pinged:
+            now = self._clock.now
+            if now >= ws.pong_by:  # it may have come: it is we who do not read
+                ws.pong_by = now + self._settings.ws_ping_timeout
+            ws.deadline = min(ws.ping_at, ws.pong_by)
+        else:
+            ws.deadline = ws.ping_at
+        conn.deadline = ws.deadline
 
 
 READS = (WebSocketState.OPEN, WebSocketState.CLOSING)

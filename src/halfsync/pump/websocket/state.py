@@ -29,6 +29,7 @@ class WebSocket:
         "outstanding",
         "ping_at",
         "pong",
+        "pong_by",
         "queue",
         "reader",
         "spool",
@@ -52,7 +53,8 @@ class WebSocket:
         self.is_pinged = False  # and nothing came since
         self.is_told = False  # the worker knows that it is closed
         self.ping_at = 0.0  # monotonic: when the next Ping is due
-        self.deadline = 0.0  # monotonic: the same; or the end of waiting for a Pong, or for a Close
+        self.pong_by = 0.0  # monotonic: if `is_pinged`, the end of waiting
+        self.deadline = 0.0  # monotonic: of these, what is due first; or the end of waiting for a Close
         self.close_reason = KEPT  # why it is closed
         self.queue: MessageQueue | None = None  # of messages for its worker, since it was accepted
         # For the fast path (see small_messages.py):
