@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from halfsync.handlers import asgi_http
 from halfsync.objects import Memory
 from halfsync.tls import facts as tls_facts
 from halfsync.wire.messages import (
@@ -131,6 +132,8 @@ def test_each_request_has_a_scope_of_its_own():
         scope["headers"].append((b"more", b"1"))
         scope["state"]["more"] = 1
         scope["extensions"]["more"] = {}
+        for extension in scope["extensions"].values():
+            extension["more"] = 1
         scope["asgi"]["more"] = 1
         await start(send)
         await body(send, before.encode())
@@ -344,15 +347,42 @@ def test_send_waits_for_a_client_that_takes_nothing():
 # --- Disconnect ------------------------------------------------------------------------------------
 
 
-def test_send_raises_an_oserror_when_the_client_has_left():
-    raised: list[BaseException] = []
+@pytest.mark.parametrize("pieces", [False, True])
+def test_what_is_sent_when_the_client_has_left_is_dropped(pieces: bool):
+    """It is no error of the application, which may have more to do behind its response."""
+    went_on = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         assert await receive() == {"type": "http.disconnect"}
         assert await receive() == {"type": "http.disconnect"}
+        await start(send)
+        if pieces:
+            await body(send, b"1", more=True)
+        await body(send, b"2")
+        went_on.append(True)
+
+    async def run() -> None:
+        stage = Stage(app)
+        async with stage.running(stage.task("GET / HTTP/1.1\nHost: x")):
+            pass
+        assert went_on
+        assert stage.ending is ABORTED  # so the pump knows that it has ended
+        assert stage.body == b""
+
+    asyncio.run(run())
+
+
+def test_an_endless_stream_that_does_not_listen_gets_an_oserror_in_the_end(monkeypatch, capfd):
+    """It keeps nobody from their turn until then."""
+    monkeypatch.setattr(asgi_http, "DROPPED_FOR", 0.01)
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await start(send)
         try:
-            await start(send)
+            while True:
+                await body(send, bytes(100_000), more=True)
         except OSError as error:
             raised.append(error)
             raise
@@ -360,8 +390,39 @@ def test_send_raises_an_oserror_when_the_client_has_left():
     async def run() -> None:
         stage = Stage(app)
         async with stage.running(stage.task("GET / HTTP/1.1\nHost: x")):
+            sent = len(stage.sent)
+        assert len(raised) == 1
+        assert len(stage.sent) == sent + 1
+        assert stage.ending is ABORTED
+
+    asyncio.run(run())
+    assert capfd.readouterr().err == ""
+
+
+def test_one_that_listens_is_cancelled_and_sees_no_error():
+    """As Starlette does it, whichever of its tasks has its turn first."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def stream() -> None:
+            await start(send)
+            while True:
+                await body(send, bytes(100_000), more=True)
+
+        streaming = asyncio.ensure_future(stream())
+        await receive()
+        assert await receive() == {"type": "http.disconnect"}
+        for _ in range(5):  # so many layers
+            await asyncio.sleep(0)
+        streaming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await streaming
+
+    async def run() -> None:
+        stage = Stage(app)
+        async with stage.running(stage.task("GET / HTTP/1.1\nHost: x")) as invocation:
             pass
-        assert (len(raised), stage.ending) == (1, ABORTED)  # so the pump knows that it has ended
+        assert invocation.running.done()
+        assert stage.ending is ABORTED
 
     asyncio.run(run())
 

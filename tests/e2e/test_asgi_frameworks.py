@@ -17,7 +17,7 @@ FILE = APPS / "frameworks.py"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frameworks")
-    targets = [f"/{name}=frameworks:{name}()" for name in NAMES]
+    targets = [f"/{name}=frameworks:{name}()" for name in (*NAMES, "guarded")]
     with serving(folder, *targets, seconds=120) as server:
         yield server
 
@@ -106,6 +106,15 @@ def test_a_stream_of_events_ends_when_its_client_leaves(site):
         client.send(request("/fastapi/endless?name=left"))
         client.until(b"data: 1")
     site.until((site.folder / "left").exists)
+
+
+def test_a_response_that_nobody_wants_any_more_is_no_exception(site):
+    """Whoever watches over exceptions sees none, and what was to be done behind it is done."""
+    with site.client() as client:
+        client.send(request("/guarded/left"))
+        site.until((site.folder / "called").exists)
+    site.until((site.folder / "background").exists)
+    assert not (site.folder / "failed").exists()
 
 
 def test_starlette_makes_urls_below_its_prefix(site):

@@ -74,6 +74,13 @@ def test_a_message_that_has_no_place_in_a_lifespan_is_logged_with_the_rule(tmp_p
         )
 
 
+@pytest.mark.parametrize("preload", [False, True])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_context_variables_that_are_set_at_the_import_are_there_for_requests(tmp_path, loop, preload):
+    with serving(tmp_path, "asgis:app", "--loop", loop, *(["--preload"] if preload else [])) as server:
+        assert server.get("/third").body == b"0." + b"3" * 50
+
+
 def test_an_application_without_a_lifespan_is_served(tmp_path):
     with serving(tmp_path, "lives:app", environment={"LIFE": "returns"}) as server:
         assert server.get("/").body == b"returns"

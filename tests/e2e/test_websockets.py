@@ -177,7 +177,7 @@ def test_the_scope(site):
     assert headers["sec-websocket-version"] == "13"
     assert scope == {
         "type": "websocket",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": "1.1",
         "scheme": "ws",
         "path": "/scope/\N{LATIN SMALL LETTER E WITH ACUTE}",

@@ -7,6 +7,8 @@ then, and small, is one message to the pump, and leaves with those of other requ
 piece by piece, and `send` waits while RESPONSE_WINDOW is on its way to a client that has not taken it. Files
 that the application names (pathsend, zerocopysend) are handed over as descriptors.
 
+When the client has left, messages are dropped, for a second; then `send` raises ClientLeftError.
+
 A message that breaks a rule has no effect: it is logged, with the rule, and `send` raises BrokenRule. When
 the application has returned, or raised, and its response is not whole, the client gets a 500 if nothing was
 sent, and else a connection that is visibly cut.
@@ -14,6 +16,7 @@ sent, and else a connection that is visibly cut.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -41,8 +44,11 @@ from halfsync.http.request import request_named
 from halfsync.http.response import MAX_FIELDS, SMALL, internal_error
 from halfsync.logs.error import failure, log
 from halfsync.objects import File
-from halfsync.system.primitives import os
+from halfsync.system.primitives import os, time
 from halfsync.wire.messages import ABORTED, DONE, EarlyHints, Lease, Part, Piece, Task
+
+DROPPED_FOR = 1.0
+"""Seconds for which messages are dropped when the client has left, since the first of them."""
 
 _EXPECTED = (
     "'http.response.start' is to come first",
@@ -61,6 +67,7 @@ class HTTPInvocation(OutgoingResponse):
         "_application",
         "_body",
         "_broken",
+        "_dropped_until",
         "_is_cancelled",
         "_pages",
         "_plain",
@@ -96,6 +103,7 @@ class HTTPInvocation(OutgoingResponse):
         self._request_ended = False
         self._is_cancelled = False
         self._broken = False
+        self._dropped_until = 0.0
 
     def take_body(self, body: Body) -> None:
         """The body is here, and not in the task."""
@@ -173,11 +181,11 @@ class HTTPInvocation(OutgoingResponse):
     # --- send --------------------------------------------------------------------------------------
 
     async def send(self, message: Message) -> None:
+        if self._gone:
+            await self._drop()
+            return
         try:
             kind = message["type"]
-            if self._gone:
-                self._line.end_if_child()
-                raise ClientLeftError
             if kind == "http.response.start" and self._phase == START:
                 self._start(message)
             elif kind == "http.response.body" and HELD <= self._phase <= DROPPED:
@@ -203,6 +211,17 @@ class HTTPInvocation(OutgoingResponse):
                 raise
             self._tell(f"a message must be a dict with a 'type', not {message!r:.100}")
             raise BrokenRule("a message must be a dict with a 'type'") from error
+
+    async def _drop(self) -> None:
+        """The client has left, and a message is dropped, as the specification has it ("a no-op"): for an
+        application that has computed a response that is no error, and it may have more to do behind it. One
+        that streams for ever, and does not listen for the client's leaving, has to hear of it in the end."""
+        self._line.end_if_child()
+        now = time.monotonic()
+        self._dropped_until = self._dropped_until or now + DROPPED_FOR
+        if now > self._dropped_until:
+            raise ClientLeftError
+        await asyncio.sleep(0)  # whoever listens has a turn, and cancels this
 
     def _fits(self, size: int) -> bool:
         return size <= SMALL and (self._left < 0 or self._left == size)
@@ -257,7 +276,8 @@ class HTTPInvocation(OutgoingResponse):
     async def _send_file(self, message: Message) -> None:
         """A span of an open file, which stays the application's."""
         last = not message.get("more_body", False)
-        await self._room()
+        if not await self._room():
+            return
         source = OpenFile.of(message)
         if self._is_head or self._head.bodiless:
             self._send_bodiless(source.count, last=last)

@@ -171,7 +171,8 @@ class OutgoingResponse:
         for start in range(0, size, MAX_PIECE):
             if self._unacknowledged + self._kept_size >= RESPONSE_WINDOW:
                 try:
-                    await self._room()
+                    if not await self._room():
+                        return
                 except asyncio.CancelledError:
                     if start or begun:
                         self._torn, self._left = True, 0
@@ -288,13 +289,12 @@ class OutgoingResponse:
         self._phase = OVER if self._trailers is None else TRAILERS
         self._wake()
 
-    async def _room(self) -> None:
-        """Wait while the client has to take so much yet. Raises ClientLeftError."""
+    async def _room(self) -> bool:
+        """Wait while the client has to take so much yet. False: it has left."""
         self.send_kept()
         while self._unacknowledged >= RESPONSE_WINDOW and not self._gone:
             await self.wait()
-        if self._gone:
-            raise ClientLeftError
+        return not self._gone
 
     # --- messages to the pump ----------------------------------------------------------------------
 

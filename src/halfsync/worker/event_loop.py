@@ -14,6 +14,7 @@ have ended; if some are endless streams, the worker comes to its end by itself.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import mmap
 from typing import Any
 
@@ -98,6 +99,9 @@ class EventLoopWorker:
     ) -> None:
         settings = plan.settings
         self._loop = loop
+        # What the application has set when it was imported (the precision of `decimal` among it) is there for
+        # its requests: their tasks have the context in which the sockets came to the loop.
+        self._context = contextvars.copy_context()
         self._lifespan = lifespan
         self._orders = orders
         trust = Trust(settings.forwarded_allow_ips, settings.forwarded_headers)
@@ -140,7 +144,7 @@ class EventLoopWorker:
     # --- for the thread that reads orders ----------------------------------------------------------
 
     def attach(self, tasks: int, watch: int, scoreboard: int) -> None:
-        self._loop.call_soon_threadsafe(self._attach, tasks, watch, scoreboard)
+        self._loop.call_soon_threadsafe(self._attach, tasks, watch, scoreboard, context=self._context)
 
     def retire(self) -> None:
         self._loop.call_soon_threadsafe(self._retire)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import json
 import os
 import time
@@ -12,6 +13,7 @@ from urllib.parse import parse_qs
 
 HEADERS = [(b"content-type", b"text/plain")]
 CALLS: dict[str, int] = {}
+decimal.getcontext().prec = 50  # in a context variable
 
 
 async def app(scope, receive, send):
@@ -131,6 +133,10 @@ async def do_endless(scope, receive, send, file):
 async def do_large(scope, receive, send, size, said=""):
     headers = [*HEADERS, (b"content-length", size.encode())] if said else HEADERS
     await respond(send, bytes(int(size)), headers)
+
+
+async def do_third(scope, receive, send):
+    await respond(send, str(decimal.Decimal(1) / 3).encode())
 
 
 async def do_leaving(scope, receive, send, file):

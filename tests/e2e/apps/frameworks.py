@@ -81,6 +81,43 @@ def fastapi() -> Any:  # noqa: C901 (each path is a function)
     return app
 
 
+def guarded() -> Any:
+    """FastAPI with a middleware, through which every response goes in pieces, and a handler of exceptions."""
+    from fastapi import BackgroundTasks, FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def through(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        Path("failed").write_text(repr(error))
+        return JSONResponse({}, 500)
+
+    @app.get("/left")
+    async def left(request: Request, tasks: BackgroundTasks) -> dict[str, str]:
+        Path("called").touch()
+        await request.scope["left"]
+        tasks.add_task(Path("background").touch)
+        return {"nobody": "reads this"}
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        async def leaving() -> Any:
+            while (event := await receive())["type"] != "http.disconnect":
+                pass
+            return event
+
+        if scope["type"] == "lifespan":
+            return await app(scope, receive, send)
+        scope["left"] = asyncio.ensure_future(leaving())
+        return await app(scope, lambda: asyncio.shield(scope["left"]), send)
+
+    return listening
+
+
 def starlette() -> Any:
     from starlette.applications import Starlette
     from starlette.requests import Request
