@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from faults.tree import state
+from tests.command_line import command
 from tests.e2e.harness import AT_ONCE, Answer, Client, Crowd, Server, frozen, kill, request, serving
 
 RELEASE = """
@@ -72,6 +73,20 @@ def test_a_message_that_has_no_place_in_a_lifespan_is_logged_with_the_rule(tmp_p
         server.until_logged(
             f"broke a rule of ASGI: in its lifespan it sent {shown}, but lifespan.startup.complete or "
         )
+
+
+def test_to_check_the_configuration_begins_no_lifespan(tmp_path):
+    (tmp_path / "locked.py").write_text(LOCKED)
+    checked = command(tmp_path, "--check-config", "locked:app", environment=dict(os.environ))
+    assert (checked.returncode, (tmp_path / "begun").exists()) == (0, False), checked.stderr
+
+
+LOCKED = """
+from pathlib import Path
+
+async def app(scope, receive, send):
+    Path("begun").touch()
+"""
 
 
 @pytest.mark.parametrize("preload", [False, True])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import signal
 import socket
 import time
+
+import msgspec
 
 from halfsync import channel
 from halfsync.parent.limits import LAST_WORD
@@ -20,8 +23,14 @@ from halfsync.wire.orders import Failed
 
 def check_applications(plan: Plan, entry_points: EntryPoints) -> list[Failed]:
     """Start one worker of each application and let it go again. Gives the failures, one of each
-    application."""
+    application.
+
+    No lifespan is begun: what it does (locks, connections, a place in a register) is done for a server, and
+    perhaps beside one that runs."""
     found: dict[str, Failed] = {}
+    plan = dataclasses.replace(
+        plan, pools=tuple(msgspec.structs.replace(pool, lifespan="off") for pool in plan.pools)
+    )
     for index, pool in enumerate(plan.pools):
         if pool.target is None or pool.target in found:
             continue
