@@ -129,15 +129,31 @@ def test_a_client_that_ends_the_stream_in_place_of_a_close():
         assert response.reset is None
 
 
-def test_a_client_that_does_not_end_the_stream():
-    with stage() as one:
+@pytest.mark.parametrize("ends", [True, False])
+def test_our_side_ends_first(ends: bool):
+    """As RFC 6455 7.1.1 has it: a client may wait for that before it ends its own. One that does not end it
+    is told to stop."""
+    with stage(access_logfile="-") as one:
         pair = Pair(one)
         pair.say(close_frame(1000))
         assert pair.got(4) == b"\x88\x02\x03\xe8"
-        one.later(5)
-        pair.client.read()
-        assert pair.client.responses[pair.number].over
-        assert not one.pump.endings.streams
+        response = pair.client.responses[pair.number]
+        one.until(lambda: response.over or pair.client.read() < 0)
+        assert (response.ended, response.reset) == (True, None)
+        if ends:
+            pair.client.engine.end_stream(pair.number)
+            pair.client.flush()
+        else:
+            pair.say(frame(TEXT, b"late"))
+            assert one.pump.endings.streams
+            one.later(5)
+        one.until(lambda: pair.client.read() >= 0 and not one.pump.endings.streams)
+        assert response.reset == (None if ends else ErrorCodes.NO_ERROR)
+        assert pair.heard() == [Close(pair.task.number, 1000, b"")]
+        assert one.reasons() == [CloseReason.WEBSOCKET_CLOSED]
+        again = Pair(one, pair.hand, pair.client)
+        again.say(frame(TEXT, b"next"))
+        assert again.heard() == [Message(again.task.number, TEXT, b"next")]
 
 
 def test_a_client_that_resets_the_stream():
@@ -146,6 +162,18 @@ def test_a_client_that_resets_the_stream():
         pair.client.engine.reset_stream(pair.number, 8)
         pair.client.flush()
         assert pair.heard() == [ClientDisconnected(pair.task.number)]
+
+
+def test_a_client_that_resets_the_stream_when_it_is_closed():
+    """In place of ending its side."""
+    with stage(access_logfile="-") as one:
+        pair = Pair(one)
+        pair.say(close_frame(1000))
+        assert pair.got(4) == b"\x88\x02\x03\xe8"
+        pair.client.engine.reset_stream(pair.number, ErrorCodes.CANCEL)
+        pair.client.flush()
+        assert pair.heard() == [Close(pair.task.number, 1000, b"")]
+        assert one.reasons() == [CloseReason.WEBSOCKET_CLOSED]
 
 
 def test_a_client_that_ends_the_stream_without_a_close():

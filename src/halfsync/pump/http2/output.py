@@ -180,7 +180,7 @@ class Http2Output:
         """Frame the next piece of a stream's response; or take it off the ready ones. Raises OSError,
         FileChangedError."""
         exchange, out = stream.exchange, stream.out
-        if exchange is None or out is None or exchange.state is not SENDING or stream.state_of.local_closed:
+        if exchange is None or out is None or exchange.state is not SENDING or stream.is_framed:
             session.ready.pop(stream, None)
             return
         if not out:
@@ -215,15 +215,31 @@ class Http2Output:
         if reason is not KEPT:
             self._endings.reset(stream, reason)
             return
-        if not stream.state_of.remote_closed and not self._has_waited(stream):
-            session.ready.pop(stream, None)
-            return
-        if mark.exchange.trailers:
-            wire = session.wire.headers(stream.state_of, fields_block(mark.exchange.trailers), end=True)
-        else:
-            wire = session.wire.data(stream.state_of, 0, end=True)
-        self.put(conn, session, wire)
+        state = stream.state_of
+        if not state.remote_closed:
+            if mark.exchange.websocket is not None and mark.exchange.websocket.has_begun:
+                self._end_first(conn, session, stream)
+            if not self._has_waited(stream):
+                session.ready.pop(stream, None)
+                return
+        wire = b""
+        if not state.local_closed:
+            if mark.exchange.trailers:
+                wire = session.wire.headers(state, fields_block(mark.exchange.trailers), end=True)
+            else:
+                wire = session.wire.data(state, 0, end=True)
+            self.put(conn, session, wire)
         self._mark(session, stream, len(wire), 0, True)
+        if not wire:  # it may be taken already
+            self._reach(conn, session)
+
+    def _end_first(self, conn: Connection, session: Session, stream: Stream) -> None:
+        """RFC 8441 5 and RFC 6455 7.1.1: of a WebSocket that is closed, the client ends its side after ours.
+        (What is kept back is RST_STREAM alone.)"""
+        if not stream.state_of.local_closed:
+            wire = session.wire.data(stream.state_of, 0, end=True)
+            self.put(conn, session, wire)
+            self._mark(session, stream, len(wire), 0, False)
 
     def _has_waited(self, stream: Stream) -> bool:
         """See STOP_AFTER. The sweep looks again (Timeouts)."""
@@ -289,6 +305,7 @@ class Http2Output:
         if not ends:
             return
         session.ready.pop(stream, None)
+        stream.stop_at = 0.0
         if not stream.state_of.remote_closed:  # the rest of the request is of no use (RFC 9113 8.1)
             session.wire.reset(stream.state_of, ErrorCode.NO_ERROR)
 
@@ -298,7 +315,7 @@ def _keep_back(session: Session) -> None:
     streams first, by its urgency, took 1 ms for each byte by which a client opened the window.)"""
     for stream in list(session.ready):
         exchange, out = stream.exchange, stream.out
-        if exchange is None or exchange.state is not SENDING or stream.state_of.local_closed or not out:
+        if exchange is None or exchange.state is not SENDING or stream.is_framed or not out:
             continue
         if isinstance(out[0], (bytes, memoryview, FileSpan)) and not isinstance(out[0], Block):
             del session.ready[stream]

@@ -43,7 +43,7 @@ from halfsync.pump.tls.transport import TLSTransport
 from halfsync.pump.traces import without_notes
 from halfsync.pump.websocket.protocol import WebSockets
 from halfsync.settings.table import Settings
-from halfsync.wire.closes import CloseReason
+from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.http1 import HeadLimits
 from halfsync.wire.http2 import Http2Connection
 from halfsync.wire.http2_events import (
@@ -353,6 +353,8 @@ class Http2:
         if exchange is not None and exchange.holder is not None and exchange.state is not QUEUED:
             exchange.place = StreamPlace(session.wire)
         reason = CloseReason.HTTP2_ERROR if event.why else CloseReason.STREAM_RESET
+        if exchange is not None and exchange.websocket is not None and exchange.reason is not KEPT:
+            reason = exchange.reason  # both have closed it: some clients reset a stream in place of ending it
         self._endings.close(stream, reason)
 
     def _log_malformed(self, conn: Connection, raw: bytes) -> None:

@@ -126,7 +126,7 @@ class Http2Responses(StreamCloser):
     def _is_ready(self, stream: Stream, session: object) -> None:
         """It has something to send, when its turn comes."""
         assert isinstance(session, Session)
-        if stream.window_shut or stream.state_of.local_closed:
+        if stream.window_shut or stream.is_framed:
             return
         session.ready[stream] = None
         self._run_queue.ready(stream.carrier)

@@ -88,13 +88,18 @@ class Stream(Connection):
         self.others = 0  # see taken_by_others
         self.others_before = session.wire.sent  # bytes of other responses, when it was looked at last
         self.share = TURN
-        self.stop_at = 0.0  # when a client that has its response is told to stop sending; 0: not yet
+        self.stop_at = 0.0  # when a client that has its response is told to stop sending; 0: it is not to
         self.error_code = ErrorCode.INTERNAL_ERROR  # if it has to be reset
         state.owner = self
 
     @property
     def is_idle(self) -> bool:
         return False
+
+    @property
+    def is_framed(self) -> bool:
+        """Nothing more is to be framed of it."""
+        return self.state_of.local_closed and not self.stop_at
 
     @property
     def is_read_to_end(self) -> bool:
