@@ -89,4 +89,5 @@ def _load(server: servers.Server, pace: Pace, size: int, seconds: int) -> Outcom
     if done.returncode != 0:
         raise CannotLoad(done.stderr.strip())
     found = json.loads(done.stdout)
-    return Outcome(found["count"], found["count"] / found["seconds"], found["p99"], 0, found["busy"])
+    rate = found["count"] / found["seconds"]
+    return Outcome(found["count"], rate, found["p99"], 0, found["seconds"], found["busy"])
