@@ -18,6 +18,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import NoReturn
 
 from halfsync.logs.error import log
@@ -106,13 +107,11 @@ class Handshakes(BeforeHttp):
 
     def work(self) -> None:
         """Take this turn's steps."""
-        done = 0
-        while self.due and done < STEPS:
-            conn = next(iter(self.due))
-            del self.due[conn]
+        due = self.due
+        for conn in list(islice(due, STEPS)):
+            del due[conn]
             if conn.state is not HANDSHAKE:
                 continue
-            done += 1
             try:
                 self._step(conn)
             except Exception:  # noqa: BLE001 (nothing that one client does may stop the others)
@@ -132,39 +131,35 @@ class Handshakes(BeforeHttp):
             self.due[conn] = None
 
     def _step(self, conn: Connection) -> None:
-        transport = conn.transport
-        assert isinstance(transport, TLSTransport)
+        transport: TLSTransport = conn.transport  # type: ignore[assignment]  # where this is the protocol
         try:
             data = transport.plain.recv(RECEIVE)
+            has_ended = not data
         except BlockingIOError:
-            if conn.inbox:  # it has waited, here or in the server before an upgrade
-                self._take(conn, transport, b"")
-            return
+            if not conn.inbox:
+                return
+            data, has_ended = b"", False  # it has waited, here or in the server before an upgrade
         except OSError:
-            data = b""
-        if not data:
+            has_ended = True
+        if has_ended:
             self.half_open.ended(conn)
             self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
             return
-        self._take(conn, transport, data)
-
-    def _take(self, conn: Connection, transport: TLSTransport, data: bytes) -> None:
         drained = len(data) < RECEIVE
         if not drained:
             self.due[conn] = None  # edge-triggered: what is left will not be told
         try:
-            if transport.inner is None:
+            if transport.inner is not None:
+                done = transport.shake(data)
+            else:
                 conn.inbox = conn.inbox + data if conn.inbox else data
                 done = self._look(conn, transport)
-            else:
-                done = transport.shake(data)
             if done:
                 self._finished(conn, transport, transport.look_further(RECEIVE, emptied=drained))
         except OSError as error:
             self._say_failed(conn, transport, error)
             self.half_open.ended(conn)
             self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
-            return
 
     def _say_failed(self, conn: Connection, transport: TLSTransport, error: OSError) -> None:
         """Where a client certificate is asked for, whoever has issued one wants to know why it is refused."""
