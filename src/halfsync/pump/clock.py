@@ -9,12 +9,14 @@ from halfsync.wire.dates import http_date
 
 class Clock:
     """`tick` once a turn. `now` is monotonic and measures (`now_ns` is the same in nanoseconds);
-    `wall` is what the log shows."""
+    `wall` is what the log shows: where the system's clock was at the beginning of this second, and what has
+    passed since (so a clock that is set is noticed within a second)."""
 
-    __slots__ = ("date_end", "date_line", "newest_ns", "next_second", "now", "now_ns", "wall")
+    __slots__ = ("_ahead", "date_end", "date_line", "newest_ns", "next_second", "now", "now_ns", "wall")
 
     def __init__(self) -> None:
         self.newest_ns = 0  # what `next_ns` gave last
+        self._ahead = 0.0  # of the monotonic clock, the other
         self.next_second = 0.0  # monotonic: when `date_line` is out of date
         self.tick()
 
@@ -22,11 +24,13 @@ class Clock:
         """Take the time; whether a new second of the day began (and `date_line` is another)."""
         self.now_ns = now_ns = time.monotonic_ns()
         self.now = now = now_ns / 1e9
-        self.wall = wall = time.time()
         if self.newest_ns < now_ns:
             self.newest_ns = now_ns - 1
         if now < self.next_second:
+            self.wall = now + self._ahead
             return False
+        self.wall = wall = time.time()
+        self._ahead = wall - now
         self.next_second = now + 1.0 - wall % 1.0
         self.date_line = b"Date: " + http_date(wall).encode() + b"\r\n"
         self.date_end = self.date_line + b"\r\n"  # the last line of most heads

@@ -60,6 +60,7 @@ ready, until further ones have to wait as well. (A share is 0.1 to 0.5 ms; to be
 
 
 _READY = select.EPOLLIN | select.EPOLLOUT
+_TO_READ = (_READY, select.EPOLLIN)
 _SPECIAL = ~_READY
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _GONE = select.EPOLLERR | select.EPOLLHUP
@@ -83,22 +84,44 @@ class Pump(Parts):
             except Exception:  # noqa: BLE001 (the connections of all clients hang on this loop)
                 self.errors.report(f"in a turn of the loop:\n{traceback.format_exc()}")
 
+    def bind(self) -> None:
+        """Look up what `_turn` needs for each event. To be called again when another plan is in effect."""
+        seen = self.http1.seen
+        self._bound = (
+            self.clock,
+            self.connections,
+            self.run_queue.ready,
+            self.access.records if self.access.enabled else None,
+            self.endings.log_cookies,
+            self.endings.log_times,
+            self.settings.keep_alive,
+            seen.whole,
+            seen.uncookied,
+            seen.harmless,
+            self.pools.dispatcher.take_in,
+            self.draining,
+            self.websockets.small.take_in,
+        )
+
     def _turn(self) -> None:  # noqa: C901 (the hot path is written out here: a call costs 60 ns)
-        clock = self.clock
-        connections = self.connections
-        ready = self.run_queue.ready
-        records = self.access.records if self.access.enabled else None
-        log_cookies = self.endings.log_cookies
-        log_times = self.endings.log_times
-        keep_alive = self.settings.keep_alive
-        seen_whole = self.http1.seen.whole
-        seen_uncookied = self.http1.seen.uncookied
-        harmless = self.http1.seen.harmless
-        take_in = self.pools.dispatcher.take_in
-        serve_http2 = self.http2.leased.serve
-        draining = self.draining
-        take_in_messages = self.websockets.small.take_in
-        events = self.poller.poll(self._poll_timeout(), EVENTS_A_TURN)
+        (
+            clock,
+            connections,
+            ready,
+            records,
+            log_cookies,
+            log_times,
+            keep_alive,
+            seen_whole,
+            seen_uncookied,
+            harmless,
+            take_in,
+            draining,
+            take_in_messages,
+        ) = self._bound
+        due = self._next_due()
+        now = clock.now
+        events = self.poller.poll(due - now if due > now else 0.0, EVENTS_A_TURN)
         if self.run_queue.later:
             self.run_queue.begin_turn()
         clock.tick()
@@ -111,11 +134,13 @@ class Pump(Parts):
                     self._call_source(fd, mask)
                     continue
                 if mask & _SPECIAL or conn.state is not IDLE or draining.is_on:
-                    if (mask == _READY or mask == select.EPOLLIN) and (
-                        (conn.state is BUSY and take_in_messages(conn))
-                        or (conn.state is MULTIPLEXED and serve_http2(conn))
-                    ):
-                        continue
+                    if mask in _TO_READ:
+                        state = conn.state
+                        if state is BUSY:
+                            if take_in_messages(conn):
+                                continue
+                        elif state is MULTIPLEXED and self.http2.leased.serve(conn):
+                            continue
                     self._wake(conn, mask)
                     continue
                 # The hot path. `mask` says that there is something to read and nothing else.
@@ -183,22 +208,36 @@ class Pump(Parts):
         if self.run_queue.due:
             self._take_steps()
         if self.acceptor.due:
-            self._guard(self.acceptor.accept_due, "accepting")
-        tasks = self.pools.tasks
-        if tasks.due or tasks.look_at <= now:
-            self._guard(partial(self.pools.dispatcher.end_of_turn, len(events)), "handing requests over")
+            try:
+                self.acceptor.accept_due()
+            except Exception:  # noqa: BLE001 (see `_guard`; written out here as it is entered for each client)
+                self._stage_failed("accepting")
+        pools = self.pools
+        tasks = pools.tasks
+        if tasks.due or (now >= due and tasks.look_at <= now):
+            try:
+                pools.dispatcher.end_of_turn(len(events))
+            except Exception:  # noqa: BLE001 (the same)
+                self._stage_failed("handing requests over")
         if self.run_queue.carried:
             self._take_shares()
         if tasks.messages.gathered:
             self._guard(partial(tasks.messages.end_of_turn, len(events)), "handing messages over")
         if self.handshakes.due:
-            self._guard(self._shake_hands, "in TLS handshakes")
-        if now >= self.acceptor.retry_at and not draining.is_on:
+            self._shake_hands()
+        if now >= due:
+            self._look_at_times(now)
+        access = self.access
+        if len(access.records) >= access.look_at and access.ready(now):
+            self._guard(pools.hand_over_records, "handing log records over")
+
+    def _look_at_times(self, now: float) -> None:
+        """Something may be due by itself."""
+        if now >= self.acceptor.retry_at and not self.draining.is_on:
             self._guard(self.acceptor.resume, "accepting again")
         if now >= self._next_sweep:
             self._guard(self._sweep, "in the sweep")
-        access = self.access
-        if (len(access.records) >= access.look_at or now >= access.due) and access.ready(now):
+        if now >= self.access.due and self.access.ready(now):
             self._guard(self.pools.hand_over_records, "handing log records over")
 
     def _event_failed(self, fd: int) -> None:
@@ -212,10 +251,13 @@ class Pump(Parts):
         try:
             stage()
         except Exception:  # noqa: BLE001 (as it says)
-            self.errors.report(f"{what}:\n{traceback.format_exc()}")
+            self._stage_failed(what)
 
-    def _poll_timeout(self) -> float:
-        """Seconds until something is due by itself."""
+    def _stage_failed(self, what: str) -> None:
+        self.errors.report(f"{what}:\n{traceback.format_exc()}")
+
+    def _next_due(self) -> float:
+        """When something is due by itself (monotonic); 0.0: now."""
         queue = self.run_queue
         if queue.later or queue.due or queue.carried or self.pools.dispatcher.gathered or self.handshakes.due:
             return 0.0
@@ -231,7 +273,7 @@ class Pump(Parts):
             due = self.draining.until
         if self.acceptor.retry_at < due:
             due = self.acceptor.retry_at
-        return max(0.0, due - self.clock.now)
+        return due
 
     def _call_source(self, fd: int, mask: int) -> None:
         source = self.poller.sources.get(fd)
@@ -297,7 +339,10 @@ class Pump(Parts):
 
     def _shake_hands(self) -> None:
         """And go on at once with those who have."""
-        self.handshakes.work()
+        try:
+            self.handshakes.work()
+        except Exception:  # noqa: BLE001 (see `_guard`)
+            self._stage_failed("in TLS handshakes")
         if self.run_queue.due:
             self._take_steps()
         if self.pools.tasks.due:

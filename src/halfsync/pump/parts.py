@@ -261,6 +261,11 @@ class Parts(ABC):
         self.poller.watch(self.helpers.wakeup, lambda _mask: self.helpers.finished())
         # Every socket made by accept(2) is then non-blocking at its making: one system call less.
         socket.setdefaulttimeout(0.0)
+        self.bind()
+
+    @abstractmethod
+    def bind(self) -> None:
+        """Look up again what a plan may change, and the loop has at hand."""
 
     @abstractmethod
     def drive(self, conn: Connection) -> None:

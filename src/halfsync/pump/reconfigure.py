@@ -143,6 +143,7 @@ class PlanChange:
                 self._send_elsewhere(conn.exchange)
         for exchange in waiting:
             self._reroute(exchange)
+        pump.bind()
 
     def _close_after_next_response(self, conn: Connection) -> None:
         if conn.state is HANDSHAKE:
