@@ -278,11 +278,11 @@ def gunicorn(folder: Path, app: str) -> Server:
     return Server("gunicorn", port, command, folder)
 
 
-def uvicorn(folder: Path, app: str) -> Server:
+def uvicorn(folder: Path, app: str, *options: str) -> Server:
     """With httptools and uvloop, if they are installed."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--lifespan", "off", app]
+    command += ["--workers", "1", "--lifespan", "off", *options, app]
     return Server("uvicorn", port, command, folder)
 
 

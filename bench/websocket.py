@@ -1,4 +1,7 @@
-"""Echoes over 64 WebSockets, beside uvicorn (httptools, uvloop, websockets) and granian. One worker each."""
+"""Echoes over 64 WebSockets, beside uvicorn (httptools, uvloop, websockets) and granian. One worker each.
+
+uvicorn has two implementations of WebSockets with the `websockets` library: its own default, and the one that
+was its default up to 0.49 (`--ws websockets`)."""
 
 from __future__ import annotations
 
@@ -12,24 +15,32 @@ from bench.load import CannotLoad, Outcome
 
 CONNECTIONS = 64
 WARM_UP = 1
+FORMER = "uvicorn-0.49"
+"""uvicorn with what was its default for WebSockets."""
+TARGETS = {"uvicorn": 1.5, FORMER: 1.5, "granian": 1.5}
 
 
 def small(pace: Pace) -> None:
     """WebSocket echoes of 32 bytes, 64 connections"""
-    _compare(pace, 32, {"uvicorn": 1.5, "granian": 1.5})
+    _compare(pace, 32)
 
 
 def medium(pace: Pace) -> None:
     """WebSocket echoes of 4 KiB, 64 connections"""
-    _compare(pace, 4096, {"uvicorn": 1.5, "granian": 1.5})
+    _compare(pace, 4096)
 
 
-def _compare(pace: Pace, size: int, targets: dict[str, float]) -> None:
+def _compare(pace: Pace, size: int) -> None:
     app = "bench.asgi_apps:echo"
     with compare.workplace() as place:
-        with compare.running(asgi_cases.chosen_servers(place, pace, app), "/", asgi_apps.HELLO) as up:
+        chosen = asgi_cases.chosen_servers(place, pace, app)
+        if any(server.name == "uvicorn" for server in chosen):
+            former = servers.uvicorn(compare.own_folder(place, FORMER), app, "--ws", "websockets")
+            former.name, former.cores = FORMER, pace.servers_core
+            chosen.append(former)
+        with compare.running(chosen, "/", asgi_apps.HELLO) as up:
             rates, used = _measure(up, pace, size)
-        compare.show(rates, targets)
+        compare.show(rates, TARGETS)
         _show_used(rates, used)
 
 
