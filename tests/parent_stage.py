@@ -85,7 +85,7 @@ def pump(plan: Plan, orders: socket.socket) -> int:
     tell("pump", fds=open_descriptors(), listening=[one.socket.getsockname() for one in plan.listeners])
     seams: dict[int, list[int]] = {}
     gave_up = False
-    if script().get("pump") == "dies":
+    if not becomes_ready(orders):
         return 9
     while (received := channel.receive(orders)) is not None:
         order, descriptors = decode_order(received[0]), received[1]
@@ -113,6 +113,20 @@ def pump(plan: Plan, orders: socket.socket) -> int:
             channel.send(orders, encode(Drained()))
             return 0
     return 0
+
+
+def becomes_ready(orders: socket.socket) -> bool:
+    """If it "never works", it waits for a worker of the application first."""
+    does = script().get("pump")
+    if does == "never works":
+        while (received := channel.receive(orders)) is not None:
+            order = decode_order(received[0])
+            if isinstance(order, Join) and order.pool:
+                return False
+    if does == "dies":
+        return False
+    channel.send(orders, encode(Ready(os.getpid())))
+    return True
 
 
 def confirm(ping: Ping, orders: socket.socket) -> None:

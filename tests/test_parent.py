@@ -245,6 +245,15 @@ def test_a_pump_that_never_lives_is_tried_three_times(tmp_path):
         assert_told(parent, "The pump exited with status 9 while starting, 3 times.")
 
 
+def test_it_does_not_serve_before_its_pump_works(tmp_path):
+    """Workers that are ready sooner say nothing about that."""
+    with_script(tmp_path, pump="never works")
+    with stage(tmp_path) as parent:
+        assert parent.ends() == 2
+        assert_told(parent, "The pump exited with status 9 while starting, 3 times.")
+        assert "announced" not in [told["what"] for told in parent.heard]
+
+
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
 @pytest.mark.parametrize(
     ("kind", "more"),
@@ -448,6 +457,7 @@ def test_a_pump_that_dies_before_it_has_done_as_ordered_delays_no_reload(tmp_pat
         parent.script(pump="is slow")
         parent.signal(signal.SIGHUP)
         parent.next("ping")
+        parent.script()  # pools that are ready later are another switch, which the next one is ordered, too
         os.kill(pump, signal.SIGKILL)
         assert_told(parent, "app:app is reloaded")
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from halfsync.parent import machine, privileges
+from halfsync.settings.table import Settings
 from tests.command_line import command
 from tests.e2e.harness import APPS, SOURCES, serving
 
@@ -196,6 +198,38 @@ def test_the_next_workers_and_the_next_pump_are_nobody_too(open_folder):
         server.until_logged("was killed by SIGKILL", 2)
         assert server.get("/user").body.startswith(b"%d " % nobody.pw_uid)
         assert identity(server.pump)[0] == {nobody.pw_uid}
+
+
+WHO = """
+import os
+raise RuntimeError(f"the user {os.getuid()}")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
+def test_check_config_imports_applications_as_the_user_that_they_will_run_as(open_folder):
+    """Root finds in good order what the user can't even read; and it is no code for root."""
+    nobody = pwd.getpwnam("nobody").pw_uid
+    (open_folder / "own.py").write_text(WHO)
+    found = halfsync(open_folder, "own:app", "--user", "nobody", "--check-config")
+    assert (found.returncode, f"RuntimeError: the user {nobody}\n" in found.stderr) == (2, True)
+    open_folder.chmod(0o700)
+    found = halfsync(open_folder, "own:app", "--user", "nobody", "--check-config")
+    sentence = f"no module 'own' in {open_folder} (which the user {nobody} may not read) or on Python's path."
+    assert (found.returncode, sentence in found.stderr) == (2, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_user_that_may_not_read_pythons_own_modules_is_told(open_folder, monkeypatch, capfd, mode):
+    """As where root has a Python in its own folder."""
+    modules = open_folder / "modules"
+    modules.mkdir(mode)
+    (modules / "os.py").touch()
+    monkeypatch.setattr(os, "__file__", str(modules / "os.py"))
+    settings = Settings(user="nobody")
+    machine.prepared(settings, (), privileges.identity(settings))
+    assert (f"may not read Python's own modules in {modules}" in capfd.readouterr().err) == (mode == 0o700)
 
 
 STRANGE_MODULE = """

@@ -386,10 +386,10 @@ def check(loaded: Loaded, layout: Layout) -> int:
     early_signals.let_in()  # applications are imported now
     settings = loaded.settings
     keep_descriptor()
-    settings = machine.prepared(settings, layout.routes, privileges.identity(settings))
-    failures = check_applications(
-        Plan(settings, layout.routes, layout.pools, ()), entry_points(machine.scoreboard())
-    )
+    identity = privileges.identity(settings)
+    settings = machine.prepared(settings, layout.routes, identity)
+    plan = Plan(settings, layout.routes, layout.pools, ())
+    failures = check_applications(plan, identity, entry_points(machine.scoreboard()))
     for failure in failures:
         tell(failure.traceback + f"halfsync: {failure.sentence}")
     if failures:

@@ -39,12 +39,29 @@ def prepared(settings: Settings, routes: Sequence[RoutePlan], identity: Identity
     try:
         with trust.acting_as(identity) if identity is not None and os.geteuid() == 0 else nullcontext():
             folder = _spool_folder(settings.spool_dir)
+            _tell_if_python_is_unreadable()
     except OSError as error:
         raise SettingError(
             f"user and group: this process can't become another user: {error.strerror}."
         ) from None
     _tell_if_in_memory(folder, is_meant=settings.spool_dir is not None)
     return msgspec.structs.replace(settings, spool_dir=folder)
+
+
+def _tell_if_python_is_unreadable() -> None:
+    """To the user as whom this is called: where root has a Python of its own (/root/.pyenv), others may not
+    read it, and every module that was not imported before is missing."""
+    try:
+        os.stat(os.__file__)
+    except PermissionError:
+        log(
+            "warning",
+            f"the user {os.geteuid()}, as whom applications run, may not read Python's own modules in "
+            f"{os.path.dirname(os.__file__)}: they will be missing. Install Python where every user can "
+            "read it.",
+        )
+    except OSError:
+        pass  # they are in an archive
 
 
 def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:

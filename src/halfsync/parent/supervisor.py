@@ -391,7 +391,7 @@ class Supervisor:
 
     def _advance(self, now: float) -> None:
         tree = self._tree
-        if tree.phase is Phase.STARTING and tree.pump is not None and self._can_serve:
+        if tree.phase is Phase.STARTING and tree.pump is not None and self._can_serve(tree.pump):
             if self._predecessor is None or self._takes_over(self._predecessor, tree.pump, now):
                 self._begin_serving(now)
         elif tree.phase is Phase.STARTING:
@@ -403,8 +403,9 @@ class Supervisor:
         elif tree.phase is Phase.EXITING:
             self._advance_exiting(now)
 
-    @property
-    def _can_serve(self) -> bool:
+    def _can_serve(self, pump: Child) -> bool:
+        if not pump.was_ready:  # it may yet end, by a module that is missing
+            return False
         if self._predecessor is None:
             return all(pool.works for pool in self._tree.pools)
         return all(pool.is_complete for pool in self._tree.pools)

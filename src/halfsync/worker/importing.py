@@ -100,13 +100,21 @@ def _module(target: str, name: str) -> ModuleType:
         if error.name is not None and (name + ".").startswith(error.name + "."):
             what = "module" if ":" in target else "folder and no module"
             raise CannotImport(
-                f"Target {target!r}: there is no {what} {error.name!r} in {here_in_words()} "
+                f"Target {target!r}: there is no {what} {error.name!r} in {here_in_words()}{_unreadable()} "
                 "or on Python's path."
             ) from None
         raise _blame(f"Target {target!r}: its import failed", error) from None
     except BaseException as error:  # noqa: BLE001
         raise _blame(f"Target {target!r}: its import failed", error) from None
     return sys.modules[name]
+
+
+def _unreadable() -> str:
+    """For what was not found in the current folder: whether that can be known."""
+    folder = here()
+    if folder is None or os.access(folder, os.R_OK | os.X_OK):
+        return ""
+    return f" (which the user {os.getuid()} may not read)"
 
 
 def _attribute(target: str, module: ModuleType, path: str) -> Any:

@@ -13,17 +13,19 @@ import msgspec
 
 from halfsync import channel
 from halfsync.parent.limits import LAST_WORD
+from halfsync.parent.privileges import Identity
 from halfsync.parent.workers import processes
 from halfsync.parent.workers.children import Child, ProtocolError, Role
 from halfsync.parent.workers.spawn import EntryPoints
 from halfsync.plan.plan import Plan
+from halfsync.settings.values import octal
 from halfsync.system.folders import here
 from halfsync.wire.orders import Failed
 
 
-def check_applications(plan: Plan, entry_points: EntryPoints) -> list[Failed]:
-    """Start one worker of each application and let it go again. Gives the failures, one of each
-    application.
+def check_applications(plan: Plan, identity: Identity | None, entry_points: EntryPoints) -> list[Failed]:
+    """Start one worker of each application, as the user that it will run as, and let it go again. Gives the
+    failures, one of each application.
 
     No lifespan is begun: what it does (locks, connections, a place in a register) is done for a server, and
     perhaps beside one that runs."""
@@ -34,13 +36,13 @@ def check_applications(plan: Plan, entry_points: EntryPoints) -> list[Failed]:
     for index, pool in enumerate(plan.pools):
         if pool.target is None or pool.target in found:
             continue
-        failure = _check_one(plan, entry_points, index)
+        failure = _check_one(plan, identity, entry_points, index)
         if failure is not None:
             found[pool.target] = failure
     return list(found.values())
 
 
-def _check_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | None:
+def _check_one(plan: Plan, identity: Identity | None, entry_points: EntryPoints, index: int) -> Failed | None:
     ours, theirs = channel.pair()
     name = f"worker({plan.pools[index].name})"
 
@@ -49,15 +51,17 @@ def _check_one(plan: Plan, entry_points: EntryPoints, index: int) -> Failed | No
         processes.make_importable(here(), plan.settings.pythonpath)
         return entry_points.worker(plan, index, theirs, None)
 
+    settings = plan.settings
     start = processes.Start(
         name,
         "halfsync worker",
         child_main,
         [theirs.fileno()],
-        None,
-        plan.settings.log_level,
-        plan.settings.log_format,
-        gains_no_privileges=False,
+        identity,
+        settings.log_level,
+        settings.log_format,
+        settings.no_new_privs and identity is not None,
+        None if settings.umask is None else octal("umask", settings.umask),
     )
     child = Child(0, Role.WORKER, name, index, 0, ours, 0.0, processes.fork(start))
     theirs.close()

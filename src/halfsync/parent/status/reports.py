@@ -80,7 +80,9 @@ class Reports:
             if not self._unknown.is_our_child(claimed):
                 raise ProtocolError(f"process {claimed} is not ours")
             child.pid = claimed
-        if child.state is ChildState.STARTING:
+        if child.role is Role.PUMP:  # it was told of workers before: its orders wait for it
+            child.was_ready = True
+        elif child.state is ChildState.STARTING:
             child.on(ChildEvent.READIED)
             child.was_ready = True
             child.ready_by = NEVER
