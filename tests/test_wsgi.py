@@ -980,6 +980,12 @@ def test_a_pipe_is_read():
         assert stage.get("/").body == b"from a pipe"
 
 
+def test_a_file_whose_size_is_not_known_is_read():
+    path = "/proc/sys/kernel/ostype"
+    with Stage(lambda e, s: s("200 OK", PLAIN) and e["wsgi.file_wrapper"](open(path, "rb"))) as stage:
+        assert stage.get("/").body == b"Linux\n"
+
+
 def test_head_of_a_file(file):
     with Stage(lambda e, s: s("200 OK", PLAIN) and e["wsgi.file_wrapper"](open(file, "rb"))) as stage:
         answer = stage.ask("HEAD / HTTP/1.1\nHost: a")

@@ -413,6 +413,15 @@ RULES = {
     "no_message": ("a message must be a dict with a 'type', not None", 500),
     "relative": ("the 'path' of 'http.response.pathsend' must be absolute, unlike 'asgis.py'", 500),
     "no_file": ("the 'file' of 'http.response.zerocopysend' is no open file: 'x'", 500),
+    "unreadable": ("the 'file' of 'http.response.zerocopysend' can't be read: Bad file descriptor", 500),
+    "no_size": (
+        "the 'file' of 'http.response.zerocopysend' has a size that its file system",
+        500,
+    ),
+    "no_size_path": (
+        "the file of 'http.response.pathsend' has a size that its file system",
+        500,
+    ),
     "swallowed": ("it sent 'http.response.body', but 'http.response.start' is to come first", 500),
 }
 

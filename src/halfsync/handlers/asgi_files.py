@@ -9,7 +9,7 @@ import msgspec
 
 from halfsync.handlers.asgi_errors import BrokenRule
 from halfsync.system.primitives import os
-from halfsync.system.stamps import Stamp, is_at_rest, stamp_of
+from halfsync.system.stamps import Stamp, is_at_rest, size_is_unknown, stamp_of
 from halfsync.system.temporary_files import out_of_reach
 
 
@@ -27,7 +27,13 @@ def opened_path(path: object) -> tuple[int, int, Stamp, bool]:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise BrokenRule(f"'http.response.pathsend' names no regular file: {name!r:.200}")
+    if size_is_unknown(descriptor, status):
+        os.close(descriptor)
+        raise BrokenRule(f"the file of 'http.response.pathsend' {_NOT_SAID}: {name!r:.200}")
     return descriptor, status.st_size, stamp_of(status), is_at_rest(status)
+
+
+_NOT_SAID = "has a size that its file system does not tell, as in /proc"
 
 
 def shared_file(data: bytes) -> int:
@@ -60,6 +66,14 @@ class OpenFile(msgspec.Struct, frozen=True):
             ) from None
         if not stat.S_ISREG(status.st_mode):
             raise BrokenRule("the 'file' of 'http.response.zerocopysend' is no regular file")
+        try:
+            is_unknown = size_is_unknown(descriptor, status)
+        except OSError as error:
+            raise BrokenRule(
+                f"the 'file' of 'http.response.zerocopysend' can't be read: {error.strerror}"
+            ) from None
+        if is_unknown:
+            raise BrokenRule(f"the 'file' of 'http.response.zerocopysend' {_NOT_SAID}")
         offset, count = message.get("offset"), message.get("count")
         for name, number in (("offset", offset), ("count", count)):
             if number is not None and (not isinstance(number, int) or number < 0):

@@ -10,6 +10,7 @@ from typing import IO, Any
 from halfsync.handlers.wsgi_response import BadApplication, Invocation
 from halfsync.handlers.wsgi_tunnel import TunnelResponse
 from halfsync.system.primitives import os
+from halfsync.system.stamps import size_is_unknown
 from halfsync.system.temporary_files import out_of_reach
 
 
@@ -84,7 +85,7 @@ def _send_file(invocation: Invocation, wrapper: FileWrapper) -> bool:
     if file is None:
         return False
     status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or size_is_unknown(file.fileno(), status):
         return False
     offset = file.tell()
     descriptor = out_of_reach(os.dup(file.fileno()))

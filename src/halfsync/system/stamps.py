@@ -24,12 +24,7 @@ This module is near the bottom: it imports `primitives` only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from halfsync.system.primitives import time
-
-if TYPE_CHECKING:
-    import os
+from halfsync.system.primitives import os, time
 
 Stamp = tuple[int, int, int, int, int, int, int, int]
 """Device, inode, size, mtime and ctime in nanoseconds; links, mode, owner."""
@@ -72,3 +67,9 @@ def age(status: os.stat_result) -> float:
 
 def is_at_rest(status: os.stat_result) -> bool:
     return age(status) >= REST
+
+
+def size_is_unknown(descriptor: int, status: os.stat_result) -> bool:
+    """Whether there is more in a file than its size says, as in /proc. Raises OSError if it is not open for
+    reading."""
+    return bool(os.pread(descriptor, 0 if status.st_size else 1, 0))

@@ -354,6 +354,20 @@ class Broken:
         await start(send)
         await send({"type": "http.response.zerocopysend", "file": "x"})
 
+    async def unreadable(self, receive, send):
+        await start(send)
+        with open("to-write", "ab") as file:
+            await send({"type": "http.response.zerocopysend", "file": file, "offset": 0})
+
+    async def no_size(self, receive, send):
+        await start(send)
+        with open("/proc/self/status", "rb") as file:
+            await send({"type": "http.response.zerocopysend", "file": file})
+
+    async def no_size_path(self, receive, send):
+        await start(send)
+        await send({"type": "http.response.pathsend", "path": "/proc/self/status"})
+
     async def swallowed(self, receive, send):
         try:
             await body(send, b"x")
