@@ -6,13 +6,15 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halfsync.pump.bodies import spool as spool_module
-from halfsync.pump.bodies.spool import DIRECT, Spool
+from halfsync.pump.bodies.spool import DIRECT, Spool, SpoolSpace
 from halfsync.wire.messages import Task
 from tests.pump.harness import Client, Hand, Stage, get
 
@@ -116,6 +118,25 @@ def test_every_byte_arrives_whoever_wrote_it(size: int, chunked: bool):
             client.send(head(size) + data)
         assert client.answer().body == digest_of(data)
         assert stage.pump.http1.spool_space.used == 0
+
+
+@pytest.mark.parametrize("size", [60_000, DIRECT + 200_000])
+def test_what_comes_in_small_pieces_is_not_held_in_them(tmp_path: Path, size: int):
+    """A WebSocket's message may have a frame for each byte: as objects they would take 20 times as much."""
+    spool = Spool(64 * 1024, str(tmp_path), SpoolSpace(2 * MIB))
+    spool.write(bytes(size - 50_000))
+    tracemalloc.start()
+    for at in range(0, 50_000, 2):
+        spool.write(at.to_bytes(2, "big"))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 150_000
+    jobs: list[Callable[[], None]] = []
+    assert spool.flush(jobs.append, whole=True) == (not jobs)
+    for job in jobs:
+        job()
+    data = spool.memory() if spool.file is None else os.pread(spool.file.fd, size + 1, 0)
+    assert data == bytes(size - 50_000) + b"".join(at.to_bytes(2, "big") for at in range(0, 50_000, 2))
 
 
 def test_a_disk_that_is_full_when_a_helper_writes(disk: Disk, capfd: pytest.CaptureFixture[str]):

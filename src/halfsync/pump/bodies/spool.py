@@ -24,6 +24,8 @@ DIRECT = 1024 * 1024
 """Bytes of a body that the loop writes by itself."""
 BATCH = 256 * 1024
 """Bytes that a helper writes at a time."""
+MOST_PARTS = 64
+"""Pieces that wait in memory by themselves: each is an object, of 33 bytes and what is in it."""
 
 
 class SpoolSpace:
@@ -77,12 +79,10 @@ class Spool:
         self.size += len(data)
         self._space.used += len(data)
         if self.size <= self._memory:
-            self._parts.append(data)
-            if len(self._parts) > 64:  # a body that drips in is many small objects otherwise
-                self._parts = [b"".join(self._parts)]
+            self._hold(data)
             return
         if self.size > DIRECT and self.file is not None:
-            self._parts.append(data)
+            self._hold(data)
             self._waiting += len(data)
             return
         if self.file is None:
@@ -90,6 +90,12 @@ class Spool:
             data = b"".join((*self._parts, data))
             self._parts.clear()
         _write_all(self.file.fd, data)
+
+    def _hold(self, data: bytes) -> None:
+        """In memory."""
+        self._parts.append(data)
+        if len(self._parts) > MOST_PARTS:
+            self._parts = [b"".join(self._parts)]
 
     def flush(self, submit: Submit, *, whole: bool) -> bool:
         """Whether there is nothing to wait for: the body may go on coming or, if it is `whole`, be used.
