@@ -217,7 +217,7 @@ class Http2Output:
             return
         state = stream.state_of
         if not state.remote_closed:
-            if mark.exchange.websocket is not None and mark.exchange.websocket.has_begun:
+            if mark.exchange.head.upgrades:
                 self._end_first(conn, session, stream)
             if not self._has_waited(stream):
                 session.ready.pop(stream, None)
@@ -234,8 +234,8 @@ class Http2Output:
             self._reach(conn, session)
 
     def _end_first(self, conn: Connection, session: Session, stream: Stream) -> None:
-        """RFC 8441 5 and RFC 6455 7.1.1: of a WebSocket that is closed, the client ends its side after ours.
-        (What is kept back is RST_STREAM alone.)"""
+        """RFC 8441 5 and RFC 6455 7.1.1: of a WebSocket that is closed, the client ends its side after ours;
+        and of one that is refused, it waits for the response. (What is kept back is RST_STREAM alone.)"""
         if not stream.state_of.local_closed:
             wire = session.wire.data(stream.state_of, 0, end=True)
             self.put(conn, session, wire)
