@@ -31,10 +31,11 @@ from halfsync.pump.states import (
     TunnelState,
 )
 from halfsync.pump.tunnel_ends import TunnelEnds
+from halfsync.tls.certificates import Certificates
 from halfsync.wire.blocks import BLOCK_SIZE
 from halfsync.wire.messages import Ending, Lease, Task
 from tests.pump.harness import Client, Stage, get, skip_with_records, skip_with_single_bytes
-from tests.pump.tls_ends import TLSSocket, certificates
+from tests.pump.tls_ends import TLSSocket, certificates, site
 from tests.wire.http2_frames import PREFACE, settings
 
 S, E = ConnectionState, ConnectionEvent
@@ -99,6 +100,11 @@ def fresh(stage: Stage) -> Client:
 def connected(stage: Stage) -> Client:
     """To a socket for https."""
     return stage.client(in_clear=True)
+
+
+def connected_without_certificate(stage: Stage) -> Client:
+    """The same, where clients are to have one."""
+    return connected(stage)
 
 
 def idle(stage: Stage) -> Client:
@@ -385,6 +391,7 @@ def it_asks_for_what_is_not_there(stage: Stage, client: Client) -> None:
 
 SCENARIOS: dict[str, tuple[Before, Then]] = {
     named(S.HANDSHAKE, E.PREPARED): (connected, shakes_hands),
+    named(S.HANDSHAKE, E.ENDED_LAST): (connected_without_certificate, shakes_hands),
     named(S.HANDSHAKE, E.CLOSE): (connected, leaves),
     named(S.FRESH, E.PART_OF_HEAD): (fresh, sends(get()[:5])),
     named(S.FRESH, E.EXCHANGE_BEGAN): (fresh, sends(get())),
@@ -449,6 +456,10 @@ def test_each_transition_has_its_scenario():
     assert len(SCENARIOS) == len(TRANSITIONS)
 
 
+CERTIFICATES: dict[Before, Callable[[], Certificates]] = {
+    connected: certificates,
+    connected_without_certificate: lambda: certificates(site(cert_reqs="required")),
+}
 NEED_A_WHOLE_READ = {
     named(S.FRESH, E.EXCHANGE_BEGAN),
     named(S.IDLE, E.EXCHANGE_BEGAN),
@@ -466,7 +477,7 @@ def test_transition(transition: str, tape: Tape, capfd: pytest.CaptureFixture[st
     if transition in NEED_A_WHOLE_READ:
         skip_with_single_bytes("has a state between these")
     before, then = SCENARIOS[transition]
-    tls = certificates() if before is connected else None
+    tls = CERTIFICATES[before]() if before in CERTIFICATES else None
     with Stage(stream_body=transition.startswith("BodyState"), tls=tls) as stage:
         client = before(stage)
         tape.moves.clear()

@@ -484,6 +484,30 @@ def test_a_site_has_its_own_least_version():
             stage.client(context=context, name="shop.example")
 
 
+def test_a_refused_client_reads_why_though_it_goes_on_sending():
+    """With TLS 1.3 it takes its handshake for done; with its requests unread, it would get a reset."""
+    with Stage(tls=certificates(site("", "a", cert_reqs="required"))) as stage:
+        client = stage.client()
+        sock = client.sock
+        for _ in range(3):
+            stage.settle()
+            sock.send(get("/x"))
+        stage.settle()
+        with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+            sock.recv(1000)
+        assert stage.pump.connections
+        sock.close()
+        stage.until(lambda: not stage.pump.connections, "the end")
+        assert stage.pump.endings.counts.closes == {int(CloseReason.HANDSHAKE_FAILED): 1}
+
+
+def test_a_refused_client_that_does_not_close_is_not_waited_for():
+    with Stage(tls=certificates(site("", "a", cert_reqs="required"))) as stage:
+        stage.client()
+        stage.later(30)
+        assert not stage.pump.connections
+
+
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
 def test_a_site_has_its_own_rule_about_client_certificates(version: str):
     with Stage(tls=certificates(*sites(cert_reqs="required"))) as stage:

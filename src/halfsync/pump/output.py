@@ -165,9 +165,10 @@ class Output:
         self.time_sending(conn, exchange)
         return MORE
 
-    def linger(self, conn: Connection) -> Outcome:
+    def linger(self, conn: Connection, reason: CloseReason = CloseReason.ANSWERED) -> Outcome:
         """The step of LINGERING: read and drop, until the client closes. (RFC 9112 9.6: with bytes unread,
-        close(2) would send a reset, which can destroy the response before the client has read it.)"""
+        close(2) would send a reset, which can destroy the response before the client has read it.) `reason`:
+        why our way is shut."""
         if conn.transport.ends_unsaid and not self._has_finished(conn):
             return self._endings.close(conn, CloseReason.CLIENT_DISCONNECTED)
         if not conn.readable:
@@ -179,9 +180,9 @@ class Output:
                 conn.readable = False
                 return WAIT
             except OSError:
-                return self._endings.close(conn, CloseReason.ANSWERED)
+                return self._endings.close(conn, reason)
             if not data:
-                return self._endings.close(conn, CloseReason.ANSWERED)
+                return self._endings.close(conn, reason)
         self._run_queue.again(conn)
         return WAIT
 

@@ -49,6 +49,7 @@ from halfsync.pump.timeouts import Timeouts
 from halfsync.pump.tls.challenges import ShownChallenges
 from halfsync.pump.tls.contexts import Contexts
 from halfsync.pump.tls.handshakes import Handshakes
+from halfsync.pump.tls.refused import RefusedClients
 from halfsync.pump.traces import traces_of
 from halfsync.pump.tunnel import Tunnels
 from halfsync.pump.websocket.protocol import WebSockets
@@ -214,6 +215,7 @@ class Parts(ABC):
             self.clear_http1,
             self.guarded_http1,
             self.challenges,
+            RefusedClients(self.clock, self.run_queue, self.endings, self.output, self.http1),
             settings.head_timeout,
             settings.max_handshakes,
         )

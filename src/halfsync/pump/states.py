@@ -46,7 +46,9 @@ class ConnectionState(IntEnum):
     IDLE = 1  # kept after a response; no byte of the next request is buffered
     HEAD = 2  # a part of a head has come, or was buffered behind the request before it
     BUSY = 3  # has an exchange, whose own state says whose turn it is
-    LINGERING = 4  # the last response is sent, and our way is shut; reads until the client closes too
+    LINGERING = (
+        4  # the last response, or alert, is sent, and our way is shut; reads until the client closes too
+    )
     CLOSED = 5
     TUNNEL = 6  # the client and a socket talk through it, and HTTP is over: see TunnelState
     HANDSHAKE = 7  # accepted where TLS is spoken, or a proxy says first for whom; HTTP has not begun yet
@@ -59,7 +61,7 @@ class ConnectionEvent(IntEnum):
     LEASE = 2  # a lease had the response, and the socket took it all
     EXCHANGE_ENDED = 3  # its last byte was taken by the socket; the connection is kept
     ENDED_PIPELINED = 4  # the same, and bytes of the next request are buffered
-    ENDED_LAST = 5  # its last byte was taken, and it was the connection's last
+    ENDED_LAST = 5  # its last byte was taken, and it was the connection's last; or a handshake has failed
     CLOSE = 6  # see closes.CloseReason
     SWITCHED = 7  # the head of a 101 was taken
     PREPARED = 8  # the TLS handshake is done, or the PROXY header read where there is no TLS
@@ -158,6 +160,7 @@ _S, _E = ConnectionState, ConnectionEvent
 _CONNECTION: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     _S.HANDSHAKE: {
         _E.PREPARED: _S.FRESH,
+        _E.ENDED_LAST: _S.LINGERING,
         _E.CLOSE: _S.CLOSED,
     },
     _S.FRESH: {

@@ -35,6 +35,7 @@ from halfsync.pump.tls.challenges import PROTOCOL, ShownChallenges
 from halfsync.pump.tls.contexts import Contexts
 from halfsync.pump.tls.facts import facts_of
 from halfsync.pump.tls.half_open import HalfOpen
+from halfsync.pump.tls.refused import RefusedClients
 from halfsync.pump.tls.transport import (
     NO_APPLICATION_PROTOCOL,
     UNRECOGNIZED_NAME,
@@ -67,6 +68,7 @@ class Handshakes(BeforeHttp):
         in_clear: WireProtocol,
         guarded: WireProtocol,
         challenges: ShownChallenges,
+        refused: RefusedClients,
         head_timeout: float,
         max_handshakes: int,
     ) -> None:
@@ -85,6 +87,7 @@ class Handshakes(BeforeHttp):
         self._in_clear = in_clear
         self._guarded = guarded
         self._challenges = challenges
+        self._refused = refused
         self.head_timeout = head_timeout
         self.due: dict[Connection, None] = {}  # (for its order)
         self.half_open = HalfOpen(clock, endings, max_handshakes)
@@ -159,7 +162,10 @@ class Handshakes(BeforeHttp):
         except OSError as error:
             self._say_failed(conn, transport, error)
             self.half_open.ended(conn)
-            self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
+            if transport.wants_certificate and transport.has_begun:
+                self._refused.take(conn, transport)
+            else:  # the client waits for what we say
+                self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
 
     def _say_failed(self, conn: Connection, transport: TLSTransport, error: OSError) -> None:
         """Where a client certificate is asked for, whoever has issued one wants to know why it is refused."""
