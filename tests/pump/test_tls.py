@@ -26,6 +26,7 @@ from halfsync.pump.states import FRESH, HANDSHAKE, LINGERING
 from halfsync.pump.tls import transport as tls_transport
 from halfsync.pump.tls.contexts import Contexts
 from halfsync.pump.tls.handshakes import STEPS
+from halfsync.pump.tls.openssl import server_side
 from halfsync.pump.tls.transport import SEND, TLSTransport
 from halfsync.tls import ticket_keys
 from halfsync.tls.certificates import SiteCertificates
@@ -1191,8 +1192,8 @@ def test_python_need_not_show_what_is_in_an_ssl_object(monkeypatch):
         wrapped.append(real(Other, incoming, outgoing))  # type: ignore[arg-type]
         return wrapped[-1]
 
-    real = tls_transport._wrap
-    monkeypatch.setattr(tls_transport, "_wrap", wrap)
+    real = server_side
+    monkeypatch.setattr(tls_transport, "server_side", wrap)
     with Stage(tls=certificates(site("", "a", cert_reqs="optional"))) as stage:
         stage.hand(answers=True)
         context = client_context(protocols=("http/1.1",))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from halfsync.pump.tls.transport import TLSError
+from halfsync.pump.tls.openssl import TLSError
 from halfsync.tls.facts import MAX_CERTIFICATE, ClientCertificate, TLSFacts
 
 if TYPE_CHECKING:

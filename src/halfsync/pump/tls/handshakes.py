@@ -35,14 +35,9 @@ from halfsync.pump.tls.challenges import PROTOCOL, ShownChallenges
 from halfsync.pump.tls.contexts import Contexts
 from halfsync.pump.tls.facts import facts_of
 from halfsync.pump.tls.half_open import HalfOpen
+from halfsync.pump.tls.openssl import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, TLSError, alert
 from halfsync.pump.tls.refused import RefusedClients
-from halfsync.pump.tls.transport import (
-    NO_APPLICATION_PROTOCOL,
-    UNRECOGNIZED_NAME,
-    TLSError,
-    TLSTransport,
-    alert,
-)
+from halfsync.pump.tls.transport import TLSTransport
 from halfsync.tls.facts import MAX_KNOWN, encode
 from halfsync.wire.client_hello import MAX_HELLO, MAX_RECORDS, Opening, look_at
 from halfsync.wire.closes import CloseReason

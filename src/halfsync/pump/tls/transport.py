@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from halfsync import channel
 from halfsync.logs.error import log
+from halfsync.pump.tls.openssl import TLSError, reason_of, server_side
 from halfsync.pump.transport import PlainTransport
 from halfsync.tls.http2_ciphers import suits_http2
 
@@ -68,10 +69,6 @@ WITHOUT_DATA_A_SECOND = 1024
 
 _buffer = channel.page_buffer(SEND)
 """What is read into it is encrypted at once."""
-
-
-class TLSError(OSError):
-    """The client broke the protocol, or can't agree with us."""
 
 
 class TLSTransport:
@@ -145,7 +142,7 @@ class TLSTransport:
         """Be the server's side of a handshake."""
         self._incoming = MemoryBIO()
         self._outgoing = MemoryBIO()
-        self.inner = inner = _wrap(context, self._incoming, self._outgoing)
+        self.inner = inner = server_side(context, self._incoming, self._outgoing)
         self._read: Callable[[int], bytes] = inner.read
         self._write = inner.write
 
@@ -179,7 +176,7 @@ class TLSTransport:
             return False
         except SSLError as error:
             self._fail()
-            raise TLSError(_reason(error)) from None
+            raise TLSError(reason_of(error)) from None
         self.is_newest = inner.version() == "TLSv1.3"
         if self.is_newest:
             self._held = self._outgoing.pending
@@ -341,8 +338,8 @@ class TLSTransport:
             self._over = True
             return b""
         self._fail()
-        log("debug", f"TLS: {_reason(error)}: connection closed")
-        raise TLSError(_reason(error)) from None
+        log("debug", f"TLS: {reason_of(error)}: connection closed")
+        raise TLSError(reason_of(error)) from None
 
     def drained(self, received: int, size: int, /) -> bool:
         return received < size and self._emptied and not self._incoming.pending
@@ -540,27 +537,6 @@ class TLSTransport:
         self.plain.close()
 
 
-def _wrap(context: ssl.SSLContext, incoming: MemoryBIO, outgoing: MemoryBIO) -> Any:
-    """The server's side of a connection, without the `ssl.SSLObject` around it, if that is possible: its
-    methods only call these (0.1 µs each), and it takes 2 µs to make in a handshake."""
-    wrap = getattr(context, "_wrap_bio", None)
-    if wrap is not None:
-        return wrap(incoming, outgoing, True)
-    tls = context.wrap_bio(incoming, outgoing, server_side=True)
-    return _Inner(tls)
-
-
-class _Inner:
-    """The same where Python shows nothing of the kind."""
-
-    def __init__(self, tls: ssl.SSLObject) -> None:
-        self._tls = tls
-        self.shutdown = tls.unwrap
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tls, name)
-
-
 def _peer_of(sock: PlainTransport) -> str:
     try:
         return str(sock.getpeername()[0])
@@ -570,19 +546,3 @@ def _peer_of(sock: PlainTransport) -> str:
 
 def _nothing() -> None:
     pass
-
-
-def _reason(error: SSLError) -> str:
-    """In words: "no shared cipher", "certificate verify failed: certificate has expired"."""
-    words = (error.reason or str(error)).lower().replace("_", " ")
-    why = getattr(error, "verify_message", "")
-    return f"{words}: {why}" if why else words
-
-
-def alert(description: int) -> bytes:
-    """A fatal alert before a handshake has begun (RFC 8446 6)."""
-    return bytes((21, 3, 1, 0, 2, 2, description))
-
-
-UNRECOGNIZED_NAME = 112
-NO_APPLICATION_PROTOCOL = 120
