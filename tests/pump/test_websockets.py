@@ -10,7 +10,9 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from halfsync.objects import File
+from halfsync.pump.connection import Connection
 from halfsync.pump.states import WebSocketState
+from halfsync.pump.websocket.protocol import EVENTS_A_STEP
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import (
     MESSAGE_IN_PACKET,
@@ -260,6 +262,38 @@ def test_pings_of_a_client_that_reads_nothing():
             return bool(pongs) and pongs[-1] == b"999"
 
         one.until(answered)
+
+
+@pytest.mark.parametrize("kind", ["pings", "pongs", "fragments", "messages"])
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_flood_is_taken_in_by_shares(monkeypatch: pytest.MonkeyPatch, kind: str, reads: bool):
+    """However many frames a client has sent, others are served before all of them are read."""
+    frames = {
+        "pings": frame(PING, b"p" * 20),
+        "pongs": frame(10, b"p" * 20),
+        "fragments": frame(0, fin=False),
+        "messages": frame(TEXT, b"m"),
+    }
+    with stage() as one:
+        pair = Pair(one, rcvbuf=0 if reads else 4096)
+        while not reads and not pair.conn.out:
+            pair.tell(bytes(60_000))
+        if kind == "fragments":
+            pair.client.send(frame(TEXT, fin=False))
+        ws, conn = pair.ws, pair.conn
+        shares: list[int] = []
+        drive = one.pump.drive
+
+        def driven(driven_conn: Connection) -> None:
+            before = len(conn.inbox) + ws.reader.unread
+            drive(driven_conn)
+            shares.append(max(0, before - len(conn.inbox) - ws.reader.unread))
+
+        monkeypatch.setattr(one.pump, "drive", driven)
+        one.settle()
+        pair.client.send(frames[kind] * 2000)
+        one.settle()
+        assert max(shares) <= 2 * EVENTS_A_STEP * len(frames[kind])
 
 
 # --- what applications send ---------------------------------------------------------------------------

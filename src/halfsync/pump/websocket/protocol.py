@@ -30,7 +30,7 @@ from halfsync.objects import File
 from halfsync.pump.bodies.spool import Spool, SpoolSpace
 from halfsync.pump.checks import UnsendableError
 from halfsync.pump.clock import Clock
-from halfsync.pump.connection import MORE, NEVER, WAIT, Connection, Exchange, Outcome
+from halfsync.pump.connection import NEVER, WAIT, Connection, Exchange, Outcome
 from halfsync.pump.descriptors import Descriptor
 from halfsync.pump.endings import Endings
 from halfsync.pump.helpers import Helpers
@@ -160,7 +160,9 @@ class WebSockets:
             outcome = self._output.produce(conn)
         else:
             outcome = WAIT
-        return MORE if self.answer_latest_ping(exchange, ws) else outcome
+        if self.answer_latest_ping(exchange, ws):
+            self._run_queue.again(conn)  # not in this turn: there may be as many Pings behind it
+        return outcome
 
     def answer_latest_ping(self, exchange: Exchange, ws: WebSocket) -> bool:
         """If that had to wait for room on the queue, and there is some now."""
