@@ -16,7 +16,7 @@ workers = 0
 bind = ["127.0.0.1:0", "nowhere"]
 wokers = 3
 access_logformat = "%Z"
-allow = ["x"]
+allow = ["x", "10.0.0.1/33"]
 
 [routes]
 "/" = "app:app"
@@ -25,10 +25,10 @@ allow = ["x"]
 "/a/" = "app:app"
 "/b" = { redirect = "/b/c" }
 "/c?" = { respond = 204 }
-"/d" = { app = "app:app", lease = 3,  headers = { set = { "Date" = "x" } } }
+"/d" = { app = "app:app", lease = 3,  headers = { set = { "Date" = "x" }, remove = ["a b", ""] } }
 
 [sites.one]
-hosts = ["one.example", "bad host"]
+hosts = ["one.example", "bad host", "one.example:80"]
 bind = "127.0.0.1:x"
 port = 3
 [sites.two]
@@ -48,12 +48,16 @@ site.toml:3: there is no setting wokers; did you mean workers?
 site.toml:9: routes.'/static' has no setting leese; did you mean lease?
 site.toml:9: routes.'/static': immutable must be true or false, not 'yes'.
 site.toml:14: routes.'/d': headers: Date is the server's own; it can't be changed.
+site.toml:14: routes.'/d': headers: 'a b' can't be the name of a header field.
+site.toml:14: routes.'/d': headers: '' can't be the name of a header field.
 site.toml:19: sites."one" has no setting port.
 site.toml:17: sites."one": hosts: 'bad host' is neither a host's name nor of the form *.name.
+site.toml:17: sites."one": hosts: 'one.example:80' must not have a port; `bind` says where it is served.
 site.toml:26: sites."three".routes.'/x' must be a target such as "app:app" or "./static", {example}
 Environment variable HALFSYNC_THREDS names no setting; did you mean HALFSYNC_THREADS?
 --keep-alive must be a number of seconds, 0 or more, not 'x'.
-allow: 'x' is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8.
+site.toml:5: allow: '10.0.0.1/33' is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8.
+site.toml:5: allow: 'x' is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8.
 site.toml:23: sites."three": the host same.example belongs to the site 'two' already.
 site.toml:9: routes.'/static': there is no folder or file './static' in {here}.
 site.toml:10: routes.'/a': there is no folder or file './missing' in {here}.
@@ -61,9 +65,9 @@ site.toml:13: routes.'/c?': no request has a path that begins with '/c?'.
 site.toml:14: routes.'/d': lease is for files; an application says its own.
 site.toml:12: routes.'/b': the redirect to '/b/c' leads to this route again.
 site.toml:25: sites."three".routes.'/': there is no folder or file 'none' in {here}.
-access_logformat: The log format has '%Z', which is not known.
-bind 'nowhere' must be host:port, [address]:port, a port, or unix:/path.
-bind '127.0.0.1:x' must be host:port, [address]:port, a port, or unix:/path.
+site.toml:4: access_logformat: The log format has '%Z', which is not known.
+site.toml:2: bind 'nowhere' must be host:port, [address]:port, a port, or unix:/path.
+site.toml:18: sites."one": bind '127.0.0.1:x' must be host:port, [address]:port, a port, or unix:/path.
 """
 
 
@@ -146,11 +150,12 @@ bind = "https://127.0.0.1:1"
 
 OF_BOUND = """\
 site.toml:2: there is no setting wokers; did you mean workers?
-health_bind: 127.0.0.1:0 is in bind too; health checks have an address of their own.
-proxy_protocol: '127.0.0.1:9' is no address of bind, which has http://127.0.0.1:0, https://127.0.0.1:1; \
-* means all.
-proxy_protocol: nobody is believed; name the proxies in forwarded_allow_ips, or * for whoever connects.
-bind has an https:// address, but there is no certificate: name one with certfile.
+site.toml:4: health_bind: 127.0.0.1:0 is in bind too; health checks have an address of their own.
+site.toml:5: proxy_protocol: '127.0.0.1:9' is no address of bind, which has http://127.0.0.1:0, \
+https://127.0.0.1:1; * means all.
+site.toml:5: proxy_protocol: nobody is believed; name the proxies in forwarded_allow_ips, or * for \
+whoever connects.
+site.toml:1: bind has an https:// address, but there is no certificate: name one with certfile.
 """
 
 
@@ -264,9 +269,9 @@ def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
     found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
     assert found.returncode == 2
     assert sorted(line.removeprefix("halfsync: ") for line in found.stderr.splitlines()) == [
-        "pid: the file no/pid can't be written.",
         'site.toml:10: sites."one": keyfile: the key in one.key does not fit the certificate in two.pem.',
         'site.toml:12: sites."two": certfile: the file three.pem can\'t be read: No such file or directory.',
         "site.toml:2: there is no setting wokers; did you mean workers?",
         "site.toml:4: keyfile: the key in two.key does not fit the certificate in one.pem.",
+        "site.toml:5: pid: the file no/pid can't be written.",
     ]

@@ -136,7 +136,9 @@ def test_a_socket_by_number_is_refused_with_what_to_do():
         listeners.parse("fd://3")
 
 
-@pytest.mark.parametrize("address", ["https://127.0.0.1", "https://host:80/path", "http://host:80/path"])
+@pytest.mark.parametrize(
+    "address", ["https://127.0.0.1", "https://host:80/path", "http://host:80/path", "ftp://x:1"]
+)
 def test_urls_that_can_not_be_bound(address):
     with pytest.raises(SettingError, match="must be"):
         listeners.parse(address)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -33,18 +34,25 @@ async def asgi(scope, receive, send):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "shop.py").write_text(SHOP)
-    (tmp_path / "site_of").mkdir()
-    (tmp_path / "site_of/__init__.py").write_text("")
-    (tmp_path / "site_of/wsgi.py").write_text("from shop import app as application\n")
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/gunicorn.conf.py").write_text("workers = 7\nwsgi_app = 'shop:app'\n")
-    (tmp_path / "gunicorn_settings.py").write_text("workers = 6\n")
-    (tmp_path / "gunicorn.conf").write_text("workers = 5\ntimeout = 9\n")  # TOML, too, by its form
-    (tmp_path / "conf/shop.conf").write_text("import os\nworkers = 4\n")
-    (tmp_path / "templates").mkdir()
-    return tmp_path
+def folder():
+    """Others may enter it (pytest's own are closed to them): one of them serves as another user."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield filled(Path(name))
+
+
+def filled(folder: Path) -> Path:
+    (folder / "shop.py").write_text(SHOP)
+    (folder / "site_of").mkdir()
+    (folder / "site_of/__init__.py").write_text("")
+    (folder / "site_of/wsgi.py").write_text("from shop import app as application\n")
+    (folder / "conf").mkdir()
+    (folder / "conf/gunicorn.conf.py").write_text("workers = 7\nwsgi_app = 'shop:app'\n")
+    (folder / "gunicorn_settings.py").write_text("workers = 6\n")
+    (folder / "gunicorn.conf").write_text("workers = 5\ntimeout = 9\n")  # TOML, too, by its form
+    (folder / "conf/shop.conf").write_text("import os\nworkers = 4\n")
+    (folder / "templates").mkdir()
+    return folder
 
 
 def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -74,9 +82,10 @@ def test_a_command_line_means_what_it_meant(folder, line):
 @pytest.mark.skipif(os.geteuid() != 0, reason="one of them names a user")
 @pytest.mark.parametrize("line", [one for one in LINES if not one.told], ids=lambda one: one.command)
 def test_its_configuration_is_fine(folder, line):
-    os.chmod(folder, 0o755)
     found = halfsync(folder, *words(line), "--check-config", **line.environment)
-    assert (found.returncode, found.stderr) == (0, "")
+    # (Where Python is root's own, there is a line about that.)
+    told = [said for said in found.stderr.splitlines() if "Python's own modules" not in said]
+    assert (found.returncode, told) == (0, [])
     assert found.stdout.endswith("The configuration is fine.\n")
 
 

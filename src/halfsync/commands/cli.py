@@ -26,6 +26,7 @@ from halfsync.plan.routes_table import table_of
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
 from halfsync.settings.site_tls import SiteTLS, tls_of
+from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.store_url import parse_store_url
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS, Settings
@@ -256,11 +257,12 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     layout = work_out(loaded.settings, named, loaded.sites, loaded.headers, loaded.error_pages, mistakes)
     read_again.started_with(named, loaded, layout)
     check_formats(loaded, mistakes)
-    are_addresses = check_addresses(layout.addresses(loaded.settings), mistakes)
+    are_addresses = check_addresses(layout.addresses(loaded.settings), loaded.sites, mistakes)
     before = len(mistakes.found)
     tls = tls_of(loaded.settings, loaded.sites, loaded.places, mistakes)
     all_tls = len(mistakes.found) == before
-    check_reach(loaded.settings, layout.sites, mistakes)
+    if are_addresses:
+        check_reach(loaded.settings, layout.sites, mistakes)
     if check_config:
         look_at_files(loaded, tls, mistakes)
         look_at_machine(loaded, layout, mistakes)
@@ -358,14 +360,17 @@ def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
             raise SettingError(str(error)) from None
 
 
-def check_addresses(addresses: Sequence[str], mistakes: Mistakes) -> bool:
-    """Whether all of them are addresses."""
+def check_addresses(addresses: Sequence[str], sites: Sequence[SiteEntry], mistakes: Mistakes) -> bool:
+    """Whether all of them are addresses. `sites` have some of them for themselves."""
     from halfsync.parent.listeners import parse
 
+    wheres = {address: site.places.get("bind", "") for site in sites for address in site.bind}
     before = len(mistakes.found)
     for address in addresses:
-        with mistakes.noted():
+        try:
             parse(address)
+        except SettingError as wrong:
+            mistakes.note(f"{wheres.get(address, '')}{wrong}")
     return len(mistakes.found) == before
 
 

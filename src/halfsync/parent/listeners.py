@@ -143,6 +143,8 @@ def parse(address: str) -> tuple[str, int] | str:
     if not colon:
         return "127.0.0.1", int(port)
     bracketed = host.startswith("[") and host.endswith("]")
+    if separator and address == given and "/" in address:
+        raise SettingError(f"bind {address!r} must begin with https:// or http://, or with neither.")
     if ":" in host and not bracketed:
         raise SettingError(f"bind {address!r}: write an IPv6 address in brackets, as in [{host}]:{port}.")
     if not _may_be_looked_up(host):

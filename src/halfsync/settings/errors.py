@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -31,6 +32,7 @@ class Mistakes:
 
     def __init__(self) -> None:
         self.found: list[SettingError] = []
+        self.places: Mapping[str, str] = {}  # of settings at the top of a file: "halfsync.toml:7: "
 
     def note(self, sentence: str) -> None:
         self.found.append(SettingError(sentence))
@@ -44,8 +46,16 @@ class Mistakes:
             self.found.append(mistake)
 
     def raise_all(self) -> None:
-        """If there are any."""
-        if len(self.found) == 1:
-            raise self.found[0]
-        if self.found:
-            raise SettingErrors(self.found)
+        """If there are any. A sentence that begins with the name of a setting is about its value at the top:
+        whoever found that out need not know whether that stands in a file, and where."""
+        found = [self._placed(one) for one in self.found]
+        if len(found) == 1:
+            raise found[0]
+        if found:
+            raise SettingErrors(found)
+
+    def _placed(self, mistake: SettingError) -> SettingError:
+        placed = [self.places.get(re.split("[^a-z0-9_]", one)[0], "") + one for one in mistake.sentences]
+        return (
+            mistake if placed == mistake.sentences else SettingErrors([SettingError(one) for one in placed])
+        )

@@ -24,7 +24,10 @@ def header_rules(table: Any, where: Place) -> tuple[HeaderRule, ...]:
     removed = [removed] if isinstance(removed, str) else removed
     if not isinstance(removed, list):
         raise SettingError(f"{where}: remove must be a list of names, not {removed!r}.")
-    rules = [HeaderRule(_name(name, where.at("remove"))) for name in removed]
+    rules = []
+    for name in removed:
+        with where.noted():
+            rules.append(HeaderRule(_name(name, where.at("remove"))))
     for key in ("set", "add"):
         for name, value in _pairs(table, key, where):
             at = where.at(key).at(name)

@@ -36,5 +36,8 @@ class Place:
         """A table in it; `text` is put behind this one's."""
         return Place(self._file, self._lines, self._mistakes, (*self._path, key), self._text + text)
 
+    def note(self, sentence: str) -> None:
+        self._mistakes.note(sentence)
+
     def noted(self) -> AbstractContextManager[None]:
         return self._mistakes.noted()

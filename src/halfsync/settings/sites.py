@@ -92,7 +92,11 @@ def _hosts(name: str, value: Any, where: Place) -> tuple[str, ...]:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
         raise SettingError(f'{where}: hosts must be a list of names, such as ["{name}", "*.{name}"].')
-    return tuple(_host(one, where) for one in given)
+    found = []
+    for one in given:
+        with where.noted():
+            found.append(_host(one, where))
+    return tuple(found) or (name,)
 
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"

@@ -21,9 +21,9 @@ from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME, PREFIX, ROWS, Row
 from halfsync.settings.sites import SiteEntry, toml_sites
 from halfsync.settings.table import Settings
-from halfsync.settings.targets import Target, check_files_texts, check_networks, did_you_mean, toml_targets
-from halfsync.settings.tls_headers import check_tls_headers
+from halfsync.settings.targets import Target, did_you_mean, toml_targets
 from halfsync.settings.toml_lines import key_lines
+from halfsync.settings.value_checks import wrong_values
 from halfsync.settings.values import checked, from_text, from_toml, octal
 
 
@@ -90,10 +90,11 @@ def load(
                     values[name] = layer.value(name)
                     origins[name] = layer.origin
     settings = Settings(**values)
+    places = {name: place for name, place in tables.places.items() if origins.get(name) == file}
+    found.places = places
     _check_together(settings, found)
     if mistakes is None:
         found.raise_all()
-    places = {name: place for name, place in tables.places.items() if origins.get(name) == file}
     return Loaded(settings, origins, tables.targets, tables.sites, tables.headers, tables.error_pages, places)
 
 
@@ -220,11 +221,10 @@ def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
 
 def _check_together(settings: Settings, mistakes: Mistakes) -> None:
     """Settings that are wrong by more than their type, or not right with each other."""
+    for _, sentence in wrong_values(msgspec.structs.asdict(settings)):
+        mistakes.note(sentence)
     for check in (
-        _check_files,
-        _check_access,
         _check_bind,
-        _check_tls_headers,
         _check_octals,
         _check_env,
         _check_heads,
@@ -233,21 +233,9 @@ def _check_together(settings: Settings, mistakes: Mistakes) -> None:
             check(settings)
 
 
-def _check_files(settings: Settings) -> None:
-    check_files_texts("", settings.cache_control, settings.fallback)
-
-
-def _check_access(settings: Settings) -> None:
-    check_networks("", settings.allow, settings.deny)
-
-
 def _check_bind(settings: Settings) -> None:
     if not settings.bind:
         raise SettingError("bind is empty: there is nowhere to listen.")
-
-
-def _check_tls_headers(settings: Settings) -> None:
-    check_tls_headers("", settings.hsts, settings.alt_svc)
 
 
 def _check_octals(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
 from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME, ROWS
-from halfsync.settings.tls_headers import check_tls_headers
+from halfsync.settings.value_checks import wrong_values
 from halfsync.settings.values import from_toml
 
 
@@ -115,9 +114,8 @@ def own_settings(table: Mapping[str, Any], where: Place) -> dict[str, Any]:
         if name in OWN_OF_ROUTES:
             with where.noted():
                 own[name] = from_toml(BY_NAME[name], table[name], f"{where.at(name)}: {name}")
-    check_files_texts(f"{where}: ", own.get("cache_control", ""), own.get("fallback", ""))
-    check_networks(f"{where}: ", own.get("allow", ()), own.get("deny", ()))
-    check_tls_headers(f"{where}: ", own.get("hsts", ""), own.get("alt_svc", ""))
+    for name, sentence in wrong_values(own):
+        where.note(f"{where.at(name)}: {sentence}")
     return own
 
 
@@ -210,36 +208,6 @@ def _text(value: Mapping[str, Any], key: str, where: Place) -> str:
     if not isinstance(found, str) or "\0" in found:
         raise SettingError(f"{where.at(key)}: {key} must be a text, not {found!r}.")
     return found
-
-
-def check_files_texts(where: str, cache_control: str | Mapping[str, str], fallback: str) -> None:
-    """Raises SettingError. `where` stands before the setting's name."""
-    controls = [cache_control] if isinstance(cache_control, str) else [*cache_control.values()]
-    for control in controls:
-        if not re.fullmatch("[ -~]*", control):
-            raise SettingError(f"{where}cache_control must be plain ASCII, not {control!r}.")
-    for pattern in () if isinstance(cache_control, str) else cache_control:
-        if not pattern or pattern.startswith("/"):
-            raise SettingError(
-                f"{where}cache_control: a pattern is for names such as '*.html', or for paths within the "
-                f"folder such as 'assets/*', not {pattern!r}."
-            )
-    parts = fallback.strip("/").split("/")
-    if fallback and any(part == "" or part.startswith(".") for part in parts):
-        raise SettingError(f"{where}fallback must be a file within the folder, not {fallback!r}.")
-
-
-def check_networks(where: str, allow: Sequence[str], deny: Sequence[str]) -> None:
-    """Raises SettingError. `where` stands before the setting's name."""
-    for name, texts in (("allow", allow), ("deny", deny)):
-        for text in texts:
-            try:
-                ipaddress.ip_network(text, strict=False)
-            except ValueError:
-                raise SettingError(
-                    f"{where}{name}: {text!r} is neither an address such as 10.0.0.7 nor a network such as "
-                    "10.0.0.0/8."
-                ) from None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-from halfsync.settings.errors import SettingError
+from collections.abc import Iterator
 
 NAMES = {"hsts": "Strict-Transport-Security", "alt_svc": "Alt-Svc"}
 """The field that each of the settings makes."""
@@ -15,11 +14,11 @@ _ALT_SVC = re.compile(rf"(?:clear|{_ALTERNATIVE}(?: ?, ?{_ALTERNATIVE})*)?")
 _HSTS = re.compile(r"(?:max-age=[0-9]+(?:; ?(?:includeSubDomains|preload))*)?")
 
 
-def check_tls_headers(where: str, hsts: str, alt_svc: str) -> None:
-    """Raises SettingError. `where` stands before the setting's name."""
+def wrong_tls_headers(hsts: str, alt_svc: str) -> Iterator[tuple[str, str]]:
+    """Each setting that is wrong, and a sentence that begins with its name."""
     if not _HSTS.fullmatch(hsts):
         known = "'max-age=63072000' or 'max-age=63072000; includeSubDomains'"
-        raise SettingError(f"{where}hsts must be like {known}, not {hsts!r}.")
+        yield "hsts", f"hsts must be like {known}, not {hsts!r}."
     if not _ALT_SVC.fullmatch(alt_svc):
         known = """'h3=":443"' or 'h3=":443"; ma=86400, h2="other.example:443"', or 'clear'"""
-        raise SettingError(f"{where}alt_svc must be like {known}, not {alt_svc!r}.")
+        yield "alt_svc", f"alt_svc must be like {known}, not {alt_svc!r}."
