@@ -75,6 +75,99 @@ def test_a_message_that_has_no_place_in_a_lifespan_is_logged_with_the_rule(tmp_p
         )
 
 
+COUNTED = """
+import asyncio
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+@asynccontextmanager
+async def life(name):
+    if name == "bad":
+        await until("begun-good-*")
+        raise RuntimeError("no database")
+    if name == "half" and os.path.exists("reloading") and not is_first():
+        await until("go")
+        raise RuntimeError("only one")
+    Path(f"begun-{name}-{os.getpid()}").touch()
+    yield
+    await asyncio.sleep(0.01)
+    Path(f"ended-{name}-{os.getpid()}").touch()
+
+async def until(pattern):
+    while not any(Path().glob(pattern)):
+        await asyncio.sleep(0.01)
+
+def is_first():
+    try:
+        os.close(os.open("first", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+def make(name):
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            try:
+                async with life(name):
+                    await send({"type": "lifespan.startup.complete"})
+                    await receive()
+            except RuntimeError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+            else:
+                await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"here"})
+    return app
+
+good, bad, half = make("good"), make("bad"), make("half")
+"""
+
+
+def left_open(folder: Path) -> list[str]:
+    """Workers whose lifespans have begun, and were not ended."""
+    begun = {one.name.removeprefix("begun-") for one in folder.glob("begun-*")}
+    assert begun
+    return sorted(begun - {one.name.removeprefix("ended-") for one in folder.glob("ended-*")})
+
+
+def test_lifespans_end_where_another_application_can_not_start(tmp_path):
+    (tmp_path / "counted.py").write_text(COUNTED)
+    started = command(tmp_path, "counted:good", "/bad=counted:bad", environment=dict(os.environ))
+    assert started.returncode == 2
+    assert "no database" in started.stderr
+    assert left_open(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "number"), [(["--reload"], signal.SIGINT), ([], signal.SIGQUIT), ([], signal.SIGTERM)]
+)
+def test_lifespans_end_at_a_stop_that_waits_for_no_request(tmp_path, more, number):
+    (tmp_path / "counted.py").write_text(COUNTED)
+    with serving(tmp_path, "counted:good", *more) as server:
+        assert server.get("/").body == b"here"
+        server.signal(number)
+        server.process.wait(60)
+    assert left_open(tmp_path) == []
+
+
+def test_lifespans_of_new_workers_end_where_a_reload_fails(tmp_path):
+    (tmp_path / "counted.py").write_text(COUNTED)
+    with serving(tmp_path, "counted:half", "--workers", "2") as server:
+        server.until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+        before = set(left_open(tmp_path))
+        (tmp_path / "reloading").touch()
+        server.signal(signal.SIGHUP)
+        server.until(lambda: len(list(tmp_path.glob("begun-*"))) == 3)
+        [new] = set(left_open(tmp_path)) - before
+        server.until(lambda: f"[{new.removeprefix('half-')}] is ready" in server.log())
+        (tmp_path / "go").touch()
+        server.until(lambda: set(left_open(tmp_path)) == before)
+        assert server.get("/").body == b"here"
+
+
 def test_to_check_the_configuration_begins_no_lifespan(tmp_path):
     (tmp_path / "locked.py").write_text(LOCKED)
     checked = command(tmp_path, "--check-config", "locked:app", environment=dict(os.environ))

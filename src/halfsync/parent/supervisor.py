@@ -447,7 +447,7 @@ class Supervisor:
         if self._tree.pump is None or self._tree.pump.drained or self._tree.pump.state is ChildState.KILLED:
             self._tree.begin_exit(now)
             if self._at_once:
-                self._tree.kill_all()
+                self._tree.end_soon(self._tree.children(), now)
 
     def _why_not_drained(self) -> str:
         if self._at_once:

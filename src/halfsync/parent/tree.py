@@ -3,6 +3,8 @@ are, and the ways in which they end. (The words for those: see states.py.)"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from halfsync.logs.error import tell
 from halfsync.parent.limits import EXIT_WRONG, LAST_WORD, REAPING, Phase
 from halfsync.parent.states import ChildEvent, ChildState
@@ -92,10 +94,18 @@ class Tree:
         for child in self.children():
             self.kill(child)
 
-    def drop_next(self, pool: WorkerPool) -> None:
+    def end_soon(self, children: Iterable[Child], now: float) -> None:
+        """Kill them, except workers with an event loop: the end of a lifespan is awaited, for LAST_WORD."""
+        for child in children:
+            if child.concurrency:
+                child.ends_soon = True
+                self.close_orders(child, now + LAST_WORD)
+            else:
+                self.kill(child)
+
+    def drop_next(self, pool: WorkerPool, now: float) -> None:
         """Its next generation, if there is one."""
-        for child in pool.of(pool.next):
-            self.kill(child)
+        self.end_soon(pool.of(pool.next), now)
         pool.next = None
 
     def give_up(self, sentence: str, trace: str, now: float) -> None:
@@ -106,7 +116,7 @@ class Tree:
             self.exit_status = EXIT_WRONG
             tell(trace + ("\n" if trace and not trace.endswith("\n") else "") + f"halfsync: {sentence}")
         self.begin_exit(now)
-        self.kill_all()
+        self.end_soon(self.children(), now)
 
     def begin_exit(self, now: float) -> None:
         """Everybody is to exit, those that are still importing at once."""

@@ -69,8 +69,9 @@ class Reloads:
         self._reconfiguration.dropped(self._tree.plan, plan)
         log("info", f"{files} changed: starting again with it.")
         self._tree.exit_status = START_AGAIN
-        self._tree.begin_exit(time.monotonic())
-        self._tree.kill_all()
+        now = time.monotonic()
+        self._tree.begin_exit(now)
+        self._tree.end_soon(self._tree.children(), now)
         return True
 
     @property
@@ -181,7 +182,7 @@ class Reloads:
     def drop(self) -> None:
         """Whatever is under way."""
         for pool in self._tree.pools:
-            self._tree.drop_next(pool)
+            self._tree.drop_next(pool, time.monotonic())
         plan, self._next_plan = self._next_plan, None
         if plan is None:
             return
@@ -199,7 +200,7 @@ class Reloads:
         self._notifier.reload_failed()
         if self._next_plan is None:
             log("error", f"{child.who}: {told} {pool.name}: reload failed; the old workers keep serving.")
-            self._tree.drop_next(pool)
+            self._tree.drop_next(pool, time.monotonic())
             return
         log("error", f"{child.who}: {told} Reload failed, and the old configuration stays in effect.")
         self.drop()

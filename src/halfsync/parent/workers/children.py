@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from halfsync import channel
+from halfsync.parent.limits import LAST_WORD
 from halfsync.parent.states import TRANSITIONS, ChildEvent, ChildState
 from halfsync.parent.workers.thread_rows import ThreadRows
 from halfsync.settings.table import Settings
@@ -69,6 +70,7 @@ class Child(msgspec.Struct, eq=False):
     has_done: int = 0  # of a pump: the latest Ping of Reloads that it has confirmed, by its number
     worn: str = ""  # why it is to be replaced, in words, as soon as another one is there
     luck: float = msgspec.field(default_factory=_luck)  # from 0 to 1, at random: how much later that is
+    ends_soon: bool = False  # it has LAST_WORD to exit
     at_fault: bool = False  # it was killed for what it did
     has_shown_stacks: bool = False  # it was told to, and is killed next
     row: int = -1  # on the scoreboard; -1: it has none
@@ -89,6 +91,8 @@ class Child(msgspec.Struct, eq=False):
 
     def why_overdue(self, settings: Settings) -> str:
         """Said when its limit is past."""
+        if self.ends_soon:
+            return f"did not exit within {LAST_WORD:g} s"
         if self.state in (ChildState.RETIRING, ChildState.EXITING):
             return f"did not exit in time (graceful_timeout, {settings.graceful_timeout:g} s)"
         return "closed its channel to the parent and did not exit"
