@@ -18,7 +18,14 @@ from halfsync.system.primitives import os, socket
 from halfsync.system.temporary_files import out_of_reach
 from halfsync.wire.messages import MAX_DESCRIPTORS, MAX_PACKET
 
-_ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+"""Bytes of ancillary data."""
+# As plain numbers: two members of an IntFlag are joined in Python, and take 1 µs for it.
+CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+AT_ONCE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+"""Flags of a recvmsg(2): what it gives is closed in other programs; and it does not wait."""
+CUT = int(socket.MSG_CTRUNC)
+"""Of the flags that it gives: there was no room for all descriptors."""
 
 
 class SendResult(Enum):
@@ -72,15 +79,13 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]] | None:
     Raises BlockingIOError if a non-blocking socket has nothing to read.
     """
     try:
-        packet, ancillary, flags, _ = channel.recvmsg(
-            MAX_PACKET, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        packet, ancillary, flags, _ = channel.recvmsg(MAX_PACKET, ROOM_FOR_DESCRIPTORS, CLOSE_ON_EXEC)
     except BlockingIOError:
         raise
     except OSError:
         return None
     descriptors = _descriptors(ancillary)
-    if flags & socket.MSG_CTRUNC:
+    if flags & CUT:
         close_all(descriptors)
         descriptors = []
     if packet:

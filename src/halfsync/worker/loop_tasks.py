@@ -35,7 +35,6 @@ from halfsync.system.temporary_files import out_of_reach
 from halfsync.wire.blocks import AREA, BLOCK_FROM, BlockCopier, BlockWriter, has_blocks, scoreboard_of
 from halfsync.wire.messages import (
     DONE,
-    MAX_DESCRIPTORS,
     MAX_PACKET,
     NOT_BEGUN,
     Cancel,
@@ -67,7 +66,6 @@ BEAT = 0.25
 """Seconds between two signs of life while there are tasks."""
 SWALLOWED = 5.0
 """Seconds after which a task that was cancelled, and goes on, is complained of."""
-_ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class LoopTasks:
@@ -147,7 +145,7 @@ class LoopTasks:
     def _read_tasks(self) -> None:
         try:
             size, ancillary, _, _ = self._tasks.recvmsg_into(
-                [self._buffer], _ROOM, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                [self._buffer], channel.ROOM_FOR_DESCRIPTORS, channel.AT_ONCE
             )
         except BlockingIOError:
             return
@@ -214,7 +212,7 @@ class LoopTasks:
     def _read_watch(self) -> None:
         try:
             size, ancillary, _, _ = self._watch.recvmsg_into(
-                [self._watched], _ROOM, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                [self._watched], channel.ROOM_FOR_DESCRIPTORS, channel.AT_ONCE
             )
         except BlockingIOError:
             return

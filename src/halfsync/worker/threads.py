@@ -46,7 +46,6 @@ from halfsync.logs.error import failure, log
 from halfsync.system.primitives import _thread, os, socket, threading, time
 from halfsync.system.temporary_files import out_of_reach
 from halfsync.wire.messages import (
-    MAX_DESCRIPTORS,
     MAX_PACKET,
     Credit,
     Ending,
@@ -80,8 +79,6 @@ UNAVAILABLE = (
 )
 
 _now = time.monotonic_ns
-
-_ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class NoDescriptorError(Exception):
@@ -204,7 +201,7 @@ class Threads:
         """Tell the pump which tasks wait here, and forget them: those in the task queue, and those that
         are still in the socket because all threads are busy."""
         buffer = channel.page_buffer(MAX_PACKET)
-        while self._receive(buffer, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT):
+        while self._receive(buffer, channel.AT_ONCE):
             pass
         tasks: list[Task | LogTask] = []
         while self._task_queue:
@@ -269,11 +266,11 @@ class Threads:
                 forks.no_longer(self._forget_in_child)
                 self._tasks.close()
 
-    def _receive(self, buffer: memoryview, flags: int = socket.MSG_CMSG_CLOEXEC) -> bool:
+    def _receive(self, buffer: memoryview, flags: int = channel.CLOSE_ON_EXEC) -> bool:
         """Wait for a packet and put its tasks into the task queue. False at the end, or if `flags` say
         not to wait and there is none."""
         try:
-            size, ancillary, _, _ = self._tasks.recvmsg_into([buffer], _ROOM, flags)
+            size, ancillary, _, _ = self._tasks.recvmsg_into([buffer], channel.ROOM_FOR_DESCRIPTORS, flags)
         except OSError as error:
             forks.end_if_child()
             end_if_lost(self._tasks, error)

@@ -37,7 +37,6 @@ from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1_responses import BODILESS, head_start
 from halfsync.wire.messages import (
     DONE,
-    MAX_DESCRIPTORS,
     MAX_PACKET,
     UNFINISHED,
     AlikeReplies,
@@ -128,7 +127,7 @@ class Replies:
             return
         try:
             size, ancillary, flags, _ = worker.tasks.recvmsg_into(
-                [self._buffer], socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+                [self._buffer], channel.ROOM_FOR_DESCRIPTORS, channel.CLOSE_ON_EXEC
             )
         except BlockingIOError:
             return
@@ -138,7 +137,7 @@ class Replies:
             self._deaths.lose(worker)
             return
         fds = _descriptors(ancillary) if ancillary else []
-        cut = bool(flags & socket.MSG_CTRUNC)
+        cut = flags & channel.CUT != 0
         if cut:
             self._room.make(SHORT_AT_REPLY)
         try:
