@@ -17,10 +17,14 @@ from tests.e2e.harness import until
 from tests.launcher import MARK, Launched, launch
 
 SCRIPT = """
-import json, os, sys, time
+import contextlib, json, os, sys, time
+def open_files():
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the list
+            yield int(name), os.readlink(f"/proc/self/fd/{name}")
 if __name__ == "__main__" and sys.argv[1] == "tells":
     print(json.dumps({"folder": os.getcwd(), "arguments": sys.argv[1:], "environment": dict(os.environ),
-        "path": sys.path[0], "open": os.listdir("/proc/self/fd"), "input": sys.stdin.read()}))
+        "path": sys.path[0], "open": dict(open_files()), "input": sys.stdin.read()}))
     sys.exit(7)
 if sys.argv[1] == "raises":
     raise ValueError("by itself")
@@ -57,7 +61,8 @@ def test_its_folder_environment_and_streams_are_its_own(tmp_path):
     assert told["arguments"] == ["tells", "more"]
     assert told["environment"] == {"A": "b"}
     assert told["input"] == ""
-    assert set(told["open"]) <= {"0", "1", "2", "3"}, "3 lists them"
+    # (ctypes takes a library from version 3.4 of which on holds its own file open.)
+    assert {number for number, file in told["open"].items() if "libffi" not in file} == {"0", "1", "2"}
 
 
 @pytest.mark.parametrize(
