@@ -334,11 +334,13 @@ def test_at_a_reload_endless_streams_are_cancelled_in_time_and_the_lifespan_ends
                 stream.unread += stream.socket.recv(4096)
             server.signal(signal.SIGHUP)
             server.until_gone(old)
-            assert waits.answer().status == 500
+            assert waits.answer().status == 503
             assert not stream.rest().endswith(b"0\r\n\r\n"), "it was visibly cut"
         assert (tmp_path / "cancelled").exists()
         assert (tmp_path / "shut-down").exists()
-        assert "2 requests, or their background tasks, are cancelled at graceful_timeout" in server.log()
+        said = r"2 requests, or their background tasks, are cancelled at graceful_timeout: (.*)\."
+        [named] = re.findall(said, server.log())
+        assert sorted(named.split(", ")) == ["GET /steps from 127.0.0.1", "GET /wait from 127.0.0.1"]
         assert "is killed" not in server.log()
         assert "Exception" not in server.log()
         assert server.get("/").status == 200

@@ -41,7 +41,7 @@ from halfsync.handlers.asgi_response import (
 from halfsync.http.error_pages import ErrorPages
 from halfsync.http.header_rules import HeaderRules
 from halfsync.http.request import request_named
-from halfsync.http.response import MAX_FIELDS, SMALL, internal_error
+from halfsync.http.response import ENDED, INTERNAL_ERROR, MAX_FIELDS, SMALL, of_one
 from halfsync.logs.error import failure, log
 from halfsync.objects import File
 from halfsync.system.primitives import os, time
@@ -377,9 +377,10 @@ class HTTPInvocation(OutgoingResponse):
         elif begun or self._gone:
             self._part([], ABORTED)
         else:
-            self._head, body = internal_error(self._task.head)
+            response = ENDED if self._is_cancelled else INTERNAL_ERROR
+            self._head, body = of_one(response, self._task.head)
             if self._pages is not None:
-                fields, body = self._pages.instead(500, self._head.fields, body)
+                fields, body = self._pages.instead(self._head.status, self._head.fields, body)
                 self._head = msgspec.structs.replace(self._head, fields=fields)
             self._lease = None
             self._reply(len(body), body, [], DONE)

@@ -319,7 +319,16 @@ INTERNAL_ERROR = plain(500, "Internal Server Error", "Internal server error.\n")
 """What a client sees when a handler raised. The traceback is in the error log."""
 
 
+ENDED = plain(503, "Service Unavailable", "The server has ended this request: its code is being replaced.\n")
+"""Where a worker that is replaced could not wait for a handler any longer."""
+
+
 def internal_error(request_head: bytes) -> tuple[Head, bytes]:
     """The same for one request, with its id if it has one."""
-    head, body = INTERNAL_ERROR
+    return of_one(INTERNAL_ERROR, request_head)
+
+
+def of_one(response: tuple[Head, bytes], request_head: bytes) -> tuple[Head, bytes]:
+    """With the id of the request, if it has one."""
+    head, body = response
     return head, named_in(body, request_head)

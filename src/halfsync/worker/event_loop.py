@@ -36,6 +36,8 @@ from halfsync.worker.loop_orders import OrdersThread
 from halfsync.worker.loop_tasks import LoopTasks
 from halfsync.worker.osthreads import start_daemon
 
+MOST_NAMED = 5
+"""Requests that are named where several are cancelled."""
 CANCELLED_WITHIN = 1.0
 """Seconds for tasks that were cancelled at the end."""
 LAST = 1.0
@@ -249,9 +251,12 @@ class EventLoopWorker:
             await asyncio.wait(running, timeout=max(0.0, until - time.monotonic()))
         left = {one for one in running if not one.done()}
         if left:
+            named = [running[one].named for one in left]
+            more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
             log(
                 "warning",
-                f"{len(left)} requests, or their background tasks, are cancelled at graceful_timeout.",
+                f"{len(left)} requests, or their background tasks, are cancelled at graceful_timeout: "
+                f"{', '.join(named[:MOST_NAMED])}{more}.",
             )
             for one in left:
                 running[one].end()
