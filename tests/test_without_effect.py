@@ -56,6 +56,7 @@ CERTIFIED = 'certfile = "a.pem"'
 
 CASES = [
     # setting, what is served, why it has no effect, and what gives it one
+    ("redirect_http_port = 443", APP, "redirect_http is not on", "redirect_http = true"),
     ("client_burst = 5", APP, "client_rate is not set", "client_rate = 2"),
     ('limit_store = "redis://store"', APP, NO_LIMITS, "client_rate = 2"),
     ('limit_store = "redis://store"', APP, NO_LIMITS, "client_connections = 2"),

@@ -193,6 +193,14 @@ def test_where_a_redirect_to_https_leads(target, place):
         assert (answer.status, answer.fields["location"]) == (301, "https://other.test" + place)
 
 
+@pytest.mark.parametrize(("port", "place"), [(0, ""), (443, ""), (8443, ":8443")])
+def test_a_redirect_leads_to_the_port_that_clients_see(port, place):
+    with stage(redirect_http=True, redirect_http_port=port) as s:
+        client = s.client()
+        client.send(LINE + b"GET / HTTP/1.1\r\nHost: other.test:80\r\n\r\n")
+        assert client.answer().fields["location"] == f"https://other.test{place}/"
+
+
 def test_a_redirect_to_https_behind_it():
     with stage(redirect_http=True) as s:
         client = s.client()

@@ -99,6 +99,7 @@ NEEDS: tuple[Need, ...] = (
     Need(("lease_file_memory",), _there("has_files"), "no folder or file is served"),
     Need(_FOR_ASGI, _there("has_asgi"), "no ASGI application is served"),
     Need(("threads", "stream_body"), _there("has_wsgi"), "it is for WSGI applications, and none is served"),
+    Need(("redirect_http_port",), _set("redirect_http"), "redirect_http is not on"),
     Need(("client_burst",), _set("client_rate"), "client_rate is not set"),
     Need(
         ("limit_store", "client_prefix_ipv4", "client_prefix_ipv6"),

@@ -158,7 +158,7 @@ class Acceptor:
         self._families = [one.socket.family for one in plan.listeners]
         self.redirected = in_clear if plan.settings.redirect_http else set()
         ports = [one.port for one in plan.listeners if one.scheme == "https" and not one.is_removed]
-        self._redirecting.port = ports[0] if ports else 443
+        self._redirecting.port = plan.settings.redirect_http_port or (ports[0] if ports else 443)
 
     def _close(self, index: int, listener: socket.socket) -> None:
         """Accept what has connected by now, and then close the listening socket."""

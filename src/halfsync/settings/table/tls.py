@@ -131,6 +131,16 @@ class Tls(Serving, frozen=True, kw_only=True):
             "GET nor HEAD. Those of unix sockets are not.",
         ),
     ] = False
+    redirect_http_port: Annotated[
+        int,
+        about(
+            "TLS",
+            "Port that `redirect_http` redirects to, where clients see another one than the server has: one "
+            "that is mapped, as in a container. 0: that of the first address with TLS.",
+            least=0,
+            most=65535,
+        ),
+    ] = 0
     alt_svc: Annotated[
         str,
         about(
