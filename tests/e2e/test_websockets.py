@@ -259,6 +259,13 @@ def test_the_client_vanishes(site):
     assert noted(site, "/echo?vanishes") == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
 
+def test_to_close_what_the_client_has_closed_is_no_error(site):
+    """Applications do so in a `finally`, with more behind it. To send is one."""
+    with open_at(site, "/close_again"):
+        pass
+    assert noted(site, "/close_again") == ["websocket.send"]
+
+
 def test_what_the_access_log_says(site):
     with open_at(site, "/echo?logged") as client:
         client.send("12345")

@@ -322,6 +322,8 @@ class WebSocketInvocation:
         phase = self._phase
         if phase == LEFT and kind in _KINDS:
             self._line.end_if_child()
+            if kind == "websocket.close":  # as applications do in any case, and it is closed
+                return
             raise ClientLeftError
         if kind == "websocket.accept" and phase == REQUESTED:
             self._accept(message)

@@ -103,6 +103,20 @@ async def do_close(scope: Any, receive: Any, send: Any, code: str, reason: str =
     note(scope, await receive())
 
 
+async def do_close_again(scope: Any, receive: Any, send: Any) -> None:
+    """What it sends when its client has closed."""
+    await accept(receive, send)
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+    raised = []
+    for message in ({"type": "websocket.send", "text": "x"}, {"type": "websocket.close"}):
+        try:
+            await send(message)
+        except OSError:
+            raised.append(message["type"])
+    note(scope, raised)
+
+
 async def do_return(_scope: Any, receive: Any, send: Any) -> None:
     await accept(receive, send)
 
