@@ -30,6 +30,7 @@ from halfsync.parent.workers.children import Child, ProtocolError, Role
 from halfsync.parent.workers.reaping import MOST_UNKNOWN, UnknownChildren
 from halfsync.parent.workers.staffing import Staffing
 from halfsync.plan.plan import Plan, PoolPlan
+from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.wire import orders
@@ -168,8 +169,8 @@ def test_urls_that_can_be_bound(address, where):
     ],
 )
 def test_a_certificate_means_https_where_nothing_else_is_said(address, scheme, with_certificate):
-    assert listeners.scheme_of(address, Settings()) == scheme
-    assert listeners.scheme_of(address, Settings(certfile=["a.pem"])) == with_certificate
+    assert scheme_of(address, Settings()) == scheme
+    assert scheme_of(address, Settings(certfile=["a.pem"])) == with_certificate
 
 
 def has_ipv6() -> bool:

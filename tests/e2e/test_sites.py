@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import issued, write
 from tests.e2e.harness import SOURCES, Client, curl, serving
 from tests.ports import free_ports
 
@@ -217,25 +218,20 @@ TABLE = """\
 """
 
 
-def test_what_is_served_where_can_be_printed(tmp_path):
-    make(tmp_path)
-    (tmp_path / "halfsync.toml").write_text(SITE.format(port=1, own=2), "utf-8")
+def printed(folder: Path) -> list[str]:
     command = [sys.executable, "-m", "halfsync", "--print-routes"]
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
     found = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=True
     )
-    assert sorted(found.stdout.splitlines()) == sorted(TABLE.format(port=1, own=2).splitlines())
+    return found.stdout.splitlines()
 
 
-def test_a_person_at_a_terminal_sees_the_same(tmp_path):
-    make(tmp_path)
-    port, own = free_ports(2)
-    (tmp_path / "halfsync.toml").write_text(SITE.format(port=port, own=own), "utf-8")
+def shown_at_a_terminal(folder: Path) -> list[str]:
     shown, terminal = os.openpty()
     command = [sys.executable, "-m", "halfsync"]
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
-    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=terminal)
+    server = subprocess.Popen(command, cwd=folder, env=environment, stderr=terminal)
     os.close(terminal)
     said = b""
     try:
@@ -248,6 +244,32 @@ def test_a_person_at_a_terminal_sees_the_same(tmp_path):
                 pass
         server.wait(60)
         os.close(shown)
-    lines = said.decode().replace("\r\n", "\n").splitlines()
+    return said.decode().replace("\r\n", "\n").splitlines()
+
+
+def test_what_is_served_where_can_be_printed(tmp_path):
+    make(tmp_path)
+    (tmp_path / "halfsync.toml").write_text(SITE.format(port=1, own=2), "utf-8")
+    assert sorted(printed(tmp_path)) == sorted(TABLE.format(port=1, own=2).splitlines())
+
+
+def test_a_person_at_a_terminal_sees_the_same(tmp_path):
+    make(tmp_path)
+    port, own = free_ports(2)
+    (tmp_path / "halfsync.toml").write_text(SITE.format(port=port, own=own), "utf-8")
+    lines = shown_at_a_terminal(tmp_path)
     for line in TABLE.format(port=port, own=own).splitlines():
         assert line in lines
+
+
+def test_where_tls_is_spoken_and_where_all_is_redirected_is_seen(tmp_path):
+    certfile, keyfile = write(tmp_path, issued("shop.test"))
+    secure, clear = free_ports(2)
+    (tmp_path / "halfsync.toml").write_text(
+        f'bind = ["127.0.0.1:{secure}", "http://127.0.0.1:{clear}"]\ncertfile = "{certfile}"\n'
+        f'keyfile = "{keyfile}"\nredirect_http = true\n[routes]\n"/" = {{ respond = "pong" }}\n',
+        "utf-8",
+    )
+    addresses = [f"  https://127.0.0.1:{secure}", f"  http://127.0.0.1:{clear} (redirects)"]
+    assert printed(tmp_path)[-2:] == addresses
+    assert shown_at_a_terminal(tmp_path)[-3:-1] == addresses

@@ -23,6 +23,7 @@ from halfsync.parent.limits import START_AGAIN
 from halfsync.plan.layout import Layout, target_of, work_out
 from halfsync.plan.plan import Plan, SitePlan
 from halfsync.plan.routes_table import table_of
+from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
 from halfsync.settings.site_tls import SiteTLS, tls_of
@@ -286,7 +287,6 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
 
 def ineffective(loaded: Loaded, settings: Settings, targets: Sequence[Target], layout: Layout) -> list[str]:
     """Sentences about settings that have no effect."""
-    from halfsync.parent.listeners import scheme_of
     from halfsync.plan.without_effect import without_effect
 
     has_tls = any(scheme_of(address, settings) == "https" for address in layout.addresses(settings))
@@ -444,7 +444,7 @@ def look_at_listeners(
         listeners.note_wrong(loaded.settings, addresses, layout.only_with_tls, layout.demanding, mistakes)
     with mistakes.noted():
         acme_files.check_packages(tls)
-    schemes = [listeners.scheme_of(address, loaded.settings) for address in addresses]
+    schemes = [scheme_of(address, loaded.settings) for address in addresses]
     if all_tls and "https" in schemes and not any(one.certfile for one in tls):
         mistakes.note("bind has an https:// address, but there is no certificate: name one with certfile.")
 

@@ -17,6 +17,7 @@ from halfsync.parent import trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
 from halfsync.plan.plan import DEFAULT_SITE, Listener, SitePlan
+from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.table import Settings
 from halfsync.settings.values import octal
@@ -251,15 +252,6 @@ def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistake
                 f'sites."{site.name}": bind: nothing of it is served, for redirect_http redirects all that '
                 f"comes at {', '.join(own)}; give it an https:// address."
             )
-
-
-def scheme_of(address: str, settings: Settings) -> str:
-    """Whether an address of `bind` is for "https" or "http": it says so, or there is a certificate or none. A
-    unix socket's peer is a proxy on the same machine, which needs no TLS."""
-    scheme, separator, _ = address.lower().partition("://")
-    if separator and scheme in ("http", "https"):
-        return scheme
-    return "https" if (settings.certfile or settings.acme) and not address.startswith("unix:") else "http"
 
 
 def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Listener]) -> str:

@@ -165,6 +165,11 @@ class Listener(msgspec.Struct, frozen=True):
     scheme: str = "http"  # or "https"
     is_proxied: bool = False  # a proxy says first for whom it speaks (proxy_protocol)
 
+    @property
+    def url(self) -> str:
+        """ "http://127.0.0.1:8000", "unix:/run/app.sock"."""
+        return f"{self.scheme}://{self.address}" if self.port else self.address
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -187,9 +192,8 @@ class Plan:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it is served: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
-        found = [one for one in self.listeners if not one.is_removed]
-        return [one.address if not one.port else f"{one.scheme}://{one.address}" for one in found]
+        """Where it is served."""
+        return [one.url for one in self.listeners if not one.is_removed]
 
     @property
     def in_words(self) -> str:

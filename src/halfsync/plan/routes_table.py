@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halfsync.plan.plan import DEFAULT_SITE, Kind, Plan, RoutePlan, SitePlan
+from halfsync.plan.schemes import scheme_of
+from halfsync.settings.table import Settings
 
 
 def addresses_of(plan: Plan, site: int) -> list[str]:
     """Where a site is served: as bound, or, if nothing is bound yet, as configured."""
-    bound = [url_of(one.address) for one in plan.listeners if site in one.sites and not one.is_removed]
-    return bound or [url_of(address) for address in plan.sites[site].bind or plan.settings.bind]
+    settings = plan.settings
+    found = [one.url for one in plan.listeners if site in one.sites and not one.is_removed]
+    found = found or [_url_of(address, settings) for address in plan.sites[site].bind or settings.bind]
+    if not settings.redirect_http or plan.sites[site].is_health:
+        return found
+    return [f"{one} (redirects)" if one.startswith("http:") else one for one in found]
 
 
-def url_of(address: str) -> str:
-    """ "http://127.0.0.1:8000", "unix:/run/app.sock"."""
-    return address if address.startswith("unix:") or "://" in address else f"http://{address}"
+def _url_of(address: str, settings: Settings) -> str:
+    if address.startswith("unix:") or "://" in address:
+        return address
+    return f"{scheme_of(address, settings)}://{address}"
 
 
 def table_of(plan: Plan) -> list[str]:

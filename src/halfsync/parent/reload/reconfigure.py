@@ -24,6 +24,7 @@ from halfsync.parent.workers.children import Child
 from halfsync.plan import codec as plan_codec
 from halfsync.plan.layout import Layout
 from halfsync.plan.plan import NO_POOL, Listener, Plan, PoolPlan, RoutePlan
+from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS, acme_of
 from halfsync.settings.table import Settings
@@ -119,10 +120,7 @@ class Reconfiguration:
             if settings.bind != running.settings.bind:
                 log("warning", "bind has changed, without effect: the sockets are the service manager's.")
             return running.listeners
-        wanted = {
-            (listeners.scheme_of(address, settings), listeners.parse(address)): address
-            for address in addresses
-        }
+        wanted = {(scheme_of(address, settings), listeners.parse(address)): address for address in addresses}
         found = [
             one
             if (one.scheme, listeners.parse(one.bound_as)) in wanted

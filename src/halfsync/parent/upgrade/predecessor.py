@@ -27,6 +27,7 @@ from halfsync.parent.upgrade.probes import Probes
 from halfsync.parent.workers.children import Child
 from halfsync.parent.workers.pools import WorkerPool
 from halfsync.plan.plan import Listener, Plan
+from halfsync.plan.schemes import scheme_of
 from halfsync.settings.table import Settings
 from halfsync.tls.certificates import Certificates
 from halfsync.wire import upgrade
@@ -93,7 +94,7 @@ class Predecessor:
         found: list[Listener] = []
         missing: list[str] = []
         for address in addresses:
-            scheme = listeners.scheme_of(address, settings)
+            scheme = scheme_of(address, settings)
             same = self._bound_as(address, scheme)
             found += [self._take(one, scheme, address) for one in same]
             if not same:
