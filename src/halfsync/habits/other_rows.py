@@ -35,7 +35,12 @@ ROWS: tuple[Foreign, ...] = (
     nothing(UVICORN, "", "--no-access-log", "there is no access log by default.", is_switch=True),
     nothing(UVICORN, "", "--use-colors", "on a terminal it has colours.", is_switch=True),
     nothing(UVICORN, "", "--no-use-colors", "NO_COLOR=1 in the environment turns them off.", is_switch=True),
-    nothing(UVICORN, "", "--ws", "the pump speaks WebSocket by itself."),
+    nothing(
+        UVICORN,
+        "",
+        "--ws",
+        "the pump speaks WebSocket by itself, and the application accepts or rejects each.",
+    ),
     nothing(UVICORN, "", "--ws-max-queue", "messages wait up to 256 KiB; then the client is not read."),
     nothing(UVICORN, "", "--http", "the pump reads requests with httptools."),
     nothing(
