@@ -442,6 +442,14 @@ def test_a_stop_ends_both(tmp_path):
         assert not is_alive(new)
 
 
+def test_python_complains_of_nothing_that_ends_with_the_process(tmp_path):
+    with upgradable(tmp_path, environment={"PYTHONWARNINGS": "always"}) as server:
+        upgrade(server)
+        server.signal(signal.SIGTERM)
+        assert server.ends() == 0
+        assert "Warning: " not in server.log()
+
+
 def test_one_that_is_too_late_is_ended(lasting):
     configure(lasting.folder, startup_timeout=3)
     try:

@@ -153,8 +153,10 @@ def _serve(
             holdings=Holdings(pid_file, control_socket, before),
         )
         status = supervisor.run()
-        if before is not None and (failure := supervisor.failure) is not None:
-            before.failed([failure[0]], failure[1])
+        if before is not None:
+            if (failure := supervisor.failure) is not None:
+                before.failed([failure[0]], failure[1])
+            before.leave_to_the_exit()
         if status == 0:
             error.log("info", supervisor.last_word)
     return status, supervisor.upgrades

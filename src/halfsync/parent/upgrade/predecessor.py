@@ -218,6 +218,13 @@ class Predecessor:
             self.keeper.close()
             self.keeper = None
 
+    def leave_to_the_exit(self) -> None:
+        """The other ends take it for this process's end if these are closed, so nothing but that closes them.
+        (Python would warn of sockets that are open then.)"""
+        self._sock.detach()
+        if self.keeper is not None:
+            self.keeper.detach()
+
     # --- hearing
 
     @property
@@ -265,10 +272,8 @@ class Predecessor:
 
     def forget_in_child(self) -> None:
         """In a forked process: the descriptors are closed already. (The listening sockets are the plan's.)"""
-        self._sock.detach()
+        self.leave_to_the_exit()
         self._probes.forget_in_child()
-        if self.keeper is not None:
-            self.keeper.detach()
 
 
 def _adopted(fd: int) -> socket.socket:
