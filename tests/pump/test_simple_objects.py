@@ -19,6 +19,7 @@ from halfsync.objects import SAME_FILE, File, Memory, Pipe, SimpleObject
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending, Task
 from tests.pump.harness import Client, Hand, Stage, get, no_descriptor_left, parse_answer
+from tests.pump.tls_ends import certificates
 
 DATA = b"".join(b"%07d\n" % number for number in range(37_500))  # 300,000 bytes, no two lines alike
 LARGE = DATA * 10  # 3 MB: more than the socket buffers of both sides hold
@@ -442,11 +443,14 @@ def test_a_file_that_cannot_be_read_is_a_fault_and_a_reset(version: str, capfd: 
     assert "cannot read what is being sent" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("over_tls", [False, True])
 @pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])
-def test_a_file_is_read_where_sendfile_is_refused(error: int, monkeypatch: pytest.MonkeyPatch):
-    """By a file system, or by a sandbox."""
+def test_a_file_is_read_where_sendfile_is_refused(
+    error: int, over_tls: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """By a file system, or by a sandbox: those of certificates, too."""
     monkeypatch.setattr(os, "sendfile", raising(error))
-    with Stage() as stage:
+    with Stage(tls=certificates() if over_tls else None) as stage:
         hand, client = stage.hand(), stage.client()
         client.send(get("/x"))
         give_files(hand, hand.take(), LARGE, len(LARGE), ending=Ending.DONE)
@@ -457,10 +461,10 @@ def test_a_file_is_read_where_sendfile_is_refused(error: int, monkeypatch: pytes
 def test_what_a_file_system_says_is_not_taken_for_the_client_having_left(
     error: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    for name in ("sendfile", "preadv", "pread"):  # whichever the transport sends with
-        monkeypatch.setattr(os, name, raising(error))
     with Stage(access_logfile="-") as stage:
         hand, client = stage.hand(), stage.client()
+        for name in ("sendfile", "preadv", "pread"):  # whichever the transport sends with
+            monkeypatch.setattr(os, name, raising(error))
         client.send(get("/x"))
         give_files(hand, hand.take(), DATA, len(DATA), ending=Ending.DONE)
         client.rest()

@@ -12,7 +12,6 @@ Another kind (TLS, see tls/transport.py) is a class with the same methods. What 
 from __future__ import annotations
 
 import _socket
-import errno
 import fcntl
 import os
 import socket
@@ -20,6 +19,8 @@ import struct
 import termios
 from collections.abc import Callable, Iterable
 from typing import Protocol
+
+from halfsync.system.copying import NO_SENDFILE
 
 RECV_SIZE = 64 * 1024
 FIRST_READ = 479
@@ -30,9 +31,6 @@ _family_of: Callable[[socket.socket], int] = _socket.socket.family.__get__
 """As a number: to make it an AddressFamily takes 1 µs."""
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends a reset
 _NO_RESET = struct.pack("ii", 0, 0)
-
-_NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP}
-"""Of file systems that sendfile(2) can't read from, and of sandboxes that do not permit it."""
 
 
 class Transport(Protocol):
@@ -146,7 +144,7 @@ class PlainTransport(socket.socket):
         try:
             return os.sendfile(self.fileno(), fd, offset, count)
         except OSError as error:
-            if error.errno not in _NO_SENDFILE:
+            if error.errno not in NO_SENDFILE:
                 raise
         return self.send(os.pread(fd, min(count, self.read_size), offset))
 

@@ -16,6 +16,7 @@ from halfsync.parent.reload import acme_files, certificate_checks
 from halfsync.plan.plan import Listener
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.site_tls import SiteTLS
+from halfsync.system.copying import copy_part
 from halfsync.tls.certificates import Certificates, SiteCertificates, Span
 from halfsync.tls.ticket_keys import SECRET
 
@@ -51,7 +52,7 @@ def keep_sessions(before: Certificates | None, after: Certificates) -> None:
     if before is None or before.tickets is None or after.tickets is None:
         return
     os.lseek(after.fd, after.tickets[0], os.SEEK_SET)
-    os.sendfile(after.fd, before.fd, *before.tickets)
+    copy_part(after.fd, before.fd, *before.tickets)
 
 
 def read_for(
@@ -130,7 +131,7 @@ def _open(path: str, setting: str) -> int:
 def _append_file(copy: int, path: str, setting: str) -> None:
     fd = _open(path, setting)
     try:
-        _append(copy, fd, os.fstat(fd).st_size)
+        copy_part(copy, fd, 0, os.fstat(fd).st_size)
     except OSError as error:
         raise SettingError(f"{setting}: the file {path} can't be read: {error.strerror}.") from None
     finally:
@@ -140,15 +141,8 @@ def _append_file(copy: int, path: str, setting: str) -> None:
 def _append_copy(store: int, copy: int) -> Span:
     offset = os.fstat(store).st_size
     size = os.fstat(copy).st_size
-    _append(store, copy, size)
+    copy_part(store, copy, 0, size)
     return offset, size
-
-
-def _append(to: int, fd: int, size: int) -> None:
-    """Raises OSError."""
-    offset = 0
-    while offset < size and (sent := os.sendfile(to, fd, offset, size - offset)):
-        offset += sent
 
 
 def _text_of(site: SiteTLS) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from halfsync.http.hosts import HostTable
 from halfsync.plan.plan import Plan
 from halfsync.pump.descriptors import Descriptor
+from halfsync.system.copying import copy_part
 from halfsync.tls.certificates import SiteCertificates, Span, context_of
 from halfsync.tls.http2_ciphers import HTTP2, may_speak_newest, prohibited_in
 from halfsync.tls.ticket_keys import LIFE, SECRET, keys_of, new_secret, set_keys
@@ -164,10 +165,6 @@ class TicketKeys:
 def _copy(fd: int, offset: int, size: int) -> Descriptor:
     """A part of a file as a file in memory of its own: OpenSSL reads files, and from their beginning."""
     copy = Descriptor(os.memfd_create("certificate", os.MFD_CLOEXEC))
-    while size:
-        sent = os.sendfile(copy.fd, fd, offset, size)
-        if not sent:
-            raise OSError("the certificates' file is shorter than it should be")
-        offset += sent
-        size -= sent
+    if copy_part(copy.fd, fd, offset, size) < size:
+        raise OSError("the certificates' file is shorter than it should be")
     return copy
