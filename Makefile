@@ -9,12 +9,12 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test transports transport-bytes transport-records faults check format bench trace walk docs screenshot clean python-is-fit
+.PHONY: help demo test transports transport-bytes transport-records transport-tls faults check format bench trace walk docs screenshot clean python-is-fit
 
 help:
 	@echo 'make demo    serve the demo application at http://127.0.0.1:8000'
 	@echo 'make test    all tests                     (ARGS="-k name -x" goes to pytest)'
-	@echo 'make transports  the same over two transports that are no plain sockets (or one: make transport-bytes)'
+	@echo 'make transports  the same over three transports that are no plain sockets (or one: make transport-bytes, -records, -tls)'
 	@echo 'make faults  look for wrong responses while something goes wrong  (ARGS="--help")'
 	@echo 'make check   ruff and mypy                 (make format mends what ruff can)'
 	@echo 'make bench   measure against the peers     (ARGS="--help" shows what can be set)'
@@ -63,12 +63,12 @@ test: $(VENV)/made-dev
 	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 # The tests of the pump and the end-to-end tests over each transport of tests/pump/transports.py, also if some
-# fail over the first; `make test` runs a part of them so. `make transport-bytes ARGS=--lf`: over that one,
+# fail over the first, and those of the pump over TLS; `make test` runs a part of them so. `make transport-bytes ARGS=--lf`: over that one,
 # what failed there last time.
 transports: $(VENV)/made-dev
 	$(PY) -m tests.over_transports -- $(PARALLEL) $(ARGS)
 
-transport-bytes transport-records: transport-%: $(VENV)/made-dev
+transport-bytes transport-records transport-tls: transport-%: $(VENV)/made-dev
 	$(PY) -m tests.over_transports $* -- $(PARALLEL) $(ARGS)
 
 faults: $(VENV)/made-dev

@@ -35,10 +35,11 @@ def test_a_run_that_ended_early_has_no_report(tmp_path, text):
 @pytest.mark.parametrize(
     ("arguments", "statuses", "status", "over"),
     [
-        ([], [0, 0], 0, ["bytes", "records"]),
-        ([], [1, 0], 1, ["bytes", "records"]),
-        ([], [0, 2], 2, ["bytes", "records"]),
+        ([], [0, 0, 0], 0, ["bytes", "records", "tls"]),
+        ([], [1, 0, 0], 1, ["bytes", "records", "tls"]),
+        ([], [0, 2, 0], 2, ["bytes", "records", "tls"]),
         (["records"], [1], 1, ["records"]),
+        (["tls"], [0], 0, ["tls"]),
     ],
 )
 def test_each_transport_is_run_and_any_failure_is_the_status(

@@ -57,7 +57,9 @@ READ_BEFORE = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_")
 
 def transport() -> str | None:
     """The name of one that servers have in place of the plain socket."""
-    return os.environ.get("HALFSYNC_TEST_TRANSPORT")
+    name = os.environ.get("HALFSYNC_TEST_TRANSPORT")
+    assert name != "tls", "only the tests of the pump can have that one: their clients speak it"
+    return name
 
 
 def command() -> list[str]:

@@ -79,7 +79,7 @@ BUILT_IN, APP = 0, 1
 
 
 def transport() -> str:
-    """The name of the one that all stages use."""
+    """The name of the one that all stages use: one of transports.py, or "tls"."""
     return os.environ.get("HALFSYNC_TEST_TRANSPORT", "plain")
 
 
@@ -91,6 +91,11 @@ def skip_with_single_bytes(why: str) -> None:
 def skip_with_records(why: str) -> None:
     if transport() == "records":
         pytest.skip(f"what is read in records {why}")
+
+
+def skip_with_tls(why: str) -> None:
+    if transport() == "tls":
+        pytest.skip(f"over TLS {why}")
 
 
 class FakeTime:
@@ -302,6 +307,8 @@ class Stage:
         transports = [getattr(conn.transport, "plain", conn.transport) for conn in new]
         client.sock.find_peer([one for one in transports if isinstance(one, socket.socket)])
         client.conn = new[-1]
+        if transport() == "tls":
+            self.settle()  # the handshake is over for the client, and may not be for the pump
         return client
 
     def hand(self, pool: int = APP, *, threads: int = 8, answers: bool = False) -> Hand:
@@ -314,7 +321,16 @@ class Stage:
 class Client:
     """A browser, or something worse."""
 
-    def __init__(self, stage: Stage, rcvbuf: int = 0, *, in_clear: bool = False, **tls: Any) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        rcvbuf: int = 0,
+        *,
+        in_clear: bool = False,
+        turn: Callable[[], object] | None = None,
+        **tls: Any,
+    ) -> None:
+        """`turn`: what happens until its handshake is over, if not a turn of the stage."""
         self.stage = stage
         self.conn: Connection | None = None  # the pump's
         self.sock: Any = PromptSocket(stage.listener.family)
@@ -324,7 +340,7 @@ class Client:
         self.sock.connect(stage.listener.getsockname())
         self.sock.setblocking(False)
         if stage.tls is not None and not in_clear:
-            self.sock = tls_ends.TLSSocket(self.sock, stage.turn, **tls)
+            self.sock = tls_ends.TLSSocket(self.sock, turn or stage.turn, **tls)
         self.inbox = b""
         self.ended = False  # end of file, in good order
         self.reset = False

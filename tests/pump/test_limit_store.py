@@ -17,7 +17,7 @@ from halfsync.plan.plan import Kind, RoutePlan
 from halfsync.pump.limits.limit_store import LimitStore
 from tests import certificates
 from tests.ports import free_port
-from tests.pump.harness import APP, Stage
+from tests.pump.harness import APP, Stage, skip_with_tls
 from tests.redis_server import RedisServer
 
 CONNECTIONS = "halfsync:connections:7f000001"
@@ -245,12 +245,16 @@ def test_tls_that_fails(over_tls, url: str, words: str, capfd):
 # --- connections -----------------------------------------------------------------------------------
 
 
+CLOSED = "there is no 429 to a connection too many: it is closed before its handshake"
+
+
 def elsewhere(store: RedisServer, number: int) -> None:
     """Another machine has so many connections of this client."""
     store.ask("HSET", CONNECTIONS, "elsewhere", f"'{number} 9000000000000000'")
 
 
 def test_connections_at_all_machines_count(store, capfd):
+    skip_with_tls(CLOSED)
     elsewhere(store, 2)
     with counting(store.url) as stage:
         first = stage.client()
@@ -289,6 +293,7 @@ def test_nothing_is_kept_of_connections_that_are_closed(store):
 
 def test_a_machine_that_says_nothing_more_does_not_count(store):
     """And one that has written something else neither."""
+    skip_with_tls(CLOSED)
     elsewhere(store, 2)
     for field, value in (("late", "'99 1000'"), ("odd", "x")):
         store.ask("HSET", CONNECTIONS, field, value)
@@ -302,6 +307,7 @@ def test_a_machine_that_says_nothing_more_does_not_count(store):
 
 
 def test_without_a_store_each_counts_its_own(store):
+    skip_with_tls(CLOSED)
     elsewhere(store, 2)
     with counting(store.url) as stage:
         clients = [stage.client()]

@@ -9,7 +9,11 @@ import pytest
 
 from halfsync.pump.states import ConnectionState
 from halfsync.wire.messages import Lease, Task
-from tests.pump.harness import Hand, Stage, echo, get
+from tests.pump.harness import Hand, Stage, echo, get, transport
+
+pytestmark = pytest.mark.skipif(
+    transport() == "tls", reason="over TLS the PROXY header stands before the handshake"
+)
 
 LINE = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\n"
 BINARY = (

@@ -1,8 +1,8 @@
 """The contract of a transport: whatever carries a connection's bytes, in pieces of whatever size, the clients
 get the same responses.
 
-Here are the promises themselves, and tests of other files run again. With HALFSYNC_TEST_TRANSPORT=bytes or
-=records all of tests/pump runs so; only tests that count how often a short cut is taken differ then.
+Here are the promises themselves, and tests of other files run again. With HALFSYNC_TEST_TRANSPORT=bytes,
+=records or =tls all of tests/pump runs so; only tests that count how often a short cut is taken differ then.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from halfsync.pump.states import ConnectionState
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import Ending
 from tests.pump.harness import TIMEOUT, Stage, get, no_descriptor_left
-from tests.pump.tls_ends import certificates
+from tests.pump.tls_ends import TLSSocket, certificates
 
 UPGRADE = get("/", "Connection: Upgrade", "Upgrade: echo")
 DATA = random.Random(5).randbytes(3_000_000)
@@ -61,6 +61,8 @@ class Pair:
                 data = sock.recv(size - len(found))
             except BlockingIOError:
                 assert time.monotonic() < give_up, f"{len(found)} of {size} bytes came"
+                if isinstance(self.client.sock, TLSSocket):
+                    self.client.sock.flush()  # what it has taken, and the network had no room for
                 self.stage.settle()
                 continue
             if not data:

@@ -139,8 +139,14 @@ class TLSSocket:
             self.raw.find_peer(candidates)
 
     def recv_promptly(self, size: int) -> bytes:
-        """PromptSocket's."""
-        return self.recv(size)
+        """PromptSocket's; of all records that are there, as a plain socket gives all bytes."""
+        pieces = [self.recv(size)]
+        size -= len(pieces[0])
+        with contextlib.suppress(OSError):  # an end is found again
+            while size and pieces[-1]:
+                pieces.append(self.recv(size))
+                size -= len(pieces[-1])
+        return b"".join(pieces)
 
     def sendall(self, data: bytes) -> None:
         while data:
@@ -166,8 +172,9 @@ class TLSSocket:
             self.tls.unwrap()
         except ssl.SSLWantReadError:
             pass
-        self.flush()
-        self.raw.shutdown(how)
+        with contextlib.suppress(OSError):  # the server has closed, and has no use for our close_notify
+            self.flush()
+            self.raw.shutdown(how)
 
     def close(self) -> None:
         self.raw.close()
@@ -176,7 +183,11 @@ class TLSSocket:
         return self.raw.fileno()
 
     def setblocking(self, flag: bool) -> None:
-        assert not flag
+        """Of use for sends alone."""
+        self.raw.setblocking(flag)
+
+    def settimeout(self, seconds: float) -> None:
+        self.raw.settimeout(seconds)
 
     def setsockopt(self, *arguments: Any) -> None:
         self.raw.setsockopt(*arguments)
