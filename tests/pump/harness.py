@@ -168,6 +168,7 @@ class Stage:
         name = self.listener.getsockname()
         if transport() == "tls" and not unix and tls is None:
             tls = tls_ends.certificates()
+            self._undo.callback(os.close, tls.fd)
         self.tls = tls
         if sites is None:
             named = () if tls is None else tls.sites

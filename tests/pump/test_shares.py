@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -22,6 +23,7 @@ from halfsync.wire.http1 import HeadLimits, check_partial
 from halfsync.wire.messages import Lease
 from halfsync.wire.refusals import Refusal
 from tests.pump.harness import Client, Stage, get, skip_with_records
+from tests.pump.tls_ends import certificates
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -58,6 +60,32 @@ def test_pipelined_requests_in_two_writes_are_answered_in_order(first: int, turn
         expected = [b"leased" if n % 3 else f"GET /{n} HTTP/1.1\n".encode() for n in range(first + 40)]
         send_in(client, [b"".join(requests[:first]), b"".join(requests[first:])], turns)
         assert [client.answer().body for _ in requests] == expected
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_a_turn_serves_no_more_than_a_share_of_what_one_client_pipelines(over_tls: bool):
+    """Also where each read leaves something, and says so: a client that sends without pause would have all
+    turns for itself."""
+    with Stage(tls=certificates() if over_tls else None) as stage:
+        lease_of(stage, b"leased")
+        client = stage.client()
+        stage.settle()
+        requests = 10 * STEPS_A_TURN
+        client.sock.sendall(get() * requests)
+        steps = 0
+        [*_, conn] = stage.pump.connections.values()
+        step = conn.protocol.step
+
+        def count(conn: Connection) -> Any:
+            nonlocal steps
+            steps += 1
+            return step(conn)
+
+        with mock.patch.object(conn.protocol, "step", count):
+            stage.turn()
+        assert 0 < steps <= STEPS_A_TURN
+        for _ in range(requests):
+            assert client.answer().body == b"leased"
 
 
 def test_a_connection_with_buffered_requests_is_not_idle():

@@ -44,11 +44,14 @@ class RunQueue:
         """All that are ready now and do not wait for a share, in the order in which that was said. One in
         IDLE never waits when it is ready: the loop has just read a part of a request, and would put the next
         part that it reads in its place."""
-        carried = self.carried
-        if not carried:
+        carried, later = self.carried, self.later
+        if not (carried or later):
             taken = list(self.due)
         else:
-            taken = [conn for conn in self.due if conn not in carried or conn.state is IDLE]
+            # (Over TLS a read that leaves something says `ready`, in the midst of a share.)
+            taken = [
+                conn for conn in self.due if conn not in later and (conn not in carried or conn.state is IDLE)
+            ]
             for conn in taken:
                 carried.pop(conn, None)
         self.due.clear()
