@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from halfsync.system.stamps import REST
 from tests.e2e.harness import LONG, Answer, Client, Server, request, serving
 
 SIZES = {"small": 1024, "memory": 60 * 1024, "copied": 100 * 1024, "large": 5 * 1024 * 1024}
@@ -22,6 +24,10 @@ CLIENTS = {"small": 24, "memory": 16, "copied": 16, "large": 8}
 ROUNDS = 4
 SEEN_WITHIN = 1.3
 """Seconds: a lease, and what a busy machine needs."""
+UNSEEN = REST / 2
+"""Seconds that a write may take. The kernel tells of it at its begin alone, so a writer that does not run for
+REST in the midst of one leaves a file that looks as if nobody wrote to it, and is a mixture itself."""
+MAX_MIXTURES = 20
 LATE = 1.0
 """Seconds that a client's thread, or a worker between its look at the file and its response, may not have run
 at all: this machine's fault, not the server's. A very busy one adds what the slowest response took."""
@@ -30,6 +36,16 @@ at all: this machine's fault, not the server's. A very busy one adds what the sl
 def content(version: int, size: int) -> bytes:
     token = b"%08d" % version
     return (token * (size // 8 + 1))[:size]
+
+
+def is_half_written(body: bytes, version: int) -> bool:
+    """It is of this version up to somewhere, and from there on of the one before."""
+    now, before = content(version, len(body)), content(version - 1, len(body))
+    low, high = 0, len(body)
+    while low < high:  # how much of it is new
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if body.startswith(now[:middle]) else (low, middle - 1)
+    return body[low:] == before[low:]
 
 
 Change = Callable[[Path, bytes], None]
@@ -117,8 +133,8 @@ def test_never_a_mixture_and_the_new_version_soon(
         with town:
             for version in range(1, ROUNDS):
                 for name, size in SIZES.items():
-                    change(public / name, content(version, size_of(size, version)))
-                    town.changed(name, version)
+                    with town.changing(name, version):
+                        change(public / name, content(version, size_of(size, version)))
                 town.until_seen(version)
     town.check()
 
@@ -139,8 +155,8 @@ def test_never_a_mixture_when_changes_never_stop(
         with town:
             for version in range(1, 60):
                 for name, size in SIZES.items():
-                    change(public / name, content(version, size_of(size, version)))
-                    town.changed(name, version)
+                    with town.changing(name, version):
+                        change(public / name, content(version, size_of(size, version)))
                 town.until_asked(10 + version % 7 * 8)
             town.until_seen(version)
     town.check()
@@ -249,6 +265,8 @@ class Town:
         self._lock = threading.Lock()
         self._known: dict[tuple[int, int], bytes] = {}
         self.whole = self.cut = self.missing = self.busy = 0
+        self._unseen: set[tuple[str, int]] = set()  # changes that took too long
+        self._mixtures: list[tuple[str, int, bytes]] = []
         self._latest = dict.fromkeys(SIZES, 0)
         self.wrong: list[str] = []
         self._slowest = 0.0
@@ -269,6 +287,15 @@ class Town:
             thread.join(2 * LONG)
         assert not any(thread.is_alive() for thread in self._threads)
 
+    @contextmanager
+    def changing(self, name: str, version: int) -> Iterator[None]:
+        """A file is changed meanwhile."""
+        began = time.monotonic()
+        yield
+        self.changed(name, version)
+        if time.monotonic() - began > UNSEEN:
+            self._unseen.add((name, version))
+
     def changed(self, name: str, version: int) -> None:
         self._changes[name].append((version, time.monotonic()))
 
@@ -286,6 +313,9 @@ class Town:
 
     def check(self) -> None:
         assert not self.wrong, self.wrong[:5]
+        for name, version, body in self._mixtures:
+            long = (name, version) in self._unseen and is_half_written(body, version)
+            assert long, f"{name}: a mixture that begins with {version}"
         assert self.whole > 64
         assert self.cut < self.whole or self._changes_never_stop, "mostly aborts"
         assert self._missing_is_fine or not self.missing
@@ -325,8 +355,11 @@ class Town:
         version, size = int(answer.body[:8]), len(answer.body)
         if self._same_content:
             assert answer.body == content(0, size), "a mixture"
-        else:
-            assert answer.body == self._content(version, size), f"a mixture that begins with {version}"
+        elif answer.body != self._content(version, size):
+            # How long that write has taken is known when it is over, so this is judged at the end.
+            assert len(self._mixtures) < MAX_MIXTURES, f"a mixture that begins with {version}, and more"
+            self._mixtures.append((name, version, answer.body))
+            return
         with self._lock:
             known = self._by_tag.setdefault((name, answer["ETag"]), (version, size))
         assert known == (version, size) or not self._tags, f"one tag for {known} and for {(version, size)}"
