@@ -273,3 +273,40 @@ def test_a_signal_handler_that_raises_loses_no_message(monkeypatch: pytest.Monke
 
 class Interrupted(Exception):
     pass
+
+
+@pytest.mark.parametrize("where", ["cut_all", "close"])
+def test_a_signal_handler_that_raises_amid_the_end_of_the_channel_keeps_nobody(where: str):
+    pump, watched = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    raised: list[str] = []
+    cut: list[bool] = []
+
+    def handler(step: str) -> None:
+        if step == where and not raised:
+            raised.append(step)
+            raise Interrupted
+
+    class Watched:
+        fileno, recv = watched.fileno, watched.recv
+
+        def close(self) -> None:
+            watched.close()
+            handler("close")
+
+    def cut_all() -> None:
+        cut.append(True)
+        handler("cut_all")
+
+    watch: Any = WatchThread.__new__(WatchThread)
+    interrupts = SimpleNamespace(timeout=None, work=nothing)
+    watch._threads = SimpleNamespace(bodies=SimpleNamespace(cut_all=cut_all), interrupts=interrupts)
+    watch._orders, watch._watch, watch._retired, watch._alone_since = orders, Watched(), True, 0.0
+    pump.close()
+    with pytest.raises(Interrupted):
+        watch._turn()
+    assert watch._turn() is False, "it leaves"
+    assert cut
+    parent.close()
+    orders.close()
+    watched.close()

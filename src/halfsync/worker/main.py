@@ -343,10 +343,12 @@ class WatchThread:
         assert self._threads is not None
         packet = channel.peek(watch)
         if not packet:
-            watch.close()
-            self._watch = None
-            self._alone_since = time.monotonic()
+            # In this order, as what a signal handler of the application raises may come amid any of it: then
+            # the end is found again, or nothing is left to do.
             self._threads.bodies.cut_all()
+            self._alone_since = time.monotonic()
+            self._watch = None
+            watch.close()
             return
         try:
             messages = decode_watch(packet)
