@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -445,12 +446,29 @@ def test_a_small_file_that_changes_while_it_is_read_is_read_again(stage, folder,
 def test_a_file_that_does_not_come_to_rest_has_a_tag_of_its_own_and_no_lease(stage, folder, monkeypatch):
     """It may change again in the same tick of the clock, with the same times."""
     monkeypatch.setattr("halfsync.handlers.files.is_at_rest", lambda status: False)
-    for target in ("/a.txt", "/big.bin"):
-        answers = [stage.get(target) for _ in range(2)]
-        assert [answer.status for answer in answers] == [200, 200]
-        assert [answer.lease for answer in answers] == [None, None]
-        assert answers[0].fields["etag"] != answers[1].fields["etag"]
-        assert stage.get(target, f"If-None-Match: {answers[0].fields['etag']}").status == 200
+    answers = [stage.get("/a.txt") for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [answer.lease for answer in answers] == [None, None]
+    assert answers[0].fields["etag"] != answers[1].fields["etag"]
+    assert stage.get("/a.txt", f"If-None-Match: {answers[0].fields['etag']}").status == 200
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_large_file_that_is_rewritten_again_and_again_is_not_sent(stage, folder, monkeypatch, waits):
+    """While one that grows is: whenever it is looked at, it is what it is."""
+    monkeypatch.setattr("halfsync.handlers.files.is_at_rest", lambda status: False)
+    if not waits:
+        monkeypatch.setattr("threading.Semaphore.acquire", lambda *_, **__: False)
+    answer = stage.get("/big.bin")
+    assert (answer.status, answer.fields["retry-after"], answer.lease) == (503, "1", None)
+    size = itertools.count((folder / "big.bin").stat().st_size)
+
+    def pause(_seconds: float) -> None:
+        os.truncate(folder / "big.bin", next(size) + 1)
+
+    monkeypatch.setattr("halfsync.handlers.files.time.sleep", pause)
+    answer = stage.get("/big.bin")
+    assert (answer.status, answer.lease) == (200, None)
 
 
 def test_a_file_that_was_just_written_is_waited_for(stage, folder):

@@ -50,7 +50,7 @@ _MAX_BODY = 64 * 1024
 _TRIES = 3
 """How often a file is read that changes while it is read; and how often one is waited for."""
 _MOMENT = 0.005
-"""Seconds in which at least one write(2) of some megabytes ends."""
+"""Seconds in which a write(2) into a small file ends."""
 _WELL_KNOWN = b".well-known"
 """The one dot folder that is meant for the public (RFC 8615), at a site's root."""
 
@@ -95,7 +95,8 @@ class FilesHandler:
         self._fallback = os.fsencode(route.files.fallback)
         self._precompressed = route.files.precompressed
         self._caching = Caching(route.files)
-        # Threads that may wait for files to come to rest; one has other files to send.
+        # Threads that may wait for files to come to rest; one has other files to send (and waits for REST at
+        # most, if such a file is large).
         self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
         self._small = min(settings.lease_file_memory, _MAX_BODY)
 
@@ -216,27 +217,34 @@ class FilesHandler:
     def _answer(self, asked: _Asked, descriptor: int) -> None:
         for _ in range(_TRIES):
             status = self._at_rest(descriptor)
+            if status is None:
+                break
             if self._answer_as_it_is(asked, descriptor, status):
                 return
         asked.replier.own(*_BUSY)
 
-    def _at_rest(self, descriptor: int) -> os.stat_result:
-        """What the file is, if possible when nobody is writing into it."""
-        status = os.fstat(descriptor)
+    def _at_rest(self, descriptor: int) -> os.stat_result | None:
+        """What the file is when nobody is writing into it. Of one that does not come to rest: what it is now,
+        if it is small (a write into it is over before it is read) or grows; None of a large one that is
+        rewritten, for two of its versions would be read as one."""
+        status = before = os.fstat(descriptor)
         if is_at_rest(status):
             return status
-        if not self._waiting.acquire(blocking=False):
+        may_wait = self._waiting.acquire(blocking=False)
+        if not may_wait and status.st_size <= self._small:
             time.sleep(_MOMENT)
             return os.fstat(descriptor)
         try:
-            for _ in range(_TRIES):
+            for _ in range(_TRIES if may_wait else 1):
+                before = status
                 time.sleep(max(0.001, REST - age(status)))
                 status = os.fstat(descriptor)
                 if is_at_rest(status):
-                    break
+                    return status
         finally:
-            self._waiting.release()
-        return status
+            if may_wait:
+                self._waiting.release()
+        return status if status.st_size <= self._small or status.st_size > before.st_size else None
 
     def _answer_as_it_is(self, asked: _Asked, descriptor: int, status: os.stat_result) -> bool:
         """False if it is so no more, and nothing was said."""

@@ -14,7 +14,8 @@ Two things stand in the way:
  - A write of megabytes takes milliseconds, at whose begin the times are set.
 
 So a file that was changed less than REST seconds ago may change without a sign. The handler of files waits
-for REST; where it can't wait, such a file is not leased, and its tag is for this one response.
+for REST. What does not come to rest is not leased, and its tag is for this one response; and if it is large
+and does not just grow, it is not sent at all. (A write(2) whose process does not run for REST can't be told.)
 
 What nobody can see: writes through a memory map (the kernel looks at them when it likes), and file systems
 whose times lie. Deploy by renaming.
