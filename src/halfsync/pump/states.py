@@ -46,9 +46,7 @@ class ConnectionState(IntEnum):
     IDLE = 1  # kept after a response; no byte of the next request is buffered
     HEAD = 2  # a part of a head has come, or was buffered behind the request before it
     BUSY = 3  # has an exchange, whose own state says whose turn it is
-    LINGERING = (
-        4  # the last response, or alert, is sent, and our way is shut; reads until the client closes too
-    )
+    LINGERING = 4  # our way is shut behind the last response, or alert; reads until the client closes too
     CLOSED = 5
     TUNNEL = 6  # the client and a socket talk through it, and HTTP is over: see TunnelState
     HANDSHAKE = 7  # accepted where TLS is spoken, or a proxy says first for whom; HTTP has not begun yet
