@@ -15,6 +15,7 @@ in there is only how long a failing test takes.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import gc
 import os
@@ -306,7 +307,7 @@ class Stage:
         self.until(lambda: not before.issuperset(self.pump.connections.values()), "a connection")
         new = [conn for conn in self.pump.connections.values() if conn not in before]  # to ask all takes long
         transports = [getattr(conn.transport, "plain", conn.transport) for conn in new]
-        client.sock.find_peer([one for one in transports if isinstance(one, socket.socket)])
+        client.sock.find_peer([one for one in transports if isinstance(one, _socket.socket)])
         client.conn = new[-1]
         if transport() == "tls":
             self.settle()  # the handshake is over for the client, and may not be for the pump

@@ -662,9 +662,9 @@ def session_with(
 ) -> tuple[bool, ssl.SSLSession | None]:
     """Of a handshake in memory: whether it is resumed, and the session that the client has then."""
     chosen = contexts.choose(0, name)
-    assert chosen is not None
+    assert chosen.context is not None
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    server = chosen[1].wrap_bio(to_server, to_client, server_side=True)
+    server = chosen.context.wrap_bio(to_server, to_client, server_side=True)
     end = client.wrap_bio(to_client, to_server, server_hostname=name, session=session)
     for _ in range(4):
         for side in (end, server):

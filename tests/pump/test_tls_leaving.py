@@ -4,12 +4,14 @@ who reads finds that out."""
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 from typing import Any
 
 import pytest
 
 from halfsync.objects import Memory
+from halfsync.pump.tls.transport import TLSTransport
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.messages import DONE, UNFINISHED, ClientDisconnected, Part
 from tests.pump.harness import Client, Stage, get
@@ -111,3 +113,36 @@ def test_a_next_request_before_it_is_served():
         turn(hand)
         hand.reply(hand.take(), b"second", ending=DONE)
         assert [client.answer().body, client.answer().body] == [b"first", b"second"]
+
+
+def test_what_a_client_sends_behind_a_last_response_does_not_end_it():
+    """The response waits for room, so its close_notify does too, and nobody decrypts what comes: it may be
+    the client's own end, or anything else."""
+    with over_tls(with_loops=False) as stage:
+        client = stage.client(rcvbuf=4096)
+        stage.settle()
+        (conn,) = stage.pump.connections.values()
+        transport = conn.transport
+        assert isinstance(transport, TLSTransport)
+        transport.plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        body = bytes(range(256)) * 160
+        assert transport.send_last(body) == len(body)
+        with pytest.raises(BlockingIOError):
+            transport.finish(closing=True)
+        client.sock.tls.write(b"more")
+        say_goodbye_unheard(client)
+        assert transport.recv(1000)
+        with pytest.raises(BlockingIOError):
+            transport.recv(1000)
+        while transport.ends_unsaid:
+            client.receive()
+            with contextlib.suppress(BlockingIOError):
+                transport.finish()
+        stage.until(lambda: client.receive() <= 0 and client.sock.said_goodbye)
+        assert client.inbox == body
+
+
+def say_goodbye_unheard(client: Client) -> None:
+    with contextlib.suppress(ssl.SSLError):
+        client.sock.tls.unwrap()
+    client.sock.flush()

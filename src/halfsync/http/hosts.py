@@ -7,27 +7,31 @@ the name.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 MAX_KEPT = 1024
 MAX_KEPT_HOST = 256
 """Hosts, and bytes of each, whose site is remembered."""
 
 
-class HostTable:
-    """Of one listener."""
+Site = TypeVar("Site")
 
-    def __init__(self, sites: Iterable[tuple[int, Iterable[str]]], default: int) -> None:
+
+class HostTable(Generic[Site]):
+    """Of one listener. `Site` is whatever stands for one; not None."""
+
+    def __init__(self, sites: Iterable[tuple[Site, Iterable[str]]], default: Site) -> None:
         """`sites`: each with its hosts, such as "a.example" and "*.a.example", in lower case."""
         self._default = default
-        self._exact: dict[bytes, int] = {}
-        self._below: dict[bytes, int] = {}  # "*.a.example" is there as "a.example"
-        self._found: dict[bytes, int] = {}
+        self._exact: dict[bytes, Site] = {}
+        self._below: dict[bytes, Site] = {}  # "*.a.example" is there as "a.example"
+        self._found: dict[bytes, Site] = {}
         for site, hosts in sites:
             for host in hosts:
                 table = self._below if host.startswith("*.") else self._exact
                 table.setdefault(host.removeprefix("*.").encode(), site)
 
-    def find(self, host: bytes) -> int:
+    def find(self, host: bytes) -> Site:
         """The site for a Host that is one (or empty), as it was received; or for a name from TLS."""
         found = self._found.get(host)
         if found is None:
@@ -38,7 +42,7 @@ class HostTable:
                 self._found[host] = found
         return found
 
-    def _search(self, name: bytes) -> int:
+    def _search(self, name: bytes) -> Site:
         if name in self._exact:
             return self._exact[name]
         above = name.partition(b".")[2]

@@ -9,7 +9,7 @@ from halfsync.logs.letters import escape
 
 
 class SiteNames:
-    def __init__(self, tables: Sequence[HostTable], names: Sequence[str]) -> None:
+    def __init__(self, tables: Sequence[HostTable[int]], names: Sequence[str]) -> None:
         """`tables`: by listener, what gives an index into `names`."""
         self._tables = tables
         self._names = [escape(name) for name in names]

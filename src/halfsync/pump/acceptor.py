@@ -27,15 +27,12 @@ from halfsync.pump.room import Room
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.states import HANDSHAKE, ConnectionEvent, ConnectionState
 from halfsync.pump.tls.transport import TLSTransport
-from halfsync.pump.transport import FIRST_READ, PlainTransport
+from halfsync.pump.transport import FIRST_READ, STREAM, PlainTransport
 from halfsync.scoreboard.counts import CONNECTIONS_ACCEPTED
 from halfsync.wire.upgrade import Passed
 
 ACCEPTS_A_TURN = 64
 """For each listener. More would let a flood of new clients delay the old ones."""
-CROWD = 0.001
-"""Seconds. If clients come faster than that, there may be more than one at a time. (To try accept(2) once too
-often takes 25 µs.)"""
 DEFER_ACCEPT = 1
 """Seconds for which the kernel keeps a client that says nothing, where TLS is spoken. The others are accepted
 when their ClientHello is there: one turn of the loop less for each."""
@@ -95,7 +92,7 @@ class Acceptor:
         self._paused = False
         self.retry_at = NEVER  # monotonic: when a pause ends
         self._most = most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0], plan)
-        self._crowd_until = 0.0  # monotonic
+        self._at_once = 1  # clients that each listener is asked for in a turn
         self.due: list[Callable[[int], object]] = []  # accept up to so many, by this turn's events
 
     def start(self) -> None:
@@ -192,9 +189,15 @@ class Acceptor:
         """When all events of a turn are dealt with, and not before: a new client may get the
         descriptor's number of one that was closed in this turn, and that one's events with it."""
         due, self.due = self.due, []
+        if due[0] is not _turn_after:
+            self._at_once = 1
+        elif len(due) > 1:
+            self._at_once = min(2 * self._at_once, ACCEPTS_A_TURN)
+        else:
+            return
         for accept in due:
-            accept(ACCEPTS_A_TURN if self._clock.now < self._crowd_until else 1)
-        self._crowd_until = self._clock.now + CROWD
+            accept(self._at_once)
+        self.due.append(_turn_after)
 
     def _accept(self, index: int, listener: socket.socket, most: int = ACCEPTS_A_TURN) -> int:
         """Accept up to that many clients; how many came."""
@@ -271,7 +274,7 @@ class Acceptor:
     def adopt(self, passed: Passed, index: int, descriptor: int) -> None:
         """A client that had connected to the server before. Raises OSError."""
         family = self._families[index]
-        transport = self.transport(family, socket.SOCK_STREAM, 0, fileno=descriptor)
+        transport = self.transport(family, STREAM, 0, descriptor)
         try:
             if passed.state == HANDSHAKE.name:
                 conn = self._add(index, transport, (passed.client, passed.client_port))
@@ -331,6 +334,10 @@ class Acceptor:
         self._paused = True
         self.retry_at = self._clock.now + PAUSE
         self._unwatch()
+
+
+def _turn_after(_most: int) -> None:
+    """Stands first among what is due in the turn after one in which clients came."""
 
 
 def _defer(listener: socket.socket) -> None:

@@ -169,5 +169,5 @@ def _place_for(probe: Probe, plan: Plan) -> int:
     return (named or served or [0])[0]
 
 
-def _hosts_at(plan: Plan, place: int) -> HostTable:
+def _hosts_at(plan: Plan, place: int) -> HostTable[int]:
     return HostTable(((site, plan.sites[site].hosts) for site in plan.listeners[place].sites), _NOWHERE)

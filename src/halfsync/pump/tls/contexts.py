@@ -22,9 +22,6 @@ from halfsync.wire.client_hello import offers_tls_1_3
 if TYPE_CHECKING:
     import ssl
 
-NOBODY = -1
-"""In the place of a certificate, for hosts that have none."""
-
 
 class KeptRules(NamedTuple):
     """What a client had to keep in its handshake. `name` is that of the site whose rules they are."""
@@ -40,6 +37,28 @@ class KeptRules(NamedTuple):
         return self.cert_reqs != "none" or self.minimum_version != "1.2"
 
 
+class Terms:
+    """What the handshakes of one site's clients begin with."""
+
+    __slots__ = ("context", "rules", "shown_name", "wants_certificate", "without_http2")
+
+    def __init__(self, context: ssl.SSLContext | None, rules: KeptRules, shown_name: str) -> None:
+        self.context = context  # None: the site has no certificate
+        self.rules = rules  # that the client has to keep
+        self.wants_certificate = rules.cert_reqs != "none"  # of the client: it may have one, or has to
+        self.shown_name = shown_name  # of the certificate that the client is shown; "": not known
+        self.without_http2: ssl.SSLContext | None = None
+        """For clients that might choose a cipher suite which HTTP/2 must not be spoken with."""
+
+    def may_speak_http2(self, hello: bytes) -> bool:
+        """Whether a client that began with this hello can't choose such a suite."""
+        return self.without_http2 is None or (may_speak_newest(self.without_http2) and offers_tls_1_3(hello))
+
+
+NO_TERMS = Terms(None, KeptRules("", "none", None, "1.2"), "")
+"""For hosts that have no certificate."""
+
+
 class Contexts:
     """Of all sites that have certificates, and of the default one, which counts for all others."""
 
@@ -47,33 +66,28 @@ class Contexts:
         """Raises ssl.SSLError, OSError."""
         certificates = plan.certificates
         sites = certificates.sites if certificates is not None else ()
-        self._sites = sites
-        self._contexts: list[ssl.SSLContext] = []
+        self._terms: list[Terms] = []
         self.protocols = list(protocols)
-        self.without_http2: dict[ssl.SSLContext, ssl.SSLContext] = {}
-        """For clients that might choose a cipher suite which HTTP/2 must not be spoken with."""
         for site in sites:
             assert certificates is not None
             copies = [_copy(certificates.fd, *span) for span in site.pems]
             paths = [f"/proc/self/fd/{copy.fd}" for copy in copies]
             context = context_of(site, paths)
             context.set_alpn_protocols(self.protocols)
-            self._contexts.append(context)
+            rules = KeptRules(site.name, site.cert_reqs, site.ca_certs, site.minimum_version)
+            terms = Terms(context, rules, site.shown_name)
+            self._terms.append(terms)
             if HTTP2 in protocols and prohibited_in(context):
                 other = context_of(site, paths)
                 other.set_alpn_protocols([name for name in protocols if name != HTTP2])
-                self.without_http2[context] = other
-        self._shown_names = [site.shown_name for site in sites]
-        self._rules = [
-            KeptRules(site.name, site.cert_reqs, site.ca_certs, site.minimum_version) for site in sites
-        ]
+                terms.without_http2 = other
         self._have_changed = False  # while clients were connected that may still be
         self._tickets: TicketKeys | None = None
         if certificates is not None and certificates.tickets is not None:
             keyed = [
                 (context, site)
-                for first, site in zip(self._contexts, sites, strict=True)
-                for context in (first, self.without_http2.get(first))
+                for terms, site in zip(self._terms, sites, strict=True)
+                for context in (terms.context, terms.without_http2)
                 if context is not None
             ]
             self._tickets = TicketKeys(certificates.fd, certificates.tickets, keyed)
@@ -83,22 +97,24 @@ class Contexts:
 
     @property
     def _are_guarding(self) -> bool:
-        return any(rules.are_guarding for rules in self._rules)
+        return any(terms.rules.are_guarding for terms in self._terms)
 
     def replace(self, before: Contexts) -> None:
         """Those were in effect until now: clients are connected that have kept their rules."""
-        self._have_changed = before._have_changed or self._rules != before._rules
+        rules = [terms.rules for terms in before._terms]
+        self._have_changed = before._have_changed or [terms.rules for terms in self._terms] != rules
         if self._have_changed:
             self.has_guarded = self._are_guarding
-        there = {rules: rules for rules in before._rules}
-        self._rules = [there.get(rules, rules) for rules in self._rules]  # to find them equal is quick then
+        there = {one: one for one in rules}
+        for terms in self._terms:
+            terms.rules = there.get(terms.rules, terms.rules)  # to find them equal is quick then
 
     def configure(self, plan: Plan) -> None:
         """Another plan is in effect, with the same certificates."""
-        places = {site.name: index for index, site in enumerate(self._sites)}
-        default = places.get("", NOBODY)
-        of_sites = [places.get(site.name, default) for site in plan.sites]
-        self._tables = [
+        of_names = {terms.rules.name: terms for terms in self._terms}
+        default = of_names.get("", NO_TERMS)
+        of_sites = [of_names.get(site.name, default) for site in plan.sites]
+        self._tables: list[HostTable[Terms]] = [
             HostTable(
                 ((of_sites[one], plan.sites[one].hosts) for one in listener.sites),
                 of_sites[listener.sites[0]],
@@ -111,31 +127,14 @@ class Contexts:
         if self._tickets is not None and not 0 <= now - self._tickets.made < LIFE:
             self._tickets.renew(now)
 
-    def choose(self, listener: int, name: str) -> tuple[KeptRules, ssl.SSLContext, bool, str] | None:
-        """The rules of a site, its context, whether that asks for a client's certificate, and the name of the
-        one that it shows. `name`: of the host, in lower case; "" if the client named none. None: there is no
-        certificate for it."""
-        index = self._tables[listener].find(name.encode())
-        if index == NOBODY:
-            return None
-        rules = self._rules[index]
-        return rules, self._contexts[index], rules.cert_reqs != "none", self._shown_names[index]
-
-    def instead_of(self, context: ssl.SSLContext, hello: bytes) -> ssl.SSLContext | None:
-        """The one without HTTP/2, if a client that began with this hello might choose a cipher suite with
-        which that must not be spoken."""
-        other = self.without_http2.get(context)
-        if other is None or (may_speak_newest(context) and offers_tls_1_3(hello)):
-            return None
-        return other
+    def choose(self, listener: int, name: str) -> Terms:
+        """`name`: of the host, in lower case; "" if the client named none."""
+        return self._tables[listener].find(name.encode())
 
     def admits(self, listener: int, kept: KeptRules | None, host: bytes) -> bool:
         """Whether a request for a host, as a Host field has it, may come on a connection whose client has
         kept these rules."""
-        index = self._tables[listener].find(host)
-        if index == NOBODY:
-            return True
-        rules = self._rules[index]
+        rules = self._tables[listener].find(host).rules
         return rules == kept or not rules.are_guarding
 
 

@@ -157,21 +157,22 @@ class Handshakes(BeforeHttp):
         except OSError as error:
             self._say_failed(conn, transport, error)
             self.half_open.ended(conn)
-            if transport.wants_certificate and transport.has_begun:
+            terms = transport.terms
+            if terms is not None and terms.wants_certificate and transport.has_begun:
                 self._refused.take(conn, transport)
             else:  # the client waits for what we say
                 self._endings.close(conn, CloseReason.HANDSHAKE_FAILED)
 
     def _say_failed(self, conn: Connection, transport: TLSTransport, error: OSError) -> None:
         """Where a client certificate is asked for, whoever has issued one wants to know why it is refused."""
-        if not transport.wants_certificate:
+        terms = transport.terms
+        if terms is None or not terms.wants_certificate:
             log("debug", f"{conn.origin}: the TLS handshake failed: {error}")
             return
-        assert transport.kept is not None
         self._uncertified.say(
             "info",
             f"{conn.origin}: the TLS handshake failed: {error}. (Client certificates are "
-            f"{transport.kept.cert_reqs} here: cert_reqs, ca_certs.)",
+            f"{terms.rules.cert_reqs} here: cert_reqs, ca_certs.)",
             self._clock.now,
         )
 
@@ -195,14 +196,14 @@ class Handshakes(BeforeHttp):
             data, conn.inbox = conn.inbox, b""
             transport.begin(challenge)
             return transport.shake(data)
-        chosen = self.contexts.choose(conn.origin.listener, hello.server_name)
-        if chosen is None:
+        terms = self.contexts.choose(conn.origin.listener, hello.server_name)
+        context, names = terms.context, self._alpn_names
+        if context is None:
             transport.say(alert(UNRECOGNIZED_NAME))
             raise TLSError(f"there is no certificate for {hello.server_name or 'clients that name no host'}")
-        transport.kept, context, transport.wants_certificate, transport.shown_name = chosen
-        names = self._alpn_names
-        if self.contexts.without_http2 and (other := self.contexts.instead_of(context, conn.inbox)):
-            context, names = other, names - {b"h2"}
+        transport.terms = terms
+        if terms.without_http2 is not None and not terms.may_speak_http2(conn.inbox):
+            context, names = terms.without_http2, names - {b"h2"}
         if hello.protocols is not None and names.isdisjoint(hello.protocols):
             self._refuse_protocols(transport, hello.protocols)
         if not self.half_open.may_begin(conn):
@@ -239,8 +240,9 @@ class Handshakes(BeforeHttp):
 
     def _facts(self, conn: Connection, transport: TLSTransport) -> bytes:
         """As they are passed on; most connections' are alike. Raises TLSError."""
-        name, shown_name = transport.server_name, transport.shown_name
-        if transport.wants_certificate and transport.inner.getpeercert(True) is not None:
+        name, terms = transport.server_name, transport.terms
+        shown_name = "" if terms is None else terms.shown_name
+        if terms is not None and terms.wants_certificate and transport.inner.getpeercert(True) is not None:
             conn.origin.has_certificate = True
             conn.known = KnownHeads(read_at_once=False)  # what a lease repeats may be for others
             return encode(facts_of(transport.inner, name, shown_name))

@@ -29,7 +29,6 @@ idle connections have some 16 KiB, and up to 110 after large bodies.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from _ssl import MemoryBIO, SSLError, SSLWantReadError, SSLZeroReturnError
 from collections.abc import Callable, Iterable
@@ -38,7 +37,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from halfsync import channel
 from halfsync.logs.error import log
 from halfsync.pump.tls.openssl import TLSError, reason_of, server_side
-from halfsync.pump.transport import PlainTransport
+from halfsync.pump.transport import MORE, PlainTransport
 from halfsync.tls.http2_ciphers import suits_http2
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     # before it.
     import ssl
 
-    from halfsync.pump.tls.contexts import KeptRules
+    from halfsync.pump.tls.contexts import KeptRules, Terms
 
 RECEIVE = 32 * 1024
 """Bytes of records that are read at a time."""
@@ -80,9 +79,8 @@ class TLSTransport:
     read_size = SEND
 
     __slots__ = (
-        "_ahead",
+        "__dict__",  # for what few connections have
         "_emptied",
-        "_ended",
         "_fed",
         "_give",
         "_held",
@@ -93,8 +91,6 @@ class TLSTransport:
         "_receive",
         "_room",
         "_said_end",
-        "_surplus",
-        "_surplus_at",
         "_unsent",
         "_write",
         "ends_by_close",
@@ -102,33 +98,31 @@ class TLSTransport:
         "full",
         "inner",
         "is_newest",
-        "kept",
         "more",
         "owed",
         "plain",
         "server_name",
-        "shown_name",
-        "wants_certificate",
+        "terms",
     )
+
+    _ahead = b""  # what `finish` has read, and nobody has taken
+    _ended = False  # and behind it is the end
+    _is_deaf = False  # what comes is for nobody, and not decrypted (it is `_over`)
+    _surplus = 0.0  # bytes that were no data, and too many; as of `_surplus_at`
+    _surplus_at = 0.0
 
     def __init__(self, sock: PlainTransport) -> None:
         self.plain = sock  # what is beneath
         self._receive = sock.recv
         self._give = sock.send
         self.server_name = ""  # that the client asked for
-        self.shown_name = ""  # of the certificate that it is shown; "": not known
-        self.kept: KeptRules | None = None  # what the client has kept
-        self.wants_certificate = False  # by these rules it may have one, or has to
+        self.terms: Terms | None = None  # that the handshake began with
         self.more: Callable[[], None] = _nothing  # called when a read leaves something
         self.full: Callable[[int], None] | None = None  # called when the socket was full for the first time
-        self._ahead = b""  # what `finish` has read, and nobody has taken
-        self._ended = False  # and behind it is the end
         self._emptied = False  # the last recv(2) took all that the kernel had
         self._over = False  # nothing more can be read of OpenSSL, or not now (see `_take_ahead`)
         self._room = FIRST_RECEIVE  # bytes of a recv(2)
         self._fed = 0  # bytes of records that have come, and of which nothing was given out
-        self._surplus = 0.0  # bytes that were no data, and too many; as of `_surplus_at`
-        self._surplus_at = 0.0
         self._held = 0  # bytes that wait for something to go with (see `shake`)
         self._said_end = False
         self.ends_by_close = False  # our close_notify is sent
@@ -145,6 +139,11 @@ class TLSTransport:
         self.inner = inner = server_side(context, self._incoming, self._outgoing)
         self._read: Callable[[int], bytes] = inner.read
         self._write = inner.write
+
+    @property
+    def kept(self) -> KeptRules | None:
+        """The rules that the client has kept; None: it had none to keep."""
+        return None if self.terms is None else self.terms.rules
 
     @property
     def has_begun(self) -> bool:
@@ -218,6 +217,16 @@ class TLSTransport:
             return b""
         self._emptied = emptied
         try:
+            data = self._read(size)
+            if emptied and 0 < len(data) < size and not incoming.pending:  # as most are
+                return data
+            return self._given(data, size)
+        except SSLWantReadError:
+            pass
+        except SSLError as error:
+            return self._read_failed(error)
+        try:
+            self._take_in_more()
             return self._decrypt(size)
         except BlockingIOError:
             self._flush_control()
@@ -403,12 +412,12 @@ class TLSTransport:
 
     def send_last(self, data: bytes, /) -> int:
         """So response and close_notify are one segment, and the client wakes once."""
-        if self._unsent or self.owed or len(data) > SEND:
+        size = len(data)
+        if self._unsent or self.owed or size > SEND:
             return self.send(data)
-        self._encrypt(memoryview(data))
-        self._unsent = self._outgoing.read()
-        self._held = 0
-        return len(data)
+        self._encrypt(data)
+        self._held = self._outgoing.pending
+        return size
 
     def _send_pieces(self, data: memoryview) -> int:
         taken = 0
@@ -420,9 +429,12 @@ class TLSTransport:
                 raise
         return taken
 
-    def _encrypt(self, data: memoryview) -> None:
-        while data:
-            data = data[self._write(data) :]
+    def _encrypt(self, data: bytes | memoryview) -> None:
+        done = self._write(data) if data else 0  # one record
+        if done < len(data):
+            rest = memoryview(data)[done:]
+            while rest:
+                rest = rest[self._write(rest) :]
 
     def _paid(self) -> int:
         """What the last send was given is taken now."""
@@ -447,7 +459,7 @@ class TLSTransport:
         """Nothing is remembered of it, so the next send may be given other bytes."""
         if self._unsent:
             return
-        self._encrypt(memoryview(data))
+        self._encrypt(data)
         self._unsent = self._outgoing.read()
         self._held = 0
         self._push()
@@ -483,20 +495,27 @@ class TLSTransport:
     def finish(self, *, closing: bool = False) -> None:
         if self.ends_by_close:
             return
-        self.ends_unsaid = True
         if not self._said_end and self.inner is not None and not self.owed:
             self._said_end = True
-            if not closing:
+            if closing:
+                # OpenSSL looks for the client's close_notify, and to be told that there is none yet would be
+                # an exception (3 us).
+                self._incoming.write_eof()
+            else:
                 self._read_ahead()
             try:
                 self.inner.shutdown()
             except SSLError:  # the client's is not waited for
                 pass
             wire = self._outgoing.read()
+            self._held = 0
             self._unsent = bytes(self._unsent) + wire if self._unsent else wire
         # A close that follows at once sends the last segment, and its FIN with it.
-        self._push(socket.MSG_MORE if closing else 0)
+        self._push(MORE if closing else 0)
         if self._unsent:
+            self.ends_unsaid = True
+            if closing:
+                self._over = self._is_deaf = True
             raise BlockingIOError
         self.ends_unsaid = False
         self.ends_by_close = True
@@ -522,6 +541,8 @@ class TLSTransport:
 
     def _take_ahead(self, size: int) -> bytes:
         """Nothing, at the end."""
+        if self._is_deaf:
+            return self._receive(size)
         data, self._ahead = self._ahead[:size], self._ahead[size:]
         if data:
             self._over = bool(self._ahead) or self._ended

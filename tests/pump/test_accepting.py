@@ -1,0 +1,64 @@
+"""How often accept(2) is called: once for a client that comes alone, and for many at once in few turns."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from halfsync.pump.acceptor import ACCEPTS_A_TURN
+from halfsync.pump.transport import PlainTransport
+from tests.pump.harness import Stage
+
+
+class Calls:
+    """Of accept(2), turn by turn."""
+
+    def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self._stage = stage
+        real = stage.pump.acceptor.transport.accept_from
+
+        def accept_from(listening: socket.socket) -> tuple[PlainTransport, object]:
+            self.count += 1
+            return real(listening)
+
+        monkeypatch.setattr(stage.pump.acceptor.transport, "accept_from", accept_from)
+
+    def until(self, clients: int) -> list[int]:
+        """By turns in which there were some, up to the one after which there are as many clients."""
+        found = []
+        while len(self._stage.pump.connections) < clients:
+            before = self.count
+            self._stage.turn()
+            if self.count > before:
+                found.append(self.count - before)
+        return found
+
+
+def connected(stage: Stage, count: int) -> list[socket.socket]:
+    where = stage.pump.acceptor._listeners[0].getsockname()
+    return [socket.create_connection(where, timeout=60) for _ in range(count)]
+
+
+def test_clients_that_come_one_after_the_other(monkeypatch: pytest.MonkeyPatch):
+    """With none behind it, a call that finds this out would be an exception."""
+    with Stage() as stage:
+        calls = Calls(stage, monkeypatch)
+        clients = []
+        for count in range(1, 6):
+            clients += connected(stage, 1)
+            assert calls.until(count) == [1]
+            stage.settle()
+            assert calls.count == count
+        for client in clients:
+            client.close()
+
+
+def test_clients_that_come_at_once(monkeypatch: pytest.MonkeyPatch):
+    with Stage() as stage:
+        calls = Calls(stage, monkeypatch)
+        clients = connected(stage, 200)
+        assert calls.until(200) == [1, 2, 4, 8, 16, 32, ACCEPTS_A_TURN, ACCEPTS_A_TURN, 9 + 1]
+        for client in clients:
+            client.close()
