@@ -519,7 +519,8 @@ class TLSTransport:
             raise BlockingIOError
         self.ends_unsaid = False
         self.ends_by_close = True
-        self.plain.finish(closing=closing)
+        if not closing:
+            self.plain.finish()
 
     def _read_ahead(self) -> None:
         """All that OpenSSL has been given. (What says our close_notify looks for the client's as well. Were
