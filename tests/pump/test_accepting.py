@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from halfsync.pump.acceptor import ACCEPTS_A_TURN
+from halfsync.pump.acceptor import ACCEPTS_A_TURN, MOST_SINGLY
 from halfsync.pump.transport import PlainTransport
 from tests.pump.harness import Stage
 
@@ -41,24 +41,41 @@ def connected(stage: Stage, count: int) -> list[socket.socket]:
     return [socket.create_connection(where, timeout=60) for _ in range(count)]
 
 
+def close_all(clients: list[socket.socket]) -> None:
+    for client in clients:
+        client.close()
+
+
 def test_clients_that_come_one_after_the_other(monkeypatch: pytest.MonkeyPatch):
-    """With none behind it, a call that finds this out would be an exception."""
+    """With none behind it, a call that finds this out is an exception: it is tried more and more rarely."""
     with Stage() as stage:
         calls = Calls(stage, monkeypatch)
         clients = []
-        for count in range(1, 6):
+        for count in range(1, 61):
             clients += connected(stage, 1)
-            assert calls.until(count) == [1]
+            calls.until(count)
             stage.settle()
-            assert calls.count == count
-        for client in clients:
-            client.close()
+        assert calls.count == 60 + len([1, 3, 6, 11, 20, 37, 54])
+        close_all(clients)
 
 
 def test_clients_that_come_at_once(monkeypatch: pytest.MonkeyPatch):
     with Stage() as stage:
         calls = Calls(stage, monkeypatch)
         clients = connected(stage, 200)
-        assert calls.until(200) == [1, 2, 4, 8, 16, 32, ACCEPTS_A_TURN, ACCEPTS_A_TURN, 9 + 1]
-        for client in clients:
-            client.close()
+        assert calls.until(200) == [ACCEPTS_A_TURN] * 3 + [200 - 3 * ACCEPTS_A_TURN + 1]
+        close_all(clients)
+
+
+def test_clients_that_come_at_once_behind_many_that_came_alone(monkeypatch: pytest.MonkeyPatch):
+    with Stage() as stage:
+        calls = Calls(stage, monkeypatch)
+        clients = []
+        for count in range(1, 38):
+            clients += connected(stage, 1)
+            calls.until(count)
+            stage.settle()
+        clients += connected(stage, 100)
+        found = calls.until(137)
+        assert found == [1] * MOST_SINGLY + [ACCEPTS_A_TURN, 100 - MOST_SINGLY - ACCEPTS_A_TURN + 1]
+        close_all(clients)

@@ -42,7 +42,7 @@ class TakingOver:
         """As with new clients: see `Acceptor.accept_due`."""
         self._acceptor.due.append(self._receive)
 
-    def _receive(self, _most: int) -> None:
+    def _receive(self) -> None:
         for _ in range(PACKETS_A_TURN):
             try:
                 received = channel.receive(self._sock)
