@@ -13,7 +13,7 @@ import pytest
 from halfsync.objects import Memory
 from halfsync.pump.tls.transport import TLSTransport
 from halfsync.wire.closes import CloseReason
-from halfsync.wire.messages import DONE, UNFINISHED, ClientDisconnected, Part
+from halfsync.wire.messages import DONE, UNFINISHED, ClientDisconnected, Lease, Part
 from tests.pump.harness import Client, Stage, get
 from tests.pump.test_event_loops import ask, turn
 from tests.pump.tls_ends import certificates
@@ -146,3 +146,34 @@ def say_goodbye_unheard(client: Client) -> None:
     with contextlib.suppress(ssl.SSLError):
         client.sock.tls.unwrap()
     client.sock.flush()
+
+
+@pytest.mark.parametrize("goodbye", [False, True])
+@pytest.mark.parametrize("over_tls", [False, True])
+@pytest.mark.parametrize("leased", [False, True])
+@pytest.mark.parametrize("size", [40_000, 100_000])
+def test_what_a_client_sends_behind_its_last_request_costs_it_nothing(
+    size: int, leased: bool, over_tls: bool, goodbye: bool
+):
+    """It may say that it will send no more, or break its word: a reset would take the rest of a response that
+    it is slow to read."""
+    body = bytes(range(200)) * (size // 200)
+    with Stage(tls=certificates() if over_tls else None) as stage:
+        hand = stage.hand()
+        lease = Lease(60.0, ()) if leased else None
+        first = stage.client()
+        first.send(get())
+        hand.reply(hand.take(), body, lease=lease)
+        assert first.answer().body == body
+        client = stage.client(rcvbuf=4096)
+        client.send(get("/", "Connection: close"))
+        if not leased:
+            hand.reply(hand.take(), body)
+        stage.settle()
+        if over_tls and goodbye:
+            say_goodbye(client)
+        else:
+            client.send(b"more")
+        rest = client.rest()
+        assert rest.endswith(body)
+        assert not over_tls or client.sock.said_goodbye

@@ -17,6 +17,7 @@ from halfsync.pump.http1.responses import SMALL, Http1Responses
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.output import Output
 from halfsync.pump.states import EXCHANGE_BEGAN, ConnectionEvent
+from halfsync.pump.transport import INITIAL_WINDOW
 from halfsync.scoreboard.counts import BYTES_SENT, LEASE_HITS
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.http1 import HeadLimits, parse_head
@@ -64,7 +65,7 @@ class LastRequests:
         words[BYTES_SENT] += sent
         if self._access.enabled:
             self._log(conn, raw, leased, sent)
-        if not conn.readable:
+        if not conn.readable and sent <= INITIAL_WINDOW:
             try:
                 conn.transport.finish(closing=True)
                 return self._endings.close(conn, CloseReason.ANSWERED)

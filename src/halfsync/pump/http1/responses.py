@@ -25,6 +25,7 @@ from halfsync.pump.own_responses import OwnResponses
 from halfsync.pump.run_queue import RunQueue
 from halfsync.pump.sendables import FileSpan, Framing, PipeEnd
 from halfsync.pump.states import EXCHANGE_ENDED, RESPONSE, TAKEN, BodyEvent, ConnectionEvent
+from halfsync.pump.transport import INITIAL_WINDOW
 from halfsync.settings.table import Settings
 from halfsync.wire.closes import KEPT, CloseReason
 from halfsync.wire.http1 import is_unread_head_request, without_empty_lines
@@ -390,9 +391,12 @@ class Http1Responses:
     def end_in_good_order(self, conn: Connection, *, asked: bool) -> Outcome:
         """RFC 9112 9.6. If bytes of the client's were unread, close(2) would send a reset, which
         can destroy the response before the client has read it. A client that has asked for the close
-        itself, and of which everything was read, sends nothing more: there a plain close will do."""
+        itself, and of which everything was read, should send nothing more: there a plain close will do, if
+        little is left that is not on its way. (Whatever it sent all the same, a close_notify for one, would
+        be answered with a reset, and the rest of the response be lost.)"""
         timeout = self.linger_timeout
-        read = asked and not (conn.inbox or conn.readable)
+        may_close = asked and not (conn.inbox or conn.readable)
+        read = may_close and conn.transport.held_back() <= INITIAL_WINDOW
         try:
             if read and conn.transport.ends_by_close:
                 return self._endings.close(conn, CloseReason.ANSWERED)

@@ -490,6 +490,9 @@ class TLSTransport:
     def unsent(self) -> int:
         return self.plain.unsent() + len(self._unsent)
 
+    def held_back(self) -> int:
+        return self.plain.held_back() + len(self._unsent) + self._held
+
     # --- ending ------------------------------------------------------------------------------------
 
     def finish(self, *, closing: bool = False) -> None:
