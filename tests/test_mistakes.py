@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import RSA, issued, write
+from tests.certificates import RSA, chain_of, issued, key_of, write
 
 FILE = """\
 workers = 0
@@ -202,6 +202,25 @@ def test_what_is_wrong_with_certificates_has_its_line(tmp_path):
     assert (
         'site.toml:11: sites."two": keyfile: the key in old.key does not fit the certificate in new.pem.'
         in said
+    )
+
+
+@pytest.mark.parametrize("given", ["--check-config", None])
+def test_an_https_address_whose_sites_have_no_certificate_is_told(tmp_path, given):
+    """Though another site has one: all clients there would get an alert, and nothing be logged."""
+    leaf = issued("two.test")
+    (tmp_path / "two.pem").write_bytes(key_of(leaf) + chain_of(leaf))
+    (tmp_path / "site.toml").write_text(
+        'bind = ["http://127.0.0.1:0", "https://127.0.0.1:1"]\n[routes]\n"/" = { respond = "one" }\n'
+        '[sites."two.test"]\nbind = ["https://127.0.0.1:2"]\ncertfile = "two.pem"\n'
+        '[sites."two.test".routes]\n"/" = { respond = "two" }\n',
+        "utf-8",
+    )
+    found = halfsync(tmp_path, "-c", "site.toml", *([given] if given else []))
+    assert found.returncode == 2
+    assert found.stderr == (
+        "halfsync: site.toml:1: bind 'https://127.0.0.1:1': no site that is served there has a certificate: "
+        "name one with certfile, at the top or in such a site.\n"
     )
 
 

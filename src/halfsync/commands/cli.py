@@ -263,7 +263,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     tls = tls_of(loaded.settings, loaded.sites, loaded.places, mistakes)
     all_tls = len(mistakes.found) == before
     if are_addresses:
-        check_reach(loaded.settings, layout.sites, mistakes)
+        check_reach(loaded.settings, layout.sites, tls if all_tls else (), mistakes)
     if check_config:
         look_at_files(loaded, tls, mistakes)
         look_at_machine(loaded, layout, mistakes)
@@ -374,11 +374,15 @@ def check_addresses(addresses: Sequence[str], sites: Sequence[SiteEntry], mistak
     return len(mistakes.found) == before
 
 
-def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:
-    from halfsync.parent.listeners import check_reach as check_each
+def check_reach(
+    settings: Settings, sites: Sequence[SitePlan], tls: Sequence[SiteTLS], mistakes: Mistakes
+) -> None:
+    from halfsync.parent import listeners
 
     with mistakes.noted():
-        check_each(settings, sites, mistakes)
+        listeners.check_reach(settings, sites, mistakes)
+        certified = [one.name for one in tls if one.certfile]
+        listeners.check_certified(settings, sites, certified, mistakes)
 
 
 def check(loaded: Loaded, layout: Layout) -> int:

@@ -254,6 +254,28 @@ def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistake
             )
 
 
+def check_certified(
+    settings: Settings, sites: Sequence[SitePlan], certified: Collection[str], mistakes: Mistakes
+) -> None:
+    """Note each https:// address where no site has a certificate, though others have. `certified`: names of
+    sites; the default one's ("") is shown for all others. Raises SettingError if an address is none."""
+    if not certified or "" in certified:
+        return
+    of_all = {parse(address): address for address in settings.bind}
+    own = {parse(address): address for site in sites for address in site.bind}
+    for where, address in {**own, **of_all}.items():
+        if isinstance(where, str) or scheme_of(address, settings) == "http":
+            continue
+        here = [
+            site for site in sites if where in map(parse, site.bind) or (where in of_all and not site.bind)
+        ]
+        if not any(site.name in certified or site.is_health for site in here):
+            mistakes.note(
+                f"bind {address!r}: no site that is served there has a certificate: name one with certfile, "
+                "at the top or in such a site."
+            )
+
+
 def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Listener]) -> str:
     """If the address is in use by this server itself: by one that stands before it in `bind`."""
     if error.errno != errno.EADDRINUSE:
