@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -294,3 +295,32 @@ def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
         "site.toml:4: keyfile: the key in two.key does not fit the certificate in one.pem.",
         "site.toml:5: pid: the file no/pid can't be written.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "sentence"),
+    [
+        (["http://127.0.0.1:81", "https://127.0.0.1:81"], "http://127.0.0.1:81 is the same address."),
+        (["127.0.0.1:81", "127.0.0.1:81"], "127.0.0.1:81 is the same address."),
+        (["0.0.0.0:81", "127.0.0.9:81"], "0.0.0.0:81 has this port already."),
+        (["[::1]:81", "[::]:81"], "[::1]:81 has this port already."),
+        (["unix:a.sock", "unix:a.sock"], "it is named twice."),
+    ],
+)
+def test_an_address_that_another_one_takes_away_is_told(tmp_path, addresses, sentence):
+    (tmp_path / "site.toml").write_text(
+        f'bind = {json.dumps(addresses)}\nproxy_protocol = ["*"]\n[routes]\n"/" = {{ respond = "one" }}\n',
+        "utf-8",
+    )
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert found.returncode == 2
+    assert f"halfsync: site.toml:1: bind {addresses[1]!r}: {sentence}" in found.stderr.splitlines()
+
+
+def test_addresses_that_go_together_are_no_mistake(tmp_path):
+    addresses = ["0.0.0.0:81", "[::]:81", "0.0.0.0:82", "127.0.0.1:0", "127.0.0.2:0", "unix:a", "unix:b"]
+    (tmp_path / "site.toml").write_text(
+        f'bind = {json.dumps(addresses)}\n[routes]\n"/" = {{ respond = "one" }}\n', "utf-8"
+    )
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert (found.returncode, found.stderr) == (0, "")

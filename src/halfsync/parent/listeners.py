@@ -193,6 +193,8 @@ def note_wrong(
     if len(addresses) - len(served) > len(health) or not health.isdisjoint(map(parse, settings.bind)):
         named = ", ".join(settings.health_bind)
         mistakes.note(f"health_bind: {named} is in bind too; health checks have an address of their own.")
+    if not settings.reuse_port:
+        _check_taken(addresses, mistakes)
     _check_tls(settings, served, only_with_tls, mistakes)
     _check_demands(settings, demanding, mistakes)
     for one in settings.proxy_protocol:
@@ -204,6 +206,36 @@ def note_wrong(
             "proxy_protocol: nobody is believed; name the proxies in forwarded_allow_ips, or * for whoever "
             "connects."
         )
+
+
+def _check_taken(addresses: Sequence[str], mistakes: Mistakes) -> None:
+    """Addresses that one before them takes away. (What names of hosts mean is found out at the start.)"""
+    before: list[str] = []
+    for address in addresses:
+        where = parse(address)
+        for other in before:
+            if reason := _taken_by(other, where):
+                mistakes.note(f"bind {address!r}: {reason}.")
+                break
+        before.append(address)
+
+
+def _taken_by(other: str, where: tuple[str, int] | str) -> str:
+    there = parse(other)
+    if isinstance(there, str) or isinstance(where, str):
+        return "it is named twice" if there == where else ""
+    if there[1] != where[1] or not where[1]:
+        return ""
+    if there == where:
+        return f"{other} is the same address"
+    for everywhere, is_one in (("0.0.0.0", _IS_IPV4), ("::", _IS_IPV6)):
+        if everywhere in (there[0], where[0]) and is_one(there[0]) and is_one(where[0]):
+            return f"{other} has this port already"
+    return ""
+
+
+_IS_IPV4 = re.compile(r"[0-9.]+").fullmatch
+_IS_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*").fullmatch
 
 
 def _check_tls(
