@@ -35,7 +35,7 @@ ACCEPTS_A_TURN = 64
 """For each listener. More would let a flood of new clients delay the old ones."""
 MOST_SINGLY = 16
 """Where a client came alone, so many are accepted one a turn before a second one is asked for again. (To ask
-for one that is not there takes 3 µs. Where many come at once, it is worth a turn of the loop for each.)"""
+for one that is not there takes 1.3 µs. Where many come at once, it is worth a turn of the loop for each.)"""
 DEFER_ACCEPT = 1
 """Seconds for which the kernel keeps a client that says nothing, where TLS is spoken. The others are accepted
 when their ClientHello is there: one turn of the loop less for each."""

@@ -35,7 +35,7 @@ SIOCOUTQNSD = 0x894B
 
 MORE = int(socket.MSG_MORE)
 STREAM = int(socket.SOCK_STREAM)
-"""As plain numbers, which are a third cheaper to hand over than flags."""
+"""As plain numbers."""
 
 _family_of: Callable[[socket.socket], int] = _socket.socket.family.__get__
 """As a number: to make it an AddressFamily takes 1 µs."""
@@ -108,7 +108,7 @@ class Transport(Protocol):
 
 class PlainTransport(_socket.socket):
     """A connected client, by its descriptor. (Python's `socket.socket` adds nothing that is of use here, and
-    takes 1 µs longer to make.)"""
+    takes 0.2 µs longer to make.)"""
 
     __slots__ = ()
     sends_files = True

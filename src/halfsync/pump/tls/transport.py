@@ -502,7 +502,7 @@ class TLSTransport:
             self._said_end = True
             if closing:
                 # OpenSSL looks for the client's close_notify, and to be told that there is none yet would be
-                # an exception (3 us).
+                # an exception (1.4 µs).
                 self._incoming.write_eof()
             else:
                 self._read_ahead()
