@@ -302,8 +302,6 @@ def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
     [
         (["http://127.0.0.1:81", "https://127.0.0.1:81"], "http://127.0.0.1:81 is the same address."),
         (["127.0.0.1:81", "127.0.0.1:81"], "127.0.0.1:81 is the same address."),
-        (["0.0.0.0:81", "127.0.0.9:81"], "0.0.0.0:81 has this port already."),
-        (["[::1]:81", "[::]:81"], "[::1]:81 has this port already."),
         (["unix:a.sock", "unix:a.sock"], "it is named twice."),
     ],
 )
@@ -318,7 +316,8 @@ def test_an_address_that_another_one_takes_away_is_told(tmp_path, addresses, sen
 
 
 def test_addresses_that_go_together_are_no_mistake(tmp_path):
-    addresses = ["0.0.0.0:81", "[::]:81", "0.0.0.0:82", "127.0.0.1:0", "127.0.0.2:0", "unix:a", "unix:b"]
+    addresses = ["0.0.0.0:81", "[::]:81", "127.0.0.9:81", "[::1]:81", "0.0.0.0:82", "127.0.0.1:0"]
+    addresses += ["127.0.0.1:0", "unix:a", "unix:b"]
     (tmp_path / "site.toml").write_text(
         f'bind = {json.dumps(addresses)}\n[routes]\n"/" = {{ respond = "one" }}\n', "utf-8"
     )

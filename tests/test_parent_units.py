@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import signal
 import socket
 import stat
@@ -29,7 +30,7 @@ from halfsync.parent.workers.backoff import DELAYS, Backoff
 from halfsync.parent.workers.children import Child, ProtocolError, Role
 from halfsync.parent.workers.reaping import MOST_UNKNOWN, UnknownChildren
 from halfsync.parent.workers.staffing import Staffing
-from halfsync.plan.plan import Plan, PoolPlan
+from halfsync.plan.plan import Listener, Plan, PoolPlan
 from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
@@ -308,13 +309,75 @@ def test_an_address_that_this_server_has_itself_is_not_called_another_programs(t
         ([f"127.0.0.1:{port}"] * 2, f"bind '127.0.0.1:{port}': it is named twice."),
         ([f"unix:{tmp_path}/a"] * 2, f"bind 'unix:{tmp_path}/a': it is named twice."),
         (
-            [f"0.0.0.0:{port}", f"127.0.0.1:{port}"],
-            f"bind '127.0.0.1:{port}': 0.0.0.0:{port} has this port already.",
+            [f"127.0.0.1:{port}", f"localhost:{port}"],
+            f"bind 'localhost:{port}': 127.0.0.1:{port} is the same address.",
+        ),
+        (
+            [f"0.0.0.0:{port}", f"127.0.0.1:{port}", f"localhost:{port}"],
+            f"bind 'localhost:{port}': 127.0.0.1:{port} is the same address.",
         ),
     ):
         with pytest.raises(SettingError) as caught:
             listeners.bind(Settings(bind=addresses))
         assert str(caught.value) == reason
+
+
+def connected_at(bound: tuple[Listener, ...], address: str, port: int) -> str:
+    """As the listener is named to which the kernel gives a connection to that address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as client:
+        client.connect((address, port))
+        found, _, _ = select.select([one.socket for one in bound], [], [], 0)
+        found[0].accept()[0].close()
+    (name,) = [one.host for one in bound if one.socket is found[0]]
+    return name
+
+
+@pytest.mark.parametrize(
+    ("hosts", "given"),
+    [
+        (["0.0.0.0", "127.0.0.9"], {"127.0.0.9": "127.0.0.9", "127.0.0.1": "0.0.0.0"}),
+        (["127.0.0.9", "0.0.0.0"], {"127.0.0.9": "127.0.0.9", "127.0.0.1": "0.0.0.0"}),
+        (
+            ["127.0.0.9", "0.0.0.0", "127.0.0.8", "[::]"],
+            {"127.0.0.9": "127.0.0.9", "127.0.0.8": "127.0.0.8", "127.0.0.1": "0.0.0.0", "::1": "::"},
+        ),
+        (["[::]", "[::1]", "127.0.0.1"], {"::1": "::1", "127.0.0.1": "127.0.0.1"}),
+    ],
+)
+def test_a_connection_is_given_to_the_nearest_address(hosts, given):
+    port = free_port()
+    bound = listeners.bind(Settings(bind=[f"{host}:{port}" for host in hosts]))
+    for address, name in given.items():
+        assert connected_at(bound, address, port) == name
+    for host in hosts:  # a server that is started twice does not share them
+        with pytest.raises(SettingError, match=r"the address is in use by another program\.$"):
+            listeners.bind(Settings(bind=[f"{host}:{port}"]))
+    listeners.close(bound)
+
+
+def test_what_is_bound_beside_another_address_takes_no_client_until_it_listens():
+    port = free_port()
+    settings = Settings(bind=[f"0.0.0.0:{port}"])
+    present = listeners.bind(settings)
+    wanted = [f"0.0.0.0:{port}", f"127.0.0.9:{port}"]
+    bound = listeners.bind_beside(settings, None, wanted, wanted[1:], present)
+    assert connected_at((*present, *bound), "127.0.0.9", port) == "0.0.0.0"
+    listeners.listen(bound, present, 10)
+    assert connected_at((*present, *bound), "127.0.0.9", port) == "127.0.0.9"
+    assert connected_at((*present, *bound), "127.0.0.1", port) == "0.0.0.0"
+    listeners.close(present)
+    assert connected_at(bound, "127.0.0.9", port) == "127.0.0.9"
+    listeners.close(bound)
+
+
+def test_an_address_that_is_present_is_not_bound_a_second_time():
+    port = free_port()
+    settings = Settings(bind=[f"127.0.0.9:{port}", f"0.0.0.0:{port}"])
+    present = listeners.bind(settings)
+    with pytest.raises(SettingError, match=rf"This server listens at port {port} itself: to move it"):
+        listeners.bind_beside(settings, None, settings.bind, settings.bind[:1], present)
+    listeners.close(present)
 
 
 def test_why_a_unix_socket_can_not_be_made_is_reported_with_its_folder(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import issued, write
 from tests.e2e.harness import Answer, Client, Crowd, Server, links, request, serving
 from tests.ports import free_port
 
@@ -400,12 +401,59 @@ def test_an_address_in_use(tmp_path: Path):
             assert word(here.server.get("/")) == "first"
 
 
-def test_a_port_moves_to_another_address_at_a_restart(tmp_path: Path):
+def test_an_address_moves_between_http_and_https_at_a_restart(tmp_path: Path):
     port = free_port()
+    write(tmp_path, issued("first.example"), "first")
     with site(tmp_path, FIRST.replace(":0", f":{port}")) as here:
-        said = here.reload(FIRST.replace("127.0.0.1:0", f"0.0.0.0:{port}"))
-        assert f"This server listens at port {port} itself" in said
+        with_tls = FIRST.replace("127.0.0.1:0", f"https://127.0.0.1:{port}")
+        said = here.reload('certfile = "first.pem"\nkeyfile = "first.key"\n' + with_tls)
+        assert f"This server listens at port {port} itself: to move it between http and https" in said
         assert word(here.server.get("/")) == "first"
+
+
+def test_a_port_moves_to_other_addresses_and_no_request_is_lost(tmp_path: Path):
+    port = free_port()
+    one, nearer = f'"127.0.0.1:{port}"', f'"127.0.0.9:{port}"'
+    only_there = f"[sites.there]\nbind = [{nearer}]\n[sites.there.routes]\n" + '"/" = "second:app"\n'
+
+    def word_at(address: str) -> str:
+        with Client((address, port)) as client:
+            return word(client.ask("/"))
+
+    with site(tmp_path, FIRST.replace('"127.0.0.1:0"', one)) as here:
+        everywhere = FIRST.replace("127.0.0.1:0", f"0.0.0.0:{port}")
+        with Crowd(here.server, ["/", "/files/page"], word) as crowd:
+            here.reload(everywhere)
+            assert (word_at("127.0.0.1"), word_at("127.0.0.9")) == ("first", "first")
+            here.reload(everywhere + only_there)
+            assert (word_at("127.0.0.1"), word_at("127.0.0.9")) == ("first", "second")
+            here.reload(everywhere)
+            assert (word_at("127.0.0.1"), word_at("127.0.0.9")) == ("first", "first")
+            here.reload(FIRST.replace('"127.0.0.1:0"', one))
+            crowd.until_seen(20)
+        assert set(crowd.seen) == {"first", "a"}
+        with pytest.raises(ConnectionRefusedError):
+            Client(("127.0.0.9", port))
+
+
+def test_an_address_that_a_failed_reload_would_have_added_is_served_as_before(tmp_path: Path):
+    port = free_port()
+    everywhere = FIRST.replace("127.0.0.1:0", f"0.0.0.0:{port}")
+    (tmp_path / "third.py").write_text(
+        "import os, time\nopen('importing', 'w').close()\n"
+        "while not os.path.exists('import'):\n    time.sleep(0.01)\nraise SystemExit(1)\n"
+    )
+    there = f'[sites.there]\nbind = ["127.0.0.9:{port}"]\n[sites.there.routes]\n"/" = "third:app"\n'
+    with site(tmp_path, everywhere) as here:
+        here.server.tracebacks = 1
+        here.file.write_text(everywhere + there)
+        here.server.signal(signal.SIGHUP)
+        here.server.until((tmp_path / "importing").exists)
+        with Client(("127.0.0.9", port)) as client:
+            assert word(client.ask("/")) == "first"
+            (tmp_path / "import").touch()
+            here.server.until_logged("Reload failed")
+            assert word(client.ask("/")) == "first"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "nothing"])

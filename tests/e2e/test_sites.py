@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import issued, write
-from tests.e2e.harness import SOURCES, Client, curl, serving
-from tests.ports import free_ports
+from tests.e2e.harness import SOURCES, Client, command, curl, serving
+from tests.ports import free_port, free_ports
 
 APP = """
 def app(environ, start_response):
@@ -137,6 +137,28 @@ def test_a_site_with_an_address_of_its_own_is_served_there_and_alone(site):
         assert ask(site.own, host, "/page")[:2] == (200, "a page of internal")
         assert ask(site.own, host, "/ping")[0] == 404
     assert f"http://127.0.0.1:{site.own}" in site.addresses
+
+
+@pytest.mark.parametrize(("top", "own"), [("0.0.0.0", "127.0.0.9"), ("127.0.0.9", "0.0.0.0")])
+def test_a_sites_address_beside_one_that_has_all_of_the_port(tmp_path, top, own):
+    port = free_port()
+    (tmp_path / "site.toml").write_text(
+        f'bind = ["{top}:{port}"]\n[routes]\n"/" = {{ respond = "top" }}\n'
+        f'[sites.own]\nbind = ["{own}:{port}"]\n[sites.own.routes]\n"/" = {{ respond = "own" }}\n',
+        "utf-8",
+    )
+    served = {top: "top", own: "own"}
+    with serving(tmp_path, "-c", "site.toml", bind=False):
+        for host in ("any.example", "own"):
+            for address, body in (("127.0.0.9", served["127.0.0.9"]), ("127.0.0.1", served["0.0.0.0"])):
+                with Client((address, port)) as client:
+                    client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                    assert client.answer().body.decode() == body
+        again = subprocess.run(
+            [*command(), "-c", "site.toml"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert again.returncode
+        assert f"bind '{top}:{port}': the address is in use by another program." in again.stderr
 
 
 def test_sites_change_at_a_reload(tmp_path):

@@ -8,14 +8,13 @@ import re
 import socket
 import stat
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import msgspec
 
-from halfsync.logs.error import log
-from halfsync.parent import trust
+from halfsync.parent import tcp_listeners, trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
+from halfsync.parent.tcp_listeners import bind_tcp
 from halfsync.plan.plan import DEFAULT_SITE, Listener, SitePlan
 from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
@@ -25,44 +24,15 @@ from halfsync.settings.with_tls import Demanding
 
 
 def bind(
-    settings: Settings,
-    identity: Identity | None = None,
-    addresses: Sequence[str] | None = None,
-    missing: Sequence[str] | None = None,
+    settings: Settings, identity: Identity | None = None, addresses: Sequence[str] | None = None
 ) -> tuple[Listener, ...]:
-    """Bind and listen at all `addresses` (None: those of `bind`), or only at those of them that are
-    `missing`. Raises SettingError; then nothing stays bound.
+    """Bind and listen at all `addresses` (None: those of `bind`). Raises SettingError; then nothing stays
+    bound.
 
     `identity`: whom the service runs as, if not as this process: see `trust`.
     """
-    bound: list[Listener] = []
-    mode = octal("unix_mode", settings.unix_mode)
-    parsed = [(address, parse(address)) for address in (settings.bind if addresses is None else addresses)]
-    ports_of_ipv4 = {where[1] for _, where in parsed if not isinstance(where, str) and ":" not in where[0]}
-    try:
-        for address, where in parsed:
-            if missing is not None and address not in missing:
-                continue
-            before = len(bound)
-            try:
-                if isinstance(where, str):
-                    bound.append(bind_unix(where, settings.backlog, mode, identity))
-                else:
-                    bound += _bind_tcp(*where, settings, where[1] in ports_of_ipv4)
-            except socket.gaierror:
-                raise SettingError(f"bind {address!r}: there is no host of that name.") from None
-            except OSError as error:
-                note = trust.note(where, identity) if isinstance(where, str) else ""
-                reason = _own_reason(error, where, bound) or why_not(error, where)
-                raise SettingError(f"bind {address!r}: {reason}{note}.") from None
-            scheme = scheme_of(address, settings)
-            bound[before:] = [
-                msgspec.structs.replace(one, bound_as=address, scheme=scheme) for one in bound[before:]
-            ]
-    except SettingError:
-        close(bound)
-        raise
-    return tuple(bound)
+    named = settings.bind if addresses is None else addresses
+    return _bind(settings, identity, named, named, (), is_to_listen=True)
 
 
 def bind_missing(
@@ -72,18 +42,90 @@ def bind_missing(
     missing: Sequence[str],
     held: Collection[int],
 ) -> tuple[Listener, ...]:
-    """At those of the `addresses` that are `missing`, where we listen at the ports `held` already. Raises
-    SettingError; it says so if one of these is in the way."""
+    """Bind and listen at those of the `addresses` that are `missing`, where the version before this one
+    listens at the ports `held`. Raises SettingError; it says so if one of these is in the way."""
     try:
-        return bind(settings, identity, addresses, missing)
+        return _bind(settings, identity, addresses, missing, (), is_to_listen=True)
     except SettingError as wrong:
-        for where in map(parse, missing):
-            if not isinstance(where, str) and where[1] in held:
-                raise SettingError(
-                    f"{wrong} (This server listens at port {where[1]} itself: to move a port to another "
-                    "address, or between http and https, needs a restart.)"
-                ) from None
+        raise _with_port(wrong, missing, held, "to another address, or between http and https,") from None
+
+
+def bind_beside(
+    settings: Settings,
+    identity: Identity | None,
+    addresses: Sequence[str],
+    missing: Sequence[str],
+    present: Sequence[Listener],
+) -> tuple[Listener, ...]:
+    """Bind those of the `addresses` that are `missing`, beside the `present` ones. Nobody is connected to
+    these, except to unix sockets, before `listen`: until it is sure that they are wanted, clients stay where
+    they are served. Raises SettingError; it says so if one that is present is in the way."""
+    try:
+        return _bind(settings, identity, addresses, missing, present, is_to_listen=False)
+    except SettingError as wrong:
+        held = [one.port for one in present]
+        how = "between http and https, or its IPv4 away from [::],"
+        raise _with_port(wrong, missing, held, how) from None
+
+
+def _with_port(wrong: SettingError, missing: Sequence[str], held: Collection[int], how: str) -> SettingError:
+    """`how` a port that we hold can't be moved."""
+    for where in map(parse, missing):
+        if not isinstance(where, str) and where[1] in held:
+            return SettingError(
+                f"{wrong} (This server listens at port {where[1]} itself: to move it {how} needs a restart.)"
+            )
+    return wrong
+
+
+def listen(bound: Sequence[Listener], present: Sequence[Listener], backlog: int) -> None:
+    """From now on clients can connect to what `bind_beside` has `bound`. Raises OSError."""
+    tcp = [one.socket for one in (*present, *bound) if one.port]
+    for one in bound:
+        if one.port:
+            tcp_listeners.listen(one.socket, backlog, tcp)
+
+
+def _bind(
+    settings: Settings,
+    identity: Identity | None,
+    addresses: Sequence[str],
+    missing: Sequence[str],
+    present: Sequence[Listener],
+    *,
+    is_to_listen: bool,
+) -> tuple[Listener, ...]:
+    bound: list[Listener] = []
+    mode = octal("unix_mode", settings.unix_mode)
+    parsed = [(address, parse(address)) for address in addresses]
+    ports_of_ipv4 = {where[1] for _, where in parsed if not isinstance(where, str) and ":" not in where[0]}
+    try:
+        for address, where in parsed:
+            if address not in missing:
+                continue
+            before = len(bound)
+            try:
+                if isinstance(where, str):
+                    bound.append(bind_unix(where, settings.backlog, mode, identity))
+                else:
+                    tcp = [one.socket for one in (*present, *bound) if one.port]
+                    bound += bind_tcp(*where, settings, where[1] in ports_of_ipv4, tcp)
+                    if is_to_listen:
+                        listen(bound[before:], bound[:before], settings.backlog)
+            except socket.gaierror:
+                raise SettingError(f"bind {address!r}: there is no host of that name.") from None
+            except OSError as error:
+                note = trust.note(where, identity) if isinstance(where, str) else ""
+                reason = _own_reason(error, where, bound[:before]) or why_not(error, where)
+                raise SettingError(f"bind {address!r}: {reason}{note}.") from None
+            scheme = scheme_of(address, settings)
+            bound[before:] = [
+                msgspec.structs.replace(one, bound_as=address, scheme=scheme) for one in bound[before:]
+            ]
+    except SettingError:
+        close(bound)
         raise
+    return tuple(bound)
 
 
 def at_sites(
@@ -209,33 +251,16 @@ def note_wrong(
 
 
 def _check_taken(addresses: Sequence[str], mistakes: Mistakes) -> None:
-    """Addresses that one before them takes away. (What names of hosts mean is found out at the start.)"""
-    before: list[str] = []
+    """Addresses that one before them has. (What names of hosts mean is found out at the start.)"""
+    before: dict[tuple[str, int] | str, str] = {}
     for address in addresses:
         where = parse(address)
-        for other in before:
-            if reason := _taken_by(other, where):
-                mistakes.note(f"bind {address!r}: {reason}.")
-                break
-        before.append(address)
-
-
-def _taken_by(other: str, where: tuple[str, int] | str) -> str:
-    there = parse(other)
-    if isinstance(there, str) or isinstance(where, str):
-        return "it is named twice" if there == where else ""
-    if there[1] != where[1] or not where[1]:
-        return ""
-    if there == where:
-        return f"{other} is the same address"
-    for everywhere, is_one in (("0.0.0.0", _IS_IPV4), ("::", _IS_IPV6)):
-        if everywhere in (there[0], where[0]) and is_one(there[0]) and is_one(where[0]):
-            return f"{other} has this port already"
-    return ""
-
-
-_IS_IPV4 = re.compile(r"[0-9.]+").fullmatch
-_IS_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*").fullmatch
+        if where not in before or (not isinstance(where, str) and not where[1]):
+            before[where] = address
+        elif isinstance(where, str):
+            mistakes.note(f"bind {address!r}: it is named twice.")
+        else:
+            mistakes.note(f"bind {address!r}: {before[where]} is the same address.")
 
 
 def _check_tls(
@@ -316,101 +341,36 @@ def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Li
         before = parse(one.bound_as)
         if before == where:
             return "it is named twice"
-        if isinstance(before, str) or isinstance(where, str) or before[1] != where[1]:
-            continue
-        if not {before[0], where[0]}.isdisjoint(("0.0.0.0", "::")):
-            return f"{one.bound_as} has this port already"
+        if one.port and one.port == where[1] and one.socket.getsockname()[0] in _addresses_of(where):
+            return f"{one.bound_as} is the same address"
     return ""
+
+
+def _addresses_of(where: tuple[str, int] | str) -> set[str]:
+    try:
+        return set() if isinstance(where, str) else {str(one[4][0]) for one in socket.getaddrinfo(*where)}
+    except OSError:
+        return set()
 
 
 def why_not(error: OSError, where: tuple[str, int] | str) -> str:
     """Why there is no socket, as the end of a sentence."""
-    if isinstance(where, str) and error.errno == errno.ENOENT:
+    if not isinstance(where, str):
+        return tcp_listeners.why_not(error, where)
+    if error.errno == errno.ENOENT:
         return f"there is no folder {os.path.dirname(where)!r}"
-    if error.errno == errno.EACCES and isinstance(where, str):
+    if error.errno == errno.EACCES:
         return f"no permission to make a socket in the folder {os.path.dirname(where) or '.'!r}"
     if error.errno == errno.EADDRINUSE:
         return "the address is in use by another program"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address"
-    if error.errno == errno.EACCES:
-        return "permission denied (ports below 1024 are often root's)"
-    if error.errno == errno.EAFNOSUPPORT and isinstance(where, tuple):
-        ipv4 = _IN_IPV4.get(where[0])
-        return "there is no IPv6 here" + (f"; write {ipv4}:{where[1]}" if ipv4 else "")
     return in_words(error)
-
-
-_IN_IPV4 = {"::": "0.0.0.0", "::1": "127.0.0.1"}
-
-_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-"""One of a name's addresses is not this machine's, or it has no IPv6."""
-
-
-def _bind_tcp(host: str, port: int, settings: Settings, beside_ipv4: bool) -> list[Listener]:
-    """At all addresses that the host has; those that this machine does not have are left out, unless no
-    other is there."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    made: list[socket.socket] = []
-    missing: OSError | None = None
-    try:
-        for family, address in dict.fromkeys((family, where) for family, _, _, _, where in found):
-            # Port 0 is any free one, but the same for all.
-            where = (address[0], made[0].getsockname()[1], *address[2:]) if made and not port else address
-            try:
-                made.append(_bind_address(family, where, settings, beside_ipv4))
-            except OSError as error:
-                if error.errno not in _NOT_HERE:
-                    raise
-                missing = error
-                if len(found) > 1:
-                    log(
-                        "info",
-                        f"{host} is also {address[0]}, which is left out: {why_not(error, (host, port))}.",
-                    )
-    except OSError:
-        for one in made:
-            one.close()
-        raise
-    if not made and missing is not None:
-        raise missing
-    names = [host] if len(made) == 1 else [str(one.getsockname()[0]) for one in made]
-    return [_tcp_listener(one, name, host) for one, name in zip(made, names, strict=True)]
-
-
-def _tcp_listener(listening: socket.socket, shown: str, host: str) -> Listener:
-    port = listening.getsockname()[1]
-    return Listener(f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}", host, port, listening)
-
-
-def _bind_address(family: int, where: Any, settings: Settings, beside_ipv4: bool) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and beside_ipv4:
-            # [::] alone takes IPv4 clients too (net.ipv6.bindv6only); where another socket has them, it would
-            # be the same port twice.
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if settings.reuse_port:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        prepare_tcp(listening)
-        listening.bind(where)
-        _listen(listening, settings.backlog)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def prepare_tcp(listening: socket.socket) -> None:
-    """Accepted sockets inherit it, which saves a system call for each connection."""
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def bind_unix(path: str, backlog: int, mode: int, identity: Identity | None) -> Listener:
     """Raises OSError."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        listening.setblocking(False)
         with trust.rights_for(path, identity):
             _remove_stale(path)
             # The mode is there from the beginning: a chmod(2) afterwards would follow a link that
@@ -421,16 +381,11 @@ def bind_unix(path: str, backlog: int, mode: int, identity: Identity | None) -> 
             finally:
                 os.umask(before)
             _made[f"unix:{path}"] = (*_identity(path), identity)
-        _listen(listening, backlog)
+        listening.listen(backlog)
     except OSError:
         listening.close()
         raise
     return Listener(f"unix:{path}", "", 0, listening)
-
-
-def _listen(listening: socket.socket, backlog: int) -> None:
-    listening.setblocking(False)
-    listening.listen(backlog)
 
 
 def _remove_stale(path: str) -> None:

@@ -129,8 +129,8 @@ class Reconfiguration:
         ]
         there = {(one.scheme, listeners.parse(one.bound_as)) for one in found if not one.is_removed}
         missing = [address for where, address in wanted.items() if where not in there]
-        held = {one.port for one in running.listeners if not one.is_removed}
-        bound = listeners.bind_missing(settings, self._identity, addresses, missing, held)
+        present = _open(running)
+        bound = listeners.bind_beside(settings, self._identity, addresses, missing, present)
         if len(bound) > MOST_NEW:
             listeners.close(bound)
             raise SettingError(f"bind: a reload can add {MOST_NEW} addresses at most, not {len(bound)}.")
@@ -175,6 +175,7 @@ class Reconfiguration:
     def send(self, pump: Child, running: Plan, plan: Plan) -> None:
         """Let the pump have it, with the sockets that are new. Raises OSError."""
         added = _opened(running, plan)
+        listeners.listen(added, _open(running), plan.settings.backlog)
         descriptors = [os.memfd_create("plan", os.MFD_CLOEXEC)]
         try:
             with open(descriptors[0], "wb", closefd=False) as file:
@@ -207,10 +208,14 @@ class Reconfiguration:
             access_log.close()
 
 
+def _open(plan: Plan) -> list[Listener]:
+    return [one for one in plan.listeners if not one.is_removed]
+
+
 def _opened(before: Plan, after: Plan) -> list[Listener]:
     """Sockets that `after` listens at, and `before` does not."""
-    present = [one.socket for one in before.listeners if not one.is_removed]
-    return [one for one in after.listeners if not one.is_removed and one.socket not in present]
+    present = [one.socket for one in _open(before)]
+    return [one for one in _open(after) if one.socket not in present]
 
 
 def _close_certificates(gone: Plan, present: Plan) -> None:

@@ -14,7 +14,7 @@ from collections.abc import MutableMapping, Sequence
 import msgspec
 
 from halfsync.logs.error import log
-from halfsync.parent.listeners import prepare_tcp
+from halfsync.parent.tcp_listeners import prepare_tcp
 from halfsync.plan.plan import Listener
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
