@@ -373,6 +373,7 @@ class TestTargets:
             ('{folder = "up", fallback = "../x"}', "fallback must be a file within the folder, not '../x'."),
             ('{folder = "up", fallback = ".x"}', "fallback must be a file within the folder, not '.x'."),
             ('{file = "app.txt", fallback = "x"}', "fallback is for folders, and 'app.txt' is one file."),
+            ('{file = "app.txt", listing = true}', "listing is for folders, and 'app.txt' is one file."),
             ('{folder = "up", cache_control = "a\\nb"}', "cache_control must be plain ASCII, not 'a\\nb'."),
             ('{folder = "up", cache_control = {"*" = "a\\nb"}}', "must be plain ASCII, not 'a\\nb'."),
             (

@@ -119,7 +119,7 @@ CASES = [
         (setting, APP, NO_FILES, "")
         for setting in (
             'cache_control = "no-cache"', "immutable = true", "precompressed = true", 'fallback = "a"',
-            "lease = 5", "lease_file_memory = 5",
+            "lease = 5", "lease_file_memory = 5", "listing = true",
         )
     ],
 ]  # fmt: skip

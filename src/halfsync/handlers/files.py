@@ -18,12 +18,14 @@ a lease, so for a hot file all this is done once per second, and may be thorough
    the pump looks again.
 
 What may not be served and what does not exist get the same 404, or, with `fallback`, that file. A path that
-must not be looked at gets 404 in any case.
+must not be looked at gets 404 in any case. A folder without an index is as if it did not exist, or, with
+`listing`, a page of what is in it.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -35,6 +37,7 @@ import msgspec
 from halfsync.handlers.caching import Caching
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdict, judge, span
 from halfsync.handlers.encodings import SUFFIXES, preferred
+from halfsync.handlers.listings import CONTENT_SECURITY_POLICY, entries_of, page
 from halfsync.http.content_types import content_type
 from halfsync.http.request import RequestBody, fields_of, lines_of, path_and_query
 from halfsync.http.response import Head, Replier, head_of, plain
@@ -53,6 +56,8 @@ _MOMENT = 0.005
 """Seconds in which a write(2) into a small file ends."""
 _WELL_KNOWN = b".well-known"
 """The one dot folder that is meant for the public (RFC 8615), at a site's root."""
+
+_WITH_TAGS = ("if-match", "if-none-match")
 
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 """Errors that say nothing of whether the file is there."""
@@ -93,6 +98,7 @@ class FilesHandler:
         if route.files.is_file:
             self._root, _, self._file = self._root.rpartition(b"/")
         self._fallback = os.fsencode(route.files.fallback)
+        self._lists = route.files.listing
         self._precompressed = route.files.precompressed
         self._caching = Caching(route.files)
         # Threads that may wait for files to come to rest; one has other files to send (and waits for REST at
@@ -107,7 +113,8 @@ class FilesHandler:
             replier.own(*_NOT_ALLOWED)
             return
         raw_path, query = path_and_query(target)
-        parts = self._parts(unquote_to_bytes(raw_path.encode("latin-1")))
+        path = unquote_to_bytes(raw_path.encode("latin-1"))
+        parts = self._parts(path)
         if parts is None:
             self._not_found(replier)
             return
@@ -116,7 +123,7 @@ class FilesHandler:
         at = self._resolve(wanted)
         try:
             if at >= 0 and parts[-1] and stat.S_ISDIR(os.fstat(at).st_mode):
-                if not self._fallback or self._is_there(wanted + b"/index.html"):
+                if not self._fallback or self._lists or self._is_there(wanted + b"/index.html"):
                     self._redirect(raw_path, query, replier)
                     return
             elif at >= 0 and self._send(asked, at):
@@ -124,6 +131,8 @@ class FilesHandler:
         finally:
             if at >= 0:
                 os.close(at)
+        if self._lists and not parts[-1] and self._list(asked, b"/".join(parts[:-1]), path):
+            return
         if not self._fallback or not self._send_fallback(asked):
             self._not_found(replier)
 
@@ -178,6 +187,38 @@ class FilesHandler:
             return self._send(msgspec.structs.replace(asked, name=self._fallback, is_fallback=True), at)
         finally:
             os.close(at)
+
+    def _list(self, asked: _Asked, folder: bytes, path: bytes) -> bool:
+        """Respond with what is in this folder, of the route's. False if it is none that may be read."""
+        at = self._resolve(folder or b".")
+        if at < 0:
+            return False
+        try:
+            opened = _reopened(at, os.O_DIRECTORY)
+        finally:
+            os.close(at)
+        if opened < 0:
+            return False
+        try:
+            entries = entries_of(opened, lambda name: self._resolve(folder + b"/" + name if folder else name))
+        finally:
+            os.close(opened)
+        body = page(path, entries, has_parent=bool(folder))
+        etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        lines = [("ETag", etag), *self._caching.fields(asked.path, is_fallback=True)]
+        lease = self._caching.lease(asked.path, is_fallback=True)
+        # (Dates mean nothing of it: RFC 9110 13.1.3 and 13.1.4. It has none.)
+        conditions = {name: value for name, value in asked.fields.items() if name in _WITH_TAGS}
+        verdict = judge(conditions, Validators(etag, 0))
+        if verdict is Verdict.NOT_MODIFIED:
+            asked.replier.whole(head_of("304 Not Modified", lines), -1, b"", lease)
+        elif verdict is Verdict.FAILED:
+            asked.replier.own(*_PRECONDITION_FAILED, lease)
+        else:
+            lines.append(("Content-Type", "text/html; charset=utf-8"))
+            lines.append(("Content-Security-Policy", CONTENT_SECURITY_POLICY))
+            asked.replier.whole(head_of("200 OK", lines), len(body), body, lease)
+        return True
 
     def _send(self, asked: _Asked, at: int) -> bool:
         """Respond with this file, or a neighbour of it. False if there is nothing that may be sent."""
@@ -305,10 +346,13 @@ class FilesHandler:
 
 def _open_to_read(at: int) -> int:
     """What an O_PATH descriptor is of; -1 if it is no regular file, or not ours to read."""
-    if not stat.S_ISREG(os.fstat(at).st_mode):
-        return -1
+    return _reopened(at, os.O_NONBLOCK) if stat.S_ISREG(os.fstat(at).st_mode) else -1
+
+
+def _reopened(at: int, flags: int) -> int:
+    """The same, to be read; -1 if it is not ours to read."""
     try:
-        return os.open(b"/proc/self/fd/%d" % at, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.open(b"/proc/self/fd/%d" % at, os.O_RDONLY | os.O_CLOEXEC | flags)
     except OSError as error:
         if error.errno in _OUR_FAULT:
             raise

@@ -318,11 +318,13 @@ def _file_rules(target: Target, settings: Settings) -> FileRules:
     rules = {name: getattr(settings, name) for name in FOR_FILES}
     is_file = not os.path.isdir(target.target)
     own = target.own.get("fallback", "")
-    if is_file and own:
-        raise SettingError(f"{target.where}: fallback is for folders, and {target.target!r} is one file.")
+    for name in ("fallback", "listing"):
+        if is_file and target.own.get(name):
+            raise SettingError(f"{target.where}: {name} is for folders, and {target.target!r} is one file.")
     rules["fallback"] = "" if is_file else rules["fallback"].strip("/")
     if own and not os.path.isfile(os.path.join(target.target, rules["fallback"])):
         raise SettingError(f"{target.where}: fallback: there is no file {own!r} in that folder.")
+    rules["listing"] = rules["listing"] and not is_file
     return FileRules(**rules, is_file=is_file)
 
 

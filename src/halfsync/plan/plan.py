@@ -43,6 +43,7 @@ class FileRules(msgspec.Struct, frozen=True):
     immutable: bool = False  # hashed names get a Cache-Control for ever
     precompressed: bool = False  # .br, .zst and .gz beside a file are sent in its place
     fallback: str = ""  # sent in place of what is not there; within the folder
+    listing: bool = False  # a folder without an index is a page of what is in it
     is_file: bool = False  # the target is one file
 
 

@@ -47,6 +47,14 @@ class Files(SizeLimits, frozen=True, kw_only=True):
             of_routes="files",
         ),
     ] = ""
+    listing: Annotated[
+        bool,
+        about(
+            "Files",
+            "Respond to requests for a folder without an index.html with a list of what is in it.",
+            of_routes="files",
+        ),
+    ] = False
 
     lease: Annotated[
         float,

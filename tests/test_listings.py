@@ -1,0 +1,171 @@
+"""Listings of folders: what is named in one, and how clients keep it."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import pytest
+
+from tests.descriptors import open_descriptors
+from tests.worker_stage import Answer, Stage
+
+ODD = [b"a b&<x>\"'", b"new\nline", b"\xff\xfe", b"javascript:alert(1)", b"?#%41", "\u00fc".encode()]
+"""Names that mean something else in a URL, in HTML or in a terminal."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "public"
+    for name in ("with index", "sub/deep", ".git", "sub/.hidden"):
+        (root / name).mkdir(parents=True)
+    for name in (
+        "with index/index.html",
+        "b.txt",
+        "A.txt",
+        ".secret",
+        "sub/c.txt",
+        ".git/config",
+        "back\\slash",
+    ):
+        (root / name).write_bytes(b"text")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_bytes(b"secret")
+    for link, target in {
+        "link": "b.txt", "link to sub": "sub", "out": "../outside", "out too": "../outside/secret",
+        "to a dot": ".git/config", "broken": "nowhere", "itself": "itself",
+    }.items():  # fmt: skip
+        (root / link).symlink_to(target)
+    os.mkfifo(root / "fifo")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(f"{root}/socket")
+    return root
+
+
+@contextlib.contextmanager
+def listing(folder: Path, prefix: str = "", **rules: object) -> Iterator[Stage]:
+    with Stage(folder=str(folder), prefix=prefix, lease=1.0, rules={"listing": True, **rules}) as stage:
+        yield stage
+
+
+def named(answer: Answer) -> list[str]:
+    """Where the links lead, in order."""
+    assert (answer.status, answer.fields["content-type"]) == (200, "text/html; charset=utf-8")
+    return [html.unescape(one) for one in re.findall('<a href="([^"]*)">', answer.body.decode())]
+
+
+def test_what_would_be_served_is_named_and_nothing_else(folder):
+    with listing(folder) as stage:
+        assert named(stage.get("/")) == [
+            "link%20to%20sub/", "sub/", "with%20index/", "A.txt", "b.txt", "link",
+        ]  # fmt: skip
+        assert named(stage.get("/sub/")) == ["../", "deep/", "c.txt"]
+        assert named(stage.get("/sub/deep/")) == ["../"]
+        for target in ("/link%20to%20sub/", "/sub/", "/with%20index/", "/A.txt", "/b.txt", "/link"):
+            assert stage.get(target).status == 200
+
+
+@pytest.mark.parametrize(
+    "target", ["/out/", "/.git/", "/sub/.hidden/", "/none/", "/b.txt/", "/sub//", "/fifo/"]
+)
+def test_what_must_not_be_served_is_not_listed_either(folder, target):
+    with listing(folder) as stage:
+        assert stage.get(target).status == 404
+
+
+def test_it_is_off_by_default(folder):
+    with Stage(folder=str(folder)) as stage:
+        assert stage.get("/").status == 404
+        assert stage.get("/sub/").status == 404
+
+
+def test_an_index_is_sent_in_place_of_a_listing(folder):
+    with listing(folder) as stage:
+        assert stage.get("/with%20index/").body == b"text"
+
+
+def test_odd_names_lead_to_their_files_and_are_no_markup(folder):
+    for name in ODD:
+        (folder / "sub/deep" / os.fsdecode(name)).write_bytes(name)
+    with listing(folder) as stage:
+        answer = stage.get("/sub/deep/")
+        links = named(answer)[1:]
+        assert sorted(map(unquote_to_bytes, links)) == sorted(ODD)
+        for link in links:
+            assert re.fullmatch("[A-Za-z0-9%._~-]+", link)  # no colon, so it is relative
+            assert stage.get(f"/sub/deep/{link}").body == unquote_to_bytes(link)
+        text = answer.body.decode()
+        assert "<x>" not in text
+        assert "a b&amp;&lt;x&gt;&quot;&#x27;</a>" in text
+        assert answer.fields["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_the_path_is_shown_and_is_no_markup(folder):
+    (folder / "<b>&").mkdir()
+    with listing(folder, "/files") as stage:
+        assert b"<h1>Index of /files/&lt;b&gt;&amp;/</h1>" in stage.get("/files/%3Cb%3E&/").body
+
+
+def test_a_route_below_the_root_has_no_parent_and_its_slash_is_added(folder):
+    with listing(folder, "/files") as stage:
+        assert named(stage.get("/files/"))[0] == "link%20to%20sub/"
+        assert named(stage.get("/files/sub/"))[0] == "../"
+        assert stage.get("/files").fields["location"] == "/files/"
+        assert stage.get("/files/sub?a=b").fields["location"] == "/files/sub/?a=b"
+
+
+def test_sizes_and_times(folder):
+    (folder / "sub/c.txt").write_bytes(b"x" * 1_234_567)
+    os.utime(folder / "sub/c.txt", (1_700_000_000, 1_700_000_000))
+    with listing(folder) as stage:
+        row = '<td>2023-11-14 22:13</td><td class="n">1,234,567</td>'
+        assert row in stage.get("/sub/").body.decode()
+
+
+def test_a_listing_that_is_the_same_need_not_be_sent_again(folder):
+    with listing(folder, cache_control="max-age=60") as stage:
+        first = stage.get("/sub/")
+        assert first.fields["cache-control"] == "no-cache"
+        assert first.lease is not None
+        assert "if-none-match" in first.lease.names
+        tag = first.fields["etag"]
+        assert stage.get("/sub/", f"If-None-Match: {tag}").status == 304
+        assert stage.get("/sub/", 'If-Match: "other"').status == 412
+        assert stage.get("/sub/", "If-Modified-Since: Fri, 27 Nov 2099 12:00:00 GMT").status == 200
+        head = stage.ask("HEAD /sub/ HTTP/1.1\nHost: a")
+        assert (head.fields, head.length) == (first.fields, len(first.body))
+        (folder / "sub/new").touch()
+        again = stage.get("/sub/", f"If-None-Match: {tag}")
+        assert named(again) == ["../", "deep/", "c.txt", "new"]
+
+
+def test_with_a_fallback_folders_are_listed_and_what_is_not_there_is_the_fallback(folder):
+    with listing(folder, fallback="b.txt") as stage:
+        assert named(stage.get("/sub/")) == ["../", "deep/", "c.txt"]
+        assert stage.get("/sub").fields["location"] == "/sub/"
+        assert stage.get("/none/").body == b"text"
+
+
+def test_a_large_listing(folder):
+    names = [f"{number:05}-{'x' * 40}" for number in range(3000)]
+    for name in names:
+        (folder / "sub/deep" / name).touch()
+    with listing(folder) as stage:
+        answer = stage.get("/sub/deep/")
+        assert named(answer) == ["../", *names]
+        assert answer.length == len(answer.body) > 64 * 1024
+
+
+def test_no_descriptor_is_left_open(folder):
+    with listing(folder) as stage:
+        stage.get("/")
+        before = open_descriptors()
+        for target in ("/", "/sub/", "/out/", "/none/", "/b.txt/"):
+            stage.get(target)
+        assert open_descriptors() == before
