@@ -177,6 +177,74 @@ async def ask_for_another_site(server: Server) -> list[int]:
         return [await ask(one, host) for host in hosts]
 
 
+SEVERAL = """
+bind = ["https://127.0.0.1:0"]
+certfile = "first.pem"
+keyfile = "first.key"
+[routes]
+"/" = "./first"
+
+[sites."second.test"]
+certfile = "second.pem"
+keyfile = "second.key"
+[sites."second.test".routes]
+"/" = "./second"
+
+[sites."third.test"]
+certfile = "third.pem"
+keyfile = "third.key"
+[sites."third.test".routes]
+"/" = "./third"
+"""
+NAMES = {"first": ("127.0.0.1", "first.test"), "second": ("second.test", "*.test"), "third": ("third.test",)}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("several")
+    for name, hosts in NAMES.items():
+        write(folder, issued(*hosts), name)
+        (folder / name).mkdir()
+        (folder / name / "page").write_text(name)
+    (folder / "halfsync.toml").write_text(SEVERAL)
+    with serving(folder, "-c", "halfsync.toml", bind=False) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("name", "served", "refused"),
+    [
+        ("first.test", ["first.test", "other.test"], ["second.test", "third.test"]),
+        ("second.test", ["first.test", "second.test", "third.test"], ["example"]),
+        ("third.test", ["third.test", "THIRD.test.:443"], ["first.test", "second.test", "other.test"]),
+        ("127.0.0.1", ["first.test", "second.test", "third.test"], []),
+    ],
+)
+def test_a_host_for_which_the_certificate_is_not_is_refused_over_http2(several, name, served, refused):
+    """RFC 9113 9.1.1: only a client that makes a mistake asks for such a host on this connection, and the
+    certificate has not shown that we are it. (127.0.0.1: no name was asked for in the handshake.) Leases
+    know the responses after the first requests."""
+    hosts = [*served, *refused] * 3 + sorted([*served, *refused] * 3)
+
+    async def ask(version: str) -> list[tuple[str, str]]:
+        protocols = ("h2",) if version == "HTTP/2" else ("http/1.1",)
+        context = client_context(protocols=protocols, checks=False)
+        found = []
+        async with client(several, http2=version == "HTTP/2", verify=context) as one:
+            for host in hosts:
+                got = await one.get("/page", headers={"Host": host}, extensions={"sni_hostname": name})
+                assert got.http_version == version
+                found.append((host, got.text if got.status_code == 200 else str(got.status_code)))
+        return found
+
+    def site_of(host: str) -> str:
+        name = host.partition(".")[0].lower()
+        return name if name in NAMES else "first"
+
+    assert asyncio.run(ask("HTTP/1.1")) == [(host, site_of(host)) for host in hosts]
+    assert asyncio.run(ask("HTTP/2")) == [(one, "421" if one in refused else site_of(one)) for one in hosts]
+
+
 def test_the_guarded_site_itself(server):
     with_certificate = client_context(protocols=("h2",), leaf=issued_to("member"))
 

@@ -15,7 +15,7 @@ from hpack import Encoder, NeverIndexedHeaderTuple
 from halfsync.objects import File
 from halfsync.pump.http2.leased import Http2Leased
 from halfsync.pump.http2.output import AHEAD
-from halfsync.pump.http2.streams import Session
+from halfsync.pump.http2.streams import UNNAMED, Session
 from halfsync.wire.closes import CloseReason
 from halfsync.wire.hpack import Decoder
 from halfsync.wire.messages import Lease
@@ -377,14 +377,23 @@ def test_streams_over_the_limit(counted: Counted):
         assert responses(client, 9) == {9: BODY}
 
 
-def test_sites_that_do_not_admit_everybody(stage: Stage, counted: Counted):
+def test_requests_for_a_host_that_is_not_admitted_yet_are_looked_at(
+    stage: Stage, counted: Counted, monkeypatch: pytest.MonkeyPatch
+):
+    """(As on a connection over TLS where sites have certificates of their own.)"""
     known(stage)
     client = warm(stage)
-    before = counted.served
-    stage.pump.handshakes.contexts.has_guarded = True
-    client.send(headers(3))
-    assert responses(client, 3) == {3: BODY}
-    assert counted.served == before
+    (conn,) = stage.pump.connections.values()
+    assert isinstance(conn.session, Session)
+    looked_at = []
+    monkeypatch.setattr(stage.pump.http2, "_admit", lambda conn, session, host: looked_at.append(host))
+    for admitted, is_served in ((b"other", False), (UNNAMED, False), (b"example.com", True), (None, True)):
+        conn.session.admitted = admitted
+        before, numbers = counted.served, conn.session.wire.last_stream + 2
+        client.send(headers(numbers))
+        assert responses(client, numbers) == {numbers: BODY}
+        assert counted.served == before + is_served
+    assert looked_at == [b"example.com", b"example.com"]
 
 
 def test_a_stop(stage: Stage):

@@ -588,8 +588,8 @@ def test_an_address_of_one_site_alone_has_the_rules_of_that_site_for_every_name(
             client = stage.client(context=good, name=name)
             [*_, conn] = stage.pump.connections.values()
             assert isinstance(conn.transport, TLSTransport)
-            assert conn.transport.kept is not None
-            assert conn.transport.kept.name == "shop"
+            assert conn.transport.terms is not None
+            assert conn.transport.terms.rules.name == "shop"
             names = [value for _, value in client.sock.tls.getpeercert()["subjectAltName"]]
             assert names[0] == "shop.example"
 

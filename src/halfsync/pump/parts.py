@@ -219,7 +219,7 @@ class Parts(ABC):
             settings.head_timeout,
             settings.max_handshakes,
         )
-        for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2, self.http2.leased):
+        for guarding in (self.guarded_http1, self.closing_guarded_http1, self.http2):
             guarding.handshakes = self.handshakes
         self.proxy_headers = ProxyHeaders(self.clock, self.endings, self.http1, settings)
         self.timeouts = Timeouts(

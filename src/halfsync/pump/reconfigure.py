@@ -136,6 +136,8 @@ class PlanChange:
             if guards and conn.protocol is pump.http1 and isinstance(conn.transport, TLSTransport):
                 conn.protocol = pump.guarded_http1
                 conn.known = KnownHeads(read_at_once=False)
+            if conn.protocol is pump.http2:
+                pump.http2.look_at_hosts(conn)
             if plan.listeners[conn.origin.listener].is_removed and conn.protocol is not pump.tunnels:
                 self._close_after_next_response(conn)
         for conn in [*pump.connections.values(), *pump.endings.streams]:

@@ -8,7 +8,7 @@ file's descriptor is the pump's alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,7 @@ class SiteCertificates:
     ciphers: str = ""  # "": INTERMEDIATE
     expire: tuple[float, ...] = ()  # when each of them does, in seconds since 1970
     shown: tuple[str, ...] = ()  # PEM: each one without key and chain; "" if it can't be told which that is
+    names: tuple[str, ...] = ()  # that any of them is for, in lower case: "a.example", "*.a.example"
 
     @property
     def shown_name(self) -> str:
@@ -87,6 +88,11 @@ class Certificates:
 def name_of(pem: str) -> str:
     """A short name of a certificate, by which the facts of a connection tell it."""
     return hashlib.sha256(pem.encode()).hexdigest()[:16]
+
+
+def covers(names: Collection[str], host: str) -> bool:
+    """Whether a certificate with these names is for this host. All in lower case."""
+    return host in names or f"*.{host.partition('.')[2]}" in names
 
 
 def context_of(site: SiteCertificates, pems: Sequence[str]) -> ssl.SSLContext:

@@ -22,7 +22,7 @@ from halfsync.parent.forking import forked
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import SiteTLS
 from halfsync.tls import ticket_keys
-from halfsync.tls.certificates import SiteCertificates, context_of
+from halfsync.tls.certificates import SiteCertificates, context_of, covers
 from halfsync.tls.http2_ciphers import prohibited_in
 
 SECONDS = 30.0
@@ -41,6 +41,7 @@ class CertificateVerdict(msgspec.Struct):
     digest: str = ""  # of all that is there
     expire: list[float] = []  # when each of them does, in seconds since 1970
     shown: list[str] = []  # each without its key and chain, in PEM; "" if that is not known
+    names: list[str] = []  # that any of them is for, in lower case
 
 
 def check(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> CertificateVerdict:
@@ -171,7 +172,9 @@ def _look(
         return f"{site.at('certfile')}: OpenSSL refuses {certfile} with {keyfile}: {why}."
     verdict.expire.append(float(ssl.cert_time_to_seconds(facts["notAfter"])))
     verdict.shown.append(_first_in(data))
-    _add_notes(site, certfile, facts, verdict.notes)
+    names = {name.lower() for _, name in facts.get("subjectAltName", ())}
+    verdict.names += sorted(names.difference(verdict.names))
+    _add_notes(site, certfile, facts, names, verdict.notes)
     return ""
 
 
@@ -232,7 +235,9 @@ def _note_ciphers(site: SiteTLS, wanted: SiteCertificates, notes: list[str]) -> 
         )
 
 
-def _add_notes(site: SiteTLS, certfile: str, facts: dict[str, Any], notes: list[str]) -> None:
+def _add_notes(
+    site: SiteTLS, certfile: str, facts: dict[str, Any], names: Collection[str], notes: list[str]
+) -> None:
     import ssl
     import time
 
@@ -246,21 +251,16 @@ def _add_notes(site: SiteTLS, certfile: str, facts: dict[str, Any], notes: list[
             f"{site.at('certfile')}: the certificate in {certfile} is not valid before "
             f"{facts['notBefore']}: is the clock right?"
         )
-    names = {name.lower() for _, name in facts.get("subjectAltName", ())}
-    missing = [host for host in site.hosts if not _covers(names, host)]
+    missing = [host for host in site.hosts if not covers(names, host)]
     if missing:
         notes.append(
             f"{site.at('certfile')}: the certificate in {certfile} is not for {', '.join(missing)}: "
             "clients will refuse it."
         )
     for where, hosts in site.others:
-        missing = [host for host in hosts if not _covers(names, host)]
+        missing = [host for host in hosts if not covers(names, host)]
         if missing:
             notes.append(
                 f"{where}the certificate in {certfile}, which is shown for all sites without one, is not for "
                 f"{', '.join(missing)}: clients will refuse it."
             )
-
-
-def _covers(names: Collection[str], host: str) -> bool:
-    return host in names or f"*.{host.partition('.')[2]}" in names

@@ -111,6 +111,7 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
         digest=verdict.digest,
         expire=tuple(verdict.expire),
         shown=tuple(verdict.shown),
+        names=tuple(verdict.names),
     )
 
 

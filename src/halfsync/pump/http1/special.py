@@ -96,8 +96,8 @@ class GuardedHttp1(Http1):
 
     def _begin_exchange(self, conn: Connection, head: RequestHead, seen: SeenHead | None) -> Outcome:
         transport = conn.transport
-        kept = transport.kept if isinstance(transport, TLSTransport) else None
-        if self.handshakes.contexts.admits(conn.origin.listener, kept, head.host):
+        met = transport.terms if isinstance(transport, TLSTransport) else None
+        if self.handshakes.contexts.admits(conn.origin.listener, met, head.host):
             return super()._begin_exchange(conn, head, seen)
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = new_exchange(conn, head, head.raw)

@@ -22,7 +22,6 @@ from halfsync.pump.http2.responses import leased_block
 from halfsync.pump.http2.streams import Session, TakenMark
 from halfsync.pump.leases.leased import Leased
 from halfsync.pump.run_queue import RunQueue
-from halfsync.pump.tls.handshakes import Handshakes
 from halfsync.scoreboard.counts import BYTES_SENT, LEASE_HITS
 from halfsync.wire.http1 import RequestHead
 from halfsync.wire.http2_frames import END_HEADERS, END_STREAM, FRAME_HEADER, FRAME_SIZE, HEADERS
@@ -34,7 +33,6 @@ _REQUEST = HEADERS << 8 | END_STREAM | END_HEADERS
 
 
 class Http2Leased:
-    handshakes: Handshakes
     keep_alive = 0.0
 
     def __init__(
@@ -65,7 +63,6 @@ class Http2Leased:
             or wire.buffer
             or wire.block is not None
             or wire.says_no_table
-            or self.handshakes.contexts.has_guarded  # then each request has to be admitted
         ):
             return False
         try:
@@ -79,7 +76,7 @@ class Http2Leased:
         endings = self._endings
         log_cookies, log_times, enabled = endings.log_cookies, endings.log_times, self._access.enabled
         known = conn.known.http2
-        blocks = wire.blocks
+        blocks, admitted = wire.blocks, session.admitted
         has_room = len(wire.streams) + wire.pending_resets < wire.limits.streams
         batch = min(AHEAD, conn.transport.send_size) - FRAME_SIZE
         pieces: list[bytes] = []
@@ -99,7 +96,7 @@ class Http2Leased:
             block = data[at + FRAME_HEADER : end]
             head = blocks.get(block) or wire.known(block)
             found = None if head is None else known.get(head)
-            if head is None or found is None:
+            if head is None or found is None or (admitted is not None and head.host != admitted):
                 break
             leased, logged = found
             body = b"" if leased.head_only else leased.body

@@ -30,7 +30,7 @@ from halfsync.pump.http2.faults import FaultLog, reason_of
 from halfsync.pump.http2.leased import Http2Leased
 from halfsync.pump.http2.output import Http2Output
 from halfsync.pump.http2.responses import Http2Responses
-from halfsync.pump.http2.streams import Closing, Session, Stream, StreamPlace, set_priority
+from halfsync.pump.http2.streams import UNNAMED, Closing, Session, Stream, StreamPlace, set_priority
 from halfsync.pump.http2.uploads import Uploads
 from halfsync.pump.internal_errors import InternalErrors
 from halfsync.pump.leases.leases import Leases
@@ -146,6 +146,7 @@ class Http2:
         conn.move(ConnectionEvent.PREFACE)
         conn.protocol = self
         conn.session = session = Session(wire)
+        self.look_at_hosts(conn)
         conn.out = deque()
         conn.deadline = self._clock.now + self._settings.head_timeout
         session.framed = conn.wire_bytes
@@ -260,15 +261,14 @@ class Http2:
     def _receive(self, conn: Connection, session: Session, data: bytes) -> None:
         clock = self._clock
         conn.when, conn.first_byte = clock.wall, clock.now
-        guarded = self.handshakes.contexts.has_guarded and isinstance(conn.transport, TLSTransport)
         events = session.wire.receive(data, clock.now)
         if session.wire.out:
             self._frames.put_acknowledgement(conn, session)
         alone = len(events) == 1 and not (conn.out or session.ready or session.wire.out)
         for event in events:
             if type(event) is RequestReceived:
-                if guarded and event.refusal is None:
-                    event.refusal = self._guard(conn, event.head.host)
+                if session.admitted is not None and event.refusal is None:
+                    event.refusal = self._admit(conn, session, event.head.host)
                 stream = event.stream
                 if stream.id not in session.wire.streams:
                     continue  # it was reset by what came behind it, and is not begun at all
@@ -281,11 +281,27 @@ class Http2:
             else:
                 self._other(conn, session, event)
 
-    def _guard(self, conn: Connection, host: bytes) -> Refusal | None:
-        """As http1_special.GuardedHttp1: why a request for this host may not come on this connection."""
-        transport = conn.transport
-        kept = transport.kept if isinstance(transport, TLSTransport) else None
-        if self.handshakes.contexts.admits(conn.origin.listener, kept, host):
+    def look_at_hosts(self, conn: Connection) -> None:
+        """From now on, if requests for some hosts may not come on this connection."""
+        if self.handshakes.contexts.looks_at_hosts and isinstance(conn.transport, TLSTransport):
+            assert isinstance(conn.session, Session)
+            conn.session.admitted = UNNAMED
+
+    def _admit(self, conn: Connection, session: Session, host: bytes) -> Refusal | None:
+        """Why a request for this host may not come on this connection. The rules of its site are looked at in
+        handshakes (see http1_special.GuardedHttp1); or the client, which can't have verified that we are this
+        host, uses the connection for it by mistake."""
+        if host == session.admitted:
+            return None
+        transport, contexts, listener = conn.transport, self.handshakes.contexts, conn.origin.listener
+        assert isinstance(transport, TLSTransport)
+        met = transport.terms
+        # (Who has named no host in the handshake, or names none in a request, makes no such mistake.)
+        is_named = bool(transport.server_name and host)
+        if contexts.admits(listener, met, host) and (
+            not is_named or met is None or contexts.is_shown_for(listener, met, host)
+        ):
+            session.admitted = host
             return None
         return Refusal(421, "This host has to be asked on a connection of its own, made with its name (SNI).")
 

@@ -181,10 +181,15 @@ class TakenMark:
         self.record = record
 
 
+UNNAMED = b"\0"
+"""What no request has as its host."""
+
+
 class Session:
     """See halfsync.pump.connection.Multiplexing."""
 
     __slots__ = (
+        "admitted",
         "announced_until",
         "block_since",
         "checked_at",
@@ -204,6 +209,9 @@ class Session:
 
     def __init__(self, wire: Http2Connection) -> None:
         self.wire = wire
+        self.admitted: bytes | None = None
+        """The host of the last request that was admitted, or UNNAMED; None: requests for all hosts are (see
+        Http2.look_at_hosts)."""
         self.streams: dict[Stream, None] = {}
         self.ready: dict[Stream, None] = {}  # have something to send
         self.shut: dict[Stream, None] = {}  # the same, and a window keeps it back

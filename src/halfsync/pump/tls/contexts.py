@@ -7,14 +7,14 @@ address. (Else a request could reach a site on a connection that has kept anothe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from halfsync.http.hosts import HostTable
+from halfsync.http.hosts import HostTable, name_of
 from halfsync.plan.plan import Plan
 from halfsync.pump.descriptors import Descriptor
 from halfsync.system.copying import copy_part
-from halfsync.tls.certificates import SiteCertificates, Span, context_of
+from halfsync.tls.certificates import SiteCertificates, Span, context_of, covers
 from halfsync.tls.http2_ciphers import HTTP2, may_speak_newest, prohibited_in
 from halfsync.tls.ticket_keys import LIFE, SECRET, keys_of, new_secret, set_keys
 from halfsync.wire.client_hello import offers_tls_1_3
@@ -40,13 +40,20 @@ class KeptRules(NamedTuple):
 class Terms:
     """What the handshakes of one site's clients begin with."""
 
-    __slots__ = ("context", "rules", "shown_name", "wants_certificate", "without_http2")
+    __slots__ = ("context", "names", "rules", "shown_name", "wants_certificate", "without_http2")
 
-    def __init__(self, context: ssl.SSLContext | None, rules: KeptRules, shown_name: str) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext | None,
+        rules: KeptRules,
+        shown_name: str = "",
+        names: Collection[str] = (),
+    ) -> None:
         self.context = context  # None: the site has no certificate
         self.rules = rules  # that the client has to keep
         self.wants_certificate = rules.cert_reqs != "none"  # of the client: it may have one, or has to
         self.shown_name = shown_name  # of the certificate that the client is shown; "": not known
+        self.names = names  # that the certificate is for, in lower case
         self.without_http2: ssl.SSLContext | None = None
         """For clients that might choose a cipher suite which HTTP/2 must not be spoken with."""
 
@@ -55,7 +62,7 @@ class Terms:
         return self.without_http2 is None or (may_speak_newest(self.without_http2) and offers_tls_1_3(hello))
 
 
-NO_TERMS = Terms(None, KeptRules("", "none", None, "1.2"), "")
+NO_TERMS = Terms(None, KeptRules("", "none", None, "1.2"))
 """For hosts that have no certificate."""
 
 
@@ -75,7 +82,7 @@ class Contexts:
             context = context_of(site, paths)
             context.set_alpn_protocols(self.protocols)
             rules = KeptRules(site.name, site.cert_reqs, site.ca_certs, site.minimum_version)
-            terms = Terms(context, rules, site.shown_name)
+            terms = Terms(context, rules, site.shown_name, frozenset(site.names))
             self._terms.append(terms)
             if HTTP2 in protocols and prohibited_in(context):
                 other = context_of(site, paths)
@@ -93,11 +100,17 @@ class Contexts:
             self._tickets = TicketKeys(certificates.fd, certificates.tickets, keyed)
         self.has_guarded = len(sites) > 1 and self._are_guarding
         """Whether a client that is connected need not be let in by every site."""
+        self._has_several = len(sites) > 1
         self.configure(plan)
 
     @property
     def _are_guarding(self) -> bool:
         return any(terms.rules.are_guarding for terms in self._terms)
+
+    @property
+    def looks_at_hosts(self) -> bool:
+        """Whether each request over HTTP/2 has to be admitted, by its host."""
+        return self.has_guarded or self._has_several
 
     def replace(self, before: Contexts) -> None:
         """Those were in effect until now: clients are connected that have kept their rules."""
@@ -131,11 +144,21 @@ class Contexts:
         """`name`: of the host, in lower case; "" if the client named none."""
         return self._tables[listener].find(name.encode())
 
-    def admits(self, listener: int, kept: KeptRules | None, host: bytes) -> bool:
+    def admits(self, listener: int, met: Terms | None, host: bytes) -> bool:
         """Whether a request for a host, as a Host field has it, may come on a connection whose client has
-        kept these rules."""
-        rules = self._tables[listener].find(host).rules
-        return rules == kept or not rules.are_guarding
+        met these terms in its handshake: those of the host's site, or that site asks for no more."""
+        wanted = self._tables[listener].find(host)
+        if wanted is met or not wanted.rules.are_guarding:
+            return True
+        return met is not None and wanted.rules == met.rules  # (as before a reload)
+
+    def is_shown_for(self, listener: int, met: Terms, host: bytes) -> bool:
+        """Whether the certificate that the client was shown with these terms is that of the host's site, or
+        is for that host, too. Else the client should not use this connection for it (RFC 9113 9.1.1)."""
+        wanted = self._tables[listener].find(host)
+        if wanted is met or wanted.rules.name == met.rules.name:
+            return True
+        return covers(met.names, name_of(host).decode("latin-1"))
 
 
 class TicketKeys:

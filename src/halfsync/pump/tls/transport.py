@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     # before it.
     import ssl
 
-    from halfsync.pump.tls.contexts import KeptRules, Terms
+    from halfsync.pump.tls.contexts import Terms
 
 RECEIVE = 32 * 1024
 """Bytes of records that are read at a time."""
@@ -139,11 +139,6 @@ class TLSTransport:
         self.inner = inner = server_side(context, self._incoming, self._outgoing)
         self._read: Callable[[int], bytes] = inner.read
         self._write = inner.write
-
-    @property
-    def kept(self) -> KeptRules | None:
-        """The rules that the client has kept; None: it had none to keep."""
-        return None if self.terms is None else self.terms.rules
 
     @property
     def has_begun(self) -> bool:
