@@ -127,6 +127,23 @@ def test_an_old_version_is_refused_with_its_alert(stage: Stage, version: ssl.TLS
         stage.client(context=context)
 
 
+def test_a_hello_that_is_too_long_to_be_looked_at_is_refused(stage: Stage):
+    """OpenSSL takes 128 KiB: it would go on with a name that we have not read."""
+    body = hello()[9:]
+    at = 35 + body[34]
+    at += 2 + int.from_bytes(body[at : at + 2], "big")
+    at += 1 + body[at]
+    padding = b"\x00\x15" + (20_000).to_bytes(2, "big") + bytes(20_000)
+    extensions = body[at + 2 :] + padding
+    body = body[:at] + len(extensions).to_bytes(2, "big") + extensions
+    message = b"\x01" + len(body).to_bytes(3, "big") + body
+    client = Raw(stage)
+    for piece in (message[:16_000], message[16_000:]):
+        client.send(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece)
+    assert client.rest() == b"\x15\x03\x01\x00\x02\x02\x28"
+    assert stage.pump.endings.counts.closes == {int(CloseReason.HANDSHAKE_FAILED): 1}
+
+
 def test_a_hello_in_pieces(stage: Stage):
     """Nothing of OpenSSL's is there before it is whole."""
     stage.hand(answers=True)

@@ -21,7 +21,7 @@ from halfsync.wire.client_hello import (
 )
 from halfsync.wire.hello_layouts import EVERY, MAX_LAYOUTS, Layouts
 
-PART, HELLO, HTTP, OTHER = Opening
+PART, HELLO, HTTP, TOO_LONG, OTHER = Opening
 
 
 def hello(name: str | None = "example.org", *protocols: str, version: str = "1.3") -> bytes:
@@ -96,10 +96,10 @@ def test_it_may_come_in_several_records(records):
 def test_what_never_ends_is_no_hello():
     """However slowly it comes, no more than MAX_HELLO is kept of it."""
     long = b"\x01" + (MAX_HELLO + 1).to_bytes(3, "big")
-    assert look_at(in_records(long, 100))[0] is OTHER
+    assert look_at(in_records(long, 100))[0] is TOO_LONG
     allowed = b"\x01" + (MAX_HELLO - 4).to_bytes(3, "big") + bytes(MAX_HELLO)
     assert look_at(in_records(allowed, 1)[: 6 * MAX_RECORDS - 1])[0] is PART
-    assert look_at(in_records(allowed, 1)[: 6 * MAX_RECORDS + 1])[0] is OTHER
+    assert look_at(in_records(allowed, 1)[: 6 * MAX_RECORDS + 1])[0] is TOO_LONG
     assert look_at(b"\x16\x03\x01\x00\x00")[0] is OTHER
 
 

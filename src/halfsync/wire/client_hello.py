@@ -49,7 +49,8 @@ class Opening(Enum):
     PART = "the beginning of what may be a hello"
     HELLO = "a whole hello"
     HTTP = "a request, in clear"
-    OTHER = "neither, or a hello that is malformed or too long"
+    TOO_LONG = "a hello of more bytes or records than any client's"
+    OTHER = "neither, or a hello that is malformed"
 
 
 class ClientHello(msgspec.Struct, frozen=True):
@@ -110,13 +111,13 @@ def _joined(data: bytes) -> tuple[Opening, bytes]:
         if len(message) >= 4:
             end = 4 + int.from_bytes(message[1:4], "big")
             if end > MAX_HELLO:
-                return Opening.OTHER, b""
+                return Opening.TOO_LONG, b""
             if len(message) >= end:
                 return Opening.HELLO, bytes(message[4:end])
         if len(data) < at + 5 + size:
             return Opening.PART, b""
         at += 5 + size
-    return Opening.OTHER, b""
+    return Opening.TOO_LONG, b""
 
 
 def _parsed(body: bytes) -> ClientHello:

@@ -35,7 +35,13 @@ from halfsync.pump.tls.challenges import PROTOCOL, ShownChallenges
 from halfsync.pump.tls.contexts import Contexts
 from halfsync.pump.tls.facts import facts_of
 from halfsync.pump.tls.half_open import HalfOpen
-from halfsync.pump.tls.openssl import NO_APPLICATION_PROTOCOL, UNRECOGNIZED_NAME, TLSError, alert
+from halfsync.pump.tls.openssl import (
+    HANDSHAKE_FAILURE,
+    NO_APPLICATION_PROTOCOL,
+    UNRECOGNIZED_NAME,
+    TLSError,
+    alert,
+)
 from halfsync.pump.tls.refused import RefusedClients
 from halfsync.pump.tls.transport import TLSTransport
 from halfsync.tls.facts import MAX_KNOWN, encode
@@ -188,6 +194,9 @@ class Handshakes(BeforeHttp):
         if kind is Opening.HTTP:
             self._speak_in_clear(conn, transport)
             return False
+        if kind is Opening.TOO_LONG:  # OpenSSL may find in it what was not looked at here
+            transport.say(alert(HANDSHAKE_FAILURE))
+            raise TLSError(f"its ClientHello has more than {MAX_HELLO} bytes, or {MAX_RECORDS} records")
         shown = self._challenges
         challenge = shown.context(hello.server_name, hello.protocols) if shown.contexts else None
         if challenge is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import ssl  # never at run time: see transport.py
 
+HANDSHAKE_FAILURE = 40
 UNRECOGNIZED_NAME = 112
 NO_APPLICATION_PROTOCOL = 120
 """Alerts (RFC 8446 6)."""
