@@ -11,7 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -527,8 +527,10 @@ def test_if_reopening_fails_the_old_access_log_stays(tmp_path):
 # --- privileges and processes
 
 
-def in_a_child(entry: Callable[[], int], **more: privileges.Identity) -> int:
-    start = processes.Start("test", "test", entry, [], more.get("identity"), "error", "text")
+def in_a_child(
+    entry: Callable[[], int], identity: privileges.Identity | None = None, imports: Collection[str] = ()
+) -> int:
+    start = processes.Start("test", "test", entry, [], identity, "error", "text", imports=imports)
     return os.waitstatus_to_exitcode(os.waitpid(processes.fork(start), 0)[1])
 
 
@@ -569,6 +571,18 @@ def test_dropped_privileges_are_gone_for_good():
         return 2
 
     assert in_a_child(looks, identity=identity) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another")
+def test_modules_are_imported_before_privileges_are_dropped(tmp_path, monkeypatch):
+    """Python may be installed where the user can't read it: the pump has its `ssl` nevertheless."""
+    tmp_path.chmod(0o700)
+    (tmp_path / "of_root_alone.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    identity = privileges.identity(Settings(user="65534"))
+    is_there = lambda: int("of_root_alone" not in sys.modules)  # noqa: E731
+    assert in_a_child(is_there, identity, ["of_root_alone"]) == 0
+    assert in_a_child(is_there, identity) == 1
 
 
 def test_how_it_ended():

@@ -15,6 +15,7 @@ It never returns into the parent's code: whatever happens, it ends in os._exit.
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
@@ -56,6 +57,7 @@ class Start(msgspec.Struct, frozen=True):
     gains_no_privileges: bool = True
     umask: int | None = None
     oom_score: int = 0  # see oom.py
+    imports: Collection[str] = ()  # Python's modules, which `identity` need not be able to read
 
 
 def fork(start: Start) -> int:
@@ -108,6 +110,8 @@ def _child_main(start: Start, parent: int, mask: Mask) -> NoReturn:
         if start.oom_score:
             oom.be_killed_sooner(start.oom_score)
         if start.identity is not None:
+            for module in start.imports:
+                importlib.import_module(module)
             privileges.drop(start.identity)
         if start.gains_no_privileges:
             prctl.gain_no_privileges()

@@ -180,6 +180,7 @@ class Spawner:
             role is Role.PUMP or (settings.no_new_privs and self._identity is not None),
             None if settings.umask is None else octal("umask", settings.umask),
             score if role is not Role.PUMP else -(-score // 2),
+            ("ssl",) if role is Role.PUMP else (),  # a reload may be the first to need it
         )
         try:
             pid = processes.fork(start)
