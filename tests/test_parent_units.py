@@ -375,7 +375,7 @@ def test_an_address_that_is_present_is_not_bound_a_second_time():
     port = free_port()
     settings = Settings(bind=[f"127.0.0.9:{port}", f"0.0.0.0:{port}"])
     present = listeners.bind(settings)
-    with pytest.raises(SettingError, match=rf"This server listens at port {port} itself: to move it"):
+    with pytest.raises(SettingError, match=rf"This server listens at port {port} itself: to move an address"):
         listeners.bind_beside(settings, None, settings.bind, settings.bind[:1], present)
     listeners.close(present)
 

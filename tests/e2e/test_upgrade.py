@@ -26,6 +26,7 @@ from tests.e2e.test_control import ctl, said
 from tests.e2e.test_https import resumed
 from tests.e2e.test_systemd import Manager, launcher
 from tests.e2e.test_websockets import closed, open_at
+from tests.ports import free_port
 
 over_plain_sockets = pytest.mark.skipif(
     "HALFSYNC_TEST_TRANSPORT" in os.environ, reason="only connections over plain sockets are handed over"
@@ -491,6 +492,33 @@ def test_settings_may_have_changed(tmp_path):
         assert "upgraded:app" in said(server, "-s", str(tmp_path / "control2"), "workers")
     for path in ("stays", "comes", "pid2", "control2"):
         assert not (tmp_path / path).exists()
+
+
+def test_a_port_moves_to_other_addresses_and_no_request_is_lost(tmp_path):
+    """What the new version binds beside an address of the old one's takes no client before it serves."""
+    port = free_port()
+    bind = [f"127.0.0.1:{port}"]
+
+    def process_at(address: str) -> int:
+        with Client((address, port)) as client:
+            return served_by(client.ask("/"))
+
+    configure(tmp_path, bind=bind)
+    with serving(tmp_path, bind=False) as server:
+        with Crowd(server, ["/"], lambda answer: str(answer.status)) as crowd:
+            for bind in (
+                [f"0.0.0.0:{port}"],
+                [f"0.0.0.0:{port}", f"127.0.0.9:{port}"],
+                [f"127.0.0.1:{port}"],
+            ):
+                configure(tmp_path, bind=bind)
+                process = upgrade(server)
+                assert process_at("127.0.0.1") == process
+                if len(bind) > 1 or "0.0.0.0" in bind[0]:
+                    assert process_at("127.0.0.9") == process
+        assert set(crowd.seen) == {"200"}
+        with pytest.raises(ConnectionRefusedError):
+            Client(("127.0.0.9", port))
 
 
 def test_releases_with_a_program_of_their_own(tmp_path):

@@ -35,21 +35,6 @@ def bind(
     return _bind(settings, identity, named, named, (), is_to_listen=True)
 
 
-def bind_missing(
-    settings: Settings,
-    identity: Identity | None,
-    addresses: Sequence[str],
-    missing: Sequence[str],
-    held: Collection[int],
-) -> tuple[Listener, ...]:
-    """Bind and listen at those of the `addresses` that are `missing`, where the version before this one
-    listens at the ports `held`. Raises SettingError; it says so if one of these is in the way."""
-    try:
-        return _bind(settings, identity, addresses, missing, (), is_to_listen=True)
-    except SettingError as wrong:
-        raise _with_port(wrong, missing, held, "to another address, or between http and https,") from None
-
-
 def bind_beside(
     settings: Settings,
     identity: Identity | None,
@@ -64,18 +49,13 @@ def bind_beside(
         return _bind(settings, identity, addresses, missing, present, is_to_listen=False)
     except SettingError as wrong:
         held = [one.port for one in present]
-        how = "between http and https, or its IPv4 away from [::],"
-        raise _with_port(wrong, missing, held, how) from None
-
-
-def _with_port(wrong: SettingError, missing: Sequence[str], held: Collection[int], how: str) -> SettingError:
-    """`how` a port that we hold can't be moved."""
-    for where in map(parse, missing):
-        if not isinstance(where, str) and where[1] in held:
-            return SettingError(
-                f"{wrong} (This server listens at port {where[1]} itself: to move it {how} needs a restart.)"
-            )
-    return wrong
+        for where in map(parse, missing):
+            if not isinstance(where, str) and where[1] in held:
+                raise SettingError(
+                    f"{wrong} (This server listens at port {where[1]} itself: to move an address between "
+                    "http and https, or its IPv4 away from [::], needs a restart.)"
+                ) from None
+        raise
 
 
 def listen(bound: Sequence[Listener], present: Sequence[Listener], backlog: int) -> None:

@@ -23,7 +23,8 @@ from halfsync.parent.privileges import Identity
 from halfsync.parent.reload import certificates
 from halfsync.parent.service.control_socket import ControlSocket
 from halfsync.parent.service.pidfile import PidFile
-from halfsync.parent.upgrade.probes import Probes
+from halfsync.parent.shortages import in_words
+from halfsync.parent.upgrade.probes import NotServed, Probes
 from halfsync.parent.workers.children import Child
 from halfsync.parent.workers.pools import WorkerPool
 from halfsync.plan.plan import Listener, Plan
@@ -46,6 +47,7 @@ class Predecessor:
         self._inherited = inherited
         self._sockets: dict[int, socket.socket] = {}  # by their places there
         self._taken: list[int] = []
+        self._added: tuple[Listener, ...] = ()  # where it does not listen
         self._owned_files: list[tuple[str, tuple[int, int] | None]] = []
         self._is_asked = False
         self._probes = Probes()
@@ -87,7 +89,8 @@ class Predecessor:
     def listeners(
         self, settings: Settings, identity: Identity | None, addresses: Sequence[str]
     ) -> tuple[Listener, ...]:
-        """Those that are wanted, and new ones for addresses where there is none. Raises SettingError."""
+        """Those that are wanted, and new ones for addresses where there is none, which listen when `prepare`
+        says that we could serve. Raises SettingError."""
         if all(not one.bound_as for one in self._inherited.listeners):
             log("info", "the sockets are the service manager's; they take the place of `bind`.")
             return tuple(self._take(one, one.scheme, "") for one in self._inherited.listeners)
@@ -99,16 +102,20 @@ class Predecessor:
             found += [self._take(one, scheme, address) for one in same]
             if not same:
                 missing.append(address)
-        for one in self._inherited.listeners:
-            if one.place not in self._taken:
-                self._sockets.pop(one.place).close()
         for listener in found:
             try:
                 listener.socket.listen(settings.backlog)  # which may have changed
             except OSError:
                 pass
-        held = {one.port for one in self._inherited.listeners}
-        return (*found, *listeners.bind_missing(settings, identity, addresses, missing, held))
+        self._added = listeners.bind_beside(settings, identity, addresses, missing, self._present())
+        return (*found, *self._added)
+
+    def _present(self) -> list[Listener]:
+        """All that it listens at, whether it is wanted or not."""
+        return [
+            Listener(one.address, one.host, one.port, self._sockets[one.place], bound_as=one.bound_as)
+            for one in self._inherited.listeners
+        ]
 
     def _bound_as(self, address: str, scheme: str) -> list[upgrade.InheritedListener]:
         """(A name may stand for several sockets; and what is spoken there may have changed. But if several
@@ -175,6 +182,10 @@ class Predecessor:
         OSError, and NotServed if it can't take over."""
         if self._is_asked or not self._probes.are_over(plan, pump, now):
             return None
+        try:
+            listeners.listen(self._added, self._present(), plan.settings.backlog)
+        except OSError as error:
+            raise NotServed(f"It can't listen at the new addresses of bind: {in_words(error)}.") from None
         places = self._places(plan)
         ours, theirs = channel.pair()
         with theirs:
@@ -185,6 +196,8 @@ class Predecessor:
             ours.close()
             return None
         self._is_asked = True
+        for place in self._sockets.keys() - set(self._taken):
+            self._sockets.pop(place).close()
         return ours, places
 
     def _places(self, plan: Plan) -> dict[int, int]:
