@@ -27,9 +27,12 @@ Each setting can be given in four places; the later ones win:
 `halfsync --print-config` shows each value and where it came from. Sizes are in bytes and may end in K, M or G
 (in TOML as `"64K"`), durations in seconds and may end in ms, s, min or h
 (`"500 ms"`). An empty text means none. Changes in the file take effect at a
-[reload](how-to/reload.md), except where an entry says that they need a restart. Routes and sites are
-not settings: [sites and routes](reference/sites-and-routes.md). Where an entry says that a site or a route
-may have its own, the nearest value counts: the route's, else its site's, else the one at the top.
+[reload](how-to/reload.md), except where an entry says that they need a restart.
+
+In the TOML file a setting stands at the top, and many may also stand in the table of a site or of a route, as
+each entry says. The nearest value counts: the route's, else its site's, else the one at the top; one in the
+environment or on the command line takes the place of the one at the top. `hosts`, `routes`, `headers` and
+`error_pages` are not settings but parts of these tables: [sites and routes](reference/sites-and-routes.md).
 """
 
 
@@ -49,19 +52,21 @@ def entry(row: Row) -> str:
     variables = ", ".join(f"`{variable}`" for variable in reversed(row.environment))
     why = NEEDS_RESTART.get(row.name)
     restart = f" A change needs a restart: {why}." if why else ""
-    where = PLACES[row.of_routes]
     return (
         f"### `{row.name}`\n\n{row.description}\n\n"
-        f"Default {default(row)}; {row.expected}. Option {flags}; variable {variables}.{where}{restart}\n"
+        f"Default {default(row)}; {row.expected}. Option {flags}; variable {variables}. "
+        f"May stand {PLACES[row.of_routes] if row.of_sites else 'only at the top'}.{restart}\n"
     )
 
 
 PLACES = {
-    "": "",
-    "all": " A site or a route may have its own.",
-    "applications": " A site, or the route of an application, may have its own.",
-    "files": " A site, or the route of a folder or file, may have its own.",
+    "": "at the top or in a site",
+    "all": "at the top, in a site, or in a route",
+    "applications": "at the top, in a site, or in the route of an application",
+    "files": "at the top, in a site, or in the route of a folder or file",
+    "folders": "at the top, in a site, or in the route of a folder",
 }
+"""In the file, by `of_routes` of those that sites may have."""
 
 
 def default(row: Row) -> str:

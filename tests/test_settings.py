@@ -168,6 +168,10 @@ def route(table: str) -> str:
             "[sites.a]\nkeep_alive = 3",
             'sites."a": keep_alive is for the whole server; it stands at the top of the file.',
         ),
+        (
+            route('{app = "a:a", certfile = "a.pem"}'),
+            "certfile is not for a single route; it stands in a site or at the top of the file.",
+        ),
         ("[sites.a]\nhosts = []", 'hosts must be a list of names, such as ["a", "*.a"].'),
         ('[sites.a]\nhosts = "*"', "requests for all other hosts go to the [routes] at the top."),
         ('[sites.a]\nhosts = "b:80"', "'b:80' must not have a port; `bind` says where it is served."),

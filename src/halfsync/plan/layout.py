@@ -35,7 +35,7 @@ from halfsync.settings.probes import probes_of
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.table import Settings
-from halfsync.settings.targets import FOR_FILES, Does, Target
+from halfsync.settings.targets import FOR_FILES, FOR_FOLDERS, Does, Target
 from halfsync.settings.tls_headers import NAMES as TLS_HEADERS
 from halfsync.settings.with_tls import Demanding, demanding, only_with_tls
 from halfsync.system import cores
@@ -318,7 +318,7 @@ def _file_rules(target: Target, settings: Settings) -> FileRules:
     rules = {name: getattr(settings, name) for name in FOR_FILES}
     is_file = not os.path.isdir(target.target)
     own = target.own.get("fallback", "")
-    for name in ("fallback", "listing"):
+    for name in FOR_FOLDERS:
         if is_file and target.own.get(name):
             raise SettingError(f"{target.where}: {name} is for folders, and {target.target!r} is one file.")
     rules["fallback"] = "" if is_file else rules["fallback"].strip("/")

@@ -20,7 +20,7 @@ from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded
 from halfsync.settings.table import Settings
-from halfsync.settings.targets import Target
+from halfsync.settings.targets import FOR_FILES, Target
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -70,10 +70,7 @@ def _there(name: str) -> Callable[[Settings, Served], bool]:
     return lambda _, served: bool(getattr(served, name))
 
 
-def _of_routes(kind: str) -> tuple[str, ...]:
-    return tuple(row.name for row in ROWS if row.of_routes == kind)
-
-
+_FOR_APPLICATIONS = tuple(row.name for row in ROWS if row.of_routes == "applications")
 _ALWAYS = ("interface", "intercept_errors")
 """They say something of applications also if there is none, or have a need of their own."""
 _FOR_ASGI = (
@@ -89,13 +86,13 @@ _FOR_HTTP2 = ("http2_max_concurrent_streams", "http2_max_resets", "http2_max_idl
 NEEDS: tuple[Need, ...] = (
     Need(
         (
-            *(name for name in _of_routes("applications") if name not in (*_ALWAYS, *_FOR_ASGI)),
+            *(name for name in _FOR_APPLICATIONS if name not in (*_ALWAYS, *_FOR_ASGI)),
             "preload", "retry", "max_requests", "max_requests_jitter", "startup_timeout", "pythonpath",
         ),
         _there("has_applications"),
         "no application is served",
     ),
-    Need(_of_routes("files"), _there("has_files"), "no folder or file is served"),
+    Need(FOR_FILES, _there("has_files"), "no folder or file is served"),
     Need(("lease_file_memory",), _there("has_files"), "no folder or file is served"),
     Need(_FOR_ASGI, _there("has_asgi"), "no ASGI application is served"),
     Need(("threads", "stream_body"), _there("has_wsgi"), "it is for WSGI applications, and none is served"),

@@ -35,8 +35,13 @@ class Row(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def of_routes(self) -> str:
-        """Of which routes it is: "applications", "files" or "all"; "" if it is of the server alone."""
+        """Which routes may have their own: "applications", "files", "folders" or "all"; "": none."""
         return self._extra("of_routes")
+
+    @property
+    def of_sites(self) -> bool:
+        """Sites may have their own."""
+        return bool((self.meta.extra or {})["of_sites"])
 
     @property
     def description(self) -> str:

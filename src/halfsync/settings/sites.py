@@ -13,7 +13,7 @@ from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
 from halfsync.settings.places import Place
-from halfsync.settings.rows import BY_NAME
+from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.targets import OWN_OF_ROUTES, Target, check_keys, own_settings, toml_targets
 from halfsync.settings.values import from_toml
 
@@ -34,19 +34,12 @@ class SiteEntry:
     where: str = field(compare=False)  # for sentences: 'halfsync.toml: sites."blog.example"'
 
 
-OWN_TLS = (
-    "certfile",
-    "keyfile",
-    "keyfile_password",
-    "ca_certs",
-    "cert_reqs",
-    "minimum_version",
-    "ciphers",
-    "acme",
-)
-"""The settings of TLS; a site may have its own (see site_tls.py)."""
+_OWN = tuple(row.name for row in ROWS if row.of_sites)
+OWN_TLS = tuple(name for name in _OWN if name not in ("bind", *OWN_OF_ROUTES))
+"""What is shown to clients in a handshake, so that sites may have their own of it, and routes may not (see
+site_tls.py)."""
 
-_KEYS = ("hosts", "bind", "routes", "headers", "error_pages", *OWN_TLS, *OWN_OF_ROUTES)
+_KEYS = ("hosts", "routes", "headers", "error_pages", *_OWN)
 
 
 def toml_sites(table: Any, where: Place) -> tuple[SiteEntry, ...]:

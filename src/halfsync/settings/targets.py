@@ -47,9 +47,10 @@ class Target:
     error_pages: tuple[PageEntry, ...] = ()
 
 
-FOR_FILES = tuple(row.name for row in ROWS if row.of_routes == "files")
+FOR_FOLDERS = tuple(row.name for row in ROWS if row.of_routes == "folders")
+FOR_FILES = tuple(row.name for row in ROWS if row.of_routes in ("files", "folders"))
 OWN_OF_ROUTES = tuple(row.name for row in ROWS if row.of_routes)
-"""The settings that sites and routes may have a value of their own for."""
+"""The settings that routes, and sites as well, may have a value of their own for."""
 
 _KINDS = tuple(does.value for does in Does if does.value)
 _ROUTE_KEYS = (*_KINDS, "type", "headers", "error_pages", *OWN_OF_ROUTES)
@@ -103,6 +104,8 @@ def check_keys(table: Mapping[str, Any], known: Sequence[str], where: Place) -> 
         with where.noted():
             if key in BY_NAME:
                 why = "is for the whole server; it stands at the top of the file"
+                if BY_NAME[key].of_sites:
+                    why = "is not for a single route; it stands in a site or at the top of the file"
                 raise SettingError(f"{where.at(key)}: {key} {why}.")
             raise SettingError(f"{where.at(key)} has no setting {key}{did_you_mean(key, known)}")
 

@@ -20,11 +20,20 @@ def about(
     least: float | None = None,
     most: float | None = None,
     of_routes: str = "",
+    of_sites: bool = False,
 ) -> Meta:
     """What is said of a setting beside its name, type and default. `of_routes`: sites and routes may have a
-    value of their own, and of which routes it is: "applications", "files" or "all"."""
-    extra = {"section": section, "unit": unit, "short": short, "env": env, "metavar": metavar}
-    extra["of_routes"] = of_routes
+    value of their own, and of which routes it is: "applications", "files", "folders" or "all". `of_sites`:
+    only sites may."""
+    extra = {
+        "section": section,
+        "unit": unit,
+        "short": short,
+        "env": env,
+        "metavar": metavar,
+        "of_routes": of_routes,
+        "of_sites": of_sites or bool(of_routes),
+    }
     return Meta(description=description, ge=least, le=most, extra=extra)
 
 

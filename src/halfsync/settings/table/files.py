@@ -44,7 +44,7 @@ class Files(SizeLimits, frozen=True, kw_only=True):
             "Send this file of the folder in place of what does not exist: index.html for single-page "
             "applications.",
             metavar="FILE",
-            of_routes="files",
+            of_routes="folders",
         ),
     ] = ""
     listing: Annotated[
@@ -52,7 +52,7 @@ class Files(SizeLimits, frozen=True, kw_only=True):
         about(
             "Files",
             "Respond to requests for a folder without an index.html with a list of what is in it.",
-            of_routes="files",
+            of_routes="folders",
         ),
     ] = False
 

@@ -18,6 +18,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
             short="-b",
             env="PORT",
             metavar="ADDRESS",
+            of_sites=True,
         ),
     ] = msgspec.field(default_factory=lambda: ["127.0.0.1:8000"])
     health_bind: Annotated[

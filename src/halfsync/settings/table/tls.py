@@ -15,6 +15,7 @@ class Tls(Serving, frozen=True, kw_only=True):
             "rights are given up, and again at a reload. May be given several times, for keys of different "
             "kinds.",
             metavar="FILE",
+            of_sites=True,
         ),
     ] = []
     keyfile: Annotated[
@@ -24,14 +25,21 @@ class Tls(Serving, frozen=True, kw_only=True):
             "The private key of the certificate (PEM), one for each certfile. Without it the key is in the "
             "same file.",
             metavar="FILE",
+            of_sites=True,
         ),
     ] = []
     keyfile_password: Annotated[
-        str | None, about("TLS", "Password of an encrypted keyfile.", metavar="TEXT")
+        str | None,
+        about("TLS", "Password of an encrypted keyfile.", metavar="TEXT", of_sites=True),
     ] = None
     ca_certs: Annotated[
         str | None,
-        about("TLS", "Authorities whose client certificates are accepted (PEM).", metavar="FILE"),
+        about(
+            "TLS",
+            "Authorities whose client certificates are accepted (PEM).",
+            metavar="FILE",
+            of_sites=True,
+        ),
     ] = None
     cert_reqs: Annotated[
         Literal["none", "optional", "required"],
@@ -40,11 +48,12 @@ class Tls(Serving, frozen=True, kw_only=True):
             "Whether clients are asked for a certificate of one of the `ca_certs`, and refused without one. "
             "Applications find it in their environ (SSL_CLIENT_S_DN and others).",
             metavar="MODE",
+            of_sites=True,
         ),
     ] = "none"
     minimum_version: Annotated[
         Literal["1.2", "1.3"],
-        about("TLS", "The oldest version of TLS that is spoken.", metavar="VERSION"),
+        about("TLS", "The oldest version of TLS that is spoken.", metavar="VERSION", of_sites=True),
     ] = "1.2"
     ciphers: Annotated[
         str,
@@ -55,6 +64,7 @@ class Tls(Serving, frozen=True, kw_only=True):
             "spoken (RFC 9113, appendix A: those without ECDHE or DHE, and CBC), clients that speak no "
             "TLS 1.3 get HTTP/1.1.",
             metavar="LIST",
+            of_sites=True,
         ),
     ] = ""
 
@@ -77,6 +87,7 @@ class Tls(Serving, frozen=True, kw_only=True):
             "Get a certificate from an authority by ACME, and renew it: for the hosts of a site in its "
             "table, at the top for `acme_hosts`. Means that you agree to the authority's terms of service. "
             "Needs packages: pip install 'halfsync[acme]'.",
+            of_sites=True,
         ),
     ] = False
     acme_hosts: Annotated[
