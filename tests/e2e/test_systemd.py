@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import issued, write
 from tests.e2e.harness import LONG, Client, Server, frozen, serving, until
 from tests.e2e.test_missing import refused
 
 LAUNCHER = """
 import os, socket, sys
-family, kind, address, listens, pid, *command = sys.argv[1:]
+family, kind, address, listens, pid, name, *command = sys.argv[1:]
 made = socket.socket(int(family), int(kind))
 made.bind((address, 0) if int(family) != socket.AF_UNIX else address.replace("@", chr(0), 1))
 if listens == "1":
@@ -27,16 +28,22 @@ os.dup2(made.fileno(), 10)  # out of the way of 3
 os.dup2(10, 3)
 os.closerange(4, 100)
 os.set_inheritable(3, True)
-os.environ["LISTEN_FDS"], os.environ["LISTEN_FDNAMES"] = "1", "web"
+os.environ["LISTEN_FDS"], os.environ["LISTEN_FDNAMES"] = "1", name
 os.environ["LISTEN_PID"] = pid if pid != "mine" else str(os.getpid())
 os.execv(command[0], command)
 """
 
 
 def launcher(
-    family: int, address: str, *, kind: int = socket.SOCK_STREAM, listens: bool = True, pid: str = "mine"
+    family: int,
+    address: str,
+    *,
+    kind: int = socket.SOCK_STREAM,
+    listens: bool = True,
+    pid: str = "mine",
+    name: str = "web",
 ) -> tuple[str, ...]:
-    arguments = (str(int(family)), str(int(kind)), address, str(int(listens)), pid)
+    arguments = (str(int(family)), str(int(kind)), address, str(int(listens)), pid, name)
     return (sys.executable, "-c", LAUNCHER, *arguments)
 
 
@@ -71,6 +78,28 @@ def test_an_inherited_unix_socket_is_served_and_not_removed(tmp_path, abstract):
         with Client(at.replace("@", "\0", 1)) as client:
             assert client.ask("/hello").body == b"hello\n"
     assert abstract or Path(at).exists()
+
+
+ACME = ("--acme", "--acme-hosts", "shop.test", "--acme-directory", "https://127.0.0.1:1/dir")
+
+
+@pytest.mark.parametrize(
+    ("name", "tls", "scheme"),
+    [
+        ("web", (), "http"),
+        ("web", ("--certfile", "server.pem", "--keyfile", "server.key"), "https"),
+        ("web", ACME, "https"),
+        ("https", ACME, "https"),
+        ("http", ACME, "http"),
+    ],
+)
+def test_the_name_of_an_inherited_socket_says_what_it_is_for_or_else_the_certificate(
+    tmp_path, name, tls, scheme
+):
+    write(tmp_path, issued("shop.test"))
+    through = launcher(socket.AF_INET, "127.0.0.1", name=name)
+    with serving(tmp_path, *tls, "story:app", bind=False, through=through) as server:
+        assert server.url.startswith(f"{scheme}://")
 
 
 def test_the_pump_that_follows_has_the_inherited_socket_too(tmp_path):

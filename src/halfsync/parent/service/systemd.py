@@ -16,6 +16,7 @@ import msgspec
 from halfsync.logs.error import log
 from halfsync.parent.tcp_listeners import prepare_tcp
 from halfsync.plan.plan import Listener
+from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 
@@ -33,8 +34,8 @@ def inherited(environment: MutableMapping[str, str], settings: Settings) -> tupl
     """The listening sockets that were handed over (LISTEN_FDS); they take the place of `bind`. None if there
     are none, or if they are meant for another process. Raises SettingError if one is no such socket.
 
-    What is named `http` or `https` (FileDescriptorName= of the .socket unit) is for that; others are for
-    https if there is a certificate and they are no unix sockets."""
+    What is named `http` or `https` (FileDescriptorName= of the .socket unit) is for that; others are for what
+    an address of `bind` would be that says neither."""
     count, pid = environment.pop("LISTEN_FDS", ""), environment.pop("LISTEN_PID", "")
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
     environment.pop("LISTEN_PIDFDID", None)
@@ -55,11 +56,8 @@ def inherited(environment: MutableMapping[str, str], settings: Settings) -> tupl
 
 
 def _of_scheme(listener: Listener, name: str, settings: Settings) -> Listener:
-    if name in ("http", "https"):
-        return msgspec.structs.replace(listener, scheme=name)
-    return msgspec.structs.replace(
-        listener, scheme="https" if settings.certfile and listener.port else "http"
-    )
+    scheme = name if name in ("http", "https") else scheme_of(listener.address, settings)
+    return msgspec.structs.replace(listener, scheme=scheme)
 
 
 def _listener(descriptor: int) -> Listener:
