@@ -19,15 +19,18 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from acme.client import _renewal_info_path_component
 from cryptography import x509
 
 from halfsync.issuing import files
+from halfsync.issuing.main import Issuer
 from halfsync.settings.errors import SettingError
 from halfsync.settings.site_tls import acme_of, tls_of
 from halfsync.settings.sources import load
+from halfsync.tls.acme_plan import AcmePlan, AcmeSite
 from tests.certificates import authority, issued, write
 from tests.e2e.harness import LONG, Client, Server, kill, serving, until
 from tests.ports import free_port, free_ports
@@ -43,12 +46,12 @@ class Authority:
     """pebble, and beside it the DNS server for which every name is this machine."""
 
     def __init__(self, folder: Path, environment: dict[str, str], more: dict[str, Any]) -> None:
-        self.http_port, self.tls_port, self.port, dns, management = free_ports(5)
+        self.http_port, self.tls_port, self.port, self._own, dns, management = free_ports(6)
         write(folder, issued("localhost", "127.0.0.1"), "authority")
         self.trusted = folder / "ca.pem"
         configuration = {
             "listenAddress": f"127.0.0.1:{self.port}",
-            "managementListenAddress": "",
+            "managementListenAddress": f"127.0.0.1:{self._own}",
             "certificate": str(folder / "authority.pem"),
             "privateKey": str(folder / "authority.key"),
             "httpPort": self.http_port,
@@ -78,6 +81,13 @@ class Authority:
     @property
     def directory(self) -> str:
         return f"https://127.0.0.1:{self.port}/dir"
+
+    def root(self) -> bytes:
+        """What clients trust its certificates by (PEM)."""
+        context = ssl.create_default_context(cafile=self.trusted)
+        with urlopen(f"https://127.0.0.1:{self._own}/roots/0", timeout=LONG, context=context) as response:
+            found: bytes = response.read()
+            return found
 
     def stop(self) -> None:
         for process in self._processes:
@@ -369,6 +379,17 @@ def test_an_authority_may_want_an_early_renewal(tmp_path: Path, days: int, is_ea
     first, second = orders[:2]
     assert first.pop("replaces") == _renewal_info_path_component(certificate)
     assert first == second == {"identifiers": [{"type": "dns", "value": "shop.test"}]}
+
+
+def test_a_certificate_that_is_taken_away_while_it_is_looked_at_is_ordered(tmp_path: Path, monkeypatch):
+    site = AcmeSite(("shop.test",), str(tmp_path / "shop.test.pem"))
+    nowhere = "https://127.0.0.1:1/dir"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        issuer = Issuer(AcmePlan((site,), str(tmp_path), nowhere, "", "http-01"), ours)
+        now = datetime.now(UTC).timestamp()
+        monkeypatch.setattr(files, "renew_at", lambda *_: now + 1000)  # it has read the file
+        assert issuer._renew_at(site, now) <= now
 
 
 def test_what_an_order_replaces(tmp_path: Path):

@@ -116,8 +116,13 @@ class Issuer:
     def _ask(self, site: AcmeSite, by_its_time: float) -> None:
         from halfsync.issuing.authority import renewal_time
 
-        with open(site.path, "rb") as file:
-            wanted, self._ask_at[site] = renewal_time(self._plan, file.read())
+        try:
+            with open(site.path, "rb") as file:
+                pem = file.read()
+        except OSError:  # somebody has just taken it away
+            self._wanted[site] = 0.0
+            return
+        wanted, self._ask_at[site] = renewal_time(self._plan, pem)
         if wanted is None:
             self._wanted.pop(site, None)
             return
