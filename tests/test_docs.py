@@ -8,7 +8,8 @@ In a page, an HTML comment before a fenced block says what the block is:
     <!-- try -->            like `run`, while that server is up
 
 `...` in an expected output stands for anything within the line. Each page has a port of its own in
-place of 8000.
+place of 8000. (How-to pages for which the world has to be arranged first have a test of their own:
+e2e/test_behind_nginx.py, e2e/test_internet_page.py.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def test_the_examples_run(page, tmp_path):
 class Story:
     """One page, told in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        """`environment`: further variables of its commands."""
         self._folder = folder
         self._port = free_port()
         self._server = contextlib.ExitStack()
@@ -105,6 +107,7 @@ class Story:
             **{key: value for key, value in os.environ.items() if not key.startswith("HALFSYNC_")},
             "PATH": f"{commands}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT / "src"),
+            **(environment or {}),
         }
 
     def __enter__(self) -> Story:
