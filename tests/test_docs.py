@@ -291,6 +291,45 @@ def test_the_keys_of_the_json_log_are_listed():
     assert list(keys) == [word for word in re.findall(r"`(\w+)`", listed) if word != "null"]
 
 
+# --- units of systemd ----------------------------------------------------------------------------
+
+UNITS = [page for page in PAGES if any(block.language == "ini" for block in blocks(page))]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+@pytest.mark.parametrize("page", UNITS, ids=name)
+def test_systemd_understands_the_units(page, tmp_path):
+    """Also those parts of which the page says to what they belong."""
+    command = "ExecStart=/bin/true\n"
+    for block in blocks(page):
+        if block.language != "ini":
+            continue
+        text = re.sub("^ExecStart=.*\n", command, block.text, flags=re.MULTILINE)
+        if "ExecStart=" not in text and "[Socket]" not in text:
+            text += command
+        if not text.startswith("["):
+            text = f"[Service]\n{text}"
+        (tmp_path / "shop.service").write_text(f"[Service]\n{command}" if "[Socket]" in text else text)
+        unit = tmp_path / ("shop.socket" if "[Socket]" in text else "shop.service")
+        unit.write_text(text)
+        verify = ["systemd-analyze", "verify", "--man=no", str(unit)]
+        found = subprocess.run(verify, capture_output=True, text=True, timeout=COMMAND_LIMIT, check=False)
+        # (What it says of this machine's own units is not the page's business.)
+        wrong = [line for line in found.stderr.splitlines() if "shop" in line or str(tmp_path) in line]
+        assert not wrong, f"{block.text}\n{found.stderr}"
+
+
+def test_the_same_unit_is_on_all_pages():
+    """But for whom it runs as: on one page halfsync itself becomes another user."""
+
+    def unit(page: Path) -> set[str]:
+        return set(next(block.text for block in blocks(page) if block.language == "ini").splitlines())
+
+    one = unit(DOCS / "how-to/systemd.md")
+    assert unit(ROOT / "README.md") == one
+    assert unit(DOCS / "how-to/internet.md") == one - {"User=shop"} | {"StateDirectory=shop"}
+
+
 # --- generated pages -----------------------------------------------------------------------------
 
 
