@@ -31,11 +31,12 @@ from halfsync.plan.plan import (
 )
 from halfsync.settings.error_pages import PageEntry
 from halfsync.settings.errors import Mistakes, SettingError
+from halfsync.settings.keys import PROXYING, Does
 from halfsync.settings.probes import probes_of
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.table import Settings
-from halfsync.settings.targets import FOR_FILES, FOR_FOLDERS, Does, Target
+from halfsync.settings.targets import FOR_FILES, FOR_FOLDERS, Target
 from halfsync.settings.tls_headers import NAMES as TLS_HEADERS
 from halfsync.settings.with_tls import Demanding, demanding, only_with_tls
 from halfsync.system import cores
@@ -267,6 +268,8 @@ def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan
             intercepts=settings.intercept_errors,
             root_path=_root_path(target, settings.root_path),
         )
+    if target.does is Does.TARGET and target.target.startswith(("http://", "https://")):
+        raise SettingError(f"{target.where}: {target.target!r} can't be served: {PROXYING}")
     _check_files(target)
     if "workers" in target.own or "threads" in target.own:
         raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")

@@ -7,8 +7,10 @@ from typing import Any
 
 from halfsync.http.header_rules import HeaderRule
 from halfsync.settings.errors import SettingError
+from halfsync.settings.keys import one_of
 from halfsync.settings.places import Place
 
+_KEYS = ("set", "add", "remove")
 _EXAMPLE = '{ set = { "X-Frame-Options" = "DENY" }, remove = ["Server"] }'
 _OF_FRAMING = frozenset(
     ("connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
@@ -18,32 +20,37 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 def header_rules(table: Any, where: Place) -> tuple[HeaderRule, ...]:
     """Raises SettingError."""
-    if not isinstance(table, dict) or not set(table) <= {"set", "add", "remove"}:
+    if not isinstance(table, dict):
         raise SettingError(f"{where} must be a table with set, add or remove, such as {_EXAMPLE}.")
+    for key in table:
+        if key not in _KEYS:
+            where.note(f"{where.at(key)} has no key {key}{one_of(key, _KEYS)}")
     removed = table.get("remove", [])
     removed = [removed] if isinstance(removed, str) else removed
     if not isinstance(removed, list):
-        raise SettingError(f"{where}: remove must be a list of names, not {removed!r}.")
-    rules = []
+        raise SettingError(f"{where.at('remove')}: remove must be a list of names, not {removed!r}.")
+    rules: dict[str, HeaderRule] = {}
     for name in removed:
         with where.noted():
-            rules.append(HeaderRule(_name(name, where.at("remove"))))
+            _add(rules, HeaderRule(_name(name, where.at("remove"))), where.at("remove"))
     for key in ("set", "add"):
         for name, value in _pairs(table, key, where):
             at = where.at(key).at(name)
             with where.noted():
-                rules.append(HeaderRule(_name(name, at), _values(value, f"{at}: {name}"), key == "add"))
-    names = [rule.name.lower() for rule in rules]
-    for rule in rules:
-        if names.count(rule.name.lower()) > 1:
-            raise SettingError(f"{where}: {rule.name} is there twice.")
-    return tuple(rules)
+                _add(rules, HeaderRule(_name(name, at), _values(value, f"{at}: {name}"), key == "add"), at)
+    return tuple(rules.values())
+
+
+def _add(rules: dict[str, HeaderRule], rule: HeaderRule, at: Place) -> None:
+    if rule.name.lower() in rules:
+        raise SettingError(f"{at}: {rule.name} is there twice.")
+    rules[rule.name.lower()] = rule
 
 
 def _pairs(table: dict[str, Any], key: str, where: Place) -> list[tuple[str, Any]]:
     found = table.get(key, {})
     if not isinstance(found, dict):
-        raise SettingError(f"{where}: {key} must be a table of names and values, not {found!r}.")
+        raise SettingError(f"{where.at(key)}: {key} must be a table of names and values, not {found!r}.")
     return list(found.items())
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halfsync.settings.errors import Mistakes, SettingError
-from halfsync.settings.sites import OWN_TLS, SiteEntry
+from halfsync.settings.keys import OWN_TLS
+from halfsync.settings.sites import SiteEntry
 from halfsync.settings.table import Settings
 from halfsync.tls.acme_plan import AcmePlan, AcmeSite, path_of
 

@@ -12,9 +12,10 @@ from halfsync.http.header_rules import HeaderRule
 from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
+from halfsync.settings.keys import OWN_TLS, check_site_keys
 from halfsync.settings.places import Place
-from halfsync.settings.rows import BY_NAME, ROWS
-from halfsync.settings.targets import OWN_OF_ROUTES, Target, check_keys, own_settings, toml_targets
+from halfsync.settings.rows import BY_NAME
+from halfsync.settings.targets import Target, own_settings, toml_targets
 from halfsync.settings.values import from_toml
 
 
@@ -34,14 +35,6 @@ class SiteEntry:
     where: str = field(compare=False)  # for sentences: 'halfsync.toml: sites."blog.example"'
 
 
-_OWN = tuple(row.name for row in ROWS if row.of_sites)
-OWN_TLS = tuple(name for name in _OWN if name not in ("bind", *OWN_OF_ROUTES))
-"""What is shown to clients in a handshake, so that sites may have their own of it, and routes may not (see
-site_tls.py)."""
-
-_KEYS = ("hosts", "routes", "headers", "error_pages", *_OWN)
-
-
 def toml_sites(table: Any, where: Place) -> tuple[SiteEntry, ...]:
     """The sites in the table [sites] of a TOML file. Raises SettingError if it is none."""
     if not isinstance(table, dict):
@@ -56,7 +49,7 @@ def toml_sites(table: Any, where: Place) -> tuple[SiteEntry, ...]:
 def _site(name: str, table: Any, where: Place) -> SiteEntry:
     if not isinstance(table, dict):
         raise SettingError(f'{where} must be a table, such as [sites."{name}"].')
-    check_keys(table, _KEYS, where)
+    check_site_keys(table, where)
     bind: list[str] = []
     hosts: tuple[str, ...] = (name,)
     routes: tuple[Target, ...] = ()

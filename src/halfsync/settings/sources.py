@@ -17,11 +17,12 @@ from halfsync.http.header_rules import HeaderRule
 from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.headers import header_rules
+from halfsync.settings.keys import ONLY_OF_ROUTES, did_you_mean, for_a_route
 from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME, PREFIX, ROWS, Row
 from halfsync.settings.sites import SiteEntry, toml_sites
 from halfsync.settings.table import Settings
-from halfsync.settings.targets import Target, did_you_mean, toml_targets
+from halfsync.settings.targets import Target, toml_targets
 from halfsync.settings.toml_lines import key_lines
 from halfsync.settings.value_checks import wrong_values
 from halfsync.settings.values import checked, from_text, from_toml, octal
@@ -216,6 +217,8 @@ def _known(name: str, file: str, other_names: Mapping[str, str]) -> Row:
         raise SettingError(f"{file}: [mounts] is now called [routes].")
     if name in other_names:
         raise SettingError(f"{file}: there is no setting {name}; did you mean {other_names[name]}?")
+    if name in ONLY_OF_ROUTES:
+        raise SettingError(f"{file}: {name}{for_a_route(name)}")
     raise SettingError(f"{file}: there is no setting {name}{did_you_mean(name, [*BY_NAME, *TABLES])}")
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
@@ -13,23 +12,17 @@ from halfsync.http.header_rules import HeaderRule
 from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
+from halfsync.settings.keys import (
+    OWN_OF_ROUTES,
+    Does,
+    check_route_keys,
+    did_you_mean,
+    names_what_it_does,
+)
 from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME, ROWS
 from halfsync.settings.value_checks import wrong_values
 from halfsync.settings.values import from_toml
-
-
-class Does(Enum):
-    """What a route does, by the key of its table."""
-
-    TARGET = ""  # a lone text: an application, a folder or a file, which is to be found out
-    APP = "app"
-    FOLDER = "folder"
-    FILE = "file"
-    REDIRECT = "redirect"
-    RESPOND = "respond"
-    STATUS = "status_page"
-    ERROR = "status"
 
 
 @dataclass(frozen=True)
@@ -49,11 +42,6 @@ class Target:
 
 FOR_FOLDERS = tuple(row.name for row in ROWS if row.of_routes == "folders")
 FOR_FILES = tuple(row.name for row in ROWS if row.of_routes in ("files", "folders"))
-OWN_OF_ROUTES = tuple(row.name for row in ROWS if row.of_routes)
-"""The settings that routes, and sites as well, may have a value of their own for."""
-
-_KINDS = tuple(does.value for does in Does if does.value)
-_ROUTE_KEYS = (*_KINDS, "type", "headers", "error_pages", *OWN_OF_ROUTES)
 _SAYS_WHAT = [does.value for does in Does if does not in (Does.TARGET, Does.ERROR)]
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -67,11 +55,14 @@ def toml_targets(table: Any, where: Place) -> tuple[Target, ...]:
     found: list[Target] = []
     for path, value in table.items():
         with where.noted():
-            found.append(_toml_target(path, value, where.table(path, f".{path!r}")))
+            target = _toml_target(path, value, where.table(path, f".{path!r}"))
+            if target is not None:
+                found.append(target)
     return tuple(found)
 
 
-def _toml_target(path: str, value: Any, where: Place) -> Target:
+def _toml_target(path: str, value: Any, where: Place) -> Target | None:
+    """None: what it is has been noted as a misspelt key. Raises SettingError."""
     if isinstance(value, str):
         return Target(path, value, str(where))
     if not isinstance(value, dict):
@@ -79,35 +70,21 @@ def _toml_target(path: str, value: Any, where: Place) -> Target:
             f'{where} must be a target such as "app:app" or "./static", or a table such as '
             '{ app = "app:app", threads = 2 }.'
         )
-    does = _does(value, where)
-    check_keys(value, _ROUTE_KEYS, where)
+    check_route_keys(value, where)
     own = own_settings(value, where)
-    looks: dict[str, Any] = {
-        "headers": header_rules(value.get("headers", {}), where.table("headers", ": headers")),
-        "error_pages": page_entries(
-            value.get("error_pages", {}), where.table("error_pages", ": error_pages")
-        ),
-    }
+    looks: dict[str, Any] = {}
+    for key, read in (("headers", header_rules), ("error_pages", page_entries)):
+        with where.noted():
+            looks[key] = read(value.get(key, {}), where.table(key, f": {key}"))
+    does = _does(value, where)
+    if does is None:
+        return None
     if does in (Does.APP, Does.FOLDER, Does.FILE):
         for key in ("status", "type"):
             if key in value:
                 raise SettingError(f"{where.at(key)}: {key} is not for {does.value}.")
         return Target(path, _text(value, does.value, where), str(where), does, own, **looks)
     return replace(_fixed(path, value, where, does, own), **looks)
-
-
-def check_keys(table: Mapping[str, Any], known: Sequence[str], where: Place) -> None:
-    """Note each key of a site's or route's table that is none."""
-    for key in table:
-        if key in known:
-            continue
-        with where.noted():
-            if key in BY_NAME:
-                why = "is for the whole server; it stands at the top of the file"
-                if BY_NAME[key].of_sites:
-                    why = "is not for a single route; it stands in a site or at the top of the file"
-                raise SettingError(f"{where.at(key)}: {key} {why}.")
-            raise SettingError(f"{where.at(key)} has no setting {key}{did_you_mean(key, known)}")
 
 
 def own_settings(table: Mapping[str, Any], where: Place) -> dict[str, Any]:
@@ -122,7 +99,8 @@ def own_settings(table: Mapping[str, Any], where: Place) -> dict[str, Any]:
     return own
 
 
-def _does(value: Mapping[str, Any], where: Place) -> Does:
+def _does(value: Mapping[str, Any], where: Place) -> Does | None:
+    """None: a key that is none means to say it. Raises SettingError."""
     kinds = [name for name in _SAYS_WHAT if name in value]
     if len(kinds) > 1:
         raise SettingError(f"{where} has both {kinds[0]} and {kinds[1]}: a route does one thing.")
@@ -130,8 +108,8 @@ def _does(value: Mapping[str, Any], where: Place) -> Does:
         return Does(kinds[0])
     if "status" in value:
         return Does.ERROR
-    if "target" in value:
-        raise SettingError(f"{where}: target is now called app, folder or file.")
+    if any(map(names_what_it_does, value)):
+        return None
     raise SettingError(
         f"{where} must say what is served: {', '.join(_SAYS_WHAT)}; or status = 404 for an error."
     )
@@ -142,7 +120,8 @@ def _fixed(path: str, value: Mapping[str, Any], where: Place, does: Does, own: M
         raise SettingError(f"{where.at('type')}: type is for respond.")
     if does is Does.STATUS:
         if value["status_page"] is not True or "status" in value:
-            raise SettingError(f"{where}: status_page must be true, and stand without a status.")
+            at = where.at("status_page")
+            raise SettingError(f"{at}: status_page must be true, and stand without a status.")
         return Target(path, "status page", str(where), does, own)
     named = f"{where.at('status')}: status"
     if does is Does.REDIRECT:
@@ -156,21 +135,22 @@ def _fixed(path: str, value: Mapping[str, Any], where: Place, does: Does, own: M
 
 
 def _respond(path: str, value: Mapping[str, Any], where: Place, own: Mapping[str, Any]) -> Target:
-    given = value["respond"]
+    given, at = value["respond"], where.at("respond")
     usual = range(200, 600)
     if isinstance(given, int) and not isinstance(given, bool):
         if "status" in value or "type" in value:
-            raise SettingError(f"{where}: respond must be a text where status or type is given, not {given}.")
-        status = _status(given, f"{where.at('respond')}: respond", usual, "a text or a status")
+            raise SettingError(f"{at}: respond must be a text where status or type is given, not {given}.")
+        status = _status(given, f"{at}: respond", usual, "a text or a status")
         return Target(path, "", str(where), Does.RESPOND, own, status)
     named = f"{where.at('status')}: status"
     status = _status(value.get("status", 200), named, usual, "a number from 200 to 599")
     text = _text(value, "respond", where)
     if status in BODILESS and text:
-        raise SettingError(f"{where}: a response with status {status} has no text.")
+        raise SettingError(f"{at}: a response with status {status} has no text.")
     kind = _text(value, "type", where) if "type" in value else "text/plain; charset=utf-8"
     if not re.fullmatch("[ -~]+", kind):
-        raise SettingError(f"{where}: type must be a media type such as application/json, not {kind!r}.")
+        at = where.at("type")
+        raise SettingError(f"{at}: type must be a media type such as application/json, not {kind!r}.")
     return Target(path, text, str(where), Does.RESPOND, own, status, kind)
 
 
@@ -187,20 +167,21 @@ VARIABLES = ("$host", "$path", "$query")
 
 def _location(value: Mapping[str, Any], where: Place) -> str:
     text = _text(value, "redirect", where)
+    at = where.at("redirect")
     unknown = [one for one in _VARIABLE.findall(text) if one not in VARIABLES]
     if unknown:
         raise SettingError(
-            f"{where}: redirect: {unknown[0]} is none of {', '.join(VARIABLES)}"
+            f"{at}: redirect: {unknown[0]} is none of {', '.join(VARIABLES)}"
             + did_you_mean(unknown[0], VARIABLES).replace(";", " -")
         )
     if text.startswith("/$path"):
         raise SettingError(
-            f"{where}: redirect: $path has its own slash, and two of them would name a host: write "
+            f"{at}: redirect: $path has its own slash, and two of them would name a host: write "
             f"{text[1:]!r}, not {text!r}."
         )
     if not re.fullmatch(r"(?:https?://(?:\$host|[^\s/?#$]+)|/(?!/)|\$path)[!-~]*", text):
         raise SettingError(
-            f"{where}: redirect must be a path such as /new$path, or an address such as "
+            f"{at}: redirect must be a path such as /new$path, or an address such as "
             f"https://$host$path$query, in ASCII, not {text!r}."
         )
     return text
@@ -211,11 +192,3 @@ def _text(value: Mapping[str, Any], key: str, where: Place) -> str:
     if not isinstance(found, str) or "\0" in found:
         raise SettingError(f"{where.at(key)}: {key} must be a text, not {found!r}.")
     return found
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a name that is not known."""
-    import difflib  # not at the start: no name is wrong as a rule
-
-    close = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else "."

@@ -10,8 +10,9 @@ from typing import Any
 from halfsync.http.header_rules import HeaderRule
 from halfsync.settings import error_pages, headers
 from halfsync.settings.error_pages import PageEntry
+from halfsync.settings.keys import Does
 from halfsync.settings.sites import SiteEntry
-from halfsync.settings.targets import Does, Target
+from halfsync.settings.targets import Target
 
 
 def in_toml(value: Any) -> str:
