@@ -62,6 +62,8 @@ site.toml:5: allow: 'x' is neither an address such as 10.0.0.7 nor a network suc
 site.toml:23: sites."three": the host same.example belongs to the site 'two' already.
 site.toml:9: routes.'/static': there is no folder or file './static' in {here}.
 site.toml:10: routes.'/a': there is no folder or file './missing' in {here}.
+site.toml:11: routes.'/a/' is the same path as '/a', which is a route already: give one of them another \
+path, or take it away.
 site.toml:13: routes.'/c?': no request has a path that begins with '/c?'.
 site.toml:14: routes.'/d': lease is for files; an application says its own.
 site.toml:12: routes.'/b': the redirect to '/b/c' leads to this route again.

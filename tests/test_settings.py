@@ -484,6 +484,7 @@ class TestTargets:
             (("/a/../b=up",), "no request has a path that begins with '/a/../b'."),
             (("/a?b=up",), "no request has a path that begins with '/a?b'."),
             (("a:a", "/=up"), "Target '/=up': 'a:a' is served at '/' already; to have both, "),
+            (("/x=http://a:1",), "Target '/x=http://a:1': 'http://a:1' can't be served: proxying to other"),
             (("/u=up", "/u/=up"), "Target '/u/=up': 'up' is served at '/u' already; to have both, "),
         ],
     )

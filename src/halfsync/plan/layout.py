@@ -63,10 +63,10 @@ def target_of(argument: str) -> Target:
     where = f"Target {argument!r}"
     path, equals, target = argument.partition("=")
     if argument.startswith("/") and equals:
-        return Target(path, target, where)
+        return Target(path, target, where, is_argument=True)
     if equals and not _APPLICATION.match(argument) and not argument.startswith("."):
         raise SettingError(f"{where}: the path of a route starts with '/', such as '/{path}={target}'.")
-    return Target("/", argument, where)
+    return Target("/", argument, where, is_argument=True)
 
 
 def work_out(
@@ -157,10 +157,11 @@ def _routes(
     """Of one site, whose `settings` these are, and whose index is `site`: the longest prefix first.
     `headers` are its rules for them, without what its settings add."""
     routes: dict[str, RoutePlan] = {}
-    wheres: dict[str, str] = {}
+    by_prefix: dict[str, Target] = {}
     for target in targets:
         with mistakes.noted():
-            prefix = _free_prefix(target, routes)
+            prefix = _free_prefix(target, by_prefix)
+            by_prefix[prefix] = target
             of_route = msgspec.structs.replace(settings, **target.own)
             route = _route(prefix, target, of_route, pools)
             routes[prefix] = msgspec.structs.replace(
@@ -174,9 +175,8 @@ def _routes(
                 client_rate=of_route.client_rate,
                 client_burst=of_route.client_burst,
             )
-            wheres[prefix] = target.where
     found = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))
-    _check_loops(found, wheres, mistakes)
+    _check_loops(found, by_prefix, mistakes)
     return found
 
 
@@ -191,15 +191,21 @@ def _allowed(target: Target, of_route: Settings) -> tuple[str, ...]:
     return tuple(of_route.allow)
 
 
-def _free_prefix(target: Target, routes: Mapping[str, RoutePlan]) -> str:
+def _free_prefix(target: Target, by_prefix: Mapping[str, Target]) -> str:
     prefix = _prefix(target)
-    if prefix in routes:
-        there = routes[prefix].target
+    there = by_prefix.get(prefix)
+    if there is None:
+        return prefix
+    if target.is_argument:
+        shown = there.target or f"status {there.status}"
         raise SettingError(
-            f"{target.where}: {there!r} is served at '{prefix or '/'}' already; to have both, "
+            f"{target.where}: {shown!r} is served at '{prefix or '/'}' already; to have both, "
             f"write a path before one of them, such as /path={target.target}."
         )
-    return prefix
+    raise SettingError(
+        f"{target.where} is the same path as {there.path!r}, which is a route already: give one of them "
+        "another path, or take it away."
+    )
 
 
 def _check_hosts(sites: Sequence[SiteEntry], bind: Sequence[str], mistakes: Mistakes) -> None:
@@ -301,7 +307,7 @@ def _in_words(target: Target) -> str:
     return f"respond {target.status}"
 
 
-def _check_loops(site: Sequence[RoutePlan], wheres: Mapping[str, str], mistakes: Mistakes) -> None:
+def _check_loops(site: Sequence[RoutePlan], by_prefix: Mapping[str, Target], mistakes: Mistakes) -> None:
     """Note each redirect that leads to its own route."""
     for route in site:
         if route.fixed is None or not route.fixed.location:
@@ -313,7 +319,7 @@ def _check_loops(site: Sequence[RoutePlan], wheres: Mapping[str, str], mistakes:
             path = "/"
         leads_to = next((one for one in site if f"{path.rstrip('/')}/".startswith(f"{one.prefix}/")), None)
         if leads_to is route:
-            where = f"{wheres[route.prefix]}: the redirect to {route.fixed.location!r}"
+            where = f"{by_prefix[route.prefix].where}: the redirect to {route.fixed.location!r}"
             mistakes.note(f"{where} leads to this route again.")
 
 

@@ -38,6 +38,7 @@ class Target:
     content_type: str = ""
     headers: tuple[HeaderRule, ...] = ()
     error_pages: tuple[PageEntry, ...] = ()
+    is_argument: bool = field(default=False, compare=False)  # of the command line
 
 
 FOR_FOLDERS = tuple(row.name for row in ROWS if row.of_routes == "folders")
