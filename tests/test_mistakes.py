@@ -201,11 +201,35 @@ def test_what_is_wrong_with_certificates_has_its_line(tmp_path):
     assert 'site.toml:10: sites."two": certfile: the certificate in new.pem is not valid before' in said
     assert "The configuration is fine." in said
     file.write_text('bind = "https://127.0.0.1:0"\n[routes]\n"/" = "app:app"\n' + sites.format(key="old"))
-    said = halfsync(tmp_path, "-c", "site.toml", "--check-config").stderr
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
     assert (
         'site.toml:11: sites."two": keyfile: the key in old.key does not fit the certificate in new.pem.'
-        in said
+        in found.stderr
     )
+    assert found.stdout.splitlines() == said.splitlines()[:-1]
+
+
+def test_all_files_of_a_certificate_are_looked_at(tmp_path):
+    write(tmp_path, issued("one.example"), "one")
+    write(tmp_path, issued("two.example", key_type=RSA), "two")
+    (tmp_path / "site.toml").write_text(
+        'bind = "https://127.0.0.1:0"\n'
+        'certfile = ["one.pem", "two.pem"]\nkeyfile = ["two.key", "one.key"]\n'
+        '[routes]\n"/" = { respond = "" }\n'
+        '[sites.a]\nroutes = { "/" = { respond = "" } }\n'
+        'certfile = ["no.pem", "one.pem"]\nkeyfile = ["no.key", "none.key"]\nca_certs = "no.ca"\n',
+        "utf-8",
+    )
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    missing = "can't be read: No such file or directory."
+    assert {line.removeprefix("halfsync: ") for line in found.stderr.splitlines()} == {
+        "site.toml:3: keyfile: the key in one.key does not fit the certificate in two.pem.",
+        "site.toml:3: keyfile: the key in two.key does not fit the certificate in one.pem.",
+        f'site.toml:8: sites."a": certfile: the file no.pem {missing}',
+        f'site.toml:9: sites."a": keyfile: the file no.key {missing}',
+        f'site.toml:9: sites."a": keyfile: the file none.key {missing}',
+        f'site.toml:10: sites."a": ca_certs: the file no.ca {missing}',
+    }
 
 
 @pytest.mark.parametrize("given", ["--check-config", None])

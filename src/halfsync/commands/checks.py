@@ -102,11 +102,11 @@ def look_at_files(loaded: Loaded, tls: Sequence[SiteTLS], mistakes: Mistakes) ->
     """At those that settings name, whatever is wrong elsewhere. What is doubtful is printed."""
     from halfsync.parent.reload import certificates
 
+    notes: list[str] = []
     with mistakes.noted():
-        found, notes = certificates.read([one for one in tls if not one.acme or is_there(one)])
-        certificates.close(found)
-        for note in notes:
-            click.echo(note)
+        certificates.close(certificates.read([one for one in tls if not one.acme or is_there(one)], notes))
+    for note in notes:
+        click.echo(note)
     for name in ("access_logfile", "error_logfile", "pid"):
         with mistakes.noted():
             check_writable(name, getattr(loaded.settings, name))

@@ -36,7 +36,7 @@ MISFITS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"
 
 
 class CertificateVerdict(msgspec.Struct):
-    error: str = ""  # a sentence; "": there is none
+    errors: list[str] = []  # sentences
     notes: list[str] = []  # sentences about what will not do for clients
     digest: str = ""  # of all that is there
     expire: list[float] = []  # when each of them does, in seconds since 1970
@@ -103,7 +103,7 @@ def _child(writing: int, site: SiteTLS, wanted: SiteCertificates, copies: Sequen
         try:
             verdict = _verdict(site, wanted, copies)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is about this certificate)
-            verdict = CertificateVerdict(f"{site.at('certfile')}: {error}.")
+            verdict = CertificateVerdict([f"{site.at('certfile')}: {error}."])
         os.write(writing, msgspec.msgpack.encode(verdict))
     finally:
         os._exit(0)
@@ -117,11 +117,13 @@ def _verdict(site: SiteTLS, wanted: SiteCertificates, copies: Sequence[int]) -> 
     for place, copy in enumerate(copies):
         with mmap.mmap(copy, 0, prot=mmap.PROT_READ) as data:
             digest.update(data)
-            verdict.error = _look(site, wanted, place, copy, data, verdict)
-        if verdict.error:
-            return verdict
+            if error := _look(site, wanted, place, copy, data, verdict):
+                verdict.errors.append(error)
+    if verdict.errors:
+        return verdict
     verdict.digest = digest.hexdigest()
-    verdict.error = _try_together(site, wanted, copies)
+    if error := _try_together(site, wanted, copies):
+        verdict.errors.append(error)
     _note_ciphers(site, wanted, verdict.notes)
     return verdict
 
@@ -150,6 +152,8 @@ def _look(
         facts = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]
     except ssl.SSLError:
         return f"{site.at('certfile')}: the certificate in {certfile} is malformed."
+    names = {name.lower() for _, name in facts.get("subjectAltName", ())}
+    _add_notes(site, certfile, facts, names, verdict.notes)
     try:
         context_of(replace(wanted, ca_certs=None, cert_reqs="none"), [])
     except ssl.SSLError:
@@ -172,9 +176,7 @@ def _look(
         return f"{site.at('certfile')}: OpenSSL refuses {certfile} with {keyfile}: {why}."
     verdict.expire.append(float(ssl.cert_time_to_seconds(facts["notAfter"])))
     verdict.shown.append(_first_in(data))
-    names = {name.lower() for _, name in facts.get("subjectAltName", ())}
     verdict.names += sorted(names.difference(verdict.names))
-    _add_notes(site, certfile, facts, names, verdict.notes)
     return ""
 
 

@@ -24,14 +24,13 @@ MAX_FILE = 1024 * 1024
 """Bytes. A chain has some 10 KiB, a system's whole list of authorities 250."""
 
 
-def read(sites: Sequence[SiteTLS]) -> tuple[Certificates | None, list[str]]:
-    """What all sites' files hold, and sentences about what is doubtful in them. Raises SettingError, once for
-    all that is wrong."""
-    notes: list[str] = []
+def read(sites: Sequence[SiteTLS], notes: list[str]) -> Certificates | None:
+    """What all sites' files hold. Raises SettingError, once for all that is wrong. Sentences about what is
+    doubtful in them are put into `notes`, then too."""
     mistakes = Mistakes()
     found: list[SiteCertificates] = []
     if not any(site.certfile for site in sites):
-        return None, notes
+        return None
     store = os.memfd_create("certificates", os.MFD_CLOEXEC)
     try:
         for site in sites:
@@ -44,7 +43,7 @@ def read(sites: Sequence[SiteTLS]) -> tuple[Certificates | None, list[str]]:
         raise
     offset = os.fstat(store).st_size
     tickets = (offset, SECRET.size) if certificate_checks.write_secret(store, offset) else None
-    return Certificates(tuple(found), store, tickets), notes
+    return Certificates(tuple(found), store, tickets)
 
 
 def keep_sessions(before: Certificates | None, after: Certificates) -> None:
@@ -58,12 +57,14 @@ def keep_sessions(before: Certificates | None, after: Certificates) -> None:
 def read_for(
     listeners: Sequence[Listener], sites: Sequence[SiteTLS]
 ) -> tuple[Certificates | None, list[str]]:
-    """The same; None if nobody listens for https, else there must be some. Raises SettingError."""
+    """The same, and the notes; None if nobody listens for https, else there must be some. Raises
+    SettingError."""
     secure = [one for one in listeners if one.scheme == "https" and not one.is_removed]
     if not secure:
         return None, []
     acme_files.prepare(sites)
-    found, notes = read(sites)
+    notes: list[str] = []
+    found = read(sites, notes)
     if found is None:
         raise SettingError(
             f"bind 'https://{secure[0].address}': there is no certificate: name one with certfile."
@@ -78,15 +79,22 @@ def close(certificates: Certificates | None) -> None:
 
 def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
     copies: list[int] = []
+    mistakes = Mistakes()
+    ca_certs: str | None = None
     try:
         for place, certfile in enumerate(site.certfile):
             copy = os.memfd_create("certificate", os.MFD_CLOEXEC)
             copies.append(copy)
             if site.keyfile:
-                _append_file(copy, site.keyfile[place], f"{site.at('keyfile')}")
+                with mistakes.noted():
+                    _append_file(copy, site.keyfile[place], f"{site.at('keyfile')}")
                 os.write(copy, b"\n")
-            _append_file(copy, certfile, f"{site.at('certfile')}")
-        ca_certs = _text_of(site) if site.ca_certs else None
+            with mistakes.noted():
+                _append_file(copy, certfile, f"{site.at('certfile')}")
+        if site.ca_certs:
+            with mistakes.noted():
+                ca_certs = _text_of(site)
+        mistakes.raise_all()
         wanted = SiteCertificates(
             site.name,
             site.hosts,
@@ -99,9 +107,10 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
             site.ciphers,
         )
         verdict = certificate_checks.check(site, wanted, copies)
-        if verdict.error:
-            raise SettingError(verdict.error)
         notes += verdict.notes
+        for error in verdict.errors:
+            mistakes.note(error)
+        mistakes.raise_all()
         spans = tuple(_append_copy(store, copy) for copy in copies)
     finally:
         channel.close_all(copies)
