@@ -128,7 +128,7 @@ OF_TLS = """\
 site.toml:3: keyfile is given, but no certfile.
 site.toml:10: sites."one": keyfile is given, but no certfile.
 site.toml:14: sites."two": acme gets a certificate, and certfile names one: only one of them counts.
-sites."two": bind: nothing of it is served, for redirect_http redirects all that comes at \
+site.toml:13: sites."two": bind: nothing of it is served, for redirect_http redirects all that comes at \
 http://127.0.0.1:1; give it an https:// address.
 """
 
@@ -158,7 +158,7 @@ site.toml:5: proxy_protocol: '127.0.0.1:9' is no address of bind, which has http
 https://127.0.0.1:1; * means all.
 site.toml:5: proxy_protocol: nobody is believed; name the proxies in forwarded_allow_ips, or * for \
 whoever connects.
-site.toml:1: bind has an https:// address, but there is no certificate: name one with certfile.
+site.toml:13: sites."one": bind 'https://127.0.0.1:1': there is no certificate: name one with certfile.
 """
 
 
@@ -339,6 +339,52 @@ def test_an_address_that_another_one_takes_away_is_told(tmp_path, addresses, sen
     found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
     assert found.returncode == 2
     assert f"halfsync: site.toml:1: bind {addresses[1]!r}: {sentence}" in found.stderr.splitlines()
+
+
+ADDRESSES = """\
+bind = ["http://127.0.0.1:81", "https://127.0.0.1:82"]
+[sites.one]
+bind = "127.0.0.1:81"
+routes = { "/" = { respond = "one" } }
+[sites.two]
+bind = ["https://127.0.0.2:82", "unix:two"]
+routes = { "/" = { respond = "two" } }
+[sites.three]
+bind = "https://127.0.0.3:82"
+certfile = "no.pem"
+routes = { "/" = { respond = "three" } }
+"""
+
+OF_ADDRESSES = """\
+site.toml:1: bind 'https://127.0.0.1:82': {uncertified}
+site.toml:3: sites."one": bind '127.0.0.1:81': http://127.0.0.1:81 is the same address.
+site.toml:6: sites."two": bind 'https://127.0.0.2:82': {uncertified}
+"""
+
+UNCERTIFIED = (
+    "no site that is served there has a certificate: name one with certfile, at the top or in such a site."
+)
+
+
+@pytest.mark.parametrize("given", ["--check-config", None])
+def test_what_is_wrong_with_an_address_has_the_line_where_it_stands(tmp_path, given):
+    (tmp_path / "site.toml").write_text(ADDRESSES, "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", *([given] if given else []))
+    told = [line.removeprefix("halfsync: ") for line in found.stderr.splitlines() if "no.pem" not in line]
+    assert sorted(told) == OF_ADDRESSES.format(uncertified=UNCERTIFIED).splitlines()
+
+
+def test_what_is_no_address_has_the_line_where_it_stands(tmp_path):
+    (tmp_path / "site.toml").write_text(
+        'bind = "a"\nhealth_bind = "b"\n[sites.one]\nbind = "c"\nroutes = { "/" = { respond = "one" } }\n',
+        "utf-8",
+    )
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert sorted(line.partition(" must be host:port")[0] for line in found.stderr.splitlines()) == [
+        "halfsync: site.toml:1: bind 'a'",
+        "halfsync: site.toml:2: health_bind 'b'",
+        "halfsync: site.toml:4: sites.\"one\": bind 'c'",
+    ]
 
 
 def test_addresses_that_go_together_are_no_mistake(tmp_path):

@@ -352,6 +352,19 @@ BROKEN = {
     "a log in no folder": ('access_logfile = "none/log"\n' + FIRST, "access_logfile: the file none/log"),
     "a log that is a folder": ('access_logfile = "files"\n' + FIRST, "access_logfile: the file files"),
     "a wrong format": ('access_logformat = "%Y"\n' + FIRST, "access_logformat"),
+    "no address": (
+        FIRST + '[sites.a]\nbind = "x"\nroutes = { "/" = "./files" }\n',
+        """site.toml:7: sites."a": bind 'x' must be host:port""",
+    ),
+    "nowhere to redirect to": (
+        "redirect_http = true\n" + FIRST,
+        "site.toml:1: redirect_http: there is no",
+    ),
+    "https without a certificate": (
+        FIRST.replace('"127.0.0.1:0"', '"127.0.0.1:0", "https://127.0.0.1:1"')
+        + '[sites.a]\nbind = "https://127.0.0.1:2"\ncertfile = "a.pem"\nroutes = { "/" = "./files" }\n',
+        "site.toml:2: bind 'https://127.0.0.1:1': no site that is served there has a certificate: name",
+    ),
     "an application that is not there": (FIRST + '"/none" = "none:app"\n', "none"),
 }
 

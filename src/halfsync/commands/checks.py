@@ -4,16 +4,16 @@ and what `--check-config` looks at besides."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
 from halfsync.http.forwarded import Trust
-from halfsync.plan.layout import Layout
-from halfsync.plan.plan import Plan, SitePlan
+from halfsync.plan.layout import Layout, in_clear
+from halfsync.plan.plan import Plan
 from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
-from halfsync.settings.site_tls import SiteTLS
+from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded
 from halfsync.settings.store_url import parse_store_url
@@ -65,29 +65,49 @@ def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
             raise SettingError(str(error)) from None
 
 
-def check_addresses(addresses: Sequence[str], sites: Sequence[SiteEntry], mistakes: Mistakes) -> bool:
-    """Whether all of them are addresses. `sites` have some of them for themselves."""
+def check_served(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> tuple[SiteTLS, ...]:
+    """Addresses, TLS, and what has to agree with them. Gives TLS of the sites, as far as it is right."""
+    from halfsync.parent import listeners
+
+    settings, sites = loaded.settings, loaded.sites
+    tls = tls_of(settings, sites, loaded.places, mistakes)
+    named = _named_addresses(settings, sites)
+    addresses = layout.addresses(settings)
+    if not _check_addresses(addresses, named, mistakes):
+        return tls
+    listeners.note_wrong(settings, addresses, layout.only_with_tls, layout.demanding, mistakes, named)
+    of_sites = {site.name: f"{site.places.get('bind', '')}bind" for site in sites}
+    listeners.check_reach(settings, layout.sites, of_sites, mistakes)
+    if _is_whole(tls, sites):
+        certified = [one.name for one in tls if one.certfile]
+        listeners.check_certified(settings, layout.sites, certified, named, mistakes)
+    return tls
+
+
+def _is_whole(tls: Sequence[SiteTLS], sites: Sequence[SiteEntry]) -> bool:
+    """Whether none is missing that is wrong."""
+    return len(tls) == 1 + sum(bool(site.tls) for site in sites)
+
+
+def _named_addresses(settings: Settings, sites: Sequence[SiteEntry]) -> dict[str, str]:
+    """How a sentence about an address begins that is not in the top's `bind`."""
+    found = {in_clear(address): "health_bind" for address in settings.health_bind}
+    for site in sites:
+        found |= {address: f"{site.places.get('bind', '')}bind" for address in site.bind}
+    return {address: name for address, name in found.items() if address not in settings.bind}
+
+
+def _check_addresses(addresses: Sequence[str], named: Mapping[str, str], mistakes: Mistakes) -> bool:
+    """Whether all of them are addresses."""
     from halfsync.parent.listeners import parse
 
-    wheres = {address: site.places.get("bind", "") for site in sites for address in site.bind}
     before = len(mistakes.found)
     for address in addresses:
         try:
             parse(address)
         except SettingError as wrong:
-            mistakes.note(f"{wheres.get(address, '')}{wrong}")
+            mistakes.note(f"{named.get(address, 'bind')}{str(wrong).removeprefix('bind')}")
     return len(mistakes.found) == before
-
-
-def check_reach(
-    settings: Settings, sites: Sequence[SitePlan], tls: Sequence[SiteTLS], mistakes: Mistakes
-) -> None:
-    from halfsync.parent import listeners
-
-    with mistakes.noted():
-        listeners.check_reach(settings, sites, mistakes)
-        certified = [one.name for one in tls if one.certfile]
-        listeners.check_certified(settings, sites, certified, mistakes)
 
 
 def ineffective(loaded: Loaded, settings: Settings, targets: Sequence[Target], layout: Layout) -> list[str]:
@@ -126,22 +146,20 @@ def look_at_machine(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> None:
         machine.check_descriptors(loaded.settings, layout.pools)
 
 
-def look_at_listeners(
-    loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS], mistakes: Mistakes, *, all_tls: bool
-) -> None:
-    """At what depends on the addresses, whatever is wrong elsewhere. `all_tls`: `tls` lacks none that is
-    wrong."""
-    from halfsync.parent import listeners
+def look_at_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS], mistakes: Mistakes) -> None:
+    """At whether there are some where they are needed."""
     from halfsync.parent.reload import acme_files
 
-    addresses = layout.addresses(loaded.settings)
-    with mistakes.noted():
-        listeners.note_wrong(loaded.settings, addresses, layout.only_with_tls, layout.demanding, mistakes)
     with mistakes.noted():
         acme_files.check_packages(tls)
-    schemes = [scheme_of(address, loaded.settings) for address in addresses]
-    if all_tls and "https" in schemes and not any(one.certfile for one in tls):
-        mistakes.note("bind has an https:// address, but there is no certificate: name one with certfile.")
+    if any(one.certfile for one in tls) or not _is_whole(tls, loaded.sites):
+        return
+    settings = loaded.settings
+    named = _named_addresses(settings, loaded.sites)
+    for address in layout.addresses(settings):
+        if scheme_of(address, settings) == "https":
+            name = named.get(address, "bind")
+            mistakes.note(f"{name} {address!r}: there is no certificate: name one with certfile.")
 
 
 def check_writable(name: str, path: str | None) -> None:

@@ -13,12 +13,11 @@ from halfsync import __version__
 from halfsync.commands.checks import (
     WRONG,
     check,
-    check_addresses,
     check_formats,
-    check_reach,
+    check_served,
     ineffective,
+    look_at_certificates,
     look_at_files,
-    look_at_listeners,
     look_at_machine,
 )
 from halfsync.commands.rereading import Rereading
@@ -35,7 +34,6 @@ from halfsync.plan.plan import Plan
 from halfsync.plan.routes_table import table_of
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.rows import BY_NAME, ROWS, Row
-from halfsync.settings.site_tls import tls_of
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import GIB, KIB, MIB, SECTIONS
 from halfsync.settings.targets import Target
@@ -248,7 +246,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     files = seen(os.path.join(folder, file) for file in sources.files)
     mistakes = Mistakes()
     loaded = load(sources.command_line, os.environ, sources.file, sources.layers, OTHER_NAMES, mistakes)
-    read_again = Rereading(sources, os.environ, folder, loaded.settings, check_formats, ineffective)
+    read_again = Rereading(sources, os.environ, folder, loaded.settings)
     notes = [*sources.notes, *about_script_name(os.environ, loaded.settings.env)]
     enter(loaded, mistakes)
     named = [*loaded.targets]
@@ -262,17 +260,11 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     layout = work_out(loaded.settings, named, loaded.sites, loaded.headers, loaded.error_pages, mistakes)
     read_again.started_with(named, loaded, layout)
     check_formats(loaded, mistakes)
-    are_addresses = check_addresses(layout.addresses(loaded.settings), loaded.sites, mistakes)
-    before = len(mistakes.found)
-    tls = tls_of(loaded.settings, loaded.sites, loaded.places, mistakes)
-    all_tls = len(mistakes.found) == before
-    if are_addresses:
-        check_reach(loaded.settings, layout.sites, tls if all_tls else (), mistakes)
+    tls = check_served(loaded, layout, mistakes)
     if check_config:
         look_at_files(loaded, tls, mistakes)
         look_at_machine(loaded, layout, mistakes)
-        if are_addresses:
-            look_at_listeners(loaded, layout, tls, mistakes, all_tls=all_tls)
+        look_at_certificates(loaded, layout, tls, mistakes)
     mistakes.raise_all()
     if print_routes:
         plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)

@@ -7,11 +7,12 @@ command line and the environment stay as they were at the start.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
+from halfsync.commands.checks import check_formats, check_served, ineffective
 from halfsync.habits.sources import Sources
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.http.header_rules import HeaderRule
@@ -19,7 +20,7 @@ from halfsync.plan.at_reload import kept
 from halfsync.plan.layout import Layout, target_of, work_out
 from halfsync.settings.error_pages import PageEntry
 from halfsync.settings.errors import Mistakes, SettingError
-from halfsync.settings.site_tls import SiteTLS, tls_of
+from halfsync.settings.site_tls import SiteTLS
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded, load
 from halfsync.settings.table import Settings
@@ -48,19 +49,14 @@ class Rereading:
         environment: Mapping[str, str],
         folder: str,
         running: Settings,
-        check: Callable[[Loaded, Mistakes], None],
-        ineffective: Callable[[Loaded, Settings, Sequence[Target], Layout], list[str]],
     ) -> None:
         """`environment` and `folder` (by its name) are those of the start; `running` are the settings that
-        the server was started with. `ineffective` gives sentences about settings that have no effect; those
-        that it gave before are not said again."""
+        the server was started with."""
         self._sources = sources
         self._environment = dict(environment)
         self._folder = folder
         self._running = running
-        self._check = check
-        self._ineffective = ineffective
-        self._ineffective_before: list[str] = []
+        self._ineffective_before: list[str] = []  # what was said of them is not said again
         self._before: tuple[Served, Layout] | None = None
 
     @property
@@ -85,11 +81,12 @@ class Rereading:
             layout = self._worked_out(
                 (settings, targets, loaded.sites, loaded.headers, loaded.error_pages), mistakes
             )
-            self._check(msgspec.structs.replace(loaded, settings=settings), mistakes)
-            tls = tls_of(settings, loaded.sites, loaded.places, mistakes)
+            loaded = msgspec.structs.replace(loaded, settings=settings)
+            check_formats(loaded, mistakes)
+            tls = check_served(loaded, layout, mistakes)
             mistakes.raise_all()
         notes += [note for note in sources.notes if note not in self._sources.notes]
-        found = self._ineffective(loaded, settings, targets, layout)
+        found = ineffective(loaded, settings, targets, layout)
         notes += [note for note in found if note not in self._ineffective_before]
         self._ineffective_before = found
         self._sources = sources
@@ -98,7 +95,7 @@ class Rereading:
     def started_with(self, targets: list[Target], loaded: Loaded, found: Layout) -> None:
         """What these meant at the start."""
         self._before = (self._running, targets, loaded.sites, loaded.headers, loaded.error_pages), found
-        self._ineffective_before = self._ineffective(loaded, self._running, targets, found)
+        self._ineffective_before = ineffective(loaded, self._running, targets, found)
 
     def _worked_out(self, served: Served, mistakes: Mistakes) -> Layout:
         """If a folder is gone, but the configuration is the same as before: as before, so that the code can

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -207,16 +207,18 @@ def note_wrong(
     only_with_tls: Sequence[str],
     demanding: Sequence[Demanding],
     mistakes: Mistakes,
+    named: Mapping[str, str] | None = None,
 ) -> None:
     """Note the settings that are wrong for these addresses of `bind`; `only_with_tls` are if one is without
-    it. Raises SettingError if an address is none."""
+    it. `named`: how sentences about addresses begin that are not of the top's `bind`. Raises SettingError if
+    an address is none."""
     health = {parse(one) for one in settings.health_bind}
     served = [one for one in addresses if parse(one) not in health]
     if len(addresses) - len(served) > len(health) or not health.isdisjoint(map(parse, settings.bind)):
-        named = ", ".join(settings.health_bind)
-        mistakes.note(f"health_bind: {named} is in bind too; health checks have an address of their own.")
+        there = ", ".join(settings.health_bind)
+        mistakes.note(f"health_bind: {there} is in bind too; health checks have an address of their own.")
     if not settings.reuse_port:
-        _check_taken(addresses, mistakes)
+        _check_taken(served, named or {}, mistakes)
     _check_tls(settings, served, only_with_tls, mistakes)
     _check_demands(settings, demanding, mistakes)
     for one in settings.proxy_protocol:
@@ -230,7 +232,7 @@ def note_wrong(
         )
 
 
-def _check_taken(addresses: Sequence[str], mistakes: Mistakes) -> None:
+def _check_taken(addresses: Sequence[str], named: Mapping[str, str], mistakes: Mistakes) -> None:
     """Addresses that one before them has. (What names of hosts mean is found out at the start.)"""
     before: dict[tuple[str, int] | str, str] = {}
     for address in addresses:
@@ -238,9 +240,10 @@ def _check_taken(addresses: Sequence[str], mistakes: Mistakes) -> None:
         if where not in before or (not isinstance(where, str) and not where[1]):
             before[where] = address
         elif isinstance(where, str):
-            mistakes.note(f"bind {address!r}: it is named twice.")
+            mistakes.note(f"{named.get(address, 'bind')} {address!r}: it is named twice.")
         else:
-            mistakes.note(f"bind {address!r}: {before[where]} is the same address.")
+            there = f"{before[where]} is the same address"
+            mistakes.note(f"{named.get(address, 'bind')} {address!r}: {there}.")
 
 
 def _check_tls(
@@ -277,25 +280,32 @@ def _check_demands(settings: Settings, demanding: Sequence[Demanding], mistakes:
             )
 
 
-def check_reach(settings: Settings, sites: Sequence[SitePlan], mistakes: Mistakes) -> None:
-    """Note each site of which no request is served, because all its addresses redirect to https. Raises
-    SettingError if an address is none."""
+def check_reach(
+    settings: Settings, sites: Sequence[SitePlan], named: Mapping[str, str], mistakes: Mistakes
+) -> None:
+    """Note each site of which no request is served, because all its addresses redirect to https. `named`: how
+    sentences about the `bind` of sites begin, by their names. Raises SettingError if an address is none."""
     for site in sites:
         own = [one for one in site.bind if not isinstance(parse(one), str)]
         if not settings.redirect_http or not own or len(own) < len(site.bind) or site.is_health:
             continue
         if all(scheme_of(address, settings) == "http" for address in own):
             mistakes.note(
-                f'sites."{site.name}": bind: nothing of it is served, for redirect_http redirects all that '
+                f"{named[site.name]}: nothing of it is served, for redirect_http redirects all that "
                 f"comes at {', '.join(own)}; give it an https:// address."
             )
 
 
 def check_certified(
-    settings: Settings, sites: Sequence[SitePlan], certified: Collection[str], mistakes: Mistakes
+    settings: Settings,
+    sites: Sequence[SitePlan],
+    certified: Collection[str],
+    named: Mapping[str, str],
+    mistakes: Mistakes,
 ) -> None:
     """Note each https:// address where no site has a certificate, though others have. `certified`: names of
-    sites; the default one's ("") is shown for all others. Raises SettingError if an address is none."""
+    sites; the default one's ("") is shown for all others. `named`: see `note_wrong`. Raises SettingError if
+    an address is none."""
     if not certified or "" in certified:
         return
     of_all = {parse(address): address for address in settings.bind}
@@ -308,8 +318,8 @@ def check_certified(
         ]
         if not any(site.name in certified or site.is_health for site in here):
             mistakes.note(
-                f"bind {address!r}: no site that is served there has a certificate: name one with certfile, "
-                "at the top or in such a site."
+                f"{named.get(address, 'bind')} {address!r}: no site that is served there has a certificate: "
+                "name one with certfile, at the top or in such a site."
             )
 
 
