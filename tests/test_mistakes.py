@@ -374,6 +374,54 @@ def test_what_is_wrong_with_an_address_has_the_line_where_it_stands(tmp_path, gi
     assert sorted(told) == OF_ADDRESSES.format(uncertified=UNCERTIFIED).splitlines()
 
 
+ACME = 'acme = true\nacme_hosts = ["a.test"]\n'
+
+NO_HTTPS = """\
+halfsync: site.toml:1: acme: by tls-alpn-01 the authority connects to an https:// address, and there is \
+none: add one to bind, or set acme_challenge = "http-01".
+"""
+
+NO_HTTP = """\
+site.toml:3: acme_challenge: by http-01 the authority connects to port 80 in clear, and bind has no address \
+for that: something in front has to pass it on.
+"""
+
+ACME_WRONG = """\
+acme_folder = "site.toml/x"
+acme_email = "a"
+acme_eab_kid = "a"
+acme_directory = "ftp://x"
+"""
+
+OF_ACME = """\
+halfsync: site.toml:6: acme_directory must be the address of an authority's directory, such as \
+https://acme.authority.example/directory, not 'ftp://x'.
+halfsync: site.toml:4: acme_email must be an address such as admin@shop.example, not 'a'.
+halfsync: site.toml:5: acme_eab_kid is of no use alone: an authority gives both of acme_eab_kid and \
+acme_eab_hmac_key.
+halfsync: site.toml:3: acme_folder: there can be no files in the folder site.toml/x.
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (ACME + 'bind = "http://127.0.0.1:80"\n', NO_HTTPS),
+        (ACME + 'bind = "unix:a"\n', NO_HTTPS),
+        (ACME + 'acme_challenge = "http-01"\n', NO_HTTP),
+        (ACME + 'acme_challenge = "http-01"\nbind = ["https://:443", "http://:80"]\n', ""),
+        (ACME + 'acme_challenge = "http-01"\nbind = ["https://:443", "unix:a"]\n', ""),
+        (ACME, ""),
+        (ACME + ACME_WRONG, OF_ACME),
+    ],
+)
+def test_how_an_authority_can_reach_the_server_is_looked_at(tmp_path, settings, told):
+    (tmp_path / "site.toml").write_text(f'{settings}[routes]\n"/" = {{ respond = "" }}\n', "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    fine = [] if "halfsync:" in told else ["The configuration is fine."]
+    assert (found.stdout + found.stderr).splitlines() == [*told.splitlines(), *fine]
+
+
 def test_what_is_no_address_has_the_line_where_it_stands(tmp_path):
     (tmp_path / "site.toml").write_text(
         'bind = "a"\nhealth_bind = "b"\n[sites.one]\nbind = "c"\nroutes = { "/" = { respond = "one" } }\n',

@@ -111,11 +111,12 @@ def pebble(folder: Path, more: dict[str, Any] | None = None, **environment: str)
 
 
 def configure(folder: Path, ports: Sequence[int], directory: str, more: str = "", routes: str = "") -> None:
-    """`ports`: for https and http."""
+    """`ports`: for https and http. `directory`: "" if `more` says it."""
     (folder / "app.py").write_text(APPLICATION)
+    more += f'\nacme_directory = "{directory}"' if directory else ""
     (folder / "halfsync.toml").write_text(
         f'bind = ["https://127.0.0.1:{ports[0]}", "http://127.0.0.1:{ports[1]}"]\n'
-        f'acme_directory = "{directory}"\n{more}\n[routes]\n"/" = "app:app"\n{routes}'
+        f'{more}\n[routes]\n"/" = "app:app"\n{routes}'
     )
 
 
@@ -412,6 +413,9 @@ def test_what_an_order_replaces(tmp_path: Path):
         assert replaced("new.test") == ""
 
 
+AUTHORITY = "https://acme.authority.example/directory"
+
+
 @pytest.mark.parametrize(
     ("more", "routes", "words"),
     [
@@ -421,7 +425,11 @@ def test_what_an_order_replaces(tmp_path: Path):
             "",
             "'*.shop.test' can't be had by tls-alpn-01 or http-01",
         ),
-        ('acme = true\nacme_hosts = ["shop test"]', "", "acme: there is no certificate for 'shop test'"),
+        (
+            'acme = true\nacme_hosts = ["shop test"]',
+            "",
+            "acme_hosts: there is no certificate for 'shop test'",
+        ),
         (
             'acme = true\nacme_hosts = ["shop.test"]\ncertfile = "a.pem"',
             "",
@@ -438,14 +446,43 @@ def test_what_an_order_replaces(tmp_path: Path):
             "acme_eab_hmac_key must be base64url",
         ),
         (
+            'acme = true\nacme_hosts = ["192.0.2.1"]',
+            "",
+            "acme_hosts: '192.0.2.1' is an IP address: certificates",
+        ),
+        ('acme = true\nacme_hosts = ["[2001:db8::1]"]', "", "acme_hosts: '[2001:db8::1]' is an IP address"),
+        ("", '[sites."192.0.2.1"]\nacme = true', "sites.\"192.0.2.1\": acme: '192.0.2.1' is an IP address"),
+        *(
+            (
+                f'acme = true\nacme_hosts = ["a.test"]\nacme_directory = "{directory}"',
+                "",
+                f"address of an authority's directory, such as {AUTHORITY}, not '{directory}'.",
+            )
+            for directory in ("ftp://x", "acme.test/directory", "https:///directory", "https://a b/", "")
+        ),
+        *(
+            (
+                f'acme = true\nacme_hosts = ["a.test"]\nacme_email = "{email}"',
+                "",
+                f"acme_email must be an address such as admin@shop.example, not '{email}'.",
+            )
+            for email in ("admin", "mailto:a@b.test", "a@b.test, c@d.test")
+        ),
+        (
+            'acme = true\nacme_hosts = ["a.test"]\n',
+            '[sites."a.test"]\nhosts = ["a.test", "b.test"]\nacme = true',
+            "certificate for a.test, b.test would be in the same file as that for a.test, acme/a.test.pem",
+        ),
+        (
             "",
             '[sites.a]\nhosts = ["a.test", "*.a.test"]\nacme = true',
-            "sites.\"a\": acme: '*.a.test' can't be had",
+            "sites.\"a\": hosts: '*.a.test' can't be had",
         ),
     ],
 )
 def test_mistakes(tmp_path: Path, more: str, routes: str, words: str):
-    configure(tmp_path, (1, 2), "http://127.0.0.1:1/dir", more, routes)
+    directory = "" if "acme_directory" in more else "http://127.0.0.1:1/dir"
+    configure(tmp_path, (1, 2), directory, more, routes)
     loaded = load({}, {}, str(tmp_path / "halfsync.toml"))
     with pytest.raises(SettingError, match=re.escape(words)):
         acme_of(loaded.settings, tls_of(loaded.settings, loaded.sites))

@@ -78,10 +78,25 @@ def check_served(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> tuple[Si
     listeners.note_wrong(settings, addresses, layout.only_with_tls, layout.demanding, mistakes, named)
     of_sites = {site.name: f"{site.places.get('bind', '')}bind" for site in sites}
     listeners.check_reach(settings, layout.sites, of_sites, mistakes)
+    _check_challenge(settings, addresses, tls, mistakes)
     if _is_whole(tls, sites):
         certified = [one.name for one in tls if one.certfile]
         listeners.check_certified(settings, layout.sites, certified, named, mistakes)
     return tls
+
+
+def _check_challenge(
+    settings: Settings, addresses: Sequence[str], tls: Sequence[SiteTLS], mistakes: Mistakes
+) -> None:
+    """(http-01 is responded to everywhere, also over TLS: something in front may have port 80.)"""
+    first = next((one for one in tls if one.acme), None)
+    if first is None or settings.acme_challenge != "tls-alpn-01":
+        return
+    if "https" not in {scheme_of(address, settings) for address in addresses}:
+        mistakes.note(
+            f"{first.at('acme')}: by tls-alpn-01 the authority connects to an https:// address, and there is "
+            'none: add one to bind, or set acme_challenge = "http-01".'
+        )
 
 
 def _is_whole(tls: Sequence[SiteTLS], sites: Sequence[SiteEntry]) -> bool:
@@ -114,8 +129,20 @@ def ineffective(loaded: Loaded, settings: Settings, targets: Sequence[Target], l
     """Sentences about settings that have no effect."""
     from halfsync.plan.without_effect import without_effect
 
-    has_tls = any(scheme_of(address, settings) == "https" for address in layout.addresses(settings))
-    return without_effect(loaded, settings, targets, layout, has_tls)
+    health = set(map(in_clear, settings.health_bind))
+    served = [address for address in layout.addresses(settings) if address not in health]
+    schemes = {scheme_of(address, settings) for address in served}
+    found = without_effect(loaded, settings, targets, layout, "https" in schemes)
+    if settings.acme_challenge == "http-01" and "http" not in schemes and _has_acme(loaded):
+        found.append(
+            f"{loaded.places.get('acme_challenge', '')}acme_challenge: by http-01 the authority connects to "
+            "port 80 in clear, and bind has no address for that: something in front has to pass it on."
+        )
+    return found
+
+
+def _has_acme(loaded: Loaded) -> bool:
+    return loaded.settings.acme or any(site.tls.get("acme", False) for site in loaded.sites)
 
 
 def look_at_files(loaded: Loaded, tls: Sequence[SiteTLS], mistakes: Mistakes) -> None:
@@ -130,6 +157,9 @@ def look_at_files(loaded: Loaded, tls: Sequence[SiteTLS], mistakes: Mistakes) ->
     for name in ("access_logfile", "error_logfile", "pid"):
         with mistakes.noted():
             check_writable(name, getattr(loaded.settings, name))
+    if any(one.acme for one in tls):
+        with mistakes.noted():
+            check_folder("acme_folder", loaded.settings.acme_folder)
 
 
 def is_there(site: SiteTLS) -> bool:
@@ -170,6 +200,15 @@ def check_writable(name: str, path: str | None) -> None:
     place = path if os.path.lexists(path) else os.path.dirname(os.path.abspath(path))
     if not os.access(place, os.W_OK):
         raise SettingError(f"{name}: the file {path} can't be written.")
+
+
+def check_folder(name: str, path: str) -> None:
+    """Whether files can be written there, once it is made."""
+    place = os.path.abspath(path)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        raise SettingError(f"{name}: there can be no files in the folder {path}.")
 
 
 def check(loaded: Loaded, layout: Layout) -> int:

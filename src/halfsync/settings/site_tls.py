@@ -7,11 +7,11 @@ has.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from halfsync.settings.acme_checks import check_acme, check_authority
 from halfsync.settings.errors import Mistakes, SettingError
 from halfsync.settings.keys import OWN_TLS
 from halfsync.settings.sites import SiteEntry
@@ -68,9 +68,27 @@ def tls_of(
         if one.tls:
             with found.noted():
                 made.append(_site(one.name, f"{one.where}: ", one.places, one.hosts, settings, one.tls))
+    if settings.acme or any(one.tls.get("acme", False) for one in sites):
+        check_authority(settings, found)
+    _check_files(made, found)
     if mistakes is None:
         found.raise_all()
     return tuple(made)
+
+
+def _check_files(sites: Sequence[SiteTLS], mistakes: Mistakes) -> None:
+    """Note each site whose certificate would take the place of another one's."""
+    there: dict[str, SiteTLS] = {}
+    for site in sites:
+        if not site.acme:
+            continue
+        other = there.setdefault(site.certfile[0], site)
+        if other.acme_hosts != site.acme_hosts:
+            ours, theirs = ", ".join(site.acme_hosts), ", ".join(other.acme_hosts)
+            mistakes.note(
+                f"{site.at('acme')}: the certificate for {ours} would be in the same file as that for "
+                f"{theirs}, {site.certfile[0]}: let the first host be another."
+            )
 
 
 def _without_tls(settings: Settings, sites: Sequence[SiteEntry]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -99,10 +117,12 @@ def _site(
     named: tuple[str, ...] = ()
     if own.get("acme", False) if name else settings.acme:
         named = hosts if name else tuple(host.lower() for host in settings.acme_hosts)
-        _check_acme(
+        setting = ("hosts" if "hosts" in places else "acme") if name else "acme_hosts"
+        check_acme(
             places.get("acme", where),
+            places.get(setting, where) + setting,
             named,
-            own if name else {"certfile": settings.certfile} if settings.certfile else {},
+            own if name else {"certfile"} if settings.certfile else {},
         )
         value["certfile"], value["keyfile"] = [path_of(settings.acme_folder, named)], []
     elif name and settings.acme and "certfile" not in own:  # the default site's
@@ -132,7 +152,6 @@ def acme_of(settings: Settings, sites: Sequence[SiteTLS]) -> AcmePlan | None:
     wanted = [AcmeSite(site.acme_hosts, site.certfile[0]) for site in sites if site.acme]
     if not wanted:
         return None
-    _check_binding(settings)
     return AcmePlan(
         tuple(wanted),
         settings.acme_folder,
@@ -142,38 +161,6 @@ def acme_of(settings: Settings, sites: Sequence[SiteTLS]) -> AcmePlan | None:
         settings.acme_eab_kid,
         settings.acme_eab_hmac_key,
     )
-
-
-def _check_binding(settings: Settings) -> None:
-    names = ("acme_eab_kid", "acme_eab_hmac_key")
-    given = [name for name in names if getattr(settings, name)]
-    if len(given) == 1:
-        raise SettingError(
-            f"{given[0]} is of no use alone: an authority gives both of {' and '.join(names)}."
-        )
-    if not re.fullmatch("[A-Za-z0-9_-]*=*", settings.acme_eab_hmac_key):
-        raise SettingError("acme_eab_hmac_key must be base64url: letters, digits, - and _.")
-
-
-_HOST = re.compile(
-    r"(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-)
-
-
-def _check_acme(where: str, hosts: Sequence[str], own: Mapping[str, Any]) -> None:
-    if "certfile" in own:
-        raise SettingError(
-            f"{where}acme gets a certificate, and certfile names one: only one of them counts."
-        )
-    if not hosts:
-        raise SettingError(f"{where}acme: name the hosts that the certificate is for with acme_hosts.")
-    for host in hosts:
-        if host.startswith("*."):
-            raise SettingError(
-                f"{where}acme: {host!r} can't be had by tls-alpn-01 or http-01: name each host by itself."
-            )
-        if not _HOST.fullmatch(host):
-            raise SettingError(f"{where}acme: there is no certificate for {host!r}: it is no host's name.")
 
 
 def _check(site: SiteTLS) -> None:
