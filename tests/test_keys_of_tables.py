@@ -12,6 +12,8 @@ PROXYING = "proxying to other servers is not supported; halfsync serves applicat
 NOT_FOR_A_ROUTE = "is not for a single route; it stands in a site or at the top of the file."
 AT_THE_TOP = "is for the whole server; it stands at the top of the file."
 FOR_A_ROUTE = 'redirect is for a route: it stands in the table of one, such as "/" = { redirect = "/new" }.'
+NOTHING = "serves nothing, for it has no routes: name what it serves in"
+NO_ROUTES = f'{NOTHING} [sites."x".routes], such as "/" = "app:app".'
 A_REDIRECT = "a path such as /new$path, or an address such as https://$host$path$query, in ASCII, not 'y'."
 A_STATUS = "must be an error such as 404, or 4xx or 5xx for all others."
 
@@ -60,6 +62,10 @@ WRONG = [
         '5: sites."x": acme_hosts is for the default site; the certificate of this one is for its hosts.',
     ),
     (SITE + "headrs = {}", '5: sites."x" has no setting headrs; did you mean headers?'),
+    ('[routes]\n"/" = "a:a"\n[sites.x]\nhosts = "x"', f'3: sites."x" {NO_ROUTES}'),
+    ('[routes]\n"/" = "a:a"\n[sites.x]\nroutes = {}', f'3: sites."x" {NO_ROUTES}'),
+    ("[sites.x]\nroute = {}", '2: sites."x" has no setting route; did you mean routes?'),
+    ('[sites.x]\nredirect = "/"', f'2: sites."x": {FOR_A_ROUTE}'),
     ('[headers]\nset = {}\nsett = { X = "y" }', "3: headers has no key sett; did you mean set?"),
     ("[headers]\nappend = {}", "2: headers has no key append: it may be set, add or remove."),
     ("[headers]\nset = {}\nremove = 3", "3: headers: remove must be a list of names, not 3."),

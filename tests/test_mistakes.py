@@ -43,6 +43,8 @@ hosts = ["same.example"]
 
 EXAMPLE = 'or a table such as { app = "app:app", threads = 2 }.'
 
+NAME_IT, SUCH_AS = "for it has no routes: name what it serves in", 'such as "/" = "app:app".'
+
 TOLD = """\
 site.toml:1: workers must be a whole number from 1 to 1000 or auto, not 0.
 site.toml:3: there is no setting wokers; did you mean workers?
@@ -55,6 +57,8 @@ site.toml:19: sites."one" has no setting port.
 site.toml:17: sites."one": hosts: 'bad host' is neither a host's name nor of the form *.name.
 site.toml:17: sites."one": hosts: 'one.example:80' must not have a port; `bind` says where it is served.
 site.toml:26: sites."three".routes.'/x' must be a target such as "app:app" or "./static", {example}
+site.toml:16: sites."one" serves nothing, {name_it} [sites."one".routes], {such_as}
+site.toml:20: sites."two" serves nothing, {name_it} [sites."two".routes], {such_as}
 Environment variable HALFSYNC_THREDS names no setting; did you mean HALFSYNC_THREADS?
 --keep-alive must be a number of seconds, 0 or more, not 'x'.
 site.toml:5: allow: '10.0.0.1/33' is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8.
@@ -92,9 +96,9 @@ def test_all_of_it_is_told(tmp_path, how):
     found = halfsync(tmp_path, "-c", "site.toml", "--keep-alive", "x", *how, HALFSYNC_THREDS="3")
     assert (found.returncode, found.stdout) == (2, "")
     told = [line.removeprefix("halfsync: ") for line in found.stderr.splitlines()]
-    assert sorted(told) == sorted(
-        TOLD.replace("{here}", str(tmp_path)).replace("{example}", EXAMPLE).splitlines()
-    )
+    expected = TOLD.replace("{here}", str(tmp_path)).replace("{example}", EXAMPLE)
+    expected = expected.replace("{name_it}", NAME_IT).replace("{such_as}", SUCH_AS)
+    assert sorted(told) == sorted(expected.splitlines())
 
 
 def test_a_file_that_is_not_toml_says_where(tmp_path):
@@ -116,6 +120,7 @@ cert_reqs = "required"
 [sites.one]
 keyfile = "one.key"
 cert_reqs = "optional"
+routes = { "/" = { respond = "one" } }
 [sites.two]
 bind = "http://127.0.0.1:1"
 acme = true
@@ -127,8 +132,8 @@ certfile = "two.pem"
 OF_TLS = """\
 site.toml:3: keyfile is given, but no certfile.
 site.toml:10: sites."one": keyfile is given, but no certfile.
-site.toml:14: sites."two": acme gets a certificate, and certfile names one: only one of them counts.
-site.toml:13: sites."two": bind: nothing of it is served, for redirect_http redirects all that comes at \
+site.toml:15: sites."two": acme gets a certificate, and certfile names one: only one of them counts.
+site.toml:14: sites."two": bind: nothing of it is served, for redirect_http redirects all that comes at \
 http://127.0.0.1:1; give it an https:// address.
 """
 
@@ -190,6 +195,7 @@ def test_what_is_wrong_with_certificates_has_its_line(tmp_path):
     sites = (
         '[sites.one]\nhosts = ["one.example", "www.one.example"]\ncertfile = "old.pem"\nkeyfile = "old.key"\n'
         '[sites.two]\nhosts = ["two.example"]\ncertfile = "new.pem"\nkeyfile = "{key}.key"\n'
+        '[sites.one.routes]\n"/" = "app:app"\n[sites.two.routes]\n"/" = "app:app"\n'
     )
     file = tmp_path / "site.toml"
     file.write_text('bind = "https://127.0.0.1:0"\n[routes]\n"/" = "app:app"\n' + sites.format(key="new"))
@@ -258,16 +264,16 @@ def test_a_certificate_is_for_all_hosts_for_which_it_is_shown(tmp_path):
     (tmp_path / "site.toml").write_text(
         'bind = ["https://127.0.0.1:0", "http://127.0.0.2:0"]\ncertfile = "server.pem"\n'
         'keyfile = "server.key"\n[routes]\n"/" = "app:app"\n'
-        '[sites."a.shop.example"]\n'
+        '[sites."a.shop.example".routes]\n"/" = "app:app"\n'
         '[sites.one]\nhosts = ["b.shop.example", "127.0.0.1", "one.example"]\n'
-        '[sites."two.example"]\n'
-        '[sites."clear.example"]\nbind = "http://127.0.0.2:0"\n',
+        'routes = { "/" = "app:app" }\n[sites."two.example".routes]\n"/" = "app:app"\n'
+        '[sites."clear.example"]\nbind = "http://127.0.0.2:0"\nroutes = { "/" = "app:app" }\n',
         "utf-8",
     )
     shown = "the certificate in server.pem, which is shown for all sites without one, is not for "
     assert halfsync(tmp_path, "-c", "site.toml", "--check-config").stdout.splitlines() == [
-        f'site.toml:8: sites."one": {shown}one.example: clients will refuse it.',
-        f'site.toml:9: sites."two.example": {shown}two.example: clients will refuse it.',
+        f'site.toml:9: sites."one": {shown}one.example: clients will refuse it.',
+        f'site.toml:11: sites."two.example": {shown}two.example: clients will refuse it.',
         "The configuration is fine.",
     ]
 
@@ -309,7 +315,8 @@ def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
         'bind = "https://127.0.0.1:0"\nwokers = 2\ncertfile = "one.pem"\nkeyfile = "two.key"\n'
         'pid = "no/pid"\n'
         '[routes]\n"/" = "app:app"\n[sites.one]\ncertfile = "two.pem"\nkeyfile = "one.key"\n'
-        '[sites.two]\ncertfile = "three.pem"\n',
+        '[sites.two]\ncertfile = "three.pem"\n'
+        '[sites.one.routes]\n"/" = "app:app"\n[sites.two.routes]\n"/" = "app:app"\n',
         "utf-8",
     )
     found = halfsync(tmp_path, "-c", "site.toml", "--check-config")

@@ -451,9 +451,11 @@ class TestTargets:
         text = """
             [sites.a]
             hosts = ["x", "y"]
+            routes = { "/" = "app:app" }
             bind = "127.0.0.1:1"
             [sites.b]
             hosts = ["Y.", "z"]
+            routes = { "/" = "app:app" }
             """
         loaded = from_file(here, text)
         work_out(loaded.settings, [target_of("app:app")], loaded.sites)

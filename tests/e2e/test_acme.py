@@ -413,6 +413,7 @@ def test_what_an_order_replaces(tmp_path: Path):
         assert replaced("new.test") == ""
 
 
+ROUTES = '\nroutes = { "/" = "app:app" }'
 AUTHORITY = "https://acme.authority.example/directory"
 
 
@@ -451,7 +452,11 @@ AUTHORITY = "https://acme.authority.example/directory"
             "acme_hosts: '192.0.2.1' is an IP address: certificates",
         ),
         ('acme = true\nacme_hosts = ["[2001:db8::1]"]', "", "acme_hosts: '[2001:db8::1]' is an IP address"),
-        ("", '[sites."192.0.2.1"]\nacme = true', "sites.\"192.0.2.1\": acme: '192.0.2.1' is an IP address"),
+        (
+            "",
+            '[sites."192.0.2.1"]\nacme = true' + ROUTES,
+            "sites.\"192.0.2.1\": acme: '192.0.2.1' is an IP address",
+        ),
         *(
             (
                 f'acme = true\nacme_hosts = ["a.test"]\nacme_directory = "{directory}"',
@@ -470,12 +475,12 @@ AUTHORITY = "https://acme.authority.example/directory"
         ),
         (
             'acme = true\nacme_hosts = ["a.test"]\n',
-            '[sites."a.test"]\nhosts = ["a.test", "b.test"]\nacme = true',
+            '[sites."a.test"]\nhosts = ["a.test", "b.test"]\nacme = true' + ROUTES,
             "certificate for a.test, b.test would be in the same file as that for a.test, acme/a.test.pem",
         ),
         (
             "",
-            '[sites.a]\nhosts = ["a.test", "*.a.test"]\nacme = true',
+            '[sites.a]\nhosts = ["a.test", "*.a.test"]\nacme = true' + ROUTES,
             "sites.\"a\": hosts: '*.a.test' can't be had",
         ),
     ],

@@ -81,6 +81,11 @@ def check_site_keys(table: Mapping[str, Any], where: Place) -> None:
             at.note(f"{at} has no setting {key}{did_you_mean(key, SITE_KEYS)}")
 
 
+def means_routes(key: str) -> bool:
+    """Whether a key of a site's table that is none means its routes."""
+    return key in ONLY_OF_ROUTES or (key not in SITE_KEYS and closest(key, SITE_KEYS) == "routes")
+
+
 _FOR_THE_WHOLE = "is for the whole server; it stands at the top of the file"
 
 

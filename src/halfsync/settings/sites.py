@@ -12,7 +12,7 @@ from halfsync.http.header_rules import HeaderRule
 from halfsync.settings.error_pages import PageEntry, page_entries
 from halfsync.settings.errors import SettingError
 from halfsync.settings.headers import header_rules
-from halfsync.settings.keys import OWN_TLS, check_site_keys
+from halfsync.settings.keys import OWN_TLS, check_site_keys, means_routes
 from halfsync.settings.places import Place
 from halfsync.settings.rows import BY_NAME
 from halfsync.settings.targets import Target, own_settings, toml_targets
@@ -50,6 +50,11 @@ def _site(name: str, table: Any, where: Place) -> SiteEntry:
     if not isinstance(table, dict):
         raise SettingError(f'{where} must be a table, such as [sites."{name}"].')
     check_site_keys(table, where)
+    if table.get("routes", {}) == {} and not any(means_routes(key) for key in table):
+        where.note(
+            f"{where} serves nothing, for it has no routes: name what it serves in "
+            f'[sites."{name}".routes], such as "/" = "app:app".'
+        )
     bind: list[str] = []
     hosts: tuple[str, ...] = (name,)
     routes: tuple[Target, ...] = ()
