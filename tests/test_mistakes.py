@@ -92,6 +92,7 @@ def halfsync(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
 
 @pytest.mark.parametrize("how", [("--check-config",), ()], ids=["check", "start"])
 def test_all_of_it_is_told(tmp_path, how):
+    (tmp_path / "app.py").write_text("def app(environ, start_response): ...\n", "utf-8")
     (tmp_path / "site.toml").write_text(FILE, "utf-8")
     found = halfsync(tmp_path, "-c", "site.toml", "--keep-alive", "x", *how, HALFSYNC_THREDS="3")
     assert (found.returncode, found.stdout) == (2, "")
@@ -115,7 +116,7 @@ keyfile = "a.key"
 cert_reqs = "required"
 
 [routes]
-"/" = "app:app"
+"/" = { respond = "top" }
 
 [sites.one]
 keyfile = "one.key"
@@ -278,21 +279,75 @@ def test_a_certificate_is_for_all_hosts_for_which_it_is_shown(tmp_path):
     ]
 
 
-def test_every_application_that_can_not_be_imported_is_told(tmp_path):
+IMPORTS = """\
+workers = 3
+wokers = 3
+spool_dir = "./none"
+
+[routes]
+"/one" = "one:app"
+"/" = "fine:app"
+"/again" = { app = "one:app", threads = 2 }
+"/two" = { app = "two:app" }
+"/two/" = "three:app"
+"/pong" = { respond = "one:app" }
+[sites.x.routes]
+"/" = "fine:nothing"
+"""
+
+OF_IMPORTS = """\
+site.toml:2: there is no setting wokers; did you mean workers?
+site.toml:3: spool_dir: no temporary file can be made in the folder './none': No such file or directory.
+site.toml:6: routes.'/one' = 'one:app': its import failed with ModuleNotFoundError: No module named 'nowhere'
+site.toml:9: routes.'/two' = 'two:app': its import failed with ZeroDivisionError: division by zero
+site.toml:10: routes.'/two/' is the same path as '/two', which is a route already: give one of them another \
+path, or take it away.
+site.toml:13: sites."x".routes.'/' = 'fine:nothing': module 'fine' ({here}/fine.py) has no \
+'nothing'; it has app.
+Target '/four=four:app': there is no module 'four' in {here} or on Python's path.
+"""
+
+
+@pytest.fixture
+def applications(tmp_path):
     (tmp_path / "one.py").write_text("import nowhere\n", "utf-8")
     (tmp_path / "two.py").write_text("value = 1 / 0\n", "utf-8")
     (tmp_path / "fine.py").write_text("def app(environ, start_response): ...\n", "utf-8")
-    (tmp_path / "site.toml").write_text(
-        '[routes]\n"/one" = "one:app"\n"/" = "fine:app"\n"/two" = "two:app"\n'
-        '"/again" = { app = "one:app", threads = 2 }\n',
-        "utf-8",
-    )
-    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
-    assert found.returncode == 2
+    return tmp_path
+
+
+def test_every_application_that_can_not_be_imported_is_told(applications):
+    """With its route, and with all that is wrong elsewhere."""
+    (applications / "site.toml").write_text(IMPORTS, "utf-8")
+    found = halfsync(applications, "/four=four:app", "-c", "site.toml", "--check-config")
+    assert (found.returncode, found.stdout) == (2, "")
     told = [line for line in found.stderr.splitlines() if line.startswith("halfsync: ")]
-    assert len(told) == 2
-    assert "'one:app'" in told[0]
-    assert "'two:app'" in told[1]
+    expected = OF_IMPORTS.replace("{here}", str(applications)).splitlines()
+    assert sorted(line.removeprefix("halfsync: ") for line in told) == sorted(expected)
+    assert found.stderr.count("Traceback") == 2
+    assert found.stderr.endswith("\n".join(told) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("workers = = 3", "The settings file site.toml is not TOML: Invalid value (at line 1, column 11)."),
+        ('umask = "9"', "site.toml:1: umask must be an octal number from 0 to 777, such as 027, not '9'."),
+        ('chdir = "none"', "site.toml:1: chdir: can't go to the folder 'none': No such file or directory."),
+        ('group = "no one"', "site.toml:1: group 'no one': this machine has no such group."),
+    ],
+)
+def test_where_it_is_not_known_how_to_import_it_nothing_is_said_of_an_application(
+    applications, text, sentence
+):
+    (applications / "site.toml").write_text(text + "\n", "utf-8")
+    found = halfsync(applications, "one:app", "-c", "site.toml", "--check-config")
+    assert (found.returncode, found.stderr) == (2, f"halfsync: {sentence}\n")
+
+
+def test_a_variable_without_a_name_is_told(tmp_path):
+    found = halfsync(tmp_path, "./", "--env", "=x", "--check-config")
+    assert found.stderr == "halfsync: env '=x' must have the form NAME=VALUE.\n"
 
 
 def test_an_application_that_closes_all_descriptors_and_stays_does_not_hold_up_the_check(tmp_path):

@@ -583,7 +583,7 @@ def test_check_config(here):
     bad = halfsync(here, "good:app", "/bad=bad:app", "--check-config")
     assert bad.returncode == 2
     assert "No module named 'nothing_of_that_name'" in bad.stderr
-    assert bad.stderr.splitlines()[-1].startswith("halfsync: Target 'bad:app'")
+    assert bad.stderr.splitlines()[-1].startswith("halfsync: Target '/bad=bad:app': its import failed")
     missing = halfsync(here, "missing:app", "--check-config")
     assert missing.returncode == 2
     assert missing.stderr.count("\n") == 1

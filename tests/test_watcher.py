@@ -218,7 +218,7 @@ def test_a_watcher_tells_at_first_what_changed_before_it_watched(tmp_path, monke
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as leaving:
-        main([*arguments, "--check-config", "app:app"])
+        main([*arguments, "--check-config", "./"])
     assert leaving.value.code == 2
     return capsys.readouterr().err
 

@@ -7,22 +7,23 @@ import os
 from collections.abc import Mapping, Sequence
 
 import click
+import msgspec
 
 from halfsync.http.forwarded import Trust
+from halfsync.parent.privileges import Identity
 from halfsync.plan.layout import Layout, in_clear
 from halfsync.plan.plan import Plan
 from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
+from halfsync.settings.keys import Does
 from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded
 from halfsync.settings.store_url import parse_store_url
 from halfsync.settings.table import Settings
 from halfsync.settings.targets import Target
+from halfsync.settings.values import octal
 from halfsync.system import early_signals
-
-WRONG = 2
-"""Exit status when a setting or a target is wrong."""
 
 
 def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
@@ -211,23 +212,63 @@ def check_folder(name: str, path: str) -> None:
         raise SettingError(f"{name}: there can be no files in the folder {path}.")
 
 
-def check(loaded: Loaded, layout: Layout) -> int:
-    """`--check-config`, when no setting is wrong: all but binding, since the server may be running."""
+def look_at_applications(
+    loaded: Loaded, targets: Sequence[Target], layout: Layout, mistakes: Mistakes
+) -> None:
+    """Import them, as the server would, whatever is wrong elsewhere; what their own code raises is printed.
+    `targets`: the routes of the default site. Where it can't be known how they are to be imported, since a
+    setting that says it is wrong, nothing is said of them."""
     from halfsync.logs.error import keep_descriptor, tell
     from halfsync.parent import machine, privileges
     from halfsync.parent.main import entry_points
     from halfsync.parent.reload.config_check import check_applications
 
-    early_signals.let_in()  # applications are imported now
     settings = loaded.settings
+    try:
+        identity = privileges.identity(settings)
+        if settings.umask is not None:
+            octal("umask", settings.umask)
+    except SettingError:  # noted by others
+        return
+    prepared = _prepared(settings, layout, identity, mistakes)
+    wheres = _routes_of_applications(targets, loaded.sites)
+    if prepared is None or not loaded.is_whole or not any(pool.target in wheres for pool in layout.pools):
+        return
     keep_descriptor()
-    identity = privileges.identity(settings)
-    settings = machine.prepared(settings, layout.routes, identity)
-    plan = Plan(settings, layout.routes, layout.pools, ())
-    failures = check_applications(plan, identity, entry_points(machine.scoreboard()))
-    for failure in failures:
-        tell(failure.traceback + f"halfsync: {failure.sentence}")
-    if failures:
-        return WRONG
-    click.echo("The configuration is fine.")
-    return 0
+    early_signals.let_in()  # applications are imported now
+    plan = Plan(prepared, layout.routes, layout.pools, ())
+    with mistakes.noted():
+        failures = check_applications(plan, identity, entry_points(machine.scoreboard()))
+        for target, failure in failures.items():
+            if failure.traceback:
+                tell(failure.traceback.rstrip("\n"))
+            why = failure.sentence.removeprefix(f"Target {target!r}: ")
+            mistakes.note(f"{wheres[target]}: {why}")
+
+
+def _prepared(
+    settings: Settings, layout: Layout, identity: Identity | None, mistakes: Mistakes
+) -> Settings | None:
+    """None: the machine lacks something without which nothing can be imported."""
+    from halfsync.parent import machine
+
+    try:
+        return machine.prepared(settings, layout.routes, identity)
+    except SettingError as wrong:
+        mistakes.note(str(wrong))
+    if settings.spool_dir is None:
+        return None
+    try:  # an import needs no temporary files
+        return machine.prepared(msgspec.structs.replace(settings, spool_dir=None), layout.routes, identity)
+    except SettingError:
+        return None
+
+
+def _routes_of_applications(targets: Sequence[Target], sites: Sequence[SiteEntry]) -> dict[str, str]:
+    """How a sentence about an application begins that is the target of one: with the first such route."""
+    found: dict[str, str] = {}
+    for route in (*targets, *(route for site in sites for route in site.routes)):
+        if route.does in (Does.TARGET, Does.APP):
+            where = route.where if route.is_argument else f"{route.where} = {route.target!r}"
+            found.setdefault(route.target, where)
+    return found

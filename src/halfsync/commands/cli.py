@@ -11,11 +11,10 @@ import click
 
 from halfsync import __version__
 from halfsync.commands.checks import (
-    WRONG,
-    check,
     check_formats,
     check_served,
     ineffective,
+    look_at_applications,
     look_at_certificates,
     look_at_files,
     look_at_machine,
@@ -43,6 +42,9 @@ from halfsync.system.command_line import CommandLine
 from halfsync.system.folders import current_folder
 from halfsync.system.seen_files import seen
 from halfsync.wire.upgrade import VARIABLE
+
+WRONG = 2
+"""Exit status when a setting or a target is wrong."""
 
 USAGE = "[OPTIONS] [TARGETS]..."
 
@@ -265,6 +267,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
         look_at_files(loaded, tls, mistakes)
         look_at_machine(loaded, layout, mistakes)
         look_at_certificates(loaded, layout, tls, mistakes)
+        look_at_applications(loaded, named, layout, mistakes)
     mistakes.raise_all()
     if print_routes:
         plan = Plan(loaded.settings, layout.routes, layout.pools, (), sites=layout.sites)
@@ -272,9 +275,9 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
         return 0
     warnings = ineffective(loaded, loaded.settings, named, layout)
     if check_config:
-        for note in (*notes, *warnings):
+        for note in (*notes, *warnings, "The configuration is fine."):
             click.echo(note)
-        return check(loaded, layout)
+        return 0
     say_notes(notes, warnings, loaded)
     from halfsync.parent.main import serve
 
@@ -305,7 +308,8 @@ def enter(loaded: Loaded, mistakes: Mistakes) -> None:
         os.environ["PWD"] = os.path.join(os.environ.get("PWD", ""), settings.chdir)
     for pair in settings.env:
         name, _, value = pair.partition("=")
-        os.environ[name] = value
+        if name:
+            os.environ[name] = value
 
 
 def printed(loaded: Loaded, targets: Sequence[Target]) -> str:

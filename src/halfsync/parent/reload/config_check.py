@@ -23,9 +23,9 @@ from halfsync.system.folders import here
 from halfsync.wire.orders import Failed
 
 
-def check_applications(plan: Plan, identity: Identity | None, entry_points: EntryPoints) -> list[Failed]:
+def check_applications(plan: Plan, identity: Identity | None, entry_points: EntryPoints) -> dict[str, Failed]:
     """Start one worker of each application, as the user that it will run as, and let it go again. Gives the
-    failures, one of each application.
+    failures, one of each application, by their targets.
 
     No lifespan is begun: what it does (locks, connections, a place in a register) is done for a server, and
     perhaps beside one that runs."""
@@ -39,7 +39,7 @@ def check_applications(plan: Plan, identity: Identity | None, entry_points: Entr
         failure = _check_one(plan, identity, entry_points, index)
         if failure is not None:
             found[pool.target] = failure
-    return list(found.values())
+    return found
 
 
 def _check_one(plan: Plan, identity: Identity | None, entry_points: EntryPoints, index: int) -> Failed | None:
