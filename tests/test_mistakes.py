@@ -345,6 +345,36 @@ def test_where_it_is_not_known_how_to_import_it_nothing_is_said_of_an_applicatio
     assert (found.returncode, found.stderr) == (2, f"halfsync: {sentence}\n")
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ('control_socket = "none/x"', "1: control_socket 'none/x': there is no folder 'none'."),
+        (
+            'control_socket = "."',
+            "1: control_socket '.': there is a file of that name which is not a socket.",
+        ),
+        ('bind = "unix:none/x"', "1: bind 'unix:none/x': there is no folder 'none'."),
+        (
+            f'bind = "unix:{"x" * 108}"',
+            f"1: bind 'unix:{'x' * 108}': a socket's path may have 107 bytes, and this has 108.",
+        ),
+        ('pid = "."', "1: pid: the file . can't be written."),
+        (
+            'proxy_protocol = "x"',
+            "1: proxy_protocol 'x' must be host:port, [address]:port, a port, or unix:/path.",
+        ),
+        (
+            'traces_endpoint = "http://"',
+            "1: traces_endpoint: 'http://' has to begin with http:// or https://, and to name a host.",
+        ),
+    ],
+)
+def test_what_the_start_would_find_is_found_by_the_check(tmp_path, settings, sentence):
+    (tmp_path / "site.toml").write_text(f'{settings}\n[routes]\n"/" = {{ respond = "" }}\n', "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert (found.returncode, found.stderr) == (2, f"halfsync: site.toml:{sentence}\n")
+
+
 def test_a_variable_without_a_name_is_told(tmp_path):
     found = halfsync(tmp_path, "./", "--env", "=x", "--check-config")
     assert found.stderr == "halfsync: env '=x' must have the form NAME=VALUE.\n"

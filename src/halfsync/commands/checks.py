@@ -4,6 +4,8 @@ and what `--check-config` looks at besides."""
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Mapping, Sequence
 
 import click
@@ -40,8 +42,10 @@ def check_formats(loaded: Loaded, mistakes: Mistakes) -> None:
             raise SettingError("traces needs further packages: pip install 'halfsync[otel]'.")
     with mistakes.noted():
         where = loaded.settings.traces_endpoint
-        if where and not where.startswith(("http://", "https://")):
-            raise SettingError(f"traces_endpoint: {where!r} has to begin with http:// or https://.")
+        if where and not re.fullmatch(r"https?://[^\s/?#]+(?:[/?]\S*)?", where):
+            raise SettingError(
+                f"traces_endpoint: {where!r} has to begin with http:// or https://, and to name a host."
+            )
     for name in ("access_logfile", "error_logfile"):
         with mistakes.noted():
             try:
@@ -74,7 +78,10 @@ def check_served(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> tuple[Si
     tls = tls_of(settings, sites, loaded.places, mistakes)
     named = _named_addresses(settings, sites)
     addresses = layout.addresses(settings)
-    if not _check_addresses(addresses, named, mistakes):
+    proxied = [one for one in settings.proxy_protocol if one not in (listeners.ALL, *addresses)]
+    if not _check_addresses(
+        [*addresses, *proxied], {**dict.fromkeys(proxied, "proxy_protocol"), **named}, mistakes
+    ):
         return tls
     listeners.note_wrong(settings, addresses, layout.only_with_tls, layout.demanding, mistakes, named)
     of_sites = {site.name: f"{site.places.get('bind', '')}bind" for site in sites}
@@ -163,6 +170,33 @@ def look_at_files(loaded: Loaded, tls: Sequence[SiteTLS], mistakes: Mistakes) ->
             check_folder("acme_folder", loaded.settings.acme_folder)
 
 
+def look_at_sockets(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> None:
+    """At whether there can be unix sockets where settings want them."""
+    named = _named_addresses(loaded.settings, loaded.sites)
+    if loaded.settings.control_socket:
+        path = loaded.settings.control_socket
+        with mistakes.noted():
+            check_socket(f"control_socket {path!r}", path)
+    for address in layout.addresses(loaded.settings):
+        if address.startswith("unix:") and (path := address.removeprefix("unix:").removeprefix("//")):
+            with mistakes.noted():
+                check_socket(f"{named.get(address, 'bind')} {address!r}", path)
+
+
+def check_socket(named: str, path: str) -> None:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder or "."):
+        raise SettingError(f"{named}: there is no folder {folder!r}.")
+    if (size := len(os.fsencode(path))) > LONGEST_SOCKET:
+        raise SettingError(f"{named}: a socket's path may have {LONGEST_SOCKET} bytes, and this has {size}.")
+    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise SettingError(f"{named}: there is a file of that name which is not a socket.")
+
+
+LONGEST_SOCKET = 107
+"""Bytes (unix(7): 108, with a zero behind it)."""
+
+
 def is_there(site: SiteTLS) -> bool:
     return os.path.exists(site.certfile[0])
 
@@ -199,7 +233,7 @@ def check_writable(name: str, path: str | None) -> None:
     if path is None or path == "-" or is_target(path):
         return
     place = path if os.path.lexists(path) else os.path.dirname(os.path.abspath(path))
-    if not os.access(place, os.W_OK):
+    if os.path.isdir(path) or not os.access(place, os.W_OK):
         raise SettingError(f"{name}: the file {path} can't be written.")
 
 

@@ -18,6 +18,7 @@ from halfsync.commands.checks import (
     look_at_certificates,
     look_at_files,
     look_at_machine,
+    look_at_sockets,
 )
 from halfsync.commands.rereading import Rereading
 from halfsync.habits import convert
@@ -265,6 +266,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     tls = check_served(loaded, layout, mistakes)
     if check_config:
         look_at_files(loaded, tls, mistakes)
+        look_at_sockets(loaded, layout, mistakes)
         look_at_machine(loaded, layout, mistakes)
         look_at_certificates(loaded, layout, tls, mistakes)
         look_at_applications(loaded, named, layout, mistakes)
