@@ -107,6 +107,8 @@ _EXAMPLES = {
 
 def names_what_it_does(key: str) -> bool:
     """Whether a key that is none means one of ONLY_OF_ROUTES, as far as `check_route_keys` can tell."""
+    if key in BY_NAME:
+        return False
     return key in _OTHER_WORDS or closest(key, ROUTE_KEYS) in ONLY_OF_ROUTES
 
 
