@@ -114,6 +114,7 @@ spool_dir = "./none"
 "/one" = "one:app"
 "/" = "fine:app"
 "/again" = { app = "one:app", threads = 2 }
+"/asgi" = { app = "fine:app", interface = "asgi" }
 "/two" = { app = "two:app" }
 "/two/" = "three:app"
 "/pong" = { respond = "one:app" }
@@ -125,10 +126,12 @@ OF_IMPORTS = """\
 site.toml:2: there is no setting wokers; did you mean workers?
 site.toml:3: spool_dir: no temporary file can be made in the folder './none': No such file or directory.
 site.toml:6: routes.'/one' = 'one:app': its import failed with ModuleNotFoundError: No module named 'nowhere'
-site.toml:9: routes.'/two' = 'two:app': its import failed with ZeroDivisionError: division by zero
-site.toml:10: routes.'/two/' is the same path as '/two', which is a route already: give one of them another \
+site.toml:9: routes.'/asgi' = 'fine:app': 'app' in module 'fine' takes (environ, start_response); an \
+ASGI application is called with (scope, receive, send).
+site.toml:10: routes.'/two' = 'two:app': its import failed with ZeroDivisionError: division by zero
+site.toml:11: routes.'/two/' is the same path as '/two', which is a route already: give one of them another \
 path, or take it away.
-site.toml:13: sites."x".routes.'/' = 'fine:nothing': module 'fine' ({here}/fine.py) has no \
+site.toml:14: sites."x".routes.'/' = 'fine:nothing': module 'fine' ({here}/fine.py) has no \
 'nothing'; it has app.
 Target '/four=four:app': there is no module 'four' in {here} or on Python's path.
 """

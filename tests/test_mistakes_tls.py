@@ -223,6 +223,7 @@ def test_an_address_that_another_one_takes_away_is_told(tmp_path, addresses, sen
 
 ADDRESSES = """\
 bind = ["http://127.0.0.1:81", "https://127.0.0.1:82"]
+health_bind = "unix:two"
 [sites.one]
 bind = "127.0.0.1:81"
 routes = { "/" = { respond = "one" } }
@@ -237,8 +238,10 @@ routes = { "/" = { respond = "three" } }
 
 OF_ADDRESSES = """\
 site.toml:1: bind 'https://127.0.0.1:82': {uncertified}
-site.toml:3: sites."one": bind '127.0.0.1:81': http://127.0.0.1:81 is the same address.
-site.toml:6: sites."two": bind 'https://127.0.0.2:82': {uncertified}
+site.toml:2: health_bind: unix:two is in bind of the site 'two', too; health checks have an address \
+of their own.
+site.toml:4: sites."one": bind '127.0.0.1:81': http://127.0.0.1:81 is the same address.
+site.toml:7: sites."two": bind 'https://127.0.0.2:82': {uncertified}
 """
 
 UNCERTIFIED = (

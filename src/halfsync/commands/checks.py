@@ -13,11 +13,10 @@ import msgspec
 
 from halfsync.http.forwarded import Trust
 from halfsync.parent.privileges import Identity
-from halfsync.plan.layout import Layout, in_clear
-from halfsync.plan.plan import Plan
+from halfsync.plan.layout import Layout, in_clear, prefix_of
+from halfsync.plan.plan import BUILT_IN, Plan
 from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
-from halfsync.settings.keys import Does
 from halfsync.settings.site_tls import SiteTLS, tls_of
 from halfsync.settings.sites import SiteEntry
 from halfsync.settings.sources import Loaded
@@ -83,6 +82,7 @@ def check_served(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> tuple[Si
         [*addresses, *proxied], {**dict.fromkeys(proxied, "proxy_protocol"), **named}, mistakes
     ):
         return tls
+    _check_health(settings, sites, mistakes)
     listeners.note_wrong(settings, addresses, layout.only_with_tls, layout.demanding, mistakes, named)
     of_sites = {site.name: f"{site.places.get('bind', '')}bind" for site in sites}
     listeners.check_reach(settings, layout.sites, of_sites, mistakes)
@@ -91,6 +91,18 @@ def check_served(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> tuple[Si
         certified = [one.name for one in tls if one.certfile]
         listeners.check_certified(settings, layout.sites, certified, named, mistakes)
     return tls
+
+
+def _check_health(settings: Settings, sites: Sequence[SiteEntry], mistakes: Mistakes) -> None:
+    """(Where it is written in another way, or at the top, `note_wrong` sees it.)"""
+    for address in settings.health_bind:
+        for site in sites:
+            if in_clear(address) in site.bind:
+                where = f"the site {site.name!r}"
+                mistakes.note(
+                    f"health_bind: {address} is in bind of {where}, too; health checks have an address of "
+                    "their own."
+                )
 
 
 def _check_challenge(
@@ -265,19 +277,21 @@ def look_at_applications(
     except SettingError:  # noted by others
         return
     prepared = _prepared(settings, layout, identity, mistakes)
-    wheres = _routes_of_applications(targets, loaded.sites)
-    if prepared is None or not loaded.is_whole or not any(pool.target in wheres for pool in layout.pools):
+    wheres = _routes_of_pools(targets, loaded.sites, layout)
+    if prepared is None or not loaded.is_whole or not wheres:
         return
     keep_descriptor()
     early_signals.let_in()  # applications are imported now
     plan = Plan(prepared, layout.routes, layout.pools, ())
     with mistakes.noted():
         failures = check_applications(plan, identity, entry_points(machine.scoreboard()))
-        for target, failure in failures.items():
+        for index, failure in failures.items():
             if failure.traceback:
                 tell(failure.traceback.rstrip("\n"))
-            why = failure.sentence.removeprefix(f"Target {target!r}: ")
-            mistakes.note(f"{wheres[target]}: {why}")
+            why = failure.sentence
+            for name in (layout.pools[index].target, layout.pools[index].name):
+                why = why.removeprefix(f"Target {name!r}: ")
+            mistakes.note(f"{wheres[index]}: {why}")
 
 
 def _prepared(
@@ -298,11 +312,14 @@ def _prepared(
         return None
 
 
-def _routes_of_applications(targets: Sequence[Target], sites: Sequence[SiteEntry]) -> dict[str, str]:
-    """How a sentence about an application begins that is the target of one: with the first such route."""
-    found: dict[str, str] = {}
-    for route in (*targets, *(route for site in sites for route in site.routes)):
-        if route.does in (Does.TARGET, Does.APP):
-            where = route.where if route.is_argument else f"{route.where} = {route.target!r}"
-            found.setdefault(route.target, where)
+def _routes_of_pools(targets: Sequence[Target], sites: Sequence[SiteEntry], layout: Layout) -> dict[int, str]:
+    """How a sentence about a pool's application begins: with the first route of it."""
+    pools = {(route.site, route.prefix): route.pool for route in layout.routes if route.pool > BUILT_IN}
+    found: dict[int, str] = {}
+    for site, routes in enumerate((targets, *(one.routes for one in sites))):
+        for route in routes:
+            pool = pools.get((site, prefix_of(route.path)))
+            if pool is not None:
+                where = route.where if route.is_argument else f"{route.where} = {route.target!r}"
+                found.setdefault(pool, where)
     return found

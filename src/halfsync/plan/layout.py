@@ -390,11 +390,16 @@ def _processes(target: Target, settings: Settings) -> tuple[int, ScalePlan | Non
     return workers, ScalePlan(least, most, spare, max(enough, spare + threads))
 
 
+def prefix_of(path: str) -> str:
+    """A route's path without the trailing slash, percent-decoded."""
+    return unquote(path).removesuffix("/")
+
+
 def _prefix(target: Target) -> str:
-    """The route's path without the trailing slash, percent-decoded."""
+    """Raises SettingError."""
     if not target.path.startswith("/"):
         raise SettingError(f"{target.where}: the path of a route starts with '/', not {target.path!r}.")
-    prefix = unquote(target.path).removesuffix("/")
+    prefix = prefix_of(target.path)
     begin = target.path.partition("?")[0].partition("#")[0]
     segments = prefix.split("/")[1:]
     if begin != target.path or any(one in ("", ".", "..") for one in segments) or _UNFIT.search(prefix):

@@ -23,22 +23,24 @@ from halfsync.system.folders import here
 from halfsync.wire.orders import Failed
 
 
-def check_applications(plan: Plan, identity: Identity | None, entry_points: EntryPoints) -> dict[str, Failed]:
-    """Start one worker of each application, as the user that it will run as, and let it go again. Gives the
-    failures, one of each application, by their targets.
+def check_applications(plan: Plan, identity: Identity | None, entry_points: EntryPoints) -> dict[int, Failed]:
+    """Start one worker of each pool, as the user that it will run as, and let it go again. Gives the
+    failures, one of each application, by the indices of their pools.
 
     No lifespan is begun: what it does (locks, connections, a place in a register) is done for a server, and
     perhaps beside one that runs."""
-    found: dict[str, Failed] = {}
+    found: dict[int, Failed] = {}
+    failed: set[str] = set()
     plan = dataclasses.replace(
         plan, pools=tuple(msgspec.structs.replace(pool, lifespan="off") for pool in plan.pools)
     )
     for index, pool in enumerate(plan.pools):
-        if pool.target is None or pool.target in found:
+        if pool.target is None or pool.target in failed:
             continue
         failure = _check_one(plan, identity, entry_points, index)
         if failure is not None:
-            found[pool.target] = failure
+            found[index] = failure
+            failed.add(pool.target)
     return found
 
 
