@@ -67,6 +67,7 @@ path, or take it away.
 site.toml:13: routes.'/c?': no request has a path that begins with '/c?'.
 site.toml:14: routes.'/d': lease is for files; an application says its own.
 site.toml:12: routes.'/b': the redirect to '/b/c' leads to this route again.
+site.toml:25: sites."three".routes.'/': threads is for applications, not for files.
 site.toml:25: sites."three".routes.'/': there is no folder or file 'none' in {here}.
 site.toml:4: access_logformat: The log format has '%Z', which is not known.
 site.toml:2: bind 'nowhere' must be host:port, [address]:port, a port, or unix:/path.
@@ -96,6 +97,40 @@ def test_all_of_it_is_told(tmp_path, how):
     expected = TOLD.replace("{here}", str(tmp_path)).replace("{example}", EXAMPLE)
     expected = expected.replace("{name_it}", NAME_IT).replace("{such_as}", SUCH_AS)
     assert sorted(told) == sorted(expected.splitlines())
+
+
+ROUTES = """\
+[routes]
+"/a" = { folder = "none", threads = 2, queue_timeout = 3, status = 404 }
+"/b" = { redirect = "x", status = 200, type = "a/b", lease = 3 }
+"/c" = { app = "app:app", lease = 3, listing = true, type = "a/b" }
+"/d" = { file = "site.toml", listing = true, fallback = "x" }
+"/e" = { app = "app:app", workers = 3, root_path = "e" }
+"""
+
+OF_ROUTES = """\
+2: routes.'/a': queue_timeout is for applications, not for files.
+2: routes.'/a': status is not for folder.
+2: routes.'/a': there is no folder or file 'none' in {here}.
+2: routes.'/a': threads is for applications, not for files.
+3: routes.'/b': redirect must be a path such as /new$path, or an address such as https://$host$path$query, \
+in ASCII, not 'x'.
+3: routes.'/b': status must be one of 301, 302, 303, 307 and 308, not 200.
+3: routes.'/b': type is for respond.
+4: routes.'/c': lease is for files; an application says its own.
+4: routes.'/c': listing is for files; an application says its own.
+4: routes.'/c': type is not for app.
+5: routes.'/d': fallback is for folders, and 'site.toml' is one file.
+5: routes.'/d': listing is for folders, and 'site.toml' is one file.
+6: routes.'/e': root_path must begin with '/', unlike 'e'.
+"""
+
+
+def test_all_that_is_wrong_with_one_route_is_told(tmp_path):
+    (tmp_path / "site.toml").write_text(ROUTES, "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    told = sorted(line.removeprefix("halfsync: site.toml:") for line in found.stderr.splitlines())
+    assert told == OF_ROUTES.replace("{here}", str(tmp_path)).splitlines()
 
 
 def test_a_file_that_is_not_toml_says_where(tmp_path):

@@ -370,7 +370,7 @@ class TestTargets:
             ('{redirect = "/x/y$path"}', "the redirect to '/x/y$path' leads to this route again."),
             ('{redirect = "/x?a"}', "the redirect to '/x?a' leads to this route again."),
             ('{app = "a:a", lease = 2}', "lease is for files; an application says its own."),
-            ('{folder = "up", threads = 2}', "workers and threads are for applications, not for files."),
+            ('{folder = "up", threads = 2}', "threads is for applications, not for files."),
             ('{folder = "up", stream_body = true}', "stream_body is for applications, not for files."),
             ('{folder = "up", fallback = "no.html"}', "fallback: there is no file 'no.html' in that folder."),
             ('{folder = "up", fallback = "../x"}', "fallback must be a file within the folder, not '../x'."),

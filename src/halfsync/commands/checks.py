@@ -288,10 +288,10 @@ def look_at_applications(
         for index, failure in failures.items():
             if failure.traceback:
                 tell(failure.traceback.rstrip("\n"))
-            why = failure.sentence
-            for name in (layout.pools[index].target, layout.pools[index].name):
+            pool, why = layout.pools[index], failure.sentence
+            for name in (pool.target, pool.name):
                 why = why.removeprefix(f"Target {name!r}: ")
-            mistakes.note(f"{wheres[index]}: {why}")
+            mistakes.note(f"{wheres.get(index, f'Target {pool.name!r}')}: {why}")
 
 
 def _prepared(

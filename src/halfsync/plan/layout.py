@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import unquote
 
 import msgspec
@@ -253,36 +253,42 @@ def _is_application(target: Target) -> bool:
 
 
 def _route(prefix: str, target: Target, settings: Settings, pools: list[PoolPlan]) -> RoutePlan:
+    """Raises SettingError, once for all that is wrong with it."""
     if target.does in (Does.REDIRECT, Does.RESPOND, Does.ERROR, Does.STATUS):
-        for name in target.own:
-            if BY_NAME[name].of_routes != "all":
-                raise SettingError(f"{target.where}: {name} has no effect beside {target.does.value}.")
+        why_not = f"has no effect beside {target.does.value}"
+        _check_own(target, lambda name: BY_NAME[name].of_routes == "all", why_not)
         if target.does is Does.STATUS:
             return RoutePlan(prefix, target.target, Kind.STATUS, NO_POOL, shows="status")
         return RoutePlan(prefix, _in_words(target), Kind.FIXED, NO_POOL, fixed=_fixed(target))
     if _is_application(target):
-        for name in target.own:
-            if name in FOR_FILES:
-                raise SettingError(f"{target.where}: {name} is for files; an application says its own.")
-        pool = _pool(target, settings, pools)
+        _check_own(target, lambda name: name not in FOR_FILES, "is for files; an application says its own")
+        root_path = _root_path(target, settings.root_path)
         return RoutePlan(
             prefix,
             target.target,
             Kind.WSGI,
-            pool,
+            _pool(target, settings, pools),
             streams=settings.stream_body,
             intercepts=settings.intercept_errors,
-            root_path=_root_path(target, settings.root_path),
+            root_path=root_path,
         )
-    if target.does is Does.TARGET and target.target.startswith(("http://", "https://")):
-        raise SettingError(f"{target.where}: {target.target!r} can't be served: {PROXYING}")
-    _check_files(target)
-    if "workers" in target.own or "threads" in target.own:
-        raise SettingError(f"{target.where}: workers and threads are for applications, not for files.")
-    for name in target.own:
-        if BY_NAME[name].of_routes == "applications":
-            raise SettingError(f"{target.where}: {name} is for applications, not for files.")
+    mistakes = Mistakes()
+    with mistakes.noted():
+        _check_files(target)
+    with mistakes.noted():
+        why_not = "is for applications, not for files"
+        _check_own(target, lambda name: BY_NAME[name].of_routes != "applications", why_not)
+    mistakes.raise_all()
     return RoutePlan(prefix, target.target, Kind.FILES, BUILT_IN, _file_rules(target, settings))
+
+
+def _check_own(target: Target, is_right: Callable[[str], bool], why_not: str) -> None:
+    """Raises SettingError, once for all settings of its own that are for other routes."""
+    mistakes = Mistakes()
+    for name in target.own:
+        if not is_right(name):
+            mistakes.note(f"{target.where}: {name} {why_not}.")
+    mistakes.raise_all()
 
 
 def _root_path(target: Target, text: str) -> str:
@@ -327,9 +333,9 @@ def _file_rules(target: Target, settings: Settings) -> FileRules:
     rules = {name: getattr(settings, name) for name in FOR_FILES}
     is_file = not os.path.isdir(target.target)
     own = target.own.get("fallback", "")
-    for name in FOR_FOLDERS:
-        if is_file and target.own.get(name):
-            raise SettingError(f"{target.where}: {name} is for folders, and {target.target!r} is one file.")
+    if is_file:
+        why_not = f"is for folders, and {target.target!r} is one file"
+        _check_own(target, lambda name: name not in FOR_FOLDERS or not target.own[name], why_not)
     rules["fallback"] = "" if is_file else rules["fallback"].strip("/")
     if own and not os.path.isfile(os.path.join(target.target, rules["fallback"])):
         raise SettingError(f"{target.where}: fallback: there is no file {own!r} in that folder.")
@@ -411,24 +417,31 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f\ufffd]")
 
 
 def _check_files(target: Target) -> None:
+    """Raises SettingError."""
     where, name = target.where, target.target
-    if target.does is Does.FILE and os.path.isdir(name):
-        raise SettingError(f"{where}: {name!r} is a folder; say so: folder = {name!r}.")
-    if target.does is Does.FOLDER and os.path.isfile(name):
-        raise SettingError(f"{where}: {name!r} is a file; say so: file = {name!r}.")
+    if target.does is Does.TARGET and name.startswith(("http://", "https://")):
+        raise SettingError(f"{where}: {name!r} can't be served: {PROXYING}")
     if not name:
         raise SettingError(
             f"{where} is empty: name an application such as app:app, or a folder such as ./public."
         )
+    if target.does is Does.FILE and os.path.isdir(name):
+        raise SettingError(f"{where}: {name!r} is a folder; say so: folder = {name!r}.")
+    if target.does is Does.FOLDER and os.path.isfile(name):
+        raise SettingError(f"{where}: {name!r} is a file; say so: file = {name!r}.")
+    _check_is_there(where, name, target.does)
+
+
+def _check_is_there(where: str, name: str, does: Does) -> None:
     if os.path.isdir(name):
         if not os.access(name, os.R_OK | os.X_OK):
             raise SettingError(f"{where}: the folder {name!r} may not be read by this user.")
         return
-    if os.path.isfile(name) and (target.does is Does.FILE or not name.endswith(".py")):
+    if os.path.isfile(name) and (does is Does.FILE or not name.endswith(".py")):
         if not os.access(name, os.R_OK):
             raise SettingError(f"{where}: the file {name!r} may not be read by this user.")
         return
-    if name.endswith(".py") and target.does is Does.TARGET:
+    if name.endswith(".py") and does is Does.TARGET:
         raise SettingError(
             f"{where}: an application is named with its module and without .py, such as {_guess(name)}:app."
         )
@@ -438,7 +451,7 @@ def _check_files(target: Target) -> None:
     if colon and "/" in module and _APPLICATION.match(f"{_guess(module)}:{attribute}"):
         meant = f"{_guess(module)}:{attribute}"
         raise SettingError(f"{where}: an application is named with its module, with dots, such as {meant}.")
-    if "/" in name or name.startswith(".") or target.does is not Does.TARGET:
+    if "/" in name or name.startswith(".") or does is not Does.TARGET:
         raise SettingError(f"{where}: there is no folder or file {name!r} in {here_in_words()}.")
     raise SettingError(
         f"{where}: {name!r} is neither a folder or file in {here_in_words()} nor of the form module:name or "

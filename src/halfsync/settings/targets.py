@@ -83,7 +83,7 @@ def _toml_target(path: str, value: Any, where: Place) -> Target | None:
     if does in (Does.APP, Does.FOLDER, Does.FILE):
         for key in ("status", "type"):
             if key in value:
-                raise SettingError(f"{where.at(key)}: {key} is not for {does.value}.")
+                where.note(f"{where.at(key)}: {key} is not for {does.value}.")
         return Target(path, _text(value, does.value, where), str(where), does, own, **looks)
     return replace(_fixed(path, value, where, does, own), **looks)
 
@@ -118,7 +118,7 @@ def _does(value: Mapping[str, Any], where: Place) -> Does | None:
 
 def _fixed(path: str, value: Mapping[str, Any], where: Place, does: Does, own: Mapping[str, Any]) -> Target:
     if "type" in value and does is not Does.RESPOND:
-        raise SettingError(f"{where.at('type')}: type is for respond.")
+        where.note(f"{where.at('type')}: type is for respond.")
     if does is Does.STATUS:
         if value["status_page"] is not True or "status" in value:
             at = where.at("status_page")
@@ -126,7 +126,9 @@ def _fixed(path: str, value: Mapping[str, Any], where: Place, does: Does, own: M
         return Target(path, "status page", str(where), does, own)
     named = f"{where.at('status')}: status"
     if does is Does.REDIRECT:
-        status = _status(value.get("status", 302), named, REDIRECTS, "one of 301, 302, 303, 307 and 308")
+        status = 0
+        with where.noted():
+            status = _status(value.get("status", 302), named, REDIRECTS, "one of 301, 302, 303, 307 and 308")
         return Target(path, _location(value, where), str(where), does, own, status)
     if does is Does.ERROR:
         errors = [status.value for status in HTTPStatus if status >= 400]
