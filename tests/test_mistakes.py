@@ -239,6 +239,27 @@ def test_what_the_start_would_find_is_found_by_the_check(tmp_path, settings, sen
     assert (found.returncode, found.stderr) == (2, f"halfsync: site.toml:{sentence}\n")
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ('bind = "192.0.2.1:80"', "1: bind '192.0.2.1:80': this machine has no such address."),
+        (
+            'bind = "127.0.0.1:0"\n[sites.x]\nbind = "192.0.2.1:80"\nroutes = { "/" = { respond = "" } }',
+            "3: sites.\"x\": bind '192.0.2.1:80': this machine has no such address.",
+        ),
+        (
+            'bind = "127.0.0.1:0"\ncontrol_socket = "none/x"',
+            "2: control_socket 'none/x': there is no folder 'none'.",
+        ),
+        ('group = "no one"', "1: group 'no one': this machine has no such group."),
+    ],
+)
+def test_what_the_start_alone_finds_has_its_line(tmp_path, settings, sentence):
+    (tmp_path / "site.toml").write_text(f'{settings}\n[routes]\n"/" = {{ respond = "" }}\n', "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml")
+    assert (found.returncode, found.stderr) == (2, f"halfsync: site.toml:{sentence}\n")
+
+
 def test_a_variable_without_a_name_is_told(tmp_path):
     found = halfsync(tmp_path, "./", "--env", "=x", "--check-config")
     assert found.stderr == "halfsync: env '=x' must have the form NAME=VALUE.\n"

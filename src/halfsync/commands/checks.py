@@ -132,6 +132,15 @@ def _named_addresses(settings: Settings, sites: Sequence[SiteEntry]) -> dict[str
     return {address: name for address, name in found.items() if address not in settings.bind}
 
 
+def note_found_by_start(wrong: SettingError, loaded: Loaded, mistakes: Mistakes) -> None:
+    """What the start alone finds, such as an address in use, of which it does not know where it stands."""
+    named = _named_addresses(loaded.settings, loaded.sites)
+    for sentence in wrong.sentences:
+        names = (name for address, name in named.items() if sentence.startswith(f"bind {address!r}"))
+        name = next(names, "")
+        mistakes.note(name + sentence.removeprefix("bind") if name else sentence)
+
+
 def _check_addresses(addresses: Sequence[str], named: Mapping[str, str], mistakes: Mistakes) -> bool:
     """Whether all of them are addresses."""
     from halfsync.parent.listeners import parse

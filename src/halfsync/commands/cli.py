@@ -19,6 +19,7 @@ from halfsync.commands.checks import (
     look_at_files,
     look_at_machine,
     look_at_sockets,
+    note_found_by_start,
 )
 from halfsync.commands.rereading import Rereading
 from halfsync.habits import convert
@@ -283,7 +284,12 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     say_notes(notes, warnings, loaded)
     from halfsync.parent.main import serve
 
-    return serve(loaded.settings, layout, read_again, files, tls, _command)
+    try:
+        return serve(loaded.settings, layout, read_again, files, tls, _command)
+    except SettingError as wrong:
+        note_found_by_start(wrong, loaded, mistakes)
+        mistakes.raise_all()
+        raise
 
 
 def say_notes(notes: Sequence[str], warnings: Sequence[str], loaded: Loaded) -> None:
