@@ -94,7 +94,8 @@ def check_served(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> tuple[Si
 
 
 def _check_health(settings: Settings, sites: Sequence[SiteEntry], mistakes: Mistakes) -> None:
-    """(Where it is written in another way, or at the top, `note_wrong` sees it.)"""
+    """Note its addresses that a site has, too. (`note_wrong` sees those that are written in another way, or
+    stand at the top.)"""
     for address in settings.health_bind:
         for site in sites:
             if in_clear(address) in site.bind:
@@ -108,7 +109,8 @@ def _check_health(settings: Settings, sites: Sequence[SiteEntry], mistakes: Mist
 def _check_challenge(
     settings: Settings, addresses: Sequence[str], tls: Sequence[SiteTLS], mistakes: Mistakes
 ) -> None:
-    """(http-01 is responded to everywhere, also over TLS: something in front may have port 80.)"""
+    """Note that the authority has nowhere to connect to. (http-01 is responded to everywhere, also over TLS:
+    something in front may have port 80.)"""
     first = next((one for one in tls if one.acme), None)
     if first is None or settings.acme_challenge != "tls-alpn-01":
         return
@@ -205,6 +207,7 @@ def look_at_sockets(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> None:
 
 
 def check_socket(named: str, path: str) -> None:
+    """Raises SettingError if there can be none."""
     folder = os.path.dirname(path)
     if not os.path.isdir(folder or "."):
         raise SettingError(f"{named}: there is no folder {folder!r}.")
@@ -259,7 +262,7 @@ def check_writable(name: str, path: str | None) -> None:
 
 
 def check_folder(name: str, path: str) -> None:
-    """Whether files can be written there, once it is made."""
+    """Raises SettingError if no files can be written there, once it is made."""
     place = os.path.abspath(path)
     while not os.path.lexists(place):
         place = os.path.dirname(place)
