@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import signal
 import stat
 import tempfile
@@ -127,6 +128,46 @@ def test_the_users_own_files_are_written_with_his_rights(place):
         server.until(lambda: "GET /user" in (place.theirs / "real/log").read_text())
         assert (place.theirs / "real/log").stat().st_uid == NOBODY.pw_uid
     assert not (place.theirs / "pid").exists()
+
+
+def with_acme(place: Place) -> tuple[str, str]:
+    """Arguments of a server whose keys lie in `theirs`; its authority does not exist."""
+    (place.folder / "acme.toml").write_text(
+        'bind = "https://127.0.0.1:0"\nuser = "nobody"\nacme = true\nacme_hosts = ["shop.test"]\n'
+        'acme_folder = "theirs/acme"\nacme_directory = "https://127.0.0.1:1/dir"\n'
+        '[routes]\n"/" = "own:app"\n'
+    )
+    return "-c", "acme.toml"
+
+
+@pytest.mark.parametrize("trap", ["shop.test.pem.new", "shop.test.pem", "account.key", "the folder itself"])
+def test_the_users_links_lead_root_nowhere_when_keys_are_written_or_read(place, trap):
+    if trap == "the folder itself":
+        place.link("acme", place.precious)
+    else:
+        place.make_theirs(place.theirs / "acme")
+        place.link(f"acme/{trap}", place.precious / "file")
+    arguments = with_acme(place)
+    if trap == "account.key":
+        with serving(place.folder, *arguments, bind=False) as server:
+            server.until_logged("acme.*Permission denied")
+    else:
+        found = halfsync(place.folder, *arguments)
+        assert found.returncode == 2
+        assert "Permission denied" in found.stderr
+        assert "as the user" in found.stderr
+    place.assert_untouched()
+
+
+def test_in_the_users_own_folder_keys_are_his(place):
+    place.make_theirs(place.theirs / "acme")
+    with serving(place.folder, *with_acme(place), bind=False) as server:
+        key = (place.theirs / "acme/shop.test.pem").stat()
+        assert (key.st_uid, stat.S_IMODE(key.st_mode)) == (NOBODY.pw_uid, 0o600)
+        server.until_logged(r"acme \[\d+\] is started")
+        (issuer,) = map(int, re.findall(r"acme \[(\d+)\] is started", server.log())[:1])
+        server.until(lambda: identity(issuer)[0] == {NOBODY.pw_uid})
+    place.assert_untouched()
 
 
 def test_an_upgrade_is_roots_and_serves_as_the_user(place):

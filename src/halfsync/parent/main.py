@@ -112,7 +112,7 @@ def _serve(
             error_log.begin()
         access_log = access_log_of(settings, identity)
         bound = listeners.at_sites(bound, settings, layout.sites)
-        shown, notes = certificates.read_for(bound, tls)
+        shown, notes = certificates.read_for(bound, tls, identity)
         if before is not None:
             before.keep_sessions(shown)
         for note in notes:

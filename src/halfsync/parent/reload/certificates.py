@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from halfsync import channel
+from halfsync.parent import trust
+from halfsync.parent.privileges import Identity
 from halfsync.parent.reload import acme_files, certificate_checks
 from halfsync.plan.plan import Listener
 from halfsync.settings.errors import Mistakes, SettingError
@@ -24,9 +26,11 @@ MAX_FILE = 1024 * 1024
 """Bytes. A chain has some 10 KiB, a system's whole list of authorities 250."""
 
 
-def read(sites: Sequence[SiteTLS], notes: list[str]) -> Certificates | None:
+def read(sites: Sequence[SiteTLS], notes: list[str], identity: Identity | None = None) -> Certificates | None:
     """What all sites' files hold. Raises SettingError, once for all that is wrong. Sentences about what is
-    doubtful in them are put into `notes`, then too."""
+    doubtful in them are put into `notes`, then too. `identity`: whom the service runs as, if not as this
+    process. Where he may have put something in the place of a certificate that came by ACME, it is read with
+    his rights (see trust.py)."""
     mistakes = Mistakes()
     found: list[SiteCertificates] = []
     if not any(site.certfile for site in sites):
@@ -36,7 +40,7 @@ def read(sites: Sequence[SiteTLS], notes: list[str]) -> Certificates | None:
         for site in sites:
             if site.certfile:
                 with mistakes.noted():
-                    found.append(_read_site(store, site, notes))
+                    found.append(_read_site(store, site, notes, identity if site.acme else None))
         mistakes.raise_all()
     except BaseException:
         os.close(store)
@@ -55,16 +59,16 @@ def keep_sessions(before: Certificates | None, after: Certificates) -> None:
 
 
 def read_for(
-    listeners: Sequence[Listener], sites: Sequence[SiteTLS]
+    listeners: Sequence[Listener], sites: Sequence[SiteTLS], identity: Identity | None
 ) -> tuple[Certificates | None, list[str]]:
     """The same, and the notes; None if nobody listens for https, else there must be some. Raises
     SettingError."""
     secure = [one for one in listeners if one.scheme == "https" and not one.is_removed]
     if not secure:
         return None, []
-    acme_files.prepare(sites)
+    acme_files.prepare(sites, identity)
     notes: list[str] = []
-    found = read(sites, notes)
+    found = read(sites, notes, identity)
     if found is None:
         raise SettingError(
             f"bind 'https://{secure[0].address}': there is no certificate: name one with certfile."
@@ -77,7 +81,7 @@ def close(certificates: Certificates | None) -> None:
         os.close(certificates.fd)
 
 
-def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
+def _read_site(store: int, site: SiteTLS, notes: list[str], identity: Identity | None) -> SiteCertificates:
     copies: list[int] = []
     mistakes = Mistakes()
     ca_certs: str | None = None
@@ -87,10 +91,10 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
             copies.append(copy)
             if site.keyfile:
                 with mistakes.noted():
-                    _append_file(copy, site.keyfile[place], f"{site.at('keyfile')}")
+                    _append_file(copy, site.keyfile[place], f"{site.at('keyfile')}", identity)
                 os.write(copy, b"\n")
             with mistakes.noted():
-                _append_file(copy, certfile, f"{site.at('certfile')}")
+                _append_file(copy, certfile, f"{site.at('certfile')}", identity)
         if site.ca_certs:
             with mistakes.noted():
                 ca_certs = _text_of(site)
@@ -124,12 +128,12 @@ def _read_site(store: int, site: SiteTLS, notes: list[str]) -> SiteCertificates:
     )
 
 
-def _open(path: str, setting: str) -> int:
-    """Raises SettingError. (A pipe would keep us waiting.)"""
+def _open(path: str, setting: str, note: str = "") -> int:
+    """Raises SettingError. (A pipe would keep us waiting.) `note`: see trust.py."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise SettingError(f"{setting}: the file {path} can't be read: {error.strerror}.") from None
+        raise SettingError(f"{setting}: the file {path} can't be read: {error.strerror}{note}.") from None
     found = os.fstat(fd)
     if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FILE:
         return fd
@@ -138,8 +142,10 @@ def _open(path: str, setting: str) -> int:
     raise SettingError(f"{setting}: {path} {what}.")
 
 
-def _append_file(copy: int, path: str, setting: str) -> None:
-    fd = _open(path, setting)
+def _append_file(copy: int, path: str, setting: str, identity: Identity | None) -> None:
+    note = trust.note(path, identity)
+    with trust.rights_for(path, identity):
+        fd = _open(path, setting, note)
     try:
         copy_part(copy, fd, 0, os.fstat(fd).st_size)
     except OSError as error:

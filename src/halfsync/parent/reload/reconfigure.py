@@ -149,7 +149,7 @@ class Reconfiguration:
         """Those of `running` if they are the same, or if there is something wrong with the files, and they
         are still the ones that are wanted. Raises SettingError."""
         try:
-            found, notes = certificates.read_for(sockets, tls)
+            found, notes = certificates.read_for(sockets, tls, self._identity)
         except SettingError as wrong:
             if running.certificates is None or self._tls[running.number] != tuple(tls):
                 raise

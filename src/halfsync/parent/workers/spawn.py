@@ -16,6 +16,7 @@ import msgspec
 
 from halfsync import channel
 from halfsync.logs.error import log
+from halfsync.parent import trust
 from halfsync.parent.logfiles import AccessLogFile
 from halfsync.parent.privileges import Identity
 from halfsync.parent.workers import oom, processes
@@ -38,6 +39,13 @@ class EntryPoints(msgspec.Struct, frozen=True):
     template: Callable[[Plan, int, socket.socket], int]
     watcher: Callable[[Plan, float | None, socket.socket], int]
     issuer: Callable[[Plan, socket.socket], int]
+
+
+IMPORTS = {
+    Role.PUMP: ("ssl",),  # a reload may be the first to need it
+    Role.ISSUER: ("halfsync.issuing.authority", "halfsync.issuing.files"),
+}
+"""What is imported before a process gives up its rights: Python's modules need not be readable afterwards."""
 
 
 class Spawner:
@@ -122,13 +130,16 @@ class Spawner:
         return child
 
     def issuer(self, plan: Plan) -> Child:
-        """As whoever started the server: it writes keys that the service's user may not read."""
+        """As whoever started the server: it writes keys that the service's user may not read. Unless he may
+        change names in the folder: then it has his rights alone (see trust.py)."""
+        assert plan.acme is not None
+        is_users = trust.is_users(plan.acme.account_path, self._identity)
 
         def entry(orders: socket.socket) -> int:
             self._settle(plan, runs_application=False)
             return self._entry_points.issuer(plan, orders)
 
-        child = self._fork(plan, Role.ISSUER, "acme", NO_POOL, 0, [], entry, gives_up_rights=False)
+        child = self._fork(plan, Role.ISSUER, "acme", NO_POOL, 0, [], entry, gives_up_rights=is_users)
         child.ready_by = NEVER
         child.has_plan = plan.number
         return child
@@ -180,7 +191,7 @@ class Spawner:
             role is Role.PUMP or (settings.no_new_privs and self._identity is not None),
             None if settings.umask is None else octal("umask", settings.umask),
             score if role is not Role.PUMP else -(-score // 2),
-            ("ssl",) if role is Role.PUMP else (),  # a reload may be the first to need it
+            IMPORTS.get(role, ()),
         )
         try:
             pid = processes.fork(start)
