@@ -147,6 +147,20 @@ def test_urls_that_can_not_be_bound(address):
 
 
 @pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        ("https://", "https://"),
+        ("http://[::1", "[::1"),
+        ("http://::1]:80", "::1]:80"),
+        ("[::1:80", "[::1:80"),
+    ],
+)
+def test_what_is_said_of_half_an_address(address, named):
+    with pytest.raises(SettingError, match=rf"^bind {re.escape(repr(named))} must be host:port, "):
+        listeners.parse(address)
+
+
+@pytest.mark.parametrize(
     ("address", "where"),
     [
         ("https://127.0.0.1:443", ("127.0.0.1", 443)),

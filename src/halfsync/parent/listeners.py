@@ -161,11 +161,14 @@ def parse(address: str) -> tuple[str, int] | str:
     if given == address and _IS_HOST_ALONE(address):
         address += DEFAULT_PORT
     host, colon, port = address.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise SettingError(f"bind {address!r} must be host:port, [address]:port, a port, or unix:/path.")
+    bracketed = host.startswith("[") and host.endswith("]")
+    is_broken = not bracketed and not {"[", "]"}.isdisjoint(host)
+    if is_broken or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise SettingError(
+            f"bind {address or given!r} must be host:port, [address]:port, a port, or unix:/path."
+        )
     if not colon:
         return "127.0.0.1", int(port)
-    bracketed = host.startswith("[") and host.endswith("]")
     if separator and address == given and "/" in address:
         raise SettingError(f"bind {address!r} must begin with https:// or http://, or with neither.")
     if ":" in host and not bracketed:
