@@ -408,7 +408,7 @@ def test_an_address_in_use(tmp_path: Path):
             said = here.reload(
                 FIRST.replace('"127.0.0.1:0"', f'"127.0.0.1:0", "127.0.0.1:{free}", "{taken}"')
             )
-            assert f"bind '{taken}': the address is in use by another program" in said
+            assert f"site.toml:2: bind '{taken}': the address is in use by another program" in said
             with pytest.raises(ConnectionRefusedError):  # what was bound before it is let go of
                 Client(("127.0.0.1", free))
             assert word(here.server.get("/")) == "first"

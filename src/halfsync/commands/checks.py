@@ -134,13 +134,21 @@ def _named_addresses(settings: Settings, sites: Sequence[SiteEntry]) -> dict[str
     return {address: name for address, name in found.items() if address not in settings.bind}
 
 
-def note_found_by_start(wrong: SettingError, loaded: Loaded, mistakes: Mistakes) -> None:
-    """What the start alone finds, such as an address in use, of which it does not know where it stands."""
+def with_places(wrong: SettingError, loaded: Loaded, places: Mapping[str, str]) -> SettingError:
+    """What only a start or a reload finds, such as an address in use: with the place where it stands, which
+    those do not know. `places`: of the settings at the top (see Mistakes)."""
     named = _named_addresses(loaded.settings, loaded.sites)
+    mistakes = Mistakes()
+    mistakes.places = places
     for sentence in wrong.sentences:
         names = (name for address, name in named.items() if sentence.startswith(f"bind {address!r}"))
         name = next(names, "")
         mistakes.note(name + sentence.removeprefix("bind") if name else sentence)
+    try:
+        mistakes.raise_all()
+    except SettingError as placed:
+        return placed
+    return wrong
 
 
 def _check_addresses(addresses: Sequence[str], named: Mapping[str, str], mistakes: Mistakes) -> bool:

@@ -19,7 +19,7 @@ from halfsync.commands.checks import (
     look_at_files,
     look_at_machine,
     look_at_sockets,
-    note_found_by_start,
+    with_places,
 )
 from halfsync.commands.rereading import Rereading
 from halfsync.habits import convert
@@ -287,9 +287,7 @@ def run(check_config: bool, print_config: bool, print_routes: bool, **options: A
     try:
         return serve(loaded.settings, layout, read_again, files, tls, _command)
     except SettingError as wrong:
-        note_found_by_start(wrong, loaded, mistakes)
-        mistakes.raise_all()
-        raise
+        raise with_places(wrong, loaded, mistakes.places) from None
 
 
 def say_notes(notes: Sequence[str], warnings: Sequence[str], loaded: Loaded) -> None:

@@ -7,12 +7,13 @@ command line and the environment stay as they were at the start.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 
-from halfsync.commands.checks import check_formats, check_served, ineffective
+from halfsync.commands.checks import check_formats, check_served, ineffective, with_places
 from halfsync.habits.sources import Sources
 from halfsync.habits.table import OTHER_NAMES
 from halfsync.http.header_rules import HeaderRule
@@ -38,6 +39,8 @@ class Configuration(msgspec.Struct, frozen=True):
     configuration: tuple[SeenFile, ...] = ()  # the files that it was read from
     tls: tuple[SiteTLS, ...] = ()
     notes: Sequence[str] = ()  # sentences for the log: what takes effect at a restart only, or not at all
+    with_places: Callable[[SettingError], SettingError] = lambda wrong: wrong
+    """What is found to be wrong with it later, with the place where it stands."""
 
 
 class Rereading:
@@ -90,7 +93,8 @@ class Rereading:
         notes += [note for note in found if note not in self._ineffective_before]
         self._ineffective_before = found
         self._sources = sources
-        return Configuration(settings, layout, files, tls, notes)
+        placed = partial(with_places, loaded=loaded, places=mistakes.places)
+        return Configuration(settings, layout, files, tls, notes, placed)
 
     def started_with(self, targets: list[Target], loaded: Loaded, found: Layout) -> None:
         """What these meant at the start."""

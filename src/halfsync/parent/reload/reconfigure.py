@@ -49,6 +49,8 @@ class ReadConfiguration(Protocol):
     def tls(self) -> Sequence[SiteTLS]: ...
     @property
     def notes(self) -> Sequence[str]: ...
+    @property
+    def with_places(self) -> Callable[[SettingError], SettingError]: ...
 
 
 class Reconfiguration:
@@ -82,6 +84,12 @@ class Reconfiguration:
         found = self._read()
         for note in found.notes:
             log("warning", note)
+        try:
+            return self._plan_of(found, running)
+        except SettingError as wrong:
+            raise found.with_places(wrong)  # noqa: B904 (behind it may be a shortage: see shortages.py)
+
+    def _plan_of(self, found: ReadConfiguration, running: Plan) -> Plan:
         layout = found.layout
         machine.check_proc(layout.routes)
         machine.check_descriptors(found.settings, layout.pools)
