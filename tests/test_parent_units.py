@@ -356,7 +356,12 @@ def connected_at(bound: tuple[Listener, ...], address: str, port: int) -> str:
             ["127.0.0.9", "0.0.0.0", "127.0.0.8", "[::]"],
             {"127.0.0.9": "127.0.0.9", "127.0.0.8": "127.0.0.8", "127.0.0.1": "0.0.0.0", "::1": "::"},
         ),
-        (["[::]", "[::1]", "127.0.0.1"], {"::1": "::1", "127.0.0.1": "127.0.0.1"}),
+        (
+            ["[::]", "[::1]", "127.0.0.9"],
+            {"::1": "::1", "127.0.0.9": "127.0.0.9", "127.0.0.1": "::"},
+        ),
+        (["127.0.0.9", "[::]"], {"127.0.0.9": "127.0.0.9", "127.0.0.1": "::", "::1": "::"}),
+        (["[::]", "*"], {"127.0.0.1": "0.0.0.0", "::1": "::"}),
     ],
 )
 def test_a_connection_is_given_to_the_nearest_address(hosts, given):
@@ -367,6 +372,60 @@ def test_a_connection_is_given_to_the_nearest_address(hosts, given):
     for host in hosts:  # a server that is started twice does not share them
         with pytest.raises(SettingError, match=r"the address is in use by another program\.$"):
             listeners.bind(Settings(bind=[f"{host}:{port}"]))
+    listeners.close(bound)
+
+
+def taken(host: str, port: int) -> bool:
+    """By another program that has SO_REUSEPORT."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            other.bind((host.strip("[]"), port))
+            other.listen()
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        ["0.0.0.0", "127.0.0.9"],
+        ["127.0.0.9", "0.0.0.0"],
+        ["0.0.0.0", "127.0.0.8", "[::]", "127.0.0.9"],
+    ],
+)
+def test_no_other_program_shares_a_port_that_this_one_has_shared_with_itself(hosts):
+    port = free_port()
+    bound = listeners.bind(Settings(bind=[f"{host}:{port}" for host in hosts]))
+    assert not [host for host in hosts if taken(host, port)]
+    listeners.close(bound)
+
+
+def test_nearer_addresses_are_listened_at_first(monkeypatch):
+    """Or clients of theirs would be connected to the one that has all."""
+    order: list[str] = []
+    listens = socket.socket.listen
+
+    def listen(self: socket.socket, backlog: int) -> None:
+        order.append(self.getsockname()[0])
+        listens(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    port = free_port()
+    hosts = ("0.0.0.0", "127.0.0.9", "[::]", "127.0.0.8", "[::1]")
+    settings = Settings(bind=[f"{host}:{port}" for host in hosts])
+    listeners.close(listeners.bind(settings))
+    assert order == ["127.0.0.9", "127.0.0.8", "::1", "0.0.0.0", "::"]
+    order.clear()
+    bound = listeners.bind_beside(settings, None, settings.bind, settings.bind, ())
+    assert not order
+    listeners.listen(bound, (), 10)
+    assert order == ["127.0.0.9", "127.0.0.8", "::1", "0.0.0.0", "::"]
     listeners.close(bound)
 
 
@@ -389,7 +448,10 @@ def test_an_address_that_is_present_is_not_bound_a_second_time():
     port = free_port()
     settings = Settings(bind=[f"127.0.0.9:{port}", f"0.0.0.0:{port}"])
     present = listeners.bind(settings)
-    with pytest.raises(SettingError, match=rf"This server listens at port {port} itself: to move an address"):
+    with pytest.raises(
+        SettingError,
+        match=rf"^bind '127.0.0.9:{port}': this server listens there already, at http://127.0.0.9",
+    ):
         listeners.bind_beside(settings, None, settings.bind, settings.bind[:1], present)
     listeners.close(present)
 

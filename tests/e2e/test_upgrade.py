@@ -12,7 +12,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -494,29 +496,44 @@ def test_settings_may_have_changed(tmp_path):
         assert not (tmp_path / path).exists()
 
 
+def ask_on(address: tuple[str, int], is_over: threading.Event) -> set[int]:
+    """The status of each response, all on connections of their own."""
+    seen: set[int] = set()
+    while not is_over.is_set():
+        with Client(address) as client:
+            seen.add(client.ask("/").status)
+    return seen
+
+
 def test_a_port_moves_to_other_addresses_and_no_request_is_lost(tmp_path):
-    """What the new version binds beside an address of the old one's takes no client before it serves."""
+    """What the new version binds beside an address of the old one's takes no client before it serves, and
+    what it does not want any more none afterwards."""
     port = free_port()
-    bind = [f"127.0.0.1:{port}"]
+    one, everywhere = [f"127.0.0.1:{port}"], [f"0.0.0.0:{port}"]
+    nearer = [*everywhere, f"127.0.0.9:{port}"]
 
     def process_at(address: str) -> int:
         with Client((address, port)) as client:
             return served_by(client.ask("/"))
 
-    configure(tmp_path, bind=bind)
-    with serving(tmp_path, bind=False) as server:
-        with Crowd(server, ["/"], lambda answer: str(answer.status)) as crowd:
-            for bind in (
-                [f"0.0.0.0:{port}"],
-                [f"0.0.0.0:{port}", f"127.0.0.9:{port}"],
-                [f"127.0.0.1:{port}"],
-            ):
-                configure(tmp_path, bind=bind)
-                process = upgrade(server)
-                assert process_at("127.0.0.1") == process
-                if len(bind) > 1 or "0.0.0.0" in bind[0]:
-                    assert process_at("127.0.0.9") == process
-        assert set(crowd.seen) == {"200"}
+    configure(tmp_path, bind=one)
+    with serving(tmp_path, bind=False) as server, Crowd(server, ["/"], process_of) as crowd:
+        configure(tmp_path, bind=everywhere)
+        assert upgrade(server) == process_at("127.0.0.9")
+        is_over = threading.Event()
+        with ThreadPoolExecutor() as pool:
+            clients = [pool.submit(ask_on, ("127.0.0.9", port), is_over) for _ in range(2)]
+            try:
+                for addresses in (nearer, everywhere) * 2:
+                    configure(tmp_path, bind=addresses)
+                    process = upgrade(server)
+                    assert (process_at("127.0.0.1"), process_at("127.0.0.9")) == (process, process)
+            finally:
+                is_over.set()
+        assert [client.result() for client in clients] == [{200}, {200}]
+        configure(tmp_path, bind=one)
+        assert upgrade(server) == process_at("127.0.0.1")
+        crowd.stop()
         with pytest.raises(ConnectionRefusedError):
             Client(("127.0.0.9", port))
 

@@ -14,7 +14,7 @@ import msgspec
 from halfsync.parent import tcp_listeners, trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
-from halfsync.parent.tcp_listeners import bind_tcp
+from halfsync.parent.tcp_listeners import EVERYWHERE, bind_tcp
 from halfsync.plan.plan import DEFAULT_SITE, Listener, SitePlan
 from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
@@ -32,7 +32,14 @@ def bind(
     `identity`: whom the service runs as, if not as this process: see `trust`.
     """
     named = settings.bind if addresses is None else addresses
-    return _bind(settings, identity, named, named, (), is_to_listen=True)
+    bound = _bind(settings, identity, named, named, ())
+    for one in sorted(bound, key=lambda one: one.host in EVERYWHERE):
+        try:
+            listen([one], [other for other in bound if other is not one], settings.backlog)
+        except OSError as error:
+            close(bound)
+            raise SettingError(f"bind {one.bound_as!r}: {why_not(error, parse(one.bound_as))}.") from None
+    return bound
 
 
 def bind_beside(
@@ -44,26 +51,17 @@ def bind_beside(
 ) -> tuple[Listener, ...]:
     """Bind those of the `addresses` that are `missing`, beside the `present` ones. Nobody is connected to
     these, except to unix sockets, before `listen`: until it is sure that they are wanted, clients stay where
-    they are served. Raises SettingError; it says so if one that is present is in the way."""
-    try:
-        return _bind(settings, identity, addresses, missing, present, is_to_listen=False)
-    except SettingError as wrong:
-        held = [one.port for one in present]
-        for where in map(parse, missing):
-            if not isinstance(where, str) and where[1] in held:
-                raise SettingError(
-                    f"{wrong} (This server listens at port {where[1]} itself: to move an address between "
-                    "http and https, or its IPv4 away from [::], needs a restart.)"
-                ) from None
-        raise
+    they are served. Raises SettingError."""
+    return _bind(settings, identity, addresses, missing, present)
 
 
 def listen(bound: Sequence[Listener], present: Sequence[Listener], backlog: int) -> None:
     """From now on clients can connect to what `bind_beside` has `bound`. Raises OSError."""
-    tcp = [one.socket for one in (*present, *bound) if one.port]
-    for one in bound:
-        if one.port:
-            tcp_listeners.listen(one.socket, backlog, tcp)
+    tcp_listeners.listen(_tcp(bound), backlog, _tcp(present))
+
+
+def _tcp(listeners: Sequence[Listener]) -> list[socket.socket]:
+    return [one.socket for one in listeners if one.port]
 
 
 def _bind(
@@ -72,13 +70,11 @@ def _bind(
     addresses: Sequence[str],
     missing: Sequence[str],
     present: Sequence[Listener],
-    *,
-    is_to_listen: bool,
 ) -> tuple[Listener, ...]:
     bound: list[Listener] = []
     mode = octal("unix_mode", settings.unix_mode)
     parsed = [(address, parse(address)) for address in addresses]
-    ports_of_ipv4 = {where[1] for _, where in parsed if not isinstance(where, str) and ":" not in where[0]}
+    ports_of_ipv4 = {where[1] for _, where in parsed if where[0] == "0.0.0.0"}
     try:
         for address, where in parsed:
             if address not in missing:
@@ -88,15 +84,12 @@ def _bind(
                 if isinstance(where, str):
                     bound.append(bind_unix(where, settings.backlog, mode, identity))
                 else:
-                    tcp = [one.socket for one in (*present, *bound) if one.port]
-                    bound += bind_tcp(*where, settings, where[1] in ports_of_ipv4, tcp)
-                    if is_to_listen:
-                        listen(bound[before:], bound[:before], settings.backlog)
+                    bound += bind_tcp(*where, settings, where[1] in ports_of_ipv4, _tcp((*present, *bound)))
             except socket.gaierror:
                 raise SettingError(f"bind {address!r}: there is no host of that name.") from None
             except OSError as error:
                 note = trust.note(where, identity) if isinstance(where, str) else ""
-                reason = _own_reason(error, where, bound[:before]) or why_not(error, where)
+                reason = _own_reason(error, where, bound[:before], present) or why_not(error, where)
                 raise SettingError(f"bind {address!r}: {reason}{note}.") from None
             scheme = scheme_of(address, settings)
             bound[before:] = [
@@ -175,7 +168,7 @@ def parse(address: str) -> tuple[str, int] | str:
         raise SettingError(f"bind {address!r}: write an IPv6 address in brackets, as in [{host}]:{port}.")
     if not _may_be_looked_up(host):
         raise SettingError(f"bind {address!r}: {host!r} is no name of a host.")
-    return host.strip("[]") or "0.0.0.0", int(port)
+    return ("0.0.0.0" if host in ("", "*") else host.strip("[]")), int(port)
 
 
 def _may_be_looked_up(host: str) -> bool:
@@ -326,17 +319,30 @@ def check_certified(
             )
 
 
-def _own_reason(error: OSError, where: tuple[str, int] | str, bound: Sequence[Listener]) -> str:
-    """If the address is in use by this server itself: by one that stands before it in `bind`."""
+def _own_reason(
+    error: OSError, where: tuple[str, int] | str, bound: Sequence[Listener], present: Sequence[Listener]
+) -> str:
+    """If the address is in use by this server itself: by one that stands before it in `bind`, or by one where
+    it listens already."""
     if error.errno != errno.EADDRINUSE:
         return ""
-    for one in bound:
-        before = parse(one.bound_as)
-        if before == where:
-            return "it is named twice"
-        if one.port and one.port == where[1] and one.socket.getsockname()[0] in _addresses_of(where):
-            return f"{one.bound_as} is the same address"
-    return ""
+    own = next((one for one in bound if _is_at(one, where)), None)
+    if own is not None:
+        is_same = parse(own.bound_as) == where
+        return "it is named twice" if is_same else f"{own.bound_as} is the same address"
+    own = next((one for one in present if _is_at(one, where)), None)
+    if own is None:
+        return ""
+    return (
+        f"this server listens there already, at {own.url}; to move an address between http and https, or to "
+        "name it in another way, needs a restart"
+    )
+
+
+def _is_at(listener: Listener, where: tuple[str, int] | str) -> bool:
+    if parse(listener.bound_as) == where:
+        return True
+    return listener.port == where[1] and listener.socket.getsockname()[0] in _addresses_of(where)
 
 
 def _addresses_of(where: tuple[str, int] | str) -> set[str]:

@@ -4,12 +4,15 @@ Linux lets 0.0.0.0:443 and 192.0.2.7:443 be listened at together, and gives a co
 only if both have SO_REUSEPORT when the second is bound, and when it begins to listen. They have it for these
 moments alone: with it for good, a server that is started twice by mistake would share the connections with
 the first one instead of being told that the address is in use.
+
+Nearer addresses are listened at first: or clients of theirs would be connected to the one that has all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -68,17 +71,18 @@ def _bind_address(
         bound.setblocking(False)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and beside_ipv4:
-            # [::] alone takes IPv4 clients too (net.ipv6.bindv6only); where another socket has them, it would
-            # be the same port twice.
+            # [::] alone takes IPv4 clients too (net.ipv6.bindv6only); where 0.0.0.0 has them, it need not.
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if settings.reuse_port:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        elif any(one.family == family and one.getsockname() == where for one in present):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # (bind(2) might let it be)
         prepare_tcp(bound)
         try:
             bound.bind(where)
         except OSError as error:
             # (Not with SO_REUSEPORT at once: another program's socket that has it would not be noticed.)
-            overlapping = _overlapping(family, where, present)
+            overlapping = [one for one in present if _overlap(bound, where, one)]
             if error.errno != errno.EADDRINUSE or not overlapping:
                 raise
             with _port_shared([bound, *overlapping]):
@@ -89,40 +93,61 @@ def _bind_address(
     return bound
 
 
-def listen(bound: socket.socket, backlog: int, present: Sequence[socket.socket]) -> None:
-    """`present`: what this server has bound, `bound` among it or not. Raises OSError."""
-    others = [one for one in present if one is not bound]
-    with _port_shared([bound, *_overlapping(bound.family, bound.getsockname(), others)]):
-        bound.listen(backlog)
+def listen(bound: Sequence[socket.socket], backlog: int, present: Sequence[socket.socket]) -> None:
+    """`present`: the others that this server has bound. Raises OSError."""
+    shared = set()
+    for one in sorted(bound, key=lambda one: one.getsockname()[0] in EVERYWHERE):
+        where = one.getsockname()
+        others = [other for other in (*present, *bound) if other is not one]
+        overlapping = [other for other in others if _overlap(one, where, other)]
+        with _port_shared([one, *overlapping]) as has_changed:
+            one.listen(backlog)
+        if has_changed:
+            shared.add(where[1])
+    for port in shared:
+        _forget_sharing(port)
 
 
-def _overlapping(family: int, where: Any, present: Sequence[socket.socket]) -> list[socket.socket]:
-    """Those of `present` that have all addresses of this one's port, or one where this has all. None if one
-    has the very same: with SO_REUSEPORT it would be bound twice."""
-    found = []
-    for one in present:
-        if one.family != family or (there := one.getsockname())[1] != where[1]:
-            continue
-        if there == where:
-            return []
-        if not EVERYWHERE.isdisjoint((there[0], where[0])):
-            found.append(one)
-    return found
+def _overlap(one: socket.socket, where: Any, other: socket.socket) -> bool:
+    """Whether one of the two, of which the first is to be bound there, has all addresses of their port, and
+    the other's among them."""
+    there = other.getsockname()
+    if there[1] != where[1]:
+        return False
+    if one.family == other.family:
+        return not EVERYWHERE.isdisjoint((there[0], where[0]))
+    ipv6, name = (one, where) if one.family == socket.AF_INET6 else (other, there)
+    return name[0] in EVERYWHERE and not ipv6.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 @contextlib.contextmanager
-def _port_shared(sockets: Sequence[socket.socket]) -> Iterator[None]:
-    """With SO_REUSEPORT where there are several, and afterwards as they were."""
+def _port_shared(sockets: Sequence[socket.socket]) -> Iterator[bool]:
+    """With SO_REUSEPORT where there are several, and afterwards as they were. Gives whether that is another
+    thing."""
     changed = []
     try:
         for one in sockets if len(sockets) > 1 else ():
             if not one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 changed.append(one)
-        yield
+        yield bool(changed)
     finally:
         for one in changed:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+
+def _forget_sharing(port: int) -> None:
+    """The kernel remembers of a port that the last socket which was bound there had SO_REUSEPORT, and would
+    let another program of this user that has it, too, take that socket's address. Until one without it is
+    bound: at an address where no other has that port. (Where there is none, as beside a [::] that takes IPv4
+    clients, it remains.)"""
+    for family, host in ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.255.255.254")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as brief:
+            brief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                brief.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            brief.bind((host, port))
+            return
 
 
 def prepare_tcp(listening: socket.socket) -> None:
@@ -138,12 +163,15 @@ def why_not(error: OSError, where: tuple[str, int]) -> str:
         return "this machine has no such address"
     if error.errno == errno.EACCES:
         return "permission denied (ports below 1024 are often root's)"
+    if error.errno == errno.EINVAL:
+        return "no socket can be bound there" + (_SCOPE if where[0].lower().startswith("fe80:") else "")
     if error.errno == errno.EAFNOSUPPORT:
         ipv4 = _IN_IPV4.get(where[0])
         return "there is no IPv6 here" + (f"; write {ipv4}:{where[1]}" if ipv4 else "")
     return in_words(error)
 
 
+_SCOPE = " without the name of the network interface, as in [fe80::1%eth0]:80"
 _IN_IPV4 = {"::": "0.0.0.0", "::1": "127.0.0.1"}
 
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}

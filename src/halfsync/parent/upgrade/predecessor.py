@@ -182,10 +182,7 @@ class Predecessor:
         OSError, and NotServed if it can't take over."""
         if self._is_asked or not self._probes.are_over(plan, pump, now):
             return None
-        try:
-            listeners.listen(self._added, self._present(), plan.settings.backlog)
-        except OSError as error:
-            raise NotServed(f"It can't listen at the new addresses of bind: {in_words(error)}.") from None
+        self._listen(plan.settings.backlog)
         places = self._places(plan)
         ours, theirs = channel.pair()
         with theirs:
@@ -196,9 +193,18 @@ class Predecessor:
             ours.close()
             return None
         self._is_asked = True
+        return ours, places
+
+    def _listen(self, backlog: int) -> None:
+        """At what is new; and no longer at what is not wanted, before that one closes its own: or clients
+        would be connected whom nobody accepts. Raises NotServed."""
+        added, self._added = self._added, ()
+        try:
+            listeners.listen(added, self._present() if added else (), backlog)
+        except OSError as error:
+            raise NotServed(f"It can't listen at the new addresses of bind: {in_words(error)}.") from None
         for place in self._sockets.keys() - set(self._taken):
             self._sockets.pop(place).close()
-        return ours, places
 
     def _places(self, plan: Plan) -> dict[int, int]:
         """Where the same is spoken as before."""
