@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
+import msgspec
 import pytest
 
+from halfsync.pump import acceptor as acceptor_module
 from halfsync.pump.acceptor import ACCEPTS_A_TURN, MOST_SINGLY
 from halfsync.pump.transport import PlainTransport
 from tests.pump.harness import Stage
+from tests.pump.tls_ends import certificates, site
 
 
 class Calls:
@@ -79,3 +83,21 @@ def test_clients_that_come_at_once_behind_many_that_came_alone(monkeypatch: pyte
         found = calls.until(137)
         assert found == [1] * MOST_SINGLY + [ACCEPTS_A_TURN, 100 - MOST_SINGLY - ACCEPTS_A_TURN + 1]
         close_all(clients)
+
+
+def test_clients_of_a_listener_that_is_to_be_closed_are_accepted_at_once(monkeypatch: pytest.MonkeyPatch):
+    """They are kept out of the queue, which is emptied before that, until they have said something."""
+
+    def is_deferring() -> bool:
+        return bool(listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT))
+
+    with Stage(tls=certificates(site("", "a"))) as stage:
+        acceptor, plan = stage.pump.acceptor, stage.pump.plan
+        monkeypatch.setattr(acceptor_module, "DEFER_ACCEPT", 1)
+        (listener,) = plan.listeners
+        acceptor.expect(plan)
+        assert is_deferring()
+        acceptor.expect(replace(plan, listeners=(msgspec.structs.replace(listener, is_removed=True),)))
+        assert not is_deferring()
+        acceptor.expect(plan)  # the other one will not be in effect
+        assert is_deferring()

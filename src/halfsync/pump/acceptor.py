@@ -107,8 +107,17 @@ class Acceptor:
         for index, listener in self._listeners.items():
             listener.setblocking(False)
             if index in self._secure and index not in self._proxied:
-                _defer(listener)
+                _defer(listener, DEFER_ACCEPT)
             self._poller.watch(listener.fileno(), self._source(index, listener))
+
+    def expect(self, plan: Plan) -> None:
+        """This plan may be in effect soon. Clients of listeners that it has no more are accepted as soon as
+        they have connected: when these are closed, those that have said nothing yet would be reset."""
+        for index, listener in self._listeners.items():
+            if index in self._secure and index not in self._proxied:
+                there = plan.listeners[index]
+                is_closed = there.is_removed or there.socket is not listener
+                _defer(listener, 0 if is_closed else DEFER_ACCEPT)
 
     @property
     def indexes(self) -> range:
@@ -343,9 +352,9 @@ class Acceptor:
         self._unwatch()
 
 
-def _defer(listener: socket.socket) -> None:
+def _defer(listener: socket.socket, seconds: int) -> None:
     if listener.family in (socket.AF_INET, socket.AF_INET6):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
 
 
 def _open_sockets(plan: Plan) -> dict[int, socket.socket]:

@@ -60,6 +60,7 @@ class PlanChange:
             self._contexts = present  # clients can resume their sessions
         else:
             self._contexts = Contexts(plan, protocols)
+        self._pump.acceptor.expect(plan)
         self._ready = plan
 
     def switch_over(self, number: int) -> None:
@@ -79,6 +80,7 @@ class PlanChange:
             if listener.socket not in here:
                 listener.socket.close()
         self._ready = None
+        self._pump.acceptor.expect(self._pump.plan)
 
     def _switch(self, plan: Plan) -> None:
         pump = self._pump
