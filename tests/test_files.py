@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import tempfile
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -411,6 +412,17 @@ def test_last_modified_is_never_later_than_now(stage, folder, ahead):
     if ahead > 10:
         before = formatdate(modified - 1, usegmt=True)
         assert stage.get("/a.txt", f"If-Modified-Since: {before}").status == 200
+
+
+def test_a_time_before_all_dates():
+    """(File systems on disks know none.)"""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, Stage(folder=name) as stage:
+        path = Path(name, "a.txt")
+        path.write_bytes(TEXT)
+        os.utime(path, (-62_135_596_801, -62_135_596_801))
+        answer = stage.get("/a.txt")
+        assert (answer.status, answer.body) == (200, TEXT)
+        assert answer.fields["last-modified"] == "Mon, 01 Jan 0001 00:00:00 GMT"
 
 
 class Unsteady:

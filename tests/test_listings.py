@@ -7,12 +7,14 @@ import html
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
 
+from halfsync.handlers.listings import MOST_KEPT, Entry, Pages, page
 from tests.descriptors import open_descriptors
 from tests.worker_stage import Answer, Stage
 
@@ -140,9 +142,74 @@ def test_a_listing_that_is_the_same_need_not_be_sent_again(folder):
         assert stage.get("/sub/", "If-Modified-Since: Fri, 27 Nov 2099 12:00:00 GMT").status == 200
         head = stage.ask("HEAD /sub/ HTTP/1.1\nHost: a")
         assert (head.fields, head.length) == (first.fields, len(first.body))
+
+
+def test_a_listing_is_made_once_a_second_at_most(folder, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with listing(folder) as stage:
+        first = stage.get("/sub/")
+        assert first.lease is not None
+        assert first.lease.seconds == 1.0
+        (folder / "sub/new").touch()
+        now += 0.75
+        second = stage.get("/sub/?another")
+        assert (second.body, second.fields) == (first.body, first.fields)
+        assert second.lease is not None
+        assert second.lease.seconds == 0.25
+        assert named(stage.get("/sub/deep/")) == ["../"]
+        now += 0.25
+        assert named(stage.get("/sub/")) == ["../", "deep/", "c.txt", "new"]
+
+
+def test_without_leases_each_listing_is_made_for_its_request(folder):
+    with Stage(folder=str(folder), lease=0.0, rules={"listing": True}) as stage:
+        tag = stage.get("/sub/").fields["etag"]
         (folder / "sub/new").touch()
         again = stage.get("/sub/", f"If-None-Match: {tag}")
         assert named(again) == ["../", "deep/", "c.txt", "new"]
+        assert again.lease is None
+
+
+def test_at_most_so_many_listings_are_kept(folder):
+    for number in range(MOST_KEPT * 2):
+        (folder / f"sub/{number}").mkdir()
+    pages = Pages(60.0)
+    for number in range(MOST_KEPT * 2):
+        assert pages.get(b"%d" % number, lambda number=number: b"%d" % number)[0] == b"%d" % number  # type: ignore[misc]
+    assert len(pages._kept) <= MOST_KEPT
+
+
+def test_what_another_route_has_is_not_listed(folder):
+    for name in ("reports", "sub/drafts"):
+        (folder / name).mkdir()
+    others = ("/files/reports", "/files/b.txt", "/files/sub/drafts", "/files/with index/deeper")
+    with listing(folder, "/files", of_others=others) as stage:
+        assert named(stage.get("/files/")) == ["link%20to%20sub/", "sub/", "with%20index/", "A.txt", "link"]
+        assert named(stage.get("/files/sub/")) == ["../", "deep/", "c.txt"]
+
+
+@pytest.mark.parametrize("index", ["a link that leads out", "a folder", "a pipe"])
+def test_a_folder_with_an_index_that_may_not_be_served_is_not_listed(folder, index):
+    path = folder / "sub/index.html"
+    if index == "a folder":
+        path.mkdir()
+    elif index == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("../../outside/secret")
+    with listing(folder) as stage:
+        assert stage.get("/sub/").status == 404
+
+
+@pytest.mark.parametrize("seconds", [-(2**63), -62_135_596_801, 253_402_300_800, 2**63 - 1])
+def test_times_that_are_no_dates(folder, monkeypatch, seconds):
+    """File systems can have them: tmpfs any, ext4 up to the year 2446."""
+    listed = [Entry(b"c.txt", False, 4, float(seconds))]
+    shown = page(b"/", listed, has_parent=False).decode()
+    assert ("<td>9999-12-31 23:59</td>" if seconds > 0 else "<td>1-01-01 00:00</td>") in shown.replace(
+        "0001", "1"
+    )
 
 
 def test_with_a_fallback_folders_are_listed_and_what_is_not_there_is_the_fallback(folder):

@@ -195,6 +195,12 @@ certfile = "third.pem"
 keyfile = "third.key"
 [sites."third.test".routes]
 "/" = "./third"
+
+[sites."same.example"]
+certfile = "first.pem"
+keyfile = "first.key"
+[sites."same.example".routes]
+"/" = "./first"
 """
 NAMES = {"first": ("127.0.0.1", "first.test"), "second": ("second.test", "*.test"), "third": ("third.test",)}
 
@@ -214,8 +220,9 @@ def several(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "served", "refused"),
     [
-        ("first.test", ["first.test", "other.test"], ["second.test", "third.test"]),
-        ("second.test", ["first.test", "second.test", "third.test"], ["example"]),
+        ("first.test", ["first.test", "other.test", "same.example"], ["second.test", "third.test"]),
+        ("second.test", ["first.test", "second.test", "third.test"], ["example", "same.example"]),
+        ("same.example", ["same.example", "first.test", "other.test"], ["second.test"]),
         ("third.test", ["third.test", "THIRD.test.:443"], ["first.test", "second.test", "other.test"]),
         ("127.0.0.1", ["first.test", "second.test", "third.test"], []),
     ],
@@ -243,6 +250,33 @@ def test_a_host_for_which_the_certificate_is_not_is_refused_over_http2(several, 
 
     assert asyncio.run(ask("HTTP/1.1")) == [(host, site_of(host)) for host in hosts]
     assert asyncio.run(ask("HTTP/2")) == [(one, "421" if one in refused else site_of(one)) for one in hosts]
+
+
+def test_a_connection_is_for_the_name_that_it_was_made_with_also_after_a_reload(tmp_path):
+    """When that name's site has another certificate."""
+    write(tmp_path, issued("first.test"), "first")
+    write(tmp_path, issued("second.test"), "second")
+    top = 'bind = ["https://127.0.0.1:0"]\ncertfile = "first.pem"\nkeyfile = "first.key"\n'
+    routes = '[sites."second.test".routes]\n"/" = { respond = "second" }\n'
+    (tmp_path / "halfsync.toml").write_text(f"{top}{routes}")
+
+    async def ask(server: Server) -> list[int]:
+        context = client_context(protocols=("h2",), checks=False)
+        found = []
+        async with client(server, verify=context) as one:
+            for number in range(4):
+                host = "second.test" if number != 3 else "first.test"
+                name = {"sni_hostname": "second.test"}
+                found.append((await one.get("/", headers={"Host": host}, extensions=name)).status_code)
+                if number == 0:
+                    own = '[sites."second.test"]\ncertfile = "second.pem"\nkeyfile = "second.key"\n'
+                    (tmp_path / "halfsync.toml").write_text(f"{top}{own}{routes}")
+                    server.signal(signal.SIGHUP)
+                    server.until_logged("The new configuration is in effect")
+        return found
+
+    with serving(tmp_path, "-c", "halfsync.toml", bind=False) as server:
+        assert asyncio.run(ask(server)) == [200, 200, 200, 404]
 
 
 def test_the_guarded_site_itself(server):

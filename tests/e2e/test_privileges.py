@@ -130,6 +130,24 @@ def test_the_users_own_files_are_written_with_his_rights(place):
     assert not (place.theirs / "pid").exists()
 
 
+def test_what_the_user_may_not_read_is_not_listed(place):
+    public = place.folder / "public"
+    for name, mode in {"open": 0o755, "closed": 0o700, "without x": 0o744, "without r": 0o711}.items():
+        (public / name).mkdir(parents=True)
+        (public / name / "page").write_text("a page\n")
+        (public / name).chmod(mode)
+    (public / "own").write_text("root's\n")
+    (public / "own").chmod(0o600)
+    (public / "open/index").mkdir()
+    (public / "open/index/index.html").write_text("root's\n")
+    (public / "open/index/index.html").chmod(0o600)
+    with serving(place.folder, "./public", "--listing", "--user", "nobody") as server:
+        assert re.findall(b'href="([^"]*)"', server.get("/").body) == [b"open/"]
+        assert re.findall(b'href="([^"]*)"', server.get("/open/").body) == [b"../", b"index/", b"page"]
+        for path in ("closed/", "without%20x/", "without%20r/", "own", "open/index/"):
+            assert server.get(f"/{path}").status == 404
+
+
 def with_acme(place: Place) -> tuple[str, str]:
     """Arguments of a server whose keys lie in `theirs`; its authority does not exist."""
     (place.folder / "acme.toml").write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -159,6 +160,25 @@ def test_a_sites_address_beside_one_that_has_all_of_the_port(tmp_path, top, own)
         )
         assert again.returncode
         assert f"bind '{top}:{port}': the address is in use by another program." in again.stderr
+
+
+def test_a_listing_shows_nothing_that_another_route_has(tmp_path):
+    for name in ("public/open", "public/reports", "public/drafts"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "public/secret.txt").touch()
+    (tmp_path / "site.toml").write_text(
+        'bind = ["127.0.0.1:0"]\n[routes]\n"/" = { folder = "./public", listing = true }\n'
+        '"/secret.txt" = { status = 404 }\n'
+        '"/reports" = { folder = "./public/reports", deny = ["127.0.0.1"] }\n'
+        '[sites.other]\n[sites.other.routes]\n"/open" = { status = 404 }\n'
+        '"/" = { folder = "./public", listing = true }\n',
+        "utf-8",
+    )
+    with serving(tmp_path, "-c", "site.toml", bind=False) as server:
+        for host, shown in (("any", ["drafts/", "open/"]), ("other", ["drafts/", "reports/", "secret.txt"])):
+            with server.client() as client:
+                client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert re.findall('href="([^"]*)"', client.answer().body.decode()) == shown
 
 
 def test_sites_change_at_a_reload(tmp_path):

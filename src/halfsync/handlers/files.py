@@ -37,7 +37,7 @@ import msgspec
 from halfsync.handlers.caching import Caching
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdict, judge, span
 from halfsync.handlers.encodings import SUFFIXES, preferred
-from halfsync.handlers.listings import CONTENT_SECURITY_POLICY, entries_of, page
+from halfsync.handlers.listings import CONTENT_SECURITY_POLICY, OLDEST, Pages, entries_of, page
 from halfsync.http.content_types import content_type
 from halfsync.http.request import RequestBody, fields_of, lines_of, path_and_query
 from halfsync.http.response import Head, Replier, head_of, plain
@@ -58,6 +58,9 @@ _WELL_KNOWN = b".well-known"
 """The one dot folder that is meant for the public (RFC 8615), at a site's root."""
 
 _WITH_TAGS = ("if-match", "if-none-match")
+
+LISTED = 1.0
+"""Seconds, at most, for which a listing is sent again."""
 
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 """Errors that say nothing of whether the file is there."""
@@ -99,8 +102,10 @@ class FilesHandler:
             self._root, _, self._file = self._root.rpartition(b"/")
         self._fallback = os.fsencode(route.files.fallback)
         self._lists = route.files.listing
+        self._of_others = frozenset(map(os.fsencode, route.files.of_others))
         self._precompressed = route.files.precompressed
         self._caching = Caching(route.files)
+        self._pages = Pages(min(route.files.lease, LISTED))
         # Threads that may wait for files to come to rest; one has other files to send (and waits for REST at
         # most, if such a file is large).
         self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
@@ -189,24 +194,16 @@ class FilesHandler:
             os.close(at)
 
     def _list(self, asked: _Asked, folder: bytes, path: bytes) -> bool:
-        """Respond with what is in this folder, of the route's. False if it is none that may be read."""
-        at = self._resolve(folder or b".")
-        if at < 0:
+        """Respond with what is in this folder, of the route's. False if it may not be read, or has an index,
+        which may not."""
+        body, seconds = self._pages.get(folder, lambda: self._page(folder, path))
+        if body is None:
             return False
-        try:
-            opened = _reopened(at, os.O_DIRECTORY)
-        finally:
-            os.close(at)
-        if opened < 0:
-            return False
-        try:
-            entries = entries_of(opened, lambda name: self._resolve(folder + b"/" + name if folder else name))
-        finally:
-            os.close(opened)
-        body = page(path, entries, has_parent=bool(folder))
         etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
         lines = [("ETag", etag), *self._caching.fields(asked.path, is_fallback=True)]
         lease = self._caching.lease(asked.path, is_fallback=True)
+        if lease is not None:
+            lease = msgspec.structs.replace(lease, seconds=min(lease.seconds, seconds))
         # (Dates mean nothing of it: RFC 9110 13.1.3 and 13.1.4. It has none.)
         conditions = {name: value for name, value in asked.fields.items() if name in _WITH_TAGS}
         verdict = judge(conditions, Validators(etag, 0))
@@ -219,6 +216,26 @@ class FilesHandler:
             lines.append(("Content-Security-Policy", CONTENT_SECURITY_POLICY))
             asked.replier.whole(head_of("200 OK", lines), len(body), body, lease)
         return True
+
+    def _page(self, folder: bytes, path: bytes) -> bytes | None:
+        at = self._resolve(folder or b".")
+        if at < 0:
+            return None
+        try:
+            opened = _reopened(at, os.O_DIRECTORY)
+        finally:
+            os.close(at)
+        if opened < 0:
+            return None
+        try:
+            if not os.access(f"/proc/self/fd/{opened}", os.X_OK) or _has(opened, "index.html"):
+                return None
+            entries = entries_of(opened, lambda name: self._resolve(folder + b"/" + name if folder else name))
+        finally:
+            os.close(opened)
+        of_others = self._of_others
+        shown = [one for one in entries if path + one.name not in of_others] if of_others else entries
+        return page(path, shown, has_parent=bool(folder))
 
     def _send(self, asked: _Asked, at: int) -> bool:
         """Respond with this file, or a neighbour of it. False if there is nothing that may be sent."""
@@ -298,7 +315,7 @@ class FilesHandler:
             tag += f"-{time.time_ns():x}"
             lease = None
         # A date to come means nothing to a client (RFC 9110 8.8.2.1).
-        validators = Validators(f'"{tag}"', int(min(status.st_mtime, time.time())))
+        validators = Validators(f'"{tag}"', int(min(max(status.st_mtime, OLDEST), time.time())))
         lines = [("ETag", validators.etag), ("Last-Modified", validators.last_modified)]
         lines += self._caching.fields(asked.path, is_fallback=asked.is_fallback)
         verdict = judge(asked.fields, validators)
@@ -357,6 +374,15 @@ def _reopened(at: int, flags: int) -> int:
         if error.errno in _OUR_FAULT:
             raise
         return -1
+
+
+def _has(folder: int, name: str) -> bool:
+    """Whatever it is, and whether it may be read or not."""
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _open_beneath(root: int, wanted: bytes) -> int:

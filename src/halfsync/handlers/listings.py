@@ -1,13 +1,14 @@
 """Listings of folders (the setting `listing`): what is in one, as a page that loads nothing.
 
 A listing names what a request would get, and nothing else: no hidden names, no links that lead out of the
-folder or nowhere, no sockets or devices, nothing that this process may not read.
+folder or nowhere, no sockets or devices, nothing that this process may not read, nor what another route has.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable
 from html import escape
@@ -17,6 +18,11 @@ import msgspec
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Names of files are often chosen by strangers. They are escaped; and were one not, it could load nothing."""
+
+
+OLDEST, _NEWEST = -62_135_596_800, 253_402_300_799
+"""Seconds since 1970: the years 1 and 9999. File systems know others, which have no form as a date."""
+MOST_KEPT = 16
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -60,7 +66,7 @@ def _entry(folder: int, name: bytes, status: os.stat_result) -> Entry | None:
     is_folder = stat.S_ISDIR(status.st_mode)
     if not is_folder and not stat.S_ISREG(status.st_mode):
         return None
-    if not os.access(name, os.X_OK if is_folder else os.R_OK, dir_fd=folder):
+    if not os.access(name, os.R_OK | os.X_OK if is_folder else os.R_OK, dir_fd=folder):
         return None
     return Entry(name, is_folder, status.st_size, status.st_mtime)
 
@@ -94,7 +100,7 @@ def page(path: bytes, entries: Iterable[Entry], *, has_parent: bool) -> bytes:
 
 def _row(entry: Entry) -> str:
     slash = "/" if entry.is_folder else ""
-    modified = time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.modified))
+    modified = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(max(entry.modified, OLDEST), _NEWEST)))
     size = "" if entry.is_folder else f"{entry.size:,}"
     return (
         f'<tr><td><a href="{quote(entry.name, safe="")}{slash}">{escape(_shown(entry.name))}{slash}</a></td>'
@@ -105,3 +111,30 @@ def _row(entry: Entry) -> str:
 def _shown(name: bytes) -> str:
     """With a mark for what is not UTF-8."""
     return name.decode("utf-8", "replace")
+
+
+class Pages:
+    """Those of one route that were made lately. A request with another query passes the pump's leases, and a
+    folder of 100,000 files takes half a second of this process's time: so one is made at a time, and kept."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._kept: dict[bytes, tuple[float, bytes]] = {}  # monotonic time at which it is old, and the page
+        self._lock = threading.Lock()
+
+    def get(self, folder: bytes, make: Callable[[], bytes | None]) -> tuple[bytes | None, float]:
+        """A page, and for how many seconds it is good. `make`: gives it; None if there is none. Raises what
+        that does."""
+        if not self._seconds:
+            return make(), 0.0
+        with self._lock:
+            until, found = self._kept.get(folder, (0.0, None))
+            left = until - time.monotonic()
+            if found is not None and left > 0:
+                return found, left
+            found = make()
+            if found is not None:
+                if len(self._kept) >= MOST_KEPT:
+                    self._kept.clear()
+                self._kept[folder] = time.monotonic() + self._seconds, found
+            return found, self._seconds

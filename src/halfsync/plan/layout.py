@@ -177,7 +177,13 @@ def _routes(
             )
     found = sorted(routes.values(), key=lambda route: (-len(route.prefix), route.prefix))
     _check_loops(found, by_prefix, mistakes)
-    return found
+    return [_with_others(one, found) if one.files.listing else one for one in found]
+
+
+def _with_others(listing: RoutePlan, routes: Sequence[RoutePlan]) -> RoutePlan:
+    below = [one.prefix for one in routes if one.prefix.startswith(f"{listing.prefix}/")]
+    files = msgspec.structs.replace(listing.files, of_others=tuple(below))
+    return msgspec.structs.replace(listing, files=files)
 
 
 LOOPBACK = ("127.0.0.0/8", "::1")

@@ -44,6 +44,7 @@ class FileRules(msgspec.Struct, frozen=True):
     precompressed: bool = False  # .br, .zst and .gz beside a file are sent in its place
     fallback: str = ""  # sent in place of what is not there; within the folder
     listing: bool = False  # a folder without an index is a page of what is in it
+    of_others: tuple[str, ...] = ()  # prefixes below this one's that other routes have, if it lists
     is_file: bool = False  # the target is one file
 
 

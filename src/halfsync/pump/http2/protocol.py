@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from halfsync.http.hosts import name_of
 from halfsync.pump.access import AccessLog
 from halfsync.pump.admit import Admission
 from halfsync.pump.changing import ChangingFiles
@@ -296,10 +297,11 @@ class Http2:
         transport, contexts, listener = conn.transport, self.handshakes.contexts, conn.origin.listener
         assert isinstance(transport, TLSTransport)
         met = transport.terms
-        # (Who has named no host in the handshake, or names none in a request, makes no such mistake.)
-        is_named = bool(transport.server_name and host)
+        # (Who has named no host in the handshake, or none in a request, or the same, makes no such mistake.)
+        name = transport.server_name
+        is_other = name and host and name_of(host) != name.encode()
         if contexts.admits(listener, met, host) and (
-            not is_named or met is None or contexts.is_shown_for(listener, met, host)
+            not is_other or met is None or contexts.is_shown_for(listener, met, host)
         ):
             session.admitted = host
             return None

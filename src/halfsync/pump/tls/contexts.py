@@ -40,7 +40,7 @@ class KeptRules(NamedTuple):
 class Terms:
     """What the handshakes of one site's clients begin with."""
 
-    __slots__ = ("context", "names", "rules", "shown_name", "wants_certificate", "without_http2")
+    __slots__ = ("context", "digest", "names", "rules", "shown_name", "wants_certificate", "without_http2")
 
     def __init__(
         self,
@@ -48,12 +48,14 @@ class Terms:
         rules: KeptRules,
         shown_name: str = "",
         names: Collection[str] = (),
+        digest: str = "",
     ) -> None:
         self.context = context  # None: the site has no certificate
         self.rules = rules  # that the client has to keep
         self.wants_certificate = rules.cert_reqs != "none"  # of the client: it may have one, or has to
         self.shown_name = shown_name  # of the certificate that the client is shown; "": not known
         self.names = names  # that the certificate is for, in lower case
+        self.digest = digest  # of all that is shown to one client or another
         self.without_http2: ssl.SSLContext | None = None
         """For clients that might choose a cipher suite which HTTP/2 must not be spoken with."""
 
@@ -82,7 +84,7 @@ class Contexts:
             context = context_of(site, paths)
             context.set_alpn_protocols(self.protocols)
             rules = KeptRules(site.name, site.cert_reqs, site.ca_certs, site.minimum_version)
-            terms = Terms(context, rules, site.shown_name, frozenset(site.names))
+            terms = Terms(context, rules, site.shown_name, frozenset(site.names), site.digest)
             self._terms.append(terms)
             if HTTP2 in protocols and prohibited_in(context):
                 other = context_of(site, paths)
@@ -156,7 +158,7 @@ class Contexts:
         """Whether the certificate that the client was shown with these terms is that of the host's site, or
         is for that host, too. Else the client should not use this connection for it (RFC 9113 9.1.1)."""
         wanted = self._tables[listener].find(host)
-        if wanted is met or wanted.rules.name == met.rules.name:
+        if wanted is met or wanted.rules.name == met.rules.name or wanted.digest == met.digest:
             return True
         return covers(met.names, name_of(host).decode("latin-1"))
 
