@@ -180,6 +180,23 @@ def test_a_certificate_is_for_all_hosts_for_which_it_is_shown(tmp_path):
     ]
 
 
+def test_a_site_for_which_there_is_no_certificate_is_told(tmp_path):
+    write(tmp_path, issued("one.example"), "one")
+    served = 'routes = { "/" = { respond = "" } }\n'
+    (tmp_path / "site.toml").write_text(
+        'bind = ["https://127.0.0.1:0", "http://127.0.0.2:0"]\n'
+        f'[sites."one.example"]\ncertfile = "one.pem"\nkeyfile = "one.key"\n{served}'
+        f'[sites."two.example"]\n{served}'
+        f'[sites."clear.example"]\nbind = "http://127.0.0.2:0"\n{served}',
+        "utf-8",
+    )
+    sentence = "there is no certificate for it, so clients are refused at https://127.0.0.1:0: name one with"
+    assert halfsync(tmp_path, "-c", "site.toml", "--check-config").stdout.splitlines() == [
+        f'site.toml:6: sites."two.example": {sentence} certfile, here or at the top.',
+        "The configuration is fine.",
+    ]
+
+
 def test_certificates_are_looked_at_whatever_else_is_wrong(tmp_path):
     (tmp_path / "app.py").write_text("def app(environ, start_response): ...\n", "utf-8")
     write(tmp_path, issued("one.example"), "one")

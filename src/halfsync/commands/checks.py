@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 import msgspec
@@ -165,7 +165,7 @@ def _check_addresses(addresses: Sequence[str], named: Mapping[str, str], mistake
 
 
 def ineffective(loaded: Loaded, settings: Settings, targets: Sequence[Target], layout: Layout) -> list[str]:
-    """Sentences about settings that have no effect."""
+    """Sentences about settings that have no effect, and about what can't be reached."""
     from halfsync.plan.without_effect import without_effect
 
     health = set(map(in_clear, settings.health_bind))
@@ -177,7 +177,21 @@ def ineffective(loaded: Loaded, settings: Settings, targets: Sequence[Target], l
             f"{loaded.places.get('acme_challenge', '')}acme_challenge: by http-01 the authority connects to "
             "port 80 in clear, and bind has no address for that: something in front has to pass it on."
         )
-    return found
+    return [*found, *_without_certificates(loaded, settings)]
+
+
+def _without_certificates(loaded: Loaded, settings: Settings) -> Iterator[str]:
+    """A sentence for each site that clients can't reach over TLS, though others have certificates there."""
+    has_own = [bool(site.tls.get("certfile") or site.tls.get("acme")) for site in loaded.sites]
+    if settings.certfile or settings.acme or not any(has_own):
+        return
+    for site, is_certified in zip(loaded.sites, has_own, strict=True):
+        secure = [one for one in site.bind or settings.bind if scheme_of(one, settings) == "https"]
+        if secure and not is_certified:
+            yield (
+                f"{site.where}: there is no certificate for it, so clients are refused at {secure[0]}: name "
+                "one with certfile, here or at the top."
+            )
 
 
 def _has_acme(loaded: Loaded) -> bool:
