@@ -444,6 +444,23 @@ def test_what_is_bound_beside_another_address_takes_no_client_until_it_listens()
     listeners.close(bound)
 
 
+def test_where_ipv4_clients_are_lost_until_a_restart_it_is_told(capfd):
+    """[::] has not taken them where 0.0.0.0 did."""
+    error.be("parent", "info", "text")
+    port = free_port()
+    both = [f"0.0.0.0:{port}", f"[::]:{port}"]
+    for before, after, is_told in (
+        (both, both[1:], True),
+        (both, both[:1], False),
+        (both[:1], both[1:], False),
+    ):
+        present = listeners.bind(Settings(bind=before))
+        missing = [one for one in after if one not in before]
+        bound = listeners.bind_beside(Settings(bind=after), None, after, missing, present)
+        listeners.close((*present, *bound))
+        assert (f"[::]:{port} has no IPv4 clients before a restart" in capfd.readouterr().err) == is_told
+
+
 def test_an_address_that_is_present_is_not_bound_a_second_time():
     port = free_port()
     settings = Settings(bind=[f"127.0.0.9:{port}", f"0.0.0.0:{port}"])

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from halfsync.logs.error import log
 from halfsync.parent import tcp_listeners, trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
@@ -52,7 +53,17 @@ def bind_beside(
     """Bind those of the `addresses` that are `missing`, beside the `present` ones. Nobody is connected to
     these, except to unix sockets, before `listen`: until it is sure that they are wanted, clients stay where
     they are served. Raises SettingError."""
-    return _bind(settings, identity, addresses, missing, present)
+    bound = _bind(settings, identity, addresses, missing, present)
+    wanted = set(map(parse, addresses))
+    with_ipv6 = {one.port for one in present if one.host == "::" and parse(one.bound_as) in wanted}
+    for one in present:
+        if one.host == "0.0.0.0" and one.port in with_ipv6 and parse(one.bound_as) not in wanted:
+            log(
+                "warning",
+                f"[::]:{one.port} has no IPv4 clients before a restart: it was bound beside {one.bound_as}, "
+                "which had them, and is no longer in bind.",
+            )
+    return bound
 
 
 def listen(bound: Sequence[Listener], present: Sequence[Listener], backlog: int) -> None:
