@@ -320,7 +320,7 @@ def test_systemd_understands_the_units(page, tmp_path):
 
 
 def test_the_same_unit_is_on_all_pages():
-    """But for whom it runs as: on one page halfsync itself becomes another user."""
+    """Except for the user: on one page halfsync itself becomes another one."""
 
     def unit(page: Path) -> set[str]:
         return set(next(block.text for block in blocks(page) if block.language == "ini").splitlines())

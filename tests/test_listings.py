@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import html
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from halfsync.handlers.listings import MOST_KEPT, Entry, Pages, page
+from halfsync.handlers.listings import MOST_KEPT, BusyError, Entry, Listings, Turns, page
 from tests.descriptors import open_descriptors
+from tests.e2e.harness import LONG, until
 from tests.worker_stage import Answer, Stage
 
 ODD = [b"a b&<x>\"'", b"new\nline", b"\xff\xfe", b"javascript:alert(1)", b"?#%41", "\u00fc".encode()]
@@ -171,13 +176,49 @@ def test_without_leases_each_listing_is_made_for_its_request(folder):
         assert again.lease is None
 
 
-def test_at_most_so_many_listings_are_kept(folder):
-    for number in range(MOST_KEPT * 2):
-        (folder / f"sub/{number}").mkdir()
-    pages = Pages(60.0)
-    for number in range(MOST_KEPT * 2):
-        assert pages.get(b"%d" % number, lambda number=number: b"%d" % number)[0] == b"%d" % number  # type: ignore[misc]
-    assert len(pages._kept) <= MOST_KEPT
+def test_so_much_of_listings_is_kept(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    listings = Listings(1.0, Turns(4))
+    for name in (b"a", b"b", b"c"):
+        listings.get(name, lambda: bytes(MOST_KEPT // 3 + 1))
+    assert [*listings._kept] == [b"c"]
+    now += 1.0
+    listings.get(b"d", lambda: b"page")
+    assert [*listings._kept] == [b"d"]  # what is old is dropped
+
+
+def test_one_listing_is_made_at_a_time_and_a_thread_is_left_to_other_requests():
+    turns = Turns(4)
+    listings, other = Listings(1.0, turns), Listings(1.0, turns)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> bytes:
+        begun.set()
+        assert go_on.wait(LONG)
+        return b"slow"
+
+    with ThreadPoolExecutor() as pool:
+        made = [pool.submit(listings.get, b"a", slow)]
+        assert begun.wait(LONG)
+        made += [pool.submit(one.get, b"a", lambda: b"another") for one in (listings, other)]
+        until(lambda: turns.waiting._value == 0)
+        for one in (listings, other):
+            with pytest.raises(BusyError):
+                one.get(b"b", lambda: b"none")
+        go_on.set()
+        found = [one.result() for one in made]
+    assert [one.body for one in found if one is not None] == [b"slow", b"slow", b"another"]
+    assert turns.making.acquire(blocking=False)
+
+
+def test_a_listing_that_fails_keeps_no_other_from_being_made(folder):
+    listings = Listings(1.0, Turns(4))
+    with pytest.raises(OSError, match="too many"):
+        listings.get(b"a", mock.Mock(side_effect=OSError(errno.EMFILE, "too many")))
+    found = listings.get(b"a", lambda: b"page")
+    assert found is not None
+    assert found.body == b"page"
 
 
 def test_what_another_route_has_is_not_listed(folder):
@@ -230,7 +271,7 @@ def test_a_large_listing(folder):
 
 
 def test_no_descriptor_is_left_open(folder):
-    with listing(folder) as stage:
+    with Stage(folder=str(folder), lease=0.0, rules={"listing": True}) as stage:
         stage.get("/")
         before = open_descriptors()
         for target in ("/", "/sub/", "/out/", "/none/", "/b.txt/"):

@@ -335,7 +335,7 @@ def test_a_reload_that_is_stricter_counts_for_connections_that_are_open(tmp_path
             client.socket.sendall(b"GET / HTTP/1.1\r\nHost: server.test\r\n\r\n")
             with client.socket.makefile("rb") as file:
                 assert b" 421 " in file.readline()
-                assert file.read().endswith(b"made with its name (SNI).\n")
+                assert file.read().endswith(b"made with its own name (SNI).\n")
         assert status_over_http2(third, engine) == b"421"
         with Member(server, "server.test", context=ann) as again:
             assert [again.ask()["REQUEST_METHOD"] for _ in range(2)] == ["GET"] * 2

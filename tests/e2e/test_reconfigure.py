@@ -451,6 +451,33 @@ def test_a_port_moves_to_other_addresses_and_no_request_is_lost(tmp_path: Path):
             Client(("127.0.0.9", port))
 
 
+def test_an_address_that_is_taken_while_code_is_imported_fails_the_reload(tmp_path: Path):
+    """A socket that is bound and does not listen yet keeps no other from listening there."""
+    port = free_port()
+    (tmp_path / "third.py").write_text(
+        "import os, time\nopen('importing', 'w').close()\n"
+        "while not os.path.exists('import'):\n    time.sleep(0.01)\n"
+        "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'third']\n"
+    )
+    with site(tmp_path, FIRST.replace(":0", f":{port}")) as here, socket.socket() as other:
+        text = FIRST.replace("127.0.0.1:0", f"127.0.0.1:{port}").replace("first:app", "third:app")
+        here.file.write_text(text.replace('"]', f'", "127.0.0.8:{port}"]', 1))
+        here.server.signal(signal.SIGHUP)
+        here.server.until((tmp_path / "importing").exists)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.8", port))
+        other.listen()
+        (tmp_path / "import").touch()
+        here.server.until_logged(
+            rf"Reload failed, .* site.toml:2: bind '127.0.0.8:{port}': the address is in use by another"
+        )
+        assert word(here.server.get("/")) == "first"
+        other.close()
+        assert "The new configuration is in effect" in here.reload(here.file.read_text())
+        with Client(("127.0.0.8", port)) as client:
+            assert word(client.ask("/")) == "third"
+
+
 def test_an_address_that_a_failed_reload_would_have_added_is_served_as_before(tmp_path: Path):
     port = free_port()
     everywhere = FIRST.replace("127.0.0.1:0", f"0.0.0.0:{port}")

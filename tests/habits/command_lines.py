@@ -79,7 +79,7 @@ LINES = (
     Line("gunicorn -k tornado shop:app", told="--worker-class tornado: "),
     Line("gunicorn -k geventwebsocket.gunicorn.workers.GeventWebSocketWorker -w 1 shop:app", told="halfsync has one kind of worker"),
     Line("gunicorn -D shop:app", told="--daemon: halfsync stays in the foreground"),
-    Line("gunicorn --certfile=/certs/a.pem --keyfile=/certs/a.key shop:app", told="keyfile: the file /certs/a.key can't be read"),
+    Line("gunicorn --certfile=./a.pem --keyfile=/certs/a.key shop:app", told="keyfile: the file /certs/a.key can't be read"),
     Line("gunicorn --paste production.ini", told="--paste: write a module that calls paste.deploy.loadapp"),
     # --- ASGI
     Line("gunicorn -w 4 -k uvicorn.workers.UvicornWorker shop:asgi", {"workers": 4, "threads": 8}, "shop:asgi"),

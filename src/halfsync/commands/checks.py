@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from halfsync.http.forwarded import Trust
+from halfsync.parent import privileges, trust
 from halfsync.parent.privileges import Identity
 from halfsync.plan.layout import Layout, in_clear, prefix_of
 from halfsync.plan.plan import BUILT_IN, Plan
@@ -87,7 +88,7 @@ def check_served(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> tuple[Si
     of_sites = {site.name: f"{site.places.get('bind', '')}bind" for site in sites}
     listeners.check_reach(settings, layout.sites, of_sites, mistakes)
     _check_challenge(settings, addresses, tls, mistakes)
-    if _is_whole(tls, sites):
+    if _has_all_sites(tls, sites):
         certified = [one.name for one in tls if one.certfile]
         listeners.check_certified(settings, layout.sites, certified, named, mistakes)
     return tls
@@ -121,8 +122,8 @@ def _check_challenge(
         )
 
 
-def _is_whole(tls: Sequence[SiteTLS], sites: Sequence[SiteEntry]) -> bool:
-    """Whether none is missing that is wrong."""
+def _has_all_sites(tls: Sequence[SiteTLS], sites: Sequence[SiteEntry]) -> bool:
+    """Whether what they say of TLS is right in all of them: else those are missing."""
     return len(tls) == 1 + sum(bool(site.tls) for site in sites)
 
 
@@ -203,16 +204,27 @@ def look_at_files(loaded: Loaded, tls: Sequence[SiteTLS], mistakes: Mistakes) ->
     from halfsync.parent.reload import certificates
 
     notes: list[str] = []
+    identity = _identity(loaded.settings)
     with mistakes.noted():
-        certificates.close(certificates.read([one for one in tls if not one.acme or is_there(one)], notes))
+        present = [one for one in tls if not one.acme or is_there(one)]
+        certificates.close(certificates.read(present, notes, identity))
     for note in notes:
         click.echo(note)
     for name in ("access_logfile", "error_logfile", "pid"):
         with mistakes.noted():
             check_writable(name, getattr(loaded.settings, name))
+    folder = loaded.settings.acme_folder
     if any(one.acme for one in tls):
-        with mistakes.noted():
-            check_folder("acme_folder", loaded.settings.acme_folder)
+        with mistakes.noted(), trust.rights_for(os.path.join(folder, "account.key"), identity):
+            check_folder("acme_folder", folder)
+
+
+def _identity(settings: Settings) -> Identity | None:
+    """Whom the service runs as, if that can be known, and if not as this process."""
+    try:
+        return privileges.identity(settings)
+    except SettingError:  # noted by others
+        return None
 
 
 def look_at_sockets(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> None:
@@ -235,6 +247,8 @@ def check_socket(named: str, path: str) -> None:
         raise SettingError(f"{named}: there is no folder {folder!r}.")
     if (size := len(os.fsencode(path))) > LONGEST_SOCKET:
         raise SettingError(f"{named}: a socket's path may have {LONGEST_SOCKET} bytes, and this has {size}.")
+    if not os.access(folder or ".", os.W_OK | os.X_OK):
+        raise SettingError(f"{named}: no permission to make a socket in the folder {folder or '.'!r}.")
     if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise SettingError(f"{named}: there is a file of that name which is not a socket.")
 
@@ -249,7 +263,7 @@ def is_there(site: SiteTLS) -> bool:
 
 def look_at_machine(loaded: Loaded, layout: Layout, mistakes: Mistakes) -> None:
     """Users, and what the machine must have."""
-    from halfsync.parent import machine, privileges
+    from halfsync.parent import machine
 
     with mistakes.noted():
         privileges.identity(loaded.settings)
@@ -263,7 +277,7 @@ def look_at_certificates(loaded: Loaded, layout: Layout, tls: Sequence[SiteTLS],
 
     with mistakes.noted():
         acme_files.check_packages(tls)
-    if any(one.certfile for one in tls) or not _is_whole(tls, loaded.sites):
+    if any(one.certfile for one in tls) or not _has_all_sites(tls, loaded.sites):
         return
     settings = loaded.settings
     named = _named_addresses(settings, loaded.sites)
@@ -299,7 +313,7 @@ def look_at_applications(
     `targets`: the routes of the default site. Where it can't be known how they are to be imported, since a
     setting that says it is wrong, nothing is said of them."""
     from halfsync.logs.error import keep_descriptor, tell
-    from halfsync.parent import machine, privileges
+    from halfsync.parent import machine
     from halfsync.parent.main import entry_points
     from halfsync.parent.reload.config_check import check_applications
 
@@ -312,7 +326,7 @@ def look_at_applications(
         return
     prepared = _prepared(settings, layout, identity, mistakes)
     wheres = _routes_of_pools(targets, loaded.sites, layout)
-    if prepared is None or not loaded.is_whole or not wheres:
+    if prepared is None or not loaded.was_read or not wheres:
         return
     keep_descriptor()
     early_signals.let_in()  # applications are imported now

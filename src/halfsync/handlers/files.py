@@ -25,7 +25,6 @@ must not be looked at gets 404 in any case. A folder without an index is as if i
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import threading
@@ -37,7 +36,15 @@ import msgspec
 from halfsync.handlers.caching import Caching
 from halfsync.handlers.conditions import UNSATISFIABLE, Span, Validators, Verdict, judge, span
 from halfsync.handlers.encodings import SUFFIXES, preferred
-from halfsync.handlers.listings import CONTENT_SECURITY_POLICY, OLDEST, Pages, entries_of, page
+from halfsync.handlers.listings import (
+    CONTENT_SECURITY_POLICY,
+    OLDEST,
+    BusyError,
+    Listings,
+    entries_of,
+    page,
+    turns_of,
+)
 from halfsync.http.content_types import content_type
 from halfsync.http.request import RequestBody, fields_of, lines_of, path_and_query
 from halfsync.http.response import Head, Replier, head_of, plain
@@ -68,6 +75,9 @@ _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 _NOT_FOUND = plain(404, "Not Found", "There is nothing here.\n")
 _NOT_ALLOWED = plain(405, "Method Not Allowed", "Files can be read only.\n", [("Allow", "GET, HEAD")])
 _BUSY = plain(503, "Service Unavailable", "The file is being written.\n", [("Retry-After", "1")])
+_TOO_MANY_LISTINGS = plain(
+    503, "Service Unavailable", "Too many requests wait for listings of folders.\n", [("Retry-After", "1")]
+)
 _PRECONDITION_FAILED = plain(412, "Precondition Failed", "The file is not as you expected it.\n")
 
 
@@ -102,10 +112,10 @@ class FilesHandler:
             self._root, _, self._file = self._root.rpartition(b"/")
         self._fallback = os.fsencode(route.files.fallback)
         self._lists = route.files.listing
-        self._of_others = frozenset(map(os.fsencode, route.files.of_others))
+        self._of_others = frozenset(one.encode() for one in route.files.of_others)
         self._precompressed = route.files.precompressed
         self._caching = Caching(route.files)
-        self._pages = Pages(min(route.files.lease, LISTED))
+        self._listings = Listings(min(route.files.lease, LISTED), turns_of(settings.builtin_threads))
         # Threads that may wait for files to come to rest; one has other files to send (and waits for REST at
         # most, if such a file is large).
         self._waiting = threading.Semaphore(max(1, settings.builtin_threads - 1))
@@ -196,14 +206,19 @@ class FilesHandler:
     def _list(self, asked: _Asked, folder: bytes, path: bytes) -> bool:
         """Respond with what is in this folder, of the route's. False if it may not be read, or has an index,
         which may not."""
-        body, seconds = self._pages.get(folder, lambda: self._page(folder, path))
-        if body is None:
+        try:
+            found = self._listings.get(folder, lambda: self._page(folder, path))
+        except BusyError:
+            asked.replier.own(*_TOO_MANY_LISTINGS)
+            return True
+        if found is None:
             return False
-        etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        body, etag = found.body, found.etag
         lines = [("ETag", etag), *self._caching.fields(asked.path, is_fallback=True)]
         lease = self._caching.lease(asked.path, is_fallback=True)
         if lease is not None:
-            lease = msgspec.structs.replace(lease, seconds=min(lease.seconds, seconds))
+            left = max(0.0, found.until - time.monotonic())
+            lease = msgspec.structs.replace(lease, seconds=min(lease.seconds, left))
         # (Dates mean nothing of it: RFC 9110 13.1.3 and 13.1.4. It has none.)
         conditions = {name: value for name, value in asked.fields.items() if name in _WITH_TAGS}
         verdict = judge(conditions, Validators(etag, 0))

@@ -1,11 +1,13 @@
 """Listings of folders (the setting `listing`): what is in one, as a page that loads nothing.
 
-A listing names what a request would get, and nothing else: no hidden names, no links that lead out of the
+A listing names folders, and files that a request would get: no hidden names, no links that lead out of the
 folder or nowhere, no sockets or devices, nothing that this process may not read, nor what another route has.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import stat
 import threading
@@ -22,7 +24,8 @@ CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-u
 
 OLDEST, _NEWEST = -62_135_596_800, 253_402_300_799
 """Seconds since 1970: the years 1 and 9999. File systems know others, which have no form as a date."""
-MOST_KEPT = 16
+MOST_KEPT = 16 << 20
+"""Bytes of listings that a route keeps, except for one that is larger."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -113,28 +116,74 @@ def _shown(name: bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
-class Pages:
+class Listing(msgspec.Struct, frozen=True):
+    body: bytes
+    etag: str
+    until: float  # monotonic: it is sent again until then
+
+
+class Turns:
+    """Of a process's threads, one makes a listing at a time: two would take twice as long. As many may wait
+    for that as leave one thread to other requests."""
+
+    def __init__(self, threads: int) -> None:
+        self.making = threading.Lock()
+        self.waiting = threading.Semaphore(max(0, threads - 2))
+
+
+@functools.cache
+def turns_of(threads: int) -> Turns:
+    """Those of this process, which has so many threads."""
+    return Turns(threads)
+
+
+class Listings:
     """Those of one route that were made lately. A request with another query passes the pump's leases, and a
-    folder of 100,000 files takes half a second of this process's time: so one is made at a time, and kept."""
+    folder of 100,000 files takes half a second of this process's time."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, turns: Turns) -> None:
+        """`seconds`: for how long one is sent again."""
         self._seconds = seconds
-        self._kept: dict[bytes, tuple[float, bytes]] = {}  # monotonic time at which it is old, and the page
-        self._lock = threading.Lock()
+        self._turns = turns
+        self._kept: dict[bytes, Listing] = {}
 
-    def get(self, folder: bytes, make: Callable[[], bytes | None]) -> tuple[bytes | None, float]:
-        """A page, and for how many seconds it is good. `make`: gives it; None if there is none. Raises what
-        that does."""
-        if not self._seconds:
-            return make(), 0.0
-        with self._lock:
-            until, found = self._kept.get(folder, (0.0, None))
-            left = until - time.monotonic()
-            if found is not None and left > 0:
-                return found, left
-            found = make()
-            if found is not None:
-                if len(self._kept) >= MOST_KEPT:
-                    self._kept.clear()
-                self._kept[folder] = time.monotonic() + self._seconds, found
-            return found, self._seconds
+    def get(self, folder: bytes, make: Callable[[], bytes | None]) -> Listing | None:
+        """One that was kept, or a new one: `make` gives its page; None if there is none. Raises BusyError if
+        too many requests wait for listings, and what `make` does."""
+        kept = self._kept.get(folder)
+        if kept is not None and time.monotonic() < kept.until:
+            return kept
+        turns = self._turns
+        if turns.making.acquire(blocking=False):
+            try:
+                return self._made(folder, make)
+            finally:
+                turns.making.release()
+        if not turns.waiting.acquire(blocking=False):
+            raise BusyError
+        try:
+            with turns.making:
+                kept = self._kept.get(folder)
+                if kept is not None and time.monotonic() < kept.until:
+                    return kept
+                return self._made(folder, make)
+        finally:
+            turns.waiting.release()
+
+    def _made(self, folder: bytes, make: Callable[[], bytes | None]) -> Listing | None:
+        body = make()
+        now = time.monotonic()
+        for old in [name for name, one in self._kept.items() if one.until <= now]:
+            del self._kept[old]
+        if body is None:
+            return None
+        made = Listing(body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"', now + self._seconds)
+        if self._seconds:
+            if sum(len(one.body) for one in self._kept.values()) + len(body) > MOST_KEPT:
+                self._kept.clear()
+            self._kept[folder] = made
+        return made
+
+
+class BusyError(Exception):
+    """So many requests wait for listings that this one may not."""

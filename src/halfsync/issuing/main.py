@@ -119,7 +119,7 @@ class Issuer:
         try:
             with open(site.path, "rb") as file:
                 pem = file.read()
-        except OSError:  # somebody has just taken it away
+        except FileNotFoundError:  # somebody has just taken it away
             self._wanted[site] = 0.0
             return
         wanted, self._ask_at[site] = renewal_time(self._plan, pem)

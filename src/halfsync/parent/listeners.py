@@ -15,7 +15,7 @@ from halfsync.logs.error import log
 from halfsync.parent import tcp_listeners, trust
 from halfsync.parent.privileges import Identity
 from halfsync.parent.shortages import in_words
-from halfsync.parent.tcp_listeners import EVERYWHERE, bind_tcp
+from halfsync.parent.tcp_listeners import bind_tcp
 from halfsync.plan.plan import DEFAULT_SITE, Listener, SitePlan
 from halfsync.plan.schemes import scheme_of
 from halfsync.settings.errors import Mistakes, SettingError
@@ -33,13 +33,12 @@ def bind(
     `identity`: whom the service runs as, if not as this process: see `trust`.
     """
     named = settings.bind if addresses is None else addresses
-    bound = _bind(settings, identity, named, named, ())
-    for one in sorted(bound, key=lambda one: one.host in EVERYWHERE):
-        try:
-            listen([one], [other for other in bound if other is not one], settings.backlog)
-        except OSError as error:
-            close(bound)
-            raise SettingError(f"bind {one.bound_as!r}: {why_not(error, parse(one.bound_as))}.") from None
+    bound = bind_beside(settings, identity, named, named, ())
+    try:
+        listen(bound, (), settings.backlog)
+    except SettingError:
+        close(bound)
+        raise
     return bound
 
 
@@ -53,39 +52,10 @@ def bind_beside(
     """Bind those of the `addresses` that are `missing`, beside the `present` ones. Nobody is connected to
     these, except to unix sockets, before `listen`: until it is sure that they are wanted, clients stay where
     they are served. Raises SettingError."""
-    bound = _bind(settings, identity, addresses, missing, present)
-    wanted = set(map(parse, addresses))
-    with_ipv6 = {one.port for one in present if one.host == "::" and parse(one.bound_as) in wanted}
-    for one in present:
-        if one.host == "0.0.0.0" and one.port in with_ipv6 and parse(one.bound_as) not in wanted:
-            log(
-                "warning",
-                f"[::]:{one.port} has no IPv4 clients before a restart: it was bound beside {one.bound_as}, "
-                "which had them, and is no longer in bind.",
-            )
-    return bound
-
-
-def listen(bound: Sequence[Listener], present: Sequence[Listener], backlog: int) -> None:
-    """From now on clients can connect to what `bind_beside` has `bound`. Raises OSError."""
-    tcp_listeners.listen(_tcp(bound), backlog, _tcp(present))
-
-
-def _tcp(listeners: Sequence[Listener]) -> list[socket.socket]:
-    return [one.socket for one in listeners if one.port]
-
-
-def _bind(
-    settings: Settings,
-    identity: Identity | None,
-    addresses: Sequence[str],
-    missing: Sequence[str],
-    present: Sequence[Listener],
-) -> tuple[Listener, ...]:
     bound: list[Listener] = []
     mode = octal("unix_mode", settings.unix_mode)
     parsed = [(address, parse(address)) for address in addresses]
-    ports_of_ipv4 = {where[1] for _, where in parsed if where[0] == "0.0.0.0"}
+    ports_of_ipv4 = {where[1] for _, where in parsed if not isinstance(where, str) and where[0] == "0.0.0.0"}
     try:
         for address, where in parsed:
             if address not in missing:
@@ -110,6 +80,44 @@ def _bind(
         close(bound)
         raise
     return tuple(bound)
+
+
+def listen(bound: Sequence[Listener], present: Sequence[Listener], backlog: int) -> None:
+    """From now on clients can connect to what `bind_beside` has `bound`. Raises SettingError."""
+    everything = _tcp((*present, *bound))
+    for one in sorted((one for one in bound if one.port), key=lambda one: tcp_listeners.rank(one.socket)):
+        try:
+            tcp_listeners.listen(
+                one.socket, backlog, [other for other in everything if other is not one.socket]
+            )
+        except OSError as error:
+            raise SettingError(f"bind {one.bound_as!r}: {why_not(error, parse(one.bound_as))}.") from None
+
+
+def _tcp(listeners: Sequence[Listener]) -> list[socket.socket]:
+    return [one.socket for one in listeners if one.port]
+
+
+def note_lost_ipv4(before: Sequence[Listener], after: Sequence[Listener]) -> None:
+    """Log it if a [::] has given up IPv4 clients to a 0.0.0.0 that is no longer there."""
+    for one in after:
+        if (
+            one.host != "::"
+            or one.is_removed
+            or not one.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        ):
+            continue
+        beside = ("0.0.0.0", one.port)
+        if beside in map(_place, before) and beside not in map(_place, after):
+            log(
+                "warning",
+                f"{one.bound_as} has no IPv4 clients before a restart: it was bound beside "
+                f"0.0.0.0:{one.port}, which is no longer in bind.",
+            )
+
+
+def _place(listener: Listener) -> tuple[str, int] | None:
+    return None if listener.is_removed else (listener.host, listener.port)
 
 
 def at_sites(
@@ -353,6 +361,8 @@ def _own_reason(
 def _is_at(listener: Listener, where: tuple[str, int] | str) -> bool:
     if parse(listener.bound_as) == where:
         return True
+    if isinstance(where, str):
+        return False
     return listener.port == where[1] and listener.socket.getsockname()[0] in _addresses_of(where)
 
 

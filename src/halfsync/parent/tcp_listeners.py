@@ -81,7 +81,7 @@ def _bind_address(
         try:
             bound.bind(where)
         except OSError as error:
-            # (Not with SO_REUSEPORT at once: another program's socket that has it would not be noticed.)
+            # (Not with SO_REUSEPORT at once: where none of ours is in the way, another program's is noticed.)
             overlapping = [one for one in present if _overlap(bound, where, one)]
             if error.errno != errno.EADDRINUSE or not overlapping:
                 raise
@@ -93,24 +93,22 @@ def _bind_address(
     return bound
 
 
-def listen(bound: Sequence[socket.socket], backlog: int, present: Sequence[socket.socket]) -> None:
+def listen(bound: socket.socket, backlog: int, present: Sequence[socket.socket]) -> None:
     """`present`: the others that this server has bound. Raises OSError."""
-    shared = set()
-    for one in sorted(bound, key=lambda one: one.getsockname()[0] in EVERYWHERE):
-        where = one.getsockname()
-        others = [other for other in (*present, *bound) if other is not one]
-        overlapping = [other for other in others if _overlap(one, where, other)]
-        with _port_shared([one, *overlapping]) as has_changed:
-            one.listen(backlog)
-        if has_changed:
-            shared.add(where[1])
-    for port in shared:
-        _forget_sharing(port)
+    where = bound.getsockname()
+    with _port_shared([bound, *(one for one in present if _overlap(bound, where, one))]):
+        bound.listen(backlog)
+
+
+def rank(bound: socket.socket) -> tuple[bool, bool]:
+    """In which order to listen. [::] is last: if it shares its port with no other, the kernel forgets that
+    others have (see `_forget_sharing`)."""
+    return bound.getsockname()[0] in EVERYWHERE, bound.family == socket.AF_INET6
 
 
 def _overlap(one: socket.socket, where: Any, other: socket.socket) -> bool:
-    """Whether one of the two, of which the first is to be bound there, has all addresses of their port, and
-    the other's among them."""
+    """Whether one of them has all addresses of their port, and so the other's. `where`: of the first, which
+    need not be bound yet."""
     there = other.getsockname()
     if there[1] != where[1]:
         return False
@@ -121,26 +119,27 @@ def _overlap(one: socket.socket, where: Any, other: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def _port_shared(sockets: Sequence[socket.socket]) -> Iterator[bool]:
-    """With SO_REUSEPORT where there are several, and afterwards as they were. Gives whether that is another
-    thing."""
+def _port_shared(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """With SO_REUSEPORT where there are several, and afterwards as they were."""
     changed = []
     try:
         for one in sockets if len(sockets) > 1 else ():
             if not one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 changed.append(one)
-        yield bool(changed)
+        yield
     finally:
         for one in changed:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        if changed:
+            _forget_sharing(sockets[-1].getsockname()[1])
 
 
 def _forget_sharing(port: int) -> None:
     """The kernel remembers of a port that the last socket which was bound there had SO_REUSEPORT, and would
     let another program of this user that has it, too, take that socket's address. Until one without it is
-    bound: at an address where no other has that port. (Where there is none, as beside a [::] that takes IPv4
-    clients, it remains.)"""
+    bound: at an address where nobody listens at that port. (If there is none, because 0.0.0.0 and [::] are
+    both listened at, or a [::] that takes IPv4 clients, it remains.)"""
     for family, host in ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.255.255.254")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as brief:
             brief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -59,7 +59,7 @@ def check_route_keys(table: Mapping[str, Any], where: Place) -> None:
         elif key == "hosts":
             at.note(f'{at}: {key} is for a site: it stands in the table of one, [sites."name"].')
         elif key in BY_NAME:
-            at.note(f"{at}: {key} {_FOR_THE_WHOLE}.")
+            at.note(f"{at}: {key} {_FOR_THE_SERVER}.")
         else:
             at.note(f"{at} has no setting {key}{_OTHER_WORDS.get(key) or did_you_mean(key, ROUTE_KEYS)}")
 
@@ -74,7 +74,7 @@ def check_site_keys(table: Mapping[str, Any], where: Place) -> None:
             why = "is for the default site; the certificate of this one is for its hosts"
             at.note(f"{at}: {key} {why}.")
         elif key in BY_NAME:
-            at.note(f"{at}: {key} {_FOR_THE_WHOLE}.")
+            at.note(f"{at}: {key} {_FOR_THE_SERVER}.")
         elif key in ONLY_OF_ROUTES:
             at.note(f"{at}: {key}{for_a_route(key)}")
         else:
@@ -86,7 +86,7 @@ def means_routes(key: str) -> bool:
     return key in ONLY_OF_ROUTES or (key not in SITE_KEYS and closest(key, SITE_KEYS) == "routes")
 
 
-_FOR_THE_WHOLE = "is for the whole server; it stands at the top of the file"
+_FOR_THE_SERVER = "is for the whole server; it stands at the top of the file"
 
 
 def for_a_route(key: str) -> str:

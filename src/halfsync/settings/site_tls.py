@@ -70,13 +70,13 @@ def tls_of(
                 made.append(_site(one.name, f"{one.where}: ", one.places, one.hosts, settings, one.tls))
     if settings.acme or any(one.tls.get("acme", False) for one in sites):
         check_authority(settings, found)
-    _check_files(made, found)
+    _check_own_files(made, found)
     if mistakes is None:
         found.raise_all()
     return tuple(made)
 
 
-def _check_files(sites: Sequence[SiteTLS], mistakes: Mistakes) -> None:
+def _check_own_files(sites: Sequence[SiteTLS], mistakes: Mistakes) -> None:
     """Note each site whose certificate would take the place of another one's."""
     there: dict[str, SiteTLS] = {}
     for site in sites:

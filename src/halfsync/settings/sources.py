@@ -40,7 +40,7 @@ class Loaded(msgspec.Struct, frozen=True):
     places: Mapping[str, str] = msgspec.field(
         default_factory=dict
     )  # of settings in the file: "halfsync.toml:7: "
-    is_whole: bool = True  # the file could be read, if there is one
+    was_read: bool = True  # the file could be read, if there is one
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ def load(
         tables.headers,
         tables.error_pages,
         places,
-        tables.are_whole,
+        tables.were_read,
     )
 
 
@@ -117,20 +117,20 @@ class _Tables(msgspec.Struct):
     headers: tuple[HeaderRule, ...] = ()
     error_pages: tuple[PageEntry, ...] = ()
     places: dict[str, str] = msgspec.field(default_factory=dict)
-    are_whole: bool = True  # the file could be read
+    were_read: bool = True  # the file could be read
 
 
 def _read_file(
     file: str, mistakes: Mistakes, other_names: Mapping[str, str], values: dict[str, Any]
 ) -> _Tables:
     """Puts its settings into `values`."""
-    tables = _Tables(are_whole=False)
+    tables = _Tables(were_read=False)
     table: dict[str, Any] = {}
     lines: dict[tuple[str, ...], int] = {}
     with mistakes.noted():
         text = _text_of(file)
         table, lines = _parsed(text, file), key_lines(text)
-        tables.are_whole = True
+        tables.were_read = True
     top = Place(file, lines, mistakes)
     with top.noted():
         tables.targets = toml_targets(table.pop("routes", {}), top.table("routes", "routes"))

@@ -152,7 +152,7 @@ def _look(
         facts = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]
     except ssl.SSLError:
         return f"{site.at('certfile')}: the certificate in {certfile} is malformed."
-    names = {name.lower() for _, name in facts.get("subjectAltName", ())}
+    names = {name.lower() for kind, name in facts.get("subjectAltName", ()) if kind in _OF_HOSTS}
     _add_notes(site, certfile, facts, names, verdict.notes)
     try:
         context_of(replace(wanted, ca_certs=None, cert_reqs="none"), [])
@@ -209,6 +209,7 @@ def _first_in(data: mmap.mmap) -> str:
     return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(found[0].decode("latin-1")))
 
 
+_OF_HOSTS = ("DNS", "IP Address")
 _ANY_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 _ANY_CERTIFICATE = re.compile(
     rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----.*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL

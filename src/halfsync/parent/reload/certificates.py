@@ -71,7 +71,7 @@ def read_for(
     found = read(sites, notes, identity)
     if found is None:
         raise SettingError(
-            f"bind 'https://{secure[0].address}': there is no certificate: name one with certfile."
+            f"bind {secure[0].bound_as or secure[0].url!r}: there is no certificate: name one with certfile."
         )
     return found, notes
 

@@ -67,6 +67,9 @@ class Reconfiguration:
         plan."""
         self._read = read
         self._identity = identity
+        self._with_places: Callable[[SettingError], SettingError] = lambda wrong: (
+            wrong
+        )  # of what was read last
         self._newest = 0
         self._access_logs = {0: access_log}
         self._tls = {0: tuple(tls)}
@@ -82,12 +85,13 @@ class Reconfiguration:
         if self._read is None:
             return running
         found = self._read()
+        self._with_places = found.with_places
         for note in found.notes:
             log("warning", note)
         try:
             return self._plan_of(found, running)
         except SettingError as wrong:
-            raise found.with_places(wrong)  # noqa: B904 (behind it may be a shortage: see shortages.py)
+            raise self._with_places(wrong)  # noqa: B904 (behind it may be a shortage: see shortages.py)
 
     def _plan_of(self, found: ReadConfiguration, running: Plan) -> Plan:
         layout = found.layout
@@ -107,7 +111,7 @@ class Reconfiguration:
             if plan == running:
                 return running
             access_log = self._next_access_log(running, settings)
-        except SettingError:
+        except BaseException:
             listeners.close(_opened(running, plan))
             _close_certificates(plan, running)
             raise
@@ -183,7 +187,6 @@ class Reconfiguration:
     def send(self, pump: Child, running: Plan, plan: Plan) -> None:
         """Let the pump have it, with the sockets that are new. Raises OSError."""
         added = _opened(running, plan)
-        listeners.listen(added, _open(running), plan.settings.backlog)
         descriptors = [os.memfd_create("plan", os.MFD_CLOEXEC)]
         try:
             with open(descriptors[0], "wb", closefd=False) as file:
@@ -198,8 +201,16 @@ class Reconfiguration:
         pump.order(orders.Configure(plan.number, plan.certificates is not None, places), tuple(descriptors))
         pump.sent_plan = plan.number
 
+    def listen(self, running: Plan, plan: Plan) -> None:
+        """At the addresses that `plan` adds: all else of it is ready. Raises SettingError."""
+        try:
+            listeners.listen(_opened(running, plan), _open(running), plan.settings.backlog)
+        except SettingError as wrong:
+            raise self._with_places(wrong) from None
+
     def switched(self, before: Plan, plan: Plan) -> None:
         """`plan` is in effect."""
+        listeners.note_lost_ipv4(before.listeners, plan.listeners)
         self._close_what_is_missing(before, plan)
         error.be("parent", plan.settings.log_level, plan.settings.log_format)
 

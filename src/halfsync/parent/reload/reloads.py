@@ -257,6 +257,12 @@ class Reloads:
             if pump.sent_plan != plan.number and now >= pump.join_after:
                 self._send(plan, pump, now)
             return
+        try:
+            self._reconfiguration.listen(tree.plan, plan)
+        except SettingError as wrong:
+            self._not_begun(wrong)
+            self.drop()
+            return
         self._next_plan = None
         before, tree.plan = tree.plan, plan
         pump.order(orders.SwitchOver(plan.number))

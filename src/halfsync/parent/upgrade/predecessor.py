@@ -23,12 +23,12 @@ from halfsync.parent.privileges import Identity
 from halfsync.parent.reload import certificates
 from halfsync.parent.service.control_socket import ControlSocket
 from halfsync.parent.service.pidfile import PidFile
-from halfsync.parent.shortages import in_words
 from halfsync.parent.upgrade.probes import NotServed, Probes
 from halfsync.parent.workers.children import Child
 from halfsync.parent.workers.pools import WorkerPool
 from halfsync.plan.plan import Listener, Plan
 from halfsync.plan.schemes import scheme_of
+from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
 from halfsync.tls.certificates import Certificates
 from halfsync.wire import upgrade
@@ -113,7 +113,14 @@ class Predecessor:
     def _present(self) -> list[Listener]:
         """All that it listens at, whether it is wanted or not."""
         return [
-            Listener(one.address, one.host, one.port, self._sockets[one.place], bound_as=one.bound_as)
+            Listener(
+                one.address,
+                one.host,
+                one.port,
+                self._sockets[one.place],
+                bound_as=one.bound_as,
+                scheme=one.scheme,
+            )
             for one in self._inherited.listeners
         ]
 
@@ -201,8 +208,8 @@ class Predecessor:
         added, self._added = self._added, ()
         try:
             listeners.listen(added, self._present() if added else (), backlog)
-        except OSError as error:
-            raise NotServed(f"It can't listen at the new addresses of bind: {in_words(error)}.") from None
+        except SettingError as wrong:
+            raise NotServed(str(wrong)) from None
         for place in self._sockets.keys() - set(self._taken):
             self._sockets.pop(place).close()
 

@@ -15,6 +15,7 @@ It never returns into the parent's code: whatever happens, it ends in os._exit.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import resource
@@ -110,8 +111,9 @@ def _child_main(start: Start, parent: int, mask: Mask) -> NoReturn:
         if start.oom_score:
             oom.be_killed_sooner(start.oom_score)
         if start.identity is not None:
-            for module in start.imports:
-                importlib.import_module(module)
+            with contextlib.suppress(ImportError):  # told when it is needed
+                for module in start.imports:
+                    importlib.import_module(module)
             privileges.drop(start.identity)
         if start.gains_no_privileges:
             prctl.gain_no_privileges()

@@ -130,8 +130,8 @@ class Spawner:
         return child
 
     def issuer(self, plan: Plan) -> Child:
-        """As whoever started the server: it writes keys that the service's user may not read. Unless he may
-        change names in the folder: then it has his rights alone (see trust.py)."""
+        """With the parent's rights: it writes keys that the service's user may not read. With that user's, if
+        he can change names in the folder or on the way to it (see trust.py)."""
         assert plan.acme is not None
         is_users = trust.is_users(plan.acme.account_path, self._identity)
 

@@ -101,7 +101,7 @@ class GuardedHttp1(Http1):
             return super()._begin_exchange(conn, head, seen)
         conn.move(EXCHANGE_BEGAN)
         conn.exchange = exchange = new_exchange(conn, head, head.raw)
-        sentence = "This host has to be asked on a connection of its own, made with its name (SNI)."
+        sentence = "This host must be requested on a connection made with its own name (SNI)."
         self.refuse(exchange, Refusal(421, sentence))
         return MORE
 

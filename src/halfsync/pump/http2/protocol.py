@@ -284,9 +284,8 @@ class Http2:
 
     def look_at_hosts(self, conn: Connection) -> None:
         """From now on, if requests for some hosts may not come on this connection."""
-        if self.handshakes.contexts.looks_at_hosts and isinstance(conn.transport, TLSTransport):
-            assert isinstance(conn.session, Session)
-            conn.session.admitted = UNNAMED
+        if isinstance(conn.session, Session) and isinstance(conn.transport, TLSTransport):
+            conn.session.admitted = UNNAMED if self.handshakes.contexts.looks_at_hosts else None
 
     def _admit(self, conn: Connection, session: Session, host: bytes) -> Refusal | None:
         """Why a request for this host may not come on this connection. The rules of its site are looked at in
@@ -305,7 +304,7 @@ class Http2:
         ):
             session.admitted = host
             return None
-        return Refusal(421, "This host has to be asked on a connection of its own, made with its name (SNI).")
+        return Refusal(421, "This host must be requested on a connection made with its own name (SNI).")
 
     def _begin(self, conn: Connection, session: Session, state: StreamState, event: RequestReceived) -> None:
         """A stream, and an exchange on it."""

@@ -55,7 +55,7 @@ class Terms:
         self.wants_certificate = rules.cert_reqs != "none"  # of the client: it may have one, or has to
         self.shown_name = shown_name  # of the certificate that the client is shown; "": not known
         self.names = names  # that the certificate is for, in lower case
-        self.digest = digest  # of all that is shown to one client or another
+        self.digest = digest  # of the certificates and their keys
         self.without_http2: ssl.SSLContext | None = None
         """For clients that might choose a cipher suite which HTTP/2 must not be spoken with."""
 

@@ -14,6 +14,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
             "Serving",
             "Where to listen: host:port, [address]:port, port, or unix:/path. May be given several times. "
             "https:// before it means TLS, http:// none; with neither it is TLS if there is a `certfile`. "
+            "[::] takes IPv4 clients, too, unless 0.0.0.0 has the same port. "
             "PORT=8080 in the environment means 0.0.0.0:8080.",
             short="-b",
             env="PORT",
