@@ -275,3 +275,20 @@ def test_an_application_that_closes_all_descriptors_and_stays_does_not_hold_up_t
         "halfsync: Target 'closes:app': its worker closed its channel to the parent and did not exit while "
         "starting.\n"
     )
+
+
+def test_a_file_that_is_nested_too_deeply_is_not_toml(tmp_path):
+    (tmp_path / "site.toml").write_text(f"a = {'[' * 5000}\n", "utf-8")
+    found = halfsync(tmp_path, "-c", "site.toml", "--check-config")
+    assert found.returncode == 2
+    assert found.stderr.startswith("halfsync: The settings file site.toml is not TOML: ")
+    assert len(found.stderr.splitlines()) == 1
+
+
+def test_an_exception_that_can_not_be_shown_is_told_by_its_type(tmp_path):
+    (tmp_path / "app.py").write_text(
+        "class Odd(Exception):\n    def __str__(self):\n        raise KeyError\nraise Odd\n", "utf-8"
+    )
+    found = halfsync(tmp_path, "app:app", "--check-config")
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1] == "halfsync: Target 'app:app': its import failed with Odd"

@@ -148,6 +148,15 @@ def test_what_the_user_may_not_read_is_not_listed(place):
             assert server.get(f"/{path}").status == 404
 
 
+def test_a_folder_that_the_user_may_not_read_is_told(place):
+    for name, mode in {"open": 0o755, "closed": 0o700}.items():
+        (place.folder / name).mkdir()
+        (place.folder / name).chmod(mode)
+    with serving(place.folder, "/a=./open", "/b=./closed", "--user", "nobody") as server:
+        (told,) = [line for line in server.log().splitlines() if "requests for it get a 404" in line]
+        assert f"may not read {place.folder}/closed:" in told
+
+
 def with_acme(place: Place) -> tuple[str, str]:
     """Arguments of a server whose keys lie in `theirs`; its authority does not exist."""
     (place.folder / "acme.toml").write_text(
@@ -174,6 +183,7 @@ def test_the_users_links_lead_root_nowhere_when_keys_are_written_or_read(place, 
         assert found.returncode == 2
         assert "Permission denied" in found.stderr
         assert "as the user" in found.stderr
+        assert "halfsync: acme.toml:" in found.stderr
     place.assert_untouched()
 
 

@@ -388,6 +388,7 @@ def test_a_broken_file_is_reported_in_a_sentence_and_changes_nothing(shared: Sit
         said = here.reload(text)
         (line,) = [one for one in said.splitlines() if "Reload failed" in one]
         assert sentence in line
+        assert said.count("There is nothing to serve") == sentence.count("There is nothing to serve")
         assert "the old configuration stays in effect" in line
         assert word(kept.ask("/")) == "first"
         assert word(kept.ask("/files/page")) == "a"

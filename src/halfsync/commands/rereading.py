@@ -78,6 +78,8 @@ class Rereading:
             mistakes = Mistakes()
             layers = sources.command_line, self._environment, sources.file, sources.layers
             loaded = load(*layers, OTHER_NAMES, mistakes)
+            if not loaded.was_read:
+                mistakes.raise_all()
             settings, notes = kept(self._running, loaded.settings)
             _enter(os.path.join(self._folder, settings.chdir or ""), before)
             targets = [*loaded.targets, *map(target_of, sources.targets)]

@@ -353,8 +353,8 @@ def _own_reason(
     if own is None:
         return ""
     return (
-        f"this server listens there already, at {own.url}; to move an address between http and https, or to "
-        "name it in another way, needs a restart"
+        f"this server listens there already, at {own.url}; to move an address between http and https needs a "
+        "restart or an upgrade, and to name it in another way a restart"
     )
 
 

@@ -18,6 +18,7 @@ from halfsync.plan.plan import Kind, PoolPlan, RoutePlan
 from halfsync.scoreboard.scoreboard import Scoreboard
 from halfsync.settings.errors import SettingError
 from halfsync.settings.table import Settings
+from halfsync.system.folders import absolute
 from halfsync.system.temporary_files import temporary_file
 
 PROC = "/proc/self/fd"
@@ -40,6 +41,7 @@ def prepared(settings: Settings, routes: Sequence[RoutePlan], identity: Identity
         with trust.acting_as(identity) if identity is not None and os.geteuid() == 0 else nullcontext():
             folder = _spool_folder(settings.spool_dir)
             _tell_if_python_is_unreadable()
+            _tell_of_unreadable(routes)
     except OSError as error:
         raise SettingError(
             f"user and group: this process can't become another user: {error.strerror}."
@@ -75,6 +77,20 @@ def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:
             f"Each process may have {limit} files open here (ulimit -n, LimitNOFILE), and with {workers} "
             f"worker processes {least} is the least that works; each client takes one more."
         )
+
+
+def _tell_of_unreadable(routes: Sequence[RoutePlan]) -> None:
+    """Folders and files that the user as whom this is called may not read, though they are there."""
+    for target, is_file in dict.fromkeys(
+        (route.target, route.files.is_file) for route in routes if route.kind is Kind.FILES
+    ):
+        path = absolute(target)
+        if not os.access(path, os.R_OK if is_file else os.X_OK, effective_ids=True):
+            log(
+                "warning",
+                f"the user {os.geteuid()}, as whom files are served, may not read {path}: requests for it "
+                "get a 404.",
+            )
 
 
 def check_proc(routes: Sequence[RoutePlan]) -> None:

@@ -43,7 +43,10 @@ class SiteTLS:
     hosts begins, and these."""
 
     def at(self, setting: str) -> str:
-        """A setting's name as a sentence about it begins, with where it stands."""
+        """A setting's name as a sentence about it begins, with where it stands. (Where a certificate comes by
+        ACME, no setting names its file.)"""
+        if self.acme and setting == "certfile":
+            setting = "acme"
         return self.places.get(setting, self.where) + setting
 
     @property

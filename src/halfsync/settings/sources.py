@@ -216,6 +216,8 @@ def _parsed(text: str, file: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"The settings file {file} is not TOML: {str(error).rstrip('.')}.") from None
+    except RecursionError:
+        raise SettingError(f"The settings file {file} is not TOML: it is nested too deeply.") from None
 
 
 TABLES = ("routes", "sites", "headers", "error_pages")

@@ -149,7 +149,10 @@ def _call(target: str, name: str, factory: Any, arguments: _Arguments) -> Any:
 
 def _blame(what: str, error: BaseException) -> CannotImport:
     end_if_child()  # one that the application forked while it was imported
-    said = str(error).partition("\n")[0][:500]
+    try:
+        said = str(error).partition("\n")[0][:500]
+    except Exception:  # noqa: BLE001 (it is the application's own)
+        said = ""
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
     trace = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
     return CannotImport(f"{what} with {reason}", "".join(trace)[-MAX_TRACEBACK:])
