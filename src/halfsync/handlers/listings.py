@@ -13,14 +13,14 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from html import escape
 from urllib.parse import quote
 
 import msgspec
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Names of files are often chosen by strangers. They are escaped; and were one not, it could load nothing."""
-
+"""Names of files are often chosen by users. They are escaped; and were one not, it could load nothing."""
 
 OLDEST, _NEWEST = -62_135_596_800, 253_402_300_799
 """Seconds since 1970: the years 1 and 9999. File systems know others, which have no form as a date."""
@@ -103,11 +103,11 @@ def page(path: bytes, entries: Iterable[Entry], *, has_parent: bool) -> bytes:
 
 def _row(entry: Entry) -> str:
     slash = "/" if entry.is_folder else ""
-    modified = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(max(entry.modified, OLDEST), _NEWEST)))
+    modified = datetime.fromtimestamp(min(max(entry.modified, OLDEST), _NEWEST), UTC).replace(tzinfo=None)
     size = "" if entry.is_folder else f"{entry.size:,}"
     return (
         f'<tr><td><a href="{quote(entry.name, safe="")}{slash}">{escape(_shown(entry.name))}{slash}</a></td>'
-        f'<td>{modified}</td><td class="n">{size}</td></tr>\n'
+        f'<td>{modified.isoformat(" ", "minutes")}</td><td class="n">{size}</td></tr>\n'
     )
 
 

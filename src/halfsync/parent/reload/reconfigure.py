@@ -67,9 +67,8 @@ class Reconfiguration:
         plan."""
         self._read = read
         self._identity = identity
-        self._with_places: Callable[[SettingError], SettingError] = lambda wrong: (
-            wrong
-        )  # of what was read last
+        # Of what was read last:
+        self._with_places: Callable[[SettingError], SettingError] = lambda wrong: wrong
         self._newest = 0
         self._access_logs = {0: access_log}
         self._tls = {0: tuple(tls)}
