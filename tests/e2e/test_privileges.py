@@ -155,6 +155,8 @@ def test_a_folder_that_the_user_may_not_read_is_told(place):
     with serving(place.folder, "/a=./open", "/b=./closed", "--user", "nobody") as server:
         (told,) = [line for line in server.log().splitlines() if "requests for it get a 404" in line]
         assert f"may not read {place.folder}/closed:" in told
+        server.signal(signal.SIGHUP)
+        server.until_logged(f"may not read {place.folder}/closed: requests for it get a 404", 2)
 
 
 def with_acme(place: Place) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
@@ -38,16 +38,20 @@ def prepared(settings: Settings, routes: Sequence[RoutePlan], identity: Identity
     check_proc(routes)
     _check_shared_memory()
     try:
-        with trust.acting_as(identity) if identity is not None and os.geteuid() == 0 else nullcontext():
+        with _acting_as(identity):
             folder = _spool_folder(settings.spool_dir)
             _tell_if_python_is_unreadable()
-            _tell_of_unreadable(routes)
+        tell_of_unreadable(routes, identity)
     except OSError as error:
         raise SettingError(
             f"user and group: this process can't become another user: {error.strerror}."
         ) from None
     _tell_if_in_memory(folder, is_meant=settings.spool_dir is not None)
     return msgspec.structs.replace(settings, spool_dir=folder)
+
+
+def _acting_as(identity: Identity | None) -> AbstractContextManager[None]:
+    return trust.acting_as(identity) if identity is not None and os.geteuid() == 0 else nullcontext()
 
 
 def _tell_if_python_is_unreadable() -> None:
@@ -79,18 +83,19 @@ def check_descriptors(settings: Settings, pools: Sequence[PoolPlan]) -> None:
         )
 
 
-def _tell_of_unreadable(routes: Sequence[RoutePlan]) -> None:
-    """Folders and files that the user as whom this is called may not read, though they are there."""
-    for target, is_file in dict.fromkeys(
-        (route.target, route.files.is_file) for route in routes if route.kind is Kind.FILES
-    ):
-        path = absolute(target)
-        if not os.access(path, os.R_OK if is_file else os.X_OK, effective_ids=True):
-            log(
-                "warning",
-                f"the user {os.geteuid()}, as whom files are served, may not read {path}: requests for it "
-                "get a 404.",
-            )
+def tell_of_unreadable(routes: Sequence[RoutePlan], identity: Identity | None) -> None:
+    """Folders and files that the service's user may not read, though they are there. Raises OSError if this
+    process can't become that user."""
+    served = {absolute(one.target): one.files.is_file for one in routes if one.kind is Kind.FILES}
+    present = [path for path in served if os.path.exists(path)]
+    with _acting_as(identity):
+        for path in present:
+            if not os.access(path, os.R_OK if served[path] else os.X_OK, effective_ids=True):
+                log(
+                    "warning",
+                    f"the user {os.geteuid()}, as whom files are served, may not read {path}: requests for "
+                    "it get a 404.",
+                )
 
 
 def check_proc(routes: Sequence[RoutePlan]) -> None:

@@ -95,6 +95,7 @@ class Reconfiguration:
     def _plan_of(self, found: ReadConfiguration, running: Plan) -> Plan:
         layout = found.layout
         machine.check_proc(layout.routes)
+        machine.tell_of_unreadable(layout.routes, self._identity)
         machine.check_descriptors(found.settings, layout.pools)
         settings = msgspec.structs.replace(found.settings, spool_dir=running.settings.spool_dir)
         listeners.check(settings, layout.addresses(settings), layout.only_with_tls, layout.demanding)
